@@ -1,0 +1,7 @@
+"""``python -m ratc``."""
+
+import sys
+
+from ratc.cli import main
+
+sys.exit(main())
