@@ -1,0 +1,78 @@
+"""What a stage has to say about its input: frozen values, no I/O.
+
+A stage returns ``(output | None, tuple[Diagnostic, ...])``. How a diagnostic looks is up to :mod:`ratc.render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Severity(Enum):
+    """How bad it is. Only ``ERROR`` stops the pipeline."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A named text that spans point into: a file, an environment variable or an option."""
+
+    name: str
+    text: str = field(repr=False)
+
+    def line(self, number: int) -> str:
+        """The text of line ``number`` (from 1), without its end; empty beyond the end."""
+        lines = self.text.split("\n")
+        return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range in a source. Lines and columns count from 1; the end column is exclusive."""
+
+    source: Source
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    @property
+    def place(self) -> str:
+        """``file:line:column``, or the bare name of a source that is not a file."""
+        if self.source.name.startswith(("--", "RAT_")):
+            return self.source.name
+        return f"{self.source.name}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding.
+
+    The message stands alone: lower case, no final period, names in backticks. Notes give facts; only helps suggest.
+    """
+
+    code: str
+    message: str
+    span: Span | None = None
+    notes: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+    severity: Severity = Severity.ERROR
+
+
+def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
+    """Whether any of the diagnostics stops the pipeline."""
+    return any(d.severity is Severity.ERROR for d in diagnostics)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> tuple[str, ...]:
+    """A help naming the closest of the known words, or nothing when none is close."""
+    # Imported here: difflib is only needed once something is wrong.
+    from difflib import get_close_matches
+
+    candidates = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), list(candidates), n=1, cutoff=0.6)
+    return (f"did you mean `{candidates[close[0]]}`?",) if close else ()

@@ -1,0 +1,69 @@
+"""Diagnostics as text for people, with the offending words underlined; colour only where it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ratc.diagnostics import Diagnostic, Severity, Span
+
+_COLOURS = {
+    "error": "\x1b[1;31m",
+    "warning": "\x1b[1;33m",
+    "note": "\x1b[1;36m",
+    "help": "\x1b[1;32m",
+    "gutter": "\x1b[34m",
+}
+_RESET = "\x1b[0m"
+_WIDTH = 160
+
+
+def diagnostics(items: Iterable[Diagnostic], colour: bool = False) -> str:
+    """All of them, a blank line between two, with a line of counts at the end."""
+    items = list(items)
+    blocks = [diagnostic(item, colour) for item in items]
+    errors = sum(item.severity is Severity.ERROR for item in items)
+    counts = [_count(errors, "error"), _count(len(items) - errors, "warning")]
+    summary = ", ".join(count for count in counts if count)
+    return "\n\n".join([*blocks, summary]) + "\n" if blocks else ""
+
+
+def diagnostic(item: Diagnostic, colour: bool = False) -> str:
+    """One diagnostic, without a line end after it."""
+
+    def paint(kind: str, text: str) -> str:
+        return f"{_COLOURS[kind]}{text}{_RESET}" if colour else text
+
+    kind = item.severity.value
+    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {item.message}"]
+    if item.span:
+        lines += _excerpt(item.span, paint)
+    lines += [f"{paint('note', 'note')}: {note}" for note in item.notes if note]
+    lines += [f"{paint('help', 'help')}: {text}" for text in item.helps if text]
+    return "\n".join(lines)
+
+
+def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
+    text = _visible(span.source.line(span.line))
+    number = str(span.line)
+    pad = " " * len(number)
+    column = span.column
+    end = span.end_column if span.end_line == span.line else len(text) + 1
+    if len(text) > _WIDTH:  # keep the underlined part of a very long line in view
+        cut = max(0, column - 1 - _WIDTH // 2)
+        text, column, end = text[cut : cut + _WIDTH], column - cut, end - cut
+    carets = "^" * max(1, min(end, len(text) + 1) - column)
+    return [
+        paint("gutter", f"{pad} --> ") + span.place,
+        paint("gutter", f"{pad} |"),
+        paint("gutter", f"{number} | ") + text,
+        paint("gutter", f"{pad} | ") + " " * (column - 1) + paint("error", carets),
+    ]
+
+
+def _visible(text: str) -> str:
+    """The line with tabs and control characters as one visible character each, so that columns still agree."""
+    return "".join("→" if char == "\t" else char if char.isprintable() else "�" for char in text)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}" if number else ""
