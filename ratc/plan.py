@@ -1,0 +1,79 @@
+"""The plan: every value of a run, with where it came from and why. `explain` and the lock's comments read this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+
+from ratc.diagnostics import Span
+
+Origin: TypeAlias = Literal["default", "spec", "layer", "hardware", "derived"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One value with its provenance.
+
+    ``reason`` is one line for people; ``inputs`` are the paths of the settings, facts and plan values it was made from.
+    """
+
+    value: Any
+    origin: Origin
+    reason: str = ""
+    inputs: tuple[str, ...] = ()
+    span: Span | None = None
+
+
+class Values(Mapping[str, Value]):
+    """A frozen mapping of dotted paths to values, in a stable order."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, path: str) -> Value:
+        return self._values[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get_as(self, kind: type[T], path: str) -> T:
+        """The bare value at ``path``, which must be of that type: anything else is a bug in ratc."""
+        value = self[path].value
+        if not isinstance(value, kind):
+            raise TypeError(f"{path} is {value!r}, not a {kind.__name__}")
+        return value
+
+    def maybe(self, kind: type[T], path: str) -> T | None:
+        """As :meth:`get_as`, with None allowed."""
+        return None if self[path].value is None else self.get_as(kind, path)
+
+    def number(self, path: str) -> float:
+        """The number at ``path``, an integer or not."""
+        return float(cast(float, self[path].value))
+
+    def given(self, path: str) -> bool:
+        """Whether a person gave the value, rather than a default."""
+        return self[path].origin in ("spec", "layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A resolved run: what the lock will hold (``values``), over what it was made from (``settings`` and ``facts``)."""
+
+    values: Values
+    settings: Values
+    facts: Values = field(default_factory=lambda: Values({}))
+
+    def lookup(self, path: str) -> Value | None:
+        """The value behind an input path: ``spec:…`` and ``facts:…`` name the inputs, anything else the plan."""
+        kind, _, rest = path.partition(":")
+        if kind == "spec":
+            return self.settings.get(rest)
+        if kind == "facts":
+            return self.facts.get(rest)
+        return self.values.get(path)

@@ -1,0 +1,29 @@
+"""Where the schemas, the templates and the texts lie: inside the package in a wheel, beside it in a checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from typing import Any
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+
+def folder(name: str) -> str:
+    """The absolute path of a resource folder (``schemas``, ``templates``, ``codes`` or ``facts``)."""
+    inside = os.path.join(_PACKAGE, name)
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), name)
+
+
+def read(name: str, file: str) -> bytes:
+    """The bytes of one resource file."""
+    with open(os.path.join(folder(name), file), "rb") as handle:
+        return handle.read()
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """The parsed JSON Schema ``schemas/<name>.schema.json``."""
+    loaded: dict[str, Any] = json.loads(read("schemas", f"{name}.schema.json"))
+    return loaded

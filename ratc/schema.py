@@ -1,0 +1,235 @@
+"""Document -> :class:`~ratc.plan.Values`: the JSON Schema decides what is valid, and its errors are what users see.
+
+Defaults come from the schema too, so that a reader of the schema knows what a missing key means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+
+from ratc.diagnostics import Diagnostic, Span, did_you_mean
+from ratc.document import Document, Node
+from ratc.plan import Origin, Value, Values
+
+_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping of keys",
+    "null": "null",
+}
+_LIMITS = {
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMinimum": "more than",
+    "exclusiveMaximum": "less than",
+}
+_SIZES = {
+    "minItems": "at least {} entries",
+    "maxItems": "at most {} entries",
+    "minLength": "at least {} character",
+    "maxLength": "at most {} characters",
+}
+
+
+def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+    """Check a document and fill in what it leaves out. Codes: R101-R106."""
+    validator = jsonschema_rs.Draft202012Validator(schema)
+    found: list[Diagnostic] = []
+    for error in validator.iter_errors(document.root.data()):
+        found += _explain(error, document, schema)
+    if found:
+        return None, tuple(sorted(found, key=_position))
+    values: dict[str, Value] = {}
+    _fill("", document.root, schema, values)
+    return Values(values), ()
+
+
+def subschema(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
+    """The schema of the key at a dotted path; ``{}`` inside a free mapping; None where no such key exists."""
+    node = schema
+    for key in path.split("."):
+        if key in node.get("properties", {}):
+            node = node["properties"][key]
+        elif node.get("additionalProperties", "properties" not in node and "object" in _types(node)) is not False:
+            rest = node.get("additionalProperties")
+            return rest if isinstance(rest, dict) else {}
+        else:
+            return None
+    return node
+
+
+def key_paths(schema: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted path of every key that holds a value."""
+    paths = []
+    for key, child in schema.get("properties", {}).items():
+        path = f"{prefix}{key}"
+        paths += key_paths(child, f"{path}.") if "properties" in child else [path]
+    return paths
+
+
+def _types(schema: dict[str, Any]) -> list[str]:
+    kind = schema.get("type", [])
+    return [kind] if isinstance(kind, str) else list(kind)
+
+
+def _position(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
+    span = diagnostic.span
+    return (span.source.name, span.line, span.column, diagnostic.message) if span else ("", 0, 0, diagnostic.message)
+
+
+def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, Value]) -> None:
+    """Flatten the document along the schema. A free mapping and a list are values of their own."""
+    if "properties" in schema and not (node is not None and node.value is None):
+        children = node.value if node is not None and isinstance(node.value, dict) else {}
+        if node is None and "null" in _types(schema):
+            into[path] = Value(None, "default", "default of the schema")
+            return
+        for key, child in schema["properties"].items():
+            _fill(f"{path}.{key}" if path else key, children.get(key), child, into)
+    elif node is None:
+        into[path] = Value(schema.get("default"), "default", "default of the schema")
+    else:
+        origin: Origin = "spec" if node.layer == "spec" else "layer"
+        into[path] = Value(_coerce(node.data(), schema), origin, node.layer, span=node.span)
+
+
+def _coerce(value: Any, schema: dict[str, Any]) -> Any:
+    """JSON Schema calls 2.0 an integer and 1 a number; make them what their names say."""
+    kinds = _types(schema)
+    if isinstance(value, float) and value.is_integer() and "integer" in kinds:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and "number" in kinds:
+        return float(value)
+    if isinstance(value, list) and "items" in schema:
+        return [_coerce(item, schema["items"]) for item in value]
+    return value
+
+
+def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Diagnostic]:
+    path = list(error.instance_path)
+    node = document.root.find(tuple(path))
+    assert node is not None, "the validator names a place in what it was given"
+    kind, span = error.kind, _own_line(node.span)
+    owner = _lookup(schema, list(error.schema_path)[:-1])
+    name = _dotted(path)
+    if kind.name == "additionalProperties":
+        return [_unknown_key(key, name, node, owner, schema) for key in kind.unexpected]
+    if kind.name == "required":
+        where = f" in `{name}`" if name else ""
+        hint = owner["properties"][kind.property].get("examples", [])
+        helps: tuple[str, ...] = ()
+        if hint and not isinstance(hint[0], (dict, list)):
+            helps = (f"add `{kind.property}: {hint[0]}`",)
+        return [
+            Diagnostic(
+                "R105",
+                f"the key `{kind.property}` is missing{where}",
+                node.key_span or _first(span),
+                helps=helps,
+            )
+        ]
+    if kind.name == "type":
+        wanted = " or ".join(_WORDS[t] for t in sorted(kind.types, key=list(_WORDS).index) if t != "null")
+        return [
+            Diagnostic(
+                "R102",
+                f"`{name}` must be {wanted}, not {_describe(node)}",
+                span,
+                helps=_retype(node, kind.types),
+            )
+        ]
+    if kind.name == "enum":
+        choices = [option for option in kind.options if option is not None]
+        listed = ", ".join(f"`{option}`" for option in choices)
+        helps = did_you_mean(str(node.value), [str(option) for option in choices]) or (f"use one of {listed}",)
+        notes = () if len(choices) < 2 or helps[0].startswith("use") else (f"allowed: {listed}",)
+        return [Diagnostic("R103", f"`{name}` cannot be `{node.value}`", span, notes, helps)]
+    if kind.name in _LIMITS:
+        limit = f"{kind.limit:g}" if isinstance(kind.limit, float) else str(kind.limit)
+        return [Diagnostic("R104", f"`{name}` must be {_LIMITS[kind.name]} {limit}, not {node.value}", span)]
+    if kind.name in _SIZES:
+        return [Diagnostic("R106", f"`{name}` must have {_SIZES[kind.name].format(kind.limit)}", span)]
+    if kind.name == "propertyNames":
+        key = str(error.message).split('"')[1]
+        child = node.find((key,))
+        span = child.key_span if child and child.key_span else span
+        return [
+            Diagnostic(
+                "R106",
+                f"`{key}` is not a name that a shell can export",
+                span,
+                helps=("use letters, digits and `_`",),
+            )
+        ]
+    example = owner.get("examples", [])
+    helps = (f"write it like `{example[0]}`",) if example else ()
+    return [Diagnostic("R106", f"`{name}` does not have the right form", span, (owner.get("description", ""),), helps)]
+
+
+def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema: dict[str, Any]) -> Diagnostic:
+    child = node.find((key,))
+    assert child is not None
+    inside = f" in `{where}`" if where else ""
+    helps = did_you_mean(key, owner.get("properties", {}))
+    if not helps:
+        elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
+        helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
+    return Diagnostic("R101", f"unknown key `{key}`{inside}", child.key_span or child.span, helps=helps)
+
+
+def _retype(node: Node, types: list[str]) -> tuple[str, ...]:
+    text = node.value
+    if "boolean" in types and isinstance(text, str) and text.lower() in ("yes", "on", "no", "off", "y", "n"):
+        return (f"write `{'true' if text.lower() in ('yes', 'on', 'y') else 'false'}`",)
+    if isinstance(text, str) and {"integer", "number"} & set(types) and text.strip().replace(".", "", 1).isdigit():
+        return ("remove the quotes",)
+    if text is None and "object" in types:
+        return ("give it keys, or remove it",)
+    if "string" in types and isinstance(text, (int, float)):
+        written = node.span.source.line(node.span.line)[node.span.column - 1 : node.span.end_column - 1]
+        return (f'write it as text: `"{written}"`',)
+    return ()
+
+
+def _describe(node: Node) -> str:
+    value = node.value
+    if isinstance(value, dict):
+        return "a mapping of keys"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "empty"
+    if isinstance(value, str):
+        return f"the text `{value if len(value) < 40 else value[:37] + '…'}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _dotted(path: list[str | int]) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else (f".{step}" if text else step)
+    return text
+
+
+def _lookup(schema: dict[str, Any], path: list[Any]) -> Any:
+    node: Any = schema
+    for step in path:
+        node = node[step]
+    return node
+
+
+def _own_line(span: Span) -> Span:
+    """The part of a span on its first line: what can be underlined."""
+    if span.end_line == span.line:
+        return span
+    end = max(len(span.source.line(span.line)) + 1, span.column + 1)
+    return Span(span.source, span.line, span.column, span.line, end)
+
+
+def _first(span: Span) -> Span:
+    return Span(span.source, span.line, span.column, span.line, span.column + 1)

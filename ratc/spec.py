@@ -1,0 +1,294 @@
+"""The spec's shape: pydantic models, the one source of ``schemas/experiment.schema.json`` and of the docs' reference.
+
+The compiler itself reads the generated schema (importing pydantic costs more than the whole of ``ratc validate``);
+these classes are for generating it, for tools that want a typed spec, and for the test that both accept the same.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+WALLTIME = r"^([0-9]+-)?[0-9]{1,4}(:[0-9]{1,2}){0,2}$"
+MEMORY = r"^[0-9]+(\.[0-9]+)? ?([KMGTkmgt]([iI]?[bB])?)?$"
+
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Arguments = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A mapping of known keys. Unknown ones are errors, and a spec does not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The network. Keys beside `name`, `args` and `multi_scale` are arguments of the built-in model `rat`."""
+
+    name: str = Field(
+        "rat",
+        pattern=f"^rat$|{CALLABLE}",
+        description="`rat` (Resolution Aware Transformer) or `package.module:callable`, found from the spec's folder.",
+        examples=["rat", "my_package.models:UNet"],
+    )
+    multi_scale: bool = Field(False, description="Feed image pyramids: one input per entry of `data.scales`.")
+    args: Arguments = Field(
+        {}, description="Keyword arguments of a `package.module:callable`.", examples=[{"width": 32}]
+    )
+    spatial_dims: Literal[2] = Field(2, description="Spatial dimensions of the input; images are 2D.")
+    input_features: PositiveInt | None = Field(
+        None, description="Input channels; taken from `data.channels`.", examples=[1, 3]
+    )
+    feature_dims: PositiveInt = Field(128, description="Width of the embedding.", examples=[128])
+    num_blocks: PositiveInt = Field(4, description="Pairs of grouping and multi-resolution attention.", examples=[4])
+    num_heads: PositiveInt = Field(
+        16, description="Attention heads; each must get an even share of `feature_dims`.", examples=[16]
+    )
+    iters: PositiveInt = Field(3, description="Iterations of each grouping attention.", examples=[3])
+    proj_kernel_size: PositiveInt = Field(7, description="Kernel of the first projection.", examples=[7])
+    sga_kernel_size: PositiveInt = Field(7, description="Kernel of the strided convolutions.", examples=[7])
+    stride: PositiveInt | None = Field(
+        None, description="Stride of each grouping attention; half the kernel where absent.", examples=[3]
+    )
+    sga_attention_type: Literal["dense", "sparse"] = Field(
+        "dense", description="`sparse` needs the natten package and CUDA."
+    )
+    mlp_ratio: Positive = Field(4.0, description="Hidden width of the MLPs, over the embedding's.", examples=[4])
+    mlp_dropout: Probability = Field(0.0, description="Dropout in the MLPs.", examples=[0.1])
+    mlp_bias: bool = Field(True, description="Bias in the MLPs.")
+    qkv_bias: bool = Field(True, description="Bias in the query, key and value layers.")
+    base_theta: Positive = Field(10000.0, description="Base of the rotary embedding's frequencies.", examples=[10000.0])
+    learnable_rose: bool = Field(True, description="Learn the rotary frequencies.")
+    learnable_rose_scaling: bool = Field(True, description="Learn the rotary scaling.")
+    rose_initial_scaling: Literal["log", "rope", "identity", "linear", "power"] = Field(
+        "log", description="Initial scaling of the rotary embedding."
+    )
+    init_jitter_std: NonNegative = Field(0.02, description="Noise on the initial rotary frequencies.", examples=[0.02])
+    rotary_ratio: Probability = Field(0.5, description="Share of the embedding that is rotated.", examples=[0.5])
+    frequency_scaling: Literal["none", "linear", "sqrt", "adaptive"] = Field(
+        "sqrt", description="Scaling of the rotary frequencies with the number of dimensions."
+    )
+    leading_tokens: Literal[0] = Field(0, description="Context tokens; segmentation uses none.")
+    spacing: Positive | None = Field(
+        None, description="Pixel spacing of the input, in real-world units.", examples=[1.0]
+    )
+
+
+class Training(Section):
+    """How long, how fast, in what batches and with what numbers."""
+
+    epochs: PositiveInt = Field(100, description="Passes over the training split.", examples=[100])
+    auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch where `batch_size` is absent.")
+    batch_size: PositiveInt | None = Field(
+        None, description="Micro-batch size: samples per GPU and forward pass.", examples=[8]
+    )
+    target_batch_size: PositiveInt | None = Field(
+        None,
+        description="Global batch size: samples per optimizer step over all GPUs. Never changed in silence.",
+        examples=[32],
+    )
+    gradient_accumulation_steps: PositiveInt | None = Field(
+        None,
+        description="Forward passes per optimizer step; worked out from the batch sizes where absent.",
+        examples=[4],
+    )
+    learning_rate: Positive = Field(1e-4, description="Peak learning rate.", examples=[1e-4])
+    optimizer: Literal["adamw"] = Field("adamw", description="Optimizer.")
+    weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.", examples=[0.01])
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.999], description="Adam's two averages."
+    )
+    scheduler: Literal["cosine", "step", "none"] = Field("cosine", description="Learning-rate schedule after warm-up.")
+    warmup_epochs: NonNegative = Field(
+        0.0, description="Linear warm-up, in epochs; counted in optimizer steps.", examples=[1]
+    )
+    min_learning_rate: NonNegative = Field(0.0, description="Where the cosine schedule ends.")
+    step_epochs: PositiveInt = Field(30, description="Schedule `step`: epochs between reductions.")
+    step_gamma: Probability = Field(0.1, description="Schedule `step`: factor of each reduction.")
+    gradient_clipping: Positive | None = Field(
+        1.0, description="Largest gradient norm; null is no clipping.", examples=[1.0]
+    )
+    loss: str = Field(
+        "combined",
+        pattern=f"^(bce|dice|combined)$|{CALLABLE}",
+        description="`bce`, `dice`, `combined` (their sum) or `package.module:callable`.",
+        examples=["combined", "my_package.losses:Focal"],
+    )
+    loss_args: Arguments = Field({}, description="Keyword arguments of the loss.")
+    mixed_precision: bool = Field(
+        True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="Ask for one precision instead.")
+    deepspeed: bool | None = Field(None, description="Use DeepSpeed; where absent, on two or more GPUs.")
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
+        None, description="ZeRO stage; 2 where absent.", examples=[2]
+    )
+    offload_optimizer: bool = Field(False, description="Keep optimizer states in host memory (DeepSpeed).")
+    use_accelerate: bool = Field(True, description="Train through HuggingFace Accelerate; otherwise plain torch.")
+    activation_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
+    compile: bool = Field(False, description="Compile the model with torch.compile.")
+
+
+class Data(Section):
+    """What is trained on and how it is loaded."""
+
+    dataset: str = Field(
+        "isic",
+        pattern=f"^isic$|{CALLABLE}",
+        description="`isic` (the ISIC 2018 layout) or `package.module:callable`.",
+        examples=["isic"],
+    )
+    args: Arguments = Field({}, description="Keyword arguments of a `package.module:callable`.")
+    data_dir: Text = Field(
+        ...,
+        description="Folder of the data; relative to the spec's folder.",
+        examples=["/shared/ISIC2018", "data"],
+    )
+    image_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(
+        256,
+        description="Pixels images are resized to: one number, or [height, width].",
+        examples=[256, [192, 256]],
+    )
+    channels: Literal[1, 3] = Field(3, description="1 grey, 3 RGB.")
+    scales: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=8)] | None = Field(
+        None,
+        description="Image pyramid for `model.multi_scale`: factors of `image_size`, the first is 1.",
+        examples=[[1.0, 0.5]],
+    )
+    on_bad_sample: Literal["fail", "skip"] = Field("fail", description="What a missing or corrupt image does.")
+    auto_optimize: bool = Field(True, description="Let ratc choose workers and pinning where they are absent.")
+    num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
+        None, description="Loader processes per GPU.", examples=[4]
+    )
+    pin_memory: bool | None = Field(None, description="Page-locked host buffers; where absent, on a GPU.")
+    prefetch_factor: PositiveInt = Field(2, description="Batches each loader process prepares ahead.")
+
+
+class Logging(Section):
+    """Where the curves go."""
+
+    backend: Literal["tensorboard", "none"] = Field("tensorboard", description="Local event files.")
+    use_mlflow: bool = Field(
+        True, description="Track with MLflow: SQLite in the output folder, or MLFLOW_TRACKING_URI where set."
+    )
+    mlflow_experiment_name: Text | None = Field(None, description="MLflow experiment; `experiment_name` where absent.")
+    log_every_steps: PositiveInt = Field(10, description="Optimizer steps between points of the training curves.")
+
+
+class Distributed(Section):
+    """How processes talk."""
+
+    auto_detect: bool = Field(True, description="Let ratc choose the backend for the hardware.")
+    backend: Literal["nccl", "gloo"] | None = Field(
+        None, description="Collectives; nccl on GPUs and gloo on CPUs where absent."
+    )
+
+
+class Resources(Section):
+    """What the job asks for. Absent on `local`: what the machine has."""
+
+    nodes: PositiveInt = Field(1, description="Machines.", examples=[1, 4])
+    num_gpus: Count | None = Field(None, description="GPUs in all; 0 trains on the CPU.", examples=[8])
+    gpus_per_node: Count | None = Field(None, description="GPUs on each node, instead of `num_gpus`.", examples=[4])
+    gpu: Text | None = Field(
+        None, description="Card: a name of the catalogue.", examples=["a100-80", "h100", "v100-32", "rtx4090"]
+    )
+    cpus: PositiveInt | None = Field(None, description="CPU cores on each node.", examples=[32])
+    memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
+        None, description="Host memory on each node; a bare number is in GB.", examples=["128GB", 128]
+    )
+    walltime: str | None = Field(
+        None, pattern=WALLTIME, description="HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
+    )
+    partition: Text | None = Field(None, description="Slurm partition.", examples=["gpu"])
+    queue: Text | None = Field(None, description="LSF queue.", examples=["gpu_h100"])
+    account: Text | None = Field(None, description="Account or project charged.")
+    qos: Text | None = Field(None, description="Slurm quality of service.")
+
+
+class Environment(Section):
+    """What the job script sets up before it starts. One of `venv`, `conda` and `container`."""
+
+    modules: list[Text] = Field([], description="Environment modules to load, in order.", examples=[["cuda/12.4"]])
+    venv: Text | None = Field(
+        None, description="Virtual environment; relative to the spec's folder.", examples=[".venv"]
+    )
+    conda: Text | None = Field(None, description="Conda environment, by name or path.", examples=["rat"])
+    container: Text | None = Field(None, description="Container image.", examples=["images/rat.sif"])
+    variables: dict[Variable, str | int | float] = Field(
+        {}, description="Variables to export.", examples=[{"OMP_NUM_THREADS": 4}]
+    )
+    secrets: list[Variable] = Field(
+        [],
+        description="Names of variables that must be set when the job starts; their values are never written.",
+        examples=[["WANDB_API_KEY"]],
+    )
+    setup: list[Text] = Field([], description="Shell lines to run first, as they are.", examples=[["ulimit -n 65536"]])
+
+
+class Checkpoint(Section):
+    """What is kept of the model, and when."""
+
+    every_epochs: PositiveInt = Field(1, description="Epochs between checkpoints.")
+    best_metric: Literal["dice", "iou", "loss"] = Field("dice", description="Validation metric that chooses the best.")
+    resume: Literal["auto", "never"] = Field("auto", description="Continue from the last checkpoint of the same lock.")
+
+
+class Tuning(Section):
+    """A study over values. Described here; not run by this version."""
+
+    backend: Literal["ray"] = Field("ray", description="Engine of the study.")
+    search_space: Arguments = Field(
+        {}, description="Values to try, by key.", examples=[{"learning_rate": [1e-5, 1e-3]}]
+    )
+
+
+class Spec(Section):
+    """What to train. `ratc compile` works out how."""
+
+    experiment_name: Name = Field(
+        ...,
+        description="Names the run and its folders: letters, digits, `.`, `_` and `-`.",
+        examples=["isic-rat-128"],
+    )
+    description: str = Field("", description="One line for people.")
+    task_type: Literal["segmentation", "detection"] = Field("segmentation", description="What is learnt.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Seed of every random number.")
+    debug: bool = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
+    output_dir: Text | None = Field(
+        None, description="Folder of the run; `outputs/<experiment_name>` beside the spec where absent."
+    )
+    model: Model = Field(Model(), description="The network.")
+    training: Training = Field(Training(), description="The training.")
+    data: Data = Field(..., description="The data.")
+    logging: Logging = Field(Logging(), description="Tracking.")
+    distributed: Distributed = Field(Distributed(), description="Communication.")
+    resources: Resources = Field(Resources(), description="What the job asks for.")
+    environment: Environment = Field(Environment(), description="The job's surroundings.")
+    checkpoint: Checkpoint = Field(Checkpoint(), description="Checkpoints.")
+    tuning: Tuning | None = Field(None, description="A study over values.")
+
+
+class Facts(Section):
+    """One machine type: what `--facts FILE` holds. `gpu` names a card of the catalogue, or describes one."""
+
+    nodes: PositiveInt = Field(1, description="Machines of this kind.")
+    gpus_per_node: Count = Field(..., description="GPUs on each; 0 for none.", examples=[8])
+    gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["a100-80"])
+    gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that the catalogue lacks.")
+    compute_capability: str | None = Field(
+        None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="Of a card that the catalogue lacks."
+    )
+    cpus: PositiveInt = Field(..., description="CPU cores on each node.", examples=[64])
+    memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
+        None, description="Host memory on each node; a bare number is in GB.", examples=["512GB"]
+    )
