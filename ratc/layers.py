@@ -1,0 +1,157 @@
+"""Lays values over one another: spec < cluster_<spec> < slurm_<spec> or lsf_<spec> < RAT_* environment < options.
+
+Every node keeps the name of its layer. Defaults lie below all of these; the schema fills them in.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ratc.diagnostics import Diagnostic, Severity, Source, Span, did_you_mean
+from ratc.document import Document, Node, parse_value
+from ratc.schema import key_paths, subschema
+
+#: Short names: ``--data-dir`` and ``RAT_DATA_DIR`` both mean ``data.data_dir``.
+SHORT_NAMES: dict[str, str] = {
+    "data-dir": "data.data_dir",
+    "output-dir": "output_dir",
+    "batch-size": "training.batch_size",
+    "target-batch-size": "training.target_batch_size",
+    "learning-rate": "training.learning_rate",
+    "epochs": "training.epochs",
+    "image-size": "data.image_size",
+    "num-workers": "data.num_workers",
+    "nodes": "resources.nodes",
+    "num-gpus": "resources.num_gpus",
+    "gpu": "resources.gpu",
+    "memory": "resources.memory",
+    "walltime": "resources.walltime",
+    "partition": "resources.partition",
+    "queue": "resources.queue",
+    "account": "resources.account",
+    "qos": "resources.qos",
+    "experiment-name": "experiment_name",
+    "experiment-type": "task_type",
+    "seed": "seed",
+    "debug": "debug",
+}
+#: Keys that hold a path. From a shell they are relative to where the shell is; in a spec, to the spec's folder.
+PATHS = ("data.data_dir", "output_dir", "environment.venv")
+#: Variables that the job script sets or that belong to the runtime: not settings.
+NOT_SETTINGS = frozenset({"RAT_CACHE_DIR"})
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A value given outside of files: ``source`` shows the text as given, ``column`` where the value starts in it."""
+
+    path: str
+    text: str
+    source: Source
+    column: int
+    layer: str
+
+
+def overlay_names(spec_name: str, target: str) -> tuple[str, ...]:
+    """The files beside a spec that are laid over it for a target, lowest first."""
+    return () if target == "local" else (f"cluster_{spec_name}", f"{target}_{spec_name}")
+
+
+def from_environment(environment: Mapping[str, str], schema: dict[str, Any]) -> tuple[list[Override], list[Diagnostic]]:
+    """The ``RAT_*`` variables as overrides. ``RAT_TRAINING__WEIGHT_DECAY`` reaches any key. Code: R107 (a warning)."""
+    names = {f"RAT_{short.upper().replace('-', '_')}": path for short, path in SHORT_NAMES.items()}
+    names |= {f"RAT_{path.upper().replace('.', '__')}": path for path in key_paths(schema) if "." in path}
+    overrides, found = [], []
+    for name in sorted(environment):
+        if not name.startswith("RAT_") or name in NOT_SETTINGS:
+            continue
+        source = Source(name, f"{name}={environment[name]}")
+        if name in names:
+            overrides.append(Override(names[name], environment[name], source, len(name) + 2, name))
+        else:
+            span = Span(source, 1, 1, 1, len(name) + 1)
+            message = f"the environment variable `{name}` names no key of a spec and is not used"
+            found.append(Diagnostic("R107", message, span, helps=did_you_mean(name, names), severity=Severity.WARNING))
+    return overrides, found
+
+
+def from_assignment(text: str) -> Override:
+    """``--set path=value`` as an override."""
+    path, _, value = text.partition("=")
+    shown = f"--set {text}"
+    return Override(path.strip(), value, Source("--set", shown), len("--set ") + len(path) + 2, f"--set {path.strip()}")
+
+
+def from_option(option: str, text: str) -> Override:
+    """A short option such as ``--batch-size 8`` as an override."""
+    name = f"--{option}"
+    return Override(SHORT_NAMES[option], text, Source(name, f"{name} {text}"), len(name) + 2, name)
+
+
+def layer(
+    base: Document,
+    overlays: Sequence[Document],
+    overrides: Sequence[Override],
+    schema: dict[str, Any],
+    shell_folder: str,
+) -> tuple[Document | None, tuple[Diagnostic, ...]]:
+    """Lay overlays and overrides over the spec, each value typed by the schema.
+
+    ``shell_folder`` is the shell's folder as seen from the spec's. Code: R107.
+    """
+    root = base.root
+    for overlay in overlays:
+        root = _over(root, overlay.root)
+    found: list[Diagnostic] = []
+    for override in overrides:
+        node, diagnostic = _typed(override, schema, shell_folder)
+        if diagnostic:
+            found.append(diagnostic)
+        elif node:
+            root = _put(root, override.path.split("."), node)
+    return (None if found else Document(root)), tuple(found)
+
+
+def _over(below: Node, above: Node) -> Node:
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return above
+    merged = dict(below.value)
+    for key, child in above.value.items():
+        merged[key] = _over(merged[key], child) if key in merged else child
+    return replace(below, value=merged)
+
+
+def _put(root: Node, path: list[str], node: Node) -> Node:
+    """The tree with a node at a path; mappings on the way are made where they lack."""
+    children = dict(root.value) if isinstance(root.value, dict) else {}
+    key, rest = path[0], path[1:]
+    below = children.get(key, Node({}, node.span, node.key_span, node.layer))
+    children[key] = _put(below, rest, node) if rest else node
+    return replace(root, value=children)
+
+
+def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tuple[Node | None, Diagnostic | None]:
+    source, line = override.source, override.source.text
+    key_start = 1 if override.column <= len(source.name) + 2 else len("--set ") + 1
+    key_span = Span(source, 1, key_start, 1, override.column - 1)
+    sub = subschema(schema, override.path) if override.path else None
+    if sub is None or "properties" in sub:
+        what = "is a section, not a key" if sub else "names no key of a spec"
+        helps = did_you_mean(override.path, key_paths(schema))
+        return None, Diagnostic("R107", f"`{override.path}` {what}", key_span, helps=helps)
+    span = Span(source, 1, override.column, 1, max(len(line) + 1, override.column + 1))
+    if "=" not in line and source.name == "--set":
+        return None, Diagnostic("R107", f"`{line}` gives no value", key_span, helps=("write `--set path=value`",))
+    kinds = [sub.get("type")] if isinstance(sub.get("type"), str) else sub.get("type", [])
+    text = override.text
+    if override.path in PATHS and source.name != "--set" and not posixpath.isabs(text) and text:
+        text = posixpath.normpath(posixpath.join(shell_folder, text))
+    if "string" in kinds and not ("null" in kinds and text in ("null", "~")):
+        return Node(text, span, key_span, override.layer), None
+    node = parse_value(source, text, override.column, override.layer)
+    if node is None:
+        return None, Diagnostic("R107", f"the value for `{override.path}` is not valid YAML", span)
+    return replace(node, span=span, key_span=key_span), None

@@ -1,0 +1,19 @@
+"""Checks that a schema cannot make: one file a rule, each with one pure ``check(settings)``, registered here."""
+
+from __future__ import annotations
+
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+from ratc.rules import exclusive, grid, heads, ineffective, model_arguments, scales, secrets, unavailable
+
+RULES = (exclusive, heads, model_arguments, scales, secrets, unavailable, ineffective, grid)
+
+
+def check(settings: Values) -> tuple[Diagnostic, ...]:
+    """What every rule finds, in the order of the file."""
+    found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]
+    return tuple(sorted(found, key=_line))
+
+
+def _line(diagnostic: Diagnostic) -> tuple[str, int]:
+    return (diagnostic.span.source.name, diagnostic.span.line) if diagnostic.span else ("", 0)

@@ -1,0 +1,28 @@
+"""R201: keys that exclude one another, or that say the same thing differently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+
+_GROUPS = (
+    ("environment.venv", "environment.conda", "environment.container"),
+    ("resources.partition", "resources.queue"),
+)
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """At most one key of a group, and GPU counts that agree."""
+    for group in _GROUPS:
+        given = [path for path in group if settings[path].value is not None]
+        for path in given[1:]:
+            message = f"`{path.rpartition('.')[2]}` excludes `{given[0].rpartition('.')[2]}`"
+            yield Diagnostic("R201", message, settings[path].span, helps=("keep one of them",))
+    total, per_node = settings["resources.num_gpus"], settings["resources.gpus_per_node"]
+    nodes = settings.get_as(int, "resources.nodes")
+    if total.value is not None and per_node.value is not None and total.value != per_node.value * nodes:
+        note = f"{nodes} node{'s' if nodes > 1 else ''} x {per_node.value} = {nodes * per_node.value}"
+        message = f"`num_gpus: {total.value}` and `gpus_per_node: {per_node.value}` do not agree"
+        yield Diagnostic("R201", message, total.span or per_node.span, (note,), ("keep one of them",))

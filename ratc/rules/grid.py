@@ -1,0 +1,45 @@
+"""R209: RAT's blocks each shrink the grid of tokens; at 1 x 1 nothing is left to attend to.
+
+The shrinking is that of a strided convolution with padding (kernel - 1) // 2 (`SpatialGroupingAttention`); a last grid
+of 1 x 1 also fails in backward, as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """The last grid has at least two tokens, on every scale."""
+    if settings["model.name"].value != "rat":
+        return
+    size = settings["data.image_size"]
+    height, width = size.value if isinstance(size.value, list) else (size.value, size.value)
+    kernel, blocks = settings.get_as(int, "model.sga_kernel_size"), settings.get_as(int, "model.num_blocks")
+    stride = settings.maybe(int, "model.stride") or max(1, kernel // 2)
+    for scale in settings["data.scales"].value or [1.0]:
+        grids = [(max(1, round(height * scale)), max(1, round(width * scale)))]
+        while len(grids) <= min(blocks, 64) and grids[-1][0] * grids[-1][1] > 1:
+            grids.append(tuple(_shrink(n, kernel, stride) for n in grids[-1]))  # type: ignore[arg-type]
+        if grids[-1][0] * grids[-1][1] > 1:
+            continue
+        steps = " -> ".join(f"{a}x{b}" for a, b in grids[:8])
+        note = f"with kernel {kernel} and stride {stride} the grid goes {steps}"
+        message = (
+            f"{blocks} blocks shrink the image to nothing"
+            if len(grids) <= blocks
+            else "the last block shrinks the image to a point"
+        )
+        helps = ("use a larger `image_size`, a smaller `stride` or fewer blocks",)
+        span = settings["model.stride"].span or settings["model.num_blocks"].span or size.span
+        yield Diagnostic("R209", message, span, (note,), helps)
+        return
+
+
+def _shrink(length: int, kernel: int, stride: int) -> int:
+    if stride == 1:
+        return length
+    return max(0, (length + 2 * ((kernel - 1) // 2) - kernel) // stride + 1)

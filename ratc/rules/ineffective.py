@@ -1,0 +1,30 @@
+"""R207: a key that is given and changes nothing here, because another key decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Values
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """Each pair of a key without effect and what makes it so."""
+    deepspeed = settings["training.deepspeed"].value is not False
+    scheduler = settings["training.scheduler"].value
+    cases = (
+        (not deepspeed, "training.zero_stage", "`deepspeed` is false"),
+        (
+            not deepspeed and settings["training.offload_optimizer"].value,
+            "training.offload_optimizer",
+            "`deepspeed` is false",
+        ),
+        (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
+        (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
+        (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),
+        (not settings["logging.use_mlflow"].value, "logging.mlflow_experiment_name", "`use_mlflow` is false"),
+    )
+    for applies, path, why in cases:
+        if applies and settings.given(path) and settings[path].value is not None:
+            message = f"`{path.rpartition('.')[2]}` has no effect: {why}"
+            yield Diagnostic("R207", message, settings[path].span, severity=Severity.WARNING)
