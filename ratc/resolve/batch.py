@@ -1,0 +1,128 @@
+"""Global batch = micro-batch x accumulation x world size, exactly. Codes: R304, R305, R310.
+
+The global batch is what the loss sees; it is never changed in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.plan import Value
+from ratc.resolve.context import Context
+
+#: The largest micro-batch taken where the spec names none and memory is not predicted.
+DEFAULT_MICRO_BATCH = 8
+#: The global batch where the spec gives no batch size at all.
+DEFAULT_GLOBAL_BATCH = 32
+
+_GLOBAL, _MICRO, _ACCUMULATION = (
+    "training.global_batch_size",
+    "training.micro_batch_size",
+    "training.gradient_accumulation_steps",
+)
+_TARGET, _BATCH = "training.target_batch_size", "training.batch_size"
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Whatever of the three the spec leaves out follows from the rest."""
+    settings, world = context.settings, int(context.value("parallel.world_size"))
+    target, micro = settings.maybe(int, _TARGET), settings.maybe(int, _BATCH)
+    accumulation = settings.maybe(int, _ACCUMULATION)
+    if micro is None and not settings["training.auto_batch_size"].value:
+        helps = ("give `batch_size`, or set `auto_batch_size: true`",)
+        message = "`auto_batch_size` is false and there is no `batch_size`"
+        yield Diagnostic("R310", message, settings["training.auto_batch_size"].span, helps=helps)
+        return
+    if target is None:
+        target = _global_from_parts(context, world, micro, accumulation)
+    else:
+        context.keep(_TARGET, under=_GLOBAL)
+    unit = world * (micro or 1) * (accumulation or 1)
+    exact = micro is not None and accumulation is not None
+    if (target != unit) if exact else target % unit:
+        yield _cannot_split(context, target, world, micro, accumulation)
+        return
+    share = target // world
+    if micro is not None:
+        context.keep(_BATCH, under=_MICRO)
+    elif accumulation is not None:
+        micro = context.derive(
+            _MICRO,
+            share // accumulation,
+            f"{target} / ({world} x {accumulation})",
+            _GLOBAL,
+            "parallel.world_size",
+            f"spec:{_ACCUMULATION}",
+        )
+    else:
+        micro = max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
+        why = f"largest divisor of {target} / {world} = {share} up to {DEFAULT_MICRO_BATCH}"
+        context.derive(_MICRO, micro, why, _GLOBAL, "parallel.world_size")
+        message = f"micro-batch size {micro} is a default, not a prediction of what fits"
+        span = settings["training.auto_batch_size"].span or settings[_TARGET].span
+        yield Diagnostic("R305", message, span, (why,), ("give `batch_size` to choose it yourself",), Severity.WARNING)
+    if accumulation is not None:
+        context.keep(_ACCUMULATION)
+    else:
+        context.derive(
+            _ACCUMULATION,
+            share // micro,
+            f"{target} / ({micro} x {world})",
+            _GLOBAL,
+            _MICRO,
+            "parallel.world_size",
+        )
+
+
+def _global_from_parts(context: Context, world: int, micro: int | None, accumulation: int | None) -> int:
+    if micro is None:
+        # A multiple of the world, so that the default never fails.
+        least = world * (accumulation or 1)
+        total = -(-DEFAULT_GLOBAL_BATCH // least) * least
+        why = f"default {DEFAULT_GLOBAL_BATCH}" + (
+            f", raised to a multiple of {least}" if total != DEFAULT_GLOBAL_BATCH else ""
+        )
+        return int(context.derive(_GLOBAL, total, why, "parallel.world_size"))
+    total = micro * (accumulation or 1) * world
+    why = f"{micro} x {accumulation or 1} x {world}: no `target_batch_size` is given"
+    return int(context.derive(_GLOBAL, total, why, f"spec:{_BATCH}", "parallel.world_size"))
+
+
+def _cannot_split(context: Context, target: int, world: int, micro: int | None, accumulation: int | None) -> Diagnostic:
+    settings, values = context.settings, context.values
+    unit = world * (micro or 1) * (accumulation or 1)
+    given, notes = settings[_TARGET], []
+    nodes, per_node = values["parallel.nodes"].value, values["parallel.processes_per_node"].value
+    if world > 1:
+        notes.append(f"{world} GPUs = {nodes} node{'s' if nodes > 1 else ''} x {per_node}{_where(context)}")
+    parts = [f"{world} GPUs"] if world > 1 else []
+    if micro:
+        parts.append(f"micro-batches of {micro}")
+        notes.append(f"micro-batch size {micro}{_at(settings[_BATCH])}")
+    if accumulation:
+        parts.append(f"{accumulation} accumulation steps")
+    near = sorted({unit} if micro and accumulation else {target // unit * unit, -(-target // unit) * unit} - {0})
+    ways = [" or ".join(str(n) for n in near)]
+    share = target // ((micro or 1) * (accumulation or 1))
+    exact = target % ((micro or 1) * (accumulation or 1)) == 0
+    if world > 1 and exact:
+        fewer = max(n for n in range(1, world + 1) if share % n == 0)
+        ways.append(f"{fewer} GPU{'s' if fewer > 1 else ''}")
+    if micro and target % world == 0 and not accumulation:
+        smaller = max(n for n in range(1, micro + 1) if target // world % n == 0)
+        ways.append(f"`batch_size: {smaller}`")
+    message = f"global batch {target} cannot be split over {' and '.join(parts)}"
+    return Diagnostic("R304", message, given.span, tuple(notes), (f"use {', or '.join(ways)}",))
+
+
+def _where(context: Context) -> str:
+    for path in ("resources.num_gpus", "resources.gpus_per_node"):
+        if context.settings[path].span:
+            return _at(context.settings[path])
+    return _at(context.facts["gpus_per_node"])
+
+
+def _at(value: Value) -> str:
+    span: Span | None = value.span
+    return f" ({span.place})" if span else ""

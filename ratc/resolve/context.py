@@ -1,0 +1,32 @@
+"""What a derivation sees: the settings, the facts, and the values derived so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ratc.plan import Value, Values
+
+
+@dataclass(slots=True)
+class Context:
+    """The growing plan. Input paths are ``spec:…``, ``facts:…`` or the path of an earlier value."""
+
+    settings: Values
+    facts: Values
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def keep(self, *paths: str, under: str | None = None) -> None:
+        """Take settings into the plan as they are, under their own path or another one."""
+        for path in paths:
+            given = self.settings[path]
+            self.values[under or path] = Value(given.value, given.origin, given.reason, (f"spec:{path}",), given.span)
+
+    def derive(self, path: str, value: Any, reason: str, *inputs: str) -> Any:
+        """Put a value that follows from others, and return it."""
+        self.values[path] = Value(value, "derived", reason, inputs)
+        return value
+
+    def value(self, path: str) -> Any:
+        """The bare value derived earlier at a path."""
+        return self.values[path].value

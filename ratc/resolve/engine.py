@@ -1,0 +1,67 @@
+"""Accelerate, DeepSpeed and the ZeRO stage. Codes: R307, R308."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.resolve.context import Context
+
+#: Partitions optimizer states and gradients, at the traffic of plain data parallelism (ZeRO paper, section 7).
+DEFAULT_ZERO_STAGE = 2
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """DeepSpeed where there is more than one process to partition over, unless the spec decides."""
+    settings, world = context.settings, int(context.value("parallel.world_size"))
+    asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
+    cuda = context.value("hardware.device") == "cuda"
+    context.keep("training.use_accelerate", under="engine.use_accelerate")
+    inputs = ("parallel.world_size", "hardware.device", "spec:training.deepspeed")
+    if asked.value and world == 1:
+        context.derive("engine.deepspeed", False, "one process: ZeRO has nothing to partition over", *inputs)
+        message = "`deepspeed` is not used with one process: ZeRO has nothing to partition over"
+        yield Diagnostic("R307", message, asked.span, severity=Severity.WARNING)
+    elif asked.value is not None:
+        context.keep("training.deepspeed", under="engine.deepspeed")
+    else:
+        use = cuda and world > 1 and bool(accelerate.value)
+        reasons = {(True, True): f"{world} GPUs", (True, False): "use_accelerate is false"}
+        why = reasons.get((world > 1, bool(accelerate.value)), "one process") if cuda else "trains on the CPU"
+        context.derive("engine.deepspeed", use, why, *inputs)
+    used = bool(context.value("engine.deepspeed"))
+    if used and context.value("training.precision") == "fp16" and not cuda:
+        yield Diagnostic(
+            "R302",
+            "DeepSpeed refuses fp16 on the CPU",
+            settings["training.precision"].span,
+            helps=("use `fp32` or `bf16`",),
+        )
+        return
+    if not used:
+        context.derive("engine.zero_stage", 0, "DeepSpeed is not used", "engine.deepspeed")
+    elif settings["training.zero_stage"].value is not None:
+        context.keep("training.zero_stage", under="engine.zero_stage")
+    else:
+        context.derive(
+            "engine.zero_stage",
+            DEFAULT_ZERO_STAGE,
+            "partitions optimizer states and gradients at no loss of speed",
+            "engine.deepspeed",
+        )
+    offload = settings["training.offload_optimizer"]
+    if offload.value and used and context.value("engine.zero_stage") == 0:
+        message = "optimizer states can be offloaded from ZeRO stage 1 on"
+        yield Diagnostic("R307", message, offload.span, helps=("set `zero_stage: 1` or more",))
+        return
+    if offload.value and not used:
+        context.derive("engine.offload_optimizer", False, "DeepSpeed is not used", "engine.deepspeed")
+        if asked.value is not False:  # where it is false, the spec itself says so: R207
+            yield Diagnostic(
+                "R307",
+                "`offload_optimizer` has no effect: DeepSpeed is not used",
+                offload.span,
+                severity=Severity.WARNING,
+            )
+    else:
+        context.keep("training.offload_optimizer", under="engine.offload_optimizer")

@@ -1,0 +1,34 @@
+"""Name, seed, folders and tracking: mostly as the spec says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.resolve.context import Context
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Where results go follows the experiment's name unless the spec says otherwise."""
+    settings = context.settings
+    context.keep("experiment_name", "description", "task_type", "seed", "debug")
+    name = settings.get_as(str, "experiment_name")
+    if settings["output_dir"].value is None:
+        folder = f"outputs/{name}-debug" if settings["debug"].value else f"outputs/{name}"
+        context.derive("output_dir", folder, "outputs/ and the experiment's name", "spec:experiment_name")
+    else:
+        context.keep("output_dir")
+    tensorboard = settings["logging.backend"].value == "tensorboard"
+    context.derive(
+        "logging.tensorboard",
+        tensorboard,
+        f"backend is {settings['logging.backend'].value}",
+        "spec:logging.backend",
+    )
+    context.keep("logging.use_mlflow", under="logging.mlflow")
+    if settings["logging.mlflow_experiment_name"].value is None:
+        context.derive("logging.mlflow_experiment_name", name, "the experiment's name", "spec:experiment_name")
+    else:
+        context.keep("logging.mlflow_experiment_name")
+    context.keep("checkpoint.every_epochs", "checkpoint.best_metric", "checkpoint.resume")
+    yield from ()

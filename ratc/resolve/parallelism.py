@@ -1,0 +1,86 @@
+"""How many processes, on what device, and what they talk over. Codes: R303, R306."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.resolve.context import Context
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """One process per GPU; on the CPU one process in all."""
+    settings, facts = context.settings, context.facts
+    nodes = settings.get_as(int, "resources.nodes")
+    total = settings.maybe(int, "resources.num_gpus")
+    per_node = settings.maybe(int, "resources.gpus_per_node")
+    if total is not None and total % nodes:
+        near = [str(n) for n in (total // nodes * nodes, -(-total // nodes) * nodes) if n]
+        message = f"{total} GPUs cannot be split over {nodes} nodes"
+        yield Diagnostic("R303", message, settings["resources.num_gpus"].span, helps=(f"use {' or '.join(near)}",))
+        return
+    if per_node is not None:
+        gpus, why, inputs = per_node, "as asked for", ("spec:resources.gpus_per_node",)
+    elif total is not None:
+        gpus, why, inputs = (
+            total // nodes,
+            f"{total} GPUs over {nodes} nodes" if nodes > 1 else "as asked for",
+            ("spec:resources.num_gpus",),
+        )
+    else:
+        gpus = facts.get_as(int, "gpus_per_node")
+        where = facts["gpus_per_node"].reason
+        why, inputs = (f"every GPU of {where}" if gpus else f"no GPU on {where}"), ("facts:gpus_per_node",)
+    available = facts.get_as(int, "gpus_per_node")
+    if gpus > available:
+        span = settings["resources.gpus_per_node"].span or settings["resources.num_gpus"].span
+        message = f"{gpus} GPUs per node are asked for, but {facts['gpus_per_node'].reason} has {available}"
+        yield Diagnostic("R303", message, span, helps=(f"use at most {available} per node",) if available else ())
+        return
+    cuda = gpus > 0
+    if not cuda and nodes > 1:
+        message = f"{nodes} nodes without GPUs: this version trains on the CPU of one node"
+        yield Diagnostic("R303", message, settings["resources.nodes"].span, helps=("use `nodes: 1`, or ask for GPUs",))
+        return
+    context.derive("hardware.device", "cuda" if cuda else "cpu", why, *inputs)
+    for name, key in (
+        ("card", "id"),
+        ("compute_capability", "compute_capability"),
+        ("memory_bytes", "memory_bytes"),
+    ):
+        fact = facts[f"card.{key}"]
+        context.derive(
+            f"hardware.{name}",
+            fact.value if cuda else None,
+            fact.reason if cuda else "trains on the CPU",
+            f"facts:card.{key}",
+        )
+    processes = context.derive(
+        "parallel.processes_per_node",
+        gpus if cuda else 1,
+        "one per GPU" if cuda else "one on the CPU",
+        "hardware.device",
+        *inputs,
+    )
+    context.keep("resources.nodes", under="parallel.nodes")
+    reason = f"{nodes} node{'s' if nodes > 1 else ''} x {processes}"
+    context.derive("parallel.world_size", nodes * processes, reason, "parallel.nodes", "parallel.processes_per_node")
+    yield from _backend(context, cuda)
+
+
+def _backend(context: Context, cuda: bool) -> Iterator[Diagnostic]:
+    asked = context.settings["distributed.backend"]
+    fitting = "nccl" if cuda else "gloo"
+    if asked.value in (None, fitting) or (cuda and asked.value == "gloo"):
+        if asked.value:
+            context.keep("distributed.backend", under="parallel.backend")
+        else:
+            context.derive("parallel.backend", fitting, "nccl on GPUs" if cuda else "gloo on CPUs", "hardware.device")
+        return
+    if not context.settings["distributed.auto_detect"].value:
+        message = "the backend `nccl` needs GPUs, and this run has none"
+        yield Diagnostic("R306", message, asked.span, helps=("use `gloo`, or set `auto_detect: true`",))
+        return
+    context.derive("parallel.backend", "gloo", "nccl needs GPUs", "hardware.device", "spec:distributed.backend")
+    message = "the backend `nccl` needs GPUs, and this run has none: `gloo` is used"
+    yield Diagnostic("R306", message, asked.span, severity=Severity.WARNING)

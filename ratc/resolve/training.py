@@ -1,0 +1,59 @@
+"""Length, rates and numerics of the training: as the spec says, or cut short for a debug run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Value
+from ratc.resolve.context import Context
+
+DEBUG_STEPS = 4
+_AS_GIVEN = (
+    "learning_rate",
+    "optimizer",
+    "weight_decay",
+    "betas",
+    "scheduler",
+    "warmup_epochs",
+    "min_learning_rate",
+    "step_epochs",
+    "step_gamma",
+    "gradient_clipping",
+    "activation_checkpointing",
+    "compile",
+)
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Everything about the optimizer. Code: R313."""
+    settings = context.settings
+    debug = bool(settings["debug"].value)
+    if debug:
+        context.derive("training.epochs", 1, "debug", "spec:debug")
+        context.derive("training.max_steps_per_epoch", DEBUG_STEPS, "debug", "spec:debug")
+        context.derive("logging.log_every_steps", 1, "debug", "spec:debug")
+    else:
+        context.keep("training.epochs", "logging.log_every_steps")
+        context.derive("training.max_steps_per_epoch", None, "the whole split")
+    context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    context.keep("training.loss", under="training.loss.name")
+    args = settings["training.loss_args"]
+    if not args.value:
+        context.keep("training.loss_args", under="training.loss.args")
+    for key, value in args.value.items():
+        context.values[f"training.loss.args.{key}"] = Value(
+            value, args.origin, args.reason, ("spec:training.loss_args",), args.span
+        )
+    if settings.number("training.min_learning_rate") > settings.number("training.learning_rate"):
+        span = settings["training.min_learning_rate"].span or settings["training.learning_rate"].span
+        yield Diagnostic("R313", "`min_learning_rate` is above `learning_rate`", span)
+    warmup, epochs = settings["training.warmup_epochs"], settings.get_as(int, "training.epochs")
+    if warmup.value >= epochs and warmup.value and not debug:
+        message = f"{warmup.value:g} epochs of warm-up leave nothing of {epochs}"
+        yield Diagnostic(
+            "R313",
+            message,
+            warmup.span or settings["training.epochs"].span,
+            helps=("warm up for less than the whole run",),
+        )
