@@ -1,0 +1,72 @@
+"""Has every artifact read by who will read it, before it is written.
+
+Accelerate and DeepSpeed are asked in a process of their own, and only where they are installed: the compiler imports
+neither. Their parsers are necessary and not enough (both let some mistakes pass): what ratc emits keeps to known keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import yaml
+
+from ratc.diagnostics import Diagnostic
+from ratc.document import parse
+from ratc.targets.artifact import Artifact
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, ...]:
+    """What the consumers refuse. Code: R402, which is a fault of ratc or of a version that it does not know."""
+    found = []
+    for artifact in artifacts:
+        problem = _problem(artifact, world_size)
+        if problem:
+            message = f"{artifact.consumer} refuses the `{artifact.path}` that was made for it"
+            helps = (
+                "nothing was written; this is a fault of ratc, or a version of that package that it does not know",
+            )
+            found.append(Diagnostic("R402", message, notes=(problem,), helps=helps))
+    return tuple(found)
+
+
+def _problem(artifact: Artifact, world_size: int) -> str:
+    if artifact.consumer == "bash":
+        return _run(["bash", "-n"], artifact.text)
+    if artifact.consumer == "yaml":
+        return _yaml_problem(artifact)
+    if artifact.consumer == "accelerate":
+        return _yaml_problem(artifact) or _ask("accelerate", artifact.text)
+    if artifact.consumer == "deepspeed":
+        json.loads(artifact.text)
+        return _ask("deepspeed", artifact.text, str(world_size))
+    raise ValueError(f"no consumer is called {artifact.consumer}")
+
+
+def _yaml_problem(artifact: Artifact) -> str:
+    """Readers of YAML 1.1 and 1.2 must agree on every value."""
+    old = yaml.load(artifact.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    new, found = parse(artifact.path, artifact.text.encode())
+    if new is None:
+        return found[0].message
+    return "" if new.root.data() == old else "YAML 1.1 and 1.2 readers disagree about a value"
+
+
+def _ask(package: str, text: str, *arguments: str) -> str:
+    if find_spec(package) is None:
+        return ""
+    return _run([sys.executable, os.path.join(_FOLDER, f"read_{package}.py"), *arguments], text)
+
+
+def _run(command: list[str], text: str) -> str:
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}"
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]

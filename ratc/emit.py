@@ -1,0 +1,113 @@
+"""Puts artifacts on disk: only what changed, each file whole or not at all, the lock last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from ratc.diagnostics import Diagnostic, Source, Span
+from ratc.targets.artifact import Artifact
+
+
+def changed(folder: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """The artifacts whose bytes on disk differ or are not there."""
+    return [artifact for artifact in artifacts if _on_disk(folder, artifact.path) != artifact.text.encode()]
+
+
+def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> list[str]:
+    """Files of ratc's making that the plan no longer has."""
+    names = {artifact.path for artifact in artifacts}
+    return [name for name in known if name not in names and _on_disk(folder, name) is not None]
+
+
+def write(folder: str, artifacts: Sequence[Artifact], remove: Sequence[str] = ()) -> tuple[Diagnostic, ...]:
+    """Write each file beside its place and rename it. The lock comes last: it vouches for the others.
+
+    Whatever interrupts this, a file is the old one or the new one, and no lock vouches for files that are not there.
+    Code: R403.
+    """
+    done: list[str] = []
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for artifact in artifacts:
+            _replace(os.path.join(folder, artifact.path), artifact)
+            done.append(artifact.path)
+        for name in remove:
+            os.unlink(os.path.join(folder, name))
+    except OSError as error:
+        name = os.path.basename(str(error.filename or folder)).split(".ratc-", maxsplit=1)[0].lstrip(".")
+        message = f"cannot write `{name}` into `{folder}`: {error.strerror}"
+        note = f"written before that: {', '.join(done)}" if done else "nothing was written"
+        return (Diagnostic("R403", message, notes=(note,), helps=("`-o DIR` puts the files into another folder",)),)
+    return ()
+
+
+def differences(
+    folder: str, artifacts: Sequence[Artifact], remove: Sequence[str], again: str
+) -> tuple[Diagnostic, ...]:
+    """What ``--check`` has to say: one diagnostic a file that is not what the spec gives. Code: R404."""
+    found = []
+    for artifact in changed(folder, artifacts):
+        path = os.path.join(folder, artifact.path)
+        there = _on_disk(folder, artifact.path)
+        helps = (f"run `{again}`",)
+        if there is None:
+            found.append(Diagnostic("R404", f"`{path}` is missing", helps=helps))
+            continue
+        text = there.decode("utf-8", errors="replace")
+        line, old, new = _first_difference(text, artifact.text)
+        span = Span(Source(path, text), line, 1, line, max(2, len(old) + 1))
+        wanted = f"line {line} should be `{new.strip()}`" if new else f"line {line} should not be there"
+        found.append(Diagnostic("R404", f"`{path}` is not what its inputs give", span, (wanted,), helps))
+    found += [Diagnostic("R404", f"`{os.path.join(folder, name)}` belongs to an earlier plan") for name in remove]
+    return tuple(found)
+
+
+def _on_disk(folder: str, name: str) -> bytes | None:
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _replace(path: str, artifact: Artifact) -> None:
+    head, name = os.path.split(path)
+    temporary = os.path.join(head, f".{name}.ratc-{os.getpid()}")
+    _guarded(temporary, lambda: _write_then_rename(temporary, path, artifact))
+
+
+def _write_then_rename(temporary: str, path: str, artifact: Artifact) -> None:
+    with open(temporary, "wb") as file:
+        file.write(artifact.text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+        mode = 0o777 if artifact.executable else 0o666
+        os.fchmod(file.fileno(), mode & ~_umask())
+    os.replace(temporary, path)
+
+
+def _guarded(temporary: str, action: Callable[[], None]) -> None:
+    """Run it and leave no temporary file behind, not even at Ctrl-C."""
+    try:
+        action()
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _first_difference(old: str, new: str) -> tuple[int, str, str]:
+    old_lines, new_lines = old.split("\n"), new.split("\n")
+    for number in range(max(len(old_lines), len(new_lines))):
+        before = old_lines[number] if number < len(old_lines) else ""
+        after = new_lines[number] if number < len(new_lines) else ""
+        if before != after:
+            return number + 1, before, after
+    return len(old_lines), old_lines[-1], ""

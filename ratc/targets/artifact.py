@@ -1,0 +1,50 @@
+"""What a target yields, and what it is told about where its files will lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One emitted file. ``consumer`` names who must be able to read it before it is written."""
+
+    path: str
+    text: str
+    consumer: str
+    executable: bool = False
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` of the file's bytes."""
+        return digest(self.text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the artifacts lie, seen from the files around them; no absolute path is among these.
+
+    ``up`` leads from the artifacts' folder to the spec's, ``down`` back. ``again`` is the command that makes the files
+    again from within their folder. ``inputs`` are digests by path from the spec's folder.
+    """
+
+    up: str
+    down: str
+    spec_name: str
+    again: str
+    inputs: Mapping[str, str]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The first lines of every artifact that may hold comments."""
+        return (
+            f"Compiled by ratc from {self.up}/{self.spec_name}: review it, do not edit it.",
+            f"Again, from this folder: {self.again}",
+        )
+
+
+def digest(data: bytes) -> str:
+    """``sha256:…`` of some bytes."""
+    return "sha256:" + sha256(data).hexdigest()
