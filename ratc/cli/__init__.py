@@ -1,0 +1,75 @@
+"""The command line: one command a file, loaded when it is called; the only code that prints.
+
+Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ratc import __version__
+
+COMMANDS = {
+    "init": "write a commented spec to start from",
+    "schema": "print the JSON Schema of a spec",
+    "validate": "check a spec and say what is wrong",
+    "compile": "write the lock, the launcher's files and the job script",
+    "train": "compile for this machine and run the script",
+    "sample-data": "write a small real data set to try things on",
+    "explain": "say what a code means, or where a value comes from",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_overview(), end="")
+        return 0 if arguments else 2
+    if name in ("-V", "--version"):
+        print(f"ratc {__version__}")
+        return 0
+    if name not in COMMANDS:
+        from ratc.diagnostics import did_you_mean
+
+        hint = "".join(f"\nhelp: {text}" for text in did_you_mean(name, COMMANDS))
+        print(f"ratc: there is no command `{name}`{hint or '; see `ratc --help`'}", file=sys.stderr)
+        return 2
+    command = import_module(f"ratc.cli.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"ratc {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    try:
+        status: int = command.run(parser.parse_intermixed_args(arguments[1:]))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("ratc: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more can be said
+        return 1
+    except Exception as error:
+        if os.environ.get("RATC_TRACEBACK"):
+            raise
+        print(f"ratc: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("ratc: this is a fault of ratc; RATC_TRACEBACK=1 shows where", file=sys.stderr)
+        return 2
+
+
+def _overview() -> str:
+    width = max(len(name) for name in COMMANDS)
+    rows = "".join(f"  {name:<{width}}  {text}\n" for name, text in COMMANDS.items())
+    return (
+        "usage: ratc COMMAND …\n\nA declarative-spec compiler for deep-learning training.\n\n"
+        f"{rows}\n`ratc COMMAND --help` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
+    )

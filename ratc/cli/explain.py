@@ -1,0 +1,59 @@
+"""Say what a code means, or where a value comes from.
+
+`ratc explain R304` explains a code, `ratc explain spec.yaml training.batch_size` one value down to the lines it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+
+from ratc import resources
+from ratc.cli import inputs
+from ratc.diagnostics import Severity, did_you_mean
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc explain``."""
+    inputs.add_spec_arguments(parser)
+    parser.add_argument("path", nargs="?", metavar="PATH", help="a value's path; all values where absent")
+    parser._positionals._actions[1].metavar = "CODE|SPEC"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 when the code or the path is not known, or the spec does not compile."""
+    if re.fullmatch(r"[Rr][0-9]{3}", args.spec) and not os.path.exists(args.spec):
+        return _code(args.spec.upper())
+    loaded = inputs.load(args, args.target)
+    if loaded.settings is None:
+        inputs.show(loaded.diagnostics, "ratc explain")
+        return 1
+    plan, found, _ = inputs.resolve(args, loaded.settings, args.target)
+    errors = [item for item in found if item.severity is Severity.ERROR]
+    if plan is None:
+        inputs.show(errors, "ratc explain")
+        return 1
+    from ratc import explain
+
+    if args.path is None:
+        print("\n".join(explain.text(plan, path).rstrip("\n") for path in plan.values))
+        return 0
+    path = explain.find(plan, args.path)
+    if path is None:
+        print(f"ratc explain: there is no value `{args.path}`", file=sys.stderr)
+        for text in did_you_mean(args.path, explain.known_paths(plan)):
+            print(f"help: {text}", file=sys.stderr)
+        return 1
+    print(explain.text(plan, path), end="")
+    return 0
+
+
+def _code(code: str) -> int:
+    known = sorted(name.removesuffix(".md") for name in os.listdir(resources.folder("codes")) if name.endswith(".md"))
+    if code not in known:
+        print(f"ratc explain: there is no code {code}\nhelp: the codes are {', '.join(known)}", file=sys.stderr)
+        return 1
+    print(resources.read("codes", f"{code}.md").decode(), end="")
+    return 0

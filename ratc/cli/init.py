@@ -1,0 +1,60 @@
+"""Write a commented spec to start from. Its first line binds the JSON Schema, so that editors complete and check it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from ratc import resources
+from ratc.cli import inputs
+from ratc.diagnostics import Diagnostic, did_you_mean
+
+TASKS = ("segmentation",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc init``."""
+    parser.add_argument(
+        "file", nargs="?", default="config.yaml", metavar="FILE", help="where to write it (config.yaml)"
+    )
+    parser.add_argument("--task", default="segmentation", metavar="TASK", help="segmentation")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 when the file is there already or cannot be written."""
+    if args.task not in TASKS:
+        helps = did_you_mean(args.task, TASKS) or (f"use {' or '.join(TASKS)}",)
+        inputs.show(
+            [Diagnostic("R206", f"this version has no spec for the task `{args.task}`", helps=helps)],
+            "ratc init",
+        )
+        return 1
+    from ratc.shell import render
+
+    folder = os.path.dirname(args.file)
+    beside = os.path.join(folder, "experiment.schema.json")
+    text = render(
+        f"{args.task}.yaml.j2",
+        schema="experiment.schema.json",
+        name=os.path.basename(os.path.abspath(folder or ".")) or "experiment",
+    )
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        with open(args.file, "w" if args.force else "x", encoding="utf-8") as file:
+            file.write(text)
+        with open(beside, "wb") as file_schema:
+            file_schema.write(resources.read("schemas", "experiment.schema.json"))
+    except FileExistsError:
+        problem = Diagnostic("R403", f"`{args.file}` is there already", helps=("name another file, or use `--force`",))
+        inputs.show([problem], "ratc init")
+        return 1
+    except OSError as error:
+        inputs.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init")
+        return 1
+    print(
+        f"written: {args.file} and {beside}\nnext: edit data_dir, then `ratc train {args.file}`",
+        file=sys.stderr,
+    )
+    return 0

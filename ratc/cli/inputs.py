@@ -1,0 +1,178 @@
+"""What commands that take a spec have in common: its options, reading the files, and showing what was found."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ratc import compiler, layers, resources
+from ratc.compiler import File, Inputs
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Plan, Values
+from ratc.render import text
+
+_FLAGS = ("debug",)
+_METAVARS = {"data-dir": "DIR", "output-dir": "DIR"}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A spec that was read and checked, with the files it was read from."""
+
+    inputs: Inputs
+    settings: Values | None
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def folder(self) -> str:
+        """The spec's folder, as the user wrote it."""
+        return os.path.dirname(self.inputs.spec.name) or "."
+
+
+def add_spec_arguments(parser: argparse.ArgumentParser, target: bool = True) -> None:
+    """The spec, the target, and every way to override a value."""
+    parser.add_argument("spec", metavar="SPEC", help="the YAML spec")
+    if target:
+        parser.add_argument("--target", default="local", metavar="T", help="local (default), slurm or lsf")
+    parser.add_argument("--facts", metavar="FILE", help="hardware facts, instead of this machine's")
+    group = parser.add_argument_group("values laid over the spec")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="assignments",
+        help="any value, by its path",
+    )
+    for name in layers.SHORT_NAMES:
+        if name in _FLAGS:
+            group.add_argument(
+                f"--{name}",
+                action="store_const",
+                const="true",
+                dest=f"short_{name}",
+                help=layers.SHORT_NAMES[name],
+            )
+        else:
+            group.add_argument(
+                f"--{name}",
+                metavar=_METAVARS.get(name, "V"),
+                dest=f"short_{name}",
+                help=layers.SHORT_NAMES[name],
+            )
+
+
+def load(args: argparse.Namespace, target: str) -> Loaded:
+    """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001."""
+    schema = resources.schema("experiment")
+    overrides, found = layers.from_environment(os.environ, schema)
+    overrides += [
+        layers.from_option(name, value)
+        for name in layers.SHORT_NAMES
+        if (value := getattr(args, f"short_{name}")) is not None
+    ]
+    overrides += [layers.from_assignment(assignment) for assignment in args.assignments]
+    folder, name = os.path.split(args.spec)
+    spec, problem = read(args.spec)
+    if spec is None:
+        return Loaded(Inputs(File(args.spec, b"")), None, (*found, problem) if problem else tuple(found))
+    overlays = []
+    for overlay in layers.overlay_names(name, target):
+        path = os.path.join(folder, overlay)
+        if os.path.exists(path):
+            file, problem = read(path, layer=overlay)
+            if file is None:
+                return Loaded(Inputs(spec), None, (*found, problem) if problem else tuple(found))
+            overlays.append(file)
+    shell_folder = os.path.relpath(os.getcwd(), folder or ".")
+    inputs = Inputs(spec, overlays, overrides, shell_folder)
+    settings, diagnostics = compiler.analyse(inputs)
+    return Loaded(inputs, settings, (*found, *diagnostics))
+
+
+def resolve(
+    args: argparse.Namespace, settings: Values, target: str
+) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None]:
+    """Gather the facts and resolve. Returns the facts file too, where one was named."""
+    from ratc import facts
+
+    file = None
+    values = None
+    if args.facts:
+        file, problem = read(args.facts)
+        if file is None:
+            return None, (problem,) if problem else (), None
+        values, found = compiler.read_facts(file)
+        if values is None:
+            return None, found, file
+    machine = None
+    if target == "local" and values is None and facts.needs_machine(settings):
+        from ratc.probe.local import machine as probe
+
+        machine = probe(os.environ)
+    plan, found = compiler.plan(settings, values, machine)
+    return plan, found, file
+
+
+def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:
+    """The bytes of a file, at most a little over what the parser takes. Code: R001."""
+    from ratc.document import MAX_BYTES
+
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                size = max(len(data), os.fstat(handle.fileno()).st_size)
+                message = f"`{path}` is too large for a spec: {size / 2**20:.1f} MiB, the limit is 1 MiB"
+                return None, Diagnostic("R006", message)
+            return File(path, data, layer), None
+    except IsADirectoryError:
+        names = (
+            sorted(name for name in os.listdir(path) if name.endswith((".yaml", ".yml")))[:3]
+            if os.access(path, os.R_OK)
+            else []
+        )
+        helps = (
+            (f"name the file: {', '.join(os.path.join(path, name) for name in names)}",)
+            if names
+            else ("name a YAML file in it",)
+        )
+        return None, Diagnostic("R001", f"`{path}` is a folder", helps=helps)
+    except FileNotFoundError:
+        from ratc.diagnostics import did_you_mean
+
+        folder, name = os.path.split(path)
+        near = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        return None, Diagnostic("R001", f"there is no file `{path}`", helps=did_you_mean(name, near))
+    except (OSError, ValueError) as error:
+        return None, Diagnostic("R001", f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}")
+
+
+def show(diagnostics: Iterable[Diagnostic], command: str) -> bool:
+    """Print what was found on standard error; whether any of it is an error."""
+    items = list(diagnostics)
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    sys.stderr.write(text.diagnostics(items, colour))
+    failed = any(item.severity is Severity.ERROR for item in items)
+    if failed:
+        code = next(item.code for item in items if item.severity is Severity.ERROR)
+        print(f"{command}: failed; `ratc explain {code}` says more", file=sys.stderr)
+    return failed
+
+
+def known_target(name: str) -> tuple[Diagnostic, ...]:
+    """Nothing for a target that can be emitted. Code: R401."""
+    from ratc.diagnostics import did_you_mean
+    from ratc.targets import PLANNED, TARGETS
+
+    if name in TARGETS:
+        return ()
+    if name in PLANNED:
+        return (
+            Diagnostic("R401", f"this version does not emit the target `{name}` yet", helps=("use `--target local`",)),
+        )
+    helps = did_you_mean(name, [*TARGETS, *PLANNED]) or (f"use one of {', '.join(TARGETS)}",)
+    return (Diagnostic("R401", f"there is no target `{name}`", helps=helps),)

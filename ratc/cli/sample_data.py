@@ -1,0 +1,29 @@
+"""Write a small real data set: `brain`, axial slices of the MNI152 template with their white matter.
+
+Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib.util import find_spec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc sample-data``."""
+    parser.add_argument("name", metavar="NAME", help="brain")
+    parser.add_argument("folder", metavar="DIR", help="where to write it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status of the runtime's own command."""
+    if find_spec("ratc_runtime") is None or find_spec("numpy") is None:
+        print(
+            "ratc sample-data: the runtime is not installed here\nhelp: pip install 'ratc[runtime]'",
+            file=sys.stderr,
+        )
+        return 2
+    command = [sys.executable, "-m", "ratc_runtime.data.sample", "--", args.name, args.folder]
+    return subprocess.run(command, check=False).returncode
