@@ -1,6 +1,6 @@
 """Say what a code means, or where a value comes from.
 
-`ratc explain R304` explains a code, `ratc explain spec.yaml training.batch_size` one value down to the lines it came from.
+`ratc explain R304` explains a code, `ratc explain spec.yaml training.batch_size` one value, down to its sources.
 """
 
 from __future__ import annotations
