@@ -6,6 +6,7 @@ merge keys and limits are decided here, because a YAML 1.1 loader would decide t
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+#: What YAML 1.2 lets stand in a file; everything else must be escaped.
+_UNREADABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+#: What libyaml counts as the end of a line.
+_LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -95,16 +100,18 @@ def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, 
         size = f"{len(raw) / 2**20:.1f} MiB"
         return None, (Diagnostic("R006", f"`{name}` is too large for a spec: {size}, the limit is 1 MiB"),)
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
-        source = Source(name, raw.decode("utf-8", errors="replace"))
-        span = Span(source, line, column, line, column + 1)
-        bad = f"byte 0x{raw[error.start]:02x} is not UTF-8"
-        return None, (Diagnostic("R002", bad, span, helps=("save the file as UTF-8",)),)
-    source = Source(name, text)
-    composer = _Composer(source, layer)
+        bad, before = error.object[error.start], error.object[: error.start].decode("utf-8")
+        span = _at(name, error.object.decode("utf-8", errors="replace"), len(before))
+        message = f"byte 0x{bad:02x} is not UTF-8"
+        return None, (Diagnostic("R002", message, span, helps=("save the file as UTF-8",)),)
+    unreadable = _UNREADABLE.search(text)
+    if unreadable:
+        message = f"the character U+{ord(unreadable[0]):04X} is not allowed in YAML"
+        return None, (Diagnostic("R003", message, _at(name, text, unreadable.start()), helps=("remove it",)),)
+    source = Source(name, _LINE_END.sub("\n", text))
+    composer = _Composer(source, layer, text)
     try:
         root = composer.document()
     except _Refused as refused:
@@ -119,8 +126,8 @@ def parse_value(source: Source, text: str, column: int, layer: str) -> Node | No
 
     ``column`` is where the value starts in the source, from 1.
     """
-    composer = _Composer(source, layer, text=text, column=column - 1)
     try:
+        composer = _Composer(source, layer, text, column=column - 1)
         root = composer.document(mapping=False)
     except (_Refused, yaml.YAMLError):
         return None
@@ -130,12 +137,12 @@ def parse_value(source: Source, text: str, column: int, layer: str) -> Node | No
 class _Composer:
     """Builds nodes from libyaml's events and keeps what is wrong with them."""
 
-    def __init__(self, source: Source, layer: str, text: str | None = None, column: int = 0) -> None:
+    def __init__(self, source: Source, layer: str, text: str, column: int = 0) -> None:
         self.source, self.layer, self.column = source, layer, column
         self.found: list[Diagnostic] = []
         self._anchors: dict[str, tuple[Node, int]] = {}
         self._count = 0
-        self._events: Any = _Loader(source.text if text is None else text)
+        self._events: Any = _Loader(text)
 
     def document(self, mapping: bool = True) -> Node:
         self._next()  # stream start
@@ -214,7 +221,7 @@ class _Composer:
             span = self._span(event)
             if not isinstance(event, yaml.ScalarEvent):
                 self._refuse("R003", "a key must be a plain word", span)
-            key, is_merge = event.value, event.value == "<<" and event.implicit[0]
+            key, is_merge = self._text(event.value, span), event.value == "<<" and event.implicit[0]
             child = self._node(depth + 1)
             if is_merge:
                 self._merge(merged, child, span)
@@ -244,8 +251,13 @@ class _Composer:
         if tag not in (None, "!") and tag not in {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}:
             self._refuse("R007", f"the tag `{_short(tag)}` is not allowed: a spec is plain data", span)
         if tag == _TAG + "str" or (tag is None and not event.implicit[0]) or tag == "!":
-            return str(text)
+            return self._text(text, span)
         return self._plain(text, span)
+
+    def _text(self, text: str, span: Span) -> str:
+        if "\0" in text:  # neither a path, nor a variable, nor an argument can hold it
+            self._unusable("text cannot hold the character U+0000", span)
+        return text
 
     def _plain(self, text: str, span: Span) -> Scalar:
         if _NULL.fullmatch(text):
@@ -283,15 +295,17 @@ def _short(tag: str) -> str:
     return tag.replace(_TAG, "!!")
 
 
+def _at(name: str, text: str, position: int) -> Span:
+    """The character at a position of a text."""
+    before = _LINE_END.sub("\n", text[:position])
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    return Span(Source(name, _LINE_END.sub("\n", text)), line, column, line, column + 1)
+
+
 def _syntax_error(source: Source, error: yaml.YAMLError) -> Diagnostic:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    if mark is None:
-        position = getattr(error, "position", 0)
-        line = source.text.count("\n", 0, position) + 1
-        column = position - (source.text.rfind("\n", 0, position) + 1) + 1
-    else:
-        line, column = mark.line + 1, mark.column + 1
+    problem = getattr(error, "problem", None) or str(error)
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     span = Span(source, line, column, line, column + 1)
     if source.line(line)[column - 1 : column] == "\t":
         return Diagnostic("R003", "a tab cannot indent YAML", span, helps=("indent with spaces",))

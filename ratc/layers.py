@@ -125,8 +125,10 @@ def _over(below: Node, above: Node) -> Node:
 
 
 def _put(root: Node, path: list[str], node: Node) -> Node:
-    """The tree with a node at a path; mappings on the way are made where they lack."""
-    children = dict(root.value) if isinstance(root.value, dict) else {}
+    """The tree with a node at a path; mappings on the way are made where they lack, and what is no mapping is kept."""
+    if root.value is not None and not isinstance(root.value, dict):
+        return root  # the schema says what is wrong with it
+    children = dict(root.value or {})
     key, rest = path[0], path[1:]
     below = children.get(key, Node({}, node.span, node.key_span, node.layer))
     children[key] = _put(below, rest, node) if rest else node
@@ -147,6 +149,9 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
         return None, Diagnostic("R107", f"`{line}` gives no value", key_span, helps=("write `--set path=value`",))
     kinds = [sub.get("type")] if isinstance(sub.get("type"), str) else sub.get("type", [])
     text = override.text
+    if not text.isascii() and text != text.encode("utf-8", "replace").decode():
+        message = f"the value for `{override.path}` is not UTF-8"
+        return None, Diagnostic("R107", message, span)
     if override.path in PATHS and source.name != "--set" and not posixpath.isabs(text) and text:
         text = posixpath.normpath(posixpath.join(shell_folder, text))
     if "string" in kinds and not ("null" in kinds and text in ("null", "~")):

@@ -40,8 +40,11 @@ def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None,
     """Check a document and fill in what it leaves out. Codes: R101-R106."""
     validator = jsonschema_rs.Draft202012Validator(schema)
     found: list[Diagnostic] = []
-    for error in validator.iter_errors(document.root.data()):
-        found += _explain(error, document, schema)
+    errors = list(validator.iter_errors(document.root.data()))
+    mistyped = [error.instance_path for error in errors if error.kind.name == "type"]
+    for error in errors:
+        if error.kind.name != "enum" or error.instance_path not in mistyped:  # one mistake is said once
+            found += _explain(error, document, schema)
     if found:
         return None, tuple(sorted(found, key=_position))
     values: dict[str, Value] = {}
@@ -148,20 +151,20 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         listed = ", ".join(f"`{option}`" for option in choices)
         helps = did_you_mean(str(node.value), [str(option) for option in choices]) or (f"use one of {listed}",)
         notes = () if len(choices) < 2 or helps[0].startswith("use") else (f"allowed: {listed}",)
-        return [Diagnostic("R103", f"`{name}` cannot be `{node.value}`", span, notes, helps)]
+        return [Diagnostic("R103", f"`{name}` cannot be {_shown(node.value)}", span, notes, helps)]
     if kind.name in _LIMITS:
         limit = f"{kind.limit:g}" if isinstance(kind.limit, float) else str(kind.limit)
         return [Diagnostic("R104", f"`{name}` must be {_LIMITS[kind.name]} {limit}, not {node.value}", span)]
     if kind.name in _SIZES:
         return [Diagnostic("R106", f"`{name}` must have {_SIZES[kind.name].format(kind.limit)}", span)]
     if kind.name == "propertyNames":
-        key = str(error.message).split('"')[1]
+        key = kind.error.instance
         child = node.find((key,))
         span = child.key_span if child and child.key_span else span
         return [
             Diagnostic(
                 "R106",
-                f"`{key}` is not a name that a shell can export",
+                f"{_shown(key)} is not a name that a shell can export",
                 span,
                 helps=("use letters, digits and `_`",),
             )
@@ -179,7 +182,7 @@ def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema
     if not helps:
         elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
         helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
-    return Diagnostic("R101", f"unknown key `{key}`{inside}", child.key_span or child.span, helps=helps)
+    return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", child.key_span or child.span, helps=helps)
 
 
 def _retype(node: Node, types: list[str]) -> tuple[str, ...]:
@@ -204,9 +207,12 @@ def _describe(node: Node) -> str:
         return "a list"
     if value is None:
         return "empty"
-    if isinstance(value, str):
-        return f"the text `{value if len(value) < 40 else value[:37] + '…'}`"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return f"the text {_shown(value)}" if isinstance(value, str) else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text if len(text) < 40 else text[:37] + '…'}`"
 
 
 def _dotted(path: list[str | int]) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./:+-]*(?: [A-Za-z0-9_./(),+-]+)*")
+_PLAIN = re.compile(r"[A-Za-z_/](?:[A-Za-z0-9_./+-]|:(?=[A-Za-z0-9_./+-]))*(?: [A-Za-z0-9_./()+-]+)*")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "~"))
 
@@ -59,12 +59,7 @@ def _number(value: float) -> str:
 
 
 def _text(value: str) -> str:
-    if (
-        _PLAIN.fullmatch(value)
-        and value.lower() not in _WORDS
-        and not value.startswith(".")
-        and not value.endswith(":")
-    ):
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     return '"' + "".join(_escaped(char) for char in value) + '"'
 
@@ -79,4 +74,4 @@ def _escaped(char: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return "".join(_escaped(char) if char not in '"\\' else char for char in " ".join(text.split()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 
 from ratc import resources
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     text = render(
         f"{args.task}.yaml.j2",
         schema="experiment.schema.json",
-        name=os.path.basename(os.path.abspath(folder or ".")) or "experiment",
+        name=_name(folder),
     )
     try:
         os.makedirs(folder or ".", exist_ok=True)
@@ -58,3 +59,9 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _name(folder: str) -> str:
+    """The folder's name, as an experiment may be called."""
+    letters = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.abspath(folder or "."))).strip("-._")
+    return letters[:100] or "experiment"

@@ -121,13 +121,15 @@ def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None
     """The bytes of a file, at most a little over what the parser takes. Code: R001."""
     from ratc.document import MAX_BYTES
 
+    if not path.isascii() and path != path.encode("utf-8", "replace").decode():
+        return None, Diagnostic("R001", f"the name `{path}` is not UTF-8", helps=("rename it",))
     try:
         with open(path, "rb") as handle:
             data = handle.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
-                size = max(len(data), os.fstat(handle.fileno()).st_size)
-                message = f"`{path}` is too large for a spec: {size / 2**20:.1f} MiB, the limit is 1 MiB"
-                return None, Diagnostic("R006", message)
+                size = os.fstat(handle.fileno()).st_size / 2**20
+                has = f"{size:.1f} MiB" if size >= 1.05 else "more than 1 MiB"
+                return None, Diagnostic("R006", f"`{path}` is too large for a spec: {has}, the limit is 1 MiB")
             return File(path, data, layer), None
     except IsADirectoryError:
         names = (
@@ -153,14 +155,18 @@ def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None
 
 def show(diagnostics: Iterable[Diagnostic], command: str) -> bool:
     """Print what was found on standard error; whether any of it is an error."""
-    items = list(diagnostics)
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    items = sorted(diagnostics, key=_position)
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     sys.stderr.write(text.diagnostics(items, colour))
     failed = any(item.severity is Severity.ERROR for item in items)
     if failed:
         code = next(item.code for item in items if item.severity is Severity.ERROR)
         print(f"{command}: failed; `ratc explain {code}` says more", file=sys.stderr)
     return failed
+
+
+def _position(item: Diagnostic) -> tuple[str, int, int]:
+    return (item.span.source.name, item.span.line, item.span.column) if item.span else ("", 0, 0)
 
 
 def known_target(name: str) -> tuple[Diagnostic, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.redact import redact
 
 _COLOURS = {
     "error": "\x1b[1;31m",
@@ -15,12 +16,18 @@ _COLOURS = {
 }
 _RESET = "\x1b[0m"
 _WIDTH = 160
+#: How far beyond the shown part of a long line a secret may begin or end.
+_CONTEXT = 1000
+#: More findings than this help nobody; the counts at the end are of all.
+_MOST = 50
 
 
 def diagnostics(items: Iterable[Diagnostic], colour: bool = False) -> str:
     """All of them, a blank line between two, with a line of counts at the end."""
     items = list(items)
-    blocks = [diagnostic(item, colour) for item in items]
+    blocks = [diagnostic(item, colour) for item in items[:_MOST]]
+    if len(items) > _MOST:
+        blocks.append(f"… and {len(items) - _MOST} more")
     errors = sum(item.severity is Severity.ERROR for item in items)
     counts = [_count(errors, "error"), _count(len(items) - errors, "warning")]
     summary = ", ".join(count for count in counts if count)
@@ -34,35 +41,48 @@ def diagnostic(item: Diagnostic, colour: bool = False) -> str:
         return f"{_COLOURS[kind]}{text}{_RESET}" if colour else text
 
     kind = item.severity.value
-    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {item.message}"]
+    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {_visible(item.message)}"]
     if item.span:
         lines += _excerpt(item.span, paint)
-    lines += [f"{paint('note', 'note')}: {note}" for note in item.notes if note]
-    lines += [f"{paint('help', 'help')}: {text}" for text in item.helps if text]
+    lines += [f"{paint('note', 'note')}: {_visible(note)}" for note in item.notes if note]
+    lines += [f"{paint('help', 'help')}: {_visible(text)}" for text in item.helps if text]
     return "\n".join(lines)
 
 
 def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
-    text = _visible(span.source.line(span.line))
+    text = span.source.line(span.line)
     number = str(span.line)
     pad = " " * len(number)
     column = span.column
     end = span.end_column if span.end_line == span.line else len(text) + 1
     if len(text) > _WIDTH:  # keep the underlined part of a very long line in view
         cut = max(0, column - 1 - _WIDTH // 2)
-        text, column, end = text[cut : cut + _WIDTH], column - cut, end - cut
-    carets = "^" * max(1, min(end, len(text) + 1) - column)
+        before = text[max(0, cut - _CONTEXT) : cut]
+        text = redact(before + text[cut : cut + _WIDTH + _CONTEXT])[len(before) :][:_WIDTH]
+        column, end = column - cut, end - cut
+    text = _visible(redact(text))
+    marked = text[column - 1 : max(column, min(end, len(text) + 1) - 1)]
+    carets = "^" * max(1, _cells(marked))
     return [
-        paint("gutter", f"{pad} --> ") + span.place,
+        paint("gutter", f"{pad} --> ") + _visible(span.place),
         paint("gutter", f"{pad} |"),
         paint("gutter", f"{number} | ") + text,
-        paint("gutter", f"{pad} | ") + " " * (column - 1) + paint("error", carets),
+        paint("gutter", f"{pad} | ") + " " * _cells(text[: column - 1]) + paint("error", carets),
     ]
 
 
 def _visible(text: str) -> str:
-    """The line with tabs and control characters as one visible character each, so that columns still agree."""
+    """The text with tabs and control characters as one visible character each, so that columns still agree."""
     return "".join("→" if char == "\t" else char if char.isprintable() else "�" for char in text)
+
+
+def _cells(text: str) -> int:
+    """How many columns of a terminal the text takes: East Asian characters and emoji two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _count(number: int, word: str) -> str:

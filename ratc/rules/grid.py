@@ -34,7 +34,12 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             else "the last block shrinks the image to a point"
         )
         helps = ("use a larger `image_size`, a smaller `stride` or fewer blocks",)
-        span = settings["model.stride"].span or settings["model.num_blocks"].span or size.span
+        span = (
+            settings["model.stride"].span
+            or settings["model.num_blocks"].span
+            or size.span
+            or settings["data.scales"].span
+        )
         yield Diagnostic("R209", message, span, (note,), helps)
         return
 

@@ -6,6 +6,7 @@ The rotary embedding pairs the dimensions of a head as complex numbers (`RoSE.Ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isqrt
 
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
@@ -21,8 +22,12 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         near = [str(n) for n in (features.value // step * step, -(-features.value // step) * step) if n]
         message = f"{features.value} features cannot be split over {heads.value} heads in even shares"
         default = "" if heads.span else f"`num_heads` is {heads.value} where it is not given"
-        fewer = next(n for n in range(heads.value, 0, -1) if features.value % (2 * n) == 0 or n == 1)
-        fix = f"use `feature_dims` {' or '.join(near)}" + (
-            f", or `num_heads` {fewer}" if features.value % (2 * fewer) == 0 else ""
-        )
+        fix = f"use `feature_dims` {' or '.join(near)}"
+        if features.value % 2 == 0:
+            fix += f", or `num_heads` {_largest_divisor(features.value // 2, heads.value)}"
         yield Diagnostic("R202", message, features.span or heads.span, (default,), (fix,))
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    pairs = ((n, number // n) for n in range(1, isqrt(number) + 1) if number % n == 0)
+    return max(n for pair in pairs for n in pair if n <= most)
