@@ -1,0 +1,79 @@
+"""One loop over the golden folders of `tests/cases`.
+
+A folder holds `spec.yaml`, what lies beside it, and perhaps `args.txt` (options, as a shell would split them). Expected
+are the files of `expected/`, the words of `stderr.txt`, or both; a folder that expects nothing is a mistake. After a
+change that is meant, `make golden` writes them again: read the difference, for a golden proves unchanged, not correct.
+"""
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ratc.cli import main
+
+CASES = Path(__file__).parent / "cases"
+OUTPUT = "out"
+
+
+def run_case(case: Path, folder: Path, capsys, monkeypatch) -> tuple[int, str, dict[str, str]]:
+    """Compile a copy of the case; returns the exit status, what was said, and the files."""
+    shutil.copytree(case, folder, ignore=shutil.ignore_patterns("expected", "stderr.txt"))
+    monkeypatch.chdir(folder)
+    options = folder / "args.txt"
+    arguments = shlex.split(options.read_text()) if options.exists() else []
+    status = main(["compile", "spec.yaml", "-o", OUTPUT, *arguments])
+    said = capsys.readouterr().err
+    files = {path.name: path.read_text() for path in sorted((folder / OUTPUT).glob("*"))}
+    return status, said, files
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
+def test_case(case, tmp_path, capsys, monkeypatch):
+    expected, words = CASES / case / "expected", CASES / case / "stderr.txt"
+    assert expected.is_dir() or words.is_file(), "the case expects nothing"
+    status, said, files = run_case(CASES / case, tmp_path / "case", capsys, monkeypatch)
+    assert said == (words.read_text() if words.is_file() else ""), "what is said differs"
+    assert status == (0 if expected.is_dir() else 1)
+    assert files == {path.name: path.read_text() for path in sorted(expected.glob("*"))}
+
+
+def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):
+    case = CASES / "product-document-a100x8"
+    run_case(case, tmp_path / "case", capsys, monkeypatch)
+    before = {path: path.stat().st_mtime_ns for path in Path(OUTPUT).iterdir()}
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path(OUTPUT).iterdir()} == before
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--check"]) == 0
+
+
+@pytest.mark.parametrize("name", ["run.sh", "lock.yaml", "accelerate.yaml", "deepspeed.json"])
+def test_check_sees_one_changed_byte_and_names_its_line(name, tmp_path, capsys, monkeypatch):
+    run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
+    path = Path(OUTPUT) / name
+    text = path.read_text().splitlines()
+    text[2] += " "
+    path.write_text("\n".join(text) + "\n")
+    changed = path.read_bytes()
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--check"]) == 1
+    assert f"{OUTPUT}/{name}:3:1" in capsys.readouterr().err
+    assert path.read_bytes() == changed, "--check writes nothing"
+    path.unlink()
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--check"]) == 1
+    assert "is missing" in capsys.readouterr().err
+
+
+def test_a_file_that_the_plan_no_longer_has_goes_away(tmp_path, capsys, monkeypatch):
+    run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
+    assert (Path(OUTPUT) / "deepspeed.json").exists()
+    (Path(OUTPUT) / "mine.txt").write_text("not ratc's")
+    arguments = ["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--set", "training.deepspeed=false"]
+    assert main([*arguments, "--check"]) == 1
+    assert main(arguments) == 0
+    assert sorted(path.name for path in Path(OUTPUT).iterdir()) == [
+        "accelerate.yaml",
+        "lock.yaml",
+        "mine.txt",
+        "run.sh",
+    ]

@@ -1,0 +1,193 @@
+"""The commands as people call them, in processes of their own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CASES = ROOT / "tests" / "cases"
+
+
+def ratc(*arguments, cwd=None, **variables):
+    """Run the command; returns the finished process with its text."""
+    return subprocess.run(
+        [sys.executable, "-m", "ratc", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def small_spec(folder: Path, more: str = "") -> Path:
+    path = folder / "spec.yaml"
+    text = "experiment_name: small\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\ntraining: {batch_size: 2}\n"
+    path.write_text(text + more)
+    return path
+
+
+def test_without_a_command_it_says_what_there_is():
+    done = ratc()
+    assert done.returncode == 2
+    assert "compile" in done.stdout
+    assert ratc("--help").returncode == 0
+    assert ratc("--version").stdout.startswith("ratc 0.")
+
+
+def test_a_mistyped_command_is_met_with_a_suggestion():
+    done = ratc("complie")
+    assert done.returncode == 2
+    assert "did you mean `compile`?" in done.stderr
+
+
+def test_an_unknown_option_is_misuse(tmp_path):
+    assert ratc("compile", str(small_spec(tmp_path)), "--frobnicate").returncode == 2
+
+
+def test_the_start_loads_nothing_heavy(tmp_path):
+    spec = small_spec(tmp_path)
+    code = (
+        "import sys; from ratc.cli import main; main(sys.argv[1:]); "
+        "print(*sorted({n.split('.')[0] for n in sys.modules} & "
+        "{'torch', 'numpy', 'rich', 'jinja2', 'pydantic', 'pynvml', 'accelerate'}))"
+    )
+    command = [sys.executable, "-c", code, "validate", str(spec)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_schema_prints_the_schema():
+    assert json.loads(ratc("schema").stdout)["title"] == "ratc experiment"
+    assert json.loads(ratc("schema", "--facts").stdout)["title"] == "ratc hardware facts"
+
+
+def test_init_writes_a_spec_that_is_valid_and_binds_its_schema(tmp_path):
+    done = ratc("init", "--task", "segmentation", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "config.yaml").read_text()
+    bound = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
+    assert bound
+    json.loads((tmp_path / bound[1]).read_text())
+    assert ratc("validate", "config.yaml", cwd=tmp_path).returncode == 0
+    again = ratc("init", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    assert (tmp_path / "config.yaml").read_text() == text
+    assert ratc("init", "--force", cwd=tmp_path).returncode == 0
+    assert "did you mean `segmentation`" in ratc("init", "x.yaml", "--task", "segmentaton", cwd=tmp_path).stderr
+
+
+def test_a_folder_with_a_name_that_no_experiment_may_have(tmp_path):
+    folder = tmp_path / "my first (run)"
+    folder.mkdir()
+    assert ratc("init", cwd=folder).returncode == 0
+    assert ratc("validate", "config.yaml", cwd=folder).returncode == 0
+
+
+def test_layers_in_their_order(tmp_path):
+    spec = small_spec(tmp_path, "seed: 1\n")
+
+    def compiled(*options, **variables):
+        done = ratc("compile", str(spec), *options, **variables)
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "compiled/small/local/lock.yaml").read_text()
+        return yaml.safe_load(text)["seed"], re.search(r"^seed:.*$", text, re.M)[0]
+
+    assert compiled() == (1, "seed: 1")
+    assert compiled(RAT_SEED="2") == (2, "seed: 2  # RAT_SEED")
+    assert compiled("--seed", "3", RAT_SEED="2") == (3, "seed: 3  # --seed")
+    assert compiled("--seed", "3", "--set", "seed=4") == (4, "seed: 4  # --set seed")
+
+
+def test_overlays_of_a_scheduler_are_read_for_its_target_only(tmp_path):
+    spec = small_spec(tmp_path)
+    (tmp_path / "cluster_spec.yaml").write_text("seed: [1]\n")
+    (tmp_path / "slurm_spec.yaml").write_text("training: {epochs: 0}\n")
+    assert ratc("validate", str(spec)).returncode == 0
+    slurm = ratc("validate", str(spec), "--target", "slurm")
+    assert "cluster_spec.yaml:1:7" in slurm.stderr
+    assert "slurm_spec.yaml:1:20" in slurm.stderr
+    assert "slurm_spec" not in ratc("validate", str(spec), "--target", "lsf").stderr
+
+
+def test_a_path_from_the_shell_starts_where_the_shell_is(tmp_path):
+    (tmp_path / "specs").mkdir()
+    small_spec(tmp_path / "specs")
+
+    def data_dir(*options, **variables):
+        done = ratc("compile", "specs/spec.yaml", *options, cwd=tmp_path, **variables)
+        assert done.returncode == 0, done.stderr
+        return yaml.safe_load((tmp_path / "specs/compiled/small/local/lock.yaml").read_text())["data"]["data_dir"]
+
+    assert data_dir() == "data"
+    assert data_dir("--data-dir", "data") == "../data"
+    assert data_dir(RAT_DATA_DIR="data") == "../data"
+    assert data_dir("--data-dir", "/shared/data") == "/shared/data"
+    assert data_dir("--set", "data.data_dir=data") == "data"
+
+
+def test_the_command_in_the_header_makes_the_same_files(tmp_path):
+    spec = small_spec(tmp_path)
+    options = ["--epochs", "3", "--data-dir", "it's here", "--set", "training.betas=[0.8, 0.9]", "--debug"]
+    assert ratc("compile", str(spec), *options, cwd=tmp_path).returncode == 0
+    folder = tmp_path / "compiled/small/local"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command = re.search(r"from this folder: ratc (.*)$", (folder / "lock.yaml").read_text(), re.M)[1]
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    done = ratc(*shown.stdout.split("\0")[:-1], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # Only the words that say which layer a value came from may differ.
+    plain = {name: re.sub(rb"  # (--set|--|RAT_).*", b"", data) for name, data in before.items() if name != "lock.yaml"}
+    assert {name: data for name, data in after.items() if name != "lock.yaml"} == plain
+    assert yaml.safe_load(after["lock.yaml"]) == yaml.safe_load(before["lock.yaml"])
+
+
+def test_explain_tells_the_chain_of_a_value():
+    spec = str(CASES / "product-document-a100x8" / "spec.yaml")
+    facts = str(CASES / "product-document-a100x8" / "facts.yaml")
+    text = ratc("explain", spec, "training.batch_size", "--facts", facts).stdout
+    assert text.splitlines()[0] == "training.micro_batch_size = 4  [worked out]"
+    assert "largest divisor of 32 / 8 = 4 up to 8" in text
+    assert "spec.yaml:19:22" in text
+    assert "facts.yaml:1:16" in text
+    assert "did you mean `training.learning_rate`" in ratc("explain", spec, "learning_rat", "--facts", facts).stderr
+    whole = ratc("explain", spec, "--facts", facts)
+    assert whole.returncode == 0
+    assert "data.num_workers = 8" in whole.stdout
+
+
+def test_a_reader_that_leaves_is_no_fault():
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m ratc schema | head -n 1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["slurm", "lsf", "slrum"])
+def test_a_target_that_cannot_be_emitted_is_said(tmp_path, target):
+    done = ratc("compile", str(small_spec(tmp_path)), "--target", target)
+    assert done.returncode == 1
+    assert "R401" in done.stderr
+
+
+def test_the_cards_of_the_catalogue_resolve_to_their_precision(tmp_path):
+    spec = small_spec(tmp_path)
+    spec.write_text(spec.read_text().replace("num_gpus: 0", "num_gpus: 1"))
+    expected = {"v100-16": "fp16", "p100-16": "fp32", "t4": "fp16", "a10": "bf16", "h200": "bf16", "b200": "bf16"}
+    for card, precision in {**expected, "rtx4090": "bf16", "mi250x": "bf16", "mi300x": "bf16"}.items():
+        done = ratc("explain", str(spec), "training.precision", "--gpu", card)
+        assert done.stdout.startswith(f"training.precision = {precision} "), (card, done.stdout, done.stderr)
