@@ -1,0 +1,101 @@
+"""Writes the parts of the documentation that follow from the sources: `make docs`. A test fails when they drift."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+SCHEMAS = DOCS.parent / "schemas"
+
+
+def texts() -> dict[str, str]:
+    """The text of every generated page, by file name."""
+    return {"spec.md": _reference("experiment", _SPEC), "facts.md": _reference("facts", _FACTS)}
+
+
+_SPEC = """# The spec
+
+What to train, in one YAML file. This page is generated from `schemas/experiment.schema.json` (`ratc schema` prints it).
+
+The file is read as YAML 1.2: `1e-4` is a number and `on` is text. Unknown keys are errors. Values may also come from outside
+the file; later layers win, and `ratc explain SPEC PATH` tells which one decided:
+
+| layer | |
+| --- | --- |
+| defaults | the last column below |
+| the spec | |
+| `cluster_<spec>` | a file beside the spec, for `slurm` and `lsf` |
+| `slurm_<spec>`, `lsf_<spec>` | likewise, for one scheduler |
+| environment | `RAT_DATA_DIR`, `RAT_BATCH_SIZE` … as the short options; any key as `RAT_TRAINING__WEIGHT_DECAY` |
+| options | `--data-dir`, `--batch-size` … (`ratc compile --help`), any key with `--set training.weight_decay=0.1` |
+
+Relative paths in a file start at the spec's folder; those of an option or a variable start where the shell is.
+`package.module:callable` is imported from the spec's folder or from the environment that trains.
+"""
+
+_FACTS = """# Hardware facts
+
+What `--facts FILE` holds: one machine type. This page is generated from `schemas/facts.schema.json`. Without the option the
+facts are the card that `resources.gpu` names in the [catalogue](cards.md), or what this machine has.
+"""
+
+
+def _reference(name: str, introduction: str) -> str:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    plain = {key: value for key, value in schema["properties"].items() if "properties" not in value}
+    sections = {key: value for key, value in schema["properties"].items() if "properties" in value}
+    parts = [introduction, "\n## Top level\n\n" if sections else "\n", _table(plain, schema)]
+    for key, section in sections.items():
+        parts += [f"\n## `{key}`\n\n", section["description"] + "\n\n", _table(section["properties"], section)]
+    return "".join(parts)
+
+
+def _table(properties: dict[str, Any], owner: dict[str, Any]) -> str:
+    rows = ["| key | value | | default |\n| --- | --- | --- | --- |\n"]
+    for key, schema in properties.items():
+        needed = key in owner.get("required", [])
+        default = "required" if needed else _code(schema.get("default"))
+        rows.append(f"| `{key}` | {_kind(schema)} | {_cell(schema.get('description', ''))}{_example(schema)} | {default} |\n")
+    return "".join(rows)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(_code(option) for option in schema["enum"] if option is not None)
+    kinds = schema.get("type", "anything")
+    names = {"object": "mapping", "array": "list", "string": "text", "boolean": "true or false"}
+    words = [names.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind != "null"]
+    limits = [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
+    # A limit that only keeps numbers within reason says nothing to a reader.
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in limits if key in schema and schema[key] < 10**9]
+    return " or ".join(words) + (f" {', '.join(bounds)}" if bounds else "")
+
+
+def _example(schema: dict[str, Any]) -> str:
+    examples = [example for example in schema.get("examples", []) if example != schema.get("default")]
+    return f" E.g. {', '.join(_code(example) for example in examples)}." if examples else ""
+
+
+def _code(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"`{_cell(text)}`" if text else "empty"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the pages."""
+    for name, text in texts().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

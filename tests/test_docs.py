@@ -1,0 +1,82 @@
+"""What is generated is what its sources give, and what the documentation says of itself is so."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ratc import schema_gen
+from ratc.cli import COMMANDS, main
+from ratc.facts import MIB, card_names, find_card
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["experiment.schema.json", "facts.schema.json"])
+def test_schemas_follow_from_the_models(name):
+    assert (ROOT / "schemas" / name).read_text() == schema_gen.schemas()[name], "run `make schema`"
+
+
+def test_schemas_are_schemas_and_say_what_each_key_means():
+    for path in (ROOT / "schemas").glob("*.json"):
+        schema = json.loads(path.read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        for key, value in schema["properties"].items():
+            for name, child in {key: value, **value.get("properties", {})}.items():
+                assert child.get("title"), (path.name, name)
+                assert child.get("description"), (path.name, name)
+
+
+def test_examples_in_the_schema_are_valid():
+    schema = json.loads((ROOT / "schemas" / "experiment.schema.json").read_text())
+    seen = 0
+    for value in schema["properties"].values():
+        for child in [value, *value.get("properties", {}).values()]:
+            for example in child.get("examples", []):
+                jsonschema.validate(example, child)
+                seen += 1
+    assert seen > 30
+
+
+def test_reference_pages_follow_from_the_schemas():
+    for name, text in load(ROOT / "docs" / "generate.py").texts().items():
+        assert (ROOT / "docs" / name).read_text() == text, "run `make docs`"
+
+
+def test_every_link_within_the_documentation_leads_somewhere():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert len(pages) > 5
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_table_of_cards_is_the_catalogue():
+    table = (ROOT / "docs" / "cards.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", table, re.M))
+    assert list(rows) == card_names() or sorted(rows) == sorted(card_names())
+    for name, row in rows.items():
+        card = find_card(name)
+        assert f"{card.memory_bytes / MIB / 1024:.1f}" in row, name
+        assert not card.compute_capability or card.compute_capability in row, name
+
+
+def test_the_readme_names_every_command(capsys):
+    text = (ROOT / "README.md").read_text()
+    for name in COMMANDS:
+        assert f"ratc {name}" in text, name
+        with pytest.raises(SystemExit) as leaving:
+            main([name, "--help"])
+        assert leaving.value.code == 0
+    assert "usage: ratc" in capsys.readouterr().out
