@@ -1,0 +1,44 @@
+# `make demo` sets up and trains a small model on real images; `make test` sets up and runs every test.
+PYTHON ?= python3
+VENV ?= .venv
+# Where pip finds a CPU build of torch on a machine whose pip is not set up for one: PyTorch's own wheel index for CPUs.
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+DEMO := specs/brain
+
+.PHONY: demo test setup lint golden schema docs bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt .ci/setup
+	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" .ci/setup "$(VENV)"
+	touch $@
+
+demo: setup
+	$(BIN)/ratc sample-data brain $(DEMO)/data
+	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
+	RATC_PYTHON="$(abspath $(BIN)/python)" $(DEMO)/compiled/brain/local/run.sh
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run .ci/setup
+
+# What is generated and committed: look at the difference before you commit it.
+golden: setup
+	$(BIN)/python -m tests.update_cases
+	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
+
+docs schema: setup
+	$(BIN)/python -m ratc.schema_gen
+	$(BIN)/python docs/generate.py
+
+bench: setup
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf "$(VENV)" build dist $(DEMO)/data $(DEMO)/outputs
