@@ -306,6 +306,9 @@ def _syntax_error(source: Source, error: yaml.YAMLError) -> Diagnostic:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or str(error)
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    last = source.text.count("\n") + 1
+    if line > last:  # libyaml counts a line behind a last one that has no end
+        line, column = last, len(source.line(last)) + 1
     span = Span(source, line, column, line, column + 1)
     if source.line(line)[column - 1 : column] == "\t":
         return Diagnostic("R003", "a tab cannot indent YAML", span, helps=("indent with spaces",))

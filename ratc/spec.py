@@ -120,10 +120,10 @@ class Training(Section):
     loss: str = Field(
         "combined",
         pattern=f"^(bce|dice|combined)$|{CALLABLE}",
-        description="`bce`, `dice`, `combined` (their sum) or `package.module:callable`.",
+        description="`bce`, `dice`, `combined` (the mean of both) or `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
-    loss_args: Arguments = Field({}, description="Keyword arguments of the loss.")
+    loss_args: Arguments = Field({}, description="Keyword arguments of the loss; built-in ones take weights and `smooth`.")
     mixed_precision: bool = Field(
         True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
     )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.plan import Values
 
 _COMMON = ("model.name", "model.multi_scale", "model.args")
 _PAIRS = (("model.name", "model.args", "rat"), ("data.dataset", "data.args", "isic"))
-_LOSSES = ("bce", "dice", "combined")
+#: What each built-in loss takes (`ratc_runtime.tasks.losses`; a test compares the two).
+LOSS_ARGUMENTS = {
+    "bce": ("positive_weight",),
+    "dice": ("smooth",),
+    "combined": ("bce_weight", "dice_weight", "smooth"),
+}
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -25,6 +30,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if settings[owner].value == built_in and settings[args].value:
             hint = "write RAT's arguments directly under `model`" if built_in == "rat" else "remove it"
             yield Diagnostic("R203", f"`{built_in}` takes no `args`", settings[args].span, helps=(hint,))
-    if settings["training.loss"].value in _LOSSES and settings["training.loss_args"].value:
-        message = f"the built-in loss `{settings['training.loss'].value}` takes no `loss_args`"
-        yield Diagnostic("R203", message, settings["training.loss_args"].span, helps=("remove it",))
+    loss, given = settings["training.loss"].value, settings["training.loss_args"]
+    for key in given.value if loss in LOSS_ARGUMENTS else ():
+        if key not in LOSS_ARGUMENTS[loss]:
+            takes = ", ".join(f"`{name}`" for name in LOSS_ARGUMENTS[loss])
+            helps = did_you_mean(key, LOSS_ARGUMENTS[loss]) or (f"it takes {takes}",)
+            yield Diagnostic("R203", f"the built-in loss `{loss}` takes no `{key}`", given.span, helps=helps)

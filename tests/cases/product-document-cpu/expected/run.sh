@@ -22,6 +22,7 @@ python=${RATC_PYTHON:-python3}
 "$python" -m ratc_runtime.preflight "$here/lock.yaml"
 
 # A signal leaves a stop file; the run saves at the next step and ends by itself.
+rm -f -- "$output_dir/STOP"
 trap 'mkdir -p -- "$output_dir" && touch -- "$output_dir/STOP"' INT TERM USR2
 "$python" -m accelerate.commands.launch --quiet --config_file "$here/accelerate.yaml" \
   -m ratc_runtime.train --lock "$here/lock.yaml" --data-dir "$data_dir" --output-dir "$output_dir" "$@" &

@@ -1,0 +1,187 @@
+"""Cards and machines: spellings, sizes, and what the driver is asked."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from ratc import compiler, layers
+from ratc.cli import main
+from ratc.facts import MIB, Card, Machine, card_names, describe_card, find_card, memory_bytes
+from ratc.probe import local
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("spelling", "card"),
+    [
+        ("a100-80", "a100-80"),
+        ("A100-80GB", "a100-80"),
+        ("a100_80", "a100-80"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("h100", "h100"),
+        ("H100-80GB", "h100"),
+        ("v100-16", "v100-16"),
+        ("V100 32GB", "v100-32"),
+        ("rtx4090", "rtx4090"),
+        ("RTX 4090", "rtx4090"),
+        ("b200", "b200"),
+        ("T4", "t4"),
+        ("MI300X", "mi300x"),
+    ],
+)
+def test_the_usual_spellings_of_a_card(spelling, card):
+    found = find_card(spelling)
+    assert isinstance(found, Card)
+    assert found.id == card
+
+
+@pytest.mark.parametrize("spelling", ["v100", "A100", "p100", "NVIDIA A100"])
+def test_a_spelling_of_several_cards_is_not_guessed(spelling):
+    assert len(find_card(spelling)) >= 2
+
+
+def test_the_catalogue_agrees_with_what_compute_capability_implies():
+    for name in card_names():
+        card = find_card(name)
+        assert 10 * GIB < card.memory_bytes < 300 * GIB
+        if card.compute_capability:
+            implied = describe_card(card.name, card.memory_bytes, card.compute_capability)
+            assert (card.bf16, card.fp16, card.tf32, card.fp8) == (
+                implied.bf16,
+                implied.fp16,
+                implied.tf32,
+                implied.fp8,
+            ), name
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("128GB", 128 * GIB),
+        ("128G", 128 * GIB),
+        (128, 128 * GIB),
+        ("1.5T", 1536 * GIB),
+        ("512 MiB", GIB // 2),
+        ("64", 64 * GIB),
+    ],
+)
+def test_sizes(text, size):
+    assert memory_bytes(text) == size
+
+
+def fake_driver(monkeypatch, cards):
+    """NVML as it answers for these (name, MiB, capability) cards; the calls are NVML's own."""
+    import pynvml
+
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(cards),
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: cards[handle][0],
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}abc",
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=cards[handle][1] * MIB),
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: cards[handle][2],
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+
+
+A100, L40S = ("NVIDIA A100-SXM4-80GB", 81920, (8, 0)), ("NVIDIA L40S", 46068, (8, 9))
+
+
+@pytest.mark.parametrize(
+    ("cards", "visible", "count", "card"),
+    [
+        ([A100] * 4, None, 4, "a100-80"),
+        ([A100] * 4, "0,2", 2, "a100-80"),
+        ([A100] * 4, "GPU-1abc", 1, "a100-80"),
+        ([A100] * 4, "", 0, None),
+        ([A100, L40S], None, 1, "a100-80"),
+        ([A100, L40S], "1", 1, "l40s"),
+        ([("NVIDIA Future 1", 65536, (13, 0))], None, 1, "nvidia-future-1"),
+    ],
+)
+def test_the_machine_has_the_gpus_that_cuda_would_show(monkeypatch, cards, visible, count, card):
+    fake_driver(monkeypatch, cards)
+    found = local.machine({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert found.gpus == count
+    assert (found.card.id if found.card else None) == card
+    assert found.cpus >= 1
+    assert found.memory_bytes > GIB
+
+
+def test_the_driver_s_own_figure_for_memory_is_taken(monkeypatch):
+    fake_driver(monkeypatch, [A100])
+    assert local.machine({}).card.memory_bytes == 81920 * MIB
+
+
+def test_without_a_driver_there_are_no_gpus(monkeypatch):
+    import pynvml
+
+    def absent():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+    assert local.machine({}).gpus == 0
+
+
+def resolve(machine, **keys):
+    text = "experiment_name: x\ndata: {data_dir: d}\n"
+    overrides = [layers.from_assignment(f"{path.replace('__', '.')}={value}") for path, value in keys.items()]
+    settings, found = compiler.analyse(compiler.Inputs(compiler.File("x.yaml", text.encode()), (), overrides))
+    assert settings, found
+    return compiler.plan(settings, None, machine)
+
+
+def test_a_plan_takes_what_the_machine_has():
+    card = find_card("a100-80")
+    plan, _ = resolve(Machine(4, card, 64, 512 * GIB, "this machine"))
+    assert plan.values["parallel.world_size"].value == 4
+    assert plan.values["hardware.card"].value == "a100-80"
+    assert plan.values["training.precision"].value == "bf16"
+    assert plan.values["engine.zero_stage"].value == 2
+    assert plan.values["data.num_workers"].value == 8
+    assert plan.values["parallel.backend"].value == "nccl"
+
+
+def test_more_gpus_than_the_machine_has_is_an_error():
+    plan, found = resolve(Machine(1, find_card("l4"), 8, GIB, "this machine"), resources__num_gpus=2)
+    assert plan is None
+    assert [item.code for item in found] == ["R309"]
+
+
+def test_a_named_card_needs_no_machine():
+    plan, _ = resolve(None, resources__gpu="h100", resources__num_gpus=8, resources__cpus=64)
+    assert plan.values["parallel.world_size"].value == 8
+    assert plan.values["hardware.memory_bytes"].value == find_card("h100").memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("facts", "code"),
+    [
+        ("gpus_per_node: 4\ncpus: 8\n", "R311"),
+        ("gpus_per_node: 4\ngpu: a100-90\ncpus: 8\n", "R301"),
+        ("gpus_per_node: 4\ngpu: l4\ncpus: 8\n", "R311"),
+        ("gpus_per_node: 1\ngpu: h100\ncpus: 8\n", "R303"),
+        ("gpus: 4\n", "R101"),
+        ("[]\n", "R004"),
+    ],
+)
+def test_facts_that_do_not_do(tmp_path, capsys, facts, code):
+    (tmp_path / "spec.yaml").write_text(
+        "experiment_name: x\ndata: {data_dir: d}\nresources: {gpu: h100, num_gpus: 2}\n"
+    )
+    (tmp_path / "facts.yaml").write_text(facts)
+    assert main(["compile", str(tmp_path / "spec.yaml"), "--facts", str(tmp_path / "facts.yaml")]) == 1
+    assert f"error[{code}]" in capsys.readouterr().err
+
+
+def test_facts_may_describe_a_card_that_the_catalogue_lacks(tmp_path, capsys):
+    (tmp_path / "spec.yaml").write_text("experiment_name: x\ndata: {data_dir: d}\n")
+    facts = "gpus_per_node: 1\ngpu: future\ngpu_memory_mib: 65536\ncompute_capability: '7.5'\ncpus: 8\n"
+    (tmp_path / "facts.yaml").write_text(facts)
+    arguments = ["explain", str(tmp_path / "spec.yaml"), "training.precision", "--facts", str(tmp_path / "facts.yaml")]
+    assert main(arguments) == 0
+    assert "training.precision = fp16" in capsys.readouterr().out
