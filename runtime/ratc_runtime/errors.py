@@ -1,0 +1,38 @@
+"""Findings of the runtime: what a person is told when training cannot start or go on (codes R5xx)."""
+
+from __future__ import annotations
+
+import sys
+
+
+class RuntimeFinding(Exception):
+    """A refusal with its code, to be shown instead of a traceback.
+
+    `everywhere` is true where every rank comes to the same finding, so that only rank 0 prints it.
+    """
+
+    def __init__(self, code: str, message: str, note: str = "", help: str = "", everywhere: bool = True) -> None:
+        # All arguments go to Exception so that the finding survives pickling between processes.
+        super().__init__(code, message, note, help, everywhere)
+        self.code = code
+        self.message = message
+        self.note = note
+        self.help = help
+        self.everywhere = everywhere
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self) -> str:
+        """Return the finding as it is printed: `error[R501]: ...`, then its note and help."""
+        lines = [f"error[{self.code}]: {self.message}"]
+        if self.note:
+            lines.append("  note: " + self.note.replace("\n", "\n        "))
+        if self.help:
+            lines.append("  help: " + self.help.replace("\n", "\n        "))
+        return "\n".join(lines)
+
+
+def warn(message: str) -> None:
+    """Print one warning line on stderr."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)

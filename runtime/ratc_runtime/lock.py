@@ -1,0 +1,299 @@
+"""The lock as typed, frozen dataclasses: reading `lock.yaml` is the only way into a run.
+
+The classes mirror docs/lock.md field by field. Reading is strict: an unknown or a missing key, a value of
+another type or a version this runtime does not know is R505, because a lock that is read half is not the run
+that was reviewed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ratc_runtime.errors import RuntimeFinding
+
+LOCK_VERSION = 1
+# A lock has some hundred lines; anything beyond this is another file under its name.
+MAX_LOCK_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    multi_scale: bool
+    args: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loss:
+    name: str
+    args: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    epochs: int
+    max_steps_per_epoch: int | None
+    learning_rate: float
+    optimizer: Literal["adamw"]
+    weight_decay: float
+    betas: list[float]
+    scheduler: Literal["cosine", "step", "none"]
+    warmup_epochs: float
+    min_learning_rate: float
+    step_epochs: int
+    step_gamma: float
+    gradient_clipping: float | None
+    loss: Loss
+    precision: Literal["fp32", "fp16", "bf16"]
+    tf32: bool
+    global_batch_size: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    activation_checkpointing: bool
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Engine:
+    use_accelerate: bool
+    deepspeed: bool
+    zero_stage: int
+    offload_optimizer: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    dataset: str
+    args: dict[str, Any]
+    data_dir: str
+    image_size: list[int]
+    channels: int
+    scales: list[float]
+    on_bad_sample: Literal["fail", "skip"]
+    num_workers: int
+    pin_memory: bool
+    persistent_workers: bool
+    prefetch_factor: int | None
+
+
+@dataclass(frozen=True)
+class Logging:
+    tensorboard: bool
+    mlflow: bool
+    mlflow_experiment_name: str
+    log_every_steps: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every_epochs: int
+    best_metric: str
+    resume: Literal["auto", "never"]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    world_size: int
+    nodes: int
+    processes_per_node: int
+    backend: Literal["gloo", "nccl"]
+    threads_per_process: int | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    device: Literal["cpu", "cuda"]
+    card: str | None
+    compute_capability: str | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One run, every value concrete."""
+
+    lock_version: int
+    ratc_version: str
+    target: str
+    experiment_name: str
+    description: str
+    task_type: str
+    seed: int
+    debug: bool
+    model: Model
+    training: Training
+    engine: Engine
+    data: Data
+    logging: Logging
+    checkpoint: Checkpoint
+    output_dir: str
+    parallel: Parallel
+    hardware: Hardware
+    inputs: dict[str, str]
+    artifacts: dict[str, str]
+
+    def fingerprint(self) -> str:
+        """Return the hash of what decides the weights; a checkpoint is continued only under the same one.
+
+        World size, micro-batch and loader settings are left out: the order of samples depends on the global
+        batch alone, so a run may go on with another number of processes.
+        """
+        training = dataclasses.asdict(self.training)
+        for placement in (
+            "micro_batch_size",
+            "gradient_accumulation_steps",
+            "activation_checkpointing",
+            "compile",
+            "tf32",
+        ):
+            del training[placement]
+        data = {
+            key: getattr(self.data, key)
+            for key in ("dataset", "args", "image_size", "channels", "scales", "on_bad_sample")
+        }
+        parts = [self.task_type, self.seed, dataclasses.asdict(self.model), training, data]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key given twice instead of taking the last one."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {key.value!r} is given twice (line {key.start_mark.line + 1})")
+            seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _unreadable(message: str, note: str = "") -> RuntimeFinding:
+    return RuntimeFinding("R505", message, note, "compile the spec again: ratc compile SPEC")
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a small YAML file, or raise R505 saying why it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_LOCK_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(f"cannot read {path}", error.strerror or str(error)) from None
+    if len(raw) > MAX_LOCK_BYTES:
+        raise _unreadable(f"{path} is too large to be read", f"more than {MAX_LOCK_BYTES} bytes")
+    try:
+        return yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)
+    except UnicodeDecodeError:
+        raise _unreadable(f"{path} is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _unreadable(f"{path} is not valid YAML", reason) from None
+
+
+def _spell(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is types.UnionType:
+        return " or ".join(_spell(part) for part in typing.get_args(kind))
+    return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """Return `value` as `kind` (a dataclass, a scalar, list[...] or dict[...]), or raise R505 naming `where`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _read_class(kind, value, where)
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _read(next(part for part in arguments if part is not type(None)), value, where)
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if origin is list and isinstance(value, list):
+        return [_read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise _unreadable(f"the lock's {where} is {value!r:.80}, expected {_spell(kind)}")
+
+
+def _read_class(kind: Any, value: Any, where: str) -> Any:
+    name = where or "top level"
+    if not isinstance(value, dict):
+        raise _unreadable(f"the lock's {name} is no mapping", f"found {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    unknown = [str(key) for key in value if key not in hints]
+    missing = [key for key in hints if key not in value]
+    if unknown or missing:
+        said = [f"unknown: {', '.join(unknown)}"] if unknown else []
+        said += [f"missing: {', '.join(missing)}"] if missing else []
+        raise _unreadable(f"the lock's keys at {name} are not those of version {LOCK_VERSION}", "; ".join(said))
+    prefix = f"{where}." if where else ""
+    return kind(**{key: _read(hint, value[key], prefix + key) for key, hint in hints.items()})
+
+
+def read_lock(path: Path) -> Lock:
+    """Read and check `lock.yaml`.
+
+    Raises R505 if it cannot be read, is of another version, or has unknown or missing keys or wrong types.
+    """
+    content = load_yaml(path)
+    if isinstance(content, dict) and content.get("lock_version", LOCK_VERSION) != LOCK_VERSION:
+        raise _unreadable(
+            f"{path} has lock_version {content['lock_version']!r:.40}",
+            f"this runtime reads version {LOCK_VERSION}",
+        )
+    lock: Lock = _read_class(Lock, content, "")
+    _check_ranges(lock)
+    return lock
+
+
+def _check_ranges(lock: Lock) -> None:
+    training, data = lock.training, lock.data
+    positive = {
+        "training.epochs": training.epochs,
+        "training.global_batch_size": training.global_batch_size,
+        "training.micro_batch_size": training.micro_batch_size,
+        "training.gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "training.step_epochs": training.step_epochs,
+        "parallel.world_size": lock.parallel.world_size,
+        "checkpoint.every_epochs": lock.checkpoint.every_epochs,
+        "logging.log_every_steps": lock.logging.log_every_steps,
+        "data.channels": data.channels,
+        "data.scales": min(data.scales, default=0),
+        "data.image_size": min(data.image_size, default=0),
+    }
+    for where, value in positive.items():
+        if value <= 0:
+            raise _unreadable(f"the lock's {where} is {value}, expected more than zero")
+    for where, found in (("data.image_size", data.image_size), ("training.betas", training.betas)):
+        if len(found) != 2:
+            raise _unreadable(f"the lock's {where} has {len(found)} values, expected 2")
+    if len(data.scales) > 1 and not lock.model.multi_scale:
+        raise _unreadable("the lock's data.scales are several, and model.multi_scale is false")
+    if lock.parallel.nodes * lock.parallel.processes_per_node != lock.parallel.world_size:
+        raise _unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
+    if lock.engine.deepspeed and not lock.engine.use_accelerate:
+        raise _unreadable("the lock's engine.deepspeed needs engine.use_accelerate")
+    if lock.task_type != "segmentation":
+        raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains segmentation")
+    if lock.checkpoint.best_metric not in ("dice", "iou", "loss"):
+        raise _unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

@@ -1,0 +1,243 @@
+"""What can be checked before torch is imported: files, world size, batch arithmetic, the card.
+
+Only the standard library and PyYAML (and NVML's bindings, when the lock says cuda), so that a wrong start is
+refused within a second. `python -m ratc_runtime.preflight lock.yaml` is what run.sh calls before the launcher;
+`train.py` calls `check` again in every process, where the launcher's world size is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.lock import Lock, load_yaml, read_lock
+
+# Read when compiling; at run time they would be silently without effect.
+COMPILE_TIME_PREFIX = "RAT_"
+RUN_TIME_VARIABLES = frozenset({"RAT_DATA_DIR", "RAT_OUTPUT_DIR"})
+# Drivers report less than the nominal memory (ECC, reserved pages): a T4 of 16 GiB shows 15.0. Cards of one
+# name differ by half or more (V100 16/32, A100 40/80), so a tenth tells them apart and lets the driver be.
+MEMORY_TOLERANCE = 0.1
+
+
+def sha256_of(path: Path) -> str:
+    """Return `sha256:<hex>` of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_artifacts(lock: Lock, folder: Path) -> None:
+    """Raise R501 unless every artifact named by the lock lies in `folder` with the lock's hash."""
+    for name, expected in lock.artifacts.items():
+        path = folder / name
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise RuntimeFinding(
+                "R501",
+                f"artifact {name} cannot be read",
+                f"{path}: {error.strerror or error}",
+                "compile again, and keep the compiled files together",
+            ) from None
+        if found != expected:
+            raise RuntimeFinding(
+                "R501",
+                f"artifact {name} is not the one that was compiled",
+                f"lock:  {expected}\nfound: {found}",
+                "change the spec and compile again instead of editing the artifact",
+            )
+
+
+def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
+    """Raise R502 unless the launcher started as many processes as the lock says."""
+    text = environment.get("WORLD_SIZE", "1")
+    if text != str(lock.parallel.world_size):
+        raise RuntimeFinding(
+            "R502",
+            f"the launcher started {text} process(es), the lock says {lock.parallel.world_size}",
+            "WORLD_SIZE as the launcher set it" if "WORLD_SIZE" in environment else "WORLD_SIZE is not set",
+            "start training with the compiled run.sh, or compile for this number of processes",
+        )
+
+
+def check_batch(lock: Lock, folder: Path) -> None:
+    """Raise R503 unless lock, deepspeed.json and accelerate.yaml agree on how a batch is split."""
+    training, world = lock.training, lock.parallel.world_size
+    micro, accumulation = training.micro_batch_size, training.gradient_accumulation_steps
+    product = micro * accumulation * world
+    if product != training.global_batch_size:
+        raise RuntimeFinding(
+            "R503",
+            f"the lock's global batch is {training.global_batch_size}, its parts make {product}",
+            f"micro-batch {micro} x accumulation {accumulation} x world size {world}",
+            "compile the spec again",
+        )
+    # A section the target has no use for is absent; a file the lock lists was found by check_artifacts.
+    if "deepspeed.json" in lock.artifacts:
+        expected: dict[str, Any] = {
+            "train_batch_size": training.global_batch_size,
+            "train_micro_batch_size_per_gpu": micro,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": training.gradient_clipping or 0.0,
+            "zero_optimization.stage": lock.engine.zero_stage,
+        }
+        _compare("deepspeed.json", _read_json(folder / "deepspeed.json"), expected)
+    if "accelerate.yaml" in lock.artifacts:
+        _compare("accelerate.yaml", load_yaml(folder / "accelerate.yaml"), {"num_processes": world})
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RuntimeFinding("R503", f"{path.name} is not valid JSON", str(error)) from None
+
+
+def _compare(name: str, content: Any, expected: Mapping[str, Any]) -> None:
+    for dotted, value in expected.items():
+        found = content
+        for key in dotted.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is None and value == 0:
+            continue  # absent means off, in both consumers
+        if found != value or isinstance(found, bool):
+            raise RuntimeFinding(
+                "R503",
+                f"{name} says {dotted}: {json.dumps(found, default=str)}, the lock {json.dumps(value)}",
+                "the consumer of that file would train something else than the lock",
+                "compile the spec again",
+            )
+
+
+def check_card(lock: Lock, environment: Mapping[str, str]) -> None:
+    """Raise R504 unless this node's visible cards are those of the lock. Nothing to check for the CPU."""
+    hardware = lock.hardware
+    if hardware.device != "cuda":
+        return
+    needed = lock.parallel.processes_per_node
+    cards = _visible_cards(environment)
+    if cards is None:
+        return
+    if len(cards) < needed:
+        raise RuntimeFinding(
+            "R504",
+            f"the lock needs {needed} card(s) on this node, {len(cards)} are visible",
+            f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', '(not set)')}",
+            "ask the scheduler for the cards of the lock, or compile for these",
+        )
+    for index, (name, capability, memory) in enumerate(cards[:needed]):
+        if hardware.compute_capability is not None and capability != hardware.compute_capability:
+            raise RuntimeFinding(
+                "R504",
+                f"card {index} ({name}) has compute capability {capability}, the lock {hardware.compute_capability}",
+                f"the lock was compiled for {hardware.card or 'another card'}",
+                "run on the card of the lock, or compile for this one",
+            )
+        if hardware.memory_bytes is not None and memory < hardware.memory_bytes * (1 - MEMORY_TOLERANCE):
+            raise RuntimeFinding(
+                "R504",
+                f"card {index} ({name}) has {memory / 2**30:.1f} GiB, the lock {hardware.memory_bytes / 2**30:.1f}",
+                f"the lock was compiled for {hardware.card or 'another card'}",
+                "run on the card of the lock, or compile for this one",
+            )
+
+
+def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]] | None:
+    """Return (name, compute capability, bytes) per visible card; None where NVML cannot know (AMD)."""
+    if Path("/dev/kfd").exists():
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception as error:  # NVML raises its own hierarchy, and the module itself may be missing
+        raise RuntimeFinding(
+            "R504",
+            "the lock says cuda, and this machine has no NVIDIA driver",
+            f"{type(error).__name__}: {error}",
+            "run on a machine with the lock's card, or compile for the CPU",
+        ) from None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            handles = _select(handles, [pynvml.nvmlDeviceGetUUID(handle) for handle in handles], visible)
+        cards = []
+        for handle in handles:
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+            cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory))
+        return cards
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _select(handles: list[Any], uuids: list[Any], visible: str) -> list[Any]:
+    """Pick handles as CUDA does: by index or by the start of the UUID, up to the first invalid entry."""
+    chosen = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.isdigit() and int(entry) < len(handles):
+            chosen.append(handles[int(entry)])
+            continue
+        matching = [
+            handle
+            for handle, uuid in zip(handles, uuids, strict=True)
+            if entry and (uuid.decode() if isinstance(uuid, bytes) else uuid).startswith(entry)
+        ]
+        if len(matching) != 1:
+            break
+        chosen.append(matching[0])
+    return chosen
+
+
+def warn_of_variables(environment: Mapping[str, str]) -> None:
+    """Warn of RAT_* variables that only the compiler reads: setting them now changes nothing."""
+    for name in sorted(environment):
+        if name.startswith(COMPILE_TIME_PREFIX) and name not in RUN_TIME_VARIABLES:
+            warn(f"{name} is read when compiling; it does not change this run (the lock decides)")
+
+
+def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lock:
+    """Read the lock and run every check that needs no torch; return the lock.
+
+    `launched` tells that a launcher has set the world size, which run.sh's own call cannot know yet.
+    """
+    lock = read_lock(lock_path)
+    folder = lock_path.resolve().parent
+    check_artifacts(lock, folder)
+    if launched:
+        check_world_size(lock, environment)
+    check_batch(lock, folder)
+    check_card(lock, environment)
+    return lock
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check a lock against its files and this machine; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.preflight",
+        description="Check a lock against the files beside it and this machine's card.",
+    )
+    parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
+    arguments = parser.parse_args(argv)
+    try:
+        check(arguments.lock, os.environ, launched=False)
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr)
+        return 1
+    warn_of_variables(os.environ)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
