@@ -1,0 +1,72 @@
+"""What the published packages need from outside to work here: torchvision on CPU torch, RAT under autocast."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+# Kept for the life of the process: dropping the Library would take the definitions back.
+_libraries: list[torch.library.Library] = []
+
+
+def define_torchvision_operators() -> None:
+    """Let `import torchvision` (which timm, and so RAT, imports) work where its C++ operators cannot load.
+
+    torchvision's wheels are CUDA builds; beside a CPU build of torch its library does not load, and its Python
+    part fails at import because it registers fake kernels for operators that do not exist. Defining the two it
+    names is enough for everything but calling `torchvision.ops.nms` itself.
+    """
+    if _libraries or importlib.util.find_spec("torchvision") is None:
+        return
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        return  # the wheel matches this torch and brings its own operators
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    _libraries.append(library)
+
+
+def keep_rotary_in_float32(model: nn.Module) -> int:
+    """Run every rotary spatial embedding of `model` in float32, whatever the precision around it.
+
+    RAT's embedding calls `view_as_complex`, which takes no bfloat16: RAT as published fails with bf16 weights
+    and under CUDA's bf16 autocast. CPU autocast happens to cast that one call, and positions beyond 256 are
+    then rounded. Its weights are read as float32 for the call as well. Under autocast the result stays
+    float32, as autocast's own float32 operations do; elsewhere it has the input's dtype, as the matrix
+    products that follow need.
+
+    Returns the number of embeddings changed; changing one twice does nothing.
+    """
+    changed = 0
+    for module in model.modules():
+        if type(module).__name__ == "RotarySpatialEmbedding" and "forward" not in module.__dict__:
+            module.forward = _Float32Forward(module)
+            changed += 1
+    return changed
+
+
+class _Float32Forward:
+    """The forward of one rotary embedding, called in float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        module, device_type = self.module, x.device.type
+        parameters = module._parameters
+        own = dict(parameters)
+        # DeepSpeed turns the whole model to bf16; autograd casts the gradient of such a view back to bf16.
+        lower = {name: p for name, p in own.items() if p is not None and p.dtype != torch.float32}
+        autocast = torch.is_autocast_enabled(device_type)
+        try:
+            for name, parameter in lower.items():
+                parameters[name] = parameter.float()  # type: ignore[assignment]
+            with torch.autocast(device_type, enabled=False):
+                # The class's forward, so that neither this wrapper nor a hook runs again.
+                result: torch.Tensor = type(module).forward(module, x.float(), *args, **kwargs)
+        finally:
+            parameters.update({name: own[name] for name in lower})
+        return result if autocast else result.to(x.dtype)

@@ -1,0 +1,97 @@
+"""The ranks of a run: who this process is, and the few things that ranks do together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.lock import Lock
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others. With one process every collective is the identity."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that talks and writes."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over ranks, on the CPU; every rank calls this."""
+        if self.size == 1:
+            return values.cpu()
+        # A copy: the all-reduce writes into its argument.
+        moved = values.detach().clone().to(self.device)
+        dist.all_reduce(moved)
+        return moved.cpu()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's object, in order of rank; every rank calls this."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def local_device(lock: Lock) -> torch.device:
+    """Return the device of this process; raise R504 where the lock says cuda and torch finds none."""
+    if lock.hardware.device == "cpu":
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if not torch.cuda.is_available() or local_rank >= torch.cuda.device_count():
+        raise RuntimeFinding(
+            "R504",
+            f"the lock says cuda, and torch {torch.__version__} sees {torch.cuda.device_count()} device(s)",
+            f"this process needs device {local_rank}",
+            "install the CUDA build of torch, and ask the scheduler for the cards of the lock",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def check_world(lock: Lock, size: int) -> None:
+    """Raise R502 unless the process group really has the lock's size.
+
+    The launcher's variable is not enough: with the wrong variables each process trains alone, on all data.
+    """
+    if size != lock.parallel.world_size:
+        raise RuntimeFinding(
+            "R502",
+            f"{size} process(es) found each other, the lock says {lock.parallel.world_size}",
+            "the launcher and the engine do not agree on how processes meet",
+            "start training with the compiled run.sh",
+        )
+
+
+def leave(status: int) -> None:
+    """End this process with `status` if it is one of several.
+
+    A process group over gloo can abort while the interpreter shuts down, after everything is done; so the
+    group is taken down here and the interpreter's end is skipped. Returns where there is no group.
+    """
+    if not dist.is_initialized():
+        return
+    if status == 0:
+        dist.barrier()
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,82 @@
+"""The model a lock names: RAT with a segmentation head, or a callable of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ratc_runtime import compat
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.imports import build, call
+from ratc_runtime.lock import Lock
+from ratc_runtime.tasks.segmentation import SegmentationModel
+
+
+def build_model(lock: Lock) -> nn.Module:
+    """Build the model on the CPU: images (B, C, H, W) (a list of them with `multi_scale`) to logits (B, 1, H, W).
+
+    Raises R509 where it cannot be built from the lock's arguments.
+    """
+    compat.define_torchvision_operators()
+    if lock.model.name == "rat":
+        model: Any = _rat(lock)
+    else:
+        model = build("model", lock.model.name, **lock.model.args)
+        if not isinstance(model, nn.Module):
+            raise RuntimeFinding(
+                "R509", f"model {lock.model.name} returned {type(model).__name__}, not a torch.nn.Module"
+            )
+    compat.keep_rotary_in_float32(model)
+    if lock.training.activation_checkpointing:
+        _checkpoint_blocks(model)
+    return model  # type: ignore[no-any-return]
+
+
+def _rat(lock: Lock) -> nn.Module:
+    try:
+        from resolution_aware_transformer import ResolutionAwareTransformer
+    except Exception as error:  # timm and torchvision below it fail in their own ways
+        raise RuntimeFinding(
+            "R509",
+            "the built-in model rat cannot be imported",
+            f"{type(error).__name__}: {error}",
+            "install the runtime extra, which brings resolution-aware-transformer",
+        ) from error
+    arguments = lock.model.args
+    channels = arguments.get("input_features", 3)
+    if channels != lock.data.channels or arguments.get("spatial_dims", 2) != 2:
+        raise RuntimeFinding(
+            "R509",
+            f"model rat takes {channels} channel(s) in {arguments.get('spatial_dims', 2)}D,"
+            f" the data have {lock.data.channels} in 2D",
+            help="compile the spec again",
+        )
+    scales = lock.data.scales if lock.model.multi_scale else [1.0]
+    backbone = call("model", "rat", ResolutionAwareTransformer, **arguments)
+    # The finest image's spacing, which the coarser ones are multiples of.
+    spacing = arguments.get("spacing") or 1.0
+    return SegmentationModel(backbone, channels, backbone.feature_dims, tuple(scales), spacing)
+
+
+def _checkpoint_blocks(model: nn.Module) -> None:
+    """Recompute every block (an element of a ModuleList or Sequential inside no other) in the backward pass."""
+
+    def visit(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(child, (nn.ModuleList, nn.Sequential)):
+                for block in child:
+                    block.forward = _recomputed(block.forward)
+            else:
+                visit(child)
+
+    visit(model)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run

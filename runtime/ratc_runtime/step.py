@@ -1,0 +1,58 @@
+"""The one training step. It does no I/O and logs nothing: what runs here is also what is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+
+class Engine(Protocol):
+    """What a step needs from torch, Accelerate or DeepSpeed (see engine.py)."""
+
+    model: Callable[..., torch.Tensor]
+
+    @property
+    def parameter_groups(self) -> list[dict[str, Any]]: ...
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]: ...
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+    def backward(self, loss: torch.Tensor) -> None: ...
+
+    def update(self, max_norm: float | None) -> torch.Tensor | None: ...
+
+
+class StepResult(NamedTuple):
+    """Loss of each micro-batch of this rank (A,), and the gradient's norm before clipping, where known."""
+
+    losses: torch.Tensor
+    gradient_norm: torch.Tensor | None
+
+
+def training_step(
+    engine: Engine,
+    criterion: Callable[..., torch.Tensor],
+    micro_batches: Iterable[tuple[Any, torch.Tensor]],
+    accumulation: int,
+    learning_rate: float,
+    max_norm: float | None,
+) -> StepResult:
+    """Make one optimizer step from `accumulation` micro-batches of (image, target), already on the device.
+
+    The gradient is that of the mean loss over all micro-batches and ranks. Gradients meet once, with the last
+    micro-batch; they are clipped after any loss scale has been taken out.
+    """
+    for group in engine.parameter_groups:
+        group["lr"] = learning_rate
+    losses = []
+    for number, (image, target) in zip(range(accumulation), micro_batches, strict=False):
+        with engine.accumulate(last=number == accumulation - 1):
+            with engine.autocast():
+                loss = criterion(engine.model(image), target)
+            engine.backward(loss)
+        losses.append(loss.detach().float())
+    return StepResult(torch.stack(losses), engine.update(max_norm))

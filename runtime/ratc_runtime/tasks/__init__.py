@@ -1,0 +1,1 @@
+"""Tasks: model head, losses and metrics."""

@@ -1,0 +1,65 @@
+"""Binary segmentation: the head that turns RAT's groups into a map of logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class SegmentationModel(nn.Module):
+    """RAT with a head: images to logits at the size of the finest image.
+
+    RAT ends with a few group vectors per scale and, per head, `attn_q`: how each pixel is shared out among the
+    groups (it sums to one over them). Reading it the other way gives every pixel its mixture of group vectors,
+    which is RAT's own way back to pixels and needs no grid. What was lost between neighbouring pixels comes
+    from a shallow convolution of the finest image.
+
+    Forward takes (B, C, H, W), or a list of them from fine to coarse, one per scale; it returns (B, 1, H, W).
+    """
+
+    def __init__(
+        self, backbone: nn.Module, channels: int, features: int, scales: tuple[float, ...], spacing: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # In the units of the finest image's spacing, so that RAT's rotary positions of all scales agree.
+        self.spacings = [(spacing * max(scales) / scale,) * 2 for scale in scales]
+        self.finest = scales.index(max(scales))
+        detail = max(8, features // 2)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, detail, 3, padding=1),
+            nn.GroupNorm(1, detail),
+            nn.GELU(),
+            nn.Conv2d(detail, detail, 3, padding=1),
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in scales)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(features * len(scales) + detail, features, 1), nn.GELU(), nn.Conv2d(features, 1, 1)
+        )
+
+    def forward(self, image: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        """Return logits (B, 1, H, W) for images in [0, 1]."""
+        images = [image] if isinstance(image, torch.Tensor) else list(image)
+        groups = self.backbone(images, input_spacing=self.spacings)
+        size = images[self.finest].shape[-2:]
+        maps = [self.stem(images[self.finest])]
+        for level, group, norm in zip(images, groups, self.norms, strict=True):
+            pixels = _to_pixels(group, norm, level.shape[-2:])
+            if pixels.shape[-2:] != size:
+                pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+            maps.append(pixels.to(maps[0].dtype))
+        logits: torch.Tensor = self.fuse(torch.cat(maps, dim=1))
+        return logits
+
+
+def _to_pixels(group: dict[str, Any], norm: nn.Module, size: torch.Size) -> torch.Tensor:
+    """Spread normed group vectors (B, N, D) over pixels by attention (B, heads, N, H*W): (B, D, H, W)."""
+    vectors, attention = norm(group["x_out"]), group["attn_q"]
+    batch, count, width = vectors.shape
+    heads = attention.shape[1]
+    per_head = vectors.reshape(batch, count, heads, width // heads).permute(0, 2, 3, 1)  # (B, heads, d, N)
+    pixels: torch.Tensor = per_head.to(attention.dtype) @ attention  # (B, heads, d, H*W)
+    return pixels.reshape(batch, width, *size)
