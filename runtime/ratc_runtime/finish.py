@@ -1,0 +1,94 @@
+"""The end of a run: the score on the test split, the baseline, pictures and results.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.errors import warn
+from ratc_runtime.evaluate import Evaluation, evaluate, evaluate_baseline
+from ratc_runtime.results import RESULTS_FILE, write_results
+from ratc_runtime.run import Run
+
+OVERLAYS = 4
+
+
+def stop(run: Run) -> int:
+    """Close a run that was asked to stop and has saved; return the exit status."""
+    progress = run.progress
+    if run.world.main:
+        write_results(run.output_dir, {**_common(run), "status": "stopped"})
+        run.tracker.close("KILLED", [run.output_dir / RESULTS_FILE])
+    run.stop.done()
+    run.reporter.close()
+    asked = f" ({run.stop.reason})" if run.stop.reason else ""
+    run.reporter.say(
+        f"stopped as asked{asked} after epoch {progress.epoch} of {run.lock.training.epochs}, step {progress.step}"
+        f" of {run.steps}; saved in {run.checkpoints.path('last')}\nrun the same command again to continue"
+    )
+    return 0
+
+
+def finish(run: Run) -> int:
+    """Score the best checkpoint on the test split, draw, and write the results; return the exit status."""
+    if run.progress.best_epoch is not None and run.checkpoints.load("best") is None and run.world.main:
+        # It could not be written (a full disk said so); the last weights are scored instead.
+        warn("there is no best checkpoint; the last weights are scored")
+    length = len(run.test)
+    chosen = frozenset((2 * i + 1) * length // (2 * OVERLAYS) for i in range(OVERLAYS))
+    test = evaluate(run.engine, run.test, run.criterion, chosen)
+    baseline, threshold = evaluate_baseline(run.train.dataset, run.test.dataset, run.world)
+    if not run.world.main:
+        return 0
+    run.stop.done()
+    results = {
+        **_common(run),
+        "status": "finished",
+        "test": {"dice": test.score.dice, "iou": test.score.iou, "loss": test.loss, "samples": test.samples},
+        "baseline": {"dice": baseline.dice, "iou": baseline.iou, "threshold": threshold},
+    }
+    drawn = _draw(run, test)
+    # Last: where it says finished, everything else is there.
+    write_results(run.output_dir, results)
+    last_step = run.lock.training.epochs * run.steps
+    run.tracker.log({"test/dice": test.score.dice, "test/iou": test.score.iou, "test/loss": test.loss}, last_step)
+    run.tracker.log({"test/baseline_dice": baseline.dice}, last_step)
+    run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
+    run.reporter.say(
+        f"test Dice {test.score.dice:.4f}  IoU {test.score.iou:.4f}  ({test.samples} samples, best epoch"
+        f" {run.progress.best_epoch}); the mean training mask has Dice {baseline.dice:.4f}\n"
+        f"results in {run.output_dir}"
+    )
+    return 0
+
+
+def _common(run: Run) -> dict[str, Any]:
+    progress = run.progress
+    samples = (progress.epoch * run.steps + progress.step) * run.lock.training.global_batch_size
+    skipped = sorted(run.train.skipped | run.val.skipped | run.test.skipped)
+    return {
+        "experiment_name": run.lock.experiment_name,
+        "lock_sha256": run.lock_sha256,
+        "fingerprint": run.lock.fingerprint(),
+        "epochs": progress.history,
+        "best_epoch": progress.best_epoch,
+        "parameters": run.parameters,
+        "wall_seconds": progress.total_seconds,
+        "train_seconds": progress.train_seconds,
+        "samples_per_second": samples / progress.train_seconds if progress.train_seconds else 0.0,
+        "skipped_samples": skipped,
+    }
+
+
+def _draw(run: Run, test: Evaluation) -> list[Path]:
+    """Draw curves and overlays; where that fails it costs the pictures, not the results."""
+    curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
+    try:
+        from ratc_runtime.figures import draw_curves, draw_overlays
+
+        draw_curves(curves, run.progress.history, run.lock.experiment_name, run.progress.best_epoch)
+        draw_overlays(overlays, test.pictures)
+    except (OSError, ImportError, ValueError) as error:
+        warn(f"pictures not drawn: {type(error).__name__}: {error}")
+        return []
+    return [curves, overlays]

@@ -1,0 +1,63 @@
+"""`results.json`: what came out of a run, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.errors import RuntimeFinding
+
+RESULTS_FILE = "results.json"
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with every non-finite number replaced by None, which JSON can say."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_results(output_dir: Path, results: dict[str, Any]) -> None:
+    """Write results.json in one piece; raise R510 where it cannot be written."""
+    text = json.dumps(finite(results), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    path = output_dir / RESULTS_FILE
+    work = path.with_name(f".{path.name}.new")
+    try:
+        with work.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(work, path)
+    except OSError as error:
+        work.unlink(missing_ok=True)
+        raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error)) from None
+
+
+def read_results(output_dir: Path) -> dict[str, Any]:
+    """Return what results.json says, or nothing where there is none that can be read."""
+    try:
+        content = json.loads((output_dir / RESULTS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def prepare_output(output_dir: Path) -> None:
+    """Make the output folder; raise R510 where files cannot be written there."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise RuntimeFinding(
+            "R510",
+            f"the output folder {output_dir} cannot be written",
+            error.strerror or str(error),
+            "name another one with --output-dir or RAT_OUTPUT_DIR",
+        ) from None

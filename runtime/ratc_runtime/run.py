@@ -1,0 +1,234 @@
+"""One run opened from its lock: engine, data, loss, checkpoints and the progress made so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ratc_runtime.checkpoint import Checkpoints
+from ratc_runtime.data.loading import Loader, evaluation_loader, train_loader
+from ratc_runtime.data.sources import SPLITS, open_split
+from ratc_runtime.distributed import World
+from ratc_runtime.engine import make_engine
+from ratc_runtime.evaluate import Evaluation
+from ratc_runtime.lock import Lock
+from ratc_runtime.models import build_model
+from ratc_runtime.preflight import sha256_of
+from ratc_runtime.progress import Reporter
+from ratc_runtime.results import prepare_output, read_results
+from ratc_runtime.schedule import learning_rate
+from ratc_runtime.stop import StopRequest
+from ratc_runtime.tasks.losses import build_loss
+from ratc_runtime.tracking import Tracker
+
+LOGGED = {
+    "train/loss": "train_loss",
+    "val/loss": "val_loss",
+    "val/dice": "val_dice",
+    "val/iou": "val_iou",
+    "epoch_seconds": "seconds",
+}
+
+
+@dataclass
+class Progress:
+    """How far a run is; this and the weights are what a checkpoint holds. Times in seconds."""
+
+    epoch: int = 0  # whole epochs done
+    step: int = 0  # optimizer steps done in the epoch under way
+    loss_sum: float = 0.0  # over those steps
+    epoch_seconds: float = 0.0
+    train_seconds: float = 0.0
+    total_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    tracking_id: str | None = None
+
+
+@dataclass
+class Run:
+    """Everything the loop works with."""
+
+    lock: Lock
+    lock_sha256: str
+    output_dir: Path
+    engine: Any
+    world: World
+    criterion: Any
+    train: Loader
+    val: Loader
+    test: Loader
+    steps: int  # optimizer steps in an epoch
+    parameters: int
+    checkpoints: Checkpoints
+    progress: Progress
+    stop: StopRequest
+    reporter: Reporter
+    tracker: Tracker
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.progress)
+
+    def describe(self) -> str:
+        """Return the lines that say what is about to be trained."""
+        lock, training = self.lock, self.lock.training
+        lines = [
+            f"{lock.experiment_name}: {lock.model.name}, {self.parameters:,} parameters, {training.precision} on"
+            f" {lock.hardware.card or lock.hardware.device} x {self.world.size}",
+            f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test samples; global batch"
+            f" {training.global_batch_size} = {training.micro_batch_size} x"
+            f" {training.gradient_accumulation_steps} x {self.world.size}; {training.epochs} epochs of"
+            f" {self.steps} steps",
+        ]
+        if self.progress.epoch or self.progress.step:
+            lines.append(f"continuing after epoch {self.progress.epoch}, step {self.progress.step}")
+        missing = self.train.skipped | self.val.skipped | self.test.skipped
+        if missing:
+            lines.append(f"{len(missing)} sample(s) without image or mask are left out, {min(missing)} the first")
+        return "\n".join(lines)
+
+    def save(self, name: str) -> bool:
+        """Save `last` or `best`; returns False where there was no room."""
+        self.progress.tracking_id = self.world.gather(self.tracker.run_id)[0]
+        return self.checkpoints.save(name, dataclasses.asdict(self.progress))
+
+    def report_step(self, loss: float, rate: float, norm: torch.Tensor | None) -> None:
+        """Show and log the optimizer step just made."""
+        progress = self.progress
+        self.reporter.step(progress.epoch, progress.step, loss, rate)
+        if progress.step % self.lock.logging.log_every_steps == 0:
+            values = {"train/step_loss": loss, "train/learning_rate": rate}
+            if norm is not None:
+                values["train/gradient_norm"] = float(norm)
+            self.tracker.log(values, progress.epoch * self.steps + progress.step)
+
+    def end_epoch(self, checked: Evaluation) -> None:
+        """Record the epoch just trained and evaluated, and save what is to be saved."""
+        progress, lock = self.progress, self.lock
+        done = (progress.epoch + 1) * self.steps
+        record: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "train_loss": progress.loss_sum / self.steps,
+            "val_loss": checked.loss,
+            "val_dice": checked.score.dice,
+            "val_iou": checked.score.iou,
+            "learning_rate": learning_rate(lock.training, done - 1, self.steps),
+            "seconds": progress.epoch_seconds,
+        }
+        best = self._is_best(record)
+        progress.history.append(record)
+        progress.epoch += 1
+        progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
+        if best:
+            before, progress.best_epoch = progress.best_epoch, progress.epoch
+            if not self.save("best"):
+                progress.best_epoch = before
+        if progress.epoch % lock.checkpoint.every_epochs == 0 or progress.epoch == lock.training.epochs:
+            self.save("last")
+        self.tracker.log({name: record[key] for name, key in LOGGED.items()}, done)
+        self.tracker.flush()
+        self.reporter.epoch(record, best)
+
+    def _is_best(self, record: dict[str, Any]) -> bool:
+        metric = self.lock.checkpoint.best_metric
+        sign = -1.0 if metric == "loss" else 1.0
+        if self.progress.best_epoch is None:
+            return True
+        before = self.progress.history[self.progress.best_epoch - 1]
+        return bool(sign * record[f"val_{metric}"] > sign * before[f"val_{metric}"])
+
+
+class Clock:
+    """Adds the time that passes to a run's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.start()
+
+    def start(self) -> None:
+        """Count from now on."""
+        self._since = time.perf_counter()
+
+    def count(self, training: bool) -> None:
+        """Add the seconds since the last call; `training` tells what they were spent on."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        self.progress.epoch_seconds += seconds
+        self.progress.total_seconds += seconds
+        if training:
+            self.progress.train_seconds += seconds
+
+
+def seed_everything(lock: Lock, rank: int) -> None:
+    """Seed Python, NumPy and torch; each rank differently, so that dropout differs between them."""
+    seed = (lock.seed + rank) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
+    """Tell whether the output folder holds the finished results of this very lock, not to be made again."""
+    if fresh or lock.checkpoint.resume == "never":
+        return False
+    results = read_results(output_dir)
+    return results.get("status") == "finished" and results.get("fingerprint") == lock.fingerprint()
+
+
+def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool) -> Run:
+    """Build everything a lock names and take up the last checkpoint, if any.
+
+    Raises RuntimeFinding: R502 to R506 and R508 to R510.
+    """
+    if int(os.environ.get("RANK", "0")) == 0:
+        prepare_output(output_dir)
+    datasets = {split: open_split(lock, data_dir, split) for split in SPLITS}
+    torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
+    torch.backends.cudnn.allow_tf32 = lock.training.tf32
+    # The same weights on every rank, before DDP or DeepSpeed would make them so.
+    seed_everything(lock, 0)
+    model = build_model(lock)
+    # Counted here: ZeRO-3 leaves nothing of them in place.
+    parameters = sum(p.numel() for p in model.parameters())
+    criterion = build_loss(lock.training.loss)
+    engine = make_engine(lock, model, lock_path.resolve().parent)
+    world = engine.world
+    if isinstance(criterion, torch.nn.Module):
+        criterion.to(world.device)
+    seed_everything(lock, world.rank)
+    train = train_loader(datasets["train"], lock, world.rank)
+    checkpoints = Checkpoints(output_dir, engine, lock.fingerprint())
+    if fresh or lock.checkpoint.resume == "never":
+        checkpoints.clear()
+    stop = StopRequest(output_dir, world.main)
+    stop.listen()
+    saved = checkpoints.load("last")
+    progress = Progress(**saved) if saved is not None else Progress()
+    steps = train.order.steps
+    training = lock.training
+    return Run(
+        lock=lock,
+        lock_sha256=sha256_of(lock_path),
+        output_dir=output_dir,
+        engine=engine,
+        world=world,
+        criterion=criterion,
+        train=train,
+        val=evaluation_loader(datasets["val"], lock, world.rank),
+        test=evaluation_loader(datasets["test"], lock, world.rank),
+        steps=steps,
+        parameters=parameters,
+        checkpoints=checkpoints,
+        progress=progress,
+        stop=stop,
+        reporter=Reporter(world.main, training.epochs, steps, training.global_batch_size, lock.logging.log_every_steps),
+        tracker=Tracker(lock, output_dir, world.main, progress.tracking_id),
+    )

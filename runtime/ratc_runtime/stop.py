@@ -1,0 +1,48 @@
+"""Asking a run to stop: a signal sets a flag, a file stands for one, and the ranks agree at a step boundary.
+
+Nothing is saved inside a signal handler. The file, `STOP` in the output folder, is what a batch script's trap
+makes: it reaches the ranks through every launcher and container.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+STOP_FILE = "STOP"
+
+
+class StopRequest:
+    """Whether this process has been asked to stop. A second Ctrl-C ends it at once."""
+
+    def __init__(self, output_dir: Path, main: bool) -> None:
+        self.file = output_dir / STOP_FILE
+        self.main = main
+        self.reason: str | None = None
+
+    def listen(self) -> None:
+        """Take over SIGTERM, SIGUSR2 and SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason == "SIGINT":
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.reason = signal.Signals(number).name
+
+    def pending(self) -> bool:
+        """Tell whether this process wants to stop; only the main one looks for the file."""
+        if self.reason is None and self.main and self.file.exists():
+            self.reason = f"the file {STOP_FILE}"
+        return self.reason is not None
+
+    def done(self) -> None:
+        """Take the file away: the run has stopped as asked, or is over.
+
+        Not at the start, where a request made while this process was starting would be lost.
+        """
+        if self.main:
+            self.file.unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""The training loop, from the lock to results.json, top to bottom.
+
+`python -m ratc_runtime.train --lock lock.yaml` is what the launcher starts in every process. It refuses before
+torch is imported whatever can be refused without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ratc_runtime import preflight
+from ratc_runtime.errors import RuntimeFinding
+
+if TYPE_CHECKING:
+    import torch
+
+    from ratc_runtime.data.loading import Batch
+    from ratc_runtime.lock import Lock
+    from ratc_runtime.run import Run
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line; data and output folders fall back to RAT_DATA_DIR and RAT_OUTPUT_DIR."""
+    parser = argparse.ArgumentParser(prog="python -m ratc_runtime.train", description="Train what a lock says.")
+    parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")
+    parser.add_argument("--fresh", action="store_true", help="start anew instead of continuing the last checkpoint")
+    return parser.parse_args(argv)
+
+
+def prepare_environment(lock: Lock) -> None:
+    """Set what torch, Accelerate and DeepSpeed read when they are imported, from the lock alone."""
+    if lock.parallel.threads_per_process is not None:
+        os.environ["OMP_NUM_THREADS"] = str(lock.parallel.threads_per_process)
+    if lock.hardware.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # Accelerate takes the variable to mean "no DeepSpeed", and without it does not join CPU processes.
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    if lock.hardware.device == "cpu" and not lock.engine.deepspeed:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if not lock.engine.deepspeed:
+        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train; return 0 when finished or stopped as asked, 1 after a finding."""
+    arguments = parse(argv)
+    rank, size = int(os.environ.get("RANK", "0")), 1
+    try:
+        lock = preflight.check(arguments.lock, os.environ, launched=True)
+        size = lock.parallel.world_size
+        prepare_environment(lock)
+        data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir)
+        output_dir = arguments.output_dir or Path(os.environ.get("RAT_OUTPUT_DIR") or lock.output_dir)
+        status = start(lock, arguments.lock, data_dir, output_dir, arguments.fresh)
+    except RuntimeFinding as finding:
+        if rank == 0 or not finding.everywhere:
+            print(finding.render(), file=sys.stderr, flush=True)
+        status = 1
+    if size > 1:
+        from ratc_runtime.distributed import leave
+
+        leave(status)
+    return status
+
+
+def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool) -> int:
+    """Open the run and train it, or say that it is finished; return the exit status."""
+    from ratc_runtime.run import is_finished, open_run
+
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process:
+        preflight.warn_of_variables(os.environ)
+    if is_finished(lock, output_dir, fresh):
+        if main_process:
+            print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
+        return 0
+    run = open_run(lock, lock_path, data_dir, output_dir, fresh)
+    try:
+        return train(run)
+    except BaseException:
+        run.reporter.close()
+        run.tracker.close("FAILED", [])
+        raise
+    finally:
+        for loader in (run.train, run.val, run.test):
+            loader.close()
+
+
+def train(run: Run) -> int:
+    """Train to the end, or until asked to stop; return the exit status.
+
+    Raises R506 for a bad sample, R507 for a loss that is not finite.
+    """
+    from ratc_runtime import finish
+    from ratc_runtime.evaluate import evaluate
+    from ratc_runtime.schedule import learning_rate
+    from ratc_runtime.step import training_step
+
+    training, progress, engine = run.lock.training, run.progress, run.engine
+    run.reporter.say(run.describe())
+    while progress.epoch < training.epochs:
+        run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
+        run.reporter.start_epoch(progress.epoch, progress.step)
+        batches = iter(run.train)
+        engine.train()
+        run.clock.start()
+        while progress.step < run.steps:
+            done = progress.epoch * run.steps + progress.step
+            rate = learning_rate(training, done, run.steps)
+            names: list[list[str]] = []
+            result = training_step(
+                engine,
+                run.criterion,
+                feed(run, batches, names),
+                training.gradient_accumulation_steps,
+                rate,
+                training.gradient_clipping,
+            )
+            loss, asked_to_stop = agree(run, result.losses, names)
+            progress.step += 1
+            progress.loss_sum += loss
+            run.clock.count(training=True)
+            run.report_step(loss, rate, result.gradient_norm)
+            if asked_to_stop:
+                run.save("last")
+                return finish.stop(run)
+        checked = evaluate(engine, run.val, run.criterion)
+        run.clock.count(training=False)
+        run.end_epoch(checked)
+        if agree_to_stop(run):
+            run.save("last")
+            return finish.stop(run)
+    return finish.finish(run)
+
+
+def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Yield the micro-batches of one step on the device, noting whose samples they hold.
+
+    Raises R503 where the loader gives another number of samples than the lock's micro-batch.
+    """
+    from ratc_runtime.evaluate import to_device
+
+    expected = run.lock.training.micro_batch_size
+    for batch in batches:
+        if len(batch.names) != expected:
+            raise RuntimeFinding(
+                "R503", f"the loader gave a micro-batch of {len(batch.names)}, the lock says {expected}"
+            )
+        names.append(batch.names)
+        yield to_device(batch, run.world.device)
+
+
+def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float, bool]:
+    """Return the step's mean loss over ranks, and whether any rank was asked to stop; one all-reduce.
+
+    Raises R507 on every rank where the loss of any micro-batch is not finite.
+    """
+    import torch
+
+    finite = torch.isfinite(losses)
+    local = torch.tensor([float(run.stop.pending()), float((~finite).sum()), float(losses.mean())], dtype=torch.float64)
+    stopping, broken, loss = run.world.sum(local).tolist()
+    if broken:
+        bad = [name for good, group in zip(finite.tolist(), names, strict=True) if not good for name in group]
+        everywhere = [name for part in run.world.gather(bad) for name in part]
+        kept = run.checkpoints.path("last")
+        raise RuntimeFinding(
+            "R507",
+            f"the loss is not finite in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}",
+            f"samples of the batch: {', '.join(everywhere)}\n"
+            + (f"the last good checkpoint is kept: {kept}" if kept.exists() else "no checkpoint was made before"),
+            "look at these samples; lower training.learning_rate, or set training.gradient_clipping",
+        )
+    return loss / run.world.size, stopping > 0
+
+
+def agree_to_stop(run: Run) -> bool:
+    """Tell whether any rank was asked to stop while the split was evaluated."""
+    import torch
+
+    return bool(run.world.sum(torch.tensor([float(run.stop.pending())])).item() > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
