@@ -20,7 +20,7 @@ SPEC = {
     "experiment_name": "tiny",
     "model": {"feature_dims": 16, "num_blocks": 1, "num_heads": 2, "iters": 1, "sga_kernel_size": 5, "stride": 4},
     "training": {"epochs": 2, "batch_size": 2, "target_batch_size": 4, "learning_rate": 0.003},
-    "data": {"data_dir": "data", "image_size": 32, "channels": 1},
+    "data": {"data_dir": "data", "image_size": 32, "channels": 1, "num_workers": 1},
     "logging": {"backend": "none", "use_mlflow": False},
     "resources": {"num_gpus": 0, "cpus": 1},
 }
@@ -143,13 +143,13 @@ def test_data_and_results_can_be_placed_when_the_script_runs(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("accelerate", [True, False], ids=["accelerate", "plain"])
 def test_a_signal_to_the_script_saves_and_the_same_command_continues(folder, accelerate):
-    training = {"epochs": 30, "use_accelerate": accelerate}
+    training = {"epochs": 12, "use_accelerate": accelerate}
     undisturbed = folder / "outputs" / "undisturbed"
     script = compiled(write_spec(folder, training=training))
     run([script], RAT_OUTPUT_DIR=str(undisturbed))
     process = subprocess.Popen([script], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
-        if line.startswith("epoch 3/30"):
+        if line.startswith("epoch 3/12"):
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
@@ -157,7 +157,7 @@ def test_a_signal_to_the_script_saves_and_the_same_command_continues(folder, acc
     assert "stopped as asked" in rest
     stopped = results(folder / "outputs/tiny")
     assert stopped["status"] == "stopped"
-    assert len(stopped["epochs"]) < 30
+    assert len(stopped["epochs"]) < 12
     assert not (folder / "outputs/tiny/STOP").exists()
     run([script])
     finished, expected = results(folder / "outputs/tiny"), results(undisturbed)

@@ -1,0 +1,233 @@
+"""Several processes: the same losses as one, with torch, Accelerate and DeepSpeed, and the same protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lockfile import BASE, environment, results, write_data, write_lock
+from test_resume import slow_project, stop_midway
+
+pytestmark = pytest.mark.slow
+
+NO_DROPOUT = {**BASE["model"]["args"], "mlp_dropout": 0.0}
+TWO = {**BASE["parallel"], "world_size": 2, "processes_per_node": 2}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+main_process_port: 0
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+use_cpu: true
+"""
+
+
+def deepspeed_artifacts(folder: Path, stage: int, precision: str) -> dict[str, str]:
+    config = {
+        "train_batch_size": 4,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 1.0,
+        "zero_optimization": {
+            "stage": stage,
+            "contiguous_gradients": True,
+            "overlap_comm": False,
+            "reduce_scatter": True,
+            "reduce_bucket_size": 500_000,
+            "allgather_bucket_size": 500_000,
+        },
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": False},
+        "steps_per_print": 1_000_000,
+    }
+    launcher = f"""\
+compute_environment: LOCAL_MACHINE
+deepspeed_config:
+  deepspeed_config_file: {folder / "deepspeed.json"}
+  deepspeed_multinode_launcher: standard
+  zero3_init_flag: false
+distributed_type: DEEPSPEED
+main_process_port: 0
+num_machines: 1
+num_processes: 2
+use_cpu: false
+"""
+    return {"deepspeed.json": json.dumps(config), "accelerate.yaml": launcher}
+
+
+def two_processes(project: Path, name: str, engine: dict[str, Any], artifacts: dict[str, str], **changes: Any) -> Path:
+    return write_lock(
+        project / name,
+        artifacts,
+        engine={**BASE["engine"], **engine},
+        parallel=TWO,
+        training__micro_batch_size=1,
+        model__args=NO_DROPOUT,
+        output_dir=f"out-{name}",
+        **changes,
+    )
+
+
+def accelerate_command(lock: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(lock.parent / "accelerate.yaml"),
+        "-m",
+        "ratc_runtime.train",
+        "--lock",
+        str(lock),
+    ]
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One process over the same data, with its results."""
+    project = tmp_path_factory.mktemp("distributed")
+    write_data(project / "data", train=21, val=5)
+    lock = write_lock(project / "one", model__args=NO_DROPOUT, output_dir="out-one")
+    done = run([sys.executable, "-m", "ratc_runtime.train", "--lock", str(lock)], project)
+    assert done.returncode == 0, done.stderr
+    return project, results(project / "out-one")
+
+
+def assert_close(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
+    for one, other in zip(found["epochs"], expected["epochs"], strict=True):
+        for key in ("train_loss", "val_loss"):
+            assert one[key] == pytest.approx(other[key], rel=tolerance), key
+    assert found["baseline"]["dice"] == pytest.approx(expected["baseline"]["dice"])
+    assert found["test"]["samples"] == expected["test"]["samples"]
+    assert found["parameters"] == expected["parameters"]
+
+
+def test_torch_ddp_has_the_losses_of_one_process(reference: tuple[Path, dict[str, Any]]) -> None:
+    project, expected = reference
+    lock = two_processes(project, "ddp", {}, {})
+    done = run([*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)], project)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test Dice") == 1
+    assert_close(results(project / "out-ddp"), expected, 1e-4)
+
+
+def test_accelerate_has_the_losses_of_one_process(reference: tuple[Path, dict[str, Any]]) -> None:
+    project, expected = reference
+    lock = two_processes(project, "accelerate", {"use_accelerate": True}, {"accelerate.yaml": ACCELERATE})
+    done = run(accelerate_command(lock), project)
+    assert done.returncode == 0, done.stderr
+    assert_close(results(project / "out-accelerate"), expected, 1e-4)
+
+
+@pytest.mark.parametrize(("stage", "precision", "tolerance"), [(2, "fp32", 1e-4), (3, "fp32", 1e-4), (2, "bf16", 0.02)])
+def test_deepspeed_has_the_losses_of_one_process(
+    reference: tuple[Path, dict[str, Any]], stage: int, precision: str, tolerance: float
+) -> None:
+    project, expected = reference
+    name = f"zero{stage}-{precision}"
+    lock = two_processes(
+        project,
+        name,
+        {"use_accelerate": True, "deepspeed": True, "zero_stage": stage},
+        deepspeed_artifacts(project / name, stage, precision),
+        training__precision=precision,
+    )
+    done = run(accelerate_command(lock), project)
+    assert done.returncode == 0, done.stderr
+    assert_close(results(project / f"out-{name}"), expected, tolerance)
+
+
+def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
+    slow_project(tmp_path)
+
+    def lock_of(name: str) -> Path:
+        return two_processes(
+            tmp_path,
+            name,
+            {"use_accelerate": True, "deepspeed": True, "zero_stage": 2},
+            deepspeed_artifacts(tmp_path / name, 2, "fp32"),
+            data__dataset="mine:open_slow",
+        )
+
+    lock = lock_of("broken")
+
+    def touch(process: subprocess.Popen[str]) -> None:
+        (tmp_path / "out-broken/STOP").touch()
+
+    stopped = stop_midway(accelerate_command(lock), tmp_path, touch, "epoch 1/2  step 2/6")
+    assert stopped.returncode == 0, stopped.stderr
+    assert results(tmp_path / "out-broken")["status"] == "stopped"
+    assert {path.name for path in (tmp_path / "out-broken/checkpoints").iterdir()} == {"last"}
+    (tmp_path / "slow").unlink()
+    continued = run(accelerate_command(lock), tmp_path)
+    assert continued.returncode == 0, continued.stderr
+    assert "continuing after epoch 0, step " in continued.stdout
+    whole = run(accelerate_command(lock_of("whole")), tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    one, other = results(tmp_path / "out-broken"), results(tmp_path / "out-whole")
+    for a, b in zip(one["epochs"], other["epochs"], strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert one["test"] == other["test"]
+
+
+def test_a_signal_to_one_rank_stops_all(tmp_path: Path) -> None:
+    slow_project(tmp_path)
+    lock = two_processes(tmp_path, "ddp", {}, {}, data__dataset="mine:open_slow")
+
+    def signal_the_second(process: subprocess.Popen[str]) -> None:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                mine = (folder / "cwd").resolve() == tmp_path
+            except OSError:
+                continue
+            if mine and b"RANK=1" in variables:
+                os.kill(int(folder.name), signal.SIGUSR2)
+
+    command = [*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)]
+    stopped = stop_midway(command, tmp_path, signal_the_second, "epoch 1/2  step 2/6")
+    assert stopped.returncode == 0, stopped.stderr
+    assert results(tmp_path / "out-ddp")["status"] == "stopped"
+    saved = torch.load(tmp_path / "out-ddp/checkpoints/last.pt", weights_only=True)
+    assert 2 <= saved["progress"]["step"] < 6
+    assert len(saved["rng"]) == 2
+
+
+def test_processes_that_do_not_meet_are_refused(tmp_path: Path) -> None:
+    """A launcher's variable alone is not believed: two processes that train alone are none of the lock's."""
+    write_data(tmp_path / "data")
+    lock = two_processes(tmp_path, "alone", {"use_accelerate": True}, {})
+    code = (
+        "import os, sys\n"
+        "from ratc_runtime import engine, train\n"
+        "def alone(lock, folder):\n"
+        "    from accelerate import Accelerator\n"
+        "    for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK'): del os.environ[name]\n"
+        "    return Accelerator(cpu=True)\n"
+        "engine._accelerator = alone\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    variables = environment(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--lock", str(lock)],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "error[R502]: 1 process(es) found each other, the lock says 2" in done.stderr, done.stderr
