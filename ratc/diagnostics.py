@@ -19,10 +19,11 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A named text that spans point into: a file, an environment variable or an option."""
+    """A named text that spans point into: a file, or an environment variable or an option (``is_file`` is false)."""
 
     name: str
     text: str = field(repr=False)
+    is_file: bool = True
 
     def line(self, number: int) -> str:
         """The text of line ``number`` (from 1), without its end; empty beyond the end."""
@@ -43,9 +44,7 @@ class Span:
     @property
     def place(self) -> str:
         """``file:line:column``, or the bare name of a source that is not a file."""
-        if self.source.name.startswith(("--", "RAT_")):
-            return self.source.name
-        return f"{self.source.name}:{self.line}:{self.column}"
+        return f"{self.source.name}:{self.line}:{self.column}" if self.source.is_file else self.source.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ratc.diagnostics import Diagnostic, Source, Span
 from ratc.targets.artifact import Artifact
@@ -20,26 +22,43 @@ def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> l
     return [name for name in known if name not in names and _on_disk(folder, name) is not None]
 
 
-def write(folder: str, artifacts: Sequence[Artifact], remove: Sequence[str] = ()) -> tuple[Diagnostic, ...]:
-    """Write each file beside its place and rename it. The lock comes last: it vouches for the others.
+def write(
+    folder: str, artifacts: Sequence[Artifact], former: Callable[[], Sequence[str]]
+) -> tuple[list[str], tuple[Diagnostic, ...]]:
+    """Write each file that differs beside its place and rename it; returns their names. The lock comes last: it vouches
+    for the others. ``former`` names the files of the plan that lies there.
 
     Whatever interrupts this, a file is the old one or the new one, and no lock vouches for files that are not there.
-    Code: R403.
+    Whoever compiles into the folder at the same time waits. Code: R403.
     """
     done: list[str] = []
     try:
         os.makedirs(folder, exist_ok=True)
-        for artifact in artifacts:
-            _replace(os.path.join(folder, artifact.path), artifact)
-            done.append(artifact.path)
-        for name in remove:
-            os.unlink(os.path.join(folder, name))
+        with _alone_in(folder):
+            remove = stale(folder, artifacts, former())
+            for artifact in changed(folder, artifacts):
+                _replace(os.path.join(folder, artifact.path), artifact)
+                done.append(artifact.path)
+            for name in remove:
+                os.unlink(os.path.join(folder, name))
     except OSError as error:
         name = os.path.basename(str(error.filename or folder)).split(".ratc-", maxsplit=1)[0].lstrip(".")
         message = f"cannot write `{name}` into `{folder}`: {error.strerror}"
         note = f"written before that: {', '.join(done)}" if done else "nothing was written"
-        return (Diagnostic("R403", message, notes=(note,), helps=("`-o DIR` puts the files into another folder",)),)
-    return ()
+        helps = ("`-o DIR` puts the files into another folder",)
+        return done, (Diagnostic("R403", message, notes=(note,), helps=helps),)
+    return done, ()
+
+
+@contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def differences(

@@ -68,7 +68,7 @@ def from_environment(environment: Mapping[str, str], schema: dict[str, Any]) -> 
     for name in sorted(environment):
         if not name.startswith("RAT_") or name in NOT_SETTINGS:
             continue
-        source = Source(name, f"{name}={environment[name]}")
+        source = Source(name, f"{name}={environment[name]}", is_file=False)
         if name in names:
             overrides.append(Override(names[name], environment[name], source, len(name) + 2, name))
         else:
@@ -82,13 +82,15 @@ def from_assignment(text: str) -> Override:
     """``--set path=value`` as an override."""
     path, _, value = text.partition("=")
     shown = f"--set {text}"
-    return Override(path.strip(), value, Source("--set", shown), len("--set ") + len(path) + 2, f"--set {path.strip()}")
+    source = Source("--set", shown, is_file=False)
+    return Override(path.strip(), value, source, len("--set ") + len(path) + 2, f"--set {path.strip()}")
 
 
 def from_option(option: str, text: str) -> Override:
     """A short option such as ``--batch-size 8`` as an override."""
     name = f"--{option}"
-    return Override(SHORT_NAMES[option], text, Source(name, f"{name} {text}"), len(name) + 2, name)
+    source = Source(name, f"{name} {text}", is_file=False)
+    return Override(SHORT_NAMES[option], text, source, len(name) + 2, name)
 
 
 def layer(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"[A-Za-z0-9_]*(?:TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)"
-_IS_NAME = re.compile(rf"{_NAME}(?:_[A-Za-z0-9_]*)?", re.I)
+_NAME = r"(?:TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)"
+_IS_NAME = re.compile(rf"(?:[A-Za-z0-9_]*_)?{_NAME}(?:_[A-Za-z0-9_]*)?", re.I)
 # Prefixes that issuers document for their keys: GitHub, GitLab, Hugging Face, AWS, Slack, OpenAI and Anthropic.
 _KEY = re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|AKIA|xox[abprs]-|sk-)[A-Za-z0-9_-]{16,}")
 _ASSIGNED = re.compile(rf"({_NAME}\s*[:=]\s*)([^\s,}}\]]+)", re.I)

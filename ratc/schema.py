@@ -149,7 +149,9 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     if kind.name == "enum":
         choices = [option for option in kind.options if option is not None]
         listed = ", ".join(f"`{option}`" for option in choices)
-        helps = did_you_mean(str(node.value), [str(option) for option in choices]) or (f"use one of {listed}",)
+        helps = did_you_mean(str(node.value), [str(option) for option in choices]) or (
+            f"use {'one of ' if len(choices) > 1 else ''}{listed}",
+        )
         notes = () if len(choices) < 2 or helps[0].startswith("use") else (f"allowed: {listed}",)
         return [Diagnostic("R103", f"`{name}` cannot be {_shown(node.value)}", span, notes, helps)]
     if kind.name in _LIMITS:
@@ -164,7 +166,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         return [
             Diagnostic(
                 "R106",
-                f"{_shown(key)} is not a name that a shell can export",
+                f"{_shown(key)} is not the name of a variable or an argument",
                 span,
                 helps=("use letters, digits and `_`",),
             )

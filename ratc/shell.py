@@ -8,6 +8,22 @@ from typing import Any
 from ratc import resources
 
 
+def quote(word: str) -> str:
+    """The word as one argument on one line; what cannot be printed becomes bash's ``$'…'``."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escapes = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "'": "\\'", "\\": "\\\\"}
+    hexadecimal = {char: "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in word if not char.isprintable()}
+    return "$'" + "".join(escapes.get(char, hexadecimal.get(char, char)) for char in word) + "'"
+
+
+def path(word: str) -> str:
+    """The path as one argument; a leading `~/` is the home of whoever runs the script, as in a shell."""
+    if word == "~" or word.startswith("~/"):
+        return '"$HOME"' + (shlex.quote(word[1:]) if len(word) > 2 else "")
+    return shlex.quote(word)
+
+
 def render(template: str, **values: Any) -> str:
     """The text of a template of ``templates/``. An undefined name is a bug and raises ``jinja2.UndefinedError``."""
     # Imported here: only compiling needs it.
@@ -22,6 +38,7 @@ def render(template: str, **values: Any) -> str:
         autoescape=False,
         auto_reload=False,
     )
+    environment.filters["path"] = path
     environment.filters["sh"] = lambda value: shlex.quote(str(value))
     environment.filters["comment"] = lambda value: " ".join(str(value).split())
     return environment.get_template(template).render(**values)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 WALLTIME = r"^([0-9]+-)?[0-9]{1,4}(:[0-9]{1,2}){0,2}$"
-MEMORY = r"^[0-9]+(\.[0-9]+)? ?([KMGTkmgt]([iI]?[bB])?)?$"
+MEMORY = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?([KMGTkmgt]([iI]?[bB])?)?$"
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -22,7 +22,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Arguments = dict[str, Any]
+Arguments = dict[Variable, Any]
 
 
 class Section(BaseModel):
@@ -123,7 +123,9 @@ class Training(Section):
         description="`bce`, `dice`, `combined` (the mean of both) or `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
-    loss_args: Arguments = Field({}, description="Keyword arguments of the loss; built-in ones take weights and `smooth`.")
+    loss_args: Arguments = Field(
+        {}, description="Keyword arguments of the loss; built-in ones take weights and `smooth`."
+    )
     mixed_precision: bool = Field(
         True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
     )
@@ -247,7 +249,7 @@ class Tuning(Section):
     """A study over values. Described here; not run by this version."""
 
     backend: Literal["ray"] = Field("ray", description="Engine of the study.")
-    search_space: Arguments = Field(
+    search_space: dict[str, Any] = Field(
         {}, description="Values to try, by key.", examples=[{"learning_rate": [1e-5, 1e-3]}]
     )
 

@@ -6,6 +6,7 @@ Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None where the shell has closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         print(_overview(), end="")
@@ -59,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more can be said
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("ratc: no space left for what is printed", file=sys.stderr)
+            return 1
         if os.environ.get("RATC_TRACEBACK"):
             raise
         print(f"ratc: internal error: {type(error).__name__}: {error}", file=sys.stderr)

@@ -16,8 +16,10 @@ from ratc.cli.inputs import Loaded
 from ratc.compiler import File
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, has_errors
+from ratc.document import MAX_BYTES, parse
 from ratc.plan import Plan
-from ratc.targets import TARGETS
+from ratc.shell import quote
+from ratc.targets import TARGETS, accelerate, deepspeed, local, lock
 from ratc.targets.artifact import Place, digest
 
 
@@ -74,19 +76,17 @@ def _emit(
     artifacts, found = TARGETS[target](plan, place)
     if artifacts is None:
         return found
-    remove = emit.stale(folder, artifacts, _former(folder))
     if check:
+        remove = emit.stale(folder, artifacts, _former(folder))
         again = shlex.join(["ratc", "compile", args.spec, "--target", target])
         return (*found, *emit.differences(folder, artifacts, remove, again))
-    changed = emit.changed(folder, artifacts)
     # What lies there unchanged was read by its consumer when it was written.
-    refused = reread(changed, plan.values.get_as(int, "parallel.world_size"))
+    refused = reread(emit.changed(folder, artifacts), plan.values.get_as(int, "parallel.world_size"))
     if has_errors(refused):
         return (*found, *refused)
-    problems = emit.write(folder, changed, remove)
+    written, problems = emit.write(folder, artifacts, lambda: _former(folder))
     if not problems:
-        names = ", ".join(artifact.path for artifact in changed) or "nothing: all is as it was"
-        print(f"written: {names}", file=sys.stderr)
+        print(f"written: {', '.join(written) or 'nothing: all is as it was'}", file=sys.stderr)
     return (*found, *problems)
 
 
@@ -104,7 +104,7 @@ def _place(loaded: Loaded, facts_file: File | None, target: str, folder: str, el
         command += ["-o", "."]
     files = [spec, *loaded.inputs.overlays, *([facts_file] if facts_file else [])]
     digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files}
-    return Place(up, down, os.path.basename(spec.name), shlex.join(command), digests)
+    return Place(up, down, os.path.basename(spec.name), " ".join(map(quote, command)), digests)
 
 
 def _as_yaml(value: object) -> str:
@@ -115,11 +115,11 @@ def _as_yaml(value: object) -> str:
 
 def _former(folder: str) -> list[str]:
     """The artifacts that the lock lying in the folder vouches for."""
-    import yaml
-
     try:
-        with open(os.path.join(folder, "lock.yaml"), encoding="utf-8") as file:
-            lock = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return [name for name in lock["artifacts"] if isinstance(name, str) and os.path.basename(name) == name]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        with open(os.path.join(folder, lock.NAME), "rb") as file:
+            document, _ = parse(lock.NAME, file.read(MAX_BYTES + 1))
+    except OSError:
         return []
+    artifacts = document.root.find(("artifacts",)) if document else None
+    named = artifacts.value if artifacts and isinstance(artifacts.value, dict) else {}
+    return [name for name in (deepspeed.NAME, accelerate.NAME, local.NAME) if name in named]

@@ -26,6 +26,10 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 1 when the code or the path is not known, or the spec does not compile."""
     if re.fullmatch(r"[Rr][0-9]{3}", args.spec) and not os.path.exists(args.spec):
         return _code(args.spec.upper())
+    refused = inputs.known_target(args.target, planned=True)
+    if refused:
+        inputs.show(refused, "ratc explain")
+        return 1
     loaded = inputs.load(args, args.target)
     if loaded.settings is None:
         inputs.show(loaded.diagnostics, "ratc explain")

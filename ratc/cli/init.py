@@ -33,13 +33,14 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     from ratc.shell import render
+    from ratc.yaml_text import scalar
 
     folder = os.path.dirname(args.file)
     beside = os.path.join(folder, "experiment.schema.json")
     text = render(
         f"{args.task}.yaml.j2",
         schema="experiment.schema.json",
-        name=_name(folder),
+        name=scalar(_name(folder)),
     )
     try:
         os.makedirs(folder or ".", exist_ok=True)

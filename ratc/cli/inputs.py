@@ -87,7 +87,11 @@ def load(args: argparse.Namespace, target: str) -> Loaded:
             if file is None:
                 return Loaded(Inputs(spec), None, (*found, problem) if problem else tuple(found))
             overlays.append(file)
-    shell_folder = os.path.relpath(os.getcwd(), folder or ".")
+    try:
+        shell_folder = os.path.relpath(os.getcwd(), folder or ".")
+    except FileNotFoundError:
+        gone = Diagnostic("R001", "the folder that the shell is in is gone", helps=("change into another one",))
+        return Loaded(Inputs(spec), None, (*found, gone))
     inputs = Inputs(spec, overlays, overrides, shell_folder)
     settings, diagnostics = compiler.analyse(inputs)
     return Loaded(inputs, settings, (*found, *diagnostics))
@@ -169,12 +173,12 @@ def _position(item: Diagnostic) -> tuple[str, int, int]:
     return (item.span.source.name, item.span.line, item.span.column) if item.span else ("", 0, 0)
 
 
-def known_target(name: str) -> tuple[Diagnostic, ...]:
-    """Nothing for a target that can be emitted. Code: R401."""
+def known_target(name: str, planned: bool = False) -> tuple[Diagnostic, ...]:
+    """Nothing for a target that can be emitted, or with ``planned`` one whose overlays can be checked. Code: R401."""
     from ratc.diagnostics import did_you_mean
     from ratc.targets import PLANNED, TARGETS
 
-    if name in TARGETS:
+    if name in TARGETS or (planned and name in PLANNED):
         return ()
     if name in PLANNED:
         return (

@@ -15,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 when there is an error."""
+    refused = inputs.known_target(args.target, planned=True)
+    if refused:
+        inputs.show(refused, "ratc validate")
+        return 1
     loaded = inputs.load(args, args.target)
     if inputs.show(loaded.diagnostics, "ratc validate"):
         return 1

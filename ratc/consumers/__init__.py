@@ -29,9 +29,10 @@ def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, 
         problem = _problem(artifact, world_size)
         if problem:
             message = f"{artifact.consumer} refuses the `{artifact.path}` that was made for it"
-            helps = (
-                "nothing was written; this is a fault of ratc, or a version of that package that it does not know",
-            )
+            cause = "a fault of ratc, or a version of that package that it does not know"
+            if artifact.consumer == "bash":
+                cause = "a line of `environment.setup` that bash cannot read, or a fault of ratc"
+            helps = (f"nothing was written; this is {cause}",)
             found.append(Diagnostic("R402", message, notes=(problem,), helps=helps))
     return tuple(found)
 
@@ -51,7 +52,10 @@ def _problem(artifact: Artifact, world_size: int) -> str:
 
 def _yaml_problem(artifact: Artifact) -> str:
     """Readers of YAML 1.1 and 1.2 must agree on every value."""
-    old = yaml.load(artifact.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        old = yaml.load(artifact.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        return " ".join(str(error).split())
     new, found = parse(artifact.path, artifact.text.encode())
     if new is None:
         return found[0].message
@@ -66,7 +70,15 @@ def _ask(package: str, text: str, *arguments: str) -> str:
 
 def _run(command: list[str], text: str) -> str:
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONUTF8": "1"},
+            timeout=120,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{command[0]}: {error}"
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]

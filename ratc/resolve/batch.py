@@ -6,6 +6,7 @@ The global batch is what the loss sees; it is never changed in silence.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isqrt
 
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.plan import Value
@@ -15,6 +16,8 @@ from ratc.resolve.context import Context
 DEFAULT_MICRO_BATCH = 8
 #: The global batch where the spec gives no batch size at all.
 DEFAULT_GLOBAL_BATCH = 32
+#: What the schema lets a spec ask for.
+LARGEST = 1_000_000_000
 
 _GLOBAL, _MICRO, _ACCUMULATION = (
     "training.global_batch_size",
@@ -38,6 +41,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         target = _global_from_parts(context, world, micro, accumulation)
     else:
         context.keep(_TARGET, under=_GLOBAL)
+    if target > LARGEST:
+        message = f"global batch {target} is more than the largest, {LARGEST}"
+        span = settings[_BATCH].span or settings[_ACCUMULATION].span
+        yield Diagnostic("R304", message, span, (context.values[_GLOBAL].reason,))
+        return
     unit = world * (micro or 1) * (accumulation or 1)
     exact = micro is not None and accumulation is not None
     if (target != unit) if exact else target % unit:
@@ -102,18 +110,25 @@ def _cannot_split(context: Context, target: int, world: int, micro: int | None, 
         notes.append(f"micro-batch size {micro}{_at(settings[_BATCH])}")
     if accumulation:
         parts.append(f"{accumulation} accumulation steps")
-    near = sorted({unit} if micro and accumulation else {target // unit * unit, -(-target // unit) * unit} - {0})
-    ways = [" or ".join(str(n) for n in near)]
-    share = target // ((micro or 1) * (accumulation or 1))
-    exact = target % ((micro or 1) * (accumulation or 1)) == 0
-    if world > 1 and exact:
-        fewer = max(n for n in range(1, world + 1) if share % n == 0)
-        ways.append(f"{fewer} GPU{'s' if fewer > 1 else ''}")
+        notes.append(f"{accumulation} accumulation steps{_at(settings[_ACCUMULATION])}")
+    near = {unit} if micro and accumulation else {target // unit * unit, -(-target // unit) * unit}
+    ways = [" or ".join(str(n) for n in sorted(near) if 0 < n <= LARGEST)]
+    per_world, rest = divmod(target, (micro or 1) * (accumulation or 1))
+    if world > 1 and not rest:
+        # With both sizes given only one number of GPUs is right, and there may be fewer of them than it.
+        fewer = per_world if micro and accumulation else _largest_divisor(per_world, world)
+        if fewer < world:
+            ways.append(f"{fewer} GPU{'s' if fewer > 1 else ''}")
     if micro and target % world == 0 and not accumulation:
-        smaller = max(n for n in range(1, micro + 1) if target // world % n == 0)
-        ways.append(f"`batch_size: {smaller}`")
+        ways.append(f"`batch_size: {_largest_divisor(target // world, micro)}`")
     message = f"global batch {target} cannot be split over {' and '.join(parts)}"
-    return Diagnostic("R304", message, given.span, tuple(notes), (f"use {', or '.join(ways)}",))
+    ways = [way for way in ways if way]
+    return Diagnostic("R304", message, given.span, tuple(notes), (f"use {', or '.join(ways)}",) if ways else ())
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    pairs = ((n, number // n) for n in range(1, isqrt(number) + 1) if number % n == 0)
+    return max(n for pair in pairs for n in pair if n <= most)
 
 
 def _where(context: Context) -> str:

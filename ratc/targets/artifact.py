@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from ratc.shell import quote
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -40,9 +42,13 @@ class Place:
     def header(self) -> tuple[str, ...]:
         """The first lines of every artifact that may hold comments."""
         return (
-            f"Compiled by ratc from {self.up}/{self.spec_name}: review it, do not edit it.",
+            f"Compiled by ratc from {_one_line(f'{self.up}/{self.spec_name}')}: review it, do not edit it.",
             f"Again, from this folder: {self.again}",
         )
+
+
+def _one_line(path: str) -> str:
+    return path if path.isprintable() else quote(path)
 
 
 def digest(data: bytes) -> str:

@@ -51,6 +51,9 @@ def _script(plan: Plan, place: Place) -> str:
     debug = {"CUDA_LAUNCH_BLOCKING": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if values["debug"].value else {}
     threads = values["parallel.threads_per_process"]
     own = {} if threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}
+    if values["hardware.device"].value == "cpu":
+        # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
+        own["OMP_WAIT_POLICY"] = "passive"
     return render(
         "local.sh.j2",
         header=place.header,

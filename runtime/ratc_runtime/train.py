@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         lock = preflight.check(arguments.lock, os.environ, launched=True)
         size = lock.parallel.world_size
         prepare_environment(lock)
-        data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir)
-        output_dir = arguments.output_dir or Path(os.environ.get("RAT_OUTPUT_DIR") or lock.output_dir)
+        data_dir = arguments.data_dir or _folder("RAT_DATA_DIR", lock.data.data_dir)
+        output_dir = arguments.output_dir or _folder("RAT_OUTPUT_DIR", lock.output_dir)
         status = start(lock, arguments.lock, data_dir, output_dir, arguments.fresh)
     except RuntimeFinding as finding:
         if rank == 0 or not finding.everywhere:
@@ -69,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
 
         leave(status)
     return status
+
+
+def _folder(variable: str, locked: str) -> Path:
+    return Path(os.environ.get(variable) or locked).expanduser()
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool) -> int:

@@ -3,33 +3,34 @@
 # Compiled by ratc from ../spec.yaml: review it, do not edit it.
 # Again, from this folder: ratc compile ../spec.yaml --target local --facts ../facts.yaml -o .
 set -euo pipefail
+unset CDPATH
 
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # Where data and results lie may be said when this runs; everything else was decided when it was compiled.
 [ -z "${RAT_DATA_DIR:-}" ] || RAT_DATA_DIR=$(realpath -m -- "$RAT_DATA_DIR")
 [ -z "${RAT_OUTPUT_DIR:-}" ] || RAT_OUTPUT_DIR=$(realpath -m -- "$RAT_OUTPUT_DIR")
-cd -- "$here"/..  # the spec's folder: its relative paths start here
-data_dir=/path/to/dataset
-output_dir=outputs/my_experiment
-data_dir=${RAT_DATA_DIR:-$data_dir}
-output_dir=${RAT_OUTPUT_DIR:-$output_dir}
+cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
+ratc_data_dir=/path/to/dataset
+ratc_output_dir=outputs/my_experiment
+ratc_data_dir=${RAT_DATA_DIR:-$ratc_data_dir}
+ratc_output_dir=${RAT_OUTPUT_DIR:-$ratc_output_dir}
 
 # Environment
 export OMP_NUM_THREADS=8
-python=${RATC_PYTHON:-python3}
+ratc_python=${RATC_PYTHON:-python3}
 
 # The files here are those that were reviewed, and the hardware is what they were compiled for.
-"$python" -m ratc_runtime.preflight "$here/lock.yaml"
+"$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml"
 
 # A signal leaves a stop file; the run saves at the next step and ends by itself.
-rm -f -- "$output_dir/STOP"
-trap 'mkdir -p -- "$output_dir" && touch -- "$output_dir/STOP"' INT TERM USR2
-"$python" -m accelerate.commands.launch --quiet --config_file "$here/accelerate.yaml" \
-  -m ratc_runtime.train --lock "$here/lock.yaml" --data-dir "$data_dir" --output-dir "$output_dir" "$@" &
-job=$!
+rm -f -- "$ratc_output_dir/STOP"
+trap 'mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"' INT TERM USR2
+"$ratc_python" -m accelerate.commands.launch --quiet --config_file "$ratc_here/accelerate.yaml" \
+  -m ratc_runtime.train --lock "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" --output-dir="$ratc_output_dir" "$@" &
+ratc_job=$!
 while :; do
-  status=0
-  wait "$job" || status=$?
-  kill -0 "$job" 2>/dev/null || break
+  ratc_status=0
+  wait "$ratc_job" || ratc_status=$?
+  kill -0 "$ratc_job" 2>/dev/null || break
 done
-exit "$status"
+exit "$ratc_status"
