@@ -36,6 +36,7 @@ golden: setup
 docs schema: setup
 	$(BIN)/python -m ratc.schema_gen
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m tests.test_codes
 
 bench: setup
 	$(BIN)/python benchmarks/startup.py

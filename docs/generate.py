@@ -20,8 +20,8 @@ _SPEC = """# The spec
 
 What to train, in one YAML file. This page is generated from `schemas/experiment.schema.json` (`ratc schema` prints it).
 
-The file is read as YAML 1.2: `1e-4` is a number and `on` is text. Unknown keys are errors. Values may also come from outside
-the file; later layers win, and `ratc explain SPEC PATH` tells which one decided:
+The file is read as YAML 1.2: `1e-4` is a number and `on` is text. Unknown keys are errors. Values may also come from
+outside the file; later layers win, and `ratc explain SPEC PATH` tells which one decided:
 
 | layer | |
 | --- | --- |
@@ -38,8 +38,8 @@ Relative paths in a file start at the spec's folder; those of an option or a var
 
 _FACTS = """# Hardware facts
 
-What `--facts FILE` holds: one machine type. This page is generated from `schemas/facts.schema.json`. Without the option the
-facts are the card that `resources.gpu` names in the [catalogue](cards.md), or what this machine has.
+What `--facts FILE` holds: one machine type. This page is generated from `schemas/facts.schema.json`. Without the option
+the facts are the card that `resources.gpu` names in the [catalogue](cards.md), or what this machine has.
 """
 
 
@@ -58,7 +58,9 @@ def _table(properties: dict[str, Any], owner: dict[str, Any]) -> str:
     for key, schema in properties.items():
         needed = key in owner.get("required", [])
         default = "required" if needed else _code(schema.get("default"))
-        rows.append(f"| `{key}` | {_kind(schema)} | {_cell(schema.get('description', ''))}{_example(schema)} | {default} |\n")
+        rows.append(
+            f"| `{key}` | {_kind(schema)} | {_cell(schema.get('description', ''))}{_example(schema)} | {default} |\n"
+        )
     return "".join(rows)
 
 
