@@ -29,7 +29,9 @@ def ratc(*arguments, cwd=None, **variables):
 
 def small_spec(folder: Path, more: str = "") -> Path:
     path = folder / "spec.yaml"
-    text = "experiment_name: small\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\ntraining: {batch_size: 2}\n"
+    text = (
+        "experiment_name: small\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\ntraining: {batch_size: 2}\n"
+    )
     path.write_text(text + more)
     return path
 
@@ -60,7 +62,9 @@ def test_the_start_loads_nothing_heavy(tmp_path):
         "{'torch', 'numpy', 'rich', 'jinja2', 'pydantic', 'pynvml', 'accelerate'}))"
     )
     command = [sys.executable, "-c", code, "validate", str(spec)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []
 
 
