@@ -469,7 +469,7 @@ for turn in range(25):
 
 PLAIN = ["a b", "it's", 'say "hi"', "$(touch pwned)", "`touch pwned`", "'; touch pwned; '", "a\nb", "a\r\nb", "a\tb",
          "née 東京 🧠",
-         "~", "~/d", "*", "a\\b", "\\", "$HOME", "${HOME}", "!x",
+         "~x", "*", "a\\b", "\\", "$HOME", "${HOME}", "!x",
          "a#b", "# b", "&& touch pwned", "|",
          "'$(touch pwned)'", '"$(touch pwned)"', "{{ 7 * 7 }}", "{% raw %}", "%s", " leads", "trails ", "\u2028",
          "\x85", "a\x1b[31m", "\x7f", "\x01", "EOF", "<(touch pwned)", "a=b", "0",
@@ -536,6 +536,21 @@ def test_a_value_reaches_the_training_as_it_is(value, ratc):
     compiled = yaml.safe_load(Path("work/out/lock.yaml").read_text())
     assert (compiled["data"]["data_dir"], compiled["output_dir"], compiled["description"]) == (value, value, value)
     assert not [path for path in files() if "pwned" in os.path.basename(path) and not path.endswith("activate")]
+
+
+@pytest.mark.parametrize(("written", "rest"), [("~", ""), ("~/d", "/d"), ("~/a 'b' $(x)", "/a 'b' $(x)")])
+def test_a_tilde_is_the_home_of_whoever_runs_the_script(written, rest, ratc):
+    write("spec.yaml", mapping({**yaml.safe_load(SPEC), "output_dir": written}))
+    assert ratc("compile", "spec.yaml", "-o", "out")[0] == 0
+    line = next(line for line in Path("out/run.sh").read_text().splitlines() if line.startswith("ratc_output_dir="))
+    shown = subprocess.run(
+        ["bash", "-c", f'{line}; printf %s "$ratc_output_dir"'],
+        env={"HOME": "/home/some one"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "/home/some one" + rest
 
 
 def test_the_script_finds_itself_whatever_cdpath_says(ratc):
