@@ -30,6 +30,7 @@ class Model:
     name: str
     multi_scale: bool
     args: dict[str, Any]
+    attention_memory: Literal["full", "chunked"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,13 @@ class Hardware:
 
 
 @dataclass(frozen=True)
+class Memory:
+    peak_allocated_bytes: int | None
+    peak_reserved_bytes: int | None
+    margin: float | None
+
+
+@dataclass(frozen=True)
 class Lock:
     """One run, every value concrete."""
 
@@ -138,6 +146,7 @@ class Lock:
     output_dir: str
     parallel: Parallel
     hardware: Hardware
+    memory: Memory
     inputs: dict[str, str]
     artifacts: dict[str, str]
 
@@ -160,7 +169,9 @@ class Lock:
             key: getattr(self.data, key)
             for key in ("dataset", "args", "image_size", "channels", "scales", "on_bad_sample")
         }
-        parts = [self.task_type, self.seed, dataclasses.asdict(self.model), training, data]
+        # The same model, computed with less memory.
+        model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
+        parts = [self.task_type, self.seed, model, training, data]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ratc_runtime import compat
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
+from ratc_runtime.lean_attention import keep_no_maps
 from ratc_runtime.lock import Lock
 from ratc_runtime.tasks.segmentation import SegmentationModel
 
@@ -30,6 +31,9 @@ def build_model(lock: Lock) -> nn.Module:
                 "R509", f"model {lock.model.name} returned {type(model).__name__}, not a torch.nn.Module"
             )
     compat.keep_rotary_in_float32(model)
+    if lock.model.attention_memory == "chunked":
+        # Before checkpointing, which wraps the forward of the moment.
+        keep_no_maps(model)
     if lock.training.activation_checkpointing:
         _checkpoint_blocks(model)
     return model  # type: ignore[no-any-return]

@@ -40,6 +40,7 @@ BASE: dict[str, Any] = {
             "stride": 4,
             "mlp_dropout": 0.1,
         },
+        "attention_memory": "full",
     },
     "training": {
         "epochs": 2,
@@ -93,6 +94,7 @@ BASE: dict[str, Any] = {
         "threads_per_process": 1,
     },
     "hardware": {"device": "cpu", "card": None, "compute_capability": None, "memory_bytes": None},
+    "memory": {"peak_allocated_bytes": None, "peak_reserved_bytes": None, "margin": None},
     "inputs": {"config.yaml": "sha256:" + "0" * 64},
     "artifacts": {},
 }

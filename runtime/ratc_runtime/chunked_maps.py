@@ -1,0 +1,193 @@
+"""Products with one layer's attention map, (heads x batch, groups, pixels), a chunk of it at a time.
+
+Neither `W @ v` nor `W^T @ x` keeps a map: the backward pass computes it again from queries and keys. A chunk is made
+of whole heads, or of rows of one head: heads come first, so that either is a slice without a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+_shortened = False
+
+
+@contextlib.contextmanager
+def only_enough_for_memory() -> Iterator[None]:
+    """Leave out chunks that need the same memory as the ones before them; results are then wrong.
+
+    For tracing on fake tensors, which have no results: of every loop the first two and the last round are left.
+    """
+    global _shortened
+    before, _shortened = _shortened, True
+    try:
+        yield
+    finally:
+        _shortened = before
+
+
+def no_autocast(device: torch.device) -> torch.autocast:
+    """Autocast would lower products that are given in the type they are wanted in."""
+    return torch.autocast(device.type, enabled=False)
+
+
+class Pieces(NamedTuple):
+    """How a map is cut: by heads where whole ones fit into a chunk, else one head at a time and by rows.
+
+    The cut does not depend on the batch, so that memory is linear in it, and allocations come in the same order.
+    """
+
+    heads: int
+    batch: int
+    rows: int
+    columns: int
+    elements: int
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield (slice of heads x batch, slices of rows)."""
+        parts = -(-self.rows * self.columns // self.elements)
+        together = self.elements // (self.rows * self.columns)
+        rows = list(_slices(self.rows, -(-self.rows // min(parts, self.rows))))
+        for heads in _slices(self.heads, max(1, -(-self.heads // -(-self.heads // max(1, together))))):
+            yield slice(heads.start * self.batch, heads.stop * self.batch), rows
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    slices = [slice(at, min(at + step, length)) for at in range(0, length, step)]
+    return slices[:2] + slices[-1:] if _shortened and len(slices) > 3 else slices
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of softmax and sums: float32, as under CUDA's autocast, or float64 for its like."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def attention_map(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Return softmax(q k^T) over the pixels, (heads x batch, groups, pixels), in float32 or better."""
+    return torch.softmax(torch.bmm(q, k.mT), dim=-1, dtype=_exact(q.dtype))
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add a^T b to `total`, which has the exact type whatever theirs is."""
+    total += torch.bmm(a.mT, b)
+
+
+def _score_gradient(attention: torch.Tensor, gradient: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the gradient of q k^T from that of its softmax, with the kernel that autograd would use."""
+    return torch._softmax_backward_data(gradient, attention, -1, attention.dtype).to(dtype)
+
+
+class Gather(torch.autograd.Function):
+    """`W @ v` with W = A / (sums + eps), or A itself unless `normal`; and the sums of A's columns.
+
+    W_nm = A_nm d_m with d_m = 1 / (sum_n A_nm + eps), so dA_nm = d_m (dW_nm - v_m . dv_m) where dW = dy v^T and
+    dv = W^T dy: the backward pass adds up dv first, then goes over the chunks once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, normal: bool, eps: float, pieces: Pieces
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        sums = k.new_zeros((len(k), 1, k.shape[1]), dtype=_exact(k.dtype))
+        y = q.new_empty((*q.shape[:2], v.shape[2]))
+        for heads, all_rows in pieces:
+            attention = None
+            for rows in all_rows if normal else ():
+                attention = None  # before the next one is made
+                attention = attention_map(q[heads, rows], k[heads])
+                sums[heads] += attention.sum(dim=1, keepdim=True)
+            scale = 1 / (sums[heads] + eps)
+            for rows in all_rows:
+                if attention is None or len(all_rows) > 1:
+                    attention = None
+                    attention = attention_map(q[heads, rows], k[heads])
+                if normal:
+                    attention.mul_(scale)
+                y[heads, rows] = torch.bmm(attention.to(v.dtype), v[heads])
+        ctx.save_for_backward(q, k, v, sums)
+        ctx.normal, ctx.eps, ctx.pieces = normal, eps, pieces
+        # How they depend on q and k is part of this backward, and of Spread's.
+        ctx.mark_non_differentiable(sums)
+        return y, sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, sums = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        with no_autocast(q.device):
+            for heads, all_rows in ctx.pieces:
+                scale = 1 / (sums[heads] + ctx.eps) if ctx.normal else None
+                total = torch.zeros_like(v[heads], dtype=sums.dtype)
+                for rows in all_rows:
+                    weights = attention_map(q[heads, rows], k[heads])
+                    weights = (weights if scale is None else weights.mul_(scale)).to(v.dtype)
+                    _add_product(total, weights, dy[heads, rows])
+                    del weights
+                dv[heads] = total
+                shift = (total * v[heads]).sum(-1).unsqueeze(1)
+                total = torch.zeros_like(k[heads], dtype=sums.dtype)
+                for rows in all_rows:
+                    change = torch.bmm(dy[heads, rows], v[heads].mT).to(sums.dtype)
+                    if scale is not None:
+                        change.sub_(shift).mul_(scale)
+                    change = _score_gradient(attention_map(q[heads, rows], k[heads]), change, q.dtype)
+                    dq[heads, rows] = torch.bmm(change, k[heads])
+                    _add_product(total, change, q[heads, rows])
+                    del change
+                dk[heads] = total
+        return dq, dk, dv, None, None, None
+
+
+class Spread(torch.autograd.Function):
+    """`W^T @ x` for the vectors x of groups, with W as in Gather, or A itself without its `sums`.
+
+    dA_nm = d_m (x_n . do_m - o_m . do_m) for the output o, which is kept; for A itself dA_nm = x_n . do_m.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, x: torch.Tensor, sums: torch.Tensor | None, eps: float, pieces: Any
+    ) -> torch.Tensor:
+        output = k.new_empty((*k.shape[:2], x.shape[2]))
+        for heads, all_rows in pieces:
+            total = torch.zeros_like(output[heads], dtype=_exact(q.dtype))
+            for rows in all_rows:
+                weights = attention_map(q[heads, rows], k[heads])
+                weights = (weights if sums is None else weights.mul_(1 / (sums[heads] + eps))).to(x.dtype)
+                _add_product(total, weights, x[heads, rows])
+                del weights
+            output[heads] = total
+        ctx.save_for_backward(q, k, x, sums, output)
+        ctx.eps, ctx.pieces = eps, pieces
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, do: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, x, sums, output = ctx.saved_tensors
+        dq, dk, dx = torch.empty_like(q), torch.empty_like(k), torch.empty_like(x)
+        exact = _exact(q.dtype)
+        with no_autocast(q.device):
+            for heads, all_rows in ctx.pieces:
+                scale = None if sums is None else 1 / (sums[heads] + ctx.eps)
+                shift = (output[heads].to(exact) * do[heads]).sum(-1).unsqueeze(1)
+                total = torch.zeros_like(k[heads], dtype=exact)
+                for rows in all_rows:
+                    attention = attention_map(q[heads, rows], k[heads])
+                    weights = (attention if scale is None else attention * scale).to(x.dtype)
+                    dx[heads, rows] = torch.bmm(weights, do[heads])
+                    del weights
+                    change = torch.bmm(x[heads, rows], do[heads].mT).to(exact)
+                    if scale is not None:
+                        change.sub_(shift).mul_(scale)
+                    change = _score_gradient(attention, change, q.dtype)
+                    del attention
+                    dq[heads, rows] = torch.bmm(change, k[heads])
+                    _add_product(total, change, q[heads, rows])
+                    del change
+                dk[heads] = total
+        return dq, dk, dx, None, None, None

@@ -1,0 +1,76 @@
+"""`python -m ratc_runtime.trace OUTPUT`: a request on standard input, a trace in OUTPUT (docs/trace.md).
+
+Exit status 0 and a file, or 1 and one line of JSON on standard error; 2 for wrong usage or a bad request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    """Trace what standard input asks for; return the exit status."""
+    if len(argv) != 1:
+        print("usage: python -m ratc_runtime.trace OUTPUT < request.json", file=sys.stderr)
+        return 2
+    warnings.simplefilter("ignore")
+    # The traced step is one process without a GPU, whatever launcher's variables are about.
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        os.environ.pop(variable, None)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+    from ratc_runtime.trace.request import BadRequest, read
+
+    try:
+        request = read(json.load(sys.stdin))
+    except (ValueError, RecursionError) as error:  # JSON's errors and BadRequest are ValueErrors
+        print(f"the request cannot be read: {error}", file=sys.stderr)
+        return 2
+
+    import torch
+
+    from ratc_runtime.trace.failure import TraceError
+    from ratc_runtime.trace.isolated import record_both
+    from ratc_runtime.trace.match import match
+
+    if request.lock.model.name == "rat":
+        _import_once()
+    try:
+        trace = match(*record_both(request), request.content, str(torch.__version__))
+    except TraceError as error:
+        print(error.failure.line(), file=sys.stderr)
+        return 1
+    except BadRequest as error:
+        print(f"the request cannot be read: {error}", file=sys.stderr)
+        return 2
+    _write(Path(argv[0]), trace)
+    return 0
+
+
+def _import_once() -> None:
+    """Import RAT before the processes part; what is wrong with it they find themselves."""
+    from ratc_runtime import compat
+
+    compat.define_torchvision_operators()
+    try:
+        import resolution_aware_transformer  # noqa: F401
+    except Exception:
+        return
+
+
+def _write(path: Path, trace: dict[str, object]) -> None:
+    """Write beside, then rename: a trace is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(trace, separators=(",", ":")) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""Why a model could not be traced, as the one line of JSON that the compiler reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import sysconfig
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+NOT_TRACEABLE, FAILED = "R315", "R316"
+# Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
+_MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdlib") + os.sep)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A finding: R315 (cannot be traced) or R316 (building or calling the model failed)."""
+
+    code: str
+    message: str
+    where: str = ""
+    traceback: str = ""
+
+    def line(self) -> str:
+        """Return the finding as one line of JSON."""
+        return json.dumps(asdict(self))
+
+
+class TraceError(Exception):
+    """A failure on its way to whoever asked for the trace."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+def _is_ours(file: str) -> bool:
+    import torch
+
+    torch_folder = str(Path(torch.__file__).parent) + os.sep
+    if file.startswith((torch_folder, "<")):
+        return True
+    return file.startswith(_MACHINERY) and "site-packages" not in file
+
+
+def _shown(file: str) -> str:
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except ValueError:
+        parts = Path(file).parts
+        return str(Path(*parts[parts.index("site-packages") + 1 :])) if "site-packages" in parts else file
+
+
+def where(error: BaseException) -> str:
+    """Return the last frame of the model's own code, as "file:line in function"; "" where there is none."""
+    found = ""
+    causes: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None and step not in causes:
+        causes.append(step)
+        step = step.__cause__
+    for cause in causes:
+        trace: TracebackType | None = cause.__traceback__
+        frames = [frame for frame in traceback.extract_tb(trace) if not _is_ours(frame.filename)]
+        if frames:
+            found = f"{_shown(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}"
+    return found
+
+
+def explain(error: BaseException, doing: str) -> Failure:
+    """Turn what was raised while `doing` (building the model, calling it) into a finding."""
+    from torch._subclasses import fake_tensor
+
+    from ratc_runtime.errors import RuntimeFinding
+
+    text = "".join(traceback.format_exception(error))[-8000:]
+    place = where(error)
+    data_dependent: tuple[Any, ...] = (
+        fake_tensor.DataDependentOutputException,
+        fake_tensor.DynamicOutputShapeException,
+    )
+    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, data_dependent):
+        operator = getattr(error, "func", first)
+        return Failure(NOT_TRACEABLE, f"{doing} reads a value that only real data have ({operator})", place, text)
+    if isinstance(error, fake_tensor.UnsupportedOperatorException):
+        return Failure(NOT_TRACEABLE, f"{doing} uses an operator without a rule for shapes ({first})", place, text)
+    if "numpy() is not supported for tensor subclasses" in str(error) or "tolist() is not supported" in str(error):
+        return Failure(NOT_TRACEABLE, f"{doing} turns a tensor's values into Python or numpy objects", place, text)
+    if isinstance(error, RuntimeFinding):
+        message = f"{error.message}: {error.note}" if error.note else error.message
+        return Failure(FAILED, message, place, text)
+    if isinstance(error, SystemExit):
+        return Failure(FAILED, f"{doing} ended the process (exit status {error.code})", place, text)
+    if isinstance(error, MemoryError):
+        return Failure(FAILED, f"{doing} allocated more host memory than tracing allows", place, text)
+    return Failure(FAILED, f"{doing} failed: {type(error).__name__}: {first}", place, text)

@@ -1,0 +1,71 @@
+"""What CUDA's kernels keep and allocate where the CPU's do otherwise: dropout, statistics of norms, workspaces.
+
+Sources: `aten/src/ATen/native/Dropout.cpp`, `layer_norm.cpp`, `group_norm.cpp`,
+`aten/src/ATen/cuda/CublasHandlePool.cpp` (default workspaces) of torch 2.13.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from ratc_runtime.trace import attention, autocast
+
+aten: Any = torch.ops.aten
+
+PRODUCTS = frozenset(
+    operator.default
+    for operator in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.addmv, aten.mv, aten.addbmm, aten.dot)
+)
+STATISTICS = frozenset((aten.native_layer_norm.default, aten.native_group_norm.default))
+_libraries: list[torch.library.Library] = []
+
+
+def workspace_bytes(capability: tuple[int, int]) -> int:
+    """Return the size of a cuBLAS workspace: `:4096:2:16:8`, and 32 MiB on compute capabilities 9, 10 and 12."""
+    return 32 * 2**20 if capability[0] in (9, 10, 12) else 2 * 4096 * 1024 + 8 * 16 * 1024
+
+
+def widen_statistics(operator: Any, out: Any) -> Any:
+    """Return a norm's output with mean and deviation in float32: on the CPU they have a half input's type."""
+    if operator not in STATISTICS or out[1].dtype not in attention.HALF:
+        return out
+    return (out[0], out[1].to(torch.float32), out[2].to(torch.float32))
+
+
+def _dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    if p == 0 or not train or input.numel() == 0:
+        return input
+    if p == 1:
+        return input * torch.zeros((), dtype=input.dtype, device=input.device)
+    return aten.native_dropout(input, p, train)[0]  # type: ignore[no-any-return]
+
+
+def _without_onednn(call: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+            return call(*args, **kwargs)
+
+    return run
+
+
+def install(capability: tuple[int, int]) -> None:
+    """Run dropout and attention as CUDA does, and autocast with its rules, in this process."""
+    autocast.install()
+    if _libraries:
+        return
+    library = torch.library.Library("aten", "IMPL", "AutogradCPU")  # type: ignore[no-untyped-call]
+
+    def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return attention.attend(capability, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library.impl("dropout", _dropout, "AutogradCPU")  # type: ignore[no-untyped-call]
+        library.impl("scaled_dot_product_attention", attend, "AutogradCPU")  # type: ignore[no-untyped-call]
+    _libraries.append(library)
+    # cuDNN keeps gates and cells of every time step in a reserve of undocumented size. Fake tensors have none for
+    # oneDNN's fused LSTM either; step by step, as torch runs it without both, gates and cells are kept as tensors.
+    torch._VF.lstm = _without_onednn(torch._VF.lstm)  # type: ignore[attr-defined]

@@ -1,0 +1,108 @@
+"""The ledger: which storage was allocated and freed when, in which phase, by which module, of which kind."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+
+import torch
+
+PHASES = ("build", "input", "forward", "loss", "backward", "clip", "optimizer", "zero_grad")
+KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
+
+
+@dataclass
+class Block:
+    """One storage. `size` in bytes as the tensor asks for them, before any rounding."""
+
+    size: int
+    phase: str
+    module: str
+    step: int
+    kind: str = ""
+    freed: tuple[int, str] | None = None  # step and phase; None while alive
+    sees_backward: bool = False
+
+
+@dataclass
+class Ledger:
+    """Events in order: (block, True) allocates, (block, False) frees."""
+
+    blocks: list[Block] = field(default_factory=list)
+    events: list[tuple[int, bool]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    phase: str = "build"
+    step: int = -1
+    _live: dict[int, int] = field(default_factory=dict)  # address of a storage -> its block
+    _watch: dict[int, weakref.ref[torch.UntypedStorage]] = field(default_factory=dict)
+
+    def start_step(self) -> None:
+        """Begin the next optimizer step."""
+        self.step += 1
+        self.steps.append(len(self.events))
+
+    def start_phase(self, phase: str) -> str:
+        """Enter a phase; return the one before. What lives when backward begins is marked as an activation's due."""
+        before, self.phase = self.phase, phase
+        if phase == "backward":
+            for number in self._watch:
+                self.blocks[number].sees_backward = True
+        return before
+
+    def add(self, storage: torch.UntypedStorage, module: str, kind: str = "") -> int:
+        """Note a storage that an operator returned; return its block. One already known keeps its block.
+
+        A storage that was resized counts as freed and allocated anew.
+        """
+        address, size = storage._cdata, storage.nbytes()
+        known = self._live.get(address)
+        if known is not None:
+            if self.blocks[known].size == size:
+                return known
+            self._free(known, address)
+        number = self.allocate(size, module, kind)
+        self._live[address] = number
+        # The finalizer runs when the last tensor, view or graph node that holds the storage lets go of it.
+        self._watch[number] = weakref.ref(storage, lambda _: self._free(number, address))
+        return number
+
+    def allocate(self, size: int, module: str, kind: str = "") -> int:
+        """Note an allocation that no tensor shows (a workspace); free it with `release`, or never."""
+        number = len(self.blocks)
+        self.blocks.append(Block(size, self.phase, module, self.step, kind))
+        self.events.append((number, True))
+        return number
+
+    def release(self, number: int) -> None:
+        """Note that a block of `allocate` is freed."""
+        self.blocks[number].freed = (self.step, self.phase)
+        self.events.append((number, False))
+
+    def mark(self, tensor: torch.Tensor, kind: str, module: str | None = None) -> None:
+        """Say of what kind the block below a tensor is, and whose."""
+        number = self._live.get(tensor.untyped_storage()._cdata)
+        if number is not None:
+            self.blocks[number].kind = kind
+            if module is not None:
+                self.blocks[number].module = module
+
+    def _free(self, number: int, address: int) -> None:
+        if self._live.get(address) == number:
+            del self._live[address]
+        if self._watch.pop(number, None) is not None:
+            self.release(number)
+
+    def close(self) -> None:
+        """Stop following; what is alive stays so. Without this, the end of the process would free it all."""
+        self._watch.clear()
+        self._live.clear()
+
+    def kind_of(self, block: Block) -> str:
+        """Return a block's kind: the one it was marked with, else what its life shows."""
+        if block.kind:
+            return block.kind
+        if block.phase == "input":
+            return "input"
+        if block.sees_backward or (block.phase in ("forward", "loss") and block.freed != (block.step, block.phase)):
+            return "activation"
+        return "temporary"

@@ -1,0 +1,151 @@
+"""The mode that sees every operator: it runs it on fake tensors and notes the storages that come out.
+
+It stands above the fake mode. Operators on small tensors that lie on the host (`torch.tensor(dims)`, ranges
+made without a device) are computed for real, so that code which reads their values can be followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ratc_runtime.trace import attention, kernels
+from ratc_runtime.trace.ledger import Ledger
+from ratc_runtime.trace.owners import Owners
+
+# Elements up to which a host tensor is computed for real: positions and shapes, not data.
+REAL_ELEMENTS = 65536
+aten: Any = torch.ops.aten
+_BY_SHAPE = frozenset((aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.expand, aten.repeat))
+_RANGES = frozenset((torch.arange, torch.linspace, torch.logspace))
+
+
+class HostRanges(TorchFunctionMode):
+    """Knows when a range is made without a device: on the host. Below Python every maker is given one.
+
+    Ranges only: their values are read (rates of layers, positions), and their sizes seldom follow the batch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.making = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _RANGES or kwargs.get("device") is not None:
+            return func(*args, **kwargs)
+        self.making = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.making = False
+
+
+def tensors_in(arguments: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors among an operator's arguments or results."""
+    for value in arguments:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
+def _small_result(operator: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether a maker of tensors makes a small one, from the numbers it is given."""
+    if operator.overloadpacket not in _BY_SHAPE:
+        return True
+    for value in args:
+        if isinstance(value, (list, tuple)):
+            return math.prod(abs(int(n)) for n in value) <= REAL_ELEMENTS
+    return True
+
+
+def _small_range(args: tuple[Any, ...]) -> bool:
+    return all(abs(value) <= REAL_ELEMENTS for value in args if isinstance(value, (int, float)))
+
+
+class RecordingMode(TorchDispatchMode):
+    """Follows storages into a ledger. With `capability` None the CPU's own semantics are left as they are."""
+
+    def __init__(
+        self, fake: FakeTensorMode, ledger: Ledger, owners: Owners, capability: tuple[int, int] | None
+    ) -> None:
+        super().__init__()
+        self.fake, self.ledger, self.owners, self.capability = fake, ledger, owners, capability
+        self.ranges = HostRanges()
+        self.recording = False
+        self._workspaces: set[bool] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = list(tensors_in((args, kwargs.values())))
+        if self._on_host(func, given, args, kwargs):
+            with unset_fake_temporarily():
+                out = func(*args, **kwargs)
+            if self.recording and self.capability is None:
+                self._note(out)
+            return out
+        if any(not isinstance(tensor, FakeTensor) for tensor in given):
+            args = self._to_device(args)
+            kwargs = {key: self._to_device(value) for key, value in kwargs.items()}
+        scratch: list[int] = []
+        if self.recording and self.capability is not None:
+            scratch = self._scratch(func, args)
+        out = func(*args, **kwargs)
+        if self.capability is not None:
+            out = kernels.widen_statistics(func, out)
+        if self.recording:
+            self._note(out)
+            for block in scratch:
+                self.ledger.release(block)
+        return out
+
+    def to_fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the fake tensor that stands for a real one."""
+        return self.fake.from_tensor(tensor, static_shapes=True)
+
+    def _on_host(self, func: Any, given: list[torch.Tensor], args: Any, kwargs: Any) -> bool:
+        if not given:
+            return self.ranges.making and _small_range(args)
+        return all(
+            not isinstance(tensor, FakeTensor) and not tensor.is_meta and tensor.numel() <= REAL_ELEMENTS
+            for tensor in given
+        ) and _small_result(func, args)
+
+    def _to_device(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._to_device(item) for item in value)
+        if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+            return value
+        fake = self.to_fake(value)
+        # A number lies in the arguments of a CUDA kernel; anything else was copied to the card.
+        if self.recording and self.capability is not None and value.dim() > 0:
+            self.ledger.add(fake.untyped_storage(), self.owners.current())
+        return fake
+
+    def _scratch(self, func: Any, args: Any) -> list[int]:
+        """Note what a CUDA kernel allocates for itself; return the blocks to be freed after it."""
+        if func in kernels.PRODUCTS:
+            # A workspace belongs to a cuBLAS handle, a handle to a thread, and backward has a thread of its own.
+            backward = torch._C._current_autograd_node() is not None
+            if backward not in self._workspaces:
+                self._workspaces.add(backward)
+                assert self.capability is not None
+                self.ledger.allocate(kernels.workspace_bytes(self.capability), "", "workspace")
+        owner = self.owners.current()
+        return [self.ledger.allocate(size, owner) for size in attention.backward_scratch(func, args)]
+
+    def _note(self, out: Any) -> None:
+        owner: str | None = None
+        for tensor in tensors_in((out,)):
+            storage = tensor.untyped_storage()
+            if storage.nbytes():
+                if owner is None:
+                    owner = self.owners.current()
+                self.ledger.add(storage, owner)

@@ -1,0 +1,217 @@
+"""One batch size's events: the model built on fake tensors, two steps run, every storage followed."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ratc_runtime.chunked_maps import only_enough_for_memory
+from ratc_runtime.models import build_model
+from ratc_runtime.tasks.losses import build_loss
+from ratc_runtime.trace import kernels
+from ratc_runtime.trace.failure import TraceError, explain
+from ratc_runtime.trace.ledger import Ledger
+from ratc_runtime.trace.mode import RecordingMode
+from ratc_runtime.trace.owners import Owners
+from ratc_runtime.trace.request import Request
+from ratc_runtime.trace.workload import AUTOCAST, make_engine, run_steps
+
+STEPS = 2  # the optimizer's state exists from the second one on
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The events of one batch size, as plain lists (they travel between processes)."""
+
+    batch: int
+    events: list[tuple[int, bool]]
+    blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
+    steps: list[int]
+    parameters: dict[str, int]
+
+
+def record(request: Request, batch: int) -> Recording:
+    """Follow the steps of a request at one micro-batch.
+
+    Changes torch's rules in this process when the request asks for CUDA's: call it in one of its own.
+    Raises TraceError.
+    """
+    if request.capability is not None:
+        kernels.install(request.capability)
+    ledger, owners = Ledger(), Owners()
+    fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
+    mode = RecordingMode(fake, ledger, owners, request.capability)
+    # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
+    gc.disable()
+    # Chunked attention repeats the same allocations hundreds of times; two rounds of each loop say it all.
+    with only_enough_for_memory(), fake, mode, mode.ranges:
+        model = _build(request)
+        criterion = _guarded("building the loss", lambda: build_loss(request.lock.training.loss))
+        dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
+        _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, ledger))
+        owners.watch(model)
+        model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
+        engine = make_engine(request, model)
+        _as_on_cuda(engine, request)
+        _watch_gradients(model, ledger, owners)
+
+        def before() -> None:
+            gc.collect()
+            if engine.optimizer is not None:
+                _mark_state(engine.optimizer, ledger)
+            ledger.start_step()
+
+        mode.recording = True
+        _guarded(
+            "calling the model", lambda: run_steps(request, engine, criterion, batch, STEPS, ledger.start_phase, before)
+        )
+        if engine.optimizer is not None:
+            _mark_state(engine.optimizer, ledger)
+        gc.collect()
+        mode.recording = False
+        blocks = [(block.size, block.phase, block.module, ledger.kind_of(block)) for block in ledger.blocks]
+        recording = Recording(batch, list(ledger.events), blocks, list(ledger.steps), _parameters(model))
+        ledger.close()
+    owners.forget()
+    return recording
+
+
+def _guarded(doing: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except TraceError:
+        raise
+    except BaseException as error:  # foreign code may raise anything, SystemExit too
+        raise TraceError(explain(error, doing)) from error
+
+
+def _build(request: Request) -> nn.Module:
+    """Build the model without memory; where its code needs real numbers, for real."""
+    try:
+        with _fake_parameters():
+            return build_model(request.lock)
+    except SystemExit as error:
+        raise TraceError(explain(error, "building the model")) from error
+    except Exception:  # the real attempt says what is wrong, if anything is
+        gc.collect()
+    with _disable_current_modes():
+        return _guarded("building the model", lambda: build_model(request.lock))  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _fake_parameters() -> Iterator[None]:
+    """Make every parameter a fake tensor at once, small ones too, which the mode would compute for real."""
+    original, truncated = nn.Parameter.__new__, nn.init._no_grad_trunc_normal_
+
+    def new(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
+        if isinstance(data, torch.Tensor) and not isinstance(data, FakeTensor):
+            data = torch.empty_strided(data.size(), data.stride(), dtype=data.dtype, device="cpu")
+        return original(cls, data, requires_grad)
+
+    nn.Parameter.__new__ = new  # type: ignore[method-assign,assignment]
+    # It draws again until all values are inside, and looks at them; no value matters here.
+    nn.init._no_grad_trunc_normal_ = lambda tensor, *_, **__: tensor  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.Parameter.__new__ = original  # type: ignore[method-assign]
+        nn.init._no_grad_trunc_normal_ = truncated
+
+
+def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: Ledger) -> None:
+    """Put weights and buffers on the device, in the order in which `module.to(device)` does, and note them."""
+    moved: dict[int, nn.Parameter] = {}  # by the old object, so that shared weights stay shared
+    originals: list[nn.Parameter] = []  # alive until the end, so that no identity is used twice
+    roots = [model, criterion] if isinstance(criterion, nn.Module) else [model]
+    for root in roots:
+        for name, module in _children_first(root, ""):
+            for key, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                fake = moved.get(id(parameter))
+                if fake is None:
+                    fake = moved[id(parameter)] = _moved_parameter(parameter, dtype)
+                    originals.append(parameter)
+                    ledger.add(fake.untyped_storage(), name, "parameter")
+                module._parameters[key] = fake
+            for key, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[key] = _converted(buffer, dtype)
+                    ledger.add(module._buffers[key].untyped_storage(), name, "buffer")
+
+
+def _children_first(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    found = []
+    for key, child in module.named_children():
+        found += _children_first(child, f"{name}.{key}" if name else key)
+    return [*found, (name, module)]
+
+
+def _converted(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    dtype = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    if isinstance(tensor, FakeTensor) and tensor.dtype == dtype:
+        return tensor
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=dtype, device="cpu")
+
+
+def _moved_parameter(parameter: nn.Parameter, dtype: torch.dtype | None) -> nn.Parameter:
+    fake = _converted(parameter, dtype)
+    return parameter if fake is parameter else nn.Parameter(fake, requires_grad=parameter.requires_grad)
+
+
+def _watch_gradients(model: nn.Module, ledger: Ledger, owners: Owners) -> None:
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.requires_grad:
+
+                def note(leaf: torch.Tensor, name: str = name) -> None:
+                    if leaf.grad is not None:
+                        ledger.mark(leaf.grad, "gradient", name)
+
+                parameter.register_post_accumulate_grad_hook(note)
+
+
+def _mark_state(optimizer: torch.optim.Optimizer, ledger: Ledger) -> None:
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                ledger.mark(value, "optimizer")
+
+
+def _as_on_cuda(engine: Any, request: Request) -> None:
+    """Let the engine choose what it would choose for CUDA tensors.
+
+    Clipping sums norms over lists of tensors on either device, but does not know fake ones. The optimizer's
+    default on CUDA is to work on lists ("foreach"), on the CPU tensor by tensor. A loss scale decides by its
+    value whether to step: the step that is not skipped needs the memory.
+    """
+    torch.nn.utils.clip_grad._has_foreach_support = lambda tensors, device: True  # type: ignore[assignment]
+    if engine.optimizer is None:
+        return
+    if request.capability is not None:
+        for group in engine.optimizer.param_groups:
+            group["foreach"] = True
+
+    def step(optimizer: torch.optim.Optimizer, state: Any, *args: Any, **kwargs: Any) -> None:
+        optimizer.step(*args, **kwargs)
+
+    engine.scaler._maybe_opt_step = step
+
+
+def _parameters(model: nn.Module) -> dict[str, int]:
+    parameters = list(model.parameters())
+    own = [sum(p.numel() * p.element_size() for p in module.parameters(recurse=False)) for module in model.modules()]
+    return {
+        "count": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "largest_module_bytes": max(own, default=0),
+    }

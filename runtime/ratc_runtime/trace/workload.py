@@ -1,0 +1,146 @@
+"""The step to be followed: the runtime's own model, loss, engine and loop, on batches of the requested shape.
+
+Nothing here knows of fake tensors: run without them, the same code trains for real, which is how the tests
+count the bytes of the CPU's allocator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ratc_runtime.engine import AUTOCAST, TorchEngine, make_optimizer
+from ratc_runtime.step import StepResult, training_step
+from ratc_runtime.trace.request import BadRequest, Request
+
+# AdamW is the runtime's; the others are for comparison with the allocator.
+_OTHERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
+    "adam": lambda groups, lr: torch.optim.Adam(groups, lr=lr),
+}
+Phase = Callable[[str], str]
+
+
+class DeepSpeedStep:
+    """What DeepSpeed's engine computes: weights in the lock's precision, no autocast, no optimizer.
+
+    DeepSpeed's flat partitions and buckets are arithmetic, done by the compiler.
+    """
+
+    def __init__(self, request: Request, model: nn.Module) -> None:
+        self.module = model
+        self.accumulation = request.accumulation
+        self.dtype = AUTOCAST.get(request.lock.training.precision, torch.float32)
+        self.optimizer = None
+        self.parameter_groups: list[dict[str, Any]] = []
+
+    def model(self, image: Any) -> torch.Tensor:
+        images = [level.to(self.dtype) for level in image] if isinstance(image, list) else image.to(self.dtype)
+        return self.module(images)  # type: ignore[no-any-return]
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        (loss / self.accumulation).backward()  # type: ignore[no-untyped-call]
+
+    def update(self, max_norm: float | None) -> torch.Tensor | None:
+        for parameter in self.module.parameters():
+            parameter.grad = None
+        return None
+
+
+def make_engine(request: Request, model: nn.Module) -> Any:
+    """Return the engine of the request around a model on the device."""
+    if request.engine == "deepspeed":
+        return DeepSpeedStep(request, model)
+    engine = TorchEngine(request.lock, model)
+    name = request.lock.training.optimizer
+    if name != "adamw":
+        if name not in _OTHERS:
+            raise BadRequest(f"the request's training.optimizer is {name!r:.40}")
+        groups = make_optimizer(model, request.lock).param_groups
+        groups = [{"params": group["params"]} for group in groups]
+        engine.optimizer = _OTHERS[name](groups, request.lock.training.learning_rate)
+    return engine
+
+
+class PhasedEngine:
+    """An engine that says in which phase of the step it is."""
+
+    def __init__(self, engine: Any, phase: Phase) -> None:
+        self.engine, self.phase = engine, phase
+        self.accumulate, self.autocast = engine.accumulate, engine.autocast
+        if engine.optimizer is not None:
+            engine.optimizer.register_step_pre_hook(lambda *_: self._go("optimizer"))
+            engine.optimizer.register_step_post_hook(lambda *_: self._go("zero_grad"))
+
+    def _go(self, phase: str) -> None:
+        self.phase(phase)
+
+    @property
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return self.engine.parameter_groups  # type: ignore[no-any-return]
+
+    def model(self, image: Any) -> torch.Tensor:
+        self.phase("forward")
+        out: torch.Tensor = self.engine.model(image)
+        self.phase("loss")
+        return out
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.phase("backward")
+        self.engine.backward(loss)
+
+    def update(self, max_norm: float | None) -> torch.Tensor | None:
+        self.phase("clip")
+        return self.engine.update(max_norm)  # type: ignore[no-any-return]
+
+
+def batches(request: Request, batch: int, phase: Phase) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Yield micro-batches as the loader does: an image (a list of them, one a scale) and a mask, float32."""
+    while True:
+        phase("input")
+        yield _batch(request, batch)  # no name here may keep it
+
+
+def _batch(request: Request, batch: int) -> tuple[Any, torch.Tensor]:
+    data = request.lock.data
+    height, width = data.image_size
+    # As data/isic.py makes the levels of a pyramid.
+    sizes = [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in data.scales]
+    levels = [torch.rand(batch, data.channels, *size, device="cpu") for size in sizes]
+    target = torch.rand(batch, 1, *sizes[data.scales.index(max(data.scales))], device="cpu")
+    return (levels if request.lock.model.multi_scale else levels[0]), target
+
+
+def run_steps(
+    request: Request,
+    engine: Any,
+    criterion: Callable[..., torch.Tensor],
+    batch: int,
+    steps: int,
+    phase: Phase = lambda name: name,
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Make optimizer steps at a micro-batch, as the loop of train.py does; `before` is called ahead of each."""
+    phased = PhasedEngine(engine, phase)
+    training = request.lock.training
+    engine.module.train()
+    result: StepResult | None = None
+    for _ in range(steps):
+        before()
+        feed = batches(request, batch, phase)
+        # The last step's losses are kept over the next one, as in the loop.
+        result = training_step(
+            phased, criterion, feed, request.accumulation, training.learning_rate, training.gradient_clipping
+        )
+    del result

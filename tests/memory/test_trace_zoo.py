@@ -1,0 +1,85 @@
+"""Predicted peaks of live memory against the CPU's own allocator, for varied models: within 1 % each.
+
+The trace is made with the CPU's semantics, so that the same rules are compared. `python test_trace_zoo.py`
+prints the table.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from tracing import counted, replay, request, trace, zoo
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the runtime extra"),
+]
+
+SMALL_GPT = {"n_embd": 128, "n_layer": 3, "n_head": 4, "n_positions": 128, "vocab_size": 2000}
+SMALL_BERT = {
+    "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 2000,
+    "max_position_embeddings": 128,
+}  # fmt: skip
+RAT = {"feature_dims": 32, "num_blocks": 2, "num_heads": 4}
+TWO_SCALES = {"name": "rat", "multi_scale": True, "args": RAT}
+
+CASES: dict[str, dict[str, Any]] = {
+    "rat": request(data__image_size=[48, 48]),
+    "rat, 2 blocks, dice": request(
+        model__args=RAT, data__image_size=[40, 56], training__loss={"name": "dice", "args": {}}
+    ),
+    "rat, 2 scales": request(model=TWO_SCALES, data__image_size=[48, 48], data__scales=[1.0, 0.5]),
+    "rat, checkpointed": request(model__args=RAT, data__image_size=[48, 48], training__activation_checkpointing=True),
+    "rat, accumulation": request(model__args=RAT, data__image_size=[32, 32], accumulation=2),
+    "rat, bf16": request(model__args=RAT, data__image_size=[48, 48], training__precision="bf16"),
+    "vit": zoo("vit", data__image_size=[64, 64]),
+    "vit, frozen": zoo("frozen", data__image_size=[64, 64]),
+    "vit, no clipping": zoo("vit", args={"depth": 2}, data__image_size=[64, 64], training__gradient_clipping=None),
+    "resnet": zoo("resnet", data__image_size=[64, 64]),
+    "resnet, sgd": zoo("resnet", data__image_size=[64, 64], training__optimizer="sgd"),
+    "u-net": zoo("UNet", data__image_size=[64, 64]),
+    "lstm": zoo("Lstm", args={"width": 64}, data__image_size=[32, 64]),
+    "gpt-2": zoo("LanguageModel", args={"kind": "gpt2", "tokens": 128, **SMALL_GPT}),
+    "bert": zoo("LanguageModel", args={"kind": "bert", "tokens": 128, **SMALL_BERT}),
+    "mlp, shared, adam": zoo("Mlp", args={"shared": True}, training__optimizer="adam"),
+    "mlp, checkpointed": zoo("Mlp", args={"checkpointed": True}, data__image_size=[64, 64]),
+}
+BATCH = 3  # neither of the two that are traced
+
+
+def compare(content: dict[str, Any], folder: Path) -> tuple[float, int, float, int]:
+    """Return the predicted and the counted peak, and the same for what is alive at the end, in bytes."""
+    content = {**content, "semantics": "cpu"}
+    predicted, left, _ = replay(trace(content, folder), BATCH)
+    peak, live = counted(content, BATCH)
+    return predicted, peak, left, live
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_predicted_peak_is_the_allocators(name: str, tmp_path: Path) -> None:
+    predicted, peak, left, live = compare(CASES[name], tmp_path)
+    assert predicted == pytest.approx(peak, rel=0.01)
+    assert left == pytest.approx(live, rel=0.01)
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(CASES)
+    for case in chosen:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as made:
+            try:
+                guess, truth, _, _ = compare(CASES[case], Path(made))
+            except AssertionError as error:
+                print(f"{case:24}  {str(error)[-1500:]}", flush=True)
+                continue
+        print(
+            f"{case:24}{guess / 2**20:10.3f}{truth / 2**20:10.3f} MiB {100 * (guess / truth - 1):+8.3f} %", flush=True
+        )

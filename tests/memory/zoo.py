@@ -1,0 +1,144 @@
+"""Models for the tests of the trace, as users would name them: images (B, C, H, W) to anything a loss takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def mean_loss() -> Any:
+    """A loss that only averages: what is compared is the model."""
+    return lambda output, target: output.float().mean()
+
+
+class BareRat(nn.Module):
+    """RAT alone; the loss sees the groups of its finest scale, and the dictionaries are dropped."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        from resolution_aware_transformer import ResolutionAwareTransformer
+
+        self.backbone = ResolutionAwareTransformer(**arguments)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.backbone(image)[0]["x_out"]
+        return out
+
+
+def vit(**changes: Any) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    arguments = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 4, "num_heads": 3, "num_classes": 10}
+    return VisionTransformer(**{**arguments, **changes})
+
+
+def resnet(**changes: Any) -> nn.Module:
+    from timm.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, layers=(1, 1, 1, 1), num_classes=10, **changes)
+
+
+class _Double(nn.Sequential):
+    def __init__(self, given: int, wanted: int) -> None:
+        super().__init__(
+            nn.Conv2d(given, wanted, 3, padding=1, bias=False),
+            nn.BatchNorm2d(wanted),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(wanted, wanted, 3, padding=1, bias=False),
+            nn.BatchNorm2d(wanted),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """Two levels, skip connections, transposed convolutions."""
+
+    def __init__(self, channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        self.down1, self.down2 = _Double(channels, width), _Double(width, 2 * width)
+        self.middle = _Double(2 * width, 4 * width)
+        self.up2, self.up1 = (
+            nn.ConvTranspose2d(4 * width, 2 * width, 2, 2),
+            nn.ConvTranspose2d(2 * width, width, 2, 2),
+        )
+        self.merge2, self.merge1 = _Double(4 * width, 2 * width), _Double(2 * width, width)
+        self.out = nn.Conv2d(width, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        one = self.down1(image)
+        two = self.down2(F.max_pool2d(one, 2))
+        three = self.up2(self.middle(F.max_pool2d(two, 2)))
+        two = self.up1(self.merge2(torch.cat([two, three], 1)))
+        out: torch.Tensor = self.out(self.merge1(torch.cat([one, two], 1)))
+        return out
+
+
+class Lstm(nn.Module):
+    """Rows of the image as a sequence, without oneDNN, whose workspace fake tensors do not have."""
+
+    def __init__(self, width: int, hidden: int = 128, layers: int = 2) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, dropout=0.1)
+        self.head = nn.Linear(hidden, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        with torch.backends.mkldnn.flags(enabled=False):
+            out: torch.Tensor = self.head(self.lstm(image.flatten(1, 2))[0])
+        return out
+
+
+class LanguageModel(nn.Module):
+    """A transformers model on tokens made from pixels; the loss is its own cross-entropy."""
+
+    def __init__(self, kind: str, tokens: int, **changes: Any) -> None:
+        super().__init__()
+        import transformers
+
+        config, model = {
+            "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
+            "bert": (transformers.BertConfig, transformers.BertForMaskedLM),
+        }[kind]
+        self.model, self.tokens = model(config(**changes)), tokens
+        self.words = self.model.config.vocab_size
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        ids = (image.flatten(1)[:, : self.tokens] * (self.words - 1)).long()
+        loss: torch.Tensor = self.model(input_ids=ids, labels=ids, use_cache=False).loss
+        return loss
+
+
+class Mlp(nn.Module):
+    """Blocks of two linear layers and dropout; with `shared` one block serves at every depth."""
+
+    def __init__(self, width: int = 256, depth: int = 4, shared: bool = False, checkpointed: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, width)
+        blocks = [self._block(width) for _ in range(1 if shared else depth)]
+        self.blocks = nn.ModuleList(blocks * depth if shared else blocks)
+        self.head = nn.Linear(width, 3)
+        self.checkpointed = checkpointed
+
+    @staticmethod
+    def _block(width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(image.flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            x = x + (checkpoint(block, x, use_reentrant=False) if self.checkpointed else block(x))
+        out: torch.Tensor = self.head(x)
+        return out
+
+
+def frozen(**changes: Any) -> nn.Module:
+    """A vision transformer of which only the head learns."""
+    model = vit(**changes)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+    return model
