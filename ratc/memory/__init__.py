@@ -1,0 +1,3 @@
+"""Peak GPU memory of a training step, from its trace: pure arithmetic, no torch, no files. `docs/trace.md` is the
+input.
+"""

@@ -1,0 +1,247 @@
+"""The choice: which micro-batch, which ZeRO stage, and when nothing fits what would. Pure: the traces are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+from ratc.memory.estimate import Breakdown, Estimate, Predictor
+from ratc.memory.terms import MARGIN, Device
+from ratc.memory.trace import Trace
+from ratc.memory.zero import Strategy, bucket_elements
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a trace was made for, as far as a choice may change it.
+
+    ``kernels`` is `Device.kernels`; ``image_size`` is height and width in pixels.
+    """
+
+    precision: str
+    kernels: str = "8.0"
+    activation_checkpointing: bool = False
+    image_size: tuple[int, int] = (0, 0)
+    engine: str = "torch"
+    attention_memory: str = "full"
+
+
+class Untraceable(Exception):
+    """Raised by traces that are fetched when asked for and cannot be had; no way out is made of them."""
+
+
+class Traces(Protocol):
+    """A variant's traces: of a step of one micro-batch, and of more than one. Fetched when asked for, perhaps."""
+
+    @property
+    def single(self) -> Trace: ...
+
+    @property
+    def accumulating(self) -> Trace: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Both traces, at hand."""
+
+    single: Trace
+    accumulating: Trace
+
+
+#: Every variant that was traced. What is not here is not proposed.
+Library: TypeAlias = Mapping[Variant, Traces]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The largest micro-batch that fits: ``accumulation`` steps of it make a rank's ``share`` of the global batch."""
+
+    estimate: Estimate
+    accumulation: int
+    breakdown: Breakdown
+    #: The next larger divisor, which does not fit; None where the whole share does.
+    next_larger: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """A change with which training fits, and the prediction that says so."""
+
+    change: str
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """Not even a micro-batch of 1 fits: what it needs, what takes most, and what would help."""
+
+    estimate: Estimate
+    need_bytes: int
+    breakdown: Breakdown
+    ways_out: tuple[WayOut, ...]
+
+
+class Searcher:
+    """Choices over one library. Predictors, and with them replays, are shared between cards."""
+
+    def __init__(self, library: Library, share: int, margin: float = MARGIN, expandable: bool = False) -> None:
+        """``share`` is global batch / world size: samples of one rank and optimizer step. Raises ValueError below 1."""
+        if share < 1:
+            raise ValueError(f"a rank's share of {share} samples")
+        self.library, self.share, self.margin, self.expandable = library, share, margin, expandable
+        self.divisors = [n for n in range(share, 0, -1) if share % n == 0]
+        self._predictors: dict[tuple[Variant, Strategy], Predictor] = {}
+
+    def predictor(self, variant: Variant, strategy: Strategy, micro_batch: int) -> Predictor:
+        """The predictor for a micro-batch: the accumulating trace for any but the whole share. Raises KeyError if
+        untraced.
+        """
+        several = micro_batch < self.share
+        traces = self.library[variant]
+        trace = traces.accumulating if several else traces.single
+        bucket = min(strategy.bucket, bucket_elements(trace.trainable))
+        exact = replace(strategy, accumulates=several, precision=variant.precision, bucket=bucket)
+        key = (variant, exact)
+        if key not in self._predictors:
+            self._predictors[key] = Predictor(trace, exact, self.margin, self.expandable)
+        return self._predictors[key]
+
+    def estimate(self, variant: Variant, strategy: Strategy, device: Device, micro_batch: int) -> Estimate:
+        """The prediction for a micro-batch, which need not divide the share."""
+        return self.predictor(variant, strategy, micro_batch).estimate(device, micro_batch)
+
+    def choose(self, variant: Variant, strategy: Strategy, device: Device) -> Choice | None:
+        """The largest divisor of the share that fits at the cap with the margin, or None.
+
+        The whole share is a trace of its own. Of the rest the live bytes grow with the micro-batch, so bisection finds
+        the largest divisor that they allow; from there down, the first whose replay fits is taken. Replays alone need
+        not be monotone, for fragmentation is not.
+        """
+        if self._fits(variant, strategy, device, self.share):
+            return self._chosen(variant, strategy, device, 0)
+        low, high = 1, len(self.divisors)
+        while low < high:
+            middle = (low + high) // 2
+            micro = self.divisors[middle]
+            predictor = self.predictor(variant, strategy, micro)
+            if predictor.lowest(micro) <= predictor.cap(device):
+                high = middle
+            else:
+                low = middle + 1
+        for position in range(low, len(self.divisors)):
+            if self._fits(variant, strategy, device, self.divisors[position]):
+                return self._chosen(variant, strategy, device, position)
+        return None
+
+    def _fits(self, variant: Variant, strategy: Strategy, device: Device, micro_batch: int) -> bool:
+        predictor = self.predictor(variant, strategy, micro_batch)
+        return predictor.at(predictor.cap(device), micro_batch) is not None
+
+    def _chosen(self, variant: Variant, strategy: Strategy, device: Device, position: int) -> Choice:
+        micro = self.divisors[position]
+        estimate = self.estimate(variant, strategy, device, micro)
+        above = self.estimate(variant, strategy, device, self.divisors[position - 1]) if position else None
+        parts = self.predictor(variant, strategy, micro).breakdown(estimate)
+        return Choice(estimate, self.share // micro, parts, above)
+
+    def choose_stage(
+        self, variant: Variant, strategy: Strategy, device: Device, stages: Iterable[int]
+    ) -> Choice | None:
+        """The lowest ZeRO stage that needs no more accumulation than any of them; None where none fits."""
+        best: Choice | None = None
+        for stage in sorted(stages):
+            found = self.choose(variant, replace(strategy, zero_stage=stage), device)
+            if found and (best is None or found.accumulation < best.accumulation):
+                best = found
+        return best
+
+    def nothing(
+        self,
+        variant: Variant,
+        strategy: Strategy,
+        device: Device,
+        cards: Sequence[Device] = (),
+        stages: Sequence[int] = (),
+    ) -> Nothing:
+        """Why nothing fits, and every single change that is known to help: each was predicted, none is a guess."""
+        predictor = self.predictor(variant, strategy, 1)
+        estimate = predictor.estimate(device, 1)
+        ways = [*self._variants(variant, strategy, device), *self._stages(variant, strategy, device, stages)]
+        ways += self._cards(variant, strategy, device, cards)
+        return Nothing(estimate, predictor.need(device, 1), predictor.breakdown(estimate), tuple(ways))
+
+    def _variants(self, variant: Variant, strategy: Strategy, device: Device) -> list[WayOut]:
+        def area(other: Variant) -> int:
+            return other.image_size[0] * other.image_size[1]
+
+        found: list[WayOut] = []
+        smaller = False
+        # Of the image sizes only the largest that fits: the smaller ones follow, and need not be traced.
+        for other in sorted(self.library, key=lambda other: (other.image_size != variant.image_size, -area(other))):
+            change = describe(variant, other)
+            resized = other.image_size != variant.image_size
+            if change is None or (resized and smaller):
+                continue
+            choice = self._perhaps(other, strategy, device)
+            if choice:
+                found.append(WayOut(change, choice))
+                smaller = resized
+        return found
+
+    def _perhaps(self, variant: Variant, strategy: Strategy, device: Device) -> Choice | None:
+        try:
+            return self.choose(variant, strategy, device)
+        except Untraceable:
+            return None
+
+    def _stages(self, variant: Variant, strategy: Strategy, device: Device, stages: Sequence[int]) -> list[WayOut]:
+        if strategy.engine != "deepspeed":
+            return []
+        options: list[tuple[str, Callable[[Strategy], Strategy]]] = [
+            (f"`zero_stage: {stage}`", lambda old, stage=stage: replace(old, zero_stage=stage))  # type: ignore[misc]
+            for stage in sorted(stages)
+            if stage > strategy.zero_stage
+        ]
+        if not strategy.offload_optimizer:
+            options += [
+                (
+                    f"`zero_stage: {stage}` with `offload_optimizer: true`",
+                    lambda old, stage=stage: replace(old, zero_stage=stage, offload_optimizer=True),  # type: ignore[misc]
+                )
+                for stage in sorted(stages)
+                if stage >= max(1, strategy.zero_stage)
+            ]
+        for change, option in options:
+            choice = self.choose(variant, option(strategy), device)
+            if choice:
+                return [WayOut(change, choice)]  # the first is the least change
+        return []
+
+    def _cards(self, variant: Variant, strategy: Strategy, device: Device, cards: Sequence[Device]) -> list[WayOut]:
+        """The three smallest cards that would do, of those that compute in the variant's precision."""
+        ways: list[WayOut] = []
+        for card in sorted(cards, key=lambda card: (card.memory_bytes, card.name)):
+            if len(ways) == 3:
+                break
+            there = replace(variant, kernels=card.kernels)
+            known = card.name != device.name and there in self.library
+            if known and (choice := self._perhaps(there, strategy, card)):
+                ways.append(WayOut(f"card {card.name}", choice))
+        return ways
+
+
+def describe(old: Variant, new: Variant) -> str | None:
+    """The one setting that differs, as it stands in a spec; None for no difference and for more than one."""
+    changes = []
+    if new.precision != old.precision:
+        changes.append(f"`precision: {new.precision}`")
+    if new.activation_checkpointing != old.activation_checkpointing:
+        changes.append(f"`activation_checkpointing: {str(new.activation_checkpointing).lower()}`")
+    if new.image_size != old.image_size:
+        height, width = new.image_size
+        changes.append(f"`image_size: {height}`" if height == width else f"`image_size: [{height}, {width}]`")
+    if new.attention_memory != old.attention_memory:
+        changes.append(f"`attention_memory: {new.attention_memory}`")
+    same = new.engine == old.engine and new.kernels == old.kernels
+    return changes[0] if len(changes) == 1 and same else None

@@ -1,0 +1,21 @@
+"""What a prediction decides for a plan: handed to resolve, which puts it among the plan's values with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratc.memory.choose import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The micro-batch that fits, and with what. ``full_need_bytes``: of full attention, if that does not fit."""
+
+    choice: Choice
+    attention_memory: str
+    full_need_bytes: int | None = None
+
+    @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage of the prediction; 0 without DeepSpeed."""
+        return self.choice.estimate.strategy.zero_stage

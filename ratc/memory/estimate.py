@@ -1,0 +1,237 @@
+"""The estimate: a program replayed by the allocator at a card's cap, with what the bytes at the peak are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+from ratc.memory.allocator import Allocator, ExpandableAllocator, OutOfMemory, rounded
+from ratc.memory.compose import compose
+from ratc.memory.terms import MARGIN, Device, Term, outside
+from ratc.memory.trace import Program, Trace
+from ratc.memory.zero import Layout, Strategy, layout
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What the allocator did. ``peak`` is the index in the program's ops where allocated bytes were highest, or where
+    it failed.
+    """
+
+    fits: bool
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    peak: int
+    retries: int
+    wanted_bytes: int = 0
+
+
+def replay(program: Program, micro_batch: int, cap: int | None = None, expandable: bool = False) -> Replay:
+    """Run a program through the allocator at a cap in bytes. Running out is a result, not an exception."""
+    allocator = ExpandableAllocator(cap) if expandable else Allocator(cap)
+    sizes = program.sizes(micro_batch)
+    addresses = [-1] * len(sizes)
+    malloc, free = allocator.malloc, allocator.free
+    peak = highest = 0
+    index = -1
+    try:
+        for index, op in enumerate(program.ops):
+            if op >= 0:
+                if sizes[op]:
+                    addresses[op] = malloc(sizes[op])
+                    if allocator.peak_allocated > highest:
+                        highest, peak = allocator.peak_allocated, index
+            elif sizes[~op]:
+                free(addresses[~op])
+    except OutOfMemory as error:
+        return Replay(
+            False, allocator.peak_allocated, allocator.peak_reserved, index, allocator.retries, error.wanted_bytes
+        )
+    return Replay(True, allocator.peak_allocated, allocator.peak_reserved, peak, allocator.retries)
+
+
+def live_peak(program: Program, micro_batch: int) -> int:
+    """The most bytes alive at once, each rounded to 512: no cap below this can do. Ten times as fast as a replay."""
+    sizes = [(size + 511) & -512 for size in program.sizes(micro_batch)]
+    return max(accumulate([sizes[op] if op >= 0 else -sizes[~op] for op in program.ops]), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Bytes alive at one moment, rounded as allocated, by kind, by module, and by both."""
+
+    by_kind: Mapping[str, int]
+    by_module: Mapping[str, int]
+    by_both: Mapping[tuple[str, str], int]
+
+    def largest(self, count: int = 3) -> tuple[tuple[str, int], ...]:
+        """The modules that hold most, largest first, ties by name."""
+        return tuple(sorted(self.by_module.items(), key=lambda item: (-item[1], item[0]))[:count])
+
+
+def breakdown(program: Program, micro_batch: int, index: int) -> Breakdown:
+    """What is alive after the op at ``index``."""
+    sizes = program.sizes(micro_batch)
+    alive: set[int] = set()
+    for op in program.ops[: index + 1]:
+        if op >= 0:
+            alive.add(op)
+        else:
+            alive.discard(~op)
+    kinds: dict[str, int] = dict.fromkeys(program.kinds, 0)
+    modules: dict[str, int] = {}
+    both: dict[tuple[str, str], int] = {}
+    for op in alive:
+        kind, module, size = program.kinds[program.kind[op]], program.modules[program.module[op]], rounded(sizes[op])
+        kinds[kind] += size
+        modules[module] = modules.get(module, 0) + size
+        both[module, kind] = both.get((module, kind), 0) + size
+    return Breakdown({kind: size for kind, size in kinds.items() if size}, modules, both)
+
+
+def timeline(program: Program, micro_batch: int, samples: int = 400) -> list[tuple[int, ...]]:
+    """The last traced step in ``samples`` parts at most: bytes alive by kind (as `kinds`), where their sum is highest
+    in each part.
+    """
+    sizes = [rounded(size) for size in program.sizes(micro_batch)]
+    now = [0] * len(program.kinds)
+    total = 0
+    steps = max(1, len(program.ops) - program.start)
+    points: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for index, op in enumerate(program.ops):
+        change = sizes[op] if op >= 0 else -sizes[~op]
+        now[program.kind[op if op >= 0 else ~op]] += change
+        total += change
+        if index >= program.start:
+            part = (index - program.start) * samples // steps
+            if part not in points or total > points[part][0]:
+                points[part] = (total, tuple(now))
+    return [point for _, (_, point) in sorted(points.items())]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One prediction. ``peak`` values are of the caching allocator; ``outside`` is beside it; all in bytes.
+
+    ``budget_bytes`` is the card's memory less ``outside``; ``cap_bytes`` is that less the margin, the cap that was
+    replayed. ``need_bytes`` is the memory of a card on which it would fit.
+    """
+
+    device: Device
+    strategy: Strategy
+    micro_batch: int
+    fits: bool
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    budget_bytes: int
+    cap_bytes: int
+    margin: float
+    outside: tuple[Term, ...]
+    host_bytes: int
+    peak: int
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Device memory at the peak: reserved by the allocator, and outside it."""
+        return self.peak_reserved_bytes + sum(term.bytes_ for term in self.outside)
+
+
+@dataclass
+class Predictor:
+    """Predictions for one trace under one strategy; replays are remembered, so that many cards cost little more than
+    one.
+    """
+
+    trace: Trace
+    strategy: Strategy = field(default_factory=Strategy)
+    margin: float = MARGIN
+    expandable: bool = False
+
+    def __post_init__(self) -> None:
+        self._unbounded: dict[int, Replay] = {}
+        self._lowest: dict[int, int] = {}
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the engine adds to the traced step."""
+        return layout(self.trace, self.strategy)
+
+    @cached_property
+    def program(self) -> Program:
+        """The step of one rank."""
+        return compose(self.trace, self.layout)
+
+    def cap(self, device: Device) -> int:
+        """Bytes that the allocator may reserve on a card, margin taken off; 0 where nothing is left."""
+        return max(0, int(self.budget(device) * (1 - self.margin)))
+
+    def budget(self, device: Device) -> int:
+        """Bytes of a card that are left beside everything outside the allocator."""
+        return device.memory_bytes - sum(term.bytes_ for term in outside(device, self.strategy.world_size))
+
+    def lowest(self, micro_batch: int) -> int:
+        """A lower bound of what the allocator must reserve, bytes."""
+        if micro_batch not in self._lowest:
+            self._lowest[micro_batch] = live_peak(self.program, micro_batch)
+        return self._lowest[micro_batch]
+
+    def unbounded(self, micro_batch: int) -> Replay:
+        """The replay without a cap. At any cap from its peak on the replay is this one."""
+        if micro_batch not in self._unbounded:
+            self._unbounded[micro_batch] = replay(self.program, micro_batch, None, self.expandable)
+        return self._unbounded[micro_batch]
+
+    def at(self, cap: int, micro_batch: int) -> Replay | None:
+        """The replay at a cap in bytes, or None where it does not fit."""
+        known = self._unbounded.get(micro_batch)
+        if known and known.peak_reserved_bytes <= cap:
+            return known
+        if self.lowest(micro_batch) > cap:
+            return None
+        found = replay(self.program, micro_batch, cap, self.expandable)
+        if found.fits and not found.retries:
+            self._unbounded[micro_batch] = found  # the cap was never met
+        return found if found.fits else None
+
+    def estimate(self, device: Device, micro_batch: int) -> Estimate:
+        """The prediction for a card and a micro-batch. Where it does not fit, the peaks are those without a cap."""
+        cap = self.cap(device)
+        found = self.at(cap, micro_batch)
+        result = found or self.unbounded(micro_batch)
+        return Estimate(
+            device,
+            self.strategy,
+            micro_batch,
+            found is not None,
+            result.peak_allocated_bytes,
+            result.peak_reserved_bytes,
+            self.budget(device),
+            cap,
+            self.margin,
+            outside(device, self.strategy.world_size),
+            self.layout.host_bytes,
+            result.peak,
+        )
+
+    def breakdown(self, estimate: Estimate) -> Breakdown:
+        """What is alive at an estimate's peak."""
+        return breakdown(self.program, estimate.micro_batch, estimate.peak)
+
+    def need(self, device: Device, micro_batch: int) -> int:
+        """Bytes that a card like this would need: the smallest cap at which the replay fits, to 1 %, and the rest put
+        on top.
+
+        Found by bisection between the live bytes and the unbounded peak, since the allocator gives cached segments
+        back.
+        """
+        program = self.program
+        low, high = self.lowest(micro_batch), self.unbounded(micro_batch).peak_reserved_bytes
+        while high - low > high // 100:
+            middle = (low + high) // 2
+            if replay(program, micro_batch, middle, self.expandable).fits:
+                high = middle
+            else:
+                low = middle
+        return int(high / (1 - self.margin)) + sum(term.bytes_ for term in outside(device, self.strategy.world_size))

@@ -1,0 +1,63 @@
+"""What to ask of the runtime about a plan's memory: the request of docs/trace.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratc.memory.choose import Variant
+from ratc.plan import Plan
+
+_TRAINING = (
+    "optimizer",
+    "betas",
+    "weight_decay",
+    "learning_rate",
+    "gradient_clipping",
+    "compile",
+)
+
+
+def variant(plan: Plan, kernels: str) -> Variant:
+    """What the plan itself asks for, on a card with these kernels (`Device.kernels`)."""
+    values = plan.values
+    height, width = values["data.image_size"].value
+    attention = values.get("model.attention_memory")
+    return Variant(
+        precision=values.get_as(str, "training.precision"),
+        kernels=kernels,
+        activation_checkpointing=bool(values["training.activation_checkpointing"].value),
+        image_size=(height, width),
+        engine="deepspeed" if values["engine.deepspeed"].value else "torch",
+        attention_memory=attention.value if attention else "full",
+    )
+
+
+def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
+    """The request for a variant of the plan's step; ``accumulation`` is 1, or 2 for any number above."""
+    values = plan.values
+    model = {"name": values["model.name"].value, "multi_scale": values["model.multi_scale"].value}
+    training: dict[str, Any] = {key: values[f"training.{key}"].value for key in _TRAINING}
+    training |= {
+        "precision": wanted.precision,
+        "tf32": values["training.tf32"].value,
+        "activation_checkpointing": wanted.activation_checkpointing,
+        "loss": {"name": values["training.loss.name"].value, "args": _under(plan, "training.loss.args")},
+    }
+    return {
+        "model": {**model, "args": _under(plan, "model.args"), "attention_memory": wanted.attention_memory},
+        "training": training,
+        "data": {
+            "image_size": list(wanted.image_size),
+            "channels": values["data.channels"].value,
+            "scales": values["data.scales"].value,
+        },
+        "engine": wanted.engine,
+        "accumulation": accumulation,
+        "compute_capability": wanted.kernels,
+    }
+
+
+def _under(plan: Plan, path: str) -> dict[str, Any]:
+    """The mapping whose entries stand one by one in the plan."""
+    prefix = f"{path}."
+    return {name[len(prefix) :]: value.value for name, value in plan.values.items() if name.startswith(prefix)}

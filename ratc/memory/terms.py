@@ -1,0 +1,82 @@
+"""What no trace sees, by card: each term with its bytes and where it comes from.
+
+Nothing here was measured by this project yet: every term is an upper bound on what others report, so that a choice errs
+towards fitting. cuBLAS's workspaces are no term: the caching allocator holds them, and the trace has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB, GIB = 1 << 20, 1 << 30
+
+#: Share of a card's memory kept free beyond every term: kernels' workspaces (cuDNN, cuBLASLt, sort) and what the replay
+#: misses.
+MARGIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A card: its name, its memory in bytes as the driver reports it, and its compute capability (None: not NVIDIA)."""
+
+    name: str
+    memory_bytes: int
+    compute_capability: str | None
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Major and minor, (0, 0) where there is none."""
+        major, _, minor = (self.compute_capability or "0.0").partition(".")
+        return int(major), int(minor or 0)
+
+    @property
+    def kernels(self) -> str:
+        """The compute capability whose traces are this card's too: which attention kernel runs changes only here.
+
+        Below 7.5 and within 8.6 to 8.9 the choice is the same (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
+        """
+        capability = self.capability
+        for first, name in (((12, 0), "12.0"), ((10, 0), "10.0"), ((9, 0), "9.0"), ((8, 6), "8.6"), ((8, 0), "8.0")):
+            if capability >= first:
+                return name
+        return "7.0" if capability >= (7, 0) else "6.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """``bytes_`` on the device, outside the caching allocator; ``source`` says where the number comes from."""
+
+    name: str
+    bytes_: int
+    source: str
+
+
+def outside(device: Device, world_size: int) -> tuple[Term, ...]:
+    """What is taken beside the caching allocator, and so from what it can reserve."""
+    return (_driver(device), _context(device), *((_nccl(device),) if world_size > 1 else ()))
+
+
+def _driver(device: Device) -> Term:
+    # An A100 40GB of 40536 MiB is 40339 MiB to CUDA (0.5 %: bottlerocket-os/bottlerocket#3873); an H100 of 81559 MiB is
+    # 79.11 GiB to torch (0.7 %), an RTX 4090 of 24564 MiB is 23.65 GiB (1.4 %), both in out-of-memory messages of
+    # public issues.
+    share = 0.015 if device.capability >= (8, 9) and device.capability != (9, 0) else 0.0075
+    source = "total memory of CUDA against NVML's: 0.5 % (A100), 0.7 % (H100), 1.4 % (RTX 4090) in public reports"
+    return Term("kept by the driver", int(device.memory_bytes * share), source)
+
+
+def _context(device: Device) -> Term:
+    # About 300 MB with lazy module loading, more before CUDA 11.7 (pytorch/pytorch#107667); more code is loaded as
+    # kernels are used.
+    size = 640 * MIB if device.capability >= (9, 0) else 512 * MIB
+    return Term("CUDA context and kernels", size, "pytorch/pytorch#107667: about 300 MB, growing with the kernels used")
+
+
+def _nccl(device: Device) -> Term:
+    # A connection of a channel takes 10 MiB (NVIDIA/nccl#1685). Rings and trees over NVLink use up to 32 channels with
+    # some three connections; over PCIe a few channels. More communicators, or all-to-all, would take more
+    # (NVIDIA/nccl#864).
+    nvlink = device.capability in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
+    size = GIB if nvlink else 256 * MIB
+    source = "NVIDIA/nccl#1685: 10 MiB a connection; " + ("32 channels x 3" if nvlink else "8 channels x 3")
+    return Term("NCCL channels", size, source)

@@ -1,0 +1,111 @@
+"""The trace file (docs/trace.md) as checked, flat lists: what every calculation here reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
+
+
+class BadTrace(ValueError):
+    """A trace that is not what docs/trace.md describes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Allocations and frees in order. ``ops`` holds n where allocation n happens and ~n where it is freed.
+
+    Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes; ``kind`` and ``module`` index ``kinds`` and
+    ``modules``. ``start`` is the index in ``ops`` of the last traced step, the one whose timeline is that of all later
+    steps.
+    """
+
+    ops: list[int]
+    fixed: list[float]
+    slope: list[float]
+    kind: list[int]
+    module: list[int]
+    kinds: tuple[str, ...]
+    modules: tuple[str, ...]
+    start: int
+
+    def sizes(self, micro_batch: int) -> list[int]:
+        """Bytes that every allocation asks for at a micro-batch size."""
+        return [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A traced step: the program of one process that shares nothing, with the phase of every allocation.
+
+    ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters.
+    """
+
+    program: Program
+    phase: list[int]
+    phases: tuple[str, ...]
+    steps: tuple[int, ...]
+    count: int
+    trainable: int
+    parameter_bytes: int
+    torch: str
+
+
+def parse(data: Any) -> Trace:
+    """The trace in a parsed JSON file. Raises BadTrace, with the first thing that is wrong."""
+    if not isinstance(data, Mapping):
+        raise BadTrace("not an object")
+    if data.get("trace_version") != VERSION:
+        raise BadTrace(f"version {data.get('trace_version')!r}, not {VERSION}")
+    try:
+        tables = [tuple(str(name) for name in data[table]) for table in ("phases", "modules", "kinds")]
+        counts = [int(data["parameters"][key]) for key in ("count", "trainable", "bytes")]
+        steps, events = [int(step) for step in data["steps"]], data["events"]
+        torch = str(data["torch"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadTrace(f"{type(error).__name__}: {error}") from error
+    phases, modules, kinds = tables
+    if kinds != KINDS:
+        raise BadTrace(f"kinds {', '.join(kinds) or 'missing'}")
+    if not steps or not isinstance(events, list) or sorted({*steps, 0, len(events)})[-1] != len(events):
+        raise BadTrace("steps outside the events")
+    if not 0 <= counts[1] <= counts[0]:
+        raise BadTrace("more trainable parameters than parameters")
+    ops, columns = _events(events, (len(phases), len(modules), len(kinds)))
+    fixed, slope, phase, module, kind = columns
+    program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1])
+    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch)
+
+
+def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int], tuple[list[Any], ...]]:
+    live: dict[Any, int] = {}
+    ops: list[int] = []
+    fixed: list[float] = []
+    slope: list[float] = []
+    phase: list[int] = []
+    module: list[int] = []
+    kind: list[int] = []
+    for number, event in enumerate(events):
+        try:
+            if len(event) == 1:
+                ops.append(~live.pop(event[0]))
+                continue
+            block, constant, growth, in_phase, in_module, of_kind = event
+            # Traced at batch sizes from 2 on: at 1 no size may have become negative, nor with growth at any other.
+            if block in live or constant + growth < 0 or growth < 0:
+                raise ValueError
+            if not (0 <= in_phase < limits[0] and 0 <= in_module < limits[1] and 0 <= of_kind < limits[2]):
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadTrace(f"event {number}: {str(event)[:80]}") from error
+        live[block] = len(fixed)
+        ops.append(len(fixed))
+        fixed.append(constant)
+        slope.append(growth)
+        phase.append(in_phase)
+        module.append(in_module)
+        kind.append(of_kind)
+    return ops, (fixed, slope, phase, module, kind)

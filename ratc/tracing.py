@@ -1,0 +1,222 @@
+"""Ask the runtime for a model's trace, in a process of its own with limits, and keep what it said by content.
+
+A user's model may raise, hang, exit, print, or take all memory while it is built: here that is one diagnostic. The
+cache lies in `$RATC_CACHE`, else in `ratc` under `$XDG_CACHE_HOME` or `~/.cache`. Codes: R315, and those that the
+runtime reports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ratc.diagnostics import Diagnostic, Span
+from ratc.memory.trace import VERSION, BadTrace, Trace, parse
+
+#: Seconds for one trace; RAT takes about 5 on two cores, most of it the import of torch.
+TIMEOUT_S = 180.0
+#: Bytes of private memory that the tracing process may take: fake tensors need none, torch itself about one GiB.
+MEMORY_BYTES = 12 << 30
+#: Traces kept; the oldest go first.
+KEPT = 300
+_TAIL = 1 << 16
+
+
+def fetch(
+    request: Mapping[str, Any],
+    folder: str,
+    span: Span | None = None,
+    progress: Callable[[str], None] | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
+    """The trace for a request, from the cache or made now in ``folder``, the spec's. A corrupt cache entry is made
+    again.
+    """
+    path = os.path.join(cache_folder(), f"{key(request, folder)}.json")
+    kept = _read(path)
+    if isinstance(kept, Trace):
+        os.utime(path)
+        return kept, ()
+    if progress:
+        progress(_describe(request))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    handle, fresh = tempfile.mkstemp(suffix=".part", dir=os.path.dirname(path))
+    os.close(handle)
+    try:
+        problem = _run(request, folder, fresh, span, timeout_s)
+        if problem:
+            return None, (problem,)
+        trace = _read(fresh)
+        if not isinstance(trace, Trace):
+            return None, (Diagnostic("R315", f"the runtime wrote a trace that cannot be used: {trace}", span),)
+        os.replace(fresh, path)
+        _prune(os.path.dirname(path))
+        return trace, ()
+    finally:
+        if os.path.exists(fresh):
+            os.unlink(fresh)
+
+
+def cache_folder() -> str:
+    """Where traces are kept."""
+    given = os.environ.get("RATC_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(given or os.path.join(base, "ratc"), "traces")
+
+
+def key(request: Mapping[str, Any], folder: str) -> str:
+    """The digest of all that a trace depends on: the request, the packages, the runtime's code and the user's own."""
+    whole = hashlib.sha256()
+    whole.update(json.dumps([VERSION, sys.version_info[:2], request], sort_keys=True).encode())
+    for name in _packages():
+        whole.update(name.encode() + b"\0")
+    for file in _sources(request, folder):
+        try:
+            with open(file, "rb") as handle:
+                whole.update(file.encode() + b"\0" + hashlib.sha256(handle.read()).digest())
+        except OSError:
+            continue
+    return whole.hexdigest()
+
+
+def _packages() -> list[str]:
+    """Every installed package as name and version: the names of its metadata folders."""
+    found: set[str] = set()
+    for place in sys.path:
+        if os.path.isdir(place):
+            found |= {name for name in os.listdir(place) if name.endswith(".dist-info")}
+    return sorted(found)
+
+
+def _sources(request: Mapping[str, Any], folder: str) -> list[str]:
+    """The runtime's modules, and those beside the spec that the model's and the loss's names begin with."""
+    files = [runtime] if (runtime := _runtime_folder()) else []
+    for name in (request["model"]["name"], request["training"]["loss"]["name"]):
+        top = str(name).partition(":")[0].split(".")[0]
+        if ":" in str(name):
+            files += [os.path.join(folder, top), os.path.join(folder, f"{top}.py")]
+    found: list[str] = []
+    for file in files:
+        if os.path.isfile(file):
+            found.append(file)
+        for root, _, names in os.walk(file):
+            found += [os.path.join(root, name) for name in names if name.endswith(".py")]
+    return sorted(found)
+
+
+def _runtime_folder() -> str | None:
+    beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for place in (os.path.join(beside, "runtime"), beside, *sys.path):
+        if os.path.isdir(os.path.join(place, "ratc_runtime")):
+            return os.path.join(place, "ratc_runtime")
+    return None
+
+
+def _read(path: str) -> Trace | str:
+    """The trace in a file, or what is wrong with it."""
+    try:
+        with open(path, "rb") as handle:
+            return parse(json.load(handle))
+    except FileNotFoundError:
+        return "there is none"
+    except (OSError, ValueError, RecursionError) as error:
+        return str(error) if isinstance(error, BadTrace) else f"{type(error).__name__}: {error}"
+
+
+def _run(
+    request: Mapping[str, Any], folder: str, output: str, span: Span | None, timeout_s: float
+) -> Diagnostic | None:
+    runtime = _runtime_folder()
+    if runtime is None:
+        helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
+        return Diagnostic("R315", "memory cannot be predicted: the runtime is not installed here", span, helps=helps)
+    paths = [os.path.dirname(runtime), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
+        "CUDA_VISIBLE_DEVICES": "",
+        # A trace must not depend on what the network answers.
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "ratc_runtime.trace", os.path.abspath(output)]
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd=folder or ".",
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_limit,
+        )
+        try:
+            process.communicate(json.dumps(request).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            message = f"tracing the model did not end within {timeout_s:g} s"
+            return Diagnostic("R315", message, span, helps=("give `batch_size` to go without a prediction",))
+        finally:
+            _end(process)
+        errors.seek(max(0, os.fstat(errors.fileno()).st_size - _TAIL))
+        said = errors.read().decode("utf-8", "replace")
+    return None if process.returncode == 0 else _failure(process.returncode, said, span)
+
+
+def _limit() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing behind: the model may have started processes of its own."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        process.kill()
+    process.wait()
+
+
+def _failure(status: int, said: str, span: Span | None) -> Diagnostic:
+    """What the runtime reported in its last line, or what can be known of a process that went without a word."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    for line in reversed(lines):
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(told, dict) and isinstance(told.get("message"), str):
+            code = str(told.get("code"))
+            where = f"at {told['where']}" if told.get("where") else ""
+            helps = tuple(str(text) for text in [told.get("help")] if text)
+            return Diagnostic(code if re.fullmatch(r"R3\d\d", code) else "R315", told["message"], span, (where,), helps)
+    how = f"with signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    return Diagnostic("R315", f"tracing the model ended {how}", span, (lines[-1][:300] if lines else "",))
+
+
+def _describe(request: Mapping[str, Any]) -> str:
+    training, data = request["training"], request["data"]
+    size = " x ".join(str(side) for side in data["image_size"])
+    more = ", checkpointed" if training["activation_checkpointing"] else ""
+    several = ", accumulating" if request["accumulation"] > 1 else ""
+    kernels = f"compute capability {request['compute_capability']}"
+    return f"tracing {request['model']['name']}: {size}, {training['precision']}, {kernels}{more}{several}"
+
+
+def _prune(folder: str) -> None:
+    files = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".json")]
+    if len(files) > KEPT:
+        for file in sorted(files, key=os.path.getmtime)[: len(files) - KEPT]:
+            os.unlink(file)
