@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime import memory
 from ratc_runtime.errors import warn
 from ratc_runtime.evaluate import Evaluation, evaluate, evaluate_baseline
 from ratc_runtime.results import RESULTS_FILE, write_results
@@ -38,11 +39,14 @@ def finish(run: Run) -> int:
     chosen = frozenset((2 * i + 1) * length // (2 * OVERLAYS) for i in range(OVERLAYS))
     test = evaluate(run.engine, run.test, run.criterion, chosen)
     baseline, threshold = evaluate_baseline(run.train.dataset, run.test.dataset, run.world)
+    use = memory.measure(run.world)
     if not run.world.main:
         return 0
     run.stop.done()
+    common, prediction = _common(run), memory.predicted(run.lock)
     results = {
-        **_common(run),
+        **common,
+        "memory": memory.record(use, prediction, common["samples_per_second"]),
         "status": "finished",
         "test": {"dice": test.score.dice, "iou": test.score.iou, "loss": test.loss, "samples": test.samples},
         "baseline": {"dice": baseline.dice, "iou": baseline.iou, "threshold": threshold},
@@ -53,12 +57,16 @@ def finish(run: Run) -> int:
     last_step = run.lock.training.epochs * run.steps
     run.tracker.log({"test/dice": test.score.dice, "test/iou": test.score.iou, "test/loss": test.loss}, last_step)
     run.tracker.log({"test/baseline_dice": baseline.dice}, last_step)
+    run.tracker.log({name: value for name, value in memory.metrics(use).items() if value is not None}, last_step)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
     run.reporter.say(
         f"test Dice {test.score.dice:.4f}  IoU {test.score.iou:.4f}  ({test.samples} samples, best epoch"
         f" {run.progress.best_epoch}); the mean training mask has Dice {baseline.dice:.4f}\n"
-        f"results in {run.output_dir}"
+        f"{memory.describe(use, prediction)}\nresults in {run.output_dir}"
     )
+    off = memory.deviation(use, prediction)
+    if off is not None:
+        warn(off)
     return 0
 
 

@@ -20,6 +20,7 @@ from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.evaluate import Evaluation
 from ratc_runtime.lock import Lock
+from ratc_runtime.memory import start_measuring
 from ratc_runtime.models import build_model
 from ratc_runtime.preflight import sha256_of
 from ratc_runtime.progress import Reporter
@@ -210,6 +211,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         checkpoints.clear()
     stop = StopRequest(output_dir, world.main)
     stop.listen()
+    start_measuring(world.device)
     saved = checkpoints.load("last")
     progress = Progress(**saved) if saved is not None else Progress()
     steps = train.order.steps

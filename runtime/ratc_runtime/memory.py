@@ -1,0 +1,135 @@
+"""Memory as it really is: what a run used, beside what the lock predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ratc_runtime.distributed import World
+from ratc_runtime.lock import Lock
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the compiler expected of one device, in bytes; `margin` is the stated relative error, 0.05 for 5 %."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    margin: float
+
+
+def predicted(lock: Lock) -> Prediction | None:
+    """Return the lock's prediction, if it holds one."""
+    memory = lock.memory
+    if memory.peak_allocated_bytes is None or memory.peak_reserved_bytes is None or memory.margin is None:
+        return None
+    return Prediction(memory.peak_allocated_bytes, memory.peak_reserved_bytes, memory.margin)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """The most that any rank used, in bytes.
+
+    On `cuda`: what tensors took at most, what torch's allocator held for them at most, and what is taken of the
+    whole device now (with CUDA's context and other processes), out of `device_total_bytes`. On `cpu`: only the
+    process's peak resident set, libraries and data included, since there is no such allocator to ask.
+    """
+
+    device: str
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    device_used_bytes: int | None = None
+    device_total_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+
+
+def start_measuring(device: torch.device) -> None:
+    """Forget earlier peaks of the device, so that `measure` is about what follows; a CPU process cannot forget."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def measure(world: World) -> MemoryUse:
+    """Return the largest of all ranks' values; every rank calls this."""
+    parts = world.gather(_measure(world.device))
+    names = [field.name for field in dataclasses.fields(MemoryUse) if field.name != "device"]
+    known = {name: [getattr(part, name) for part in parts if getattr(part, name) is not None] for name in names}
+    return MemoryUse(world.device.type, **{name: max(values, default=None) for name, values in known.items()})
+
+
+def _measure(device: torch.device) -> MemoryUse:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return MemoryUse(
+            "cuda",
+            torch.cuda.max_memory_allocated(device),
+            torch.cuda.max_memory_reserved(device),
+            total - free,
+            total,
+        )
+    # getrusage(2): kibibytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return MemoryUse("cpu", peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def record(use: MemoryUse, prediction: Prediction | None, samples_per_second: float) -> dict[str, Any]:
+    """Return the facts for results.json: `memory` in bytes, the prediction and by what factor it was off."""
+    facts: dict[str, Any] = {key: value for key, value in dataclasses.asdict(use).items() if value is not None}
+    facts["samples_per_second"] = samples_per_second
+    if prediction is not None:
+        facts["predicted"] = dataclasses.asdict(prediction)
+        if use.peak_reserved_bytes is not None:
+            facts["measured_to_predicted"] = use.peak_reserved_bytes / prediction.peak_reserved_bytes
+    return facts
+
+
+def metrics(use: MemoryUse) -> dict[str, float | None]:
+    """Return the same for a tracker, by name, in GiB."""
+    named = {
+        "memory/peak_allocated_gib": use.peak_allocated_bytes,
+        "memory/peak_reserved_gib": use.peak_reserved_bytes,
+        "memory/device_used_gib": use.device_used_bytes,
+        "memory/peak_rss_gib": use.peak_rss_bytes,
+    }
+    return {name: value / GIB for name, value in named.items() if value is not None}
+
+
+def describe(use: MemoryUse, prediction: Prediction | None) -> str:
+    """Return one line for the log."""
+    if use.peak_reserved_bytes is None or use.peak_allocated_bytes is None:
+        return f"peak memory of a process {_gib(use.peak_rss_bytes)} (resident set, with libraries and data)"
+    text = f"peak memory {_gib(use.peak_allocated_bytes)} allocated, {_gib(use.peak_reserved_bytes)} reserved"
+    if prediction is not None:
+        text += f"; predicted {_gib(prediction.peak_allocated_bytes)}, {_gib(prediction.peak_reserved_bytes)}"
+    return f"{text}; {_gib(use.device_used_bytes)} of the device's {_gib(use.device_total_bytes)} in use"
+
+
+def deviation(use: MemoryUse, prediction: Prediction | None) -> str | None:
+    """Return a warning where a peak is off by more than the margin stated with it; None on the CPU.
+
+    Peaks of the caching allocator are compared; the resident set of a CPU process is no such thing.
+    """
+    if prediction is None:
+        return None
+    pairs = {
+        "reserved": (use.peak_reserved_bytes, prediction.peak_reserved_bytes),
+        "allocated": (use.peak_allocated_bytes, prediction.peak_allocated_bytes),
+    }
+    for name, (found, expected) in pairs.items():
+        if found is not None and abs(found - expected) > prediction.margin * expected:
+            return (
+                f"peak {name} memory was {_gib(found)}, predicted {_gib(expected)}: {found / expected - 1:+.1%},"
+                f" more than the stated {prediction.margin:.1%}"
+            )
+    return None
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIB:.2f} GiB"
