@@ -1,7 +1,7 @@
 """How long `ratc validate` and `ratc compile` take to answer, as ratios to a bare Python and to hydra: `make bench`.
 
-Each command is a whole process; the commands take turns, so that a machine's moods meet all of them. `hydra --cfg job` composes
-a configuration of the same keys (from the same spec, in hydra's own layout) and prints it, which is its part of the same work.
+Each command is a whole process; the commands take turns, so that a machine's moods meet all of them. `hydra --cfg job`
+composes a configuration of the same keys from the same spec and prints it, which is its part of the same work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SPEC = Path(__file__).parent.parent / "specs" / "brain" / "config.yaml"
-HYDRA = "import hydra\n\n\n@hydra.main(version_base=None, config_path='.', config_name='config')\ndef main(cfg):\n    pass\n\n\nmain()\n"
+HYDRA = """import hydra
+
+@hydra.main(version_base=None, config_path=".", config_name="config")
+def main(cfg):
+    pass
+
+main()
+"""
 
 
 def commands(folder: Path) -> dict[str, list[str]]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ratc import facts, layers, resources, rules, schema
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import Document, parse
 from ratc.plan import Plan, Values
+
+if TYPE_CHECKING:
+    from ratc.memory.decision import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,14 @@ def read_facts(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
 
 
 def plan(
-    settings: Values, facts_file: Values | None, machine: facts.Machine | None
+    settings: Values, facts_file: Values | None, machine: facts.Machine | None, decision: Decision | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Settle the hardware facts and resolve. Codes: R3xx."""
+    """Settle the hardware facts and resolve; a decision settles what memory decides. Codes: R3xx."""
     # Imported here: `ratc validate` does not resolve.
     from ratc.resolve import resolve
 
     hardware, found = facts.hardware(settings, facts_file, machine)
     if hardware is None:
         return None, found
-    resolved, more = resolve(settings, hardware)
+    resolved, more = resolve(settings, hardware, decision)
     return resolved, (*found, *more)

@@ -27,6 +27,17 @@ RENAMED = {
     "resources.gpu": "hardware.card",
 }
 
+#: What a prediction of memory may change.
+DECIDED_BY_MEMORY = frozenset(
+    (
+        "training.micro_batch_size",
+        "training.gradient_accumulation_steps",
+        "model.attention_memory",
+        "engine.zero_stage",
+        "deepspeed.bucket_elements",
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

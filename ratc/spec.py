@@ -44,6 +44,11 @@ class Model(Section):
     args: Arguments = Field(
         {}, description="Keyword arguments of a `package.module:callable`.", examples=[{"width": 32}]
     )
+    attention_memory: Literal["full", "chunked", "auto"] = Field(
+        "auto",
+        description="RAT's dense attention: `full` keeps its maps, `chunked` recomputes them piece by piece in a "
+        "fraction of the memory; `auto` takes `full` where it fits.",
+    )
     spatial_dims: Literal[2] = Field(2, description="Spatial dimensions of the input; images are 2D.")
     input_features: PositiveInt | None = Field(
         None, description="Input channels; taken from `data.channels`.", examples=[1, 3]

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
 SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell"}
 #: The only modules that may touch files, the environment, the clock or other processes.
-WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "__main__"}
+WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "__main__"}
 
 
 def imports(path: Path) -> set[str]:
@@ -66,16 +66,18 @@ def test_stages_know_only_what_comes_before_them():
         "document": {"diagnostics"},
         "layers": {"document", "schema"},
         "schema": {"document"},
-        "rules": set(),
+        "rules": {"memory"},
         "facts": set(),
-        "resolve": set(),
+        "resolve": {"memory"},
         "targets": set(),
         "render": set(),
+        "memory": set(),
+        "tracing": {"memory"},
         "explain": set(),
         "probe": {"facts"},
         "consumers": {"document", "targets"},
         "emit": {"targets"},
-        "compiler": {"document", "layers", "schema", "rules", "facts", "resolve"},
+        "compiler": {"document", "layers", "schema", "rules", "facts", "resolve", "memory"},
     }
     for path in sources():
         name = stage(path)

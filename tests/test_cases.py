@@ -43,9 +43,9 @@ def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):
     case = CASES / "product-document-a100x8"
     run_case(case, tmp_path / "case", capsys, monkeypatch)
     before = {path: path.stat().st_mtime_ns for path in Path(OUTPUT).iterdir()}
-    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml"]) == 0
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--batch-size", "4"]) == 0
     assert {path: path.stat().st_mtime_ns for path in Path(OUTPUT).iterdir()} == before
-    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--check"]) == 0
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--batch-size", "4", "--check"]) == 0
 
 
 @pytest.mark.parametrize("name", ["run.sh", "lock.yaml", "accelerate.yaml", "deepspeed.json"])
@@ -56,11 +56,11 @@ def test_check_sees_one_changed_byte_and_names_its_line(name, tmp_path, capsys, 
     text[2] += " "
     path.write_text("\n".join(text) + "\n")
     changed = path.read_bytes()
-    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--check"]) == 1
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--batch-size", "4", "--check"]) == 1
     assert f"{OUTPUT}/{name}:3:1" in capsys.readouterr().err
     assert path.read_bytes() == changed, "--check writes nothing"
     path.unlink()
-    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--check"]) == 1
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--batch-size", "4", "--check"]) == 1
     assert "is missing" in capsys.readouterr().err
 
 
@@ -68,7 +68,18 @@ def test_a_file_that_the_plan_no_longer_has_goes_away(tmp_path, capsys, monkeypa
     run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
     assert (Path(OUTPUT) / "deepspeed.json").exists()
     (Path(OUTPUT) / "mine.txt").write_text("not ratc's")
-    arguments = ["compile", "spec.yaml", "-o", OUTPUT, "--facts", "facts.yaml", "--set", "training.deepspeed=false"]
+    arguments = [
+        "compile",
+        "spec.yaml",
+        "-o",
+        OUTPUT,
+        "--facts",
+        "facts.yaml",
+        "--batch-size",
+        "4",
+        "--set",
+        "training.deepspeed=false",
+    ]
     assert main([*arguments, "--check"]) == 1
     assert main(arguments) == 0
     assert sorted(path.name for path in Path(OUTPUT).iterdir()) == [

@@ -185,3 +185,14 @@ def test_facts_may_describe_a_card_that_the_catalogue_lacks(tmp_path, capsys):
     arguments = ["explain", str(tmp_path / "spec.yaml"), "training.precision", "--facts", str(tmp_path / "facts.yaml")]
     assert main(arguments) == 0
     assert "training.precision = fp16" in capsys.readouterr().out
+
+
+def test_full_attention_whose_maps_alone_exceed_the_card_is_not_chosen():
+    plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8)
+    assert plan.values["model.attention_memory"].value == "chunked"
+    small = {"data__image_size": 64, "model__num_blocks": 2, "model__num_heads": 2}
+    plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8, **small)
+    assert plan.values["model.attention_memory"].value == "full"
+    asked = {"model__attention_memory": "full"}
+    plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8, **asked)
+    assert plan.values["model.attention_memory"].value == "full"

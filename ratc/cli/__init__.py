@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "compile for this machine and run the script",
     "sample-data": "write a small real data set to try things on",
     "explain": "say what a code means, or where a value comes from",
+    "fit": "say what fits on which card, before anything runs",
 }
 
 

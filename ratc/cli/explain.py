@@ -30,17 +30,19 @@ def run(args: argparse.Namespace) -> int:
     if refused:
         inputs.show(refused, "ratc explain")
         return 1
+    from ratc import explain
+
     loaded = inputs.load(args, args.target)
     if loaded.settings is None:
         inputs.show(loaded.diagnostics, "ratc explain")
         return 1
-    plan, found, _ = inputs.resolve(args, loaded.settings, args.target)
+    # Only what memory decides, or the whole plan, is worth a prediction.
+    predict = args.path is None or explain.RENAMED.get(args.path, args.path) in explain.DECIDED_BY_MEMORY
+    plan, found, _ = inputs.resolve(args, loaded.settings, args.target, predict)
     errors = [item for item in found if item.severity is Severity.ERROR]
     if plan is None:
         inputs.show(errors, "ratc explain")
         return 1
-    from ratc import explain
-
     if args.path is None:
         print("\n".join(explain.text(plan, path).rstrip("\n") for path in plan.values))
         return 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ratc import compiler, layers, resources
 from ratc.compiler import File, Inputs
-from ratc.diagnostics import Diagnostic, Severity
+from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Plan, Values
 from ratc.render import text
 
@@ -98,9 +98,11 @@ def load(args: argparse.Namespace, target: str) -> Loaded:
 
 
 def resolve(
-    args: argparse.Namespace, settings: Values, target: str
+    args: argparse.Namespace, settings: Values, target: str, predict: bool = True
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None]:
-    """Gather the facts and resolve. Returns the facts file too, where one was named."""
+    """Gather the facts and resolve, with what a memory prediction decides. Returns the facts file too, where one was
+    named.
+    """
     from ratc import facts
 
     file = None
@@ -118,7 +120,22 @@ def resolve(
 
         machine = probe(os.environ)
     plan, found = compiler.plan(settings, values, machine)
-    return plan, found, file
+    if plan is None or not predict or not is_open(plan):
+        return plan, found, file
+    # Imported here: only an open micro-batch needs the search.
+    from ratc.cli.predict import decide
+
+    decision, said = decide(plan, os.path.dirname(args.spec) or ".")
+    if decision is not None:
+        plan, found = compiler.plan(settings, values, machine, decision)
+    return (None if has_errors(said) else plan), (*found, *said), file
+
+
+def is_open(plan: Plan) -> bool:
+    """Whether the micro-batch is left to ratc, on a card whose kernels are known."""
+    given = ("training.batch_size", "training.gradient_accumulation_steps")
+    cuda = plan.values["hardware.device"].value == "cuda" and plan.values["hardware.compute_capability"].value
+    return bool(cuda) and all(plan.settings[path].value is None for path in given)
 
 
 def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:

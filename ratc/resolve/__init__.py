@@ -6,18 +6,25 @@ and puts values with their reasons into the context. It touches nothing else.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
-from ratc.resolve import batch, engine, experiment, loader, model, parallelism, precision, training
+from ratc.resolve import batch, engine, experiment, loader, memory, model, parallelism, precision, training
 from ratc.resolve.context import Context
 
+if TYPE_CHECKING:
+    from ratc.memory.decision import Decision
+
 #: In the order in which they run: each may read what stands before it.
-DERIVATIONS = (experiment, parallelism, precision, batch, engine, model, training, loader)
+DERIVATIONS = (experiment, parallelism, precision, batch, engine, model, training, loader, memory)
 
 
-def resolve(settings: Values, facts: Values) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Work out every value of the run. Codes: R3xx."""
-    context = Context(settings, facts)
+def resolve(
+    settings: Values, facts: Values, decision: Decision | None = None
+) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
+    """Work out every value of the run; a decision settles what memory decides. Codes: R3xx."""
+    context = Context(settings, facts, decision)
     found: list[Diagnostic] = []
     for derivation in DERIVATIONS:
         found += derivation.derive(context)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isqrt
+from typing import TYPE_CHECKING
 
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.plan import Value
 from ratc.resolve.context import Context
+
+if TYPE_CHECKING:
+    from ratc.memory.decision import Decision
 
 #: The largest micro-batch taken where the spec names none and memory is not predicted.
 DEFAULT_MICRO_BATCH = 8
@@ -63,6 +67,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             "parallel.world_size",
             f"spec:{_ACCUMULATION}",
         )
+    elif context.decision is not None:
+        micro = context.derive(_MICRO, *_predicted(context, context.decision, target, world))
     else:
         micro = max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
         why = f"largest divisor of {target} / {world} = {share} up to {DEFAULT_MICRO_BATCH}"
@@ -81,6 +87,20 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             _MICRO,
             "parallel.world_size",
         )
+
+
+def _predicted(context: Context, decision: Decision, target: int, world: int) -> tuple[int, str, str, str, str]:
+    found, above = decision.choice.estimate, decision.choice.next_larger
+    card = context.value("hardware.card")
+    why = f"largest divisor of {target} / {world} = {target // world} that fits {card}: {_gib(found.predicted_bytes)}"
+    why += f" of {_gib(found.device.memory_bytes)} predicted"
+    if above:
+        why += f", {above.micro_batch} would take {_gib(above.predicted_bytes)}"
+    return found.micro_batch, why, _GLOBAL, "parallel.world_size", "hardware.memory_bytes"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _global_from_parts(context: Context, world: int, micro: int | None, accumulation: int | None) -> int:

@@ -1,11 +1,14 @@
-"""What a derivation sees: the settings, the facts, and the values derived so far."""
+"""What a derivation sees: settings, facts, what a prediction decided, and the values derived so far."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratc.plan import Value, Values
+
+if TYPE_CHECKING:
+    from ratc.memory.decision import Decision
 
 
 @dataclass(slots=True)
@@ -14,6 +17,7 @@ class Context:
 
     settings: Values
     facts: Values
+    decision: Decision | None = None
     values: dict[str, Value] = field(default_factory=dict)
 
     def keep(self, *paths: str, under: str | None = None) -> None:

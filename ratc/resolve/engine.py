@@ -9,6 +9,8 @@ from ratc.resolve.context import Context
 
 #: Partitions optimizer states and gradients, at the traffic of plain data parallelism (ZeRO paper, section 7).
 DEFAULT_ZERO_STAGE = 2
+#: Elements of a DeepSpeed bucket. Its own 5e8 is allocated in full, twice with overlap, however small the model.
+DEFAULT_BUCKET = 50_000_000
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
@@ -42,6 +44,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("engine.zero_stage", 0, "DeepSpeed is not used", "engine.deepspeed")
     elif settings["training.zero_stage"].value is not None:
         context.keep("training.zero_stage", under="engine.zero_stage")
+    elif context.decision is not None:
+        why = "the lowest that needs no more accumulation"
+        context.derive(
+            "engine.zero_stage", context.decision.zero_stage, why, "engine.deepspeed", "hardware.memory_bytes"
+        )
     else:
         context.derive(
             "engine.zero_stage",
@@ -49,6 +56,12 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             "partitions optimizer states and gradients at no loss of speed",
             "engine.deepspeed",
         )
+    decision = context.decision
+    bucket = decision.choice.estimate.strategy.bucket if decision else DEFAULT_BUCKET
+    why = (
+        "no larger than the model" if bucket < DEFAULT_BUCKET else "a tenth of DeepSpeed's own, which is taken in full"
+    )
+    context.derive("deepspeed.bucket_elements", bucket, why, "engine.deepspeed")
     offload = settings["training.offload_optimizer"]
     if offload.value and used and context.value("engine.zero_stage") == 0:
         message = "optimizer states can be offloaded from ZeRO stage 1 on"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
+from ratc.memory.rat import map_bytes
 from ratc.plan import Value
 from ratc.resolve.context import Context
 
-_OWN = ("model.name", "model.multi_scale", "model.args")
+_OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
     """RAT's arguments stand under `model` in a spec; a callable's under `args`. Code: R312."""
     settings = context.settings
     context.keep("model.name", "model.multi_scale")
+    _attention(context)
     if settings["model.name"].value != "rat":
         args = settings["model.args"]
         for key, value in args.value.items():
@@ -42,3 +44,34 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if given.value is not None and given.value != channels.value:
         message = f"`input_features` is {given.value}, but `data.channels` is {channels.value}"
         yield Diagnostic("R312", message, given.span, helps=("remove it, or set `data.channels`",))
+
+
+def _attention(context: Context) -> None:
+    path, asked, decision = "model.attention_memory", context.settings["model.attention_memory"], context.decision
+    if context.settings["model.name"].value != "rat":
+        context.derive(path, "full", "the model is not RAT", "spec:model.name")
+    elif asked.value != "auto":
+        context.keep(path)
+    elif decision is None:
+        context.derive(path, *_without_prediction(context), "training.micro_batch_size", "hardware.memory_bytes")
+    elif decision.full_need_bytes is None:
+        context.derive(path, decision.attention_memory, "it fits", "spec:model.attention_memory", "hardware.card")
+    else:
+        need = f"{decision.full_need_bytes / 2**30:.1f} GiB"
+        why = f"full attention needs {need} at micro-batch 1 and does not fit"
+        context.derive(path, decision.attention_memory, why, "spec:model.attention_memory", "hardware.card")
+
+
+def _without_prediction(context: Context) -> tuple[str, str]:
+    """`chunked` where the maps of one block alone are more than the card has: a bound needs no trace."""
+    settings, memory = context.settings, context.value("hardware.memory_bytes")
+    if memory is None or settings["model.sga_attention_type"].value != "dense":
+        return "full", "no prediction says otherwise"
+    size = settings["data.image_size"].value
+    height, width = size if isinstance(size, list) else (size, size)
+    kernel, heads, iters = (settings.get_as(int, f"model.{key}") for key in ("sga_kernel_size", "num_heads", "iters"))
+    stride = settings.maybe(int, "model.stride") or max(1, kernel // 2)
+    least = map_bytes(height, width, kernel, stride, heads, iters) * int(context.value("training.micro_batch_size"))
+    if least > memory:
+        return "chunked", f"one block's maps alone would take {least / 2**30:.0f} GiB of {memory / 2**30:.1f} GiB"
+    return "full", "no prediction says otherwise"

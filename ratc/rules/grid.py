@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
+from ratc.memory.rat import shrink
 from ratc.plan import Values
 
 
@@ -23,7 +24,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     for scale in settings["data.scales"].value or [1.0]:
         grids = [(max(1, round(height * scale)), max(1, round(width * scale)))]
         while len(grids) <= min(blocks, 64) and grids[-1][0] * grids[-1][1] > 1:
-            grids.append(tuple(_shrink(n, kernel, stride) for n in grids[-1]))  # type: ignore[arg-type]
+            grids.append(tuple(shrink(n, kernel, stride) for n in grids[-1]))  # type: ignore[arg-type]
         if grids[-1][0] * grids[-1][1] > 1:
             continue
         steps = " -> ".join(f"{a}x{b}" for a, b in grids[:8])
@@ -42,9 +43,3 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         )
         yield Diagnostic("R209", message, span, (note,), helps)
         return
-
-
-def _shrink(length: int, kernel: int, stride: int) -> int:
-    if stride == 1:
-        return length
-    return max(0, (length + 2 * ((kernel - 1) // 2) - kernel) // stride + 1)

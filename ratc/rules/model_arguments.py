@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.plan import Values
 
-_COMMON = ("model.name", "model.multi_scale", "model.args")
+_COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
 _PAIRS = (("model.name", "model.args", "rat"), ("data.dataset", "data.args", "isic"))
 #: What each built-in loss takes (`ratc_runtime.tasks.losses`; a test compares the two).
 LOSS_ARGUMENTS = {

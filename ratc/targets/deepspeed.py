@@ -8,8 +8,6 @@ from typing import Any
 from ratc.plan import Plan
 from ratc.targets.artifact import Artifact
 
-#: Elements of a bucket. DeepSpeed's own 5e8 is allocated in full, twice with overlap, however small the model.
-BUCKET = 50_000_000
 NAME = "deepspeed.json"
 
 
@@ -23,19 +21,20 @@ def config(plan: Plan) -> dict[str, Any]:
     values = plan.values
     stage = values.get_as(int, "engine.zero_stage")
     precision = values["training.precision"].value
+    bucket = values.get_as(int, "deepspeed.bucket_elements")
     zero: dict[str, Any] = {
         "stage": stage,
         "contiguous_gradients": True,
         "overlap_comm": values["hardware.device"].value == "cuda",
         "reduce_scatter": True,
-        "reduce_bucket_size": BUCKET,
+        "reduce_bucket_size": bucket,
         "allgather_partitions": True,
-        "allgather_bucket_size": BUCKET,
+        "allgather_bucket_size": bucket,
         "round_robin_gradients": stage == 2,
     }
     if stage == 3:
         zero |= {
-            "stage3_prefetch_bucket_size": BUCKET,
+            "stage3_prefetch_bucket_size": bucket,
             "stage3_param_persistence_threshold": 100_000,
             "stage3_max_live_parameters": 1_000_000_000,
             "stage3_max_reuse_distance": 1_000_000_000,

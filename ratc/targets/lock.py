@@ -28,6 +28,7 @@ SECTIONS = (
     "output_dir",
     "parallel",
     "hardware",
+    "memory",
 )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains my_experiment on this machine: 8 processes on a100-80, bf16, global batch 32 = 4 x 1 x 8.
 # Compiled by ratc from ../spec.yaml: review it, do not edit it.
-# Again, from this folder: ratc compile ../spec.yaml --target local --facts ../facts.yaml -o .
+# Again, from this folder: ratc compile ../spec.yaml --target local --facts ../facts.yaml --set training.batch_size=4 -o .
 set -euo pipefail
 unset CDPATH
 

@@ -1,0 +1,117 @@
+"""Predicts what fits for a plan whose micro-batch is open: traces the model and replays the card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ratc import facts
+from ratc.cli.traces import Library, NoTrace
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.memory.choose import Choice, Nothing, Searcher, Variant
+from ratc.memory.decision import Decision
+from ratc.memory.request import variant
+from ratc.memory.terms import GIB, Device
+from ratc.memory.zero import Strategy
+from ratc.plan import Plan
+
+#: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
+STAGES = (1, 2, 3)
+
+
+def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+    """The decision for a plan with an open micro-batch; None where no trace could be had (a warning) or nothing fits.
+
+    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317.
+    """
+    values, settings = plan.values, plan.settings
+    device = device_of(plan)
+    library = Library(plan, folder, settings["model.name"].span)
+    searcher = Searcher(library, values["training.global_batch_size"].value // values["parallel.world_size"].value)
+    wanted, strategy = variant(plan, device.kernels), strategy_of(plan)
+    kinds = _attentions(plan)
+    stages: tuple[int, ...] = (strategy.zero_stage,)
+    if strategy.engine == "deepspeed" and settings["training.zero_stage"].value is None:
+        stages = STAGES
+    try:
+        for attention in kinds:
+            wanted = replace(wanted, attention_memory=attention)
+            choice: Choice | None = searcher.choose_stage(wanted, strategy, device, stages)
+            if choice:
+                full = replace(wanted, attention_memory="full")
+                need = searcher.predictor(full, strategy, 1).need(device, 1) if attention != kinds[0] else None
+                return Decision(choice, attention, need), ()
+        found = why_nothing(searcher, library, plan, wanted, replace(strategy, zero_stage=stages[-1]), device)
+        return None, (_too_large(found, plan),)
+    except NoTrace as stopped:
+        return None, tuple(replace(item, severity=Severity.WARNING) for item in stopped.found)
+
+
+def device_of(plan: Plan) -> Device:
+    """The plan's card."""
+    hardware = {key: plan.values[f"hardware.{key}"].value for key in ("card", "memory_bytes", "compute_capability")}
+    return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"])
+
+
+def strategy_of(plan: Plan) -> Strategy:
+    """How the plan spreads a step over its processes."""
+    values = plan.values
+    return Strategy(
+        "deepspeed" if values["engine.deepspeed"].value else "torch",
+        values.get_as(int, "parallel.world_size"),
+        values.get_as(int, "engine.zero_stage"),
+        bool(values["engine.offload_optimizer"].value),
+        values.get_as(str, "training.precision"),
+    )
+
+
+def why_nothing(
+    searcher: Searcher, library: Library, plan: Plan, wanted: Variant, strategy: Strategy, device: Device
+) -> Nothing:
+    """What a step needs that does not fit, and each single change with which it would, predicted in the same way."""
+    card = facts.find_card(device.name)
+    precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
+    library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
+    if not wanted.activation_checkpointing:
+        library.known.append(replace(wanted, activation_checkpointing=True))
+    if wanted.attention_memory == "full" and plan.values["model.name"].value == "rat":
+        library.known.append(replace(wanted, attention_memory="chunked"))
+    height, width = wanted.image_size
+    smaller = [(height * part // 4 // 8 * 8, width * part // 4 // 8 * 8) for part in (3, 2, 1)]
+    library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= 32]
+    others = [facts.find_card(name) for name in facts.card_names()]
+    devices = [
+        Device(other.id, other.memory_bytes, other.compute_capability)
+        for other in others
+        if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > device.memory_bytes
+        if wanted.precision == "fp32" or getattr(other, wanted.precision)
+    ]
+    library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
+    return searcher.nothing(wanted, strategy, device, devices, (0, *STAGES) if strategy.engine == "deepspeed" else ())
+
+
+def _attentions(plan: Plan) -> tuple[str, ...]:
+    asked = plan.settings["model.attention_memory"].value
+    dense = plan.values["model.name"].value == "rat" and plan.values["model.args.sga_attention_type"].value == "dense"
+    if not dense:
+        return ("full",)
+    return ("full", "chunked") if asked == "auto" else (asked,)
+
+
+def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
+    device = found.estimate.device
+    message = (
+        f"nothing fits on {device.name}: micro-batch 1 needs {_gib(found.need_bytes)}, "
+        f"the card has {_gib(device.memory_bytes)}"
+    )
+    largest = ", ".join(f"{name or 'the model'} {_gib(size)}" for name, size in found.breakdown.largest())
+    helps = tuple(
+        f"would fit with {way.change}: micro-batch {way.choice.estimate.micro_batch}, "
+        f"{_gib(way.choice.estimate.predicted_bytes)} predicted"
+        for way in found.ways_out
+    )
+    span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span
+    return Diagnostic("R317", message, span, (f"largest: {largest}",), helps)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,73 @@
+"""The traces of a plan's variants for commands that search: each is fetched when a search first needs it, and then
+kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+
+from ratc import tracing
+from ratc.diagnostics import Diagnostic, Span
+from ratc.memory.choose import Traces, Untraceable, Variant
+from ratc.memory.request import request
+from ratc.memory.trace import Trace
+from ratc.plan import Plan
+
+
+class NoTrace(Untraceable):
+    """A trace that a search needs cannot be had; ``found`` says why."""
+
+    def __init__(self, found: tuple[Diagnostic, ...]) -> None:
+        self.found = found
+
+
+class _Fetched:
+    """Both traces of a variant, each fetched when it is first needed."""
+
+    def __init__(self, plan: Plan, wanted: Variant, folder: str, span: Span | None) -> None:
+        self._plan, self._variant, self._folder, self._span = plan, wanted, folder, span
+        self._traces: dict[int, Trace] = {}
+
+    @property
+    def single(self) -> Trace:
+        """The trace of a step of one micro-batch."""
+        return self._fetch(1)
+
+    @property
+    def accumulating(self) -> Trace:
+        """The trace of a step of several."""
+        return self._fetch(2)
+
+    def _fetch(self, accumulation: int) -> Trace:
+        if accumulation not in self._traces:
+            asked = request(self._plan, self._variant, accumulation)
+            trace, found = tracing.fetch(asked, self._folder, self._span, _progress)
+            if trace is None:
+                raise NoTrace(found)
+            self._traces[accumulation] = trace
+        return self._traces[accumulation]
+
+
+class Library(Mapping[Variant, Traces]):
+    """Every variant that may be traced; a search looks for ways out only among those named in ``known``."""
+
+    def __init__(self, plan: Plan, folder: str, span: Span | None) -> None:
+        self._plan, self._folder, self._span = plan, folder, span
+        self._fetched: dict[Variant, Traces] = {}
+        self.known: list[Variant] = []
+
+    def __getitem__(self, wanted: Variant) -> Traces:
+        if wanted not in self._fetched:
+            self._fetched[wanted] = _Fetched(self._plan, wanted, self._folder, self._span)
+        return self._fetched[wanted]
+
+    def __iter__(self) -> Iterator[Variant]:
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+
+def _progress(line: str) -> None:
+    print(f"ratc: {line} …", file=sys.stderr)

@@ -1,0 +1,19 @@
+"""What a step was predicted to take, for the runtime to hold its own measurement against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.resolve.context import Context
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """The predicted peaks and their margin, or null where nothing was predicted."""
+    found = context.decision.choice.estimate if context.decision else None
+    reason = "predicted from a trace" if found else "not predicted"
+    inputs = ("training.micro_batch_size", "hardware.card")
+    context.derive("memory.peak_allocated_bytes", found.peak_allocated_bytes if found else None, reason, *inputs)
+    context.derive("memory.peak_reserved_bytes", found.peak_reserved_bytes if found else None, reason, *inputs)
+    context.derive("memory.margin", found.margin if found else None, reason, *inputs)
+    yield from ()
