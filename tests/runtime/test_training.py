@@ -155,7 +155,7 @@ def test_model_data_and_loss_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     lock = write_lock(
         tmp_path / "compiled",
-        model={"name": "mine:Net", "multi_scale": False, "args": {"width": 4}},
+        model={"name": "mine:Net", "multi_scale": False, "args": {"width": 4}, "attention_memory": "full"},
         data__dataset="mine:Squares",
         data__args={"count": 9},
         training__loss={"name": "mine:squared", "args": {}},
