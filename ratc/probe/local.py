@@ -30,17 +30,26 @@ def _gpus(visible: str | None) -> tuple[int, Card | None]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         if visible is not None:
-            wanted = [part.strip() for part in visible.split(",") if part.strip()]
             uuids = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-            handles = [
-                handle
-                for index, (handle, uuid) in enumerate(zip(handles, uuids, strict=True))
-                if str(index) in wanted or any(uuid.startswith(part) for part in wanted if not part.isdigit())
-            ]
+            handles = [handles[index] for index in _visible(visible, uuids)]
         cards = [_card(handle) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
     return sum(card == cards[0] for card in cards), cards[0] if cards else None
+
+
+def _visible(text: str, uuids: list[str]) -> list[int]:
+    """The devices that a CUDA_VISIBLE_DEVICES names: as CUDA does, up to the first entry that names none."""
+    chosen: list[int] = []
+    for entry in (part.strip() for part in text.split(",")):
+        if entry.isdigit():
+            named = [int(entry)] if int(entry) < len(uuids) else []
+        else:
+            named = [index for index, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]
+        if len(named) != 1:
+            break
+        chosen += named
+    return chosen
 
 
 def _card(handle: object) -> Card:
