@@ -149,6 +149,18 @@ class Lock:
     memory: Memory
     inputs: dict[str, str]
     artifacts: dict[str, str]
+    #: What the job asked a scheduler for; absent on `local`. For people: nothing here is acted upon.
+    job: dict[str, Any] | None = None
+    #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
+    point: str | None = None
+
+    def file(self, name: str) -> str | None:
+        """Return the path, from the lock's folder, of the artifact of that name; None where the lock has none.
+
+        A point's own file comes before the one that all points share.
+        """
+        found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
+        return min(found, key=len) if found else None
 
     def fingerprint(self) -> str:
         """Return the hash of what decides the weights; a checkpoint is continued only under the same one.
@@ -252,13 +264,14 @@ def _read_class(kind: Any, value: Any, where: str) -> Any:
         raise _unreadable(f"the lock's {name} is no mapping", f"found {type(value).__name__}")
     hints = typing.get_type_hints(kind)
     unknown = [str(key) for key in value if key not in hints]
-    missing = [key for key in hints if key not in value]
+    optional = {part.name for part in dataclasses.fields(kind) if part.default is not dataclasses.MISSING}
+    missing = [key for key in hints if key not in value and key not in optional]
     if unknown or missing:
         said = [f"unknown: {', '.join(unknown)}"] if unknown else []
         said += [f"missing: {', '.join(missing)}"] if missing else []
         raise _unreadable(f"the lock's keys at {name} are not those of version {LOCK_VERSION}", "; ".join(said))
     prefix = f"{where}." if where else ""
-    return kind(**{key: _read(hint, value[key], prefix + key) for key, hint in hints.items()})
+    return kind(**{key: _read(hint, value[key], prefix + key) for key, hint in hints.items() if key in value})
 
 
 def read_lock(path: Path) -> Lock:
@@ -266,15 +279,46 @@ def read_lock(path: Path) -> Lock:
 
     Raises R505 if it cannot be read, is of another version, or has unknown or missing keys or wrong types.
     """
+    content = _load(path)
+    if isinstance(content, dict) and "shared" in content:
+        content = _with_shared(path, content)
+    lock: Lock = _read_class(Lock, content, "")
+    _check_ranges(lock)
+    return lock
+
+
+def _load(path: Path) -> Any:
     content = load_yaml(path)
     if isinstance(content, dict) and content.get("lock_version", LOCK_VERSION) != LOCK_VERSION:
         raise _unreadable(
             f"{path} has lock_version {content['lock_version']!r:.40}",
             f"this runtime reads version {LOCK_VERSION}",
         )
-    lock: Lock = _read_class(Lock, content, "")
-    _check_ranges(lock)
-    return lock
+    return content
+
+
+def _with_shared(path: Path, own: dict[str, Any]) -> Any:
+    """Return a point's lock laid over the one that it shares with the other points of its array.
+
+    The shared lock's artifacts are named from its own folder; here they are from the point's.
+    """
+    relative = own.pop("shared")
+    if not isinstance(relative, str) or own.get("point") != path.resolve().parent.name:
+        raise _unreadable(f"{path} is no point's lock", "`shared` names a file, and `point` is the name of its folder")
+    shared = _load(path.parent / relative)
+    if not isinstance(shared, dict) or not isinstance(shared.get("artifacts"), dict):
+        raise _unreadable(f"the shared lock {path.parent / relative} is no lock")
+    folder = relative.rpartition("/")[0]
+    shared["artifacts"] = {f"{folder}/{name}": digest for name, digest in shared["artifacts"].items()}
+    return _laid_over(shared, own)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
 
 
 def _check_ranges(lock: Lock) -> None:

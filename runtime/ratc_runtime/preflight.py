@@ -58,6 +58,22 @@ def check_artifacts(lock: Lock, folder: Path) -> None:
             )
 
 
+def check_point(lock: Lock, path: Path) -> None:
+    """Raise R501 unless the array's table, which the shared lock vouches for, has this point with this very lock."""
+    table = path.resolve().parent / (lock.file("points.tsv") or "points.tsv")
+    try:
+        rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeFinding("R501", "the table of the array's points cannot be read", f"{table}: {error}") from None
+    if not any(row[0] == lock.point and row[-1] == sha256_of(path) for row in rows[1:]):
+        raise RuntimeFinding(
+            "R501",
+            f"the lock of point {lock.point} is not the one that was compiled",
+            f"{table} does not have it with this file's hash",
+            "change the spec and compile again instead of editing the lock",
+        )
+
+
 def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
     """Raise R502 unless the launcher started as many processes as the lock says."""
     text = environment.get("WORLD_SIZE", "1")
@@ -83,7 +99,8 @@ def check_batch(lock: Lock, folder: Path) -> None:
             "compile the spec again",
         )
     # A section the target has no use for is absent; a file the lock lists was found by check_artifacts.
-    if "deepspeed.json" in lock.artifacts:
+    deepspeed, accelerate = lock.file("deepspeed.json"), lock.file("accelerate.yaml")
+    if deepspeed:
         expected: dict[str, Any] = {
             "train_batch_size": training.global_batch_size,
             "train_micro_batch_size_per_gpu": micro,
@@ -91,9 +108,9 @@ def check_batch(lock: Lock, folder: Path) -> None:
             "gradient_clipping": training.gradient_clipping or 0.0,
             "zero_optimization.stage": lock.engine.zero_stage,
         }
-        _compare("deepspeed.json", _read_json(folder / "deepspeed.json"), expected)
-    if "accelerate.yaml" in lock.artifacts:
-        _compare("accelerate.yaml", load_yaml(folder / "accelerate.yaml"), {"num_processes": world})
+        _compare("deepspeed.json", _read_json(folder / deepspeed), expected)
+    if accelerate:
+        _compare("accelerate.yaml", load_yaml(folder / accelerate), {"num_processes": world})
 
 
 def _read_json(path: Path) -> Any:
@@ -215,6 +232,8 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lo
     lock = read_lock(lock_path)
     folder = lock_path.resolve().parent
     check_artifacts(lock, folder)
+    if lock.point is not None:
+        check_point(lock, lock_path)
     if launched:
         check_world_size(lock, environment)
     check_batch(lock, folder)

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 STOP_FILE = "STOP"
+#: Left beside it by a run that has saved as it was asked; a batch script reads it. It holds the reason.
+STOPPED_FILE = "STOPPED"
 
 
 class StopRequest:
@@ -38,6 +40,11 @@ class StopRequest:
         if self.reason is None and self.main and self.file.exists():
             self.reason = f"the file {STOP_FILE}"
         return self.reason is not None
+
+    def saved(self) -> None:
+        """Leave word that the run has stopped as asked and can go on from its checkpoint."""
+        if self.main:
+            (self.file.parent / STOPPED_FILE).write_text(f"{self.reason or 'a signal to another rank'}\n")
 
     def done(self) -> None:
         """Take the file away: the run has stopped as asked, or is over.

@@ -1,0 +1,126 @@
+"""Who started this process, and which place it has among the others: read from the environment, nothing else.
+
+torchrun and Accelerate set RANK, LOCAL_RANK and WORLD_SIZE; under a bare `srun` or `jsrun` they follow from Slurm's and
+JSM's variables. Hosts and job are the scheduler's, whoever started the process. Sources: torchrun's manual, srun(1)
+"OUTPUT ENVIRONMENT VARIABLES", IBM Spectrum LSF 10.1 "Environment variables", IBM JSM.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """One process among `world_size`. `scheduler` is `slurm`, `lsf` or None; `hosts` are in the scheduler's order."""
+
+    launcher: str | None
+    scheduler: str | None
+    rank: int
+    local_rank: int
+    world_size: int
+    hosts: tuple[str, ...]
+    job: str | None
+    restarts: int
+
+
+def detect(environment: Mapping[str, str]) -> Surroundings:
+    """Tell where this process is. Without a launcher it is alone: rank 0 of 1.
+
+    Raises ValueError where a launcher's variables are half there or are no numbers.
+    """
+    scheduler = "slurm" if "SLURM_JOB_ID" in environment else "lsf" if "LSB_JOBID" in environment else None
+    launcher, place = _place(environment)
+    hosts = {"slurm": _slurm_hosts, "lsf": _lsf_hosts}[scheduler](environment) if scheduler else ()
+    return Surroundings(launcher, scheduler, *place, hosts, _job(environment, scheduler), _restarts(environment))
+
+
+def _place(environment: Mapping[str, str]) -> tuple[str | None, tuple[int, int, int]]:
+    """The launcher, and (rank, local rank, world size)."""
+    launchers = (
+        ("torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"),
+        ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
+        ("srun", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+    )
+    for launcher, *names in launchers:
+        if launcher == "srun" and "SLURM_STEP_ID" not in environment:
+            continue  # a batch script has SLURM_PROCID too, and is no task
+        if launcher == "torchrun" and not any(name in environment for name in ("RANK", "WORLD_SIZE")):
+            continue
+        if names[0] not in environment and launcher != "torchrun":
+            continue
+        missing = [name for name in names if name not in environment]
+        if missing:
+            raise ValueError(f"{launcher} sets {', '.join(names)}, and {', '.join(missing)} is missing")
+        try:
+            rank, local, size = (int(environment[name]) for name in names)
+        except ValueError:
+            shown = ", ".join(f"{name}={environment[name]!r}" for name in names)
+            raise ValueError(f"{shown}: these are no whole numbers") from None
+        if not 0 <= rank < size:
+            raise ValueError(f"{names[0]}={rank} is no rank of {names[2]}={size}")
+        return launcher, (rank, local, size)
+    return None, (0, 0, 1)
+
+
+def _job(environment: Mapping[str, str], scheduler: str | None) -> str | None:
+    if scheduler == "slurm":
+        array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+        return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
+    if scheduler == "lsf":
+        index = environment.get("LSB_JOBINDEX", "0")
+        return environment["LSB_JOBID"] if index == "0" else f"{environment['LSB_JOBID']}[{index}]"
+    return None
+
+
+def _restarts(environment: Mapping[str, str]) -> int:
+    text = environment.get("SLURM_RESTART_COUNT", "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _slurm_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
+    for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"):
+        if environment.get(name):
+            return tuple(expand(environment[name]))
+    return ()
+
+
+def expand(hostlist: str) -> list[str]:
+    """Expand a Slurm host list, as `scontrol show hostnames` does: ``n[1-3,07],gpu`` is n1 n2 n3 n07 gpu.
+
+    Zeros in front are kept, and several brackets in one name are all expanded. Raises ValueError on a broken list.
+    """
+    hosts: list[str] = []
+    for part in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", hostlist):
+        names = [""]
+        for literal, ranges in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", part):
+            choices = [literal] if literal else _numbers(ranges)
+            names = [name + choice for name in names for choice in choices]
+        hosts += names
+    if hostlist.count("[") != hostlist.count("]"):
+        raise ValueError(f"{hostlist!r} is no host list of Slurm's")
+    return hosts
+
+
+def _numbers(ranges: str) -> list[str]:
+    numbers = []
+    for part in ranges.split(","):
+        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
+        if not match:
+            raise ValueError(f"[{ranges}] is no range of hosts")
+        first, last = match[1], match[2] or match[1]
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return numbers
+
+
+def _lsf_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Each host once, in order: the host file has a line a slot, LSB_MCPU_HOSTS pairs of host and slots."""
+    file = Path(environment.get("LSB_DJOB_HOSTFILE") or "/nonexistent")
+    try:
+        names = file.read_text().split()
+    except OSError:
+        names = environment.get("LSB_MCPU_HOSTS", "").split()[::2] or environment.get("LSB_HOSTS", "").split()
+    return tuple(dict.fromkeys(names))
