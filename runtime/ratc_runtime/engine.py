@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ class _Base:
     model: Any
     optimizer: Any
     module: nn.Module
+    #: True while the optimizer changes weights: what fails then leaves some changed and some not.
+    updating = False
 
     def __init__(self, lock: Lock, world: World) -> None:
         self.world = world
@@ -55,6 +59,16 @@ class _Base:
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.world.device.type, dtype=self._dtype)
+
+    @property
+    def alone(self) -> Callable[[Any], torch.Tensor] | None:
+        """The model without what makes processes meet; None where there is no such thing."""
+        return self.module
+
+    def set_split(self, lock: Lock) -> None:
+        """Take over another micro-batch and accumulation, at a step boundary."""
+        self.accumulation = lock.training.gradient_accumulation_steps
+        self.module.zero_grad(set_to_none=True)
 
     def train(self) -> None:
         self.module.train()
@@ -105,7 +119,9 @@ class TorchEngine(_Base):
         if max_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), max_norm).detach()
+        self.updating = True
         self.scaler.step(self.optimizer)
+        self.updating = False
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -128,10 +144,10 @@ class TorchEngine(_Base):
 class AccelerateEngine(_Base):
     """Hugging Face Accelerate; with `engine.deepspeed`, DeepSpeed below it."""
 
-    def __init__(self, lock: Lock, model: nn.Module, folder: Path) -> None:
+    def __init__(self, lock: Lock, model: nn.Module, folder: Path, reduced: bool) -> None:
         device = local_device(lock)
         self.deepspeed = lock.engine.deepspeed
-        self.accelerator = _accelerator(lock, folder)
+        self.accelerator = _accelerator(lock, _configuration(lock, folder, reduced))
         check_world(lock, self.accelerator.num_processes)
         super().__init__(lock, World(self.accelerator.process_index, self.accelerator.num_processes, device))
         optimizer = make_optimizer(model, lock)
@@ -146,9 +162,38 @@ class AccelerateEngine(_Base):
             self._check_deepspeed(lock)
 
     def _forward(self, image: Any) -> torch.Tensor:
+        return self._engine(self._cast(image))  # type: ignore[no-any-return]
+
+    def _cast(self, image: Any) -> Any:
         dtype = AUTOCAST.get(self._precision, torch.float32)
-        images = [level.to(dtype) for level in image] if isinstance(image, list) else image.to(dtype)
-        return self._engine(images)  # type: ignore[no-any-return]
+        return [level.to(dtype) for level in image] if isinstance(image, list) else image.to(dtype)
+
+    @property
+    def alone(self) -> Callable[[Any], torch.Tensor] | None:
+        """The model without what makes processes meet; None under ZeRO-3, where every layer is gathered."""
+        if not self.deepspeed:
+            return self.module
+        return None if self._engine.zero_optimization_stage() == 3 else self._bare
+
+    def _bare(self, image: Any) -> torch.Tensor:
+        return self._engine.module(self._cast(image))  # type: ignore[no-any-return]
+
+    def set_split(self, lock: Lock) -> None:
+        """Take over another micro-batch and accumulation, at a step boundary; with DeepSpeed before the first step."""
+        training = lock.training
+        self.accumulation = training.gradient_accumulation_steps
+        self.accelerator.gradient_accumulation_steps = self.accumulation
+        self.accelerator.step = 0  # counts micro-batches; some of a failed step are among them
+        if not self.deepspeed:
+            # Not the optimizer's: in the middle of a step Accelerate makes that do nothing.
+            self.module.zero_grad(set_to_none=True)
+        else:
+            self._engine.set_train_micro_batch_size(training.micro_batch_size)
+            self._engine.set_train_batch_size(training.global_batch_size)
+            # ZeRO's optimizers keep a copy.
+            if hasattr(self._engine.optimizer, "gradient_accumulation_steps"):
+                self._engine.optimizer.gradient_accumulation_steps = self.accumulation
+            self._check_deepspeed(lock)
 
     def _check_deepspeed(self, lock: Lock) -> None:
         self._precision = lock.training.precision
@@ -178,7 +223,9 @@ class AccelerateEngine(_Base):
         norm = None
         if max_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), max_norm)
+        self.updating = True
         self.optimizer.step()
+        self.updating = False
         self.optimizer.zero_grad()
         return norm if norm is None else torch.as_tensor(norm).detach()
 
@@ -214,7 +261,19 @@ class AccelerateEngine(_Base):
         self.accelerator.load_state(str(folder))
 
 
-def _accelerator(lock: Lock, folder: Path) -> Any:
+def _configuration(lock: Lock, folder: Path, reduced: bool) -> Any:
+    """Return DeepSpeed's configuration: the file, or what it says with the smaller micro-batch."""
+    path = folder / (lock.file("deepspeed.json") or "deepspeed.json")
+    if not (lock.engine.deepspeed and reduced):
+        return str(path)
+    # Preflight has held the file against the reviewed lock; this start takes less than that.
+    content = json.loads(path.read_bytes())
+    content["train_micro_batch_size_per_gpu"] = lock.training.micro_batch_size
+    content["gradient_accumulation_steps"] = lock.training.gradient_accumulation_steps
+    return content
+
+
+def _accelerator(lock: Lock, configuration: Any) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
@@ -235,13 +294,14 @@ def _accelerator(lock: Lock, folder: Path) -> Any:
 
     # Building the shared-memory op takes 20 s of compiling, for a gain that small CPU runs do not see.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=str(folder / "deepspeed.json")), **common)
+    return Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=configuration), **common)
 
 
-def make_engine(lock: Lock, model: nn.Module, folder: Path) -> TorchEngine | AccelerateEngine:
+def make_engine(lock: Lock, model: nn.Module, folder: Path, reduced: bool = False) -> TorchEngine | AccelerateEngine:
     """Start the lock's engine on a model; `folder` holds deepspeed.json.
 
+    `reduced` tells that the lock's micro-batch is smaller than the reviewed one, and so than deepspeed.json's.
     Raises R502 where the process group is not the lock's, R503 where the engine's batch is not, R504 where
     torch has no such device.
     """
-    return AccelerateEngine(lock, model, folder) if lock.engine.use_accelerate else TorchEngine(lock, model)
+    return AccelerateEngine(lock, model, folder, reduced) if lock.engine.use_accelerate else TorchEngine(lock, model)

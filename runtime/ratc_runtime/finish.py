@@ -20,6 +20,7 @@ def stop(run: Run) -> int:
     if run.world.main:
         write_results(run.output_dir, {**_common(run), "status": "stopped"})
         run.tracker.close("KILLED", [run.output_dir / RESULTS_FILE])
+    run.stop.saved()
     run.stop.done()
     run.reporter.close()
     asked = f" ({run.stop.reason})" if run.stop.reason else ""
@@ -43,7 +44,8 @@ def finish(run: Run) -> int:
     if not run.world.main:
         return 0
     run.stop.done()
-    common, prediction = _common(run), memory.predicted(run.lock)
+    # The prediction is of the lock's micro-batch, not of a smaller one.
+    common, prediction = _common(run), None if run.split.reductions else memory.predicted(run.lock)
     results = {
         **common,
         "memory": memory.record(use, prediction, common["samples_per_second"]),
@@ -78,6 +80,7 @@ def _common(run: Run) -> dict[str, Any]:
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
         "fingerprint": run.lock.fingerprint(),
+        "batch": run.split.record(),
         "epochs": progress.history,
         "best_epoch": progress.best_epoch,
         "parameters": run.parameters,

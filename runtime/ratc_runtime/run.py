@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ratc_runtime import rehearsal
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.data.loading import Loader, evaluation_loader, train_loader
 from ratc_runtime.data.sources import SPLITS, open_split
@@ -26,6 +27,7 @@ from ratc_runtime.preflight import sha256_of
 from ratc_runtime.progress import Reporter
 from ratc_runtime.results import prepare_output, read_results
 from ratc_runtime.schedule import learning_rate
+from ratc_runtime.split import Split
 from ratc_runtime.stop import StopRequest
 from ratc_runtime.tasks.losses import build_loss
 from ratc_runtime.tracking import Tracker
@@ -56,9 +58,10 @@ class Progress:
 
 @dataclass
 class Run:
-    """Everything the loop works with."""
+    """Everything the loop works with; `lock` is the reviewed one with the micro-batch of `split`."""
 
     lock: Lock
+    split: Split
     lock_sha256: str
     output_dir: Path
     engine: Any
@@ -95,6 +98,25 @@ class Run:
         if missing:
             lines.append(f"{len(missing)} sample(s) without image or mask are left out, {min(missing)} the first")
         return "\n".join(lines)
+
+    def reduce_micro_batch(self, when: str, error: str) -> None:
+        """Go on with a smaller micro-batch, in the only process there is, from the last step boundary.
+
+        Raises R511 where the micro-batch is 1.
+        """
+        self.split.reduce(when, 0, error, everywhere=True)
+        self.lock = self.split.lock
+        self.engine.set_split(self.lock)
+        self.split.announce(self.engine.module)
+        self.split.write()
+        self.tracker.note(self.split.parameters())
+        before = self.train, self.val, self.test
+        for loader in before:
+            loader.close()
+        self.train = train_loader(self.train.dataset, self.lock, self.world.rank)
+        self.val, self.test = (evaluation_loader(one.dataset, self.lock, self.world.rank) for one in before[1:])
+        for old, new in zip(before, (self.train, self.val, self.test), strict=True):
+            new.skipped |= old.skipped
 
     def save(self, name: str) -> bool:
         """Save `last` or `best`; returns False where there was no room."""
@@ -187,7 +209,7 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool) -> Run:
     """Build everything a lock names and take up the last checkpoint, if any.
 
-    Raises RuntimeFinding: R502 to R506 and R508 to R510.
+    Raises RuntimeFinding: R502 to R506 and R508 to R511.
     """
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
@@ -196,29 +218,38 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
     # The same weights on every rank, before DDP or DeepSpeed would make them so.
     seed_everything(lock, 0)
+    lock_sha256, anew = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
+    split = Split(lock, lock_sha256, output_dir, anew)
     model = build_model(lock)
     # Counted here: ZeRO-3 leaves nothing of them in place.
     parameters = sum(p.numel() for p in model.parameters())
     criterion = build_loss(lock.training.loss)
-    engine = make_engine(lock, model, lock_path.resolve().parent)
+    engine = make_engine(split.lock, model, lock_path.resolve().parent, bool(split.reductions))
     world = engine.world
+    if split.follow(world, anew):
+        engine.set_split(split.lock)
     if isinstance(criterion, torch.nn.Module):
         criterion.to(world.device)
     seed_everything(lock, world.rank)
-    train = train_loader(datasets["train"], lock, world.rank)
     checkpoints = Checkpoints(output_dir, engine, lock.fingerprint())
-    if fresh or lock.checkpoint.resume == "never":
+    if anew:
         checkpoints.clear()
     stop = StopRequest(output_dir, world.main)
     stop.listen()
-    start_measuring(world.device)
     saved = checkpoints.load("last")
     progress = Progress(**saved) if saved is not None else Progress()
+    rehearsal.settle(engine, criterion, split)
+    start_measuring(world.device)
+    lock = split.lock
+    train = train_loader(datasets["train"], lock, world.rank)
     steps = train.order.steps
     training = lock.training
+    tracker = Tracker(split.reviewed, output_dir, world.main, progress.tracking_id)
+    tracker.note(split.parameters())
     return Run(
         lock=lock,
-        lock_sha256=sha256_of(lock_path),
+        split=split,
+        lock_sha256=lock_sha256,
         output_dir=output_dir,
         engine=engine,
         world=world,
@@ -232,5 +263,5 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         progress=progress,
         stop=stop,
         reporter=Reporter(world.main, training.epochs, steps, training.global_batch_size, lock.logging.log_every_steps),
-        tracker=Tracker(lock, output_dir, world.main, progress.tracking_id),
+        tracker=tracker,
     )

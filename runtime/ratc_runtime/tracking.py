@@ -91,6 +91,16 @@ class Tracker:
 
         self._writer = SummaryWriter(str(output_dir / "tensorboard"))
 
+    def note(self, parameters: Mapping[str, str]) -> None:
+        """Add parameters that only the run could tell; one that is there already must say the same."""
+        if self._client is not None and parameters:
+            self._attempt("MLflow", lambda: self._note(parameters))
+
+    def _note(self, parameters: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in parameters.items()])
+
     def log(self, values: Mapping[str, float | None], step: int) -> None:
         """Note metrics at an optimizer step (counted over the whole run); None and NaN are left out."""
         now = int(time.time() * 1000)

@@ -60,7 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         data_dir = arguments.data_dir or _folder("RAT_DATA_DIR", lock.data.data_dir)
         output_dir = arguments.output_dir or _folder("RAT_OUTPUT_DIR", lock.output_dir)
         status = start(lock, arguments.lock, data_dir, output_dir, arguments.fresh)
-    except RuntimeFinding as finding:
+    except Exception as error:
+        finding = _as_finding(error)
+        if finding is None:
+            raise
         if rank == 0 or not finding.everywhere:
             print(finding.render(), file=sys.stderr, flush=True)
         status = 1
@@ -69,6 +72,31 @@ def main(argv: list[str] | None = None) -> int:
 
         leave(status)
     return status
+
+
+def _as_finding(error: Exception) -> RuntimeFinding | None:
+    """Return what a person is told of an error; None where only a traceback would do."""
+    if isinstance(error, RuntimeFinding) or "torch" not in sys.modules:
+        return error if isinstance(error, RuntimeFinding) else None
+    import torch
+
+    from ratc_runtime import outofmemory
+
+    device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    text = outofmemory.explain(error, device)
+    if text is not None:
+        return outofmemory.elsewhere(text)
+    # gloo raises what every other fault of torch is, with its source file's name in it.
+    backend = getattr(torch.distributed, "DistBackendError", ())
+    if isinstance(error, backend) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error)):
+        return RuntimeFinding(
+            "R514",
+            f"rank {os.environ.get('RANK', '0')} has lost the other processes",
+            " ".join(str(error).split())[:300],
+            "another rank ended first: what it says above or below is the reason",
+            everywhere=False,
+        )
+    return None
 
 
 def _folder(variable: str, locked: str) -> Path:
@@ -101,8 +129,55 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
 def train(run: Run) -> int:
     """Train to the end, or until asked to stop; return the exit status.
 
-    Raises R506 for a bad sample, R507 for a loss that is not finite.
+    A single process that runs out of memory goes on from the last step boundary with a smaller micro-batch. Raises
+    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory.
     """
+    from ratc_runtime import outofmemory
+
+    while True:
+        try:
+            return train_on(run)
+        except Exception as error:
+            text = outofmemory.explain(error, run.world.device)
+            if text is None:
+                raise
+        # Past the except clause, where the failed step's tensors are gone with the traceback.
+        outofmemory.give_back(run.world.device)
+        survive(run, text)
+
+
+def survive(run: Run, error: str) -> None:
+    """Take a smaller micro-batch after running out of memory, or end with R511 or R512 where that cannot be done.
+
+    Other ranks wait in a collective by now, and DeepSpeed's buffers are made for the step it began; then the fact is
+    recorded for the next start.
+    """
+    from ratc_runtime import outofmemory
+
+    run.reporter.close()
+    training = run.progress.epoch < run.lock.training.epochs
+    when = f"in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
+    if run.progress.step == run.steps:
+        when = f"in the evaluation of epoch {run.progress.epoch + 1}"
+    when = when if training else "in the evaluation of the test split"
+    reason = ""
+    if run.world.size > 1:
+        when, reason = f"{when} on rank {run.world.rank}", "the other processes cannot be asked in the middle of a step"
+    elif run.engine.deepspeed:
+        reason = "DeepSpeed cannot take back a step that it began"
+    elif run.engine.updating:
+        reason = "some weights have been updated and some not"
+    if not reason:
+        run.reduce_micro_batch(when, error)
+        return
+    run.split.reduce(when, run.world.rank, error, everywhere=False)
+    run.split.write()
+    checkpoint = run.checkpoints.path("last")
+    raise outofmemory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
+
+
+def train_on(run: Run) -> int:
+    """Train from where the run's progress stands; return the exit status."""
     from ratc_runtime import finish
     from ratc_runtime.evaluate import evaluate
     from ratc_runtime.schedule import learning_rate

@@ -148,7 +148,7 @@ class EvaluationOrder:
 
 
 class Loader:
-    """Iterates over the batches of one split; raises R506 where a batch holds a bad sample."""
+    """Iterates over the batches of one split; raises R506 for a bad sample, R513 for a process that was killed."""
 
     def __init__(self, dataset: Any, order: Any, data: Data, training: bool) -> None:
         self.dataset, self.order = dataset, order
@@ -174,7 +174,15 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._live = iter(self._loader)
-        for batch in self._live:
+        while True:
+            try:
+                batch = next(self._live)
+            except StopIteration:
+                return
+            except RuntimeError as error:  # torch's word for a worker that is gone
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise _worker_gone(str(error)) from error
             if batch.problem is not None:
                 raise batch.problem
             self.skipped.update(batch.skipped)
@@ -188,6 +196,18 @@ class Loader:
         shut_down = getattr(self._live, "_shutdown_workers", None)  # absent where there are no processes
         if shut_down is not None:
             shut_down()
+
+
+def _worker_gone(text: str) -> RuntimeFinding:
+    return RuntimeFinding(
+        "R513",
+        "a data-loading process was killed",
+        " ".join(text.split())[:400],
+        "where the kernel did it for want of host memory (dmesg and the scheduler's report say so): set a smaller"
+        " data.num_workers, or ask for more resources.memory\n"
+        "run the same command again: it continues from the last checkpoint",
+        everywhere=False,
+    )
 
 
 def _ignore_stop_signals(_worker: int) -> None:
