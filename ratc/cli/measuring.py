@@ -1,0 +1,108 @@
+"""Measurements of a facts file held against a plan: which of them are of its step, and what follows from one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+
+from ratc import tracing
+from ratc.cli import predict
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.memory import measured
+from ratc.memory.choose import Variant
+from ratc.memory.decision import Decision
+from ratc.memory.measured import Conditions, Measurement
+from ratc.memory.request import request, variant
+from ratc.plan import Plan, Value
+
+#: Of a request's `training` what the memory of a step follows from; the rest are numbers, or conditions of their own.
+_TRAINING = ("optimizer", "compile", "loss")
+
+
+def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+    """What fits by a measurement of the plan's step, and where there is none by a prediction. Codes: R516 (a warning),
+    and those of `predict.decide`.
+
+    ``folder`` is the spec's. What a spec leaves open of attention and checkpointing is the prediction's to choose,
+    unless its first choice was measured.
+    """
+    given = plan.facts.get("measured")
+    entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
+    device, strategy = predict.device_of(plan), predict.strategy_of(plan)
+    share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
+    first = predict.variants(plan, variant(plan, device.kernels))[0]
+    found = _matching(entries, conditions(plan, first, folder))
+    if found:
+        choice = measured.choose(found, share, device, strategy)
+        if choice:
+            return _measured(Decision(choice, first.attention_memory), first, found), ()
+    decision, said = predict.decide(plan, folder)
+    if decision is None:
+        return None, (*said, *_unused(entries, conditions(plan, first, folder), given))
+    used = replace(
+        first,
+        attention_memory=decision.attention_memory,
+        activation_checkpointing=decision.activation_checkpointing,
+    )
+    found = _matching(entries, conditions(plan, used, folder))
+    choice = measured.choose(found, share, device, strategy) if found else None
+    if found and choice:
+        return _measured(replace(decision, choice=choice), used, found), said
+    return decision, (*said, *_unused(entries, conditions(plan, used, folder), given))
+
+
+def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
+    """What a measurement must hold for to be of a variant of the plan's step."""
+    return Conditions(
+        step=step_digest(plan, wanted, folder),
+        card=str(plan.values["hardware.card"].value),
+        precision=wanted.precision,
+        image_size=wanted.image_size,
+        attention_memory=wanted.attention_memory,
+        activation_checkpointing=wanted.activation_checkpointing,
+        engine=wanted.engine,
+    )
+
+
+def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
+    """The digest of model, loss, optimizer and inputs, and of the user's own modules: the same on every machine."""
+    asked = request(plan, wanted, 1)
+    model = {key: value for key, value in asked["model"].items() if key != "attention_memory"}
+    training = {key: asked["training"][key] for key in _TRAINING}
+    clipped = asked["training"]["gradient_clipping"] is not None
+    data = {key: asked["data"][key] for key in ("channels", "scales")}
+    whole = hashlib.sha256(json.dumps([model, training, clipped, data], sort_keys=True).encode())
+    for file in tracing.own_sources(asked, folder):
+        with open(file, "rb") as handle:
+            content = hashlib.sha256(handle.read()).hexdigest()
+        whole.update(f"{os.path.relpath(file, folder)}\0{content}\0".encode())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
+    """The latest measurement of a step; the last in the file of several on one day."""
+    fitting = [one for one in entries if not measured.differences(one.conditions, wanted)]
+    return max(reversed(fitting), key=lambda one: one.date, default=None)
+
+
+def _measured(decision: Decision, used: Variant, found: Measurement) -> Decision:
+    return replace(decision, activation_checkpointing=used.activation_checkpointing, measured=found.source)
+
+
+def _unused(entries: list[Measurement], wanted: Conditions, given: Value | None) -> tuple[Diagnostic, ...]:
+    """That no measurement is used, and what is different about the nearest. Code: R516."""
+    if not entries:
+        return ()
+    near, reasons = measured.nearest(entries, wanted)
+    number = f"none of the {len(entries)} measurements" if len(entries) > 1 else "the measurement"
+    span = given.span if given else None
+    helps = ("measure this step on its card: `ratc profile SPEC --measure -o FACTS`",)
+    if not reasons:
+        message = f"the measurement of {near.name} is not used: by it no micro-batch fits with the margin"
+        return (Diagnostic("R516", message, span, (near.source,), helps, Severity.WARNING),)
+    subject = "is" if len(entries) > 1 else "is not"
+    message = f"{number} of the facts file {subject} of this step; it is not used"
+    note = f"the nearest, of {near.name}: " if len(entries) > 1 else f"of {near.name}: "
+    return (Diagnostic("R516", message, span, (note + "; ".join(reasons),), helps, Severity.WARNING),)

@@ -1,0 +1,253 @@
+"""Say what one training step takes: predicted, or measured on this machine's GPU and kept for `ratc compile --facts`.
+
+With --measure the very step that trains runs at two micro-batch sizes. -o FILE writes or extends a facts file;
+compiling with it takes the micro-batch from the measurement, which is the way for models that cannot be traced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+from ratc import facts, tracing
+from ratc.cli import facts_file, inputs, measuring
+from ratc.cli.predict import decide, device_of, strategy_of, variants
+from ratc.cli.traces import Library, NoTrace
+from ratc.diagnostics import Diagnostic
+from ratc.memory.choose import Searcher, Variant
+from ratc.memory.estimate import Estimate
+from ratc.memory.measured import Measurement, Point
+from ratc.memory.request import request, variant
+from ratc.memory.terms import GIB
+from ratc.plan import Plan
+from ratc.tracing import Work
+
+#: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
+TIMEOUT_S = 900.0
+#: The sizes measured where none are given; the smaller pair for a rank's share below four.
+SIZES, SMALL_SIZES = (2, 4), (1, 2)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc profile``."""
+    inputs.add_spec_arguments(parser, target=False)
+    parser.add_argument("--measure", action="store_true", help="run the step on this machine's GPU")
+    parser.add_argument("-o", "--output", metavar="FILE", help="facts file to write or extend (with --measure)")
+    parser.add_argument(
+        "--sizes", type=_sizes, metavar="A,B", help="micro-batch sizes to measure (default 2,4; less where they fail)"
+    )
+
+
+def _sizes(text: str) -> tuple[int, int]:
+    parts = [int(part) for part in text.split(",") if part.strip().isdigit()]
+    if len(parts) != 2 or not 0 < parts[0] < parts[1]:
+        raise argparse.ArgumentTypeError(f"`{text}` is no pair of sizes; give the smaller first, as in 2,4")
+    return parts[0], parts[1]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 on errors: nothing fits, nothing can be traced, or there is no GPU to measure on."""
+    if (args.output or args.sizes) and not args.measure:
+        print("ratc profile: -o and --sizes are for what is measured\nhelp: add --measure", file=sys.stderr)
+        return 2
+    loaded = inputs.load(args, "local")
+    if loaded.settings is None:
+        inputs.show(loaded.diagnostics, "ratc profile")
+        return 1
+    plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
+    if plan is None:
+        inputs.show((*loaded.diagnostics, *found), "ratc profile")
+        return 1
+    if args.measure:
+        return _measure(args, plan, loaded.folder)
+    plan, found, _, decision = inputs.decided(args, loaded.settings, "local")
+    inputs.show((*loaded.diagnostics, *found), "ratc profile")
+    if plan is None:
+        return 1
+    if decision:
+        estimate, source = decision.choice.estimate, decision.measured or "predicted"
+    else:
+        prediction, problems = _predict(plan, loaded.folder)
+        if prediction is None:
+            inputs.show(problems, "ratc profile")
+            return 1
+        estimate, source = prediction, "predicted"
+    print(_table(plan, estimate, source), end="")
+    print("`--measure` runs the step on this machine and needs its GPU.", file=sys.stderr)
+    return 0
+
+
+def _predict(plan: Plan, folder: str) -> tuple[Estimate | None, tuple[Diagnostic, ...]]:
+    """The prediction for the plan's own micro-batch. Codes: R315, R316, R515."""
+    if plan.values["hardware.device"].value != "cuda" or not plan.values["hardware.compute_capability"].value:
+        helps = ("name a card: `--gpu h100 --num-gpus 1`, or `--facts`",)
+        return None, (
+            Diagnostic("R515", "the step runs on no NVIDIA card, so its memory is not predicted", helps=helps),
+        )
+    device, strategy = device_of(plan), strategy_of(plan)
+    share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
+    searcher = Searcher(Library(plan, folder, plan.settings["model.name"].span), share)
+    micro = plan.values.get_as(int, "training.micro_batch_size")
+    try:
+        return searcher.estimate(variant(plan, device.kernels), strategy, device, micro), ()
+    except NoTrace as stopped:
+        return None, stopped.found
+
+
+def _table(plan: Plan, found: Estimate, source: str) -> str:
+    values = plan.values
+    accumulation, world = values["training.gradient_accumulation_steps"].value, values["parallel.world_size"].value
+    precision = values["training.precision"].value
+    lines = [
+        f"{found.device.name}, {precision}, micro-batch {found.micro_batch} x {accumulation} accumulation steps"
+        f" x {world} GPU{'s' if world > 1 else ''}; {source}:",
+        f"{_gib(found.peak_allocated_bytes)}  allocated at the peak",
+        f"{_gib(found.peak_reserved_bytes)}  reserved by the allocator, of {_gib(found.cap_bytes).strip()} allowed",
+        f"{_gib(found.predicted_bytes)}  in use on the card, of {_gib(found.device.memory_bytes).strip()}",
+    ]
+    if not found.fits:
+        lines.append("This does not fit: `ratc fit SPEC` says what would.")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _measure(args: argparse.Namespace, plan: Plan, folder: str) -> int:
+    machine, problem = _machine(plan)
+    if problem or machine is None:
+        inputs.show((problem,) if problem else (), "ratc profile")
+        return 1
+    allowed = variants(plan, variant(plan, device_of(plan).kernels))
+    used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
+    measurement, problem = _points(args, plan, used, folder)
+    if measurement is None:
+        inputs.show((problem,) if problem else (), "ratc profile")
+        return 1
+    print(_measured_table(measurement), end="")
+    if args.output:
+        problem = facts_file.add(args.output, measurement, machine)
+        if problem:
+            inputs.show((problem,), "ratc profile")
+            return 1
+        print(f"written: {args.output}", file=sys.stderr)
+    return 0
+
+
+def _machine(plan: Plan) -> tuple[facts.Machine | None, Diagnostic | None]:
+    """This machine, if it has the plan's card. Code: R515."""
+    from ratc.probe.local import machine as probe
+
+    machine = probe(os.environ)
+    if not machine.gpus or machine.card is None:
+        here = "run this on a machine with the card, for example in an interactive job"
+        helps = (here, "`ratc fit SPEC` predicts without a GPU")
+        return None, Diagnostic("R515", "there is no GPU here to measure on", helps=helps)
+    planned = plan.values["hardware.card"].value
+    if machine.card.id != planned:
+        has = f"this machine has {machine.card.name}, the step is planned for {planned or 'the CPU'}"
+        way = f"measure for this card: `--set resources.gpu={machine.card.id} --num-gpus 1`"
+        return None, Diagnostic("R515", has, plan.settings["resources.gpu"].span, helps=(way,))
+    if plan.values["engine.deepspeed"].value:
+        message = "the step is DeepSpeed's, and on one GPU it is another than on several"
+        way = "measure without: `--set training.deepspeed=false --num-gpus 1`"
+        return None, Diagnostic("R515", message, plan.settings["training.deepspeed"].span, helps=(way,))
+    return machine, None
+
+
+def _chosen(plan: Plan, allowed: list[Variant], folder: str) -> Variant:
+    """What compiling would take of the attentions and checkpointings that the spec leaves open."""
+    decision, _ = decide(plan, folder)
+    if decision is None:
+        return allowed[-1]
+    return replace(
+        allowed[0],
+        attention_memory=decision.attention_memory,
+        activation_checkpointing=decision.activation_checkpointing,
+    )
+
+
+def _points(
+    args: argparse.Namespace, plan: Plan, used: Variant, folder: str
+) -> tuple[Measurement | None, Diagnostic | None]:
+    """Measure two sizes; smaller ones where memory runs out. Codes: R511, R515, R316."""
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    small, large = args.sizes or (SIZES if share >= SIZES[1] else SMALL_SIZES)
+    told: dict[int, dict[str, Any]] = {}
+
+    def fits(size: int) -> bool:
+        print(f"ratc: measuring {plan.values['model.name'].value} at micro-batch {size} …", file=sys.stderr)
+        told[size] = _run(plan, used, size, folder)
+        return bool(told[size]["fits"])
+
+    try:
+        while not fits(small):
+            if small == 1:
+                message = "a training step with one sample runs out of memory on this card"
+                return None, Diagnostic("R511", message, plan.settings["model.name"].span, (told[1]["error"],))
+            small, large = small // 2, small
+        if (large in told or not fits(large)) and small > 1:
+            fits(small // 2)  # a second point below
+    except _Failed as failed:
+        return None, failed.found
+    good = [told[size] for size in sorted(told) if told[size]["fits"]]
+    return _measurement(plan, used, good[-2:], folder), None
+
+
+def _measurement(plan: Plan, used: Variant, told: list[dict[str, Any]], folder: str) -> Measurement:
+    keys = ("micro_batch", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "samples_per_second")
+    return Measurement(
+        str(plan.values["model.name"].value),
+        measuring.conditions(plan, used, folder),
+        tuple(Point(**{key: one[key] for key in keys}) for one in told),
+        max(one["outside_bytes"] for one in told),
+        told[-1]["device_total_bytes"],
+        told[-1]["gradient_bytes"],
+        told[-1]["torch"],
+        told[-1]["driver"],
+        date.today().isoformat(),
+    )
+
+
+class _Failed(Exception):
+    """The runtime could not measure; ``found`` says why."""
+
+    def __init__(self, found: Diagnostic) -> None:
+        self.found = found
+
+
+def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
+    """What the runtime measured at a size. Accumulating, which is the larger step. Raises _Failed."""
+    asked = {**request(plan, used, 2), "micro_batch": size}
+    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also measures
+    work = Work("ratc_runtime.profile", "measuring", "R515", gpu=True, interpreter=interpreter)
+    with tempfile.TemporaryDirectory(prefix="ratc-") as place:
+        output = os.path.join(place, "measured.json")
+        problem = tracing.run(work, asked, folder, output, plan.settings["model.name"].span, TIMEOUT_S)
+        if problem:
+            raise _Failed(problem)
+        with open(output, encoding="utf-8") as file:
+            told: dict[str, Any] = json.load(file)
+            return told
+
+
+def _measured_table(found: Measurement) -> str:
+    kind = found.conditions
+    size = " x ".join(str(side) for side in kind.image_size)
+    driver = f", driver {found.driver}" if found.driver else ""
+    lines = [
+        f"{kind.card}, {kind.precision}, {size}; torch {found.torch}{driver}, GiB:",
+        "micro-batch  allocated  reserved  device in use  samples/s",
+    ]
+    for point in found.points:
+        sizes = (point.peak_allocated_bytes, point.peak_reserved_bytes, point.device_used_bytes)
+        one, two, three = (f"{size / GIB:.2f}" for size in sizes)
+        lines.append(f"{point.micro_batch:>11}  {one:>9}  {two:>8}  {three:>13}  {point.samples_per_second:>9.1f}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:8.1f} GiB"

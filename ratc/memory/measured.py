@@ -1,0 +1,182 @@
+"""Measured training steps (`measured` in a facts file): what they hold for, and the micro-batch that follows from one.
+
+Pure arithmetic: memory is a line through the two sizes that were measured, so that no model needs to be traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ratc.memory.choose import Choice
+from ratc.memory.estimate import Breakdown, Estimate
+from ratc.memory.terms import MARGIN, Device, Term, nccl
+from ratc.memory.zero import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Peaks at one micro-batch size, in bytes; the throughput is of one process."""
+
+    micro_batch: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    device_used_bytes: int
+    samples_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a measurement holds for. ``step`` is the digest of all that the other fields do not say."""
+
+    step: str
+    card: str
+    precision: str
+    image_size: tuple[int, int]
+    attention_memory: str
+    activation_checkpointing: bool
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One entry. ``outside_bytes`` is in use beside the allocator, ``device_total_bytes`` what CUDA gives in all."""
+
+    name: str
+    conditions: Conditions
+    points: tuple[Point, ...]
+    outside_bytes: int
+    device_total_bytes: int
+    gradient_bytes: int
+    torch: str
+    driver: str | None
+    date: str
+
+    @property
+    def source(self) -> str:
+        """When and with what it was measured, in words."""
+        return f"measured on {self.date} with torch {self.torch}"
+
+
+_CONDITIONS = tuple(Conditions.__dataclass_fields__)
+_OTHERS = ("name", "outside_bytes", "device_total_bytes", "gradient_bytes", "torch", "driver", "date")
+
+
+def read(entry: Mapping[str, Any]) -> Measurement:
+    """The measurement in an entry that the schema has checked."""
+    height, width = entry["image_size"]
+    known = {key: entry[key] for key in _CONDITIONS if key != "image_size"}
+    points = sorted((Point(**point) for point in entry["points"]), key=lambda point: point.micro_batch)
+    others: dict[str, Any] = {key: entry.get(key) for key in _OTHERS}
+    return Measurement(conditions=Conditions(image_size=(height, width), **known), points=tuple(points), **others)
+
+
+def entry(measurement: Measurement) -> dict[str, Any]:
+    """What a facts file holds of a measurement: the inverse of `read`."""
+    conditions = asdict(measurement.conditions)
+    conditions["image_size"] = list(measurement.conditions.image_size)
+    return {
+        "name": measurement.name,
+        **conditions,
+        "points": [asdict(point) for point in measurement.points],
+        **{key: getattr(measurement, key) for key in _OTHERS if key != "name"},
+    }
+
+
+def differences(found: Conditions, wanted: Conditions) -> list[str]:
+    """Why a measurement is not of the wanted step, one phrase each; nothing where it is."""
+    said = []
+    for key in _CONDITIONS:
+        has, wants = getattr(found, key), getattr(wanted, key)
+        if has == wants:
+            continue
+        if key == "step":
+            said.append("the model, its code, the loss, the optimizer or the channels are others")
+        else:
+            said.append(f"{key.replace('_', ' ')} {_shown(has)}, the step has {_shown(wants)}")
+    return said
+
+
+def nearest(measurements: Sequence[Measurement], wanted: Conditions) -> tuple[Measurement, list[str]]:
+    """The measurement with the fewest differences, and those; the first of several."""
+    pairs = [(one, differences(one.conditions, wanted)) for one in measurements]
+    return min(pairs, key=lambda pair: len(pair[1]))
+
+
+def at(measurement: Measurement, micro_batch: int, key: str) -> int | None:
+    """Bytes at a micro-batch size, on the line through the points; None above a single point, where nothing is known.
+
+    Never below what a smaller size was measured to take.
+    """
+    points = measurement.points
+    first, last = points[0], points[-1]
+    for point in points:
+        if point.micro_batch == micro_batch:
+            return int(getattr(point, key))
+    if first.micro_batch == last.micro_batch:
+        return int(getattr(first, key)) if micro_batch < first.micro_batch else None
+    low, high = int(getattr(first, key)), int(getattr(last, key))
+    rise = max(0, high - low)
+    # Rounded up: the line is a need.
+    on_line = low - (-(rise * (micro_batch - first.micro_batch)) // (last.micro_batch - first.micro_batch))
+    return max(0, on_line)
+
+
+def choose(
+    measurement: Measurement, share: int, device: Device, strategy: Strategy, margin: float = MARGIN
+) -> Choice | None:
+    """The largest divisor of a rank's share that fits by the measurement, at the card's cap less the margin.
+
+    Of several processes each holds its gradients a second time, in DDP's buckets, and NCCL's channels.
+    """
+    divisors = [size for size in range(share, 0, -1) if share % size == 0]
+    above: Estimate | None = None
+    for size in divisors:
+        found = estimate(measurement, size, device, strategy, margin)
+        if found is None:
+            continue
+        if found.fits:
+            return Choice(found, share // size, Breakdown({}, {}, {}), above)
+        above = found
+    return None
+
+
+def estimate(
+    measurement: Measurement, micro_batch: int, device: Device, strategy: Strategy, margin: float = MARGIN
+) -> Estimate | None:
+    """What the measurement says of a micro-batch; None where it says nothing."""
+    several = strategy.world_size > 1
+    buckets = measurement.gradient_bytes if several else 0
+    allocated = at(measurement, micro_batch, "peak_allocated_bytes")
+    reserved = at(measurement, micro_batch, "peak_reserved_bytes")
+    if allocated is None or reserved is None:
+        return None
+    kept = max(0, device.memory_bytes - measurement.device_total_bytes)
+    terms = [
+        Term("kept by the driver", kept, measurement.source),
+        Term("beside the allocator", measurement.outside_bytes, measurement.source),
+        *([nccl(device)] if several else []),
+    ]
+    budget = device.memory_bytes - sum(term.bytes_ for term in terms)
+    cap = max(0, int(budget * (1 - margin)))
+    return Estimate(
+        device,
+        strategy,
+        micro_batch,
+        reserved + buckets <= cap,
+        allocated + buckets,
+        reserved + buckets,
+        budget,
+        cap,
+        margin,
+        tuple(terms),
+        0,
+        0,
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " x ".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
