@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ratc import facts, layers, resources, rules, schema
 from ratc.diagnostics import Diagnostic, has_errors
-from ratc.document import Document, parse
-from ratc.plan import Plan, Values
+from ratc.document import Document, Node, parse
+from ratc.plan import Plan, Value, Values
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
+    from ratc.sweep import Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,8 @@ class Inputs:
     shell_folder: str = "."
 
 
-def analyse(inputs: Inputs) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """Parse, lay over one another, validate, check. A stage's findings come together. Codes: R0xx, R1xx, R2xx."""
-    experiment = resources.schema("experiment")
+def layered(inputs: Inputs) -> tuple[Document | None, tuple[Diagnostic, ...]]:
+    """Parse the files and lay them over one another. Codes: R0xx, R107."""
     documents: list[Document] = []
     found: list[Diagnostic] = []
     for file in (inputs.spec, *inputs.overlays):
@@ -46,15 +46,42 @@ def analyse(inputs: Inputs) -> tuple[Values | None, tuple[Diagnostic, ...]]:
             documents.append(document)
     if has_errors(found):
         return None, tuple(found)
+    experiment = resources.schema("experiment")
     document, diagnostics = layers.layer(documents[0], documents[1:], inputs.overrides, experiment, inputs.shell_folder)
-    if document is None:
-        return None, (*found, *diagnostics)
-    settings, diagnostics = schema.validate(document, experiment)
-    found += diagnostics
+    return document, (*found, *diagnostics)
+
+
+def check(document: Document) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+    """Validate a document and check what a schema cannot. Codes: R1xx, R2xx."""
+    settings, found = schema.validate(document, resources.schema("experiment"))
     if settings is None:
-        return None, tuple(found)
-    found += rules.check(settings)
-    return (None if has_errors(found) else settings), tuple(found)
+        return None, found
+    found = (*found, *rules.check(settings))
+    return (None if has_errors(found) else settings), found
+
+
+def analyse(inputs: Inputs) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+    """Parse, lay over one another, validate, check. A stage's findings come together. Codes: R0xx, R1xx, R2xx."""
+    document, found = layered(inputs)
+    if document is None or has_errors(found):
+        return None, found
+    settings, more = check(document)
+    return settings, (*found, *more)
+
+
+def points(document: Document) -> tuple[tuple[Point, ...], tuple[Diagnostic, ...]]:
+    """The points of a checked document's sweep; none without one. Codes: R330-R333."""
+    from ratc import sweep
+
+    return sweep.points(document, resources.schema("experiment"))
+
+
+def check_point(document: Document, point: Point) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+    """The settings of one point of a sweep. Codes: R1xx, R2xx, each with a note that names the point."""
+    from ratc import sweep
+
+    settings, found = check(sweep.apply(document, point))
+    return settings, sweep.met_at(point, found)
 
 
 def read_facts(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
@@ -65,15 +92,68 @@ def read_facts(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     return schema.validate(document, resources.schema("facts"))
 
 
+def read_cluster(file: File) -> tuple[facts.Cluster | None, tuple[Diagnostic, ...]]:
+    """A file of cluster facts, checked against its schema and against itself. Codes: R0xx, R1xx, R301, R325."""
+    document, found = parse(file.name, file.data)
+    if document is None:
+        return None, found
+    cluster = resources.schema("cluster")
+    values, found = schema.validate(document, cluster)
+    if values is None:
+        return None, found
+
+    def parts(key: str) -> dict[str, facts.Part]:
+        inner = cluster["properties"][key]["additionalProperties"]
+        return {name: _part(name, node, inner) for name, node in _children(document.root.find((key,)))}
+
+    questions = document.root.find(("questions",))
+    listed = questions.value if questions and isinstance(questions.value, list) else []
+    read = facts.Cluster(
+        span=document.root.span,
+        values=values,
+        node_types=parts("node_types"),
+        partitions=parts("partitions" if values["scheduler"].value == "slurm" else "queues"),
+        questions=tuple(Value(node.value, "spec", file.name, span=node.span) for node in listed),
+    )
+    found = tuple(facts.contradictions(read))
+    return (None if has_errors(found) else read), found
+
+
+def _children(node: Node | None) -> list[tuple[str, Node]]:
+    return list(node.value.items()) if node and isinstance(node.value, dict) else []
+
+
+def _part(name: str, node: Node, inner: dict[str, Any]) -> facts.Part:
+    """A node type or a partition of a valid file."""
+    values, problems = schema.validate(Document(node), inner)
+    assert values is not None, problems
+    nodes = {
+        key: Value(child.value, "spec", name, span=child.key_span) for key, child in _children(node.find(("nodes",)))
+    }
+    return facts.Part(name, node.key_span or node.span, values, nodes)
+
+
 def plan(
-    settings: Values, facts_file: Values | None, machine: facts.Machine | None, decision: Decision | None = None
+    settings: Values,
+    facts_file: Values | None,
+    machine: facts.Machine | None,
+    decision: Decision | None = None,
+    cluster: facts.Cluster | None = None,
+    target: str = "local",
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
     """Settle the hardware facts and resolve; a decision settles what memory decides. Codes: R3xx."""
+    hardware, found = facts.hardware(settings, facts_file, machine, cluster, target)
+    if hardware is None:
+        return None, found
+    resolved, more = plan_on(settings, hardware, decision)
+    return resolved, (*found, *more)
+
+
+def plan_on(
+    settings: Values, hardware: Values, decision: Decision | None = None
+) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
+    """Resolve settings on hardware facts that are settled, as they are for all points of a sweep. Codes: R3xx."""
     # Imported here: `ratc validate` does not resolve.
     from ratc.resolve import resolve
 
-    hardware, found = facts.hardware(settings, facts_file, machine)
-    if hardware is None:
-        return None, found
-    resolved, more = resolve(settings, hardware, decision)
-    return resolved, (*found, *more)
+    return resolve(settings, hardware, decision)

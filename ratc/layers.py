@@ -24,6 +24,7 @@ SHORT_NAMES: dict[str, str] = {
     "epochs": "training.epochs",
     "image-size": "data.image_size",
     "num-workers": "data.num_workers",
+    "cluster": "resources.cluster",
     "nodes": "resources.nodes",
     "num-gpus": "resources.num_gpus",
     "gpu": "resources.gpu",
@@ -113,8 +114,13 @@ def layer(
         if diagnostic:
             found.append(diagnostic)
         elif node:
-            root = _put(root, override.path.split("."), node)
+            root = put(root, override.path.split("."), node)
     return (None if found else Document(root)), tuple(found)
+
+
+def names_cluster_file(text: str) -> bool:
+    """Whether a ``resources.cluster`` is the path of a file, rather than a name to look up."""
+    return "/" in text or text.endswith((".yaml", ".yml"))
 
 
 def _over(below: Node, above: Node) -> Node:
@@ -126,14 +132,14 @@ def _over(below: Node, above: Node) -> Node:
     return replace(below, value=merged)
 
 
-def _put(root: Node, path: list[str], node: Node) -> Node:
+def put(root: Node, path: list[str], node: Node) -> Node:
     """The tree with a node at a path; mappings on the way are made where they lack, and what is no mapping is kept."""
     if root.value is not None and not isinstance(root.value, dict):
         return root  # the schema says what is wrong with it
     children = dict(root.value or {})
     key, rest = path[0], path[1:]
     below = children.get(key, Node({}, node.span, node.key_span, node.layer))
-    children[key] = _put(below, rest, node) if rest else node
+    children[key] = put(below, rest, node) if rest else node
     return replace(root, value=children)
 
 
@@ -154,7 +160,8 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     if not text.isascii() and text != text.encode("utf-8", "replace").decode():
         message = f"the value for `{override.path}` is not UTF-8"
         return None, Diagnostic("R107", message, span)
-    if override.path in PATHS and source.name != "--set" and not posixpath.isabs(text) and text:
+    is_path = override.path in PATHS or (override.path == "resources.cluster" and names_cluster_file(text))
+    if is_path and source.name != "--set" and not posixpath.isabs(text) and text:
         text = posixpath.normpath(posixpath.join(shell_folder, text))
     if "string" in kinds and not ("null" in kinds and text in ("null", "~")):
         return Node(text, span, key_span, override.layer), None

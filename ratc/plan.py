@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from ratc.diagnostics import Span
 
-Origin: TypeAlias = Literal["default", "spec", "layer", "hardware", "derived"]
+Origin: TypeAlias = Literal["default", "spec", "layer", "hardware", "cluster", "derived"]
 T = TypeVar("T")
 
 

@@ -34,13 +34,13 @@ _SIZES = {
     "minLength": "at least {} character",
     "maxLength": "at most {} characters",
 }
+_validators: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]] = {}
 
 
 def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     """Check a document and fill in what it leaves out. Codes: R101-R106."""
-    validator = jsonschema_rs.Draft202012Validator(schema)
     found: list[Diagnostic] = []
-    errors = list(validator.iter_errors(document.root.data()))
+    errors = list(_validator(schema).iter_errors(document.root.data()))
     mistyped = [error.instance_path for error in errors if error.kind.name == "type"]
     for error in errors:
         if error.kind.name != "enum" or error.instance_path not in mistyped:  # one mistake is said once
@@ -50,6 +50,14 @@ def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None,
     values: dict[str, Value] = {}
     _fill("", document.root, schema, values)
     return Values(values), ()
+
+
+def _validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    """The compiled schema, made once: a sweep checks thousands of documents against it."""
+    known = _validators.get(id(schema))
+    if known is None or known[0] is not schema:
+        known = _validators[id(schema)] = (schema, jsonschema_rs.Draft202012Validator(schema))
+    return known[1]
 
 
 def subschema(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
@@ -148,10 +156,9 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         ]
     if kind.name == "enum":
         choices = [option for option in kind.options if option is not None]
-        listed = ", ".join(f"`{option}`" for option in choices)
-        helps = did_you_mean(str(node.value), [str(option) for option in choices]) or (
-            f"use {'one of ' if len(choices) > 1 else ''}{listed}",
-        )
+        words = [str(option).lower() if isinstance(option, bool) else str(option) for option in choices]
+        listed = ", ".join(f"`{word}`" for word in words)
+        helps = did_you_mean(str(node.value), words) or (f"use {'one of ' if len(choices) > 1 else ''}{listed}",)
         notes = () if len(choices) < 2 or helps[0].startswith("use") else (f"allowed: {listed}",)
         return [Diagnostic("R103", f"`{name}` cannot be {_shown(node.value)}", span, notes, helps)]
     if kind.name in _LIMITS:
@@ -163,14 +170,11 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         key = kind.error.instance
         child = node.find((key,))
         span = child.key_span if child and child.key_span else span
-        return [
-            Diagnostic(
-                "R106",
-                f"{_shown(key)} is not the name of a variable or an argument",
-                span,
-                helps=("use letters, digits and `_`",),
-            )
-        ]
+        if owner.get("propertyNames", {}).get("pattern", "").endswith("._-]*$"):
+            help_text = "use letters, digits, `.`, `_` and `-`, a letter or a digit first"
+            return [Diagnostic("R106", f"{_shown(key)} is not a name", span, helps=(help_text,))]
+        message = f"{_shown(key)} is not the name of a variable or an argument"
+        return [Diagnostic("R106", message, span, helps=("use letters, digits and `_`",))]
     example = owner.get("examples", [])
     helps = (f"write it like `{example[0]}`",) if example else ()
     return [Diagnostic("R106", f"`{name}` does not have the right form", span, (owner.get("description", ""),), helps)]

@@ -1,4 +1,4 @@
-"""Generates ``schemas/*.schema.json`` from the models of :mod:`ratc.spec`: ``python -m ratc.schema_gen``.
+"""Generates ``schemas/*.schema.json`` from the pydantic models of specs and clusters: ``python -m ratc.schema_gen``.
 
 References are written out and optional values become plain type lists, so that editors complete from the file without
 following references and an error names one place.
@@ -17,10 +17,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schemas() -> dict[str, str]:
     """The text of every schema file, by file name."""
     from ratc.spec import Facts, Spec
+    from ratc.spec_cluster import Cluster
 
     return {
         "experiment.schema.json": _text(Spec.model_json_schema(), "ratc experiment"),
         "facts.schema.json": _text(Facts.model_json_schema(), "ratc hardware facts"),
+        "cluster.schema.json": _text(Cluster.model_json_schema(), "ratc cluster facts"),
     }
 
 
@@ -70,6 +72,9 @@ def _union(choices: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[s
         merged |= part
     if "enum" in merged and "null" in types:
         merged["enum"] = [*merged["enum"], None]
+    if "enum" in merged and "boolean" in types:
+        # No type beside it: an option's text is then read as YAML, so that `false` is no text.
+        return {**merged, "enum": [True, False, *merged["enum"]]}
     if "integer" in types and "number" in types:
         types.remove("integer")
     return {"type": types, **merged}

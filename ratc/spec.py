@@ -16,12 +16,14 @@ MEMORY = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?([KMGTkmgt]([iI]?[bB])?)?$"
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Bytes = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+KeyPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
 Arguments = dict[Variable, Any]
 
 
@@ -141,7 +143,10 @@ class Training(Section):
     )
     offload_optimizer: bool = Field(False, description="Keep optimizer states in host memory (DeepSpeed).")
     use_accelerate: bool = Field(True, description="Train through HuggingFace Accelerate; otherwise plain torch.")
-    activation_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
+    activation_checkpointing: bool | Literal["auto"] = Field(
+        False,
+        description="Recompute activations in backward, to save memory; `auto` does where nothing fits without.",
+    )
     compile: bool = Field(False, description="Compile the model with torch.compile.")
 
 
@@ -203,6 +208,11 @@ class Distributed(Section):
 class Resources(Section):
     """What the job asks for. Absent on `local`: what the machine has."""
 
+    cluster: Text | None = Field(
+        None,
+        description="Cluster facts: a name, found as `clusters/<name>.yaml` beside the spec or above it, or a file.",
+        examples=["example-slurm", "../clusters/ours.yaml"],
+    )
     nodes: PositiveInt = Field(1, description="Machines.", examples=[1, 4])
     num_gpus: Count | None = Field(None, description="GPUs in all; 0 trains on the CPU.", examples=[8])
     gpus_per_node: Count | None = Field(None, description="GPUs on each node, instead of `num_gpus`.", examples=[4])
@@ -220,6 +230,12 @@ class Resources(Section):
     queue: Text | None = Field(None, description="LSF queue.", examples=["gpu_h100"])
     account: Text | None = Field(None, description="Account or project charged.")
     qos: Text | None = Field(None, description="Slurm quality of service.")
+    node_type: Name | None = Field(
+        None, description="Kind of node, where a partition has several; a name of the cluster facts.", examples=["h100"]
+    )
+    job_name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = Field(
+        None, description="Name of the job in the queue; `experiment_name` where absent.", examples=["RAT on ISIC"]
+    )
 
 
 class Environment(Section):
@@ -248,6 +264,15 @@ class Checkpoint(Section):
     every_epochs: PositiveInt = Field(1, description="Epochs between checkpoints.")
     best_metric: Literal["dice", "iou", "loss"] = Field("dice", description="Validation metric that chooses the best.")
     resume: Literal["auto", "never"] = Field("auto", description="Continue from the last checkpoint of the same lock.")
+    requeue: Literal["auto", "never"] = Field(
+        "auto",
+        description="`auto`: a job that is preempted or out of time saves and goes back into the queue, where the "
+        "cluster allows it.",
+    )
+    max_restarts: Count = Field(20, description="Times a job may go back into the queue.")
+    stop_before_seconds: Annotated[int, Field(ge=60, le=86_400)] = Field(
+        180, description="Seconds before the walltime at which the job is told to save.", examples=[300]
+    )
 
 
 class Tuning(Section):
@@ -257,6 +282,23 @@ class Tuning(Section):
     search_space: dict[str, Any] = Field(
         {}, description="Values to try, by key.", examples=[{"learning_rate": [1e-5, 1e-3]}]
     )
+
+
+class Sweep(Section):
+    """An array of runs on one cluster, a point each: one of `grid`, `list` and `points`."""
+
+    grid: dict[KeyPath, Annotated[list[Any], Field(min_length=1)]] | None = Field(
+        None,
+        description="Values to combine, by key: every combination is a point, the last key varies fastest.",
+        examples=[{"training.learning_rate": [1e-4, 3e-4], "seed": [1, 2, 3]}],
+    )
+    entries: list[dict[KeyPath, Any]] | None = Field(
+        None, alias="list", description="Points, one after the other.", examples=[[{"seed": 1}, {"seed": 2}]]
+    )
+    points: dict[Name, dict[KeyPath, Any]] | None = Field(
+        None, description="Points by name.", examples=[{"small": {"model.feature_dims": 64}}]
+    )
+    max_parallel: PositiveInt | None = Field(None, description="Points that may run at the same time.", examples=[4])
 
 
 class Spec(Section):
@@ -279,10 +321,54 @@ class Spec(Section):
     data: Data = Field(..., description="The data.")
     logging: Logging = Field(Logging(), description="Tracking.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
+    launcher: Literal["accelerate", "torchrun"] | None = Field(
+        None,
+        description="What starts the processes of a node; `accelerate` where absent, or `torchrun` with "
+        "`use_accelerate: false`.",
+    )
     resources: Resources = Field(Resources(), description="What the job asks for.")
     environment: Environment = Field(Environment(), description="The job's surroundings.")
     checkpoint: Checkpoint = Field(Checkpoint(), description="Checkpoints.")
+    sweep: Sweep | None = Field(None, description="An array of runs that differ in a few values.")
     tuning: Tuning | None = Field(None, description="A study over values.")
+
+
+class MeasuredPoint(Section):
+    """What a training step took at one micro-batch size, in bytes."""
+
+    micro_batch: PositiveInt = Field(..., description="Samples in a micro-batch.", examples=[2])
+    peak_allocated_bytes: Bytes = Field(..., description="Tensors, at most.")
+    peak_reserved_bytes: Bytes = Field(..., description="Held by PyTorch's allocator, at most.")
+    device_used_bytes: Bytes = Field(..., description="In use on the whole device, after the steps.")
+    samples_per_second: NonNegative = Field(..., description="Throughput of the process.")
+
+
+class Measured(Section):
+    """A measured training step, as `ratc profile --measure` writes it; it holds only for the very step it is of."""
+
+    name: Text = Field(..., description="The model, for people.", examples=["my_package.models:UNet"])
+    step: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] = Field(
+        ..., description="Digest of model, loss, optimizer and inputs, and of your own modules beside the spec."
+    )
+    card: Text = Field(..., description="The card: its id in the catalogue.", examples=["h100"])
+    precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the step.")
+    image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(
+        ..., description="Height and width of the images."
+    )
+    attention_memory: Literal["full", "chunked"] = Field(..., description="RAT's attention; `full` for other models.")
+    activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")
+    engine: Literal["torch"] = Field(..., description="One process, without DeepSpeed.")
+    points: Annotated[list[MeasuredPoint], Field(min_length=1, max_length=2)] = Field(
+        ..., description="Two sizes, the smaller first; one where the larger ran out of memory."
+    )
+    outside_bytes: Bytes = Field(..., description="In use on the device beside PyTorch's allocator.")
+    device_total_bytes: Bytes = Field(..., description="The device's memory, as CUDA reports it.")
+    gradient_bytes: Bytes = Field(..., description="Of all gradients; several processes hold them a second time.")
+    torch: Text = Field(..., description="Version of PyTorch.", examples=["2.13.0+cu130"])
+    driver: Text | None = Field(None, description="Version of the driver.", examples=["580.65.06"])
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] = Field(
+        ..., description="Day of the measurement.", examples=["'2026-11-23'"]
+    )
 
 
 class Facts(Section):
@@ -299,3 +385,4 @@ class Facts(Section):
     memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
         None, description="Host memory on each node; a bare number is in GB.", examples=["512GB"]
     )
+    measured: list[Measured] = Field([], description="Measured training steps; `ratc profile --measure` adds them.")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Span
@@ -28,6 +29,22 @@ MEMORY_BYTES = 12 << 30
 #: Traces kept; the oldest go first.
 KEPT = 300
 _TAIL = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A module of the runtime that reads a request on standard input and writes a file: what it is called, the code of
+    what goes wrong, and whether it needs the GPU (and then no limit of memory: CUDA maps more than there is).
+    """
+
+    module: str
+    doing: str
+    code: str
+    gpu: bool = False
+    interpreter: str = sys.executable
+
+
+TRACING = Work("ratc_runtime.trace", "tracing", "R315")
 
 
 def fetch(
@@ -51,7 +68,7 @@ def fetch(
     handle, fresh = tempfile.mkstemp(suffix=".part", dir=os.path.dirname(path))
     os.close(handle)
     try:
-        problem = _run(request, folder, fresh, span, timeout_s)
+        problem = run(TRACING, request, folder, fresh, span, timeout_s)
         if problem:
             return None, (problem,)
         trace = _read(fresh)
@@ -97,19 +114,25 @@ def _packages() -> list[str]:
 
 
 def _sources(request: Mapping[str, Any], folder: str) -> list[str]:
-    """The runtime's modules, and those beside the spec that the model's and the loss's names begin with."""
-    files = [runtime] if (runtime := _runtime_folder()) else []
+    """The runtime's modules, and the user's own."""
+    runtime = _runtime_folder()
+    return sorted([*(_python_files(runtime) if runtime else []), *own_sources(request, folder)])
+
+
+def own_sources(request: Mapping[str, Any], folder: str) -> list[str]:
+    """The modules beside the spec that the model's and the loss's names begin with."""
+    files = []
     for name in (request["model"]["name"], request["training"]["loss"]["name"]):
         top = str(name).partition(":")[0].split(".")[0]
         if ":" in str(name):
             files += [os.path.join(folder, top), os.path.join(folder, f"{top}.py")]
-    found: list[str] = []
-    for file in files:
-        if os.path.isfile(file):
-            found.append(file)
-        for root, _, names in os.walk(file):
-            found += [os.path.join(root, name) for name in names if name.endswith(".py")]
-    return sorted(found)
+    return sorted({found for file in files for found in _python_files(file)})
+
+
+def _python_files(place: str) -> list[str]:
+    if os.path.isfile(place):
+        return [place]
+    return [os.path.join(root, name) for root, _, names in os.walk(place) for name in names if name.endswith(".py")]
 
 
 def _runtime_folder() -> str | None:
@@ -131,23 +154,26 @@ def _read(path: str) -> Trace | str:
         return str(error) if isinstance(error, BadTrace) else f"{type(error).__name__}: {error}"
 
 
-def _run(
-    request: Mapping[str, Any], folder: str, output: str, span: Span | None, timeout_s: float
+def run(
+    work: Work, request: Mapping[str, Any], folder: str, output: str, span: Span | None, timeout_s: float
 ) -> Diagnostic | None:
+    """Have the runtime do its work in a process of its own, in the spec's folder; what went wrong, if anything."""
     runtime = _runtime_folder()
     if runtime is None:
         helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
-        return Diagnostic("R315", "memory cannot be predicted: the runtime is not installed here", span, helps=helps)
+        known = "measured" if work.gpu else "predicted"
+        return Diagnostic(work.code, f"memory cannot be {known}: the runtime is not installed here", span, helps=helps)
     paths = [os.path.dirname(runtime), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
-        "CUDA_VISIBLE_DEVICES": "",
-        # A trace must not depend on what the network answers.
+        # What is found must not depend on what the network answers.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "ratc_runtime.trace", os.path.abspath(output)]
+    if not work.gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [work.interpreter, "-m", work.module, os.path.abspath(output)]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
@@ -157,18 +183,18 @@ def _run(
             cwd=folder or ".",
             env=environment,
             start_new_session=True,
-            preexec_fn=_limit,
+            preexec_fn=None if work.gpu else _limit,
         )
         try:
             process.communicate(json.dumps(request).encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            message = f"tracing the model did not end within {timeout_s:g} s"
-            return Diagnostic("R315", message, span, helps=("give `batch_size` to go without a prediction",))
+            message = f"{work.doing} the model did not end within {timeout_s:g} s"
+            return Diagnostic(work.code, message, span, helps=("give `batch_size` to go without a prediction",))
         finally:
             _end(process)
         errors.seek(max(0, os.fstat(errors.fileno()).st_size - _TAIL))
         said = errors.read().decode("utf-8", "replace")
-    return None if process.returncode == 0 else _failure(process.returncode, said, span)
+    return None if process.returncode == 0 else _failure(work, process.returncode, said, span)
 
 
 def _limit() -> None:
@@ -189,7 +215,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _failure(status: int, said: str, span: Span | None) -> Diagnostic:
+def _failure(work: Work, status: int, said: str, span: Span | None) -> Diagnostic:
     """What the runtime reported in its last line, or what can be known of a process that went without a word."""
     lines = [line for line in said.splitlines() if line.strip()]
     for line in reversed(lines):
@@ -201,9 +227,10 @@ def _failure(status: int, said: str, span: Span | None) -> Diagnostic:
             code = str(told.get("code"))
             where = f"at {told['where']}" if told.get("where") else ""
             helps = tuple(str(text) for text in [told.get("help")] if text)
-            return Diagnostic(code if re.fullmatch(r"R3\d\d", code) else "R315", told["message"], span, (where,), helps)
+            known = re.fullmatch(r"R[35]\d\d", code)
+            return Diagnostic(code if known else work.code, told["message"], span, (where,), helps)
     how = f"with signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-    return Diagnostic("R315", f"tracing the model ended {how}", span, (lines[-1][:300] if lines else "",))
+    return Diagnostic(work.code, f"{work.doing} the model ended {how}", span, (lines[-1][:300] if lines else "",))
 
 
 def _describe(request: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ import pytest
 
 from ratc import compiler, layers
 from ratc.cli import main
-from ratc.facts import MIB, Card, Machine, card_names, describe_card, find_card, memory_bytes
+from ratc.facts import MIB, Card, Machine, card_names, describe_card, find_card
 from ratc.probe import local
+from ratc.units import memory_bytes
 
 GIB = 2**30
 

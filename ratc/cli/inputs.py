@@ -7,12 +7,18 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ratc import compiler, layers, resources
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.document import Document
 from ratc.plan import Plan, Values
 from ratc.render import text
+
+if TYPE_CHECKING:
+    from ratc.facts import Cluster, Machine
+    from ratc.memory.decision import Decision
 
 _FLAGS = ("debug",)
 _METAVARS = {"data-dir": "DIR", "output-dir": "DIR"}
@@ -25,6 +31,7 @@ class Loaded:
     inputs: Inputs
     settings: Values | None
     diagnostics: tuple[Diagnostic, ...]
+    document: Document | None = None
 
     @property
     def folder(self) -> str:
@@ -93,8 +100,12 @@ def load(args: argparse.Namespace, target: str) -> Loaded:
         gone = Diagnostic("R001", "the folder that the shell is in is gone", helps=("change into another one",))
         return Loaded(Inputs(spec), None, (*found, gone))
     inputs = Inputs(spec, overlays, overrides, shell_folder)
-    settings, diagnostics = compiler.analyse(inputs)
-    return Loaded(inputs, settings, (*found, *diagnostics))
+    document, diagnostics = compiler.layered(inputs)
+    found += diagnostics
+    if document is None or has_errors(diagnostics):
+        return Loaded(inputs, None, tuple(found))
+    settings, diagnostics = compiler.check(document)
+    return Loaded(inputs, settings, (*found, *diagnostics), document)
 
 
 def resolve(
@@ -103,32 +114,88 @@ def resolve(
     """Gather the facts and resolve, with what a memory prediction decides. Returns the facts file too, where one was
     named.
     """
+    return decided(args, settings, target, predict)[:3]
+
+
+def decided(
+    args: argparse.Namespace, settings: Values, target: str, predict: bool = True
+) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None, Decision | None]:
+    """As `resolve`, with the prediction's decision too, where there was one."""
+    gathered, found = gather(args, settings, target)
+    if gathered is None:
+        return None, found, None, None
+    plan, more, decision = decide(args, settings, gathered, predict)
+    return plan, (*found, *more), gathered.file, decision
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What was read of the hardware: a facts file, a cluster's facts, or this machine."""
+
+    values: Values | None = None
+    machine: Machine | None = None
+    file: File | None = None
+    cluster: Cluster | None = None
+    cluster_file: File | None = None
+    target: str = "local"
+
+    def plan(self, settings: Values, decision: Decision | None = None) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
+        """Resolve settings on this hardware. Codes: R3xx."""
+        return compiler.plan(settings, self.values, self.machine, decision, self.cluster, self.target)
+
+    def settled(self, settings: Values) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+        """The hardware facts for a spec's settings. Codes: R3xx."""
+        from ratc import facts
+
+        return facts.hardware(settings, self.values, self.machine, self.cluster, self.target)
+
+
+def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gathered | None, tuple[Diagnostic, ...]]:
+    """Read the facts that the spec's settings leave open."""
     from ratc import facts
 
-    file = None
-    values = None
+    file = values = None
     if args.facts:
         file, problem = read(args.facts)
         if file is None:
-            return None, (problem,) if problem else (), None
+            return None, (problem,) if problem else ()
         values, found = compiler.read_facts(file)
         if values is None:
-            return None, found, file
+            return None, found
     machine = None
     if target == "local" and values is None and facts.needs_machine(settings):
         from ratc.probe.local import machine as probe
 
         machine = probe(os.environ)
-    plan, found = compiler.plan(settings, values, machine)
-    if plan is None or not predict or not is_open(plan):
-        return plan, found, file
-    # Imported here: only an open micro-batch needs the search.
-    from ratc.cli.predict import decide
+    if target == "local":
+        return Gathered(values, machine, file), ()
+    from ratc.cli import clusters
 
-    decision, said = decide(plan, os.path.dirname(args.spec) or ".")
+    cluster_file, cluster, found = clusters.load(settings, os.path.dirname(args.spec) or ".")
+    if has_errors(found):
+        return None, found
+    return Gathered(values, machine, file, cluster, cluster_file, target), found
+
+
+def decide(
+    args: argparse.Namespace, settings: Values, gathered: Gathered, predicts: bool = True
+) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
+    """Resolve with what was gathered, and with what a memory prediction decides."""
+    plan, found = gathered.plan(settings)
+    if plan is None or not predicts or not is_open(plan):
+        return plan, found, None
+    decision, said = predict(args, plan)
     if decision is not None:
-        plan, found = compiler.plan(settings, values, machine, decision)
-    return (None if has_errors(said) else plan), (*found, *said), file
+        plan, found = gathered.plan(settings, decision)
+    return (None if has_errors(said) else plan), (*found, *said), decision
+
+
+def predict(args: argparse.Namespace, plan: Plan) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+    """What memory, measured or predicted, decides for a plan whose micro-batch is open."""
+    # Imported here: only an open micro-batch needs the search.
+    from ratc.cli import measuring
+
+    return measuring.decide(plan, os.path.dirname(args.spec) or ".")
 
 
 def is_open(plan: Plan) -> bool:
@@ -190,16 +257,12 @@ def _position(item: Diagnostic) -> tuple[str, int, int]:
     return (item.span.source.name, item.span.line, item.span.column) if item.span else ("", 0, 0)
 
 
-def known_target(name: str, planned: bool = False) -> tuple[Diagnostic, ...]:
-    """Nothing for a target that can be emitted, or with ``planned`` one whose overlays can be checked. Code: R401."""
+def known_target(name: str) -> tuple[Diagnostic, ...]:
+    """Nothing for a target that can be emitted. Code: R401."""
     from ratc.diagnostics import did_you_mean
-    from ratc.targets import PLANNED, TARGETS
+    from ratc.targets import TARGETS
 
-    if name in TARGETS or (planned and name in PLANNED):
+    if name in TARGETS:
         return ()
-    if name in PLANNED:
-        return (
-            Diagnostic("R401", f"this version does not emit the target `{name}` yet", helps=("use `--target local`",)),
-        )
-    helps = did_you_mean(name, [*TARGETS, *PLANNED]) or (f"use one of {', '.join(TARGETS)}",)
+    helps = did_you_mean(name, TARGETS) or (f"use one of {', '.join(TARGETS)}",)
     return (Diagnostic("R401", f"there is no target `{name}`", helps=helps),)

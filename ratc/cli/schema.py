@@ -1,4 +1,4 @@
-"""Print the JSON Schema of a spec, for editors and other tools."""
+"""Print the JSON Schema of a spec, of hardware facts or of cluster facts, for editors and other tools."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import argparse
 
 from ratc import resources
 
+_KINDS = ("experiment", "facts", "cluster")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc schema``."""
-    parser.add_argument("--facts", action="store_true", help="the schema of a hardware facts file instead")
+    parser.add_argument("kind", nargs="?", choices=_KINDS, default="experiment", help="what to print the schema of")
+    parser.add_argument("--facts", action="store_const", const="facts", help="the same as `facts`")
 
 
 def run(args: argparse.Namespace) -> int:
     """Always 0."""
-    print(
-        resources.read("schemas", "facts.schema.json" if args.facts else "experiment.schema.json").decode(),
-        end="",
-    )
+    print(resources.read("schemas", f"{args.facts or args.kind}.schema.json").decode(), end="")
     return 0

@@ -1,35 +1,32 @@
-"""Hardware facts: the catalogue of cards, and what one machine type has. Pure: files are read by the caller."""
+"""Hardware facts: what one machine type has, and a cluster's customs. Pure: files are read by the caller."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
-import yaml
+from ratc.diagnostics import Diagnostic, Span
+from ratc.facts import limits, policy
+from ratc.facts.cards import MIB, Card, card_names, describe_card, find_card, resolve_card
+from ratc.facts.cluster import LAUNCHERS, Choice, Cluster, Part, card_of, contradictions, gpus_asked, where
+from ratc.plan import Origin, Value, Values
+from ratc.units import memory_bytes
 
-from ratc import resources
-from ratc.diagnostics import Diagnostic, Span, did_you_mean
-from ratc.plan import Value, Values
-
-MIB = 1 << 20
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One accelerator card. Memory is what the driver reports, in bytes."""
-
-    id: str
-    name: str
-    memory_bytes: int
-    compute_capability: str | None
-    bf16: bool
-    fp16: bool
-    tf32: bool
-    fp8: bool
+__all__ = [
+    "MIB",
+    "Card",
+    "Cluster",
+    "Machine",
+    "Part",
+    "card_names",
+    "contradictions",
+    "describe_card",
+    "find_card",
+    "hardware",
+    "needs_machine",
+    "resolve_card",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,84 +40,90 @@ class Machine:
     source: str
 
 
-@cache
-def _catalogue() -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loaded: dict[str, Any] = yaml.load(resources.read("facts", "cards.yaml"), Loader=loader)
-    return loaded
-
-
-def card_names() -> list[str]:
-    """The ids of all cards of the catalogue."""
-    return list(_catalogue()["cards"])
-
-
-def find_card(text: str) -> Card | tuple[str, ...]:
-    """The card that a spelling means, or the ids it could mean (none when it means nothing)."""
-    wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
-    catalogue = _catalogue()
-    for identifier, entry in catalogue["cards"].items():
-        if wanted == identifier or wanted in entry["aliases"]:
-            return Card(
-                identifier,
-                entry["name"],
-                entry["memory_mib"] * MIB,
-                entry["compute_capability"],
-                **{kind: entry[kind] for kind in ("bf16", "fp16", "tf32", "fp8")},
-            )
-    return tuple(catalogue["ambiguous"].get(wanted, ()))
-
-
-def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card:
-    """A card that the catalogue lacks. NVIDIA's formats follow from the compute capability (CUDA C++ guide, table of
-    arithmetic types): fp16 matrix units from 7.0, bf16 and TF32 from 8.0, FP8 from 8.9."""
-    number = tuple(int(part) for part in compute_capability.split("."))
-    return Card(
-        re.sub(r"[\s_]+", "-", name.strip().lower()),
-        name,
-        memory_bytes,
-        compute_capability,
-        bf16=number >= (8, 0),
-        fp16=number >= (7, 0),
-        tf32=number >= (8, 0),
-        fp8=number >= (8, 9),
-    )
-
-
-def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagnostic, ...]]:
-    """The card for a spelling in a spec or a facts file. Code: R301."""
-    found = find_card(text)
-    if isinstance(found, Card):
-        return found, ()
-    if found:
-        return None, (Diagnostic("R301", f"`{text}` could be several cards", span, helps=(f"use {_either(found)}",)),)
-    catalogue = _catalogue()
-    spellings = [
-        *catalogue["cards"],
-        *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
-    ]
-    helps = did_you_mean(re.sub(r"[\s_]+", "-", text.strip()), spellings) or ("cards: " + ", ".join(card_names()),)
-    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=helps),)
-
-
-def memory_bytes(text: str | int) -> int:
-    """Bytes of a size such as ``128GB``, ``1.5T`` or 64 (GB). Slurm and LSF count a K, M, G or T in powers of 1024."""
-    match = re.fullmatch(r"([0-9.]+) ?([KMGT]?)(?:I?B)?", str(text).upper())
-    assert match, "the schema has checked the form"
-    unit = match[2] or "G"
-    return int(float(match[1]) * _UNITS[unit])
-
-
 def hardware(
-    settings: Values, file: Values | None, machine: Machine | None
+    settings: Values,
+    file: Values | None,
+    machine: Machine | None,
+    cluster: Cluster | None = None,
+    target: str = "local",
 ) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """The facts a plan is made from: of a facts file, else of the card that the spec names, else of this machine.
+    """The facts a plan is made from: of a facts file, else of the cluster, else of the card that the spec names, else
+    of this machine. For a scheduler's target they hold ``cluster.*`` as well: how the cluster wants to be asked.
 
-    ``machine`` is None where the target is not this machine. Codes: R301, R309, R311.
+    ``machine`` is None where the target is not this machine. Codes: R301, R309, R311, R320-R329.
     """
-    if file:
-        return _from_file(settings, file)
-    return _from_spec(settings, machine)
+    if target not in LAUNCHERS:
+        return _from_file(settings, file) if file else _from_spec(settings, machine)
+    if cluster is None:
+        customs, said = policy.unknown(settings, target)
+        own, found = _from_file(settings, file) if file else _from_spec(settings, None)
+    elif cluster.scheduler != target:
+        message = f"the cluster {cluster.name} runs {cluster.scheduler}, and the target is {target}"
+        note = f"`scheduler`{where(cluster.values['scheduler'].span)}"
+        helps = (f"use `--target {cluster.scheduler}`, or name another cluster",)
+        return None, (Diagnostic("R327", message, settings["resources.cluster"].span, (note,), helps),)
+    else:
+        choice, why, said = limits.choose(cluster, settings, described=file is not None)
+        if choice is None:
+            return None, said
+        customs = policy.known(cluster, choice, settings, why)
+        own, found = _from_file(settings, file) if file else _from_cluster(settings, choice)
+    return (Values({**own, **customs}) if own else None), (*said, *found)
+
+
+def _from_cluster(settings: Values, choice: Choice) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+    """What a job may have of one node of the chosen type. Codes: R301, R311."""
+    node_type, allowed = choice.node_type, choice.partition.values
+    assert node_type is not None
+    has, source = node_type.values, f"a node of type `{node_type.name}`"
+    gpus, card = has.get_as(int, "gpus_per_node"), card_of(node_type)
+    wanted = settings["resources.gpu"]
+    span = has["gpu"].span or node_type.span
+    if gpus and card is None and gpus_asked(settings) != 0:
+        if wanted.value is None:
+            message = f"the facts do not say which GPUs nodes of type `{node_type.name}` have"
+            helps = (
+                "add `gpu` there, or `gpu_memory_mib` and `compute_capability`",
+                "or name the card in the spec: `gpu`",
+            )
+            return None, (Diagnostic("R311", message, node_type.span, helps=helps),)
+        card, found = resolve_card(str(wanted.value), wanted.span)
+        if card is None:
+            return None, found
+        span = wanted.span or span
+    memory = has["memory"].value
+    per_gpu = allowed["max_cpus_per_gpu"].value if gpus and gpus_asked(settings) != 0 else None
+    facts = {
+        "gpus_per_node": Value(gpus, "cluster", source, span=has["gpus_per_node"].span),
+        "cpus": _least(
+            Value(has["cpus"].value, "cluster", source, span=has["cpus"].span),
+            (allowed["max_cpus_per_node"].value, allowed["max_cpus_per_node"]),
+            (per_gpu and per_gpu * gpus, allowed["max_cpus_per_gpu"]),
+        ),
+        "memory_bytes": _least(
+            Value(None if memory is None else memory_bytes(memory), "cluster", source, span=has["memory"].span),
+            (_bytes(allowed["max_memory_per_node"]), allowed["max_memory_per_node"]),
+        ),
+        "nodes": Value(
+            choice.partition.nodes[node_type.name].value,
+            "cluster",
+            source,
+            span=choice.partition.nodes[node_type.name].span,
+        ),
+    }
+    return Values({**facts, **_card_values(card, source, span, "cluster")}), ()
+
+
+def _least(has: Value, *limits: tuple[int | None, Value]) -> Value:
+    """What a node has, or the lowest limit where that is lower."""
+    for most, limit in limits:
+        if most is not None and (has.value is None or most < has.value):
+            has = Value(most, "cluster", "what the partition allows", span=limit.span)
+    return has
+
+
+def _bytes(size: Value) -> int | None:
+    return None if size.value is None else memory_bytes(size.value)
 
 
 def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Diagnostic, ...]]:
@@ -155,12 +158,13 @@ def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Dia
         "cpus": _fact(file.get_as(int, "cpus"), file["cpus"]),
         "memory_bytes": _fact(memory_bytes(memory) if memory is not None else None, file["memory"]),
         "nodes": _fact(file.get_as(int, "nodes"), file["nodes"]),
+        "measured": file["measured"],
     }
     return Values({**facts, **_card_values(card, "the facts file", given.span)}), ()
 
 
 def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    named, asked = settings["resources.gpu"], _gpus_asked(settings)
+    named, asked = settings["resources.gpu"], gpus_asked(settings)
     cpus, memory = settings["resources.cpus"], settings["resources.memory"]
     if memory.value is not None:
         memory = replace(memory, value=memory_bytes(memory.value))
@@ -191,19 +195,9 @@ def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None
     return Values({**facts, **_card_values(card, source, span)}), ()
 
 
-def _gpus_asked(settings: Values) -> int | None:
-    per_node, total = (
-        settings.maybe(int, "resources.gpus_per_node"),
-        settings.maybe(int, "resources.num_gpus"),
-    )
-    if per_node is not None or total is None:
-        return per_node
-    return -(-total // settings.get_as(int, "resources.nodes"))
-
-
 def needs_machine(settings: Values) -> bool:
     """Whether the spec leaves open what only the machine itself can tell."""
-    unknown_gpus = _gpus_asked(settings) != 0 and settings["resources.gpu"].value is None
+    unknown_gpus = gpus_asked(settings) != 0 and settings["resources.gpu"].value is None
     return unknown_gpus or settings["resources.cpus"].value is None
 
 
@@ -217,13 +211,6 @@ def _fact(value: Any, source: Value) -> Value:
     return Value(value, "hardware", "the facts file", span=source.span)
 
 
-def _card_values(card: Card | None, source: str, span: Span | None) -> Mapping[str, Value]:
+def _card_values(card: Card | None, source: str, span: Span | None, origin: Origin = "hardware") -> Mapping[str, Value]:
     names = ("id", "name", "memory_bytes", "compute_capability", "bf16", "fp16", "tf32", "fp8")
-    return {
-        f"card.{name}": Value(getattr(card, name) if card else None, "hardware", source, span=span) for name in names
-    }
-
-
-def _either(words: tuple[str, ...]) -> str:
-    quoted = [f"`{word}`" for word in words]
-    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    return {f"card.{name}": Value(getattr(card, name) if card else None, origin, source, span=span) for name in names}

@@ -1,0 +1,95 @@
+"""The catalogue of accelerator cards: spellings, memory, and which number formats they have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from ratc import resources
+from ratc.diagnostics import Diagnostic, Span, did_you_mean
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One accelerator card. Memory is what the driver reports, in bytes."""
+
+    id: str
+    name: str
+    memory_bytes: int
+    compute_capability: str | None
+    bf16: bool
+    fp16: bool
+    tf32: bool
+    fp8: bool
+
+
+@cache
+def _catalogue() -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loaded: dict[str, Any] = yaml.load(resources.read("facts", "cards.yaml"), Loader=loader)
+    return loaded
+
+
+def card_names() -> list[str]:
+    """The ids of all cards of the catalogue."""
+    return list(_catalogue()["cards"])
+
+
+def find_card(text: str) -> Card | tuple[str, ...]:
+    """The card that a spelling means, or the ids it could mean (none when it means nothing)."""
+    wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
+    catalogue = _catalogue()
+    for identifier, entry in catalogue["cards"].items():
+        if wanted == identifier or wanted in entry["aliases"]:
+            return Card(
+                identifier,
+                entry["name"],
+                entry["memory_mib"] * MIB,
+                entry["compute_capability"],
+                **{kind: entry[kind] for kind in ("bf16", "fp16", "tf32", "fp8")},
+            )
+    return tuple(catalogue["ambiguous"].get(wanted, ()))
+
+
+def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card:
+    """A card that the catalogue lacks. NVIDIA's formats follow from the compute capability (CUDA C++ guide, table of
+    arithmetic types): fp16 matrix units from 7.0, bf16 and TF32 from 8.0, FP8 from 8.9."""
+    number = tuple(int(part) for part in compute_capability.split("."))
+    return Card(
+        re.sub(r"[\s_]+", "-", name.strip().lower()),
+        name,
+        memory_bytes,
+        compute_capability,
+        bf16=number >= (8, 0),
+        fp16=number >= (7, 0),
+        tf32=number >= (8, 0),
+        fp8=number >= (8, 9),
+    )
+
+
+def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagnostic, ...]]:
+    """The card for a spelling in a spec or a facts file. Code: R301."""
+    found = find_card(text)
+    if isinstance(found, Card):
+        return found, ()
+    if found:
+        return None, (Diagnostic("R301", f"`{text}` could be several cards", span, helps=(f"use {either(found)}",)),)
+    catalogue = _catalogue()
+    spellings = [
+        *catalogue["cards"],
+        *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
+    ]
+    helps = did_you_mean(re.sub(r"[\s_]+", "-", text.strip()), spellings) or ("cards: " + ", ".join(card_names()),)
+    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=helps),)
+
+
+def either(words: tuple[str, ...]) -> str:
+    """Words in backticks, with "or" before the last."""
+    quoted = [f"`{word}`" for word in words]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)

@@ -1,0 +1,311 @@
+"""A cluster's facts: what a file of them says, whether it contradicts itself, and which part of it a spec means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
+from ratc.facts.cards import MIB, Card, describe_card, either, find_card, resolve_card
+from ratc.plan import Value, Values
+from ratc.units import walltime_seconds
+
+#: What starts tasks on the nodes of a job, by scheduler; the first is the default.
+LAUNCHERS = {"slurm": ("srun",), "lsf": ("blaunch", "jsrun")}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A node type, or a partition or queue: its keys with their defaults, and where its name stands."""
+
+    name: str
+    span: Span
+    values: Values
+    #: Of a partition or queue: how many nodes of each type.
+    nodes: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A file of cluster facts. ``partitions`` are queues where the scheduler is LSF."""
+
+    span: Span
+    values: Values
+    node_types: Mapping[str, Part]
+    partitions: Mapping[str, Part]
+    questions: tuple[Value, ...]
+
+    @property
+    def name(self) -> str:
+        """How the cluster is called."""
+        return self.values.get_as(str, "name")
+
+    @property
+    def scheduler(self) -> str:
+        """``slurm`` or ``lsf``."""
+        return self.values.get_as(str, "scheduler")
+
+    @property
+    def word(self) -> str:
+        """What the scheduler calls a part of its nodes; the spec's key too."""
+        return word(self.scheduler)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The homogeneous part of a cluster that a plan is made for. A facts file that describes the nodes is no type."""
+
+    partition: Part
+    node_type: Part | None
+    #: Why this type: one line for people.
+    why: str
+
+
+def word(scheduler: str) -> str:
+    """``partition`` on Slurm, ``queue`` on LSF."""
+    return "partition" if scheduler == "slurm" else "queue"
+
+
+def where(span: Span | None) -> str:
+    """The place of a fact, in brackets behind a note."""
+    return f" ({span.place})" if span else ""
+
+
+def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
+    """What the schema cannot see: parts that do not fit together. Codes: R301, R325."""
+    values, scheduler = cluster.values, cluster.scheduler
+    own, other = ("partitions", "queues") if scheduler == "slurm" else ("queues", "partitions")
+    if values[other].value:
+        yield _wrong(f"a {scheduler} cluster has no `{other}`", values[other].span, f"call them `{own}`")
+    elif not cluster.partitions:
+        yield _wrong(f"the facts name no {own}", values[own].span or cluster.span, f"add `{own}`")
+    if not cluster.node_types:
+        yield _wrong("the facts name no node types", values["node_types"].span, "add one under `node_types`")
+    for node_type in cluster.node_types.values():
+        yield from _unknown_card(node_type)
+    for partition in cluster.partitions.values():
+        yield from _partition(cluster, partition)
+    defaults = [part for part in cluster.partitions.values() if part.values["default"].value]
+    for second in defaults[1:]:
+        message = f"two {cluster.word}s are the default: `{defaults[0].name}` and `{second.name}`"
+        yield _wrong(message, second.values["default"].span, f"keep one{where(defaults[0].values['default'].span)}")
+    launcher = values["launcher"]
+    if launcher.value is not None and launcher.value not in LAUNCHERS[scheduler]:
+        yield _wrong(
+            f"`{launcher.value}` does not start tasks on {scheduler}",
+            launcher.span,
+            f"use {either(LAUNCHERS[scheduler])}",
+        )
+    first, last = values["ephemeral_ports"].value
+    if first > last:
+        yield _wrong(f"the ports {first} to {last} are no range", values["ephemeral_ports"].span, "the lower one first")
+
+
+def _wrong(message: str, span: Span | None, help_text: str) -> Diagnostic:
+    return Diagnostic("R325", message, span, helps=(help_text,) if help_text else ())
+
+
+def _unknown_card(node_type: Part) -> Iterator[Diagnostic]:
+    given = node_type.values["gpu"]
+    if given.value is not None and not _described(node_type):
+        yield from resolve_card(str(given.value), given.span)[1]
+
+
+def _partition(cluster: Cluster, partition: Part) -> Iterator[Diagnostic]:
+    if not partition.nodes:
+        yield _wrong(
+            f"the {cluster.word} `{partition.name}` has no nodes", partition.span, "say how many of which type"
+        )
+    for name, count in partition.nodes.items():
+        if name not in cluster.node_types:
+            helps = did_you_mean(name, cluster.node_types)
+            message = f"the {cluster.word} `{partition.name}` has nodes of a type `{name}`, which is not described"
+            yield Diagnostic("R325", message, count.span, helps=helps or (f"add `{name}` under `node_types`",))
+    default, longest = partition.values["default_walltime"], partition.values["max_walltime"]
+    if default.value and longest.value and walltime_seconds(default.value) > walltime_seconds(longest.value):
+        message = f"the default walltime of `{partition.name}` is beyond its longest, {longest.value}"
+        yield Diagnostic("R325", message, default.span, (f"`max_walltime`{where(longest.span)}",))
+
+
+def _described(node_type: Part) -> bool:
+    return bool(node_type.values["gpu_memory_mib"].value and node_type.values["compute_capability"].value)
+
+
+def card_of(node_type: Part) -> Card | None:
+    """The card of a node type; None where it has no GPUs, or where the facts leave open which."""
+    values = node_type.values
+    name = values.maybe(str, "gpu")
+    if not values["gpus_per_node"].value:
+        return None
+    if _described(node_type):
+        memory = values.get_as(int, "gpu_memory_mib") * MIB
+        return describe_card(name or "gpu", memory, values.get_as(str, "compute_capability"))
+    found = find_card(name) if name else None
+    return found if isinstance(found, Card) else None
+
+
+def gpus_asked(settings: Values) -> int | None:
+    """GPUs on each node, as the spec asks; None where it takes what there is."""
+    per_node, total = settings.maybe(int, "resources.gpus_per_node"), settings.maybe(int, "resources.num_gpus")
+    if per_node is not None or total is None:
+        return per_node
+    return -(-total // settings.get_as(int, "resources.nodes"))
+
+
+def place(settings: Values, *keys: str) -> Span | None:
+    """Where the spec gives the first of these keys of ``resources``, else where it names the cluster."""
+    spans = (settings[f"resources.{key}"].span for key in (*keys, "cluster"))
+    return next((span for span in spans if span), None)
+
+
+def choose_partition(cluster: Cluster, settings: Values) -> tuple[Part | None, str, tuple[Diagnostic, ...]]:
+    """The partition or queue that a spec means, and why. Code: R321, without what would do instead."""
+    asked, parts = settings[f"resources.{cluster.word}"], cluster.partitions
+    if asked.value is not None:
+        if asked.value in parts:
+            return parts[asked.value], "", ()
+        message = f"{cluster.name} has no {cluster.word} `{asked.value}`"
+        note = f"it has {_listed(parts)}{where(cluster.values[f'{cluster.word}s'].span)}"
+        return None, "", (Diagnostic("R321", message, asked.span, (note,), did_you_mean(asked.value, parts)),)
+    defaults = [part for part in parts.values() if part.values["default"].value]
+    if defaults:
+        return defaults[0], f"the default {cluster.word} of {cluster.name}", ()
+    if len(parts) == 1:
+        return next(iter(parts.values())), f"the only {cluster.word} of {cluster.name}", ()
+    message = f"no {cluster.word} is named, and {cluster.name} has no default one"
+    note = f"it has {_listed(parts)}{where(cluster.values[f'{cluster.word}s'].span)}"
+    return None, "", (Diagnostic("R321", message, place(settings), (note,)),)
+
+
+def choose_node_type(
+    cluster: Cluster, partition: Part, settings: Values
+) -> tuple[Choice | None, tuple[Diagnostic, ...]]:
+    """The node type of a partition that a spec means. Codes: R301, R323, R324, R325."""
+    asked, part = settings["resources.node_type"], f"{cluster.word} `{partition.name}`"
+    if asked.value is not None:
+        if asked.value not in cluster.node_types:
+            message = f"{cluster.name} has no node type `{asked.value}`"
+            note = f"it has {_listed(cluster.node_types)}{where(cluster.values['node_types'].span)}"
+            return None, (Diagnostic("R324", message, asked.span, (note,), did_you_mean(asked.value, partition.nodes)),)
+        if asked.value not in partition.nodes:
+            message = f"{part} has no nodes of type `{asked.value}`"
+            note = f"it has {_listed(partition.nodes)}{where(partition.span)}"
+            return None, (Diagnostic("R324", message, asked.span, (note,)),)
+    names = [asked.value] if asked.value is not None else list(partition.nodes)
+    types = [cluster.node_types[name] for name in names]
+    fitting, why, found = _fitting(partition, types, part, settings)
+    if found:
+        return None, found
+    if len(fitting) > 1:
+        given = " and ".join(f"`{item.name}`{where(partition.nodes[item.name].span)}" for item in fitting)
+        message = f"{part} has nodes of {len(fitting)} types, and the spec names none"
+        helps = (f"choose one with `node_type`: {either(tuple(item.name for item in fitting))}",)
+        span = place(settings, "gpu", cluster.word, "gpus_per_node", "num_gpus")
+        return None, (Diagnostic("R324", message, span, (f"the types are {given}",), helps),)
+    chosen = fitting[0]
+    if found := tuple(_indistinct(cluster, partition, chosen, settings)):
+        return None, found
+    return Choice(partition, chosen, "" if asked.value else why), ()
+
+
+def _fitting(
+    partition: Part, types: list[Part], part: str, settings: Values
+) -> tuple[list[Part], str, tuple[Diagnostic, ...]]:
+    """Of some node types those that a spec can mean, and why these."""
+    gpus, wanted = gpus_asked(settings), settings["resources.gpu"]
+    with_gpus = [item for item in types if item.values["gpus_per_node"].value]
+    if gpus == 0:
+        without = [item for item in types if item not in with_gpus]
+        return without or types, f"the nodes without GPUs of {part}" if with_gpus else f"the nodes of {part}", ()
+    if wanted.value is not None:
+        card, found = resolve_card(str(wanted.value), wanted.span)
+        if card is None:
+            return [], "", found
+        matching = [item for item in with_gpus if (own := card_of(item)) and own.id == card.id]
+        matching = matching or [item for item in with_gpus if card_of(item) is None]
+        if matching:
+            return matching, f"the nodes of {part} with {card.name}", ()
+        has = sorted({own.id for item in with_gpus if (own := card_of(item))})
+        note = f"{part} has {_listed(has) if has else 'no GPUs'}{where(partition.nodes[types[0].name].span)}"
+        return [], "", (Diagnostic("R323", f"{part} has no {card.name}", wanted.span, (note,)),)
+    if gpus and not with_gpus:
+        message = (
+            f"GPUs are asked for, but {'nodes of type `' + types[0].name + '`' if len(types) == 1 else part} have none"
+        )
+        note = f"`gpus_per_node` is 0{where(types[0].values['gpus_per_node'].span)}"
+        return [], "", (Diagnostic("R323", message, place(settings, "gpus_per_node", "num_gpus"), (note,)),)
+    if with_gpus:
+        return with_gpus, f"the nodes with GPUs of {part}" if len(types) > 1 else f"the nodes of {part}", ()
+    return types, f"the nodes of {part}", ()
+
+
+def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Values) -> Iterator[Diagnostic]:
+    """A plan for one type of node must not land on another: the scheduler needs a way to tell them apart."""
+    gpus = gpus_asked(settings)
+    if gpus == 0:
+        return
+    needed = gpus or chosen.values.get_as(int, "gpus_per_node")
+    kind, constraint = (chosen.values[key].value for key in ("gpu_type", "constraint"))
+    for name in partition.nodes:
+        other = cluster.node_types[name]
+        enough = needed and other.values.get_as(int, "gpus_per_node") >= needed
+        same_type = kind is None or other.values["gpu_type"].value in (kind, None)
+        same_place = constraint is None or other.values["constraint"].value == constraint
+        if other is not chosen and enough and same_type and same_place:
+            message = (
+                f"nothing tells the scheduler to take `{chosen.name}` nodes and not `{name}` in `{partition.name}`"
+            )
+            note = f"`{name}`{where(other.span)}"
+            yield Diagnostic("R325", message, chosen.span, (note,), ("give each its `gpu_type` or `constraint`",))
+            return
+
+
+def open_questions(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
+    """The questions of a probe that nobody has answered, where this spec needs the answer. Code: R329 (a warning)."""
+    for question in cluster.questions:
+        key = str(question.value).partition(":")[0].strip()
+        if not _answered(cluster, key) and _matters(cluster, choice, settings, key):
+            helps = (f"answer it under `{key}` and remove the question",) if _known(cluster, key) else ()
+            message = f"the probe of {cluster.name} left a question: {question.value}"
+            yield Diagnostic("R329", message, question.span, helps=helps, severity=Severity.WARNING)
+
+
+def _find(cluster: Cluster, key: str) -> Value | None:
+    kind, _, rest = key.partition(".")
+    parts = {"node_types": cluster.node_types, f"{cluster.word}s": cluster.partitions}.get(kind)
+    if parts is None:
+        return cluster.values.get(key)
+    name, _, inner = rest.rpartition(".")
+    return parts[name].values.get(inner) if name in parts else None
+
+
+def _known(cluster: Cluster, key: str) -> bool:
+    return _find(cluster, key) is not None
+
+
+def _answered(cluster: Cluster, key: str) -> bool:
+    value = _find(cluster, key)
+    return value is not None and value.origin != "default" and value.value is not None
+
+
+def _matters(cluster: Cluster, choice: Choice, settings: Values, key: str) -> bool:
+    kind, _, rest = key.partition(".")
+    if kind == "node_types":
+        return choice.node_type is not None and rest.rpartition(".")[0] == choice.node_type.name
+    if kind == f"{cluster.word}s":
+        return rest.rpartition(".")[0] == choice.partition.name
+    needs = {
+        "modules_init": "environment.modules",
+        "container": "environment.container",
+        "container_options": "environment.container",
+    }
+    if kind in needs:
+        return bool(settings[needs[kind]].value)
+    if kind in ("interface", "variables"):
+        return settings.get_as(int, "resources.nodes") > 1
+    return kind != "scratch"
+
+
+def _listed(names: object) -> str:
+    assert isinstance(names, (Mapping, list))
+    return ", ".join(f"`{name}`" for name in names)

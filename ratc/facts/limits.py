@@ -1,0 +1,204 @@
+"""What a job asks for against what its part of a cluster allows, before the queue is asked. Codes: R321-R324, R328."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
+from ratc.facts.cluster import (
+    Choice,
+    Cluster,
+    Part,
+    choose_node_type,
+    choose_partition,
+    gpus_asked,
+    open_questions,
+    place,
+    where,
+)
+from ratc.plan import Value, Values
+from ratc.units import duration, memory_bytes, walltime_seconds
+
+
+def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice | None, str, tuple[Diagnostic, ...]]:
+    """The part of a cluster that a spec means, why this partition, and what of the request it does not allow.
+
+    ``described`` says that a facts file describes the nodes: then only what the site allows is checked. Every error
+    names the partitions that would do. Codes: R301, R321-R326, R328, R329.
+    """
+    partition, why, found = choose_partition(cluster, settings)
+    choice = None
+    if partition is not None:
+        choice, found = check(cluster, partition, settings, described)
+    if not has_errors(found):
+        assert choice is not None
+        return choice, why, (*found, *_walltime(choice, cluster, settings), *open_questions(cluster, choice, settings))
+    others = [
+        does
+        for other in cluster.partitions.values()
+        if other is not partition and (does := _would_do(cluster, other, settings, described))
+    ]
+    told = []
+    for item in found:
+        does = f"{' or '.join(others)} would do: set `{cluster.word}`" if others else ""
+        if item.code == "R324" and settings["resources.node_type"].value is None:
+            does = ""  # this partition does too
+        note = "" if others else f"no {'other ' if partition else ''}{cluster.word} of {cluster.name} would do either"
+        note = note if partition else note.removesuffix(" either")
+        note = note if item.code in ("R321", "R322", "R323") else ""
+        told.append(replace(item, notes=(*item.notes, *_some(note)), helps=(*item.helps, *_some(does))))
+    return None, why, tuple(told)
+
+
+def _would_do(cluster: Cluster, partition: Part, settings: Values, described: bool) -> str:
+    """The partition's name where it takes the whole request, with the kind of nodes to choose where it has several."""
+    if not has_errors(check(cluster, partition, settings, described)[1]):
+        return f"`{partition.name}`"
+    if settings["resources.node_type"].value is None:
+        for name in partition.nodes:
+            chosen = Values({**settings, "resources.node_type": Value(name, "spec")})
+            if not has_errors(check(cluster, partition, chosen, described)[1]):
+                return f"`{partition.name}` with `node_type: {name}`"
+    return ""
+
+
+def _some(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
+def check(
+    cluster: Cluster, partition: Part, settings: Values, described: bool
+) -> tuple[Choice | None, tuple[Diagnostic, ...]]:
+    """What a spec would mean in one partition, and all that this partition does not allow."""
+    if described:
+        choice = Choice(partition, None, "")
+        return choice, tuple(_site(cluster, choice, settings))
+    chosen, found = choose_node_type(cluster, partition, settings)
+    if chosen is None:
+        return None, found
+    return chosen, (*found, *_nodes(cluster, chosen, settings), *_site(cluster, chosen, settings))
+
+
+def _beyond(message: str, span: Span | None, note: str, fact: Value, help_text: str) -> Diagnostic:
+    return Diagnostic("R322", message, span, (f"{note}{where(fact.span)}",), (help_text,))
+
+
+def _nodes(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
+    """What the nodes themselves have: how many there are, their GPUs, cores and memory."""
+    node_type = choice.node_type
+    assert node_type is not None
+    of, has = f"nodes of type `{node_type.name}`", node_type.values
+    nodes, count = settings.get_as(int, "resources.nodes"), choice.partition.nodes[node_type.name]
+    if nodes > count.value:
+        part = f"{cluster.word} `{choice.partition.name}` has {count.value} of type `{node_type.name}`"
+        message = f"{_many(nodes, 'node')} asked for, but {part}"
+        note = f"`{node_type.name}: {count.value}` in `{choice.partition.name}`"
+        yield _beyond(message, place(settings, "nodes"), note, count, f"use at most {count.value}")
+    gpus, there = gpus_asked(settings), has["gpus_per_node"]
+    if gpus is not None and gpus > there.value:
+        message = f"{_many(gpus, 'GPU', ' per node')} asked for, but {of} have {there.value}"
+        span = place(settings, "gpus_per_node", "num_gpus")
+        helps = f"use at most {there.value} per node" + _more_nodes(settings, there.value, count.value)
+        yield _beyond(message, span, f"`gpus_per_node` is {there.value}", there, helps)
+    cpus = settings.maybe(int, "resources.cpus")
+    if cpus is not None and cpus > has["cpus"].value:
+        message = f"{_many(cpus, 'core', ' per node')} asked for, but {of} have {has['cpus'].value}"
+        note = f"`cpus` is {has['cpus'].value}"
+        yield _beyond(message, place(settings, "cpus"), note, has["cpus"], f"use at most {has['cpus'].value}")
+    yield from _memory(settings, has["memory"], f"{of} have")
+
+
+def _more_nodes(settings: Values, per_node: int, count: int) -> str:
+    total = settings.maybe(int, "resources.num_gpus")
+    if settings["resources.gpus_per_node"].value is not None or total is None or not per_node or total % per_node:
+        return ""
+    nodes = total // per_node
+    return f": {total} GPUs are {nodes} nodes" if nodes <= count else ""
+
+
+def _memory(settings: Values, most: Value, who: str) -> Iterator[Diagnostic]:
+    asked = settings["resources.memory"]
+    if asked.value is not None and most.value is not None and memory_bytes(asked.value) > memory_bytes(most.value):
+        longest = size(memory_bytes(most.value))
+        message = f"{size(memory_bytes(asked.value))} of memory per node are asked for, but {who} {longest}"
+        yield _beyond(message, asked.span, f"{longest} of memory", most, f"use at most {longest}")
+
+
+def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
+    """What the site allows a job in this partition."""
+    limits, name = choice.partition.values, f"{cluster.word} `{choice.partition.name}`"
+    nodes, most = settings.get_as(int, "resources.nodes"), limits["max_nodes"]
+    if most.value is not None and nodes > most.value:
+        message = f"{_many(nodes, 'node')} asked for, but a job in {name} may have {most.value}"
+        yield _beyond(
+            message, place(settings, "nodes"), f"`max_nodes` is {most.value}", most, f"use at most {most.value}"
+        )
+    yield from _gpus(choice, settings, name)
+    cpus, most = settings.maybe(int, "resources.cpus"), limits["max_cpus_per_node"]
+    if cpus is not None and most.value is not None and cpus > most.value:
+        message = f"{_many(cpus, 'core', ' per node')} asked for, but {name} allows {most.value}"
+        note = f"`max_cpus_per_node` is {most.value}"
+        yield _beyond(message, place(settings, "cpus"), note, most, f"use at most {most.value}")
+    yield from _memory(settings, limits["max_memory_per_node"], f"{name} allows")
+    asked, longest = settings["resources.walltime"], limits["max_walltime"]
+    if asked.value and longest.value and walltime_seconds(asked.value) > walltime_seconds(longest.value):
+        most_time = duration(walltime_seconds(longest.value))
+        message = f"a walltime of {duration(walltime_seconds(asked.value))} is asked for, but {name} allows {most_time}"
+        note = f"`max_walltime` is {longest.value}"
+        yield _beyond(message, asked.span, note, longest, f"ask for at most {longest.value}")
+    if limits["account_required"].value and settings["resources.account"].value is None:
+        message = f"{name} charges every job to an account, and the spec names none"
+        note = f"`account_required`{where(limits['account_required'].span)}"
+        span = place(settings, cluster.word)
+        yield Diagnostic("R328", message, span, (note,), ("add `account` under `resources`, or use `--account`",))
+
+
+def _gpus(choice: Choice, settings: Values, name: str) -> Iterator[Diagnostic]:
+    limits, per_node = choice.partition.values, gpus_asked(settings)
+    if per_node is None and choice.node_type is not None:
+        per_node = choice.node_type.values.get_as(int, "gpus_per_node")
+    if not per_node:
+        return
+    total = settings.maybe(int, "resources.num_gpus")
+    if total is None or settings["resources.gpus_per_node"].value is not None:
+        total = per_node * settings.get_as(int, "resources.nodes")
+    most = limits["max_gpus_per_job"]
+    if most.value is not None and total > most.value:
+        message = f"{_many(total, 'GPU')} asked for, but a job in {name} may have {most.value}"
+        span = place(settings, "num_gpus", "gpus_per_node", "nodes")
+        yield _beyond(message, span, f"`max_gpus_per_job` is {most.value}", most, f"use at most {most.value}")
+    cpus, most = settings.maybe(int, "resources.cpus"), limits["max_cpus_per_gpu"]
+    if cpus is not None and most.value is not None and cpus > most.value * per_node:
+        gpus = f"{per_node} GPU{'s' if per_node > 1 else ''}"
+        message = f"{cpus} cores for {gpus} are asked for, but {name} allows {most.value} for each"
+        note = f"`max_cpus_per_gpu` is {most.value}"
+        yield _beyond(message, place(settings, "cpus"), note, most, f"use at most {most.value * per_node}")
+
+
+def _walltime(choice: Choice, cluster: Cluster, settings: Values) -> Iterator[Diagnostic]:
+    """That no walltime is asked for is said, with what the job gets instead. Code: R326."""
+    if settings["resources.walltime"].value is not None:
+        return
+    name, limits = f"{cluster.word} `{choice.partition.name}`", choice.partition.values
+    taken = limits["default_walltime"] if limits["default_walltime"].value else limits["max_walltime"]
+    if taken.value is None:
+        message = (
+            f"no walltime is given, and the facts of {name} have no default: no job is told to save before its end"
+        )
+        note = ""
+    else:
+        which, key = ("default", "default") if taken is limits["default_walltime"] else ("longest", "max")
+        message = f"no walltime is given: the {which} of {name} is taken, {duration(walltime_seconds(taken.value))}"
+        note = f"`{key}_walltime` is {taken.value}{where(taken.span)}"
+    helps = ('add `walltime: "HH:MM:SS"` under `resources`',)
+    yield Diagnostic("R326", message, place(settings), _some(note), helps, Severity.WARNING)
+
+
+def _many(number: int, noun: str, each: str = "") -> str:
+    return f"{number} {noun}s{each} are" if number != 1 else f"1 {noun}{each} is"
+
+
+def size(number: int) -> str:
+    """Bytes for people: ``256 GB``, ``32000 MB``, in powers of 1024 as schedulers count."""
+    return f"{number >> 30} GB" if number % (1 << 30) == 0 else f"{number >> 20} MB"

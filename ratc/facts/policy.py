@@ -1,0 +1,123 @@
+"""The ``cluster.*`` facts: how a cluster wants to be asked, with what holds where nobody has described it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.facts.cluster import LAUNCHERS, Choice, Cluster, word
+from ratc.plan import Value, Values
+from ratc.units import walltime_seconds
+
+#: Keys of the file that a plan takes as they are.
+_PLAIN = (
+    "name",
+    "version",
+    "gpu_request",
+    "max_array_size",
+    "modules_init",
+    "container",
+    "container_options",
+    "interface",
+    "variables",
+    "scratch",
+    "ephemeral_ports",
+    "lsf.limit_unit",
+    "lsf.memory_limit",
+    "lsf.rusage",
+    "lsf.explicit_units",
+)
+#: What holds without facts; what is not named here is not known (None). The schema's defaults are the same.
+_UNKNOWN: dict[str, Any] = {
+    "gpu_request": "gpus-per-node",
+    "container_options": [],
+    "variables": {},
+    "ephemeral_ports": [32768, 60999],
+    "lsf.limit_unit": "KB",
+    "lsf.memory_limit": "process",
+    "lsf.rusage": "host",
+    "lsf.explicit_units": True,
+    "requeue": True,
+    "preemption": "none",
+    "grace_seconds": 0,
+}
+_OF_A_PART = (
+    "node_type",
+    "gpu_type",
+    "constraint",
+    "walltime_seconds",
+    "max_walltime_seconds",
+    "requeue",
+    "preemption",
+    "grace_seconds",
+)
+
+
+def unknown(settings: Values, scheduler: str) -> tuple[dict[str, Value], tuple[Diagnostic, ...]]:
+    """The facts of a cluster that nobody has described. Code: R320 (a warning)."""
+    values = {key: Value(_UNKNOWN.get(key), "default", "no cluster facts") for key in (*_PLAIN, *_OF_A_PART)}
+    values["scheduler"] = Value(scheduler, "default", "the target")
+    values["launcher"] = Value(LAUNCHERS[scheduler][0], "default", f"usual on {scheduler}")
+    asked = settings[f"resources.{word(scheduler)}"]
+    values["partition"] = asked if asked.value is not None else Value(None, "default", "no cluster facts")
+    message = "the spec names no cluster: nothing is checked against what its nodes and queues allow"
+    helps = (
+        "name its facts: `cluster` under `resources`, or `--cluster NAME`",
+        f"`ratc probe {scheduler} -o clusters/NAME.yaml` writes them on a login node",
+    )
+    return _prefixed(values), (Diagnostic("R320", message, None, helps=helps, severity=Severity.WARNING),)
+
+
+def known(cluster: Cluster, choice: Choice, settings: Values, why: str) -> dict[str, Value]:
+    """The facts of the part of a cluster that a spec means; ``why`` says why this partition."""
+    file = f"the facts of {cluster.name}"
+    values = {key: _fact(cluster.values[key], file) for key in _PLAIN}
+    values["scheduler"] = _fact(cluster.values["scheduler"], file)
+    launcher = cluster.values["launcher"]
+    usual = Value(LAUNCHERS[cluster.scheduler][0], "default", f"usual on {cluster.scheduler}")
+    values["launcher"] = usual if launcher.value is None else _fact(launcher, file)
+    asked = settings[f"resources.{cluster.word}"]
+    chosen = Value(choice.partition.name, "cluster", why, span=choice.partition.span)
+    values["partition"] = asked if asked.value is not None else chosen
+    values |= dict(_partition(cluster, choice)) | dict(_node_type(choice, settings))
+    return _prefixed(values)
+
+
+def _partition(cluster: Cluster, choice: Choice) -> Iterator[tuple[str, Value]]:
+    part, name = choice.partition.values, f"{cluster.word} `{choice.partition.name}`"
+    longest, default = part["max_walltime"], part["default_walltime"]
+    yield "max_walltime_seconds", _seconds(longest, f"the longest of {name}")
+    # slurm.conf(5), DefaultTime: "If not set then MaxTime will be used"; LSF kills at RUNLIMIT's maximum.
+    taken = (
+        _seconds(default, f"the default of {name}") if default.value else _seconds(longest, f"the longest of {name}")
+    )
+    yield "walltime_seconds", taken
+    for key in ("requeue", "preemption", "grace_seconds"):
+        yield key, _fact(part[key], name)
+
+
+def _node_type(choice: Choice, settings: Values) -> Iterator[tuple[str, Value]]:
+    if choice.node_type is None:
+        for key in ("node_type", "gpu_type", "constraint"):
+            yield key, Value(None, "default", "the facts file describes the nodes")
+        return
+    asked = settings["resources.node_type"]
+    chosen = Value(choice.node_type.name, "cluster", choice.why, span=choice.node_type.span)
+    yield "node_type", asked if asked.value is not None else chosen
+    for key in ("gpu_type", "constraint"):
+        yield key, _fact(choice.node_type.values[key], f"nodes of type `{choice.node_type.name}`")
+
+
+def _seconds(limit: Value, why: str) -> Value:
+    if limit.value is None:
+        return Value(None, "default", "no limit is known")
+    return Value(walltime_seconds(limit.value), "cluster", why, span=limit.span)
+
+
+def _fact(given: Value, why: str) -> Value:
+    return Value(given.value, "default" if given.origin == "default" else "cluster", why, span=given.span)
+
+
+def _prefixed(values: dict[str, Value]) -> dict[str, Value]:
+    return {f"cluster.{key}": value for key, value in values.items()}

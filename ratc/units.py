@@ -1,0 +1,57 @@
+"""Sizes and times as people write them: text to bytes and seconds, and back as schedulers read them."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def memory_bytes(text: str | int) -> int:
+    """Bytes of a size such as ``128GB``, ``1.5T`` or 64 (GB). Slurm and LSF count a K, M, G or T in powers of 1024."""
+    match = re.fullmatch(r"([0-9.]+) ?([KMGT]?)(?:I?B)?", str(text).upper())
+    assert match, "the schema has checked the form"
+    unit = match[2] or "G"
+    return int(float(match[1]) * _UNITS[unit])
+
+
+def walltime_seconds(text: str) -> int:
+    """Seconds of ``HH:MM``, ``HH:MM:SS``, ``D-HH[:MM[:SS]]`` or minutes alone.
+
+    ``24:00`` is a day here, as on LSF and in the schema; Slurm itself would read 24 minutes, so what is emitted for it
+    always has all its parts (:func:`slurm_time`).
+    """
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = (*parts, 0)[:3]
+    return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+
+
+def slurm_time(seconds: int) -> str:
+    """``D-HH:MM:SS``, which Slurm can read in one way only."""
+    return f"{seconds // 86_400}-{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def lsf_time(seconds: int) -> str:
+    """``HH:MM``, rounded up: LSF's ``-W`` knows no seconds."""
+    minutes = -(-seconds // 60)
+    return f"{minutes // 60}:{minutes % 60:02}"
+
+
+def duration(seconds: int) -> str:
+    """A time for people: ``2 days``, ``1 h 30 min``, ``90 s``."""
+    if seconds < 120:
+        return f"{seconds} s"
+    days, hours, minutes, rest = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
+    parts = [
+        f"{days} day{'s' if days > 1 else ''}" if days else "",
+        f"{hours} h" if hours else "",
+        f"{minutes} min" if minutes else "",
+        f"{rest} s" if rest else "",
+    ]
+    return " ".join(part for part in parts if part)

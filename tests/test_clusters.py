@@ -1,0 +1,539 @@
+"""Cluster facts: finding and reading them, which part a spec means, and every request that a cluster would refuse."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ratc import compiler, facts, layers
+from ratc.cli import main
+from ratc.compiler import File
+from ratc.diagnostics import Severity, has_errors
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "specs" / "clusters"
+SPEC = "experiment_name: x\ndata: {data_dir: d}\ntraining: {batch_size: 1}\nresources:\n"
+
+
+def cluster(text, name="clusters/ours.yaml"):
+    """The facts in a text, which must be right."""
+    read, found = compiler.read_cluster(File(name, text.encode()))
+    assert read is not None, found
+    return read
+
+
+def example(scheduler):
+    """The shipped example of a scheduler."""
+    return cluster((EXAMPLES / f"example-{scheduler}.yaml").read_text(), f"example-{scheduler}.yaml")
+
+
+def settings(lines, *options):
+    """The settings of a spec whose `resources` hold these lines."""
+    text = SPEC + "".join(f"  {line}\n" for line in ["cluster: it", *lines])
+    overrides = [layers.from_assignment(option) for option in options]
+    checked, found = compiler.analyse(compiler.Inputs(File("spec.yaml", text.encode()), (), overrides))
+    assert checked is not None, found
+    return checked
+
+
+def resolve(lines, read, target="slurm", *options):
+    """Hardware facts of a spec on a cluster, and what was found."""
+    return facts.hardware(settings(lines, *options), None, None, read, target)
+
+
+def line(span):
+    """The text of the line that a span points at."""
+    return span.source.line(span.line).strip()
+
+
+WALL = 'walltime: "01:00:00"'
+HEAD = "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\n"
+GPUS = (
+    "name: t\nscheduler: slurm\nnode_types:\n  a: {gpus_per_node: 4, gpu: h100, cpus: 4}\n"
+    "  b: {gpus_per_node: 4, gpu: h200, cpus: 4}\n"
+)
+#: Scheduler, lines of `resources`; code, line pointed at, words of the message, of a note and of a help.
+REFUSED = [
+    (
+        "slurm",
+        ["partition: gpuu", "num_gpus: 1"],
+        "R321",
+        "partition: gpuu",
+        "no partition `gpuu`",
+        "`gpu`, `long`",
+        "`debug`",
+    ),
+    (
+        "slurm",
+        ["partition: gpuu", "num_gpus: 1"],
+        "R321",
+        "partition: gpuu",
+        "gpuu",
+        "example-slurm.yaml:",
+        "did you mean `gpu`",
+    ),
+    (
+        "slurm",
+        ["gpu: h100", "nodes: 17", "gpus_per_node: 8"],
+        "R322",
+        "nodes: 17",
+        "17 nodes are asked for, but partition `gpu` has 16 of type `h100`",
+        "`h100: 16`",
+        "at most 16",
+    ),
+    (
+        "slurm",
+        ["gpu: a100-80", "nodes: 20", "gpus_per_node: 4"],
+        "R322",
+        "nodes: 20",
+        "20 nodes are asked for, but a job in partition `gpu` may have 16",
+        "`max_nodes` is 16",
+        "`scavenge` would do",
+    ),
+    (
+        "slurm",
+        ["gpu: h100", "gpus_per_node: 9"],
+        "R322",
+        "gpus_per_node: 9",
+        "nodes of type `h100` have 8",
+        "`gpus_per_node` is 8",
+        "at most 8 per node",
+    ),
+    (
+        "slurm",
+        ["gpu: h100", "num_gpus: 16"],
+        "R322",
+        "num_gpus: 16",
+        "16 GPUs per node are asked for",
+        "no other partition",
+        "16 GPUs are 2 nodes",
+    ),
+    (
+        "slurm",
+        ["gpu: h100", "num_gpus: 8", "cpus: 97"],
+        "R322",
+        "cpus: 97",
+        "97 cores per node are asked for, but nodes of type `h100` have 96",
+        "`cpus` is 96",
+        "at most 96",
+    ),
+    (
+        "slurm",
+        ["gpu: h100", "num_gpus: 1", "cpus: 17"],
+        "R322",
+        "cpus: 17",
+        "17 cores for 1 GPU are asked for, but partition `gpu` allows 16 for each",
+        "`max_cpus_per_gpu` is 16",
+        "`scavenge` would do",
+    ),
+    (
+        "slurm",
+        ["gpu: h100", "num_gpus: 1", "memory: 1001GB"],
+        "R322",
+        "memory: 1001GB",
+        "1001 GB of memory per node are asked for, but nodes of type `h100` have 1000 GB",
+        "1000 GB of memory",
+        "at most 1000 GB",
+    ),
+    (
+        "slurm",
+        ["gpu: a100-80", "num_gpus: 4", 'walltime: "3-00:00:00"'],
+        "R322",
+        'walltime: "3-00:00:00"',
+        "a walltime of 3 days is asked for, but partition `gpu` allows 2 days",
+        "`max_walltime` is 2-00:00:00",
+        "ask for at most 2-00:00:00",
+    ),
+    (
+        "slurm",
+        ["gpu: a100-80", "num_gpus: 4", "account: p", 'walltime: "3-00:00:00"'],
+        "R322",
+        'walltime: "3-00:00:00"',
+        "3 days",
+        "max_walltime",
+        "`long` would do: set `partition`",
+    ),
+    (
+        "slurm",
+        ["partition: debug", "num_gpus: 3", 'walltime: "00:30:00"'],
+        "R322",
+        "num_gpus: 3",
+        "3 GPUs are asked for, but a job in partition `debug` may have 2",
+        "`max_gpus_per_job` is 2",
+        "at most 2",
+    ),
+    (
+        "slurm",
+        ["partition: debug", "nodes: 2", "num_gpus: 2", 'walltime: "00:30:00"'],
+        "R322",
+        "nodes: 2",
+        "may have 1",
+        "`max_nodes` is 1",
+        "at most 1",
+    ),
+    (
+        "slurm",
+        ["partition: long", "gpu: h100", "num_gpus: 8", "account: p"],
+        "R323",
+        "gpu: h100",
+        "partition `long` has no NVIDIA H100",
+        "has `a100-80`",
+        "`gpu` or `scavenge` would do",
+    ),
+    (
+        "slurm",
+        ["partition: cpu", "num_gpus: 1"],
+        "R323",
+        "num_gpus: 1",
+        "nodes of type `cpu` have none",
+        "`gpus_per_node` is 0",
+        "`debug`",
+    ),
+    (
+        "slurm",
+        ["num_gpus: 4", "partition: gpu"],
+        "R324",
+        "partition: gpu",
+        "nodes of 2 types, and the spec names none",
+        "`h100` (example-slurm.yaml:",
+        "`h100` or `a100`",
+    ),
+    (
+        "slurm",
+        ["node_type: b200", "num_gpus: 4"],
+        "R324",
+        "node_type: b200",
+        "no node type `b200`",
+        "`h100`, `a100`, `v100`, `cpu`",
+        None,
+    ),
+    (
+        "slurm",
+        ["node_type: v100", "num_gpus: 4"],
+        "R324",
+        "node_type: v100",
+        "partition `gpu` has no nodes of type `v100`",
+        "`h100`, `a100`",
+        "`scavenge` would do",
+    ),
+    ("slurm", ["gpu: h900", "num_gpus: 4"], "R301", "gpu: h900", "no card `h900`", None, "did you mean"),
+    (
+        "slurm",
+        ["partition: long", "num_gpus: 4"],
+        "R328",
+        "partition: long",
+        "charges every job to an account",
+        "`account_required`",
+        "`--account`",
+    ),
+    (
+        "lsf",
+        ["queue: gpu", "num_gpus: 4"],
+        "R321",
+        "queue: gpu",
+        "no queue `gpu`",
+        "`gpu_h100`, `gpu_v100`",
+        "`gpu_v100` or",
+    ),
+    (
+        "lsf",
+        ["num_gpus: 36", "nodes: 9"],
+        "R322",
+        "num_gpus: 36",
+        "may have 32",
+        "`max_gpus_per_job` is 32",
+        "at most 32",
+    ),
+    (
+        "lsf",
+        ["num_gpus: 4", 'walltime: "30:00"'],
+        "R322",
+        'walltime: "30:00"',
+        "a walltime of 1 day 6 h is asked for, but queue `gpu_v100` allows 1 day",
+        "`max_walltime` is 24:00",
+        "at most 24:00",
+    ),
+    ("lsf", ["num_gpus: 4", "memory: 1TB"], "R322", "memory: 1TB", "1024 GB", "512 GB of memory", "at most 512 GB"),
+    (
+        "lsf",
+        ["queue: gpu_h100", "num_gpus: 8"],
+        "R328",
+        "queue: gpu_h100",
+        "queue `gpu_h100`",
+        "`account_required`",
+        "`--account`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "lines", "code", "at", "message", "note", "help_text"), REFUSED)
+def test_what_a_cluster_would_refuse_is_refused_before(scheduler, lines, code, at, message, note, help_text):
+    lines = lines if any("walltime" in text for text in lines) else [*lines, WALL]
+    values, found = resolve(lines, example(scheduler), scheduler)
+    assert values is None
+    matching = [item for item in found if item.code == code and message in item.message]
+    assert matching, found
+    item = matching[0]
+    assert item.severity is Severity.ERROR
+    assert item.span.source.name == "spec.yaml"
+    assert line(item.span) == at
+    if note:
+        assert any(note in text for text in item.notes), item.notes
+        assert code == "R301" or any(f"example-{scheduler}.yaml:" in text for text in item.notes)
+    if help_text:
+        assert any(help_text in text for text in item.helps), item.helps
+
+
+def test_every_partition_that_a_help_names_does():
+    named = 0
+    for scheduler, lines, *_ in REFUSED:
+        lines = lines if any("walltime" in text for text in lines) else [*lines, WALL]
+        read = example(scheduler)
+        _, found = resolve(lines, read, scheduler)
+        for text in [text for item in found for text in item.helps if " would do: set" in text]:
+            for other in text.partition(" would do")[0].split(" or "):
+                name, node_type = re.fullmatch(r"`([^`]+)`(?: with `node_type: ([^`]+)`)?", other).groups()
+                options = [f"resources.{read.word}={name}"]
+                options += [f"resources.node_type={node_type}"] if node_type else []
+                values, more = resolve(lines, read, scheduler, *options)
+                assert values is not None, (other, more)
+                assert not has_errors(more)
+                named += 1
+    assert named >= 15
+
+
+def test_a_plan_is_made_for_one_kind_of_nodes():
+    values, found = resolve(["gpu: a100-80", "nodes: 2", "num_gpus: 8", WALL], example("slurm"))
+    assert not found
+    assert values["gpus_per_node"].value == 4
+    assert values["card.id"].value == "a100-80"
+    assert values["cpus"].value == 64, "16 for each of 4 GPUs"
+    assert values["memory_bytes"].value == 500 << 30
+    assert values["cluster.partition"].value == "gpu"
+    assert "default partition" in values["cluster.partition"].reason
+    assert values["cluster.node_type"].value == "a100"
+    assert values["cluster.gpu_type"].value == "a100"
+    assert values["cluster.constraint"].value == "a100"
+    assert values["cluster.walltime_seconds"].value == 4 * 3600
+    assert values["cluster.max_walltime_seconds"].value == 2 * 86400
+    assert values["cluster.max_array_size"].value == 1000
+    assert values["cluster.modules_init"].origin == "cluster"
+    assert values["cluster.requeue"].origin == "default"
+    assert values["cluster.modules_init"].span.place.startswith("example-slurm.yaml:")
+
+
+def test_the_limits_of_a_partition_bound_what_a_job_takes_of_a_node():
+    text = (
+        "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 4, gpu: h100, cpus: 64, memory: 500GB}}\n"
+        "partitions: {p: {nodes: {n: 2}, max_cpus_per_gpu: 8, max_memory_per_node: 100GB}}\n"
+    )
+    values, _ = resolve(["num_gpus: 2", WALL], cluster(text))
+    assert values["cpus"].value == 32
+    assert values["memory_bytes"].value == 100 << 30
+    values, _ = resolve(["num_gpus: 0", WALL], cluster(text))
+    assert values["cpus"].value == 64, "a job without GPUs"
+
+
+def test_a_cpu_job_takes_the_nodes_without_gpus_of_a_mixed_partition():
+    text = (
+        "name: t\nscheduler: slurm\nnode_types:\n  g: {gpus_per_node: 4, gpu: h100, cpus: 64}\n"
+        "  c: {gpus_per_node: 0, cpus: 128}\npartitions: {p: {nodes: {g: 2, c: 3}}}\n"
+    )
+    assert resolve(["num_gpus: 0", WALL], cluster(text))[0]["cluster.node_type"].value == "c"
+    assert resolve(["num_gpus: 4", WALL], cluster(text))[0]["cluster.node_type"].value == "g"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message", "seconds"),
+    [
+        (
+            "default_walltime: '00:30:00', max_walltime: '24:00:00'",
+            "the default of partition `p` is taken, 30 min",
+            1800,
+        ),
+        ("max_walltime: '24:00:00'", "the longest of partition `p` is taken, 1 day", 86400),
+        ("max_nodes: 1", "have no default", None),
+    ],
+)
+def test_without_a_walltime_the_partition_s_is_taken_and_said(limits, message, seconds):
+    text = f"{HEAD}partitions: {{p: {{nodes: {{n: 1}}, {limits}}}}}\n"
+    values, found = resolve([], cluster(text))
+    assert [(item.code, item.severity) for item in found] == [("R326", Severity.WARNING)]
+    assert message in found[0].message
+    assert values["cluster.walltime_seconds"].value == seconds
+
+
+def test_without_a_cluster_nothing_is_checked_and_that_is_said():
+    lines = ["gpu: h100", "num_gpus: 8", "partition: any", WALL]
+    values, found = facts.hardware(settings(lines), None, None, None, "slurm")
+    assert [(item.code, item.severity) for item in found] == [("R320", Severity.WARNING)]
+    assert values["cluster.partition"].value == "any"
+    assert values["cluster.launcher"].value == "srun"
+    assert values["cluster.ephemeral_ports"].value == [32768, 60999]
+    assert values["cluster.gpu_type"].value is None
+
+
+def test_the_defaults_without_a_cluster_are_those_of_the_schema():
+    text = "name: t\nscheduler: lsf\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\nqueues: {q: {nodes: {n: 1}}}\n"
+    known, _ = resolve([WALL], cluster(text), "lsf")
+    unknown, _ = facts.hardware(settings([WALL]), None, None, None, "lsf")
+    own = ("name", "partition", "node_type")
+    assert {key for key in known if key.startswith("cluster.")} == {
+        key for key in unknown if key.startswith("cluster.")
+    }
+    for key in unknown:
+        if key.startswith("cluster.") and key.removeprefix("cluster.") not in own:
+            assert known[key].value == unknown[key].value, key
+
+
+def test_a_facts_file_beside_a_cluster_describes_the_nodes():
+    file, found = compiler.read_facts(File("facts.yaml", b"gpus_per_node: 2\ngpu: l4\ncpus: 8\n"))
+    values, found = facts.hardware(settings(["num_gpus: 2", WALL]), file, None, example("slurm"), "slurm")
+    assert not has_errors(found)
+    assert values["card.id"].value == "l4"
+    assert values["cluster.partition"].value == "gpu"
+    values, found = facts.hardware(settings(["nodes: 17", WALL]), file, None, example("slurm"), "slurm")
+    assert [item.code for item in found] == ["R322"]
+
+
+def test_the_target_local_knows_no_cluster():
+    values, _ = facts.hardware(settings(["num_gpus: 0", "partition: none"]), None, None, example("slurm"), "local")
+    assert not [key for key in values if key.startswith("cluster.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        (HEAD + "partitions: {p: {nodes: {m: 1}}}\n", "R325", "nodes of a type `m`, which is not described"),
+        (HEAD + "partitions: {p: {nodes: {}}}\n", "R325", "`p` has no nodes"),
+        (HEAD, "R325", "the facts name no partitions"),
+        (HEAD + "queues: {p: {nodes: {n: 1}}}\n", "R325", "a slurm cluster has no `queues`"),
+        (
+            HEAD + "partitions: {p: {nodes: {n: 1}, default: true}, q: {nodes: {n: 1}, default: true}}\n",
+            "R325",
+            "two partitions are the default: `p` and `q`",
+        ),
+        (
+            HEAD + "partitions: {p: {nodes: {n: 1}, default_walltime: '2:00', max_walltime: '1:00'}}\n",
+            "R325",
+            "the default walltime of `p` is beyond its longest, 1:00",
+        ),
+        (HEAD + "partitions: {p: {nodes: {n: 1}}}\nlauncher: blaunch\n", "R325", "`blaunch` does not start"),
+        (HEAD + "partitions: {p: {nodes: {n: 1}}}\nephemeral_ports: [9, 8]\n", "R325", "no range"),
+        ("name: t\nscheduler: slurm\nnode_types: {}\npartitions: {p: {nodes: {}}}\n", "R325", "no node types"),
+        (GPUS.replace("h200", "h20") + "partitions: {p: {nodes: {a: 1}}}\n", "R301", "no card `h20`"),
+        (HEAD + "partitions: {p: {nodes: {n: 0}}}\n", "R104", "at least 1"),
+        (HEAD + "partition: {p: {nodes: {n: 1}}}\n", "R101", "unknown key `partition`"),
+        ("- a\n", "R004", "a mapping"),
+    ],
+)
+def test_facts_that_contradict_themselves(text, code, message):
+    read, found = compiler.read_cluster(File("c.yaml", text.encode()))
+    assert read is None
+    assert [item for item in found if item.code == code and message in item.message], found
+    assert all(item.span.source.name == "c.yaml" for item in found)
+
+
+def test_two_kinds_of_nodes_that_the_scheduler_cannot_tell_apart():
+    text = GPUS + "partitions: {p: {nodes: {a: 1, b: 1}}}\n"
+    values, found = resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(text))
+    assert values is None
+    assert [item.code for item in found] == ["R325"]
+    assert "nothing tells the scheduler to take `a` nodes and not `b`" in found[0].message
+    typed = text.replace("gpu: h100,", "gpu: h100, gpu_type: h100,").replace("gpu: h200,", "gpu: h200, gpu_type: h200,")
+    assert resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(typed))[0]["cluster.node_type"].value == "a"
+
+
+def test_a_question_is_repeated_only_while_it_is_open_and_matters():
+    text = HEAD + "partitions: {p: {nodes: {n: 2}}}\nquestions:\n  - 'interface: which network?'\n"
+    text += "  - 'partitions.p.max_walltime: how long?'\n  - 'container: which?'\n  - 'scratch: where?'\n"
+
+    def asked(read, *lines):
+        return [item.message.rpartition("question: ")[2] for item in resolve([*lines, WALL], read)[1]]
+
+    assert asked(cluster(text)) == ["partitions.p.max_walltime: how long?"]
+    assert asked(cluster(text), "nodes: 2") == ["interface: which network?", "partitions.p.max_walltime: how long?"]
+    answered = text.replace("{n: 2}}", "{n: 2}, max_walltime: '24:00'}") + "interface: ib0\n"
+    assert asked(cluster(answered), "nodes: 2") == []
+
+
+def test_a_card_that_the_facts_leave_open_may_be_named_by_the_spec():
+    text = "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 4, cpus: 4}}\npartitions: {p: {nodes: {n: 2}}}\n"
+    values, found = resolve(["num_gpus: 4", WALL], cluster(text))
+    assert values is None
+    assert [item.code for item in found] == ["R311"]
+    values, _ = resolve(["num_gpus: 4", "gpu: h100", WALL], cluster(text))
+    assert values["card.id"].value == "h100"
+
+
+def write(folder, name, text=HEAD + "partitions: {p: {nodes: {n: 2}, max_walltime: '24:00'}}\n"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def compile_in(folder, monkeypatch, capsys, *arguments, resources="cluster: ours"):
+    monkeypatch.chdir(folder)
+    Path("spec.yaml").write_text(
+        f"experiment_name: x\ndata: {{data_dir: d}}\nresources: {{{resources}, walltime: '1:00'}}\n"
+    )
+    return main(["compile", "spec.yaml", "--target", "slurm", *arguments]), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ours", "specs/clusters/ours.yaml"),
+        ("ours", "clusters/ours.yaml"),
+        ("../other/c.yaml", "other/c.yaml"),
+        ("c.yml", "specs/c.yml"),
+    ],
+)
+def test_where_cluster_facts_are_found(tmp_path, monkeypatch, capsys, name, file):
+    (tmp_path / "specs").mkdir()
+    write(tmp_path, file)
+    status, said = compile_in(tmp_path / "specs", monkeypatch, capsys, resources=f"cluster: {name}")
+    assert status == 0, said
+    lock = (tmp_path / "specs/compiled/x/slurm/lock.yaml").read_text()
+    assert f"{file.removeprefix('specs/') if file.startswith('specs') else '../' + file}: " in lock.replace('"', "")
+
+
+def test_a_path_on_the_command_line_starts_where_the_shell_is(tmp_path, monkeypatch, capsys):
+    (tmp_path / "specs").mkdir()
+    write(tmp_path, "here.yaml")
+    (tmp_path / "specs/spec.yaml").write_text(
+        "experiment_name: x\ndata: {data_dir: d}\nresources: {walltime: '1:00'}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "specs/spec.yaml", "--target", "slurm", "--cluster", "./here.yaml"]) == 0
+    script = Path("specs/compiled/x/slurm/job.sbatch").read_text()
+    assert "resources.cluster=../here.yaml" in script, "compiled again, it is the same file"
+
+
+def test_facts_that_are_not_there(tmp_path, monkeypatch, capsys):
+    write(tmp_path, "clusters/ours.yaml")
+    status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: our")
+    assert status == 1
+    assert "error[R327]: there are no facts of a cluster `our`" in said
+    assert "did you mean `ours`?" in said
+    status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: ./x.yaml")
+    assert status == 1
+    assert "error[R327]: there is no file `x.yaml`" in said
+    assert "spec.yaml:3:22" in said
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "lsf"])
+def test_the_examples_are_right_and_every_part_of_them_can_be_used(scheduler):
+    read = example(scheduler)
+    for partition in read.partitions.values():
+        for name in partition.nodes:
+            gpus = read.node_types[name].values["gpus_per_node"].value
+            most = partition.values["max_gpus_per_job"].value or gpus
+            lines = [
+                f"{read.word}: {partition.name}",
+                f"node_type: {name}",
+                f"num_gpus: {min(gpus, most)}",
+                "account: p",
+            ]
+            values, found = resolve(lines, read, scheduler)
+            assert values is not None, found
+            assert [item.code for item in found] == ["R326"]
