@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from ratc.diagnostics import Diagnostic, Source, Span
 from ratc.targets.artifact import Artifact
 
+#: Above so many files the disk is asked once to keep them all, instead of once for each.
+MANY = 32
+
 
 def changed(folder: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
     """The artifacts whose bytes on disk differ or are not there."""
@@ -36,11 +39,15 @@ def write(
         os.makedirs(folder, exist_ok=True)
         with _alone_in(folder):
             remove = stale(folder, artifacts, former())
-            for artifact in changed(folder, artifacts):
-                _replace(os.path.join(folder, artifact.path), artifact)
+            new = changed(folder, artifacts)
+            many = len(new) > MANY
+            for artifact in new:
+                if many and artifact is new[-1]:
+                    os.sync()  # before the lock that vouches for them
+                _replace(os.path.join(folder, artifact.path), artifact, flush=not many or artifact is new[-1])
                 done.append(artifact.path)
             for name in remove:
-                os.unlink(os.path.join(folder, name))
+                _remove(folder, name)
     except OSError as error:
         name = os.path.basename(str(error.filename or folder)).split(".ratc-", maxsplit=1)[0].lstrip(".")
         message = f"cannot write `{name}` into `{folder}`: {error.strerror}"
@@ -90,17 +97,28 @@ def _on_disk(folder: str, name: str) -> bytes | None:
         return None
 
 
-def _replace(path: str, artifact: Artifact) -> None:
+def _remove(folder: str, name: str) -> None:
+    """Delete a file, and the folders above it, below ``folder``, that it leaves empty."""
+    os.unlink(os.path.join(folder, name))
+    with suppress(OSError):
+        while name := os.path.dirname(name):
+            os.rmdir(os.path.join(folder, name))
+
+
+def _replace(path: str, artifact: Artifact, flush: bool) -> None:
     head, name = os.path.split(path)
+    if "/" in artifact.path:
+        os.makedirs(head, exist_ok=True)
     temporary = os.path.join(head, f".{name}.ratc-{os.getpid()}")
-    _guarded(temporary, lambda: _write_then_rename(temporary, path, artifact))
+    _guarded(temporary, lambda: _write_then_rename(temporary, path, artifact, flush))
 
 
-def _write_then_rename(temporary: str, path: str, artifact: Artifact) -> None:
+def _write_then_rename(temporary: str, path: str, artifact: Artifact, flush: bool) -> None:
     with open(temporary, "wb") as file:
         file.write(artifact.text.encode())
         file.flush()
-        os.fsync(file.fileno())
+        if flush:
+            os.fsync(file.fileno())
         mode = 0o777 if artifact.executable else 0o666
         os.fchmod(file.fileno(), mode & ~_umask())
     os.replace(temporary, path)

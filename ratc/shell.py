@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ratc import resources
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def quote(word: str) -> str:
@@ -24,12 +28,15 @@ def path(word: str) -> str:
     return shlex.quote(word)
 
 
-def render(template: str, **values: Any) -> str:
-    """The text of a template of ``templates/``. An undefined name is a bug and raises ``jinja2.UndefinedError``."""
+@cache
+def environment() -> Environment:
+    """Jinja as the templates want it: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
     # Imported here: only compiling needs it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
+        comment_start_string="{%#",
+        comment_end_string="#%}",
         loader=FileSystemLoader(resources.folder("templates")),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -38,7 +45,12 @@ def render(template: str, **values: Any) -> str:
         autoescape=False,
         auto_reload=False,
     )
-    environment.filters["path"] = path
-    environment.filters["sh"] = lambda value: shlex.quote(str(value))
-    environment.filters["comment"] = lambda value: " ".join(str(value).split())
-    return environment.get_template(template).render(**values)
+    made.filters["path"] = path
+    made.filters["sh"] = lambda value: shlex.quote(str(value))
+    made.filters["comment"] = lambda value: " ".join(str(value).split())
+    return made
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template of ``templates/``. An undefined name is a bug and raises ``jinja2.UndefinedError``."""
+    return environment().get_template(template).render(**values)

@@ -25,8 +25,13 @@ def run_case(case: Path, folder: Path, capsys, monkeypatch) -> tuple[int, str, d
     arguments = shlex.split(options.read_text()) if options.exists() else []
     status = main(["compile", "spec.yaml", "-o", OUTPUT, *arguments])
     said = capsys.readouterr().err
-    files = {path.name: path.read_text() for path in sorted((folder / OUTPUT).glob("*"))}
-    return status, said, files
+    return status, said, texts(folder / OUTPUT)
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """The text of every file in a folder and below it, by its path there."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
@@ -36,7 +41,7 @@ def test_case(case, tmp_path, capsys, monkeypatch):
     status, said, files = run_case(CASES / case, tmp_path / "case", capsys, monkeypatch)
     assert said == (words.read_text() if words.is_file() else ""), "what is said differs"
     assert status == (0 if expected.is_dir() else 1)
-    assert files == {path.name: path.read_text() for path in sorted(expected.glob("*"))}
+    assert files == texts(expected)
 
 
 def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):

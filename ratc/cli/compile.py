@@ -9,18 +9,23 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from ratc import emit
+from ratc import compiler, emit, targets
 from ratc.cli import inputs
-from ratc.cli.inputs import Loaded
-from ratc.compiler import File
+from ratc.cli.inputs import Gathered, Loaded
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import MAX_BYTES, parse
 from ratc.plan import Plan
 from ratc.shell import quote
-from ratc.targets import TARGETS, accelerate, deepspeed, local, lock
-from ratc.targets.artifact import Place, digest
+from ratc.targets import TARGETS, accelerate, deepspeed, job, lock
+from ratc.targets.artifact import Artifact, Place, digest
+
+#: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
+Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,68 +47,111 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def compile_spec(args: argparse.Namespace, target: str, output: str | None, check: bool) -> tuple[int, str]:
+def compile_spec(
+    args: argparse.Namespace, target: str, output: str | None, check: bool, before: Before | None = None
+) -> tuple[int, str]:
     """Compile and write (or compare); returns the exit status and the folder of the artifacts."""
+    command = "ratc compile" if before is None else "ratc submit"
     refused = inputs.known_target(target)
     if refused:
-        inputs.show(refused, "ratc compile")
+        inputs.show(refused, command)
         return 1, ""
     loaded = inputs.load(args, target)
     found = list(loaded.diagnostics)
-    if loaded.settings is None:
-        inputs.show(found, "ratc compile")
-        return 1, ""
-    plan, diagnostics, facts_file = inputs.resolve(args, loaded.settings, target)
-    found += diagnostics
-    if plan is None:
-        inputs.show(found, "ratc compile")
-        return 1, ""
-    folder = output or os.path.join(loaded.folder, "compiled", plan.values.get_as(str, "experiment_name"), target)
-    found += _emit(args, loaded, plan, facts_file, target, folder, check)
-    return (1 if inputs.show(found, "ratc compile") else 0), folder
+    folder = ""
+    if loaded.settings is not None:
+        name = loaded.settings.get_as(str, "experiment_name")
+        folder = output or os.path.join(loaded.folder, "compiled", name, target)
+        made, diagnostics = _make(args, loaded, target, folder)
+        found += diagnostics
+        if made is not None and before is not None:
+            found += before(loaded, folder, made.artifacts)
+        if made is not None and not has_errors(found):
+            found += _emit(args, made, target, folder, check)
+    return (1 if inputs.show(found, command) else 0), folder
 
 
-def _emit(
-    args: argparse.Namespace,
-    loaded: Loaded,
-    plan: Plan,
-    facts_file: File | None,
-    target: str,
-    folder: str,
-    check: bool,
-) -> tuple[Diagnostic, ...]:
-    place = _place(loaded, facts_file, target, folder, args.output is not None if hasattr(args, "output") else False)
-    artifacts, found = TARGETS[target](plan, place)
+@dataclass(frozen=True, slots=True)
+class _Made:
+    artifacts: tuple[Artifact, ...]
+    world_size: int
+
+
+def _make(
+    args: argparse.Namespace, loaded: Loaded, target: str, folder: str
+) -> tuple[_Made | None, tuple[Diagnostic, ...]]:
+    """The artifacts of a spec: of one run, or of an array where the spec has a sweep."""
+    assert loaded.settings is not None
+    assert loaded.document is not None
+    gathered, found = inputs.gather(args, loaded.settings, target)
+    if gathered is None:
+        return None, found
+    elsewhere = getattr(args, "output", None) is not None
+    place = _place(loaded, gathered, target, folder, elsewhere)
+    points, said = compiler.points(loaded.document)
+    found += said
+    if has_errors(found):
+        return None, found
+    artifacts: tuple[Artifact, ...] | None
+    if points:
+        from ratc.cli.points import resolve
+        from ratc.targets.array import Array
+
+        sweep = loaded.document.root.find(("sweep",))
+        array = Array(place, loaded.settings.maybe(int, "sweep.max_parallel"), sweep.key_span if sweep else None)
+        hardware, more = gathered.settled(loaded.settings)
+        found += more
+        if hardware is None:
+            return None, found
+        found += resolve(args, loaded.document, points, hardware, array)
+        if has_errors(found) or array.first is None:
+            return None, found
+        plan: Plan | None = array.first
+        assert plan is not None
+        files, more = TARGETS[target](array.first, place, array.shape)
+        artifacts = array.artifacts(target, files) if files is not None else None
+    else:
+        plan, more, _ = inputs.decide(args, loaded.settings, gathered)
+        found += more
+        if plan is None:
+            return None, found
+        artifacts, more = targets.artifacts(target, plan, place)
+    found += more
     if artifacts is None:
-        return found
+        return None, found
+    return _Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
+
+
+def _emit(args: argparse.Namespace, made: _Made, target: str, folder: str, check: bool) -> tuple[Diagnostic, ...]:
     if check:
-        remove = emit.stale(folder, artifacts, _former(folder))
+        remove = emit.stale(folder, made.artifacts, _former(folder))
         again = shlex.join(["ratc", "compile", args.spec, "--target", target])
-        return (*found, *emit.differences(folder, artifacts, remove, again))
+        return emit.differences(folder, made.artifacts, remove, again)
     # What lies there unchanged was read by its consumer when it was written.
-    refused = reread(emit.changed(folder, artifacts), plan.values.get_as(int, "parallel.world_size"))
+    refused = reread(emit.changed(folder, made.artifacts), made.world_size)
     if has_errors(refused):
-        return (*found, *refused)
-    written, problems = emit.write(folder, artifacts, lambda: _former(folder))
+        return refused
+    written, problems = emit.write(folder, made.artifacts, lambda: _former(folder))
     if not problems:
-        print(f"written: {', '.join(written) or 'nothing: all is as it was'}", file=sys.stderr)
-    return (*found, *problems)
+        many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
+        print(f"written: {many or 'nothing: all is as it was'}", file=sys.stderr)
+    return problems
 
 
-def _place(loaded: Loaded, facts_file: File | None, target: str, folder: str, elsewhere: bool) -> Place:
+def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhere: bool) -> Place:
     up, down = os.path.relpath(loaded.folder, folder), os.path.relpath(folder, loaded.folder)
     spec = loaded.inputs.spec
     command = ["ratc", "compile", f"{up}/{os.path.basename(spec.name)}", "--target", target]
-    if facts_file:
-        command += ["--facts", os.path.relpath(facts_file.name, folder)]
+    if gathered.file:
+        command += ["--facts", os.path.relpath(gathered.file.name, folder)]
     for override in loaded.inputs.overrides:
         assert loaded.settings is not None
         value = loaded.settings[override.path].value if override.path in loaded.settings else override.text
         command += ["--set", f"{override.path}={_as_yaml(value)}"]
     if elsewhere:
         command += ["-o", "."]
-    files = [spec, *loaded.inputs.overlays, *([facts_file] if facts_file else [])]
-    digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files}
+    files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file)
+    digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files if file}
     return Place(up, down, os.path.basename(spec.name), " ".join(map(quote, command)), digests)
 
 
@@ -114,7 +162,7 @@ def _as_yaml(value: object) -> str:
 
 
 def _former(folder: str) -> list[str]:
-    """The artifacts that the lock lying in the folder vouches for."""
+    """The artifacts that the lock lying in the folder vouches for, and the points of the array that it belongs to."""
     try:
         with open(os.path.join(folder, lock.NAME), "rb") as file:
             document, _ = parse(lock.NAME, file.read(MAX_BYTES + 1))
@@ -122,4 +170,15 @@ def _former(folder: str) -> list[str]:
         return []
     artifacts = document.root.find(("artifacts",)) if document else None
     named = artifacts.value if artifacts and isinstance(artifacts.value, dict) else {}
-    return [name for name in (deepspeed.NAME, accelerate.NAME, local.NAME) if name in named]
+    points = _points(folder) if job.TABLE in named else []
+    return [*(name for name in targets.NAMES if name in named), *points]
+
+
+def _points(folder: str) -> list[str]:
+    """The files of the points that lie there: no more than what a point can have."""
+    try:
+        names = os.listdir(os.path.join(folder, job.POINTS))
+    except OSError:
+        return []
+    own = (lock.NAME, deepspeed.NAME, accelerate.NAME)
+    return [f"{job.POINTS}/{name}/{file}" for name in sorted(names) for file in own]

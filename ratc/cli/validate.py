@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ratc import compiler
 from ratc.cli import inputs
+from ratc.sweep import once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 when there is an error."""
-    refused = inputs.known_target(args.target, planned=True)
+    refused = inputs.known_target(args.target)
     if refused:
         inputs.show(refused, "ratc validate")
         return 1
     loaded = inputs.load(args, args.target)
-    if inputs.show(loaded.diagnostics, "ratc validate"):
+    found = list(loaded.diagnostics)
+    if loaded.settings is not None and loaded.document is not None:
+        points, said = compiler.points(loaded.document)
+        found += said
+        found += once(item for point in points for item in compiler.check_point(loaded.document, point)[1])
+    if inputs.show(found, "ratc validate"):
         return 1
     print(f"{args.spec}: valid", file=sys.stderr)
     return 0

@@ -24,9 +24,13 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, ...]:
     """What the consumers refuse. Code: R402, which is a fault of ratc or of a version that it does not know."""
+    asked = {
+        **_ask("accelerate", _texts(artifacts, "accelerate")),
+        **_ask("deepspeed", _texts(artifacts, "deepspeed"), str(world_size)),
+    }
     found = []
     for artifact in artifacts:
-        problem = _problem(artifact, world_size)
+        problem = _problem(artifact) or asked.get(artifact.text, "")
         if problem:
             message = f"{artifact.consumer} refuses the `{artifact.path}` that was made for it"
             cause = "a fault of ratc, or a version of that package that it does not know"
@@ -37,17 +41,22 @@ def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, 
     return tuple(found)
 
 
-def _problem(artifact: Artifact, world_size: int) -> str:
+def _texts(artifacts: Sequence[Artifact], consumer: str) -> list[str]:
+    """Each text once: the points of an array often share theirs."""
+    return list(dict.fromkeys(artifact.text for artifact in artifacts if artifact.consumer == consumer))
+
+
+def _problem(artifact: Artifact) -> str:
+    """What can be told without asking a package."""
     if artifact.consumer == "bash":
-        return _run(["bash", "-n"], artifact.text)
-    if artifact.consumer == "yaml":
+        return _run(["bash", "-n"], artifact.text)[1]
+    if artifact.consumer in ("yaml", "accelerate"):
         return _yaml_problem(artifact)
-    if artifact.consumer == "accelerate":
-        return _yaml_problem(artifact) or _ask("accelerate", artifact.text)
     if artifact.consumer == "deepspeed":
         json.loads(artifact.text)
-        return _ask("deepspeed", artifact.text, str(world_size))
-    raise ValueError(f"no consumer is called {artifact.consumer}")
+    elif artifact.consumer != "text":
+        raise ValueError(f"no consumer is called {artifact.consumer}")
+    return ""
 
 
 def _yaml_problem(artifact: Artifact) -> str:
@@ -62,13 +71,20 @@ def _yaml_problem(artifact: Artifact) -> str:
     return "" if new.root.data() == old else "YAML 1.1 and 1.2 readers disagree about a value"
 
 
-def _ask(package: str, text: str, *arguments: str) -> str:
-    if find_spec(package) is None:
-        return ""
-    return _run([sys.executable, os.path.join(_FOLDER, f"read_{package}.py"), *arguments], text)
+def _ask(package: str, texts: list[str], *arguments: str) -> dict[str, str]:
+    """What a package says of each text, in one process for all; nothing where it is not installed."""
+    if not texts or find_spec(package) is None:
+        return {}
+    command = [sys.executable, os.path.join(_FOLDER, f"read_{package}.py"), *arguments]
+    output, problem = _run(command, json.dumps(texts))
+    if problem:
+        return dict.fromkeys(texts, problem)
+    # What a package prints while it is imported stands before the answer.
+    return dict(zip(texts, json.loads(output.splitlines()[-1]), strict=True))
 
 
-def _run(command: list[str], text: str) -> str:
+def _run(command: list[str], text: str) -> tuple[str, str]:
+    """What a process prints, and what it says against its input."""
     try:
         done = subprocess.run(
             command,
@@ -80,5 +96,6 @@ def _run(command: list[str], text: str) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{command[0]}: {error}"
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        return "", f"{command[0]}: {error}"
+    said = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+    return done.stdout, "" if done.returncode == 0 else said

@@ -1,5 +1,9 @@
-"""Run by itself: has Accelerate's own loader read the YAML on standard input; exits 1 with its words if it refuses."""
+"""Run by itself: has Accelerate's own loader read each of the YAML texts in the JSON list on standard input.
 
+Prints a JSON list: its words about each text that it refuses, nothing about the others.
+"""
+
+import json
 import sys
 import tempfile
 
@@ -7,12 +11,18 @@ sys.path.pop(0)  # this folder is no place to import from
 
 from accelerate.commands.config.config_args import load_config_from_file
 
-with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-    file.write(sys.stdin.read())
-    file.flush()
-    try:
-        loaded = load_config_from_file(file.name)
-    except Exception as error:  # whatever it raises is its answer
-        sys.exit(" ".join(str(error).split()))
-if not isinstance(loaded.num_processes, int) or loaded.num_processes < 1:
-    sys.exit("num_processes is not a count")
+
+def problem(text: str) -> str:
+    """What Accelerate says against a text."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        try:
+            loaded = load_config_from_file(file.name)
+        except Exception as error:  # whatever it raises is its answer
+            return " ".join(str(error).split()) or repr(error)
+    valid = isinstance(loaded.num_processes, int) and loaded.num_processes >= 1
+    return "" if valid else "num_processes is not a count"
+
+
+print(json.dumps([problem(text) for text in json.load(sys.stdin)]))

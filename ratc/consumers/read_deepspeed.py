@@ -1,4 +1,8 @@
-"""Run by itself with the world size: has DeepSpeed's own config classes read the JSON on standard input."""
+"""Run by itself with the world size: has DeepSpeed's own config classes read each of the JSON texts in the JSON list on
+standard input.
+
+Prints a JSON list: its words about each text that it refuses, nothing about the others.
+"""
 
 import contextlib
 import io
@@ -21,14 +25,18 @@ class World:
         return world
 
 
-text = sys.stdin.read()
-with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
-    file.write(text)
-    file.flush()
-    try:
-        with patch("deepspeed.runtime.config.dist.get_rank", return_value=0):
-            config = DeepSpeedConfig(file.name, mpu=World())
-    except Exception as error:  # whatever it raises is its answer
-        sys.exit(" ".join(str(error).split()) or repr(error))
-if config.train_batch_size != json.loads(text)["train_batch_size"]:
-    sys.exit("it understands another global batch size")
+def problem(text: str) -> str:
+    """What DeepSpeed says against a text."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
+        file.write(text)
+        file.flush()
+        try:
+            with patch("deepspeed.runtime.config.dist.get_rank", return_value=0):
+                config = DeepSpeedConfig(file.name, mpu=World())
+        except Exception as error:  # whatever it raises is its answer
+            return " ".join(str(error).split()) or repr(error)
+    same = config.train_batch_size == json.loads(text)["train_batch_size"]
+    return "" if same else "it understands another global batch size"
+
+
+print(json.dumps([problem(text) for text in json.load(sys.stdin)]))

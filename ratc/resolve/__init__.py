@@ -10,14 +10,38 @@ from typing import TYPE_CHECKING
 
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
-from ratc.resolve import batch, engine, experiment, loader, memory, model, parallelism, precision, training
+from ratc.resolve import (
+    batch,
+    engine,
+    experiment,
+    launch,
+    loader,
+    memory,
+    model,
+    parallelism,
+    precision,
+    request,
+    training,
+)
 from ratc.resolve.context import Context
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
 #: In the order in which they run: each may read what stands before it.
-DERIVATIONS = (experiment, parallelism, precision, batch, engine, model, training, loader, memory)
+DERIVATIONS = (
+    experiment,
+    parallelism,
+    request,
+    precision,
+    batch,
+    engine,
+    model,
+    training,
+    loader,
+    memory,
+    launch,
+)
 
 
 def resolve(

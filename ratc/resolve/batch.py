@@ -93,7 +93,7 @@ def _predicted(context: Context, decision: Decision, target: int, world: int) ->
     found, above = decision.choice.estimate, decision.choice.next_larger
     card = context.value("hardware.card")
     why = f"largest divisor of {target} / {world} = {target // world} that fits {card}: {_gib(found.predicted_bytes)}"
-    why += f" of {_gib(found.device.memory_bytes)} predicted"
+    why += f" of {_gib(found.device.memory_bytes)} {decision.measured or 'predicted'}"
     if above:
         why += f", {above.micro_batch} would take {_gib(above.predicted_bytes)}"
     return found.micro_batch, why, _GLOBAL, "parallel.world_size", "hardware.memory_bytes"

@@ -60,10 +60,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 def _threads(context: Context) -> None:
     """On the CPU a process computes with all its cores; beside a GPU it leaves those of its loader processes alone."""
-    cores, processes = (
-        context.settings["resources.cpus"].value or context.facts["cpus"].value,
-        context.value("parallel.processes_per_node"),
-    )
+    (cores, _), processes = _cores(context), context.value("parallel.processes_per_node")
     path = "parallel.threads_per_process"
     if cores is None:
         context.derive(path, None, "the number of cores is not known")
@@ -79,12 +76,18 @@ def _threads(context: Context) -> None:
     context.derive(path, threads, why, "parallel.processes_per_node", "data.num_workers")
 
 
+def _cores(context: Context) -> tuple[int | None, str]:
+    """The cores of a node that are the job's, and the path that says so."""
+    if "job.cpus_per_node" in context.values:
+        return context.value("job.cpus_per_node"), "job.cpus_per_node"
+    asked = context.settings["resources.cpus"].value
+    return (asked, "spec:resources.cpus") if asked is not None else (context.facts["cpus"].value, "facts:cpus")
+
+
 def _workers(context: Context) -> Iterator[Diagnostic]:
-    settings, facts = context.settings, context.facts
+    settings = context.settings
     processes = int(context.value("parallel.processes_per_node"))
-    asked, cpus = settings["data.num_workers"], facts["cpus"].value
-    source = "spec:resources.cpus" if settings["resources.cpus"].value is not None else "facts:cpus"
-    cpus = settings["resources.cpus"].value or cpus
+    asked, (cpus, source) = settings["data.num_workers"], _cores(context)
     if settings["debug"].value:
         context.derive("data.num_workers", 0, "debug: errors show in the main process", "spec:debug")
     elif asked.value is not None:

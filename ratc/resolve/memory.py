@@ -1,4 +1,4 @@
-"""What a step was predicted to take, for the runtime to hold its own measurement against."""
+"""What a step was predicted or measured to take, for the runtime to hold its own measurement against."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """The predicted peaks and their margin, or null where nothing was predicted."""
+    """The peaks and their margin, or null where nothing was predicted or measured."""
     found = context.decision.choice.estimate if context.decision else None
     reason = "predicted from a trace" if found else "not predicted"
+    if context.decision and context.decision.measured:
+        reason = context.decision.measured
     inputs = ("training.micro_batch_size", "hardware.card")
     context.derive("memory.peak_allocated_bytes", found.peak_allocated_bytes if found else None, reason, *inputs)
     context.derive("memory.peak_reserved_bytes", found.peak_reserved_bytes if found else None, reason, *inputs)

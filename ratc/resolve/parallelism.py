@@ -38,10 +38,6 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("R303", message, span, helps=(f"use at most {available} per node",) if available else ())
         return
     cuda = gpus > 0
-    if not cuda and nodes > 1:
-        message = f"{nodes} nodes without GPUs: this version trains on the CPU of one node"
-        yield Diagnostic("R303", message, settings["resources.nodes"].span, helps=("use `nodes: 1`, or ask for GPUs",))
-        return
     context.derive("hardware.device", "cuda" if cuda else "cpu", why, *inputs)
     for name, key in (
         ("card", "id"),
@@ -58,7 +54,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     processes = context.derive(
         "parallel.processes_per_node",
         gpus if cuda else 1,
-        "one per GPU" if cuda else "one on the CPU",
+        "one per GPU" if cuda else "one on the CPU of each node" if nodes > 1 else "one on the CPU",
         "hardware.device",
         *inputs,
     )

@@ -20,8 +20,6 @@ _AS_GIVEN = (
     "step_epochs",
     "step_gamma",
     "gradient_clipping",
-    "activation_checkpointing",
-    "compile",
 )
 
 
@@ -37,6 +35,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.keep("training.epochs", "logging.log_every_steps")
         context.derive("training.max_steps_per_epoch", None, "the whole split")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    _checkpointing(context)
+    context.keep("training.compile")
     context.keep("training.loss", under="training.loss.name")
     args = settings["training.loss_args"]
     if not args.value:
@@ -57,3 +57,23 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             warmup.span or settings["training.epochs"].span,
             helps=("warm up for less than the whole run",),
         )
+
+
+def _checkpointing(context: Context) -> None:
+    """Whether to recompute activations; left to ratc, only where a prediction says that nothing fits without."""
+    path, decision = "training.activation_checkpointing", context.decision
+    if context.settings[path].value != "auto":
+        context.keep(path)
+    elif decision is None:
+        context.derive(path, False, "no prediction says that it is needed", f"spec:{path}")
+    elif decision.plain_need_bytes is None:
+        context.derive(path, False, "it fits without", f"spec:{path}", "hardware.card")
+    else:
+        found = decision.choice.estimate
+        why = f"nothing fits without: micro-batch 1 needs {_gib(decision.plain_need_bytes)}, with it micro-batch "
+        why += f"{found.micro_batch} takes {_gib(found.predicted_bytes)} of {_gib(found.device.memory_bytes)}"
+        context.derive(path, decision.activation_checkpointing, why, f"spec:{path}", "hardware.card")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 
-_GROUPS = (
-    ("environment.venv", "environment.conda", "environment.container"),
-    ("resources.partition", "resources.queue"),
-)
+_SURROUNDINGS = ("environment.venv", "environment.conda", "environment.container")
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """At most one key of a group, and GPU counts that agree."""
-    for group in _GROUPS:
-        given = [path for path in group if settings[path].value is not None]
-        for path in given[1:]:
-            message = f"`{path.rpartition('.')[2]}` excludes `{given[0].rpartition('.')[2]}`"
-            yield Diagnostic("R201", message, settings[path].span, helps=("keep one of them",))
+    """At most one environment, GPU counts that agree, and a launcher that goes with the engine."""
+    given = [path for path in _SURROUNDINGS if settings[path].value is not None]
+    for path in given[1:]:
+        message = f"`{path.rpartition('.')[2]}` excludes `{given[0].rpartition('.')[2]}`"
+        yield Diagnostic("R201", message, settings[path].span, helps=("keep one of them",))
+    launcher, accelerate = settings["launcher"], settings["training.use_accelerate"]
+    if launcher.value == "accelerate" and not accelerate.value:
+        message = "`launcher: accelerate` excludes `use_accelerate: false`"
+        yield Diagnostic("R201", message, launcher.span, helps=("use `launcher: torchrun`",))
     total, per_node = settings["resources.num_gpus"], settings["resources.gpus_per_node"]
     nodes = settings.get_as(int, "resources.nodes")
     if total.value is not None and per_node.value is not None and total.value != per_node.value * nodes:

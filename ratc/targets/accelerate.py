@@ -41,7 +41,7 @@ def config(plan: Plan, place: Place) -> dict[str, Any]:
         "machine_rank": 0,
         "main_training_function": "main",
     }
-    if world > 1:
+    if world > 1 and values["parallel.nodes"].value == 1:
         body["main_process_port"] = 0  # a free one: a constant collides with the next job
     if not uses_deepspeed:
         precision = values["training.precision"].value

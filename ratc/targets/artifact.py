@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from ratc.diagnostics import Span
 from ratc.shell import quote
 
 
@@ -29,7 +30,8 @@ class Place:
     """Where the artifacts lie, seen from the files around them; no absolute path is among these.
 
     ``up`` leads from the artifacts' folder to the spec's, ``down`` back. ``again`` is the command that makes the files
-    again from within their folder. ``inputs`` are digests by path from the spec's folder.
+    again from within their folder. ``inputs`` are digests by path from the spec's folder. ``remark`` is one more line
+    at the head of every file.
     """
 
     up: str
@@ -37,14 +39,25 @@ class Place:
     spec_name: str
     again: str
     inputs: Mapping[str, str]
+    remark: str | None = None
 
     @property
     def header(self) -> tuple[str, ...]:
         """The first lines of every artifact that may hold comments."""
-        return (
+        head = (
             f"Compiled by ratc from {_one_line(f'{self.up}/{self.spec_name}')}: review it, do not edit it.",
             f"Again, from this folder: {self.again}",
         )
+        return head if self.remark is None else (*head, self.remark)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a job script knows of its array: its points, and how many may run at once. ``span`` is the sweep's."""
+
+    points: int
+    max_parallel: int | None
+    span: Span | None
 
 
 def _one_line(path: str) -> str:

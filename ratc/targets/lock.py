@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ratc import __version__
-from ratc.plan import Plan, Value
+from ratc.plan import Value
 from ratc.targets.artifact import Artifact, Place
 from ratc.yaml_text import mapping
 
@@ -29,22 +29,43 @@ SECTIONS = (
     "parallel",
     "hardware",
     "memory",
+    "job",
 )
 
 
-def artifact(plan: Plan, place: Place, target: str, others: Sequence[Artifact]) -> Artifact:
-    """The lock of a plan, naming the digests of its inputs and of the artifacts beside it."""
+def artifact(place: Place, target: str, values: Mapping[str, Value], others: Sequence[Artifact]) -> Artifact:
+    """The lock of a plan's values, naming the digests of its inputs and of the artifacts beside it."""
     tree: dict[str, Any] = {"lock_version": VERSION, "ratc_version": __version__, "target": target}
-    comments = {}
-    for section in SECTIONS:
-        for path, value in plan.values.items():
-            if path == section or path.startswith(f"{section}."):
-                _put(tree, path, value.value)
-                comments[path] = _why(value)
+    comments = _fill(tree, values)
     tree["inputs"] = dict(sorted(place.inputs.items()))
     tree["artifacts"] = {other.path: other.digest for other in sorted(others, key=lambda other: other.path)}
     head = "".join(f"# {line}\n" for line in place.header)
     return Artifact(NAME, head + mapping(tree, comments), consumer="yaml")
+
+
+def point(name: str, values: Mapping[str, Value], others: Sequence[Artifact]) -> Artifact:
+    """What the lock of one point of an array adds to the shared one, two folders up."""
+    folder = f"points/{name}"
+    tree: dict[str, Any] = {"lock_version": VERSION, "shared": f"../../{NAME}", "point": name}
+    comments = _fill(tree, values)
+    if others:
+        tree["artifacts"] = {other.path.removeprefix(f"{folder}/"): other.digest for other in others}
+    return Artifact(f"{folder}/{NAME}", mapping(tree, comments), consumer="yaml")
+
+
+def _fill(tree: dict[str, Any], values: Mapping[str, Value]) -> dict[str, str]:
+    """Put the values into the tree, section by section; returns the comments by path."""
+    comments = {}
+    by_section: dict[str, list[tuple[str, Value]]] = {section: [] for section in SECTIONS}
+    for path, value in values.items():
+        section = path.partition(".")[0]
+        if section in by_section:
+            by_section[section].append((path, value))
+    for found in by_section.values():
+        for path, value in found:
+            _put(tree, path, value.value)
+            comments[path] = _why(value)
+    return comments
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -56,4 +77,4 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 def _why(value: Value) -> str:
     """Reasons for what was worked out, the layer for what came from outside the spec, nothing for the rest."""
-    return value.reason if value.origin in ("derived", "hardware", "layer") else ""
+    return value.reason if value.origin in ("derived", "hardware", "cluster", "layer") else ""

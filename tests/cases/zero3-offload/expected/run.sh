@@ -24,13 +24,13 @@ ratc_python=${RATC_PYTHON:-python3}
 
 # A signal leaves a stop file; the run saves at the next step and ends by itself.
 rm -f -- "$ratc_output_dir/STOP"
-trap 'mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"' INT TERM USR2
+trap 'ratc_signal=1; mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"' INT TERM USR2
 "$ratc_python" -m accelerate.commands.launch --quiet --config_file "$ratc_here/accelerate.yaml" \
   -m ratc_runtime.train --lock "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" --output-dir="$ratc_output_dir" "$@" &
 ratc_job=$!
-while :; do
-  ratc_status=0
+while :; do  # a signal ends `wait`, not the job
+  ratc_signal='' ratc_status=0
   wait "$ratc_job" || ratc_status=$?
-  kill -0 "$ratc_job" 2>/dev/null || break
+  [ -n "$ratc_signal" ] || break
 done
 exit "$ratc_status"

@@ -1,0 +1,87 @@
+"""Resolves the points of a sweep, one after the other, into an array: all are checked before a file is written."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ratc import compiler
+from ratc.cli.inputs import is_open, predict
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.document import Document
+from ratc.plan import Plan, Values
+from ratc.sweep import Point, met_at, once
+from ratc.targets.array import Array
+
+if TYPE_CHECKING:
+    from ratc.memory.decision import Decision
+
+#: Points that may fail before the rest is left alone: the same mistake said a thousand times helps nobody.
+MOST_FAILURES = 20
+#: Plan values that no prediction depends on: points that differ in these alone share it.
+_NOT_PREDICTED = frozenset(
+    (
+        "seed",
+        "description",
+        "experiment_name",
+        "output_dir",
+        "training.learning_rate",
+        "training.weight_decay",
+        "training.epochs",
+        "training.scheduler",
+        "training.warmup_epochs",
+    )
+)
+
+
+def resolve(
+    args: argparse.Namespace, document: Document, points: tuple[Point, ...], hardware: Values, array: Array
+) -> tuple[Diagnostic, ...]:
+    """Put every point of a sweep into the array. Codes: those of a spec, each said once, with its first point; R334.
+
+    No point can ask for other resources than the spec, so the hardware is settled once for all.
+    """
+    found: list[Diagnostic] = []
+    known: dict[tuple[object, ...], Decision | None] = {}
+    failures = 0
+    for point in points:
+        plan, said = _plan(args, document, point, hardware, known)
+        different = array.add(point.name, point.text, plan) if plan else []
+        found += (*said, *_asks_otherwise(point, different))
+        failures += plan is None or bool(different)
+        if failures >= MOST_FAILURES:
+            break
+    return tuple(once(found))
+
+
+def _plan(
+    args: argparse.Namespace,
+    document: Document,
+    point: Point,
+    hardware: Values,
+    known: dict[tuple[object, ...], Decision | None],
+) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
+    settings, said = compiler.check_point(document, point)
+    if settings is None:
+        return None, said
+    plan, more = compiler.plan_on(settings, hardware)
+    if plan is not None and is_open(plan):
+        values = plan.values
+        key = tuple((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
+        if key not in known:
+            known[key], predicted = predict(args, plan)
+            more += predicted
+        if has_errors(more):
+            plan = None
+        elif known[key] is not None:
+            plan, more = compiler.plan_on(settings, hardware, known[key])
+    return plan, (*said, *met_at(point, more))
+
+
+def _asks_otherwise(point: Point, paths: list[str]) -> tuple[Diagnostic, ...]:
+    if not paths:
+        return ()
+    span = point.nodes[0][1].span if point.nodes else None
+    message = f"point {point.name} asks the scheduler for something else than the first: {', '.join(sorted(paths))}"
+    helps = ("one array asks for the same resources for all its points",)
+    return (Diagnostic("R334", message, span, (f"its values: {point.text}",), helps),)

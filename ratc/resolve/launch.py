@@ -1,0 +1,115 @@
+"""What a job asks a scheduler for, and how it is started, stopped and started again. Codes: R401, R406.
+
+Only where the facts are a cluster's; on `local` nothing is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Value
+from ratc.resolve.context import Context
+from ratc.units import duration, walltime_seconds
+
+#: Ports of the rendezvous, tried in this order: none is privileged, and the first holds for Linux's default ephemeral
+#: range, 32768 to 60999 (ip(7), ip_local_port_range).
+PORTS = ((10_000, 28_999), (61_000, 65_000), (1_024, 9_999), (29_000, 60_999))
+#: Fewer ports than this would collide between the jobs of one node.
+FEWEST_PORTS = 500
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Names, time, signals, restarts and the launcher."""
+    if "cluster.scheduler" not in context.facts:
+        return
+    settings = context.settings
+    _name(context)
+    for key in ("account", "qos"):
+        context.keep(f"resources.{key}", under=f"job.{key}")
+    yield from _walltime(context)
+    _requeue(context)
+    _launcher(context)
+    yield from _ports(context)
+    container = settings["environment.container"]
+    if container.value is not None and context.facts["cluster.container"].value is None:
+        where = context.facts["cluster.name"].value
+        if where is not None:
+            note = f"the facts of {where} name no container runtime"
+            helps = ("use `venv`, `conda` or `modules`, or add `container: apptainer` to the cluster's facts",)
+            yield Diagnostic("R401", "this cluster runs no containers", container.span, (note,), helps)
+
+
+def _name(context: Context) -> None:
+    if context.settings["resources.job_name"].value is not None:
+        context.keep("resources.job_name", under="job.name")
+    else:
+        name = context.value("experiment_name")
+        context.derive("job.name", name, "the experiment's name", "experiment_name")
+    for key in ("partition", "node_type", "gpu_type", "constraint"):
+        fact = context.facts[f"cluster.{key}"]
+        context.values[f"job.{key}"] = Value(fact.value, fact.origin, fact.reason, (f"facts:cluster.{key}",), fact.span)
+
+
+def _walltime(context: Context) -> Iterator[Diagnostic]:
+    settings = context.settings
+    asked, default = settings["resources.walltime"], context.facts["cluster.walltime_seconds"]
+    if asked.value is not None:
+        seconds = walltime_seconds(asked.value)
+        context.values["job.walltime_seconds"] = Value(
+            seconds, asked.origin, asked.reason, ("spec:resources.walltime",), asked.span
+        )
+    else:
+        context.values["job.walltime_seconds"] = Value(
+            default.value, default.origin, default.reason, ("facts:cluster.walltime_seconds",), default.span
+        )
+    walltime, lead = context.value("job.walltime_seconds"), settings["checkpoint.stop_before_seconds"]
+    context.keep("checkpoint.stop_before_seconds", under="job.stop_before_seconds")
+    # Slurm may deliver the signal up to a minute early (sbatch(1), --signal).
+    if walltime is not None and walltime <= lead.value + 60:
+        message = (
+            f"a walltime of {duration(walltime)} leaves no time to train: the job is told to save "
+            f"{duration(lead.value)} before its end, and up to a minute earlier"
+        )
+        helps = (f"ask for more than {duration(lead.value + 60)}, or lower `checkpoint.stop_before_seconds`",)
+        span = settings["resources.walltime"].span or lead.span
+        yield Diagnostic("R406", message, span, helps=helps, severity=Severity.WARNING)
+
+
+def _requeue(context: Context) -> None:
+    asked, allowed = context.settings["checkpoint.requeue"], context.facts["cluster.requeue"]
+    inputs = ("spec:checkpoint.requeue", "facts:cluster.requeue")
+    if asked.value == "never":
+        context.derive("job.requeue", False, "the spec says `requeue: never`", *inputs)
+    elif not allowed.value:
+        context.derive("job.requeue", False, f"{allowed.reason} does not allow it", *inputs)
+    else:
+        context.derive("job.requeue", True, "a job out of time or preempted saves and goes on later", *inputs)
+    context.keep("checkpoint.max_restarts", under="job.max_restarts")
+
+
+def _launcher(context: Context) -> None:
+    asked, accelerate = context.settings["launcher"], context.value("engine.use_accelerate")
+    if asked.value is not None:
+        context.keep("launcher", under="job.launcher")
+    else:
+        why = "use_accelerate is true" if accelerate else "use_accelerate is false"
+        context.derive("job.launcher", "accelerate" if accelerate else "torchrun", why, "engine.use_accelerate")
+    start = context.facts["cluster.launcher"]
+    context.values["job.start"] = Value(
+        start.value, start.origin, start.reason, ("facts:cluster.launcher",), start.span
+    )
+
+
+def _ports(context: Context) -> Iterator[Diagnostic]:
+    fact = context.facts["cluster.ephemeral_ports"]
+    first, last = fact.value
+    for low, high in PORTS:
+        # What the ephemeral range leaves of this one, below it or above it.
+        for start, end in ((low, min(high, first - 1)), (max(low, last + 1), high)):
+            if end - start + 1 >= FEWEST_PORTS:
+                why = f"outside the ephemeral ports, {first} to {last}"
+                context.derive("job.ports", [start, end], why, "facts:cluster.ephemeral_ports")
+                return
+    message = f"the ephemeral ports {first} to {last} leave no range for the rendezvous"
+    yield Diagnostic("R401", message, fact.span, helps=("correct `ephemeral_ports` in the cluster's facts",))

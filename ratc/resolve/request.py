@@ -1,0 +1,39 @@
+"""The share of a node that a job asks a scheduler for: cores and memory. Nothing on `local`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Value
+from ratc.resolve.context import Context
+from ratc.units import memory_bytes
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """As asked, else the share of the node that goes with its GPUs; a job without GPUs takes whole nodes."""
+    if "cluster.scheduler" in context.facts:
+        cpus, memory = context.settings["resources.cpus"], context.settings["resources.memory"]
+        if memory.value is not None:
+            memory = replace(memory, value=memory_bytes(memory.value))
+        _ask(context, cpus, "resources.cpus", "cpus", "job.cpus_per_node", "cores")
+        _ask(context, memory, "resources.memory", "memory_bytes", "job.memory_bytes_per_node", "memory")
+    yield from ()
+
+
+def _ask(context: Context, asked: Value, setting: str, fact: str, path: str, what: str) -> None:
+    if asked.value is not None:
+        context.values[path] = replace(asked, inputs=(f"spec:{setting}",))
+        return
+    has, there = context.facts[fact], int(context.facts["gpus_per_node"].value)
+    cuda = context.value("hardware.device") == "cuda"
+    gpus = int(context.value("parallel.processes_per_node")) if cuda else there
+    inputs = (f"facts:{fact}", "facts:gpus_per_node", "parallel.processes_per_node")
+    if has.value is None:
+        context.derive(path, None, f"the {what} of a node are not known", *inputs)
+    elif gpus == there:
+        context.derive(path, has.value, f"the whole node's {what}", *inputs)
+    else:
+        share = max(1, has.value * gpus // there)
+        context.derive(path, share, f"{gpus} of {there} GPUs: that share of the {what}", *inputs)

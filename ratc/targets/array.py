@@ -1,0 +1,106 @@
+"""The files of an array of runs: one job for all points, what they share once, and for each point what is its own.
+
+``lock.yaml`` holds what all points share and vouches for the job's files and for ``points.tsv``; that table names every
+point with its values and the digest of ``points/NAME/lock.yaml``, which holds the rest of the point's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ratc.diagnostics import Span
+from ratc.plan import Plan, Value
+from ratc.targets import job, lock
+from ratc.targets.artifact import Artifact, Place, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One point: its name, its values on one line, what its plan has that the first point's has not, and its files."""
+
+    name: str
+    text: str
+    values: Mapping[str, Value]
+    files: tuple[Artifact, ...] = ()
+
+
+@dataclass(slots=True)
+class Array:
+    """The points of a sweep as they are resolved: only what differs from the first one's plan is kept of each."""
+
+    place: Place
+    max_parallel: int | None
+    span: Span | None = None
+    entries: list[Entry] = field(default_factory=list)
+    first: Plan | None = None
+    _reference: Mapping[str, Value] = field(default_factory=dict)
+    _engine: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        """The array as the job script sees it."""
+        return Shape(len(self.entries), self.max_parallel, self.span)
+
+    def add(self, name: str, text: str, plan: Plan) -> list[str]:
+        """Take the next point; returns the paths of what it asks of the scheduler otherwise than the first does."""
+        values = {**plan.values, **_own(name, plan)}
+        if self.first is None:
+            self.first = plan
+            self._reference = values
+            self._engine = {file.path: file.text for file in job.engine_files(plan, self.place)}
+        different = {path: value for path, value in values.items() if value.value != self._value(path)}
+        files: tuple[Artifact, ...] = ()
+        if not different.keys() <= _HARMLESS:
+            files = tuple(self._own_files(name, plan))
+        self.entries.append(Entry(name, text, different, files))
+        return [path for path in different if path.startswith(("job.", "parallel.nodes", "parallel.processes"))]
+
+    def _value(self, path: str) -> object:
+        return self._reference[path].value if path in self._reference else None
+
+    def _own_files(self, name: str, plan: Plan) -> Iterator[Artifact]:
+        for file in job.engine_files(plan, self.place):
+            if self._engine.get(file.path) != file.text:
+                down = f"{job.POINTS}/{name}"
+                place = replace(self.place, up=f"../../{self.place.up}", down=f"{self.place.down}/{down}")
+                own = {file.path: file for file in job.engine_files(plan, place)}
+                yield from (replace(file, path=f"{down}/{file.path}") for file in own.values())
+                return
+
+    def artifacts(self, target: str, shared: Sequence[Artifact]) -> tuple[Artifact, ...]:
+        """All files of the array; ``shared`` are those of the job. The shared lock comes last."""
+        varied = {path for entry in self.entries for path in entry.values}
+        own = [list(self._point(entry, varied)) for entry in self.entries]
+        rows = [
+            f"{entry.name}\t{entry.text}\t{files[-1].digest}\n" for entry, files in zip(self.entries, own, strict=True)
+        ]
+        table = Artifact(job.TABLE, "name\tvalues\tlock\n" + "".join(rows), consumer="text")
+        remark = "What all points share; points/NAME/lock.yaml holds the rest of each."
+        common = lock.artifact(
+            replace(self.place, remark=remark),
+            target,
+            {path: value for path, value in self._reference.items() if path not in varied},
+            [*shared, table],
+        )
+        return (*shared, *(file for files in own for file in files), table, common)
+
+    def _point(self, entry: Entry, varied: set[str]) -> Iterator[Artifact]:
+        yield from entry.files
+        values = {path: entry.values.get(path, self._reference.get(path)) for path in sorted(varied)}
+        yield lock.point(entry.name, {path: value for path, value in values.items() if value}, entry.files)
+
+
+#: What no engine's file depends on; a point that differs in these alone has none of its own.
+_HARMLESS = frozenset(
+    ("experiment_name", "output_dir", "seed", "description", "training.learning_rate", "training.weight_decay")
+)
+
+
+def _own(name: str, plan: Plan) -> dict[str, Value]:
+    """A name and a folder of its own for each point."""
+    experiment, folder = plan.values["experiment_name"], plan.values["output_dir"]
+    return {
+        "experiment_name": Value(f"{experiment.value}-{name}", "derived", "the experiment and the point"),
+        "output_dir": Value(f"{folder.value}/{name}", "derived", "a folder for each point"),
+    }

@@ -1,0 +1,153 @@
+"""What the scripts of all targets say alike: the title, the environment, the engine's files, a node's script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratc.plan import Plan
+from ratc.shell import quote, render
+from ratc.targets import accelerate, deepspeed
+from ratc.targets.artifact import Artifact, Place, Shape
+
+NODE = "node.sh"
+#: The table of an array's points, and the folder of their locks.
+TABLE, POINTS = "points.tsv", "points"
+
+
+def engine_files(plan: Plan, place: Place) -> list[Artifact]:
+    """The files that Accelerate and DeepSpeed read."""
+    files = []
+    if plan.values["engine.deepspeed"].value:
+        files.append(deepspeed.artifact(plan))
+    if plan.values["engine.use_accelerate"].value:
+        files.append(accelerate.artifact(plan, place))
+    return files
+
+
+def title(plan: Plan, where: str) -> str:
+    """One sentence: what is trained, on how many processes of what, with what batch."""
+    values = plan.values
+    world = values["parallel.world_size"].value
+    device = values["hardware.card"].value or "the CPU"
+    batch = " x ".join(
+        str(values[f"training.{key}"].value) for key in ("micro_batch_size", "gradient_accumulation_steps")
+    )
+    processes = f"{world} process{'es' if world > 1 else ''} on {device}"
+    return (
+        f"Trains {values['experiment_name'].value} {where}: {processes}, {values['training.precision'].value}, "
+        f"global batch {values['training.global_batch_size'].value} = {batch} x {world}."
+    )
+
+
+def where(plan: Plan) -> str:
+    """``on 2 nodes``."""
+    nodes = plan.values["parallel.nodes"].value
+    return f"on {nodes} node{'s' if nodes > 1 else ''}"
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """What the environment's part of a script is rendered from: ``environment``, ``variables``, and ``loose`` where it
+    sources what may read variables that are not set."""
+    settings, values = plan.settings, plan.values
+    given = {
+        key: settings[f"environment.{key}"].value
+        for key in ("modules", "venv", "conda", "variables", "secrets", "setup")
+    }
+    debug = {"CUDA_LAUNCH_BLOCKING": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if values["debug"].value else {}
+    threads = values["parallel.threads_per_process"]
+    own = {} if threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}
+    if values["hardware.device"].value == "cpu":
+        # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
+        own["OMP_WAIT_POLICY"] = "passive"
+    variables = {**own, **_network(plan), **debug, **{key: str(value) for key, value in given["variables"].items()}}
+    return {"environment": given, "variables": variables, "loose": bool(given["modules"] or given["conda"])}
+
+
+def _network(plan: Plan) -> dict[str, str]:
+    """The cluster's own variables: its network interface for NCCL and gloo, and what its facts name."""
+    if "cluster.scheduler" not in plan.facts:
+        return {}
+    interface, several = plan.facts["cluster.interface"].value, plan.values["parallel.nodes"].value > 1
+    names = {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface} if interface and several else {}
+    return {**names, **{key: str(value) for key, value in plan.facts["cluster.variables"].value.items()}}
+
+
+def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | None) -> Artifact:
+    """``node.sh``: the environment, and the launcher of one node. ``rank`` is how bash finds the node's rank there."""
+    values, around = plan.values, environment(plan)
+    container = plan.settings["environment.container"].value is not None
+    if container:
+        around["environment"] = {**around["environment"], "modules": []}
+    single = values["parallel.world_size"].value == 1
+    launcher = values["job.launcher"].value
+    text = render(
+        "node.sh.j2",
+        header=place.header,
+        title=title(plan, where(plan)),
+        caller=caller,
+        rank=rank,
+        rank_given=" RANK" if rank.startswith("$5") else "",
+        array=shape is not None,
+        up=place.up,
+        modules_init=[] if container else modules_init(plan),
+        direct=single and launcher == "torchrun",
+        accelerate=launcher == "accelerate",
+        processes=str(values["parallel.processes_per_node"].value),
+        nodes=str(values["parallel.nodes"].value),
+        several=values["parallel.nodes"].value > 1,
+        **around,
+    )
+    return Artifact(NODE, text, consumer="bash", executable=True)
+
+
+def modules_init(plan: Plan) -> list[str]:
+    """The lines that make ``module`` known, where modules are loaded and the cluster's facts name a file for it."""
+    init = plan.facts["cluster.modules_init"].value
+    return (
+        ["# shellcheck disable=SC1091", f"source {quote(init)}"]
+        if init and plan.settings["environment.modules"].value
+        else []
+    )
+
+
+def host_setup(plan: Plan) -> list[str]:
+    """Modules that the host loads before it starts a container."""
+    modules = [f"module load {quote(name)}" for name in plan.settings["environment.modules"].value]
+    return [*modules_init(plan), *modules]
+
+
+def container(plan: Plan) -> list[str]:
+    """The lines before ``bash node.sh`` that start it in the spec's container; none without one.
+
+    The spec's folder and those of data and results are bound under their own names.
+    """
+    image = plan.settings["environment.container"].value
+    if image is None:
+        return []
+    options = " ".join(quote(option) for option in plan.facts["cluster.container_options"].value)
+    cuda = "--nv " if plan.values["hardware.device"].value == "cuda" else ""
+    binds = '--bind "$PWD" --bind "$RAT_DATA_DIR" --bind "$RAT_OUTPUT_DIR" --pwd "$PWD"'
+    return [f"apptainer exec {cuda}{options}{' ' if options else ''}{binds}", quote(image)]
+
+
+def common(plan: Plan, place: Place, shape: Shape | None) -> dict[str, Any]:
+    """What the batch scripts of both schedulers are rendered from."""
+    values = plan.values
+    first, last = values["job.ports"].value
+    nodes = values.get_as(int, "parallel.nodes")
+    return {
+        "header": place.header,
+        "title": title(plan, where(plan)),
+        "up": place.up,
+        "down": place.down,
+        "data_dir": values["data.data_dir"].value,
+        "output_dir": values["output_dir"].value,
+        "nodes": str(nodes),
+        "several": nodes > 1,
+        "first_port": str(first),
+        "ports": str(last - first + 1),
+        "requeue": values["job.requeue"].value,
+        "max_restarts": str(values["job.max_restarts"].value),
+        "host_setup": host_setup(plan),
+        "array": shape is not None,
+    }

@@ -1,0 +1,156 @@
+"""``--target lsf``: a script for bsub's standard input, the script of a node, and what both lead to.
+
+Rules: IBM Spectrum LSF 10.1, bsub, blaunch, lsf.conf and "LSF resource requirement strings". jsrun: IBM JSM.
+"""
+
+from __future__ import annotations
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Plan
+from ratc.shell import render
+from ratc.targets import job
+from ratc.targets.artifact import Artifact, Place, Shape
+from ratc.units import duration, lsf_time
+
+NAME = "job.lsf"
+_UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+#: What bsub's parser or LSF's array syntax takes for something else in a job's name.
+_NOT_IN_NAMES = "\"'\\[]%$`"
+
+
+def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
+    """The files of an LSF job beside its lock. Codes: R401, R405."""
+    settings = plan.settings
+    name = plan.values["job.name"]
+    if any(char in _NOT_IN_NAMES for char in name.value):
+        message = f"LSF takes none of {' '.join(_NOT_IN_NAMES)} in a job's name"
+        return None, (Diagnostic("R401", message, settings["resources.job_name"].span),)
+    if plan.facts["cluster.container"].value == "pyxis" and settings["environment.container"].value is not None:
+        message = "pyxis starts containers through srun, which LSF does not have"
+        span = plan.facts["cluster.container"].span
+        return None, (Diagnostic("R401", message, span, helps=("use `container: apptainer` in the facts",)),)
+    found = []
+    for key, instead in (("partition", "use `queue`"), ("qos", "LSF has service classes in its queues")):
+        if settings[f"resources.{key}"].value is not None and settings["resources.queue"].value is None:
+            message, span = f"`{key}` means nothing to the target `lsf`", settings[f"resources.{key}"].span
+            found.append(Diagnostic("R405", message, span, helps=(instead,), severity=Severity.WARNING))
+    jsrun = plan.values["job.start"].value == "jsrun"
+    node = job.node(plan, place, NAME, "${JSM_NAMESPACE_RANK:?}" if jsrun else "$5", shape)
+    script = Artifact(NAME, _script(plan, place, node, shape), consumer="bash")
+    return (*job.engine_files(plan, place), node, script), tuple(found)
+
+
+def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | None) -> str:
+    return render(
+        "job.lsf.j2",
+        **job.common(plan, place, shape),
+        name=NAME,
+        directives=_directives(plan, shape),
+        node_digest=node.digest.removeprefix("sha256:"),
+        container=job.container(plan),
+        jsrun=plan.values["job.start"].value == "jsrun",
+        blaunch=plan.values["job.start"].value == "blaunch" and plan.values["parallel.nodes"].value > 1,
+    )
+
+
+def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
+    """Groups of lines: `#BSUB …`, each after the reason of what was worked out."""
+    values = plan.values
+    queue, account = values["job.partition"], values["job.account"]
+    who = [
+        ("-J", _name(values["job.name"].value, shape), ""),
+        ("-q", queue.value, _why(plan, "job.partition")),
+        ("-P", account.value, ""),
+    ]
+    walltime, lead = values["job.walltime_seconds"].value, values["job.stop_before_seconds"].value
+    end = [
+        (
+            "-wt",
+            f"'{-(-lead // 60)}' -wa 'USR2'" if walltime else None,
+            f"{duration(-(-lead // 60) * 60)} before the time is up this script asks the run to save",
+        ),
+        ("-Q", '"99"' if values["job.requeue"].value else None, _why(plan, "job.requeue")),
+        ("-r", "" if values["job.requeue"].value else None, "and starts again when a host fails"),
+        (
+            "-o",
+            f"{values['experiment_name'].value}-{'%J.%I' if shape else '%J'}.out",
+            "in the folder of the submission; LSF appends to it",
+        ),
+    ]
+    groups = (("The job", who), ("What it asks for", _resources(plan)), ("How it ends and starts again", end))
+    return [(title, _lines(lines)) for title, lines in groups]
+
+
+def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
+    values = plan.values
+    nodes, walltime = values["parallel.nodes"].value, values["job.walltime_seconds"].value
+    time = ("-W", lsf_time(walltime) if walltime else None, _why(plan, "job.walltime_seconds"))
+    if values["job.start"].value == "jsrun":
+        return [("-nnodes", str(nodes), "whole nodes"), time]
+    slots = values["job.cpus_per_node"].value or values["parallel.processes_per_node"].value
+    why = _why(plan, "job.cpus_per_node")
+    constraint = values["job.constraint"]
+    return [
+        ("-n", str(nodes * slots), f"{nodes} x {slots} slots, a core each{': ' if why else ''}{why}"),
+        ("-R", f'"span[ptile={slots}]"' if nodes > 1 else '"span[hosts=1]"', f"{slots} of them on each host"),
+        ("-R", f'"select[{constraint.value}]"' if constraint.value else None, _why(plan, "job.constraint")),
+        ("-gpu", _gpus(plan), ""),
+        *_memory(plan, nodes, slots),
+        time,
+    ]
+
+
+def _gpus(plan: Plan) -> str | None:
+    """Always per host: a bare number means per task at some sites."""
+    values = plan.values
+    if values["hardware.device"].value == "cpu":
+        return None
+    kind = values["job.gpu_type"].value
+    model = f":gmodel={kind}" if kind else ""
+    return f'"num={values["parallel.processes_per_node"].value}/host:mode=exclusive_process:j_exclusive=yes{model}"'
+
+
+def _memory(plan: Plan, nodes: int, slots: int) -> list[tuple[str, str | None, str]]:
+    """What is reserved, and the limit: each in what this site counts, by its facts."""
+    memory, facts = plan.values["job.memory_bytes_per_node"].value, plan.facts
+    if memory is None:
+        return []
+    why = _why(plan, "job.memory_bytes_per_node")
+    rusage, limit = facts["cluster.lsf.rusage"].value, facts["cluster.lsf.memory_limit"].value
+    reserved = {"job": memory * nodes, "task": memory // slots, "host": memory}[rusage]
+    limited = {"job": memory * nodes, "process": memory}[limit]
+    return [
+        ("-R", f'"rusage[mem={_size(plan, reserved)}]"', f"for each {rusage} at this site{': ' if why else ''}{why}"),
+        ("-M", _size(plan, limited), f"for each {limit} at this site"),
+    ]
+
+
+def _size(plan: Plan, size: int) -> str:
+    """With its unit where this LSF takes one, else a number in the site's."""
+    facts = plan.facts
+    if facts["cluster.lsf.explicit_units"].value:
+        unit = "GB" if size % _UNITS["GB"] == 0 else "MB"
+        return f"{size // _UNITS[unit]}{unit}"
+    return str(-(-size // _UNITS[facts["cluster.lsf.limit_unit"].value]))
+
+
+def _lines(lines: list[tuple[str, str | None, str]]) -> list[str]:
+    """Each reason on a line of its own: LSF's documentation knows no comment behind a directive."""
+    text = []
+    for option, value, why in lines:
+        if value is not None:
+            text += [f"# {option}: {why}"] if why else []
+            text.append(f"#BSUB {option} {value}".rstrip())
+    return text
+
+
+def _name(name: str, shape: Shape | None) -> str:
+    if shape:
+        limit = f"%{shape.max_parallel}" if shape.max_parallel else ""
+        return f'"{name}[1-{shape.points}]{limit}"'
+    return f'"{name}"' if " " in name or not name.isascii() else name
+
+
+def _why(plan: Plan, path: str) -> str:
+    value = plan.values[path]
+    return "" if value.origin == "spec" else value.reason

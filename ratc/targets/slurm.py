@@ -1,0 +1,124 @@
+"""``--target slurm``: a script for sbatch, the script of a node, and what both lead to. Rules: sbatch(1), srun(1)."""
+
+from __future__ import annotations
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Plan
+from ratc.shell import quote, render
+from ratc.targets import job
+from ratc.targets.artifact import Artifact, Place, Shape
+from ratc.units import duration, slurm_time
+
+NAME = "job.sbatch"
+
+
+def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
+    """The files of a Slurm job beside its lock. Code: R405."""
+    found = []
+    settings = plan.settings
+    if settings["resources.queue"].value is not None and settings["resources.partition"].value is None:
+        message, span = "`queue` means nothing to the target `slurm`", settings["resources.queue"].span
+        found.append(Diagnostic("R405", message, span, helps=("use `partition`",), severity=Severity.WARNING))
+    node = job.node(plan, place, NAME, "${SLURM_NODEID:?}", shape)
+    script = Artifact(NAME, _script(plan, place, shape), consumer="bash")
+    return (*job.engine_files(plan, place), node, script), tuple(found)
+
+
+def _script(plan: Plan, place: Place, shape: Shape | None) -> str:
+    return render(
+        "job.sbatch.j2",
+        **job.common(plan, place, shape),
+        name=NAME,
+        directives=[(title, _aligned(lines)) for title, lines in _directives(plan, shape)],
+        container=plan.settings["environment.container"].value is not None,
+        start=_start(plan),
+        task='"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' if shape else "$SLURM_JOB_ID",
+    )
+
+
+def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of (directive, why). Plain words reach sbatch's own parser, which knows quotes and backslashes."""
+    values = plan.values
+    given = {key: values[f"job.{key}"].value for key in ("partition", "account", "qos", "constraint")}
+    walltime, memory = values["job.walltime_seconds"], values["job.memory_bytes_per_node"]
+    cpus, lead = values["job.cpus_per_node"], values["job.stop_before_seconds"].value
+    who = [("--job-name", values["job.name"].value, "")]
+    who += [(f"--{key}", given[key], _why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
+    who.append(("--array", _range(shape), f"the points of {job.TABLE}, a task each"))
+    log = "%A_%a" if shape else "%j"
+    what = [
+        ("--nodes", values["parallel.nodes"].value, ""),
+        ("--ntasks-per-node", 1, "one launcher a node, which starts the node's processes"),
+        _gpus(plan),
+        ("--constraint", given["constraint"], _why(plan, "job.constraint")),
+        ("--cpus-per-task", cpus.value, _why(plan, "job.cpus_per_node")),
+        ("--mem", f"{memory.value // 2**20}M" if memory.value else None, _why(plan, "job.memory_bytes_per_node")),
+        ("--time", slurm_time(walltime.value) if walltime.value else None, _why(plan, "job.walltime_seconds")),
+    ]
+    signal = f"B:USR2@{lead}" if walltime.value else None
+    requeue = "--requeue" if values["job.requeue"].value else "--no-requeue"
+    end = [
+        ("--signal", signal, f"{duration(lead)} before the time is up this script asks the run to save"),
+        (requeue, "", _why(plan, "job.requeue")),
+        ("--open-mode", "append", "a job that starts again keeps its log"),
+        ("--output", f"{values['experiment_name'].value}-{log}.out", "in the folder of the submission"),
+    ]
+    groups = (("The job", who), ("What it asks for", what), ("How it ends and starts again", end))
+    return [
+        (title, [(_directive(option, value), why) for option, value, why in lines if value is not None])
+        for title, lines in groups
+    ]
+
+
+def _range(shape: Shape | None) -> str | None:
+    if shape is None:
+        return None
+    return f"1-{shape.points}" + (f"%{shape.max_parallel}" if shape.max_parallel else "")
+
+
+def _gpus(plan: Plan) -> tuple[str, str | None, str]:
+    """How this cluster wants GPUs spelled; none for a run on the CPU."""
+    values, facts = plan.values, plan.facts
+    if values["hardware.device"].value == "cpu":
+        return "--gpus-per-node", None, ""
+    count, kind = values["parallel.processes_per_node"].value, values["job.gpu_type"].value
+    typed = f"{kind}:{count}" if kind else str(count)
+    if facts["cluster.gpu_request"].value == "gres":
+        return "--gres", f"gpu:{typed}", ""
+    return "--gpus-per-node", typed, ""
+
+
+def _directive(option: str, value: object) -> str:
+    text = str(value)
+    if value == "":
+        return option
+    if not text or any(char in text for char in " \t#'\"\\"):
+        text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{option}={text}"
+
+
+def _why(plan: Plan, path: str) -> str:
+    value = plan.values[path]
+    return "" if value.origin == "spec" else value.reason
+
+
+def _aligned(lines: list[tuple[str, str]]) -> list[str]:
+    width = max((len(text) for text, why in lines if why), default=0)
+    return [f"{text:<{width}}  # {why}" if why else text for text, why in lines]
+
+
+def _start(plan: Plan) -> list[str]:
+    """The lines of srun with one task a node. It does not take --cpus-per-task over from sbatch since 22.05."""
+    words = ["srun", f"--nodes={plan.values['parallel.nodes'].value}", "--ntasks-per-node=1"]
+    if plan.values["job.cpus_per_node"].value is not None:
+        words.append('--cpus-per-task="$SLURM_CPUS_PER_TASK"')
+    words.append("--kill-on-bad-exit=1")
+    image = plan.settings["environment.container"].value
+    if image is not None and plan.facts["cluster.container"].value == "pyxis":
+        options = " ".join(map(quote, plan.facts["cluster.container_options"].value))
+        return [
+            " ".join(words),
+            f'  --container-image={quote(image)} --container-workdir="$PWD"{" " if options else ""}{options}',
+            '  --container-mounts="$PWD:$PWD,$RAT_DATA_DIR:$RAT_DATA_DIR,$RAT_OUTPUT_DIR:$RAT_OUTPUT_DIR"',
+        ]
+    return [" ".join(words), *(f"  {line}" for line in job.container(plan))]
