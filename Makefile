@@ -40,6 +40,7 @@ docs schema: setup
 
 bench: setup
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/trace_times.py
 
 clean:
 	rm -rf "$(VENV)" build dist $(DEMO)/data $(DEMO)/outputs

@@ -33,6 +33,7 @@ DECIDED_BY_MEMORY = frozenset(
         "training.micro_batch_size",
         "training.gradient_accumulation_steps",
         "model.attention_memory",
+        "training.activation_checkpointing",
         "engine.zero_stage",
         "deepspeed.bucket_elements",
     )

@@ -9,10 +9,15 @@ import argparse
 import os
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from ratc import resources
 from ratc.cli import inputs
 from ratc.diagnostics import Severity, did_you_mean
+from ratc.plan import Plan
+
+if TYPE_CHECKING:
+    from ratc.memory.decision import Decision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 1 when the code or the path is not known, or the spec does not compile."""
     if re.fullmatch(r"[Rr][0-9]{3}", args.spec) and not os.path.exists(args.spec):
         return _code(args.spec.upper())
-    refused = inputs.known_target(args.target, planned=True)
+    refused = inputs.known_target(args.target)
     if refused:
         inputs.show(refused, "ratc explain")
         return 1
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     # Only what memory decides, or the whole plan, is worth a prediction.
     predict = args.path is None or explain.RENAMED.get(args.path, args.path) in explain.DECIDED_BY_MEMORY
-    plan, found, _ = inputs.resolve(args, loaded.settings, args.target, predict)
+    plan, found, _, decision = inputs.decided(args, loaded.settings, args.target, predict)
     errors = [item for item in found if item.severity is Severity.ERROR]
     if plan is None:
         inputs.show(errors, "ratc explain")
@@ -53,7 +58,24 @@ def run(args: argparse.Namespace) -> int:
             print(f"help: {text}", file=sys.stderr)
         return 1
     print(explain.text(plan, path), end="")
+    if path == "training.micro_batch_size":
+        print("\n" + "\n".join(_account(plan, decision)))
     return 0
+
+
+def _account(plan: Plan, decision: Decision | None) -> list[str]:
+    """What the micro-batch takes, part by part; or in one line why that is not known."""
+    if decision is not None:
+        from ratc.cli import account
+
+        return account.lines(decision.choice, decision.measured)
+    if plan.values["hardware.device"].value != "cuda":
+        return ["No memory is predicted: it trains on the CPU."]
+    if not inputs.is_open(plan):
+        known = plan.values["hardware.compute_capability"].value
+        why = "the spec gives the micro-batch" if known else "it is not known which NVIDIA card it will run on"
+        return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]
+    return ["No memory is predicted: the model's step could not be traced here (see the warning)."]
 
 
 def _code(code: str) -> int:

@@ -10,19 +10,21 @@ import argparse
 import os
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 from ratc import facts
-from ratc.cli import inputs
-from ratc.cli.predict import strategy_of, why_nothing
+from ratc.cli import account, inputs
+from ratc.cli.predict import strategy_of, variants, why_nothing
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
-from ratc.memory.choose import Choice, Nothing, Searcher, Variant
+from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
 from ratc.memory.request import variant
 from ratc.memory.terms import MARGIN, Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
 from ratc.render import fit as render
+from ratc.render.timeline import Drawing, svg
 
 #: Shown where neither the spec nor an option names a card.
 COMMON = ("t4", "v100-32", "rtx4090", "a100-40", "a100-80", "h100")
@@ -45,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
     )
     parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="of the table")
-    parser.add_argument("--plot", metavar="FILE", help="draw one step's memory on the first card: .svg or .html")
+    parser.add_argument("--plot", metavar="FILE", help="draw one step's memory on the first card: .png, .html or .svg")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 on errors, and where nothing fits on any card."""
-    if args.plot and not args.plot.endswith((".svg", ".html")):
-        print(f"ratc fit: cannot draw `{args.plot}`\nhelp: name a file ending in .svg or .html", file=sys.stderr)
+    if args.plot and (problem := _cannot_draw(args.plot)):
+        print(f"ratc fit: cannot draw `{args.plot}`{problem}", file=sys.stderr)
         return 2
     loaded = inputs.load(args, "local")
     if loaded.settings is None:
@@ -74,10 +76,9 @@ def run(args: argparse.Namespace) -> int:
         inputs.show((*loaded.diagnostics, *found, *stopped.found), "ratc fit")
         return 1
     if args.plot and drawing:
-        page = render.html(drawing) if args.plot.endswith(".html") else render.svg(drawing)
-        problem = _write(args.plot, page)
-        if problem:
-            inputs.show((problem,), "ratc fit")
+        unwritten = _write(args.plot, _drawn(drawing, args.plot))
+        if unwritten:
+            inputs.show((unwritten,), "ratc fit")
             return 1
     inputs.show((*loaded.diagnostics, *found), "ratc fit")
     shown = {"text": render.text, "markdown": render.markdown, "json": render.as_json}[args.format]
@@ -120,14 +121,14 @@ def _precisions(args: argparse.Namespace, plan: Plan, card: facts.Card) -> list[
 
 def _table(
     args: argparse.Namespace, plan: Plan, cards: list[facts.Card], library: Library
-) -> tuple[list[render.Row], list[str], render.Drawing | None]:
+) -> tuple[list[render.Row], list[str], Drawing | None]:
     world = plan.values.get_as(int, "parallel.world_size")
     searcher = Searcher(library, plan.values.get_as(int, "training.global_batch_size") // world)
     deepspeed = bool(plan.values["engine.deepspeed"].value)
     offload = bool(plan.values["engine.offload_optimizer"].value)
     rows: list[render.Row] = []
     details: list[str] = []
-    drawing: render.Drawing | None = None
+    drawing: Drawing | None = None
     for card in cards:
         device = Device(card.id, card.memory_bytes, card.compute_capability)
         for precision in _precisions(args, plan, card):
@@ -138,35 +139,27 @@ def _table(
                 strategy = Strategy(
                     "torch" if engine == "torch" else "deepspeed", world, stage or 0, offload, precision
                 )
-                choice = searcher.choose(wanted, strategy, device)
-                rows.append(_row(card, precision, stage, choice, searcher, wanted, strategy, device))
-                if choice and drawing is None:
-                    drawing = _drawing(searcher, wanted, strategy, choice)
-                    details += _explained(choice)
+                allowed = variants(plan, wanted)
+                taken = searcher.choose_first(allowed, strategy, device, (strategy.zero_stage,))
+                if taken is None:
+                    rows.append(_without(card, stage, searcher, allowed[-1], strategy, device))
+                    continue
+                rows.append(_row(card, stage, *taken))
+                if drawing is None:
+                    drawing = _drawing(plan.values.get_as(str, "model.name"), searcher, taken[0], strategy, taken[1])
+                    details += account.lines(taken[1])
         if not any(row.card == card.id and row.micro_batch for row in rows) and len(cards) == 1:
             asked = [row.precision for row in rows]
             details += _nothing(searcher, library, plan, device, asked[0]) if asked else []
     return rows, details, drawing
 
 
-def _row(
-    card: facts.Card,
-    precision: str,
-    stage: int | None,
-    choice: Choice | None,
-    searcher: Searcher,
-    wanted: Variant,
-    strategy: Strategy,
-    device: Device,
-) -> render.Row:
-    if choice is None:
-        need = searcher.predictor(wanted, strategy, 1).need(device, 1)
-        return render.Row(card.id, card.memory_bytes, precision, stage, None, None, None, None, None, need)
+def _row(card: facts.Card, stage: int | None, used: Variant, choice: Choice) -> render.Row:
     found = choice.estimate
     return render.Row(
         card.id,
         card.memory_bytes,
-        precision,
+        used.precision,
         stage,
         found.micro_batch,
         choice.accumulation,
@@ -175,63 +168,39 @@ def _row(
         found.predicted_bytes,
         None,
         found.host_bytes,
+        used.attention_memory,
+        used.activation_checkpointing,
     )
 
 
-def _drawing(searcher: Searcher, wanted: Variant, strategy: Strategy, choice: Choice) -> render.Drawing:
+def _without(
+    card: facts.Card, stage: int | None, searcher: Searcher, least: Variant, strategy: Strategy, device: Device
+) -> render.Row:
+    """The line of a card that nothing fits on: what the leanest way that the spec allows would need."""
+    need = searcher.predictor(least, strategy, 1).need(device, 1)
+    how = (least.attention_memory, least.activation_checkpointing)
+    return render.Row(card.id, card.memory_bytes, least.precision, stage, None, None, None, None, None, need, 0, *how)
+
+
+def _drawing(model: str, searcher: Searcher, wanted: Variant, strategy: Strategy, choice: Choice) -> Drawing:
     found = choice.estimate
     program = searcher.predictor(wanted, strategy, found.micro_batch).program
-    title = f"{found.device.name}, {wanted.precision}, micro-batch {found.micro_batch}"
+    size = " x ".join(map(str, wanted.image_size))
+    title = f"{model}, {size}, {wanted.precision}, on {found.device.name}: micro-batch {found.micro_batch}"
     title += f", ZeRO {strategy.zero_stage}" if strategy.engine == "deepspeed" else ""
-    note = f"peak {render.gib(found.peak_allocated_bytes)} GiB allocated; cap {render.gib(found.cap_bytes)} GiB"
-    note += f"; two of the {choice.accumulation} micro-batches of a step are drawn" if choice.accumulation > 2 else ""
+    note = "One optimizer step, predicted"
+    note += f"; two of its {choice.accumulation} micro-batches are drawn" if choice.accumulation > 2 else ""
+    steps = max(1, len(program.ops) - program.start)
+    marks = [((index - program.start) / steps, phase) for index, phase in program.marks]
     points = timeline(program, found.micro_batch)
-    return render.Drawing(title, program.kinds, points, found.cap_bytes, found.peak_reserved_bytes, note)
-
-
-def _explained(choice: Choice) -> list[str]:
-    """The prediction taken apart: what is alive at the peak, and what stands beside the allocator."""
-    found = choice.estimate
-    lines = [f"At the peak on {found.device.name} (micro-batch {found.micro_batch}), GiB:"]
-    kinds = sorted(choice.breakdown.by_kind.items(), key=lambda item: -item[1])
-    lines += [f"  {render.gib(size):>8}  {kind}" for kind, size in kinds]
-    cached = found.peak_reserved_bytes - sum(choice.breakdown.by_kind.values())
-    lines.append(f"  {render.gib(cached):>8}  reserved, and free or padding at the peak")
-    lines += [f"  {render.gib(term.bytes_):>8}  {term.name} (bound: {term.source})" for term in found.outside]
-    margin = found.budget_bytes - found.cap_bytes
-    lines.append(f"  {render.gib(margin):>8}  margin, {found.margin:.0%} of what is left beside those")
-    largest = ", ".join(f"{name or 'the model'} {render.gib(size)}" for name, size in choice.breakdown.largest())
-    lines.append(f"  largest: {largest}")
-    if choice.next_larger:
-        more = choice.next_larger
-        need = (
-            f"{render.gib(more.peak_reserved_bytes)} GiB reserved without a cap, {render.gib(more.cap_bytes)} allowed"
-        )
-        lines.append(f"  micro-batch {more.micro_batch} does not fit: {need}")
-    return lines
+    return Drawing(title, note, program.kinds, points, marks, found.cap_bytes, found.peak_reserved_bytes)
 
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, device: Device, precision: str) -> list[str]:
     """What to do where nothing fits; each way was predicted."""
-    wanted = replace(variant(plan, device.kernels), precision=precision)
+    wanted = variants(plan, replace(variant(plan, device.kernels), precision=precision))[-1]
     strategy = replace(strategy_of(plan), precision=precision)
-    return _told(why_nothing(searcher, library, plan, wanted, strategy, device))
-
-
-def _told(result: Nothing) -> list[str]:
-    found = result.estimate
-    need, has = render.gib(result.need_bytes), render.gib(found.device.memory_bytes)
-    lines = [f"Nothing fits on {found.device.name}: micro-batch 1 needs {need} GiB, the card has {has} GiB."]
-    lines += [f"  {render.gib(size):>8}  {name or 'the model'}" for name, size in result.breakdown.largest()]
-    if not result.ways_out:
-        lines.append(
-            "No single change of precision, checkpointing, image size, ZeRO stage or card was found that would do."
-        )
-    for way in result.ways_out:
-        choice = way.choice.estimate
-        size = render.gib(choice.predicted_bytes)
-        lines.append(f"  would fit with {way.change}: micro-batch {choice.micro_batch}, {size} GiB on the card")
-    return lines
+    return account.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 
 def _note(plan: Plan) -> str:
@@ -242,11 +211,29 @@ def _note(plan: Plan) -> str:
     )
 
 
-def _write(path: str, page: str) -> Diagnostic | None:
+def _cannot_draw(path: str) -> str | None:
+    """What is wrong with the name of the drawing, or with drawing it here, and what to do; None for nothing."""
+    if not path.endswith((".png", ".svg", ".html")):
+        return "\nhelp: name a file ending in .png, .html or .svg"
+    if path.endswith(".png") and find_spec("matplotlib") is None:
+        return ": matplotlib is not installed here\nhelp: `pip install 'ratc[runtime]'`, or name a file ending in .html"
+    return None
+
+
+def _drawn(drawing: Drawing, path: str) -> bytes:
+    if path.endswith(".png"):
+        # Imported here: only this needs matplotlib.
+        from ratc.render.timeline.png import png
+
+        return png(drawing)
+    return (svg.html(drawing) if path.endswith(".html") else svg.svg(drawing)).encode()
+
+
+def _write(path: str, content: bytes) -> Diagnostic | None:
     """Code: R403."""
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(page)
+        with open(path, "wb") as file:
+            file.write(content)
     except OSError as error:
         return Diagnostic("R403", f"cannot write `{os.path.normpath(path)}`: {error.strerror}")
     return None

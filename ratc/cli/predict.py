@@ -7,7 +7,7 @@ from dataclasses import replace
 from ratc import facts
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.memory.choose import Choice, Nothing, Searcher, Variant
+from ratc.memory.choose import Choice, Nothing, Searcher, Variant, in_order
 from ratc.memory.decision import Decision
 from ratc.memory.request import variant
 from ratc.memory.terms import GIB, Device
@@ -28,22 +28,46 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     library = Library(plan, folder, settings["model.name"].span)
     searcher = Searcher(library, values["training.global_batch_size"].value // values["parallel.world_size"].value)
     wanted, strategy = variant(plan, device.kernels), strategy_of(plan)
-    kinds = _attentions(plan)
     stages: tuple[int, ...] = (strategy.zero_stage,)
     if strategy.engine == "deepspeed" and settings["training.zero_stage"].value is None:
         stages = STAGES
     try:
-        for attention in kinds:
-            wanted = replace(wanted, attention_memory=attention)
-            choice: Choice | None = searcher.choose_stage(wanted, strategy, device, stages)
-            if choice:
-                full = replace(wanted, attention_memory="full")
-                need = searcher.predictor(full, strategy, 1).need(device, 1) if attention != kinds[0] else None
-                return Decision(choice, attention, need), ()
+        allowed = variants(plan, wanted)
+        taken = searcher.choose_first(allowed, strategy, device, stages)
+        if taken:
+            return _decision(searcher, taken, allowed, strategy, device), ()
+        wanted = allowed[-1]
         found = why_nothing(searcher, library, plan, wanted, replace(strategy, zero_stage=stages[-1]), device)
         return None, (_too_large(found, plan),)
     except NoTrace as stopped:
-        return None, tuple(replace(item, severity=Severity.WARNING) for item in stopped.found)
+        measure = "measure it on its card: `ratc profile SPEC --measure -o FACTS`, then compile with `--facts FACTS`"
+        return None, tuple(
+            replace(item, severity=Severity.WARNING, helps=(*item.helps, measure)) for item in stopped.found
+        )
+
+
+def _decision(
+    searcher: Searcher, taken: tuple[Variant, Choice], allowed: list[Variant], strategy: Strategy, device: Device
+) -> Decision:
+    """What was taken, with what each setting that was passed over would have needed at micro-batch 1."""
+    used, choice = taken
+
+    def need(passed: Variant) -> int | None:
+        before = passed in allowed and allowed.index(passed) < allowed.index(used)
+        return searcher.predictor(passed, strategy, 1).need(device, 1) if before else None
+
+    full = need(replace(used, attention_memory="full"))
+    # Of the steps without checkpointing the last is the leanest.
+    plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
+    return Decision(
+        choice, used.attention_memory, full, used.activation_checkpointing, need(plain[0]) if plain else None
+    )
+
+
+def variants(plan: Plan, wanted: Variant) -> list[Variant]:
+    """``wanted`` with every combination of attention and checkpointing that the spec leaves open, best first."""
+    asked = plan.settings["training.activation_checkpointing"].value
+    return in_order(wanted, _attentions(plan), (False, True) if asked == "auto" else (bool(asked),))
 
 
 def device_of(plan: Plan) -> Device:

@@ -145,6 +145,19 @@ class Searcher:
         parts = self.predictor(variant, strategy, micro).breakdown(estimate)
         return Choice(estimate, self.share // micro, parts, above)
 
+    def choose_first(
+        self, variants: Iterable[Variant], strategy: Strategy, device: Device, stages: Iterable[int]
+    ) -> tuple[Variant, Choice] | None:
+        """The first of the variants that fits, at the stage of `choose_stage`. A later one is asked for, and traced,
+        only when no earlier one fits at any stage.
+        """
+        stages = tuple(stages)
+        for variant in variants:
+            found = self.choose_stage(variant, strategy, device, stages)
+            if found:
+                return variant, found
+        return None
+
     def choose_stage(
         self, variant: Variant, strategy: Strategy, device: Device, stages: Iterable[int]
     ) -> Choice | None:
@@ -229,6 +242,17 @@ class Searcher:
             if known and (choice := self._perhaps(there, strategy, card)):
                 ways.append(WayOut(f"card {card.name}", choice))
         return ways
+
+
+def in_order(variant: Variant, attentions: Sequence[str], checkpointings: Sequence[bool]) -> list[Variant]:
+    """The variants that a spec allows, best first: checkpointing costs a second forward pass of the whole model, and so
+    comes after every way that needs none.
+    """
+    return [
+        replace(variant, activation_checkpointing=checkpointed, attention_memory=attention)
+        for checkpointed in checkpointings
+        for attention in attentions
+    ]
 
 
 def describe(old: Variant, new: Variant) -> str | None:

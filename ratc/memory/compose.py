@@ -37,6 +37,7 @@ class _Composer:
         first, last = self.trace.steps[0], self.trace.steps[-1]
         starts = frozenset(self.trace.steps)
         phase, stepping, start = "", False, 0
+        marks: list[tuple[int, str]] = []
         for index, op in enumerate(source.ops):
             if index in starts:
                 self._leave(phase)
@@ -58,12 +59,15 @@ class _Composer:
                 self._leave(phase)
                 if now == "backward":
                     self.backward = [self._add(block) for block in self.layout.backward]
+                if index >= last:
+                    marks.append((len(self.ops), now))
                 phase = now
             self._malloc(op, stepping)
         if stepping:
             self._leave(phase)
             self._update()
-        return Program(self.ops, self.fixed, self.slope, self.kind, self.module, ALL_KINDS, tuple(self.modules), start)
+        tables = ALL_KINDS, tuple(self.modules)
+        return Program(self.ops, self.fixed, self.slope, self.kind, self.module, *tables, start, tuple(marks))
 
     def _malloc(self, op: int, stepping: bool) -> None:
         kind = self.kind[op]

@@ -53,7 +53,7 @@ class Term:
 
 def outside(device: Device, world_size: int) -> tuple[Term, ...]:
     """What is taken beside the caching allocator, and so from what it can reserve."""
-    return (_driver(device), _context(device), *((_nccl(device),) if world_size > 1 else ()))
+    return (_driver(device), _context(device), *((nccl(device),) if world_size > 1 else ()))
 
 
 def _driver(device: Device) -> Term:
@@ -72,7 +72,8 @@ def _context(device: Device) -> Term:
     return Term("CUDA context and kernels", size, "pytorch/pytorch#107667: about 300 MB, growing with the kernels used")
 
 
-def _nccl(device: Device) -> Term:
+def nccl(device: Device) -> Term:
+    """What NCCL's channels take, where processes are several."""
     # A connection of a channel takes 10 MiB (NVIDIA/nccl#1685). Rings and trees over NVLink use up to 32 channels with
     # some three connections; over PCIe a few channels. More communicators, or all-to-all, would take more
     # (NVIDIA/nccl#864).

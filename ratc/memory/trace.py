@@ -20,7 +20,7 @@ class Program:
 
     Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes; ``kind`` and ``module`` index ``kinds`` and
     ``modules``. ``start`` is the index in ``ops`` of the last traced step, the one whose timeline is that of all later
-    steps.
+    steps; ``marks`` are the indices in ``ops`` at which its phases begin, each with the phase (once composed).
     """
 
     ops: list[int]
@@ -31,6 +31,7 @@ class Program:
     kinds: tuple[str, ...]
     modules: tuple[str, ...]
     start: int
+    marks: tuple[tuple[int, str], ...] = ()
 
     def sizes(self, micro_batch: int) -> list[int]:
         """Bytes that every allocation asks for at a micro-batch size."""

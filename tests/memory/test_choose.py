@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import MIB, trace
 
-from ratc.memory.choose import Searcher, Traced, Untraceable, Variant, describe
+from ratc.memory.choose import Searcher, Traced, Untraceable, Variant, describe, in_order
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 
@@ -167,6 +167,45 @@ def test_a_way_out_that_cannot_be_traced_is_left_out():
     assert [way.change for way in ways] == ["`activation_checkpointing: true`", "`image_size: 192`"]
     with pytest.raises(Untraceable):
         Searcher({FP32: Broken()}, 8).choose(FP32, Strategy(), SMALL)
+
+
+def lean():
+    """8.6 GiB a sample as asked for, half of it with chunked attention, a quarter with checkpointing, a tenth with
+    both.
+    """
+    parts = {("full", False): 1, ("chunked", False): 1 / 2, ("full", True): 1 / 4, ("chunked", True): 1 / 10}
+    return {
+        replace(FP32, attention_memory=attention, activation_checkpointing=checkpointed): both(
+            activation=2200 * MIB * part, temporary=MIB
+        )
+        for (attention, checkpointed), part in parts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("gib", "attention", "checkpointed"),
+    [(80, "full", False), (8, "chunked", False), (4, "full", True), (2.5, "chunked", True)],
+)
+def test_checkpointing_is_taken_only_where_nothing_fits_without(gib, attention, checkpointed):
+    card = Device("card", int(gib * GIB), "8.0")
+    allowed = in_order(FP32, ("full", "chunked"), (False, True))
+    used, choice = Searcher(lean(), 1).choose_first(allowed, Strategy(), card, (0,))
+    assert (used.attention_memory, used.activation_checkpointing) == (attention, checkpointed)
+    assert choice.estimate.fits
+    for passed in allowed[: allowed.index(used)]:
+        assert Searcher(lean(), 1).choose(passed, Strategy(), card) is None
+
+
+def test_what_a_spec_does_not_allow_is_never_asked_for():
+    class Forbidden(dict):
+        def __getitem__(self, wanted):
+            assert not wanted.activation_checkpointing, "nobody may trace this"
+            return super().__getitem__(wanted)
+
+    card = Device("card", 4 * GIB, "8.0")
+    search = Searcher(Forbidden(lean()), 1)
+    assert search.choose_first(in_order(FP32, ("full", "chunked"), (False,)), Strategy(), card, (0,)) is None
+    assert search.choose_first([], Strategy(), card, (0,)) is None
 
 
 def test_a_change_is_told_as_it_stands_in_a_spec():

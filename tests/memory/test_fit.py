@@ -4,7 +4,6 @@ import json
 import os
 import re
 import time
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import made_traces
@@ -221,35 +220,16 @@ def test_where_nothing_fits_it_fails_and_says_what_would_do(runtime, tmp_path, c
     assert main(["fit", path]) == 1
     out = capsys.readouterr().out
     assert "Nothing fits on a100-40: micro-batch 1 needs" in out
-    assert re.search(r"\d  layers\.3", out)
+    assert re.search(r"\d GiB  layers\.3", out)
     # 40 GiB of activations in bf16 do not fit either, so that is not proposed.
     assert "would fit with `activation_checkpointing: true`" in out
     assert "precision: bf16" not in out
     assert "would fit with card" in out
 
 
-def test_the_drawing_is_well_formed_and_to_scale(runtime, tmp_path, capsys):
-    runtime(answers(activation=400 * MIB))
-    for name in ("out.svg", "out.html"):
-        assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / name)]) == 0
-        text = (tmp_path / name).read_text()
-        drawing = ET.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
-        space = "{http://www.w3.org/2000/svg}"
-        areas = drawing.findall(f"{space}polygon")
-        assert len(areas) >= 4
-        heights = [float(pair.split(",")[1]) for area in areas for pair in area.get("points").split()]
-        assert min(heights) >= render._TOP - 1
-        assert max(heights) <= render._TOP + render._HEIGHT + 1
-        words = " ".join(element.text or "" for element in drawing.iter(f"{space}text"))
-        assert "cap, margin taken off" in words
-        assert "activation" in words
-        assert "http" not in text.replace("http://www.w3.org/2000/svg", ""), "it loads nothing"
-    capsys.readouterr()
-
-
 def test_what_cannot_be_drawn_or_named_is_refused(runtime, tmp_path, capsys):
     runtime(answers())
-    assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.png")]) == 2
+    assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.bmp")]) == 2
     assert main(["fit", spec(tmp_path), "--card", "a100"]) == 1
     assert "R301" in capsys.readouterr().err
     assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "no" / "out.svg")]) == 1

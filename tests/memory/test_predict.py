@@ -72,6 +72,41 @@ def test_where_nothing_fits_the_error_names_what_takes_most_and_what_would_do(co
     assert "help: would fit with card" in said
 
 
+BLOCKS = """from torch import nn
+def block():
+    return nn.Sequential(*(layer for _ in range(6) for layer in (nn.Conv2d(16, 16, 3, padding=1), nn.GELU())))
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 16, 1), nn.Conv2d(16, 1, 1)
+        self.blocks = nn.Sequential(*(block() for _ in range(6)))
+    def forward(self, image):
+        return self.head(self.blocks(self.stem(image)))
+"""
+
+
+@pytest.mark.slow
+def test_checkpointing_left_to_ratc_is_taken_only_where_nothing_fits_without_and_says_so(compiled, tmp_path):
+    (tmp_path / "net.py").write_text(BLOCKS)
+    spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M).replace(
+        "image_size: 32", "image_size: 256"
+    )
+    spec = spec.replace("512}", "1, activation_checkpointing: auto}")
+    _, lock, text, said = compiled(80000, spec=spec)
+    assert lock["training"]["activation_checkpointing"] is False, said
+    assert "activation_checkpointing: false  # it fits without" in text
+    # Room for what stands beside the allocator (512 MiB and 0.75 %), but only for two thirds of the step.
+    card = int((lock["memory"]["peak_reserved_bytes"] / 2**20 * 0.67 / 0.95 + 512) * 1.008)
+    status, lock, text, said = compiled(card, spec=spec)
+    assert status == 0, said
+    assert lock["training"]["activation_checkpointing"] is True
+    reason = r"activation_checkpointing: true  # nothing fits without: micro-batch 1 needs \d\.\d GiB, with it"
+    assert re.search(reason + r" micro-batch 1 takes \d\.\d GiB of \d\.\d GiB", text)
+    status, _, _, said = compiled(card, spec=spec.replace("checkpointing: auto", "checkpointing: false"))
+    assert status == 1
+    assert "would fit with `activation_checkpointing: true`" in said
+
+
 @pytest.mark.slow
 def test_deepspeed_takes_the_lowest_stage_that_needs_no_more_accumulation_and_buckets_no_larger_than_the_model(
     compiled,

@@ -30,6 +30,16 @@ SMALL_BERT = {
 RAT = {"feature_dims": 32, "num_blocks": 2, "num_heads": 4}
 TWO_SCALES = {"name": "rat", "multi_scale": True, "args": RAT}
 
+BOXES = {"num_blocks": 2, "num_heads": 2, "iters": 1, "sga_kernel_size": 9, "stride": 4}
+
+
+def detector(**changes: Any) -> dict[str, Any]:
+    """Return a request for RAT with a detection head, whose loss is of classes and boxes on an eighth of the image."""
+    content = zoo("Detector", args=BOXES, **changes)
+    content["training"]["loss"] = {"name": "zoo:boxes_loss", "args": {}}
+    return content
+
+
 CASES: dict[str, dict[str, Any]] = {
     "rat": request(data__image_size=[48, 48]),
     "rat, 2 blocks, dice": request(
@@ -39,6 +49,8 @@ CASES: dict[str, dict[str, Any]] = {
     "rat, checkpointed": request(model__args=RAT, data__image_size=[48, 48], training__activation_checkpointing=True),
     "rat, accumulation": request(model__args=RAT, data__image_size=[32, 32], accumulation=2),
     "rat, bf16": request(model__args=RAT, data__image_size=[48, 48], training__precision="bf16"),
+    "rat, detection": detector(data__image_size=[64, 160]),
+    "rat, detection, tall, sgd": detector(data__image_size=[160, 72], training__optimizer="sgd"),
     "vit": zoo("vit", data__image_size=[64, 64]),
     "vit, frozen": zoo("frozen", data__image_size=[64, 64]),
     "vit, no clipping": zoo("vit", args={"depth": 2}, data__image_size=[64, 64], training__gradient_clipping=None),

@@ -29,6 +29,46 @@ class BareRat(nn.Module):
         return out
 
 
+class Detector(nn.Module):
+    """RAT with a detection head: at every cell of a grid of an eighth of the image the scores of the classes and the
+    distances to the four sides of a box, (B, classes + 4, H / 8, W / 8).
+    """
+
+    def __init__(self, classes: int = 5, width: int = 32, **arguments: Any) -> None:
+        super().__init__()
+        from resolution_aware_transformer import ResolutionAwareTransformer
+
+        self.backbone = ResolutionAwareTransformer(feature_dims=width, **arguments)
+        self.tower = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(inplace=True))
+        self.scores, self.sides = nn.Conv2d(width, classes, 1), nn.Conv2d(width, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        found = self.backbone(image)[0]
+        tokens, grid = found["x_out"], tuple(int(side) for side in found["out_grid_shape"])
+        maps = tokens.transpose(1, 2).reshape(image.shape[0], -1, *grid)
+        maps = self.tower(F.interpolate(maps, (height // 8, width // 8), mode="bilinear", align_corners=False))
+        return torch.cat([self.scores(maps), F.softplus(self.sides(maps))], 1)
+
+
+def boxes_loss(classes: int = 5) -> Any:
+    """Focal loss of the classes and the boxes' 1 - IoU, at the cells whose centre the mask holds (FCOS, 2019)."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        inside = F.adaptive_avg_pool2d(target, output.shape[-2:])
+        scores, sides = output[:, :classes].float(), output[:, classes:].float()
+        wanted = inside.expand_as(scores)
+        entropy = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        focal = ((wanted - scores.sigmoid()) ** 2 * entropy).mean()
+        true = 4 * inside.expand_as(sides) + 1
+        least, most = torch.minimum(sides, true), torch.maximum(sides, true)
+        overlap = (least[:, 0] + least[:, 2]) * (least[:, 1] + least[:, 3])
+        union = (most[:, 0] + most[:, 2]) * (most[:, 1] + most[:, 3])
+        return focal + (inside[:, 0] * (1 - overlap / union)).mean()
+
+    return loss
+
+
 def vit(**changes: Any) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -39,7 +79,12 @@ def vit(**changes: Any) -> nn.Module:
 def resnet(**changes: Any) -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, layers=(1, 1, 1, 1), num_classes=10, **changes)
+    return ResNet(BasicBlock, **{"layers": (1, 1, 1, 1), "num_classes": 10, **changes})
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 with 1,000 classes, for measurements."""
+    return resnet(layers=(2, 2, 2, 2), num_classes=1000)
 
 
 class _Double(nn.Sequential):

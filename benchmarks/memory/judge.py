@@ -1,0 +1,80 @@
+"""Predictions held against measurements of a GPU: the limits, and what breaks them. Pure, so that tests can feed it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Of the predicted peak reserved memory against the measured one.
+MEDIAN, WORST = 0.02, 0.05
+#: The chosen micro-batch over the largest that ran.
+CHOSEN = 0.97
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case: peaks of reserved memory in bytes, and the predicted margin (0.05 for 5 %).
+
+    ``outside`` is what was taken beside the allocator, and ``outside_bound`` what was allowed for it; None where other
+    processes shared the card.
+    """
+
+    name: str
+    predicted: int
+    measured: int
+    margin: float
+    outside: int | None = None
+    outside_bound: int | None = None
+
+    @property
+    def error(self) -> float:
+        """Relative error of the prediction; negative where it was too low."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class Search:
+    """One bisection: the micro-batch that would be chosen at its cap, the largest that ran and the smallest that did
+    not.
+    """
+
+    name: str
+    chosen: int
+    largest: int
+    failed: int
+
+
+def judge(pairs: Sequence[Pair], searches: Sequence[Search]) -> list[str]:
+    """Return what breaks the limits, one line each; nothing where all hold. No pairs at all is a finding too."""
+    if not pairs:
+        return ["there is no measurement to judge by"]
+    found = []
+    middle = statistics.median(abs(pair.error) for pair in pairs)
+    if middle > MEDIAN:
+        found.append(f"the median error is {middle:.1%}, more than {MEDIAN:.0%}")
+    for pair in pairs:
+        if abs(pair.error) > WORST:
+            found.append(f"{pair.name}: predicted {pair.error:+.1%} off, more than {WORST:.0%}")
+        if pair.measured * (1 - pair.margin) > pair.predicted:
+            found.append(f"{pair.name}: under-estimated by more than the margin of {pair.margin:.0%}")
+        if pair.outside is not None and pair.outside_bound is not None and pair.outside > pair.outside_bound:
+            found.append(f"{pair.name}: {pair.outside} bytes outside the allocator, {pair.outside_bound} allowed for")
+    for search in searches:
+        if search.chosen >= search.failed:
+            found.append(f"{search.name}: chose micro-batch {search.chosen}, and {search.failed} ran out of memory")
+        if search.chosen < CHOSEN * search.largest:
+            found.append(
+                f"{search.name}: chose micro-batch {search.chosen}, less than {CHOSEN:.0%} of {search.largest}"
+            )
+    return found
+
+
+def summary(pairs: Sequence[Pair], searches: Sequence[Search]) -> str:
+    """Return a Markdown table of both."""
+    rows = ["| case | predicted GiB | measured GiB | error |", "| --- | --- | --- | --- |"]
+    gib = 1 << 30
+    rows += [f"| {p.name} | {p.predicted / gib:.2f} | {p.measured / gib:.2f} | {p.error:+.1%} |" for p in pairs]
+    rows += ["", "| search | chosen | largest that ran |", "| --- | --- | --- |"]
+    rows += [f"| {s.name} | {s.chosen} | {s.largest} |" for s in searches]
+    return "\n".join(rows)

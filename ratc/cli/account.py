@@ -1,0 +1,116 @@
+"""A prediction taken apart, line by line: what is alive at the peak, what stands beside it, and why no more fits.
+
+`ratc fit` prints it below its table, `ratc explain` below the value of a batch size.
+"""
+
+from __future__ import annotations
+
+from ratc.memory.choose import Choice, Nothing
+from ratc.memory.estimate import Breakdown, Estimate
+from ratc.memory.terms import GIB, MIB
+
+#: Kinds of the trace in the order in which people ask for them, and what each is called.
+_WORDS = {
+    "parameter": "parameters",
+    "buffer": "buffers",
+    "gradient": "gradients",
+    "optimizer": "optimizer state",
+    "activation": "activations",
+    "temporary": "temporaries",
+    "input": "inputs",
+    "bucket": "communication buckets",
+    "workspace": "cuBLAS workspace",
+}
+#: Told even where none of it is alive at the peak.
+_ALWAYS = ("parameter", "gradient", "optimizer", "activation")
+#: Modules named for each kind, and the share of the kind below which a module is not worth its line.
+_MODULES, _SHARE = 3, 0.05
+
+
+def lines(choice: Choice, measured: str | None = None) -> list[str]:
+    """The account of a choice. Every sum of it is the allocator's: bytes rounded to 512.
+
+    ``measured`` says by what the choice was measured; None for a prediction. A measurement knows sums, not parts.
+    """
+    found, parts = choice.estimate, choice.breakdown
+    how = measured or "predicted"
+    said = [f"At the peak of a step on {found.device.name}, micro-batch {found.micro_batch}, {how}:"]
+    if measured:
+        said.append(_line(found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
+    for kind, word in () if measured else _WORDS.items():
+        size = parts.by_kind.get(kind, 0)
+        if size or kind in _ALWAYS:
+            said.append(_line(size, word + _modules(parts, kind, size)))
+    alive = found.peak_allocated_bytes if measured else sum(parts.by_kind.values())
+    said.append(_line(found.peak_reserved_bytes - alive, "reserved by the allocator, free or padding at that moment"))
+    said += [
+        _line(term.bytes_, f"{term.name} ({'from' if measured else 'bound'}: {term.source})") for term in found.outside
+    ]
+    said.append(_line(found.predicted_bytes, f"in all, of {size_text(found.device.memory_bytes)} on the card"))
+    margin = found.budget_bytes - found.cap_bytes
+    said.append(_line(margin, f"kept free as a margin, {found.margin:.0%} of what those leave to the allocator"))
+    said.append(_line(found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
+    if found.host_bytes:
+        said.append(_line(found.host_bytes, "of host memory, for what is offloaded"))
+    said.append(_taken(choice))
+    said.append(_more(choice.next_larger))
+    return said
+
+
+def nothing(result: Nothing) -> list[str]:
+    """Why nothing fits, and each way out that was predicted."""
+    found = result.estimate
+    need, has = size_text(result.need_bytes), size_text(found.device.memory_bytes)
+    said = [f"Nothing fits on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
+    said += [_line(size, name or "the model") for name, size in result.breakdown.largest()]
+    if not result.ways_out:
+        said.append(
+            "No single change of precision, checkpointing, image size, ZeRO stage or card was found that would do."
+        )
+    for way in result.ways_out:
+        choice = way.choice.estimate
+        size = size_text(choice.predicted_bytes)
+        said.append(f"  would fit with {way.change}: micro-batch {choice.micro_batch}, {size} on the card")
+    return said
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: GiB, or MiB below a tenth of one."""
+    if size >= GIB // 10:
+        return f"{size / GIB:.2f} GiB" if size < 10 * GIB else f"{size / GIB:.1f} GiB"
+    return f"{size / MIB:.1f} MiB" if size < 10 * MIB else f"{size / MIB:.0f} MiB"
+
+
+def _line(size: int, words: str) -> str:
+    return f"  {size_text(size):>9}  {words}"
+
+
+def _modules(parts: Breakdown, kind: str, total: int) -> str:
+    """The modules that hold most of a kind, where the trace knows any."""
+    held = sorted(
+        ((size, module or "the model") for (module, of), size in parts.by_both.items() if of == kind),
+        key=lambda item: (-item[0], item[1]),
+    )
+    named = [(size, name) for size, name in held if size >= _SHARE * total][:_MODULES]
+    if all(not module for (module, of) in parts.by_both if of == kind) or kind == "workspace":
+        return ""
+    rest = f", {len(held) - len(named)} more" if len(held) > len(named) else ""
+    return ": " + ", ".join(f"{name} {size_text(size)}" for size, name in named) + rest
+
+
+def _taken(choice: Choice) -> str:
+    micro, times = choice.estimate.micro_batch, choice.accumulation
+    share = "the whole of a rank's share" if times == 1 else f"{times} of them make a rank's share"
+    return f"Micro-batch {micro} is taken: {share} of the global batch, {micro * times} samples."
+
+
+def _more(larger: Estimate | None) -> str:
+    """Why the next larger divisor does not fit: too many bytes alive, or no room for them in one piece."""
+    if larger is None:
+        return "A larger one would be more than the global batch."
+    cap = f"the {size_text(larger.cap_bytes)} that the allocator may reserve"
+    alive, reserved = size_text(larger.peak_allocated_bytes), size_text(larger.peak_reserved_bytes)
+    if larger.peak_allocated_bytes > larger.cap_bytes:
+        return f"The next larger divisor, {larger.micro_batch}, does not fit: {alive} alive at once, above {cap}."
+    why = f"{alive} alive at once would, but the allocator would reserve {reserved} for them, above {cap}"
+    return f"The next larger divisor, {larger.micro_batch}, does not fit: {why}."

@@ -1,0 +1,190 @@
+"""Predictions held against what a real GPU measured: every file of benchmarks/memory/data/ is replayed.
+
+`benchmarks/memory/gpu.py` makes such a file on a machine with a GPU. While there is none, the replay is skipped, and
+what judges it is tested with made-up rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks" / "memory"
+sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).resolve().parent)]
+
+import gpu  # noqa: E402
+from judge import Pair, Search, judge, summary  # noqa: E402
+
+from ratc import tracing  # noqa: E402
+from ratc.memory.estimate import Predictor  # noqa: E402
+from ratc.memory.terms import MARGIN, Device  # noqa: E402
+from ratc.memory.trace import Trace  # noqa: E402
+from ratc.memory.zero import Strategy, bucket_elements  # noqa: E402
+
+FILES = sorted((BENCHMARKS / "data").glob("*.json"))
+GIB = 1 << 30
+
+
+def pair(error: float, name: str = "a", **more: Any) -> Pair:
+    return Pair(name, round((1 + error) * 10 * GIB), 10 * GIB, 0.05, **more)
+
+
+def test_good_predictions_pass() -> None:
+    pairs = [pair(error, outside=GIB // 2, outside_bound=GIB) for error in (-0.049, 0.01, -0.005, 0.02, 0.0)]
+    assert judge(pairs, [Search("s", 97, 100, 101), Search("t", 100, 100, 101), Search("u", 1, 1, 2)]) == []
+    assert "| a | 10.10 | 10.00 | +1.0% |" in summary(pairs, [])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "searches", "said"),
+    [
+        ([], [Search("s", 1, 1, 2)], "no measurement"),
+        ([pair(0.021), pair(-0.03), pair(0.0)], [], "median error is 2.1%"),
+        ([pair(0.0), pair(0.0), pair(0.051, "bad")], [], "bad: predicted +5.1% off"),
+        ([pair(0.0), pair(0.0), pair(-0.06, "bad")], [], "bad: under-estimated"),
+        ([pair(0.0, "bad", outside=GIB + 1, outside_bound=GIB)], [], "bad: 1073741825 bytes outside"),
+        ([pair(0.0)], [Search("bad", 96, 100, 101)], "bad: chose micro-batch 96, less than 97%"),
+        ([pair(0.0)], [Search("bad", 101, 100, 101)], "bad: chose micro-batch 101, and 101 ran out"),
+    ],
+)
+def test_each_limit_can_be_broken(pairs: list[Pair], searches: list[Search], said: str) -> None:
+    found = judge(pairs, searches)
+    assert any(said in line for line in found), found
+
+
+def test_every_case_is_of_its_own_and_can_be_asked_for() -> None:
+    """The control flow of the harness, without a GPU: it lists and writes nothing."""
+    cases = gpu.cases()
+    names = [case["name"] for case in cases]
+    assert len(set(names)) == len(names)
+    told = {(case["request"]["training"]["precision"], case["request"]["training"]["tf32"]) for case in cases}
+    assert told == {("bf16", True), ("fp32", False), ("fp32", True), ("fp16", True)}
+    assert {case["request"]["training"]["optimizer"] for case in cases} == {"adamw", "sgd", "adam"}
+    assert {case["zero_stage"] for case in cases} == {None, 1, 2, 3}
+    assert {case["cap_bytes"] for case in cases} == {None, 24 * GIB, 40 * GIB}
+    before = sorted(BENCHMARKS.glob("data/*"))
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "gpu.py"), "--dry"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(cases)} cases; nothing was measured or written" in done.stdout
+    assert sorted(BENCHMARKS.glob("data/*")) == before
+
+
+@pytest.mark.slow
+def test_a_case_runs_the_step_for_real_and_says_what_fails(tmp_path: Path) -> None:
+    """On the CPU, where there is nothing to measure: the peaks are null."""
+    pytest.importorskip("torch")
+    small = gpu.zoo("gpt:Gpt", args={"layers": 1, "width": 32, "heads": 2, "tokens": 16, "words": 50})
+    case = {"mode": "measure", "name": "small", "request": small, "micro_batch": 2, "zero_stage": None}
+    case |= {"cap_bytes": None, "device": "cpu", "alone": True, "needs": []}
+    assert gpu.run_case(case, 120) == dict.fromkeys(
+        ("peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes")
+    )
+    broken = {**case, "request": {**small, "engine": "none"}}
+    assert "engine" in gpu.run_case(broken, 120)["failed"]
+    session = gpu.Session(tmp_path / "out.json", {"data_version": 1}, 120, 1)
+    session.one(broken)
+    session.one({**case, "needs": ["no_such_package"]})
+    session.end = 0
+    session.one({**case, "name": "late"})
+    kept = json.loads((tmp_path / "out.json").read_text())
+    assert ["failed" in row for row in kept["rows"]] == [True]
+    assert [item["why"] for item in session.skipped] == ["no_such_package not installed", "the time was up"]
+    assert gpu.run_case({"mode": "facts"}, 120).keys() == {"card", "versions"}
+
+
+def strategy(row: dict[str, Any], trace: Trace) -> Strategy:
+    """How the row's step was spread: one process, with DeepSpeed where it names a stage."""
+    several = row["request"]["accumulation"] > 1
+    precision = row["request"]["training"]["precision"]
+    engine = "torch" if row["zero_stage"] is None else "deepspeed"
+    bucket = bucket_elements(trace.trainable)
+    return Strategy(engine, 1, row["zero_stage"] or 0, False, precision, bucket, True, several)
+
+
+def predictor(row: dict[str, Any]) -> Predictor:
+    trace, found = tracing.fetch(row["request"], str(Path(__file__).resolve().parent))
+    assert trace is not None, (row["name"], found)
+    return Predictor(trace, strategy(row, trace))
+
+
+def pairs_of(data: dict[str, Any]) -> Iterator[Pair]:
+    card = data["card"]
+    total = card.get("nvml_total_bytes") or card["memory_bytes"]
+    # With no other process on the card what was in use before is the driver's own.
+    own = card.get("nvml_used_bytes", 1 << 60) < GIB
+    device = Device(card["name"], total, card["compute_capability"])
+    for row in data["rows"]:
+        if not row.get("peak_reserved_bytes"):
+            continue
+        found = predictor(row).estimate(device, row["micro_batch"])
+        used = row.get("device_used_bytes")
+        outside = used - row["reserved_bytes"] if used is not None and own else None
+        bound = sum(term.bytes_ for term in found.outside)
+        yield Pair(row["name"], found.peak_reserved_bytes, row["peak_reserved_bytes"], MARGIN, outside, bound)
+
+
+def searches_of(data: dict[str, Any]) -> Iterator[Search]:
+    for row in data["rows"]:
+        if "largest" not in row:
+            continue
+        failed = min(number for number, fits in row["tried"] if not fits)
+        cap, least = int(row["cap_bytes"] * (1 - MARGIN)), 0
+        prediction = predictor(row)
+        for number in range(1, 2 * failed):
+            if prediction.lowest(number) > cap:
+                break
+            least = number
+        chosen = next((number for number in range(least, 0, -1) if prediction.at(cap, number)), 0)
+        yield Search(row["name"], chosen, row["largest"], failed)
+
+
+@pytest.mark.slow
+def test_the_replay_reads_a_data_file_as_the_harness_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up measurements: what is tested is that each reaches the judge with its own prediction."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, gpu.PATHS)))
+    small = gpu.zoo("gpt:Gpt", args={"layers": 2, "width": 256, "heads": 4, "tokens": 256, "words": 5000})
+    row = {"name": "small", "request": small, "micro_batch": 8, "zero_stage": None}
+    used = {"peak_reserved_bytes": GIB, "reserved_bytes": GIB, "device_used_bytes": 2 * GIB}
+    tried = [[n, n < 70] for n in (64, 128, 70, 69)]
+    data = {
+        "card": {"name": "made-up", "memory_bytes": 40 * GIB, "compute_capability": "8.0", "nvml_used_bytes": 0},
+        "rows": [
+            {**row, **used},
+            {**row, "failed": "no"},
+            {**row, "out_of_memory": "no"},
+            {**row, "cap_bytes": GIB, "largest": 69, "tried": tried},
+        ],
+    }
+    (found,) = pairs_of(data)
+    assert (found.measured, found.outside) == (GIB, GIB)
+    assert 50 << 20 < found.predicted < GIB
+    (search,) = searches_of(data)
+    assert (search.largest, search.failed) == (69, 70)
+    prediction, cap = predictor(data["rows"][3]), int(GIB * (1 - MARGIN))
+    assert prediction.at(cap, search.chosen) is not None
+    assert prediction.at(cap, search.chosen + 1) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not FILES, reason="NO GPU MEASUREMENT EXISTS: none has been lent yet; benchmarks/memory/gpu.py makes one"
+)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_predictions_hold_against_the_measurements(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, gpu.PATHS)))
+    data = json.loads(file.read_text())
+    assert data["data_version"] == gpu.VERSION
+    pairs, searches = list(pairs_of(data)), list(searches_of(data))
+    print(summary(pairs, searches))
+    found = judge(pairs, searches)
+    assert not found, "\n".join([*found, "", summary(pairs, searches)])
