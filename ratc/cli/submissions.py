@@ -1,0 +1,84 @@
+"""Keeps what was submitted from a folder of artifacts: `.submitted/`, which git ignores and compiling leaves alone.
+
+It is of this checkout and its clusters, with times and hosts: no artifact, and nothing that others should get.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from ratc.diagnostics import Diagnostic
+from ratc.submission import record
+from ratc.submission.record import Submission
+
+FOLDER = ".submitted"
+_RECORD, _LOCK, _FORMER = "jobs.json", "lock", "lock.yaml"
+
+
+@contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """While this holds, no other `ratc submit` is at work in the folder: it waits. Raises OSError.
+
+    The kernel lets go of it when the process ends, however that comes. File systems without locks do without.
+    """
+    inner = os.path.join(folder, FOLDER)
+    os.makedirs(inner, exist_ok=True)
+    _write(os.path.join(inner, ".gitignore"), "*\n")
+    handle = os.open(os.path.join(inner, _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another `ratc submit` in {folder}", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass  # this file system has no locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
+    """The submissions from a folder, the latest last. Code: R412, where the record is there and cannot be read."""
+    path = os.path.join(folder, FOLDER, _RECORD)
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = record.load(file.read())
+    except FileNotFoundError:
+        return (), ()
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        message = f"`{path}` cannot be read: it is not known what was submitted from here before"
+        return (), (Diagnostic("R412", message, helps=("look at the queue, and remove the file",)),)
+    return found, ()
+
+
+def write(folder: str, submissions: Sequence[Submission]) -> None:
+    """Replace the record, whole or not at all. Raises OSError."""
+    path = os.path.join(folder, FOLDER, _RECORD)
+    _write(f"{path}.new", record.dump(submissions))
+    os.replace(f"{path}.new", path)
+
+
+def former_lock(folder: str) -> str | None:
+    """The text of the lock that was submitted last."""
+    with suppress(OSError, ValueError), open(os.path.join(folder, FOLDER, _FORMER), encoding="utf-8") as file:
+        return file.read()
+    return None
+
+
+def keep_lock(folder: str, text: str) -> None:
+    """Remember the lock that is submitted. Raises OSError."""
+    _write(os.path.join(folder, FOLDER, _FORMER), text)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

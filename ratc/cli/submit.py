@@ -1,0 +1,325 @@
+"""Compile a spec for the scheduler of this machine, submit the script that comes out, and print the job's number.
+
+What is submitted is the script as `ratc compile` writes it. The number is all that goes to standard output.
+Exit status: as of all commands; with --wait that of the job (75: it saved, and is not finished).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+
+from ratc.cli import finished, inputs, submissions
+from ratc.cli.compile import compile_spec
+from ratc.cli.inputs import Loaded
+from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.plan import Values
+from ratc.probe.scheduler import Scheduler, ask, detect, inside, unanswered
+from ratc.submission import DIALECTS, record, summary
+from ratc.submission.record import Submission
+from ratc.submission.refusal import refusal
+from ratc.targets import job as job_files
+from ratc.targets import lock
+from ratc.targets.artifact import Artifact
+
+#: Set aside when a job is submitted: the lock holds their values, relative to the spec's folder and under the options.
+_COMPILED_IN = ("RAT_DATA_DIR", "RAT_OUTPUT_DIR")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc submit``."""
+    inputs.add_spec_arguments(parser, target=False)
+    parser.add_argument("--target", metavar="T", help="slurm or lsf, instead of what this machine has")
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
+    parser.add_argument("--dry-run", action="store_true", help="compile and show; submit nothing")
+    parser.add_argument(
+        "--live-check", action="store_true", help="ask the scheduler first whether it would take the job"
+    )
+    parser.add_argument(
+        "--after",
+        action="append",
+        default=[],
+        type=_job,
+        metavar="JOB",
+        help="start when this job has ended well; may be given several times",
+    )
+    parser.add_argument("--wait", action="store_true", help="wait for the job's end; exit with its status")
+    parser.add_argument("--again", action="store_true", help="submit even if the same is in the queue or finished")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds that the scheduler has for each answer (60)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 where nothing was submitted, or it is not known whether something was."""
+    found: tuple[Diagnostic, ...] = ()
+    surrounding = None if args.dry_run else inside(os.environ)
+    if surrounding:
+        dialect, number = surrounding
+        helps = ("submit from a login node; `--dry-run` may be used here",)
+        found = (Diagnostic("R411", f"this shell is inside {dialect.name}'s job {number}", helps=helps),)
+        return _refuse(found)
+    refused = inputs.known_target(args.target) if args.target else ()
+    if refused:
+        return _refuse(refused)
+    scheduler = None
+    if not (args.dry_run and args.target and not args.live_check):
+        scheduler, found = detect(args.target, args.timeout)
+        if scheduler is None:
+            return _refuse(found)
+    target = scheduler.target if scheduler else args.target
+    with ExitStack() as stack:
+        submission = _Submission(args, scheduler, stack)
+        status, folder = compile_spec(args, target, args.output, check=False, before=submission.prepare)
+        if status:
+            return 1
+        job = submission.submit(target, folder)
+    if job is None:
+        return submission.status
+    return _wait(scheduler, job, args.timeout) if args.wait and scheduler else 0
+
+
+@dataclass(slots=True)
+class _Submission:
+    """One submission on its way. `prepare` runs before a file is written, `submit` after; `stack` holds the lock."""
+
+    args: argparse.Namespace
+    scheduler: Scheduler | None
+    stack: ExitStack
+    status: int = 1
+    spec_folder: str = "."
+    settings: Values = field(default_factory=lambda: Values({}))
+    artifacts: Sequence[Artifact] = ()
+    former: tuple[Submission, ...] = ()
+    done: int = 0
+
+    def prepare(self, loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
+        """Keep others out of the folder, and look whether a former submission stands against this one. Code: R412."""
+        assert loaded.settings is not None
+        self.spec_folder, self.settings, self.artifacts = loaded.folder, loaded.settings, artifacts
+        if self.args.dry_run or self.scheduler is None:
+            return ()
+        try:
+            self.stack.enter_context(submissions.alone_in(folder))
+        except OSError as error:
+            return (_unwritable(folder, error),)
+        self.former, found = submissions.read(folder)
+        found += tuple(self._objections())
+        self.done = finished.count(artifacts, loaded.folder)
+        if self.done and self.done == self._runs:
+            where = "its output folder has a file `DONE`" if self._runs == 1 else "every point has a file `DONE`"
+            helps = ("remove `DONE` to run it again",)
+            severity = Severity.WARNING if self.args.again else Severity.ERROR
+            found += (Diagnostic("R412", "this very run is finished", None, (where,), helps, severity),)
+        return found
+
+    def _objections(self) -> Iterator[Diagnostic]:
+        """At most one; forgets former submissions that have ended."""
+        assert self.scheduler is not None
+        dialect, standing = self.scheduler.dialect, []
+        for former in self.former:
+            state, here = None, (former.scheduler, former.cluster) == (self.scheduler.target, self.scheduler.cluster)
+            asked = here and former.job is not None
+            if asked:
+                answer = ask(dialect.state(former.job or ""), self.args.timeout)
+                tasks = dialect.tasks(answer)
+                if tasks is None:
+                    yield unanswered(dialect, answer)
+                    return
+                state = record.active(tasks)
+            elif former.job is not None and former.lock == self._lock.digest:
+                state = f"on the cluster {former.cluster}, and cannot be asked about from here"
+            objection = record.objection(former, state, self._lock.digest, dialect, self.args.again)
+            # With --again a person has looked: what nobody can say of a former one is not asked a second time.
+            if state is not None if asked else not self.args.again:
+                standing.append(former)
+            if objection:
+                yield objection
+                if objection.severity is Severity.ERROR:
+                    return
+        self.former = tuple(standing)
+
+    @property
+    def _lock(self) -> Artifact:
+        return next(artifact for artifact in self.artifacts if artifact.path == lock.NAME)
+
+    @property
+    def _points(self) -> int:
+        table = [artifact for artifact in self.artifacts if artifact.path == job_files.TABLE]
+        return table[0].text.count("\n") - 1 if table else 0
+
+    @property
+    def _runs(self) -> int:
+        return self._points or 1
+
+    def submit(self, target: str, folder: str) -> str | None:
+        """Show, check and submit; the job's number, or None with `status` set."""
+        dialect = DIALECTS.get(target)
+        script = os.path.join(folder, dialect.script if dialect else "run.sh")
+        self._show(script, folder)
+        if self.scheduler is None or dialect is None:
+            self.status = 0
+            return None
+        environment = self._environment(script)
+        after_found = [item for job in self.args.after for item in self._unknown(job)]
+        checked = self._check(script, environment) if self.args.live_check else ()
+        if inputs.show([*after_found, *checked], "ratc submit") or self.args.dry_run:
+            self.status = 1 if has_errors(checked) else 0
+            return None
+        job, found = self._hand_over(script, folder, environment)
+        if inputs.show(found, "ratc submit"):
+            return None
+        print(job, flush=True)
+        name = self.settings.get_as(str, "experiment_name")
+        log = os.path.relpath(os.path.join(self.spec_folder, dialect.log(name, job or "", self._points > 0)))
+        print(f"submitted to {self.scheduler.cluster}; its log: {log}", file=sys.stderr)
+        return job
+
+    def _show(self, script: str, folder: str) -> None:
+        name = self.settings.get_as(str, "experiment_name")
+        now = summary.values(lock.NAME, self._lock.text)
+        for line in summary.lines({**now, "experiment_name": name}, os.path.relpath(script), self._points):
+            print(line, file=sys.stderr)
+        if self.done:
+            print(f"{self.done} of {self._runs} are finished and will not run again", file=sys.stderr)
+        former = submissions.former_lock(folder)
+        if former is not None:
+            changed = summary.differences(summary.values(lock.NAME, former), now)
+            same = former == self._lock.text
+            print("as submitted last" if same else "not as submitted last:", file=sys.stderr)
+            for line in changed or ([] if same else ["the files that the lock names"]):
+                print(f"  {line}", file=sys.stderr)
+
+    def _environment(self, script: str) -> dict[str, str]:
+        """What the job gets: this shell's, less what the script or the lock already says."""
+        assert self.scheduler is not None
+        with open(script, encoding="utf-8") as file:
+            overridden = self.scheduler.dialect.overridden(file.read(), list(os.environ))
+        if overridden:
+            message = f"{', '.join(f'`{name}`' for name in overridden)} would change what the script asks for"
+            note = ("set aside for this submission: the job is what the script says",)
+            inputs.show((Diagnostic("R418", message, None, note, severity=Severity.WARNING),), "ratc submit")
+        environment = {key: value for key, value in os.environ.items() if key not in (*overridden, *_COMPILED_IN)}
+        own = ("modules", "venv", "conda", "container", "setup")
+        if not any(self.settings[f"environment.{key}"].value for key in own):
+            # The interpreter that runs ratc trains too, unless the spec names its surroundings.
+            environment.setdefault("RATC_PYTHON", sys.executable)
+        return environment
+
+    def _unknown(self, job: str) -> tuple[Diagnostic, ...]:
+        """A warning for a job to wait for that the scheduler does not know: Slurm starts at once then. Code: R419."""
+        assert self.scheduler is not None
+        dialect = self.scheduler.dialect
+        if dialect.tasks(ask(dialect.state(job), self.args.timeout)) != ():
+            return ()
+        note = "it ended long ago, or never was: the new job may not wait for it"
+        return (Diagnostic("R419", f"{dialect.name} knows no job {job}", None, (note,), severity=Severity.WARNING),)
+
+    def _check(self, script: str, environment: dict[str, str]) -> tuple[Diagnostic, ...]:
+        """Ask whether the script would be taken. Codes: R413, R414, R417."""
+        assert self.scheduler is not None
+        dialect = self.scheduler.dialect
+        command = dialect.check(os.path.abspath(script), self.args.after)
+        if command is None:
+            message = f"{dialect.name} cannot be asked about a job before it is submitted"
+            notes = ("checked against the cluster's facts only; it checks limits itself when the job is submitted",)
+            return (Diagnostic("R417", message, None, notes, severity=Severity.WARNING),)
+        answer = ask(command, self.args.timeout, self.spec_folder, None, environment)
+        if answer.status == 0:
+            print("\n".join(answer.words), file=sys.stderr)
+            return ()
+        if answer.status is None or dialect.unsure(answer):
+            return (unanswered(dialect, answer),)
+        return (refusal(answer, self.settings, submitted=False),)
+
+    def _hand_over(
+        self, script: str, folder: str, environment: dict[str, str]
+    ) -> tuple[str | None, tuple[Diagnostic, ...]]:
+        """Submit. The record says before it that this is under way, after it with what number.
+
+        Codes: R403, R414, R415.
+        """
+        assert self.scheduler is not None
+        dialect = self.scheduler.dialect
+        time = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        entry = Submission(
+            None, self._lock.digest, self.scheduler.target, self.scheduler.cluster, socket.gethostname(), time
+        )
+        path = os.path.abspath(script)
+        command, on_stdin = dialect.submit(path, self.args.after)
+        try:
+            with _uninterrupted():
+                submissions.write(folder, [*self.former, entry])
+                answer = ask(command, self.args.timeout, self.spec_folder, path if on_stdin else None, environment)
+                job = dialect.job(answer) if answer.status == 0 else None
+                if job is not None:
+                    submissions.write(folder, [*self.former, replace(entry, job=job)])
+                    submissions.keep_lock(folder, self._lock.text)
+                    return job, ()
+                if answer.status != 0 and not dialect.unsure(answer):
+                    submissions.write(folder, self.former)
+                    return None, (refusal(answer, self.settings, submitted=True),)
+        except OSError as error:
+            return None, (_unwritable(folder, error),)
+        message = f"it is not known whether {dialect.name} took the job"
+        helps = (f"look for it with `{dialect.queue()}`; `--again` submits it where it is not there",)
+        return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
+
+
+def _wait(scheduler: Scheduler, job: str, timeout: float) -> int:
+    from ratc.cli import waiting
+
+    try:
+        status, found = waiting.wait(scheduler, job, timeout)
+    except KeyboardInterrupt:
+        dialect = scheduler.dialect
+        print(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it", file=sys.stderr)
+        return 130
+    inputs.show(found, "ratc submit")
+    if status is not None:
+        print(f"job {job} ended with status {status}", file=sys.stderr)
+    return 1 if status is None else status
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: a job must not be submitted without being written down. The scheduler's time is limited."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _refuse(found: tuple[Diagnostic, ...]) -> int:
+    inputs.show(found, "ratc submit")
+    return 1
+
+
+def _unwritable(folder: str, error: OSError) -> Diagnostic:
+    message = f"cannot write into `{folder}`: {error.strerror}"
+    return Diagnostic("R403", message, helps=("`-o DIR` puts the files into another folder",))
+
+
+def _job(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+(_[0-9]+|\[[0-9]+\])?", text):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a job's number")
+    return text
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not 0 < float(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of seconds up to an hour")
+    return float(text)

@@ -1,0 +1,89 @@
+"""What a scheduler is asked and how its answers read: the shape that Slurm's and LSF's dialects share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command gave. ``status`` is None where it did not end in time, or could not be started."""
+
+    command: str
+    status: int | None
+    out: str = ""
+    err: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it said, line by line: its errors, else its output."""
+        lines = (self.err if self.err.strip() else self.out).splitlines()
+        return tuple(line.strip() for line in lines if line.strip())[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job, or one task of an array: the scheduler's word for its state; its exit status once it has ended."""
+
+    id: str
+    state: str
+    status: int | None = None
+
+
+class Dialect(Protocol):
+    """One scheduler's commands, each a tuple of words, and the readers of what they print."""
+
+    @property
+    def name(self) -> str:
+        """The scheduler's name for people."""
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """What must be on PATH; the first one submits."""
+
+    @property
+    def script(self) -> str:
+        """The name of the script that its target emits."""
+
+    @property
+    def inside(self) -> str:
+        """The variable that holds the job's number within a job."""
+
+    @property
+    def hello(self) -> tuple[str, ...]:
+        """The command that asks the cluster who it is."""
+
+    def cluster(self, answer: Answer) -> str | None:
+        """The cluster's name in the answer to `hello`; None where nobody answered."""
+
+    def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+        """The command that submits a script, and whether it reads the script from standard input."""
+
+    def check(self, script: str, after: Sequence[str]) -> tuple[str, ...] | None:
+        """The command that asks whether a script would be taken; None where the scheduler has no such question."""
+
+    def job(self, answer: Answer) -> str | None:
+        """The job's number in the answer to `submit`."""
+
+    def unsure(self, answer: Answer) -> bool:
+        """Whether a failed `submit` may have submitted all the same."""
+
+    def state(self, job: str) -> tuple[str, ...]:
+        """The command that asks what has become of a job."""
+
+    def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
+        """The job's tasks in the answer to `state`: none where the scheduler has forgotten it; None for no answer."""
+
+    def queue(self) -> str:
+        """The command with which a person looks for a job."""
+
+    def cancel(self, job: str) -> str:
+        """The command with which a person takes a job back."""
+
+    def log(self, name: str, job: str, array: bool) -> str:
+        """The file that the emitted script writes its log to; `*` stands for the tasks of an array."""
+
+    def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
+        """The variables of an environment that would change what a script asks for."""

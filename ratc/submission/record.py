@@ -1,0 +1,73 @@
+"""What was submitted from a folder before: read, written, and whether it stands against submitting again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.submission.dialect import Dialect, Task
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One job. ``job`` is None while it is being submitted, and stays so where the answer never came.
+
+    ``lock`` is the digest of its lock, ``time`` an ISO 8601 date and time in UTC, ``host`` where it was submitted from.
+    """
+
+    job: str | None
+    lock: str
+    scheduler: str
+    cluster: str
+    host: str
+    time: str
+
+
+def dump(submissions: Sequence[Submission]) -> str:
+    """The record's text: JSON, the latest last."""
+    return json.dumps({"version": VERSION, "submissions": [asdict(item) for item in submissions]}, indent=2) + "\n"
+
+
+def load(text: str) -> tuple[Submission, ...] | None:
+    """The record of such a text; None where it is none."""
+    try:
+        content = json.loads(text)
+        if content["version"] != VERSION:
+            return None
+        return tuple(Submission(**item) for item in content["submissions"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def active(tasks: Sequence[Task]) -> str | None:
+    """The state of a task that has not ended; None where all have, or the scheduler knows of none."""
+    return next((task.state for task in tasks if task.status is None), None)
+
+
+def objection(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
+    """Why a lock is not submitted while ``former`` is in ``state``; a warning with ``again``. Code: R412.
+
+    ``state`` is None where the job has ended, or nobody knows whether it was submitted.
+    """
+    when = f"submitted on {former.time} from {former.host}"
+    same = former.lock == lock
+    if former.job is None and same:
+        message = f"this may be in the queue already: {dialect.name} never answered a former submission"
+        helps: tuple[str, ...] = (f"look for it with `{dialect.queue()}`; `--again` submits it where it is not there",)
+    elif state is None:
+        return None
+    elif same:
+        message = f"this is submitted already: job {former.job} is {state}"
+        helps = (f"`{dialect.cancel(former.job or '')}` takes it back; `--again` submits another one",)
+    else:
+        message = f"job {former.job} is {state} and needs the files that this would replace"
+        helps = (
+            f"`{dialect.cancel(former.job or '')}` takes it back",
+            "another `experiment_name`, or `-o DIR`, keeps the files of both",
+        )
+    severity = Severity.WARNING if again else Severity.ERROR
+    return Diagnostic("R412", message, None, (when,), () if again else helps, severity)

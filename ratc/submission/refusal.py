@@ -1,0 +1,53 @@
+"""A scheduler's refusal, and the line of the spec that it speaks of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ratc.diagnostics import Diagnostic, Span
+from ratc.plan import Values
+from ratc.submission.dialect import Answer
+
+#: Words of a refusal, and the keys that it may be about, the likeliest first. The texts are those of Slurm's
+#: slurm_errno.c and sbatch, and of LSF's bsub; the first that matches counts.
+_ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"account|project|user group", ("resources.account", "resources.partition", "resources.queue")),
+    (r"\bqos\b|quality of service", ("resources.qos",)),
+    (r"time limit|run ?limit|walltime", ("resources.walltime",)),
+    (r"memory|mem ?limit|memlimit", ("resources.memory",)),
+    (r"feature", ("resources.node_type",)),
+    (r"gres|generic resource|\bgpus?\b", ("resources.gpu", "resources.num_gpus", "resources.gpus_per_node")),
+    (r"node count", ("resources.nodes",)),
+    (r"processors|\bcpus?\b", ("resources.cpus", "resources.nodes")),
+    (r"partition|queue", ("resources.partition", "resources.queue")),
+)
+
+
+def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
+    """What the scheduler said, at the key that it speaks of where that can be told. Code: R414."""
+    words = answer.words
+    span = _span(words, settings)
+    verb = "refused the job" if submitted else "would refuse the job"
+    message = f"the scheduler {verb}: {_last(words)}" if words else f"the scheduler {verb} without a word"
+    notes = tuple(f"{answer.command} said: {word}" for word in words[:-1])
+    look = "look at what the script asks for: its first lines are what the scheduler reads"
+    helps = (look,) if span is None else ()
+    return Diagnostic("R414", message, span, notes, helps)
+
+
+def _last(words: Sequence[str]) -> str:
+    """The last line has the reason; the name of the program and what always stands before it say nothing."""
+    return re.sub(r"^(?:sbatch: error: |allocation failure: |Batch job submission failed: )+", "", words[-1]).rstrip(
+        "."
+    )
+
+
+def _span(words: Sequence[str], settings: Values) -> Span | None:
+    """The last line first: others may be remarks of the site's own."""
+    for line in reversed(words):
+        for pattern, paths in _ABOUT:
+            if re.search(pattern, line, re.IGNORECASE):
+                # What the spec leaves to the facts has no line to point at.
+                return next((settings[path].span for path in paths if path in settings and settings.given(path)), None)
+    return None
