@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
-SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell"}
+SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "__main__"}
 
@@ -66,6 +66,7 @@ def test_stages_know_only_what_comes_before_them():
         "document": {"diagnostics"},
         "layers": {"document", "schema"},
         "schema": {"document"},
+        "sweep": {"document", "layers", "schema"},
         "rules": {"memory"},
         "facts": set(),
         "resolve": {"memory"},
@@ -74,10 +75,11 @@ def test_stages_know_only_what_comes_before_them():
         "memory": set(),
         "tracing": {"memory"},
         "explain": set(),
-        "probe": {"facts"},
+        "submission": {"document"},
+        "probe": {"facts", "submission"},
         "consumers": {"document", "targets"},
         "emit": {"targets"},
-        "compiler": {"document", "layers", "schema", "rules", "facts", "resolve", "memory"},
+        "compiler": {"document", "layers", "schema", "sweep", "rules", "facts", "resolve", "memory"},
     }
     for path in sources():
         name = stage(path)
@@ -105,6 +107,8 @@ def test_heavy_packages_are_not_imported_before_they_are_needed():
 def test_templates_hold_no_arithmetic(template):
     import jinja2
 
+    from ratc.shell import environment
+
     allowed = (jinja2.nodes.Filter, jinja2.nodes.Getattr, jinja2.nodes.Name, jinja2.nodes.Const, jinja2.nodes.Call)
-    for node in jinja2.Environment().parse(template.read_text()).find_all(jinja2.nodes.Expr):
+    for node in environment().parse(template.read_text()).find_all(jinja2.nodes.Expr):
         assert isinstance(node, (*allowed, jinja2.nodes.Tuple, jinja2.nodes.TemplateData)), (template.name, node)

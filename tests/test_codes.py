@@ -1,6 +1,6 @@
 """Every code has an explanation, `ratc/codes/Rxxx.md`, which `ratc explain` prints, and every example in it is true.
 
-Under `## Fails` and `## Fix` stand fenced blocks: `yaml` is `spec.yaml`, `yaml facts` is `facts.yaml`, and `sh` holds
+Under `## Fails` and `## Fix` stand fenced blocks: `yaml` is `spec.yaml`, `yaml NAME` is `NAME.yaml`, and `sh` holds
 commands, run in a folder with these files. Without commands the spec is compiled by the pure pipeline, for a machine of
 8 cores and no GPU. What fails must give the code and no other; the fix must give no error and not the code.
 
@@ -18,7 +18,7 @@ from ratc import compiler, facts
 from ratc.cli import main
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic
-from ratc.targets import TARGETS
+from ratc.targets import artifacts
 from ratc.targets.artifact import Place
 
 ROOT = Path(__file__).parent.parent
@@ -27,9 +27,14 @@ TABLE = ROOT / "docs" / "codes.md"
 STAGES = ("parse", "schema", "meaning", "resolve", "target", "run")
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 #: Codes whose examples are words. R317 takes a dozen traces; `tests/memory/test_predict.py` provokes it. R402: no spec
-#: may make a consumer refuse, so a failing example would be a bug. R501-R510: the runtime's; they need torch, data or
+#: may make a consumer refuse, so a failing example would be a bug. R411-R419 need a scheduler: `tests/test_submit.py`
+#: provokes them. R501-R514: the runtime's; they need torch, data or
 #: GPUs, and the runtime's own tests provoke them.
-IN_WORDS = {"R317", "R402"} | {f"R5{number:02}" for number in range(1, 11)}
+IN_WORDS = (
+    {"R317", "R402", "R516"}
+    | {f"R41{number}" for number in range(1, 10)}
+    | {f"R5{number:02}" for number in range(1, 15)}
+)
 
 FENCE = re.compile(r"^```(\w+) ?(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 TITLE = re.compile(r"# (R\d{3}): .*[^.\n]\n")
@@ -81,7 +86,7 @@ def compiled(files: dict[str, bytes]) -> list[tuple[str, str]]:
     found += more
     if plan is None:
         return told(found)
-    _, more = TARGETS["local"](plan, Place("..", "out", "spec.yaml", "ratc compile ../spec.yaml", {}))
+    _, more = artifacts("local", plan, Place("..", "out", "spec.yaml", "ratc compile ../spec.yaml", {}))
     return told(found + more)
 
 
@@ -102,6 +107,7 @@ def outcome(code: str, heading: str, folder: Path, capsys, monkeypatch) -> list[
     monkeypatch.chdir(folder)
     files = {f"{info or 'spec'}.yaml": text.encode() for kind, info, text in blocks(code, heading) if kind == "yaml"}
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     commands = "".join(text for kind, _, text in blocks(code, heading) if kind == "sh")
     return run(commands, capsys) if commands else compiled(files)

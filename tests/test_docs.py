@@ -22,7 +22,7 @@ def load(path: Path):
     return module
 
 
-@pytest.mark.parametrize("name", ["experiment.schema.json", "facts.schema.json"])
+@pytest.mark.parametrize("name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json"])
 def test_schemas_follow_from_the_models(name):
     assert (ROOT / "schemas" / name).read_text() == schema_gen.schemas()[name], "run `make schema`"
 

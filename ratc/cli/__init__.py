@@ -20,9 +20,12 @@ COMMANDS = {
     "validate": "check a spec and say what is wrong",
     "compile": "write the lock, the launcher's files and the job script",
     "train": "compile for this machine and run the script",
+    "submit": "compile for the scheduler of this machine and submit the script",
     "sample-data": "write a small real data set to try things on",
     "explain": "say what a code means, or where a value comes from",
+    "probe": "write facts of a cluster or of this machine, from what it says",
     "fit": "say what fits on which card, before anything runs",
+    "profile": "say what one step takes, predicted or measured",
 }
 
 
