@@ -1,0 +1,290 @@
+"""What a scheduler told of its hosts and queues -> a document of cluster facts. Pure: commands are run elsewhere.
+
+Hosts with the same GPUs, cores and memory become one node type. What does not follow from what was told becomes a
+question: an entry under ``questions``, and a comment ``# ?`` behind the key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ratc.facts import Card, card_names, find_card
+from ratc.yaml_text import mapping, scalar
+
+#: Keys that cannot be null: their questions stand under ``questions`` only.
+_NEVER_NULL = ("gpu_request", "preemption", "nodes")
+#: Hosts whose memory differs by less than this share are alike: firmware takes a little more on one than on another.
+_ALIKE = 0.03
+_NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """GPUs of one kind in a host: the scheduler's name of the kind, their number, the memory of each in MiB."""
+
+    kind: str | None
+    count: int
+    memory_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host, as jobs see it: its cores, its memory in MiB, its GPUs by kind, its features."""
+
+    name: str
+    cpus: int
+    memory_mib: int | None
+    gpus: tuple[Gpus, ...] = ()
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A partition or queue: the names of its hosts, its limits by the keys of the schema, what is not known of it."""
+
+    name: str
+    hosts: tuple[str, ...]
+    limits: Mapping[str, Any]
+    questions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that was learnt of a cluster. ``site`` holds top-level keys, ``questions`` are ``KEY: question``."""
+
+    name: str
+    scheduler: str
+    hosts: Sequence[Host]
+    queues: Sequence[Queue]
+    site: Mapping[str, Any] = field(default_factory=dict)
+    questions: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Hosts that are alike, under the name of a node type."""
+
+    gpus: Gpus | None
+    cpus: int
+    memory_mib: int | None
+    hosts: list[Host]
+    name: str = ""
+
+
+def text(inventory: Inventory, command: str) -> str:
+    """The file of cluster facts, as YAML; ``command`` is what wrote it. Needs at least one queue with a known host."""
+    kinds = _kinds(inventory.hosts)
+    _name(kinds)
+    key = "partitions" if inventory.scheduler == "slurm" else "queues"
+    questions = list(inventory.questions)
+    node_types: dict[str, Any] = {}
+    for kind in kinds:
+        node_types[kind.name], more = _node_type(kind, kinds, inventory)
+        questions += more
+    queues: dict[str, Any] = {}
+    for queue in inventory.queues:
+        nodes = {kind.name: count for kind in kinds if (count := sum(h.name in queue.hosts for h in kind.hosts))}
+        if nodes:
+            queues[queue.name] = {"nodes": nodes, **queue.limits}
+            questions += [f"{key}.{queue.name}.{question}" for question in queue.questions]
+        else:
+            questions.append(f"{key}.{queue.name}: none of its nodes is shown; describe it if it is used")
+    used = {name for queue in queues.values() for name in queue["nodes"]}
+    node_types = {name: value for name, value in node_types.items() if name in used}
+    questions = [item for item in questions if not item.startswith("node_types.") or _type_of(item, node_types)]
+    tree = {
+        "name": _word(inventory.name),
+        "scheduler": inventory.scheduler,
+        **{name: value for name, value in inventory.site.items() if value is not None},
+        "node_types": node_types,
+        key: queues,
+    }
+    return _rendered(tree, questions, command)
+
+
+def _rendered(tree: dict[str, Any], questions: list[str], command: str) -> str:
+    comments: dict[str, str] = {}
+    for item in questions:
+        path, _, question = item.partition(": ")
+        _open(tree, path)
+        comments[path] = f"? {question}"
+    head = (
+        f"# Written by `{command}`. `# ?` marks what it could not learn: answer there, and remove the question below.\n"
+    )
+    listed = "".join(f"  - {scalar(item)}\n" for item in questions)
+    return head + mapping(tree, comments) + (f"questions:\n{listed}" if listed else "")
+
+
+def _open(tree: dict[str, Any], path: str) -> None:
+    """Put null where an answer belongs, if its section is there."""
+    section, _, key = path.rpartition(".")
+    kind, _, name = section.partition(".")
+    owner = tree if not section else tree.get(kind, {}).get(name)
+    if isinstance(owner, dict) and key not in _NEVER_NULL:
+        owner.setdefault(key, None)
+
+
+def _type_of(question: str, node_types: Mapping[str, Any]) -> bool:
+    return question.partition(": ")[0].removeprefix("node_types.").rpartition(".")[0] in node_types
+
+
+def _kinds(hosts: Iterable[Host]) -> list[_Kind]:
+    kinds: list[_Kind] = []
+    for host in hosts:
+        for gpus in host.gpus or (None,):
+            like = next((kind for kind in kinds if _is_like(kind, host, gpus)), None)
+            if like is None:
+                kinds.append(_Kind(gpus, host.cpus, host.memory_mib, [host]))
+            else:
+                like.hosts.append(host)
+                if host.memory_mib is not None and like.memory_mib is not None:
+                    like.memory_mib = min(like.memory_mib, host.memory_mib)
+    return kinds
+
+
+def _is_like(kind: _Kind, host: Host, gpus: Gpus | None) -> bool:
+    if (kind.gpus, kind.cpus) != (gpus, host.cpus):
+        return False
+    if kind.memory_mib is None or host.memory_mib is None:
+        return kind.memory_mib is host.memory_mib
+    return abs(kind.memory_mib - host.memory_mib) <= _ALIKE * kind.memory_mib
+
+
+def _name(kinds: list[_Kind]) -> None:
+    """Names as short as tells the kinds apart: the card, then with the number of GPUs, then with the cores."""
+    for kind in kinds:
+        card = _card(kind.gpus)[0] if kind.gpus else None
+        kind.name = _word((card or kind.gpus.kind or "gpu") if kind.gpus else "cpu")
+
+    for mark in (_by_gpus, _by_cores, _by_size, _by_number):
+        same: dict[str, list[_Kind]] = {}
+        for kind in kinds:
+            same.setdefault(kind.name, []).append(kind)
+        for alike in same.values():
+            marks = [mark(kind, number) for number, kind in enumerate(alike, 1)]
+            if len(set(marks)) > 1:
+                for kind, added in zip(alike, marks, strict=True):
+                    kind.name += added
+
+
+def _by_gpus(kind: _Kind, _: int) -> str:
+    return f"-x{kind.gpus.count}" if kind.gpus else ""
+
+
+def _by_cores(kind: _Kind, _: int) -> str:
+    return f"-{kind.cpus}cpu"
+
+
+def _by_size(kind: _Kind, _: int) -> str:
+    return f"-{kind.memory_mib // 1024}g" if kind.memory_mib else ""
+
+
+def _by_number(_: _Kind, number: int) -> str:
+    return f"-{number}"
+
+
+def _node_type(kind: _Kind, kinds: list[_Kind], inventory: Inventory) -> tuple[dict[str, Any], list[str]]:
+    """The keys of a node type, and what is not known of it."""
+    path, questions = f"node_types.{kind.name}", []
+    keys: dict[str, Any] = {"gpus_per_node": kind.gpus.count if kind.gpus else 0}
+    if kind.gpus:
+        keys["gpu"], question = _card(kind.gpus)
+        if question:
+            questions.append(f"{path}.gpu: {question}")
+        if kind.gpus.kind:
+            keys["gpu_type"] = kind.gpus.kind
+    keys["cpus"] = kind.cpus
+    if kind.memory_mib is None:
+        questions.append(f"{path}.memory: how much memory can a job ask for on such a node?")
+    else:
+        keys["memory"] = f"{kind.memory_mib >> 10}GB" if kind.memory_mib % 1024 == 0 else f"{kind.memory_mib}MB"
+    others = [other for other in kinds if other is not kind and _meet(kind, other, inventory)]
+    if others:
+        feature = _own_feature(kind, others)
+        if feature:
+            keys["constraint"] = feature
+        elif any(_confusable(kind, other) for other in others):
+            names = " and ".join(f"`{other.name}`" for other in others if _confusable(kind, other))
+            questions.append(
+                f"{path}.constraint: how are jobs kept from {names}, in the same {_queue_word(inventory)}?"
+            )
+    return keys, questions
+
+
+def _queue_word(inventory: Inventory) -> str:
+    return "partition" if inventory.scheduler == "slurm" else "queue"
+
+
+def _meet(kind: _Kind, other: _Kind, inventory: Inventory) -> bool:
+    own, theirs = ({host.name for host in side.hosts} for side in (kind, other))
+    return any(own & set(queue.hosts) and theirs & set(queue.hosts) for queue in inventory.queues)
+
+
+def _confusable(kind: _Kind, other: _Kind) -> bool:
+    """Whether a job for one kind could land on the other."""
+    if kind.gpus is None:
+        return False
+    return other.gpus is not None and (kind.gpus.kind is None or other.gpus.kind in (kind.gpus.kind, None))
+
+
+def _own_feature(kind: _Kind, others: list[_Kind]) -> str | None:
+    common = set.intersection(*(set(host.features) for host in kind.hosts))
+    foreign = {feature for other in others for host in other.hosts for feature in host.features}
+    return min(common - foreign, key=lambda feature: (len(feature), feature), default=None)
+
+
+def _card(gpus: Gpus) -> tuple[str | None, str | None]:
+    """The catalogue's name of a card and no question, or None and the question to ask."""
+    if gpus.kind is None:
+        return None, "which card? the scheduler gives its GPUs no type"
+    found = recognise(gpus.kind, gpus.memory_mib)
+    if isinstance(found, str):
+        return found, None
+    if found:
+        return None, f"which card is `{gpus.kind}`: {' or '.join(found)}?"
+    return None, f"which card is `{gpus.kind}`? (a name of docs/cards.md, or `gpu_memory_mib` and `compute_capability`)"
+
+
+def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]:
+    """The card that a scheduler's name such as ``h100``, ``TeslaV100_SXM2_32GB`` or ``NVIDIAA100_SXM4_80GB`` means, or
+    those that it could mean. ``memory_mib`` settles which, where the name leaves it open.
+    """
+    plain = re.sub(r"[\s_]+", "-", kind.strip().lower())
+    if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is no card
+        return ()
+    for spelling in (plain, re.sub(r"^(nvidia|tesla)-?(geforce|tesla|quadro)?-?", "", plain)):
+        found = find_card(spelling)
+        if isinstance(found, Card):
+            return found.id
+        if found:
+            return _by_memory(found, memory_mib)
+    families = sorted({name.partition("-")[0] for name in card_names()}, key=len, reverse=True)
+    family = next((name for name in families if name in plain), None)
+    if family is None:
+        return ()
+    size = re.search(r"(\d{2,3})gb", plain[plain.index(family) + len(family) :])
+    for spelling in ([f"{family}-{size[1]}gb"] if size else []) + [family]:
+        found = find_card(spelling)
+        if isinstance(found, Card):
+            return found.id
+        if found:
+            return _by_memory(found, memory_mib)
+    return ()
+
+
+def _by_memory(names: tuple[str, ...], memory_mib: int | None) -> str | tuple[str, ...]:
+    """Of several cards the one with about this memory: what drivers and catalogues say differs by little."""
+    if memory_mib:
+        cards = [card for name in names if isinstance(card := find_card(name), Card)]
+        near = [card.id for card in cards if abs(card.memory_bytes / 2**20 - memory_mib) < 0.05 * memory_mib]
+        if len(near) == 1:
+            return near[0]
+    return names
+
+
+def _word(name: str) -> str:
+    """The name with only what a name may hold."""
+    return _NOT_A_NAME.sub("-", name).strip("-._")[:100] or "cluster"

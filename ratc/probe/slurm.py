@@ -1,0 +1,121 @@
+"""Slurm's answers -> what they say of the cluster. Formats: scontrol(1), slurm.conf(5); recorded in tests/probe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ratc.probe.inventory import Gpus, Host, Inventory, Queue
+
+#: What is run, by the name under which the readers below know the answers. Nothing here changes anything.
+COMMANDS = {
+    "nodes": ("scontrol", "show", "node", "-a", "-o"),
+    "partitions": ("scontrol", "show", "partition", "-a", "-o"),
+    "config": ("scontrol", "show", "config"),
+}
+NEEDED = ("nodes", "partitions")
+
+#: A key of a line of `scontrol -o`: a word before `=`, at the line's start or behind a space.
+_KEY = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
+_PREEMPTION = {"REQUEUE": "requeue", "SUSPEND": "suspend", "GANG,SUSPEND": "suspend", "CANCEL": "cancel"}
+
+
+def inventory(answers: Mapping[str, str]) -> Inventory | None:
+    """What the answers say, or None where they hold no nodes or no partitions."""
+    nodes = [fields for line in answers["nodes"].splitlines() if "NodeName" in (fields := _fields(line))]
+    partitions = [fields for line in answers["partitions"].splitlines() if "PartitionName" in (fields := _fields(line))]
+    hosts = [host for fields in nodes if (host := _host(fields))]
+    if not hosts or not partitions:
+        return None
+    config = _config(answers.get("config", ""))
+    members = {fields["NodeName"]: fields.get("Partitions", "").split(",") for fields in nodes}
+    queues = [
+        _partition(fields, [name for name, parts in members.items() if fields["PartitionName"] in parts], config)
+        for fields in partitions
+        if fields.get("RootOnly") != "YES" and fields.get("State", "UP") != "INACTIVE"
+    ]
+    site, questions = _site(config)
+    return Inventory(config.get("ClusterName", "slurm"), "slurm", hosts, queues, site, questions)
+
+
+def _fields(line: str) -> dict[str, str]:
+    """``Key=value`` pairs of a line; values such as an operating system's name hold spaces."""
+    keys = list(_KEY.finditer(line))
+    ends = [*(key.start() for key in keys[1:]), len(line)]
+    return {key[1]: line[key.end() : end].strip() for key, end in zip(keys, ends, strict=False)}
+
+
+def _config(text: str) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _host(fields: Mapping[str, str]) -> Host | None:
+    """A node; None for one that is only planned (FUTURE), and for a line that says nothing of cores."""
+    cpus, memory = _number(fields.get("CPUEfctv")) or _number(fields.get("CPUTot")), _number(fields.get("RealMemory"))
+    if not cpus or "FUTURE" in fields.get("State", ""):
+        return None
+    if memory:
+        memory -= _number(fields.get("MemSpecLimit")) or 0
+    features = fields.get("AvailableFeatures", "(null)")
+    named = tuple(word for word in features.split(",") if word not in ("", "(null)"))
+    return Host(fields["NodeName"], cpus, memory, _gpus(fields.get("Gres", "")), named)
+
+
+def _gpus(gres: str) -> tuple[Gpus, ...]:
+    """The GPUs of ``gpu:h100:4(S:0-1)``, ``gpu:8`` or ``gpu:a100:2,gpu:v100:2,shard:8``."""
+    found = re.findall(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)", gres)
+    return tuple(Gpus(kind or None, int(count)) for kind, count in found if int(count))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def _time(text: str | None) -> str | None:
+    """A time as the schema takes it; None for UNLIMITED, NONE and what is no time."""
+    return text if text and re.fullmatch(r"(\d+-)?\d{1,4}(:\d{1,2}){1,2}", text) else None
+
+
+def _partition(fields: Mapping[str, str], hosts: list[str], config: Mapping[str, str]) -> Queue:
+    memory = _number(fields.get("MaxMemPerNode"))
+    limits: dict[str, Any] = {
+        "default": True if fields.get("Default") == "YES" else None,
+        "max_nodes": _number(fields.get("MaxNodes")) or None,
+        "max_cpus_per_node": _number(fields.get("MaxCPUsPerNode")) or None,
+        "max_memory_per_node": f"{memory}MB" if memory else None,
+        "default_walltime": _time(fields.get("DefaultTime")),
+        "max_walltime": _time(fields.get("MaxTime")),
+    }
+    questions = []
+    plugin = config.get("PreemptType", "")
+    if plugin == "preempt/partition_prio":
+        limits["preemption"] = _PREEMPTION.get(fields.get("PreemptMode", "OFF"))
+    elif plugin == "preempt/qos":
+        questions.append("preemption: jobs are preempted by their QOS here: none, requeue, suspend or cancel?")
+    if limits.get("preemption"):
+        limits["grace_seconds"] = _number(fields.get("GraceTime")) or None
+    total = _number(fields.get("TotalNodes"))
+    if hosts and total and total > len(hosts):
+        questions.append(f"nodes: it has {total} nodes and {len(hosts)} are shown; what are the others?")
+    given = {key: value for key, value in limits.items() if value is not None}
+    return Queue(fields["PartitionName"], tuple(hosts), given, tuple(questions))
+
+
+def _site(config: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Top-level keys that Slurm's configuration tells, and what it does not."""
+    site: dict[str, Any] = {"version": config.get("SLURM_VERSION")}
+    questions = []
+    if config:
+        # --gpus-per-node needs select/cons_tres (sbatch(1), --gpus-per-node); elsewhere GPUs are plain GRES.
+        typed = config.get("SelectType", "").endswith("cons_tres")
+        site["gpu_request"] = "gpus-per-node" if typed else "gres"
+        most = _number(config.get("MaxArraySize"))
+        # slurm.conf(5): the largest index is one less than MaxArraySize, and the compiler counts from 1.
+        site["max_array_size"] = most - 1 if most and most > 1 else None
+    else:
+        questions.append("gpu_request: `--gpus-per-node` (gpus-per-node) or `--gres` (gres)?")
+    if "pyxis" in config.get("PlugStackConfig", ""):
+        site["container"] = "pyxis"
+    return site, tuple(questions)
