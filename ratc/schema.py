@@ -170,7 +170,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         key = kind.error.instance
         child = node.find((key,))
         span = child.key_span if child and child.key_span else span
-        if owner.get("propertyNames", {}).get("pattern", "").endswith("._-]*$"):
+        if kind.error.kind.name == "pattern" and kind.error.kind.pattern.endswith("._-]*$"):
             help_text = "use letters, digits, `.`, `_` and `-`, a letter or a digit first"
             return [Diagnostic("R106", f"{_shown(key)} is not a name", span, helps=(help_text,))]
         message = f"{_shown(key)} is not the name of a variable or an argument"

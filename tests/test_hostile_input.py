@@ -499,14 +499,15 @@ def run_script(value: str, ratc, **variables: str) -> tuple[list[list[str]], dic
     os.makedirs(os.path.join("work", value, "bin"))
     write(os.path.join("work", value, "bin", "activate"), 'export ACTIVATED="$PWD"\n')
     os.mkdir("notes")
-    os.chmod(write("python", PYTHON), 0o755)
+    os.mkdir("bin")
+    os.chmod(write("bin/python3", PYTHON), 0o755)  # the environment that the spec names has it
     status, _, err = ratc("compile", "work/spec.yaml", "-o", "work/out")
     assert status == 0, err
     subprocess.run(["bash", "-n", "work/out/run.sh"], check=True)
     environment = {
-        "PATH": os.environ["PATH"],
+        "PATH": f"{os.path.abspath('bin')}:{os.environ['PATH']}",
         "NOTES": os.path.abspath("notes"),
-        "RATC_PYTHON": os.path.abspath("python"),
+        "RATC_PYTHON": "/not/the/interpreter/of/the/environment",
         **variables,
         "BASH_FUNC_module%%": '() { printf "%s\\0" "$@" > "$NOTES/module"; }',
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ratc import compiler
 from ratc.cli.inputs import is_open, predict
-from ratc.diagnostics import Diagnostic, has_errors
+from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.document import Document
 from ratc.plan import Plan, Values
 from ratc.sweep import Point, met_at, once
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Points that may fail before the rest is left alone: the same mistake said a thousand times helps nobody.
 MOST_FAILURES = 20
+#: Tasks of an array where a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
+USUAL_ARRAY = 1000
 #: Plan values that no prediction depends on: points that differ in these alone share it.
 _NOT_PREDICTED = frozenset(
     (
@@ -41,7 +43,9 @@ def resolve(
 
     No point can ask for other resources than the spec, so the hardware is settled once for all.
     """
-    found: list[Diagnostic] = []
+    found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
+    if has_errors(found):
+        return tuple(found)
     known: dict[tuple[object, ...], Decision | None] = {}
     failures = 0
     for point in points:
@@ -52,6 +56,24 @@ def resolve(
         if failures >= MOST_FAILURES:
             break
     return tuple(once(found))
+
+
+def _array_size(many: int, hardware: Values, span: Span | None) -> tuple[Diagnostic, ...]:
+    """Whether the cluster takes an array of that many tasks. Code: R335."""
+    most = hardware.get("cluster.max_array_size")
+    if most is None:
+        return ()
+    if most.value is None:
+        if many <= USUAL_ARRAY:
+            return ()
+        message = f"an array of {many:,} points: Slurm and LSF take {USUAL_ARRAY:,} unless the site allows more"
+        helps = ("say how many this cluster takes: `max_array_size` in its facts",)
+        return (Diagnostic("R335", message, span, helps=helps, severity=Severity.WARNING),)
+    if many <= most.value:
+        return ()
+    note = f"{most.reason} takes {most.value:,}" + (f" ({most.span.place})" if most.span else "")
+    message = f"an array of {many:,} points is more than the cluster takes"
+    return (Diagnostic("R335", message, span, (note,), ("split the sweep over several specs",)),)
 
 
 def _plan(

@@ -46,13 +46,14 @@ def where(plan: Plan) -> str:
 
 
 def environment(plan: Plan) -> dict[str, Any]:
-    """What the environment's part of a script is rendered from: ``environment``, ``variables``, and ``loose`` where it
-    sources what may read variables that are not set."""
+    """What the environment's part of a script is rendered from: ``environment`` and ``variables``; ``loose`` where it
+    sources what may read variables that are not set, ``own_python`` where it says where Python comes from."""
     settings, values = plan.settings, plan.values
     given = {
         key: settings[f"environment.{key}"].value
         for key in ("modules", "venv", "conda", "variables", "secrets", "setup")
     }
+    own_python = any(settings[f"environment.{key}"].value is not None for key in ("venv", "conda", "container"))
     debug = {"CUDA_LAUNCH_BLOCKING": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if values["debug"].value else {}
     threads = values["parallel.threads_per_process"]
     own = {} if threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}
@@ -60,7 +61,12 @@ def environment(plan: Plan) -> dict[str, Any]:
         # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
         own["OMP_WAIT_POLICY"] = "passive"
     variables = {**own, **_network(plan), **debug, **{key: str(value) for key, value in given["variables"].items()}}
-    return {"environment": given, "variables": variables, "loose": bool(given["modules"] or given["conda"])}
+    return {
+        "environment": given,
+        "variables": variables,
+        "loose": bool(given["modules"] or given["conda"]),
+        "own_python": own_python,
+    }
 
 
 def _network(plan: Plan) -> dict[str, str]:

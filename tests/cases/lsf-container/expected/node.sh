@@ -18,7 +18,7 @@ set -u
 export OMP_NUM_THREADS=8
 export NCCL_SOCKET_IFNAME=ib0
 export GLOO_SOCKET_IFNAME=ib0
-ratc_python=${RATC_PYTHON:-python3}
+ratc_python=python3  # of the environment that the spec names
 
 # The first node's output goes to the job's own log too, that of every node to a file.
 ratc_log=$RAT_OUTPUT_DIR/logs/$ratc_id-node$ratc_rank.log

@@ -31,7 +31,7 @@ export TRICKY='$(touch pwned)'"'"'"
 '
 : "${WANDB_API_KEY:?is named under secrets in the spec and must be set}"
 ulimit -n 4096
-ratc_python=${RATC_PYTHON:-python3}
+ratc_python=python3  # of the environment that the spec names
 
 # The files here are those that were reviewed, and the hardware is what they were compiled for.
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml"
