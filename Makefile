@@ -20,13 +20,14 @@ demo: setup
 	RATC_PYTHON="$(abspath $(BIN)/python)" $(DEMO)/compiled/brain/local/run.sh
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm --ignore=tests/lsf
+	$(BIN)/python -m pytest tests/lsf tests/slurm
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run .ci/setup
+	$(BIN)/shellcheck .ci/run .ci/setup tests/slurm/up tests/slurm/down tests/slurm/common
 
 # What is generated and committed: look at the difference before you commit it.
 golden: setup

@@ -270,7 +270,7 @@ class Checkpoint(Section):
         "cluster allows it.",
     )
     max_restarts: Count = Field(20, description="Times a job may go back into the queue.")
-    stop_before_seconds: Annotated[int, Field(ge=60, le=86_400)] = Field(
+    stop_before_seconds: Annotated[int, Field(ge=60, le=65_535)] = Field(
         180, description="Seconds before the walltime at which the job is told to save.", examples=[300]
     )
 

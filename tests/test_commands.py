@@ -181,11 +181,19 @@ def test_a_reader_that_leaves_is_no_fault():
     assert "internal error" not in done.stderr
 
 
-@pytest.mark.parametrize("target", ["slurm", "lsf", "slrum"])
-def test_a_target_that_cannot_be_emitted_is_said(tmp_path, target):
-    done = ratc("compile", str(small_spec(tmp_path)), "--target", target)
+def test_a_target_that_is_not_there_is_said(tmp_path):
+    done = ratc("compile", str(small_spec(tmp_path)), "--target", "slrum")
     assert done.returncode == 1
     assert "R401" in done.stderr
+    assert "did you mean `slurm`?" in done.stderr
+
+
+@pytest.mark.parametrize(("target", "script"), [("slurm", "job.sbatch"), ("lsf", "job.lsf")])
+def test_a_job_is_compiled_without_any_facts_of_a_cluster_and_that_is_said(tmp_path, target, script):
+    done = ratc("compile", str(small_spec(tmp_path)), "--target", target, "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "warning[R320]" in done.stderr
+    assert (tmp_path / "out" / script).exists()
 
 
 def test_the_cards_of_the_catalogue_resolve_to_their_precision(tmp_path):

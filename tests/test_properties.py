@@ -15,14 +15,13 @@ import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from ratc import compiler, facts, layers, resources, schema
+from ratc import compiler, facts, layers, resources, schema, targets
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import parse
 from ratc.plan import Plan
 from ratc.render import text as render
 from ratc.spec import Facts, Spec
-from ratc.targets import TARGETS
 from ratc.targets.artifact import Artifact, Place
 from ratc.yaml_text import mapping
 
@@ -103,7 +102,7 @@ def pipeline(raw: bytes) -> tuple[Plan | None, tuple[Artifact, ...] | None, tupl
     plan, more = compiler.plan(values, None, MACHINE)
     if plan is None:
         return None, None, found + more
-    artifacts, last = TARGETS["local"](plan, PLACE)
+    artifacts, last = targets.artifacts("local", plan, PLACE)
     return plan, artifacts, found + more + last
 
 

@@ -63,8 +63,13 @@ def _walltime(context: Context) -> Iterator[Diagnostic]:
         context.values["job.walltime_seconds"] = Value(
             default.value, default.origin, default.reason, ("facts:cluster.walltime_seconds",), default.span
         )
-    walltime, lead = context.value("job.walltime_seconds"), settings["checkpoint.stop_before_seconds"]
     context.keep("checkpoint.stop_before_seconds", under="job.stop_before_seconds")
+    walltime, lead = context.value("job.walltime_seconds"), settings["checkpoint.stop_before_seconds"]
+    if walltime == 0:
+        # Slurm would take it for no limit at all.
+        span = settings["resources.walltime"].span
+        yield Diagnostic("R406", "a walltime of nothing: the job would have no time at all", span)
+        return
     # Slurm may deliver the signal up to a minute early (sbatch(1), --signal).
     if walltime is not None and walltime <= lead.value + 60:
         message = (
