@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import memory
+from ratc_runtime import memory, surroundings
 from ratc_runtime.errors import warn
 from ratc_runtime.evaluate import Evaluation, evaluate, evaluate_baseline
 from ratc_runtime.results import RESULTS_FILE, write_results
@@ -81,6 +82,7 @@ def _common(run: Run) -> dict[str, Any]:
         "lock_sha256": run.lock_sha256,
         "fingerprint": run.lock.fingerprint(),
         "batch": run.split.record(),
+        "job": surroundings.record(os.environ),
         "epochs": progress.history,
         "best_epoch": progress.best_epoch,
         "parameters": run.parameters,

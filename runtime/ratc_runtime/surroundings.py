@@ -8,9 +8,12 @@ JSM's variables. Hosts and job are the scheduler's, whoever started the process.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+
+#: Ports below the ephemeral ones, as the compiled scripts take them.
+FIRST_PORT, PORTS = 10_000, 19_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,31 @@ def detect(environment: Mapping[str, str]) -> Surroundings:
     launcher, place = _place(environment)
     hosts = {"slurm": _slurm_hosts, "lsf": _lsf_hosts}[scheduler](environment) if scheduler else ()
     return Surroundings(launcher, scheduler, *place, hosts, _job(environment, scheduler), _restarts(environment))
+
+
+def adopt(environment: MutableMapping[str, str]) -> None:
+    """Set torchrun's variables where a bare `srun` or `jsrun` started this process as one of several.
+
+    The processes meet at the first one's host, on a port that follows from the job's number. Raises ValueError as
+    `detect` does.
+    """
+    here = detect(environment)
+    if here.launcher not in ("srun", "jsrun") or here.world_size == 1:
+        return
+    environment.update(RANK=str(here.rank), LOCAL_RANK=str(here.local_rank), WORLD_SIZE=str(here.world_size))
+    # The first host of a job that jsrun starts is the launch node, where no rank runs.
+    hosts = here.hosts[1:] if here.launcher == "jsrun" else here.hosts
+    environment.setdefault("MASTER_ADDR", hosts[0] if hosts else "localhost")
+    number = int(re.sub("[^0-9]", "", here.job or "") or 0)
+    environment.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
+
+
+def record(environment: Mapping[str, str]) -> dict[str, object] | None:
+    """Return what results tell of the job; None where no scheduler is."""
+    here = detect(environment)
+    if here.scheduler is None:
+        return None
+    return {"scheduler": here.scheduler, "id": here.job, "restarts": here.restarts, "hosts": list(here.hosts)}
 
 
 def _place(environment: Mapping[str, str]) -> tuple[str | None, tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import preflight
+from ratc_runtime import preflight, surroundings
 from ratc_runtime.errors import RuntimeFinding
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def prepare_environment(lock: Lock) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0 when finished or stopped as asked, 1 after a finding."""
     arguments = parse(argv)
-    rank, size = int(os.environ.get("RANK", "0")), 1
+    rank, size = 0, 1
     try:
+        rank = take_place()
         lock = preflight.check(arguments.lock, os.environ, launched=True)
         size = lock.parallel.world_size
         prepare_environment(lock)
@@ -72,6 +73,15 @@ def main(argv: list[str] | None = None) -> int:
 
         leave(status)
     return status
+
+
+def take_place() -> int:
+    """Return this process's rank, whoever started it; raise R502 where the launcher's variables make no sense."""
+    try:
+        surroundings.adopt(os.environ)
+        return surroundings.detect(os.environ).rank
+    except ValueError as error:
+        raise RuntimeFinding("R502", "the launcher's variables make no sense", str(error)) from None
 
 
 def _as_finding(error: Exception) -> RuntimeFinding | None:

@@ -165,10 +165,10 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
     # Importing torch would fail here, so the refusal came before it.
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     since = time.perf_counter()
-    refused = run_training(lock, PYTHONPATH=f"{tmp_path}:{RUNTIME}", WORLD_SIZE="4", RANK="0")
+    refused = run_training(lock, PYTHONPATH=f"{tmp_path}:{RUNTIME}", WORLD_SIZE="4", RANK="0", LOCAL_RANK="0")
     seconds = time.perf_counter() - since
     print(f"refused in {seconds:.2f} s")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error[R502]: the launcher started 4 process(es), the lock says 1")
-    quiet = run_training(lock, WORLD_SIZE="4", RANK="3")
+    quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3")
     assert (quiet.returncode, quiet.stderr) == (1, "")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from ratc_runtime.surroundings import Surroundings, detect, expand
+from ratc_runtime.surroundings import Surroundings, adopt, detect, expand, record
 
 SLURM = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}
@@ -71,6 +71,35 @@ def test_host_lists(hostlist, hosts):
 def test_a_broken_host_list_is_an_error(hostlist):
     with pytest.raises(ValueError, match="host"):
         expand(hostlist)
+
+
+def test_a_bare_srun_is_given_torchruns_variables():
+    environment = {**SLURM, **STEP, "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    adopt(environment)
+    given = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    assert given == {
+        "RANK": "3",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "n1",
+        "MASTER_PORT": "10071",
+    }
+    assert detect(environment).rank == 3
+    assert record(environment) == {"scheduler": "slurm", "id": "71", "restarts": 0, "hosts": ["n1", "n2"]}
+
+
+@pytest.mark.parametrize("environment", [{}, SLURM, {**SLURM, **STEP, **TORCHRUN}, {**LSF}])
+def test_who_is_alone_or_has_its_variables_keeps_them(environment):
+    before = dict(environment)
+    adopt(environment)
+    assert environment == before
+
+
+def test_jsruns_first_host_is_the_launch_node():
+    environment = {**LSF, **JSRUN}
+    adopt(environment)
+    assert environment["MASTER_ADDR"] == "h1"
+    assert record({}) is None
 
 
 def test_torchrun_itself_agrees():

@@ -114,6 +114,26 @@ def test_several_nodes_train_as_one_process(slurm: Slurm, undisturbed: Path, tmp
     assert "finished before" in log(tmp_path)
 
 
+BARE = """#!/bin/sh
+#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --mem=2G --time=10 --output=demo-%j.out
+srun "$RATC_PYTHON" -m ratc_runtime.train --lock job/lock.yaml --data-dir data --output-dir outputs/demo
+"""
+
+
+def test_a_bare_srun_takes_the_place_of_a_launcher(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    changes = {**TWO, "launcher": "torchrun", "training__use_accelerate": False}
+    write_project(folder, spec(resources__cluster=CLUSTER, **changes))
+    jobs.compiled(folder, "slurm")
+    (folder / "bare.sbatch").write_text(BARE)
+    job = slurm.submit("bare.sbatch", folder=folder, **for_jobs())
+    assert slurm.wait_for_end(job)["JobState"] == "COMPLETED", log(folder)
+    assert losses(folder) == pytest.approx(losses(undisturbed), rel=1e-4)
+    told = results(folder)["job"]
+    assert len(set(told.pop("hosts"))) == 2
+    assert told == {"scheduler": "slurm", "id": job, "restarts": 0}
+
+
 def test_stopped_runs_go_on_to_the_same_end(
     slurm: Slurm, undisturbed: Path, out_of_time: tuple[str, Path], tmp_path: Path
 ) -> None:
