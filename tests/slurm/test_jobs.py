@@ -116,6 +116,7 @@ def test_several_nodes_train_as_one_process(slurm: Slurm, undisturbed: Path, tmp
 
 BARE = """#!/bin/sh
 #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --mem=2G --time=10 --output=demo-%j.out
+export RAT_OUTPUT_DIR="$PWD/outputs/demo"
 srun "$RATC_PYTHON" -m ratc_runtime.train --lock job/lock.yaml --data-dir data --output-dir outputs/demo
 """
 
