@@ -42,6 +42,7 @@ docs schema: setup
 bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/trace_times.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean:
 	rm -rf "$(VENV)" build dist $(DEMO)/data $(DEMO)/outputs
