@@ -15,6 +15,11 @@ def memory_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[unit])
 
 
+def gib(size: int) -> str:
+    """Bytes for people: ``11.5 GiB``."""
+    return f"{size / 2**30:.1f} GiB"
+
+
 def walltime_seconds(text: str) -> int:
     """Seconds of ``HH:MM``, ``HH:MM:SS``, ``D-HH[:MM[:SS]]`` or minutes alone.
 

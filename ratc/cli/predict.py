@@ -10,9 +10,10 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory.choose import Choice, Nothing, Searcher, Variant, in_order
 from ratc.memory.decision import Decision
 from ratc.memory.request import variant
-from ratc.memory.terms import GIB, Device
+from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
+from ratc.units import gib
 
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
@@ -124,18 +125,14 @@ def _attentions(plan: Plan) -> tuple[str, ...]:
 def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
     device = found.estimate.device
     message = (
-        f"nothing fits on {device.name}: micro-batch 1 needs {_gib(found.need_bytes)}, "
-        f"the card has {_gib(device.memory_bytes)}"
+        f"nothing fits on {device.name}: micro-batch 1 needs {gib(found.need_bytes)}, "
+        f"the card has {gib(device.memory_bytes)}"
     )
-    largest = ", ".join(f"{name or 'the model'} {_gib(size)}" for name, size in found.breakdown.largest())
+    largest = ", ".join(f"{name or 'the model'} {gib(size)}" for name, size in found.breakdown.largest())
     helps = tuple(
         f"would fit with {way.change}: micro-batch {way.choice.estimate.micro_batch}, "
-        f"{_gib(way.choice.estimate.predicted_bytes)} predicted"
+        f"{gib(way.choice.estimate.predicted_bytes)} predicted"
         for way in found.ways_out
     )
     span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span
     return Diagnostic("R317", message, span, (f"largest: {largest}",), helps)
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.plan import Value
 from ratc.resolve.context import Context
+from ratc.units import gib
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -92,15 +93,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 def _predicted(context: Context, decision: Decision, target: int, world: int) -> tuple[int, str, str, str, str]:
     found, above = decision.choice.estimate, decision.choice.next_larger
     card = context.value("hardware.card")
-    why = f"largest divisor of {target} / {world} = {target // world} that fits {card}: {_gib(found.predicted_bytes)}"
-    why += f" of {_gib(found.device.memory_bytes)} {decision.measured or 'predicted'}"
+    why = f"largest divisor of {target} / {world} = {target // world} that fits {card}: {gib(found.predicted_bytes)}"
+    why += f" of {gib(found.device.memory_bytes)} {decision.measured or 'predicted'}"
     if above:
-        why += f", {above.micro_batch} would take {_gib(above.predicted_bytes)}"
+        why += f", {above.micro_batch} would take {gib(above.predicted_bytes)}"
     return found.micro_batch, why, _GLOBAL, "parallel.world_size", "hardware.memory_bytes"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
 
 
 def _global_from_parts(context: Context, world: int, micro: int | None, accumulation: int | None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Value
 from ratc.resolve.context import Context
+from ratc.units import gib
 
 DEBUG_STEPS = 4
 _AS_GIVEN = (
@@ -70,10 +71,6 @@ def _checkpointing(context: Context) -> None:
         context.derive(path, False, "it fits without", f"spec:{path}", "hardware.card")
     else:
         found = decision.choice.estimate
-        why = f"nothing fits without: micro-batch 1 needs {_gib(decision.plain_need_bytes)}, with it micro-batch "
-        why += f"{found.micro_batch} takes {_gib(found.predicted_bytes)} of {_gib(found.device.memory_bytes)}"
+        why = f"nothing fits without: micro-batch 1 needs {gib(decision.plain_need_bytes)}, with it micro-batch "
+        why += f"{found.micro_batch} takes {gib(found.predicted_bytes)} of {gib(found.device.memory_bytes)}"
         context.derive(path, decision.activation_checkpointing, why, f"spec:{path}", "hardware.card")
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

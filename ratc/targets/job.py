@@ -39,6 +39,12 @@ def title(plan: Plan, where: str) -> str:
     )
 
 
+def why(plan: Plan, path: str) -> str:
+    """The reason of what the spec itself does not say."""
+    value = plan.values[path]
+    return "" if value.origin == "spec" else value.reason
+
+
 def where(plan: Plan) -> str:
     """``on 2 nodes``."""
     nodes = plan.values["parallel.nodes"].value

@@ -59,7 +59,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
     queue, account = values["job.partition"], values["job.account"]
     who = [
         ("-J", _name(values["job.name"].value, shape), ""),
-        ("-q", queue.value, _why(plan, "job.partition")),
+        ("-q", queue.value, job.why(plan, "job.partition")),
         ("-P", account.value, ""),
     ]
     walltime, lead = values["job.walltime_seconds"].value, values["job.stop_before_seconds"].value
@@ -69,7 +69,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
             f"'{-(-lead // 60)}' -wa 'USR2'" if walltime else None,
             f"{duration(-(-lead // 60) * 60)} before the time is up this script asks the run to save",
         ),
-        ("-Q", '"99"' if values["job.requeue"].value else None, _why(plan, "job.requeue")),
+        ("-Q", '"99"' if values["job.requeue"].value else None, job.why(plan, "job.requeue")),
         ("-r", "" if values["job.requeue"].value else None, "and starts again when a host fails"),
         (
             "-o",
@@ -84,16 +84,16 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
 def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
     values = plan.values
     nodes, walltime = values["parallel.nodes"].value, values["job.walltime_seconds"].value
-    time = ("-W", lsf_time(walltime) if walltime else None, _why(plan, "job.walltime_seconds"))
+    time = ("-W", lsf_time(walltime) if walltime else None, job.why(plan, "job.walltime_seconds"))
     if values["job.start"].value == "jsrun":
         return [("-nnodes", str(nodes), "whole nodes"), time]
     slots = values["job.cpus_per_node"].value or values["parallel.processes_per_node"].value
-    why = _why(plan, "job.cpus_per_node")
+    why = job.why(plan, "job.cpus_per_node")
     constraint = values["job.constraint"]
     return [
         ("-n", str(nodes * slots), f"{nodes} x {slots} slots, a core each{': ' if why else ''}{why}"),
         ("-R", f'"span[ptile={slots}]"' if nodes > 1 else '"span[hosts=1]"', f"{slots} of them on each host"),
-        ("-R", f'"select[{constraint.value}]"' if constraint.value else None, _why(plan, "job.constraint")),
+        ("-R", f'"select[{constraint.value}]"' if constraint.value else None, job.why(plan, "job.constraint")),
         ("-gpu", _gpus(plan), ""),
         *_memory(plan, nodes, slots),
         time,
@@ -115,7 +115,7 @@ def _memory(plan: Plan, nodes: int, slots: int) -> list[tuple[str, str | None, s
     memory, facts = plan.values["job.memory_bytes_per_node"].value, plan.facts
     if memory is None:
         return []
-    why = _why(plan, "job.memory_bytes_per_node")
+    why = job.why(plan, "job.memory_bytes_per_node")
     rusage, limit = facts["cluster.lsf.rusage"].value, facts["cluster.lsf.memory_limit"].value
     reserved = {"job": memory * nodes, "task": memory // slots, "host": memory}[rusage]
     limited = {"job": memory * nodes, "process": memory}[limit]
@@ -149,8 +149,3 @@ def _name(name: str, shape: Shape | None) -> str:
         limit = f"%{shape.max_parallel}" if shape.max_parallel else ""
         return f'"{name}[1-{shape.points}]{limit}"'
     return f'"{name}"' if " " in name or not name.isascii() else name
-
-
-def _why(plan: Plan, path: str) -> str:
-    value = plan.values[path]
-    return "" if value.origin == "spec" else value.reason

@@ -43,23 +43,23 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     walltime, memory = values["job.walltime_seconds"], values["job.memory_bytes_per_node"]
     cpus, lead = values["job.cpus_per_node"], values["job.stop_before_seconds"].value
     who = [("--job-name", values["job.name"].value, "")]
-    who += [(f"--{key}", given[key], _why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
+    who += [(f"--{key}", given[key], job.why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
     who.append(("--array", _range(shape), f"the points of {job.TABLE}, a task each"))
     log = "%A_%a" if shape else "%j"
     what = [
         ("--nodes", values["parallel.nodes"].value, ""),
         ("--ntasks-per-node", 1, "one launcher a node, which starts the node's processes"),
         _gpus(plan),
-        ("--constraint", given["constraint"], _why(plan, "job.constraint")),
-        ("--cpus-per-task", cpus.value, _why(plan, "job.cpus_per_node")),
-        ("--mem", f"{memory.value // 2**20}M" if memory.value else None, _why(plan, "job.memory_bytes_per_node")),
-        ("--time", slurm_time(walltime.value) if walltime.value else None, _why(plan, "job.walltime_seconds")),
+        ("--constraint", given["constraint"], job.why(plan, "job.constraint")),
+        ("--cpus-per-task", cpus.value, job.why(plan, "job.cpus_per_node")),
+        ("--mem", f"{memory.value // 2**20}M" if memory.value else None, job.why(plan, "job.memory_bytes_per_node")),
+        ("--time", slurm_time(walltime.value) if walltime.value else None, job.why(plan, "job.walltime_seconds")),
     ]
     signal = f"B:USR2@{lead}" if walltime.value else None
     requeue = "--requeue" if values["job.requeue"].value else "--no-requeue"
     end = [
         ("--signal", signal, f"{duration(lead)} before the time is up this script asks the run to save"),
-        (requeue, "", _why(plan, "job.requeue")),
+        (requeue, "", job.why(plan, "job.requeue")),
         ("--open-mode", "append", "a job that starts again keeps its log"),
         ("--output", f"{values['experiment_name'].value}-{log}.out", "in the folder of the submission"),
     ]
@@ -95,11 +95,6 @@ def _directive(option: str, value: object) -> str:
     if not text or any(char in text for char in " \t#'\"\\"):
         text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{option}={text}"
-
-
-def _why(plan: Plan, path: str) -> str:
-    value = plan.values[path]
-    return "" if value.origin == "spec" else value.reason
 
 
 def _aligned(lines: list[tuple[str, str]]) -> list[str]:
