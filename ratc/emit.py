@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ratc.diagnostics import Diagnostic, Source, Span
+from ratc.diagnostics import Diagnostic
 from ratc.targets.artifact import Artifact
 
 #: Above so many files the disk is asked once to keep them all, instead of once for each.
@@ -16,13 +16,13 @@ MANY = 32
 
 def changed(folder: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
     """The artifacts whose bytes on disk differ or are not there."""
-    return [artifact for artifact in artifacts if _on_disk(folder, artifact.path) != artifact.text.encode()]
+    return [artifact for artifact in artifacts if on_disk(folder, artifact.path) != artifact.text.encode()]
 
 
 def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> list[str]:
     """Files of ratc's making that the plan no longer has."""
     names = {artifact.path for artifact in artifacts}
-    return [name for name in known if name not in names and _on_disk(folder, name) is not None]
+    return [name for name in known if name not in names and on_disk(folder, name) is not None]
 
 
 def write(
@@ -68,28 +68,24 @@ def _alone_in(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
-def differences(
-    folder: str, artifacts: Sequence[Artifact], remove: Sequence[str], again: str
-) -> tuple[Diagnostic, ...]:
-    """What ``--check`` has to say: one diagnostic a file that is not what the spec gives. Code: R404."""
-    found = []
-    for artifact in changed(folder, artifacts):
-        path = os.path.join(folder, artifact.path)
-        there = _on_disk(folder, artifact.path)
-        helps = (f"run `{again}`",)
-        if there is None:
-            found.append(Diagnostic("R404", f"`{path}` is missing", helps=helps))
-            continue
-        text = there.decode("utf-8", errors="replace")
-        line, old, new = _first_difference(text, artifact.text)
-        span = Span(Source(path, text), line, 1, line, max(2, len(old) + 1))
-        wanted = f"line {line} should be `{new.strip()}`" if new else f"line {line} should not be there"
-        found.append(Diagnostic("R404", f"`{path}` is not what its inputs give", span, (wanted,), helps))
-    found += [Diagnostic("R404", f"`{os.path.join(folder, name)}` belongs to an earlier plan") for name in remove]
-    return tuple(found)
+@contextmanager
+def steady(folder: str) -> Iterator[None]:
+    """While this holds, nobody compiles into the folder; a folder that is not there needs no holding."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
 
 
-def _on_disk(folder: str, name: str) -> bytes | None:
+def on_disk(folder: str, name: str) -> bytes | None:
+    """The bytes of a file of the folder, or None."""
     try:
         with open(os.path.join(folder, name), "rb") as file:
             return file.read()
@@ -138,13 +134,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _first_difference(old: str, new: str) -> tuple[int, str, str]:
-    old_lines, new_lines = old.split("\n"), new.split("\n")
-    for number in range(max(len(old_lines), len(new_lines))):
-        before = old_lines[number] if number < len(old_lines) else ""
-        after = new_lines[number] if number < len(new_lines) else ""
-        if before != after:
-            return number + 1, before, after
-    return len(old_lines), old_lines[-1], ""

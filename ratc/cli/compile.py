@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ratc import compiler, emit, targets
+from ratc import compiler, emit, layers, targets
 from ratc.cli import inputs
 from ratc.cli.inputs import Gathered, Loaded
 from ratc.consumers import reread
@@ -62,7 +62,7 @@ def compile_spec(
     if loaded.settings is not None:
         name = loaded.settings.get_as(str, "experiment_name")
         folder = output or os.path.join(loaded.folder, "compiled", name, target)
-        made, diagnostics = _make(args, loaded, target, folder)
+        made, diagnostics = make(args, loaded, target, folder)
         found += diagnostics
         if made is not None and before is not None:
             found += before(loaded, folder, made.artifacts)
@@ -72,15 +72,17 @@ def compile_spec(
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Made:
+    """The artifacts of a spec, before they are written."""
+
     artifacts: tuple[Artifact, ...]
     world_size: int
 
 
-def _make(
+def make(
     args: argparse.Namespace, loaded: Loaded, target: str, folder: str
-) -> tuple[_Made | None, tuple[Diagnostic, ...]]:
-    """The artifacts of a spec: of one run, or of an array where the spec has a sweep."""
+) -> tuple[Made | None, tuple[Diagnostic, ...]]:
+    """The artifacts of a spec for a folder, not written: of one run, or of an array where the spec has a sweep."""
     assert loaded.settings is not None
     assert loaded.document is not None
     gathered, found = inputs.gather(args, loaded.settings, target)
@@ -119,23 +121,38 @@ def _make(
     found += more
     if artifacts is None:
         return None, found
-    return _Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
+    return Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
 
 
-def _emit(args: argparse.Namespace, made: _Made, target: str, folder: str, check: bool) -> tuple[Diagnostic, ...]:
+def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check: bool) -> tuple[Diagnostic, ...]:
     if check:
-        remove = emit.stale(folder, made.artifacts, _former(folder))
-        again = shlex.join(["ratc", "compile", args.spec, "--target", target])
-        return emit.differences(folder, made.artifacts, remove, again)
+        # Imported here: only a check reads what lies there.
+        from ratc.cli import drift
+
+        with emit.steady(folder):
+            remove = emit.stale(folder, made.artifacts, former(folder))
+            return drift.compare(folder, made.artifacts, remove, recorded(args, target))
     # What lies there unchanged was read by its consumer when it was written.
     refused = reread(emit.changed(folder, made.artifacts), made.world_size)
     if has_errors(refused):
         return refused
-    written, problems = emit.write(folder, made.artifacts, lambda: _former(folder))
+    written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
     if not problems:
         many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
         print(f"written: {many or 'nothing: all is as it was'}", file=sys.stderr)
     return problems
+
+
+def recorded(args: argparse.Namespace, target: str) -> str:
+    """The command that makes the files again, from the folder that the shell is in."""
+    words = ["ratc", "compile", args.spec, "--target", target]
+    words += ["--facts", args.facts] if args.facts else []
+    for name in layers.SHORT_NAMES:
+        given = getattr(args, f"short_{name}")
+        words += [] if given is None else [f"--{name}"] if name == "debug" else [f"--{name}", given]
+    words += [word for assignment in args.assignments for word in ("--set", assignment)]
+    words += ["-o", args.output] if getattr(args, "output", None) else []
+    return shlex.join(words)
 
 
 def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhere: bool) -> Place:
@@ -161,7 +178,7 @@ def _as_yaml(value: object) -> str:
     return value if isinstance(value, str) else scalar(value)
 
 
-def _former(folder: str) -> list[str]:
+def former(folder: str) -> list[str]:
     """The artifacts that the lock lying in the folder vouches for, and the points of the array that it belongs to."""
     try:
         with open(os.path.join(folder, lock.NAME), "rb") as file:

@@ -72,10 +72,13 @@ def add_spec_arguments(parser: argparse.ArgumentParser, target: bool = True) -> 
             )
 
 
-def load(args: argparse.Namespace, target: str) -> Loaded:
-    """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001."""
+def load(args: argparse.Namespace, target: str, alone: bool = False) -> Loaded:
+    """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001.
+
+    ``alone`` leaves the environment's ``RAT_*`` variables out.
+    """
     schema = resources.schema("experiment")
-    overrides, found = layers.from_environment(os.environ, schema)
+    overrides, found = layers.from_environment({} if alone else os.environ, schema)
     overrides += [
         layers.from_option(name, value)
         for name in layers.SHORT_NAMES

@@ -1,0 +1,157 @@
+"""Say which compiled folders of a tree are not what their inputs give. Nothing is written.
+
+Each folder's files are made again by the command in the head of its lock.yaml, in memory, and held against those there.
+A spec that was never compiled is no finding. RAT_* variables are left out: a lock's command names all that lay over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+from ratc import emit, facts, targets
+from ratc.cli import compile as compiling
+from ratc.cli import drift, inputs, tree
+from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
+from ratc.document import Document
+from ratc.sweep import once
+from ratc.targets import lock
+from ratc.targets.artifact import Artifact
+
+
+class _Refused(Exception):
+    """A command that cannot be read."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _Refused(message)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc check``."""
+    parser.add_argument(
+        "paths", nargs="*", default=["."], metavar="PATH", help="folders to look in (default: this one)"
+    )
+    parser.add_argument("--strict", action="store_true", help="warnings are errors, too")
+    parser.add_argument(
+        "--this-machine", action="store_true", help="where a spec leaves hardware open, take that of this machine"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 where a folder differs, 2 where a path is not there."""
+    missing = [path for path in args.paths if not os.path.exists(path)]
+    if missing:
+        print(f"ratc check: there is no `{missing[0]}`", file=sys.stderr)
+        return 2
+    found: list[Diagnostic] = []
+    folders = differ = 0
+    for folder in tree.compiled(args.paths):
+        said = _checked(folder, args.this_machine)
+        if args.strict:
+            said = [replace(item, severity=Severity.ERROR) for item in said]
+        found += said
+        folders, differ = folders + 1, differ + has_errors(said)
+    failed = inputs.show(once(found), "ratc check")
+    many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
+    print(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _checked(folder: str, this_machine: bool) -> list[Diagnostic]:
+    """All that is to be said about one folder, while nobody compiles into it."""
+    with emit.steady(folder):
+        document, found = drift.read(folder)
+        if has_errors(found):
+            return list(found)
+        words, name = tree.head(folder)
+        command = f"cd {shlex.quote(folder)} && {words}"
+        try:
+            args = _parsed(words, folder)
+        except (_Refused, ValueError) as error:
+            text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
+            span = Span(Source(os.path.join(folder, name), text), 1, 1, 2, 1)
+            message = f"the head of `{os.path.join(folder, name)}` does not say how to make it again"
+            return [Diagnostic("R427", message, span, (str(error),), ("compile its spec again",))]
+        if not os.path.exists(args.spec):
+            return [*drift.untouched(folder, document, (f"run `{command}`",)), _gone(folder, name, args.spec)]
+        loaded = inputs.load(args, args.target, alone=True)
+        if loaded.settings is None:
+            return _errors(loaded.diagnostics)
+        if not this_machine and args.target == "local" and not args.facts and facts.needs_machine(loaded.settings):
+            return [*_by_digest(folder, document, args.spec, command), _machine(folder)]
+        elsewhere = _elsewhere(folder, loaded, args)
+        if elsewhere:
+            return [elsewhere]
+        made, said = compiling.make(args, loaded, args.target, folder)
+        if made is None:
+            return _errors(said)
+        left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}
+        return list(drift.compare(folder, made.artifacts, sorted(left), command))
+
+
+def _parsed(words: str, folder: str) -> argparse.Namespace:
+    """The options of the command in a file's head, with paths as seen from the shell's folder."""
+    command = shlex.split(words)
+    if command[:2] != ["ratc", "compile"]:
+        raise _Refused("there is no line `# Again, from this folder: ratc compile …`")
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    compiling.add_arguments(parser)
+    args = parser.parse_args(command[2:])
+    if inputs.known_target(args.target):
+        raise _Refused(f"there is no target `{args.target}`")
+    args.spec = os.path.normpath(os.path.join(folder, args.spec))
+    args.facts = os.path.normpath(os.path.join(folder, args.facts)) if args.facts else None
+    args.output = folder if args.output else None
+    return args
+
+
+def _errors(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:
+    return [item for item in found if item.severity is Severity.ERROR]
+
+
+def _gone(folder: str, name: str, spec: str) -> Diagnostic:
+    text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
+    path = os.path.join(folder, name)
+    span = Span(Source(path, text), 1, 1, 1, max(2, len(text.split("\n", 1)[0]) + 1))
+    message = f"`{path}` was compiled from `{spec}`, which is gone"
+    return Diagnostic("R427", message, span, helps=("delete the folder, or bring the spec back",))
+
+
+def _elsewhere(folder: str, loaded: inputs.Loaded, args: argparse.Namespace) -> Diagnostic | None:
+    """That the spec is of another experiment now, whose files lie elsewhere. Code: R427."""
+    assert loaded.settings is not None
+    node = loaded.settings["experiment_name"]
+    now = os.path.join(loaded.folder, "compiled", str(node.value), args.target)
+    if args.output or os.path.realpath(now) == os.path.realpath(folder):
+        return None
+    message = f"`{folder}` is left over: `{args.spec}` compiles into `{os.path.normpath(now)}` now"
+    return Diagnostic("R427", message, node.span, helps=("delete the folder, or move it there and compile again",))
+
+
+def _by_digest(folder: str, document: Document | None, spec: str, command: str) -> Iterator[Diagnostic]:
+    """What can be told without making the files again. Codes: R404, R425, R426."""
+    helps = (f"run `{command}`",)
+    if document is None:
+        yield Diagnostic("R404", f"`{os.path.join(folder, lock.NAME)}` is missing", helps=helps)
+    yield from drift.recorded_inputs(folder, document, os.path.dirname(spec), helps)
+    yield from drift.untouched(folder, document, helps)
+
+
+def _machine(folder: str) -> Diagnostic:
+    message = f"`{folder}` depends on the machine that it was compiled on: only its digests were checked"
+    note = "the spec leaves hardware open, and no facts file is recorded"
+    helps = ("name `resources.cpus` and the card in the spec, or compile with `--facts`, or use `--this-machine`",)
+    return Diagnostic("R429", message, None, (note,), helps, Severity.WARNING)
+
+
+def _mixed(folder: str, made: Sequence[Artifact]) -> list[str]:
+    """Files with ratc's head that no plan of this folder has: those of another target."""
+    names = {artifact.path for artifact in made}
+    return [name for name in targets.NAMES if name not in names and tree.marked(folder, name)]

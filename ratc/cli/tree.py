@@ -1,0 +1,57 @@
+"""Finds compiled folders in a tree, and reads how the files in them were made."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from ratc import targets
+from ratc.targets import job, lock
+
+_SKIPPED = frozenset((".git", ".venv", "venv", "node_modules", "__pycache__", "outputs", job.POINTS))
+_MARK = b"Compiled by ratc from "
+_AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
+#: The marks stand in the first lines; a lock's version may follow a long command.
+_HEAD = 16384
+
+
+def compiled(paths: Sequence[str]) -> Iterator[str]:
+    """Every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once each."""
+    seen: set[str] = set()
+    for path in paths:
+        start = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        for folder, below, files in os.walk(start):
+            below[:] = sorted(name for name in below if name not in _SKIPPED)
+            if _is_compiled(folder, files) and (real := os.path.realpath(folder)) not in seen:
+                seen.add(real)
+                yield os.path.normpath(folder)
+
+
+def head(folder: str) -> tuple[str, str]:
+    """The command in the head of the folder's lock, or of the first file that has one, and that file's name."""
+    for name in (lock.NAME, *targets.NAMES):
+        match = _AGAIN.search(_first(os.path.join(folder, name)).decode("utf-8", errors="replace"))
+        if match:
+            return match[1], name
+    return "", lock.NAME
+
+
+def marked(folder: str, name: str) -> bool:
+    """Whether a file says of itself that ratc made it."""
+    return _MARK in _first(os.path.join(folder, name))
+
+
+def _is_compiled(folder: str, files: Sequence[str]) -> bool:
+    if lock.NAME in files:
+        start = _first(os.path.join(folder, lock.NAME))
+        return _MARK in start or b"lock_version" in start
+    return any(name in files and marked(folder, name) for name in targets.NAMES)
+
+
+def _first(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""
