@@ -34,6 +34,8 @@ _FLOAT = re.compile(
 _UNREADABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: What libyaml counts as the end of a line.
 _LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
+#: What git leaves in a file that it could not merge.
+_CONFLICT = re.compile(r"^(?:<{7}|>{7})(?: .*)?$|^(?:={7}|\|{7}(?: .*)?)$", re.MULTILINE)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -93,7 +95,7 @@ class _Refused(Exception):
 def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, tuple[Diagnostic, ...]]:
     """Read the bytes of one YAML file whose root must be a mapping.
 
-    ``name`` is how diagnostics call the file. Codes: R002-R008.
+    ``name`` is how diagnostics call the file. Codes: R002-R009.
     """
     source = Source(name, "")
     if len(raw) > MAX_BYTES:
@@ -111,6 +113,9 @@ def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, 
         message = f"the character U+{ord(unreadable[0]):04X} is not allowed in YAML"
         return None, (Diagnostic("R003", message, _at(name, text, unreadable.start()), helps=("remove it",)),)
     source = Source(name, _LINE_END.sub("\n", text))
+    conflict = _conflict(source)
+    if conflict:
+        return None, (conflict,)
     composer = _Composer(source, layer, text)
     try:
         root = composer.document()
@@ -119,6 +124,18 @@ def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, 
     except yaml.YAMLError as error:
         return None, (*composer.found, _syntax_error(source, error))
     return (None if composer.found else Document(root)), tuple(composer.found)
+
+
+def _conflict(source: Source) -> Diagnostic | None:
+    """That a merge was left unfinished: both kinds of outer markers stand in the text. Code: R009."""
+    marks = list(_CONFLICT.finditer(source.text))
+    if not {"<", ">"} <= {mark[0][0] for mark in marks}:
+        return None
+    first, *others = ((source.text.count("\n", 0, mark.start()) + 1, mark[0]) for mark in marks)
+    span = Span(source, first[0], 1, first[0], len(first[1]) + 1)
+    note = f"more of its markers are in the lines {', '.join(str(line) for line, _ in others[:8])}"
+    helps = ("keep one side of it and delete the markers; what ratc compiled, compile again instead",)
+    return Diagnostic("R009", f"a merge conflict was left in `{source.name}`", span, (note,), helps)
 
 
 def parse_value(source: Source, text: str, column: int, layer: str) -> Node | None:
