@@ -12,25 +12,15 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from ratc import emit, facts, targets
 from ratc.cli import compile as compiling
-from ratc.cli import drift, inputs, tree
+from ratc.cli import compiled, drift, inputs, tree
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.document import Document
 from ratc.sweep import once
 from ratc.targets import lock
 from ratc.targets.artifact import Artifact
-
-
-class _Refused(Exception):
-    """A command that cannot be read."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise _Refused(message)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +63,8 @@ def _checked(folder: str, this_machine: bool) -> list[Diagnostic]:
         words, name = tree.head(folder)
         command = f"cd {shlex.quote(folder)} && {words}"
         try:
-            args = _parsed(words, folder)
-        except (_Refused, ValueError) as error:
+            args = compiled.arguments(words, folder)
+        except compiled.Refused as error:
             text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
             span = Span(Source(os.path.join(folder, name), text), 1, 1, 2, 1)
             message = f"the head of `{os.path.join(folder, name)}` does not say how to make it again"
@@ -94,22 +84,6 @@ def _checked(folder: str, this_machine: bool) -> list[Diagnostic]:
             return _errors(said)
         left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}
         return list(drift.compare(folder, made.artifacts, sorted(left), command))
-
-
-def _parsed(words: str, folder: str) -> argparse.Namespace:
-    """The options of the command in a file's head, with paths as seen from the shell's folder."""
-    command = shlex.split(words)
-    if command[:2] != ["ratc", "compile"]:
-        raise _Refused("there is no line `# Again, from this folder: ratc compile …`")
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    compiling.add_arguments(parser)
-    args = parser.parse_args(command[2:])
-    if inputs.known_target(args.target):
-        raise _Refused(f"there is no target `{args.target}`")
-    args.spec = os.path.normpath(os.path.join(folder, args.spec))
-    args.facts = os.path.normpath(os.path.join(folder, args.facts)) if args.facts else None
-    args.output = folder if args.output else None
-    return args
 
 
 def _errors(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
 from ratc import __version__, emit
+from ratc.cli.compiled import read_lock
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
-from ratc.document import MAX_BYTES, Document, Node, parse
+from ratc.document import Document, Node, parse
 from ratc.layers import SHORT_NAMES
 from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact, digest
@@ -23,21 +24,9 @@ _MOST = 5
 
 def read(folder: str) -> tuple[Document | None, tuple[Diagnostic, ...]]:
     """The lock of a folder; nothing where there is none. Codes: R00x, R428 where its form is a newer one."""
-    path = os.path.join(folder, lock.NAME)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
+    if emit.on_disk(folder, lock.NAME) is None:
         return None, ()
-    except OSError as error:
-        return None, (Diagnostic("R001", f"cannot read `{path}`: {error.strerror}"),)
-    document, found = parse(path, data)
-    version = document.root.find(("lock_version",)) if document else None
-    if version is None or not isinstance(version.value, int) or version.value <= lock.VERSION:
-        return document, found
-    message = f"`{path}` is a lock of version {version.value}, from a newer ratc"
-    note = f"this is ratc {__version__}, which knows locks up to version {lock.VERSION}{_by(document)}"
-    return None, (*found, Diagnostic("R428", message, version.span, (note,), ("use the ratc that made it",)))
+    return read_lock(os.path.join(folder, lock.NAME))
 
 
 def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again: str) -> tuple[Diagnostic, ...]:
@@ -203,7 +192,3 @@ def _table(document: Document | None, key: str) -> dict[str, Node]:
 def _version(document: Document) -> str:
     node = document.root.find(("ratc_version",))
     return str(node.value) if node else "of no version"
-
-
-def _by(document: Document | None) -> str:
-    return f"; the lock is of ratc {_version(document)}" if document else ""

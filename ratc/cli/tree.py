@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 
 from ratc import targets
+from ratc.cli.compiled import command
 from ratc.targets import job, lock
 
 _SKIPPED = frozenset((".git", ".venv", "venv", "node_modules", "__pycache__", "outputs", job.POINTS))
 _MARK = b"Compiled by ratc from "
-_AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
 #: The marks stand in the first lines; a lock's version may follow a long command.
 _HEAD = 16384
 
@@ -31,9 +30,9 @@ def compiled(paths: Sequence[str]) -> Iterator[str]:
 def head(folder: str) -> tuple[str, str]:
     """The command in the head of the folder's lock, or of the first file that has one, and that file's name."""
     for name in (lock.NAME, *targets.NAMES):
-        match = _AGAIN.search(_first(os.path.join(folder, name)).decode("utf-8", errors="replace"))
-        if match:
-            return match[1], name
+        words = command(_first(os.path.join(folder, name)).decode("utf-8", errors="replace"))
+        if words:
+            return words, name
     return "", lock.NAME
 
 

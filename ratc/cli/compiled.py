@@ -1,0 +1,228 @@
+"""Reads what was compiled: a folder's lock, its values with their comments, and the command that made them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from ratc import __version__
+from ratc.diagnostics import Diagnostic
+from ratc.document import MAX_BYTES, Document, Node, parse
+from ratc.plan import Value, Values
+from ratc.targets import job, lock
+
+_AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
+
+
+class Refused(Exception):
+    """A recorded command that cannot be read; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A lock that was read.
+
+    ``values`` are the lock's, each with its comment as the reason and its place in the lock. ``words`` is the command
+    in the lock's head, to be run from ``folder``. ``points`` are the values of an array's points on one line, by name;
+    ``point_locks`` the digests of their own locks.
+    """
+
+    path: str
+    document: Document
+    values: Values
+    words: str
+    points: Mapping[str, str] = field(default_factory=dict)
+    point_locks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Where the lock lies."""
+        return os.path.dirname(self.path) or "."
+
+    @property
+    def target(self) -> str:
+        """What it was compiled for."""
+        return str(self.told("target") or "local")
+
+    @property
+    def ratc_version(self) -> str:
+        """The ratc that compiled it."""
+        return str(self.told("ratc_version") or "")
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digests by path from the spec's folder."""
+        node = self.document.root.find(("inputs",))
+        table = node.value if node and isinstance(node.value, dict) else {}
+        return {key: str(child.value) for key, child in table.items()}
+
+    def told(self, key: str) -> object:
+        """A bare value of the lock's head, or None."""
+        node = self.document.root.find((key,))
+        return node.value if node else None
+
+    def arguments(self) -> argparse.Namespace:
+        """The options of the recorded command, with paths as seen from the shell's folder. Raises ``Refused``."""
+        return arguments(self.words, self.folder)
+
+
+def is_compiled(path: str) -> bool:
+    """Whether a path is a compiled folder, a folder of such folders, or a lock."""
+    if os.path.isdir(path):
+        return bool(_locks(path))
+    return os.path.basename(path) == lock.NAME and os.path.isfile(path)
+
+
+def read(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
+    """The lock at a path: a compiled folder, a point of an array, or a lock itself. Codes: R00x, R422, R428."""
+    if os.path.isdir(path):
+        found = _locks(path)
+        if not found:
+            helps = ("name a folder that `ratc compile` wrote, or a spec",)
+            return None, (
+                Diagnostic("R422", f"`{path}` holds no {lock.NAME}: it is not a compiled folder", helps=helps),
+            )
+        if len(found) > 1:
+            helps = (f"name one of them: {', '.join(os.path.dirname(name) for name in found[:4])}",)
+            return None, (Diagnostic("R422", f"`{path}` holds {len(found)} compiled folders", helps=helps),)
+        path = found[0]
+    return parsed(path)
+
+
+def parsed(path: str, data: bytes | None = None) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
+    """The lock of a name; ``data`` stands in for what lies there. Codes: R00x, R422, R428."""
+    document, said = read_lock(path, data)
+    if document is None:
+        return None, said
+    shared = document.root.find(("shared",))
+    if shared is not None:
+        return _point(path, document, os.path.normpath(os.path.join(os.path.dirname(path), str(shared.value))))
+    points, digests = _points(os.path.dirname(path))
+    return Compiled(path, document, Values(dict(_values(document))), _words(document), points, digests), ()
+
+
+def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tuple[Diagnostic, ...]]:
+    """A lock's document. Codes: R00x; R422 for another file, R428 where its form is that of a newer ratc."""
+    if data is None:
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            return None, (Diagnostic("R001", f"cannot read `{path}`: {error.strerror}"),)
+    document, found = parse(path, data)
+    if document is None:
+        return None, found
+    version = document.root.find(("lock_version",))
+    if version is None or not isinstance(version.value, int):
+        helps = ("name a folder that `ratc compile` wrote, or a spec",)
+        return None, (*found, Diagnostic("R422", f"`{path}` is not a lock of ratc's", helps=helps))
+    if version.value <= lock.VERSION:
+        return document, found
+    by = document.root.find(("ratc_version",))
+    message = f"`{path}` is a lock of version {version.value}, from a newer ratc"
+    note = f"this is ratc {__version__}, which knows locks up to version {lock.VERSION}"
+    note += f"; the lock is of ratc {by.value}" if by else ""
+    return None, (*found, Diagnostic("R428", message, version.span, (note,), ("use the ratc that made it",)))
+
+
+def command(text: str) -> str:
+    """The command in the head of one of ratc's files; nothing where there is none."""
+    match = _AGAIN.search(text)
+    return match[1] if match else ""
+
+
+def arguments(words: str, folder: str) -> argparse.Namespace:
+    """The options of a recorded command, with paths as seen from the shell's folder. Raises ``Refused``."""
+    from ratc.cli import compile as compiling
+    from ratc.cli import inputs
+
+    try:
+        parts = shlex.split(words)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    if parts[:2] != ["ratc", "compile"]:
+        raise Refused("there is no line `# Again, from this folder: ratc compile …`")
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    compiling.add_arguments(parser)
+    args = parser.parse_args(parts[2:])
+    if inputs.known_target(args.target):
+        raise Refused(f"there is no target `{args.target}`")
+    args.spec = os.path.normpath(os.path.join(folder, args.spec))
+    args.facts = os.path.normpath(os.path.join(folder, args.facts)) if args.facts else None
+    args.output = folder if args.output else None
+    return args
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refused(message)
+
+
+def _locks(folder: str) -> list[str]:
+    """The folder's own lock, or those of the folders in it and of the targets in those."""
+    own = os.path.join(folder, lock.NAME)
+    if os.path.isfile(own):
+        return [own]
+    found: list[str] = []
+    for depth in (1, 2):
+        if not found:
+            found = sorted(_below(folder, depth))
+    return found
+
+
+def _below(folder: str, depth: int) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir() and depth > 1:
+                yield from _below(entry.path, depth - 1)
+            elif entry.is_dir() and os.path.isfile(os.path.join(entry.path, lock.NAME)):
+                yield os.path.join(entry.path, lock.NAME)
+
+
+def _point(path: str, own: Document, shared_path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
+    """One point of an array: what all points share, with its own values over it."""
+    shared, found = read_lock(shared_path)
+    if shared is None:
+        return None, found
+    values = {**dict(_values(shared)), **dict(_values(own))}
+    return Compiled(path, shared, Values(values), _words(shared)), found
+
+
+def _words(document: Document) -> str:
+    return command(document.root.span.source.text)
+
+
+def _values(document: Document) -> Iterator[tuple[str, Value]]:
+    assert isinstance(document.root.value, dict)
+    for section in lock.SECTIONS:
+        node = document.root.value.get(section)
+        if node is None:
+            continue
+        for path, leaf in [(section, node)] if not _is_map(node) else node.leaves(section):
+            reason = _comment(leaf)
+            yield path, Value(leaf.data(), "derived" if reason else "spec", reason, span=leaf.span)
+
+
+def _comment(leaf: Node) -> str:
+    """What stands behind a value's ``#`` on its line."""
+    rest = leaf.span.source.line(leaf.span.end_line)[leaf.span.end_column - 1 :]
+    return rest.partition("#")[2].strip()
+
+
+def _is_map(node: Node) -> bool:
+    return isinstance(node.value, dict) and bool(node.value)
+
+
+def _points(folder: str) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        with open(os.path.join(folder, job.TABLE), encoding="utf-8", errors="replace") as file:
+            rows = [line.rstrip("\n").split("\t") for line in file][1:]
+    except OSError:
+        return {}, {}
+    whole = [row for row in rows if len(row) == 3]
+    return {row[0]: row[1] for row in whole}, {row[0]: row[2] for row in whole}
