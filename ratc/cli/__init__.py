@@ -19,6 +19,7 @@ COMMANDS = {
     "schema": "print the JSON Schema of a spec",
     "validate": "check a spec and say what is wrong",
     "compile": "write the lock, the launcher's files and the job script",
+    "diff": "say what differs between two specs, and with what consequence",
     "check": "say which compiled folders are not what their inputs give",
     "train": "compile for this machine and run the script",
     "submit": "compile for the scheduler of this machine and submit the script",

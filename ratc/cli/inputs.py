@@ -72,10 +72,10 @@ def add_spec_arguments(parser: argparse.ArgumentParser, target: bool = True) -> 
             )
 
 
-def load(args: argparse.Namespace, target: str, alone: bool = False) -> Loaded:
+def load(args: argparse.Namespace, target: str, alone: bool = False, given: File | None = None) -> Loaded:
     """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001.
 
-    ``alone`` leaves the environment's ``RAT_*`` variables out.
+    ``alone`` leaves the environment's ``RAT_*`` variables out; ``given`` stands in for the spec's file.
     """
     schema = resources.schema("experiment")
     overrides, found = layers.from_environment({} if alone else os.environ, schema)
@@ -86,7 +86,7 @@ def load(args: argparse.Namespace, target: str, alone: bool = False) -> Loaded:
     ]
     overrides += [layers.from_assignment(assignment) for assignment in args.assignments]
     folder, name = os.path.split(args.spec)
-    spec, problem = read(args.spec)
+    spec, problem = (given, None) if given else read(args.spec)
     if spec is None:
         return Loaded(Inputs(File(args.spec, b"")), None, (*found, problem) if problem else tuple(found))
     overlays = []

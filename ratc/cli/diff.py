@@ -1,0 +1,103 @@
+"""Say what differs between two specs, compiled folders or locks, and with what consequence.
+
+Either side may be of a git revision: `ratc diff HEAD~1:specs/a.yaml specs/a.yaml`; `main:` is the other side's file in
+`main`. With one side alone, it is held against HEAD. RAT_* variables are left out. Exit status 0 same, 1 different,
+2 trouble. To make `git diff` use it: docs/diff.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import ExitStack
+
+from ratc.cli import inputs, revisions, sides
+from ratc.cli.sides import Asked
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.diff.compare import compare, without
+from ratc.diff.model import Comparison, Effect
+
+FORMATS = ("text", "json", "markdown")
+_DRIVER = "--git-driver"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc diff``."""
+    parser.add_argument(
+        "sides", nargs="*", metavar="SIDE", help="a spec, a compiled folder, a lock, or REV:path of one"
+    )
+    for name, what in (("target", "local, slurm or lsf"), ("facts", "hardware facts, instead of this machine's")):
+        metavar = "T" if name == "target" else "FILE"
+        parser.add_argument(f"--{name}", metavar=metavar, help=f"{what}, for both sides")
+        parser.add_argument(f"--old-{name}", metavar=metavar, help="for the first side alone")
+        parser.add_argument(f"--new-{name}", metavar=metavar, help="for the second side alone")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="text (default), json or markdown")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        choices=[Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"],
+        help="leave out changes that do no more than this; may be given twice",
+    )
+    parser.add_argument(_DRIVER, action="store_true", help="take the arguments that git gives to a diff driver")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0 same, 1 different, 2 trouble; as git's driver always 0."""
+    if args.git_driver:
+        from ratc.cli import diff_driver
+
+        return diff_driver.run(args)
+    if not 1 <= len(args.sides) <= 2:
+        print("ratc diff: name one side, which is held against HEAD, or two; see `ratc diff --help`", file=sys.stderr)
+        return 2
+    names = args.sides if len(args.sides) == 2 else _against_head(args.sides[0])
+    if len([name for name in names if (parts := revisions.split(name)) and not parts[1]]) == 2:
+        print("ratc diff: name the file on one side at least, as in `ratc diff main: spec.yaml`", file=sys.stderr)
+        return 2
+    old = Asked(names[0], args.old_target or args.target, args.old_facts or args.facts)
+    new = Asked(names[1], args.new_target or args.target, args.new_facts or args.facts)
+    with ExitStack() as stack:
+        both, found = sides.pair(old, new, stack)
+        if both is None:
+            inputs.show(_once(found), "ratc diff")
+            return 2
+        comparison = without(compare(*both), _ignored(args))
+        sys.stdout.write(rendered(comparison, args.format))
+        if comparison.is_empty:
+            print("ratc diff: nothing differs", file=sys.stderr)
+    return 0 if comparison.is_empty else 1
+
+
+def rendered(comparison: Comparison, form: str) -> str:
+    """The comparison in a form; text in colour where a terminal shows it."""
+    # Imported here: one form is asked for.
+    if form == "json":
+        from ratc.render.changes.json import document
+
+        return document(comparison)
+    if form == "markdown":
+        from ratc.render.changes.markdown import markdown
+
+        return markdown(comparison)
+    from ratc.render.changes.text import text
+
+    colour = os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    return text(comparison, colour and (sys.stdout.isatty() or "GIT_PAGER_IN_USE" in os.environ))
+
+
+def _against_head(side: str) -> list[str]:
+    """A file against its last commit; a revision against the file as it is."""
+    parts = revisions.split(side)
+    return [side, parts[1]] if parts else ["HEAD:", side]
+
+
+def _ignored(args: argparse.Namespace) -> list[Effect]:
+    return [Effect(name.removesuffix("s") if name == "cosmetics" else name) for name in args.ignore]
+
+
+def _once(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:
+    """What stops it, or all that was found; what both sides say, once."""
+    told = [item for item in found if has_errors((item,))] or list(found)
+    return list(dict.fromkeys(told))

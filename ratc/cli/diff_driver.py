@@ -1,0 +1,59 @@
+"""What `git diff` calls as its driver `ratc diff --git-driver`: one file in two versions, told by its meaning.
+
+git ends its own run where a driver fails, so whatever happens, the exit status is 0 and something is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from contextlib import ExitStack
+
+from ratc.cli import sides
+from ratc.cli.diff import rendered
+from ratc.cli.sides import Asked
+from ratc.diff.compare import compare
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0; 2 where these are not git's arguments."""
+    words = args.sides
+    if len(words) == 1:
+        print(f"ratc diff: {words[0]} is not merged")
+        return 0
+    if len(words) not in (7, 9):
+        print("ratc diff: git gives a driver seven arguments; see docs/diff.md", file=sys.stderr)
+        return 2
+    path, old, new = words[0], _read(words[1]), _read(words[4])
+    print(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}")
+    sys.stdout.write(_told(path, words[7] if len(words) == 9 else path, old, new, args))
+    return 0
+
+
+def _told(path: str, later: str, old: bytes | None, new: bytes | None, args: argparse.Namespace) -> str:
+    """By the meaning where both versions have one; by lines otherwise."""
+    if old is not None and new is not None:
+        before = Asked(path, args.old_target or args.target, args.old_facts or args.facts, old)
+        after = Asked(later, args.new_target or args.target, args.new_facts or args.facts, new)
+        with ExitStack() as stack:
+            both, _ = sides.pair(before, after, stack)
+        if both is not None:
+            told = rendered(compare(*both), "text")
+            return told or "nothing that ratc resolves differs: comments, order or layout\n"
+    return _by_lines(path, later, old, new)
+
+
+def _by_lines(path: str, later: str, old: bytes | None, new: bytes | None) -> str:
+    names = ("/dev/null" if old is None else f"a/{path}", "/dev/null" if new is None else f"b/{later}")
+    before, after = ((data or b"").decode("utf-8", errors="replace").splitlines() for data in (old, new))
+    return "".join(f"{line}\n" for line in difflib.unified_diff(before, after, *names, lineterm=""))
+
+
+def _read(path: str) -> bytes | None:
+    """The bytes of a version; None where there is none."""
+    if path == os.devnull:
+        return None
+    with open(path, "rb") as file:
+        return file.read()

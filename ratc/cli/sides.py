@@ -1,0 +1,202 @@
+"""Loads one side of a comparison: a spec, what was compiled, or either of a git revision."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from ratc import __version__, compiler
+from ratc.cli import compiled, inputs, revisions
+from ratc.cli.compiled import Compiled
+from ratc.cli.revisions import Revision
+from ratc.compiler import File
+from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.diff.model import Side
+from ratc.plan import Plan, Value, Values
+from ratc.targets import lock
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One side as the user names it: None where nothing is said of it. ``data`` stands in for the file's bytes."""
+
+    text: str
+    target: str | None = None
+    facts: str | None = None
+    data: bytes | None = None
+
+
+def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | None, tuple[Diagnostic, ...]]:
+    """Both sides, told in the same terms. A side that says no target takes the other's, where that is a lock."""
+    old, new = _completed(old, new), _completed(new, old)
+    places: list[str | Revision] = []
+    for asked, other in ((old, new), (new, old)):
+        place, found = _place(asked, other, stack)
+        if place is None:
+            return None, found
+        places.append(place)
+    targets = [asked.target or _target(place) for asked, place in zip((old, new), places, strict=True)]
+    given = next((target for target in targets if target), "local")
+    loaded = [
+        _load(asked, place, target or given) for asked, place, target in zip((old, new), places, targets, strict=True)
+    ]
+    found = tuple(item for _, said in loaded for item in said)
+    first, second = loaded[0][0], loaded[1][0]
+    return (None if first is None or second is None else _aligned(first, second)), found
+
+
+def _completed(asked: Asked, other: Asked) -> Asked:
+    """`REV:` is the other side's path in that revision."""
+    parts = revisions.split(asked.text)
+    if parts is None or parts[1]:
+        return asked
+    theirs = revisions.split(other.text)
+    path = theirs[1] if theirs else revisions.inside(other.text) or other.text
+    return replace(asked, text=f"{parts[0]}:{path}")
+
+
+def _place(asked: Asked, other: Asked, stack: ExitStack) -> tuple[str | Revision | None, tuple[Diagnostic, ...]]:
+    parts = revisions.split(asked.text)
+    if parts is None:
+        own = os.path.join(asked.text, asked.target or "")
+        return (own if asked.target and os.path.isdir(own) else asked.text), ()
+    near = (
+        "." if revisions.inside(".") is not None or revisions.split(other.text) else os.path.dirname(other.text) or "."
+    )
+    return revisions.take(*parts, near, stack)
+
+
+def _target(place: str | Revision) -> str | None:
+    """The target that a lock names; None for a spec."""
+    path = place.path if isinstance(place, Revision) else place
+    if not compiled.is_compiled(path):
+        return None
+    read, _ = compiled.read(path)
+    return read.target if read else None
+
+
+def _load(asked: Asked, place: str | Revision, target: str) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+    path = place.path if isinstance(place, Revision) else place
+    if asked.data is None and (os.path.isdir(path) or compiled.is_compiled(path)):
+        side, found = _of_compiled(asked, path)
+    elif asked.data is not None and os.path.basename(path) == lock.NAME:
+        read, found = compiled.parsed(path, asked.data)
+        side = _of_lock(asked, read) if read else None
+    else:
+        given = None if asked.data is None else File(path, asked.data)
+        side, found = _of_spec(asked.text, _options(path, target, asked.facts), given)
+    if isinstance(place, Revision):
+        return side and _of_revision(side, place), tuple(map(place.found, found))
+    return side, found
+
+
+def _options(spec: str, target: str, facts: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False)
+    inputs.add_spec_arguments(parser)
+    return parser.parse_args([f"--target={target}", *([f"--facts={facts}"] if facts else []), "--", spec])
+
+
+def _of_spec(
+    name: str, args: argparse.Namespace, given: File | None = None
+) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+    """A spec, resolved; of a sweep the first point, with the names of all. ``RAT_*`` variables are left out."""
+    refused = inputs.known_target(args.target)
+    if refused:
+        return None, refused
+    loaded = inputs.load(args, args.target, alone=True, given=given)
+    if loaded.settings is None or loaded.document is None:
+        return None, loaded.diagnostics
+    settings, found = loaded.settings, list(loaded.diagnostics)
+    points, said = compiler.points(loaded.document)
+    found += said
+    if has_errors(found):
+        return None, tuple(found)
+    if points:
+        first, said = compiler.check_point(loaded.document, points[0])
+        found += said
+        if first is None:
+            return None, tuple(found)
+        # The points say what the sweep's own keys say.
+        settings = Values({**first, **{path: settings[path] for path in settings if path == "sweep.max_parallel"}})
+    plan, said, _, _ = inputs.decided(args, settings, args.target)
+    found += said
+    if plan is None:
+        return None, tuple(found)
+    side = _of_plan(name, args.target, plan, tuple(found))
+    return replace(side, points={point.name: point.text for point in points}), ()
+
+
+def _of_plan(name: str, target: str, plan: Plan, found: tuple[Diagnostic, ...]) -> Side:
+    words = tuple(f"{item.code}: {item.message}" for item in found if item.severity is Severity.WARNING)
+    return Side(name, target, plan.values, plan.settings, plan.facts, ratc_version=__version__, findings=words)
+
+
+def _of_compiled(asked: Asked, path: str) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+    read, found = compiled.read(path)
+    if read is None:
+        return None, found
+    return _explained(asked, read) or _of_lock(asked, read), ()
+
+
+def _of_lock(asked: Asked, read: Compiled) -> Side:
+    points = {name: f"{text} ({read.point_locks[name][7:19]})" for name, text in read.points.items()}
+    return Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)
+
+
+def _explained(asked: Asked, read: Compiled) -> Side | None:
+    """The lock with what it was made from, where its inputs still give what it says."""
+    if read.points or read.told("shared"):
+        return None
+    try:
+        args = read.arguments()
+    except compiled.Refused:
+        return None
+    if not os.path.exists(args.spec):
+        return None
+    side, found = _of_spec(asked.text, args)
+    if side is None or has_errors(found):
+        return None
+    now = {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}
+    then = {path: value.value for path, value in read.values.items()}
+    return (
+        replace(side, ratc_version=read.ratc_version)
+        if repr(sorted(now.items())) == repr(sorted(then.items()))
+        else None
+    )
+
+
+def _flat(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    from ratc.diff.compare import flat
+
+    return flat(values)
+
+
+def _of_revision(side: Side, place: Revision) -> Side:
+    def renamed(values: Mapping[str, Value]) -> dict[str, Value]:
+        return {path: place.renamed(value) for path, value in values.items()}
+
+    return replace(
+        side,
+        values=renamed(side.values),
+        settings=renamed(side.settings),
+        facts=renamed(side.facts),
+        findings=tuple(map(place.told, side.findings)),
+    )
+
+
+def _aligned(old: Side, new: Side) -> tuple[Side, Side]:
+    """Of a spec that is held against a lock, only what a lock holds."""
+    if old.is_lock == new.is_lock:
+        return old, new
+    locked, open_ = (old, new) if old.is_lock else (new, old)
+    values = {
+        path: value
+        for path, value in _flat(open_.values).items()
+        if path.partition(".")[0] in lock.SECTIONS and (not locked.points or path in locked.values)
+    }
+    open_ = replace(open_, values=values)
+    locked = replace(locked, points={name: text.rpartition(" (")[0] for name, text in locked.points.items()})
+    return (locked, open_) if old.is_lock else (open_, locked)

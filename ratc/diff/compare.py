@@ -1,0 +1,254 @@
+"""Two sides -> a :class:`~ratc.diff.model.Comparison`. A pure function with laws, which tests hold: a side against
+itself gives nothing; the other way round everything is mirrored; the listed sources, applied to the old spec, give the
+new plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ratc.diff import effects
+from ratc.diff.model import Amount, Change, Comparison, Effect, Side
+from ratc.explain import DECIDED_BY_MEMORY
+from ratc.plan import Value
+from ratc.units import gib
+
+#: What a prediction of memory, and so all it decides, depends on beside a value's own inputs.
+PREDICTED_FROM = (
+    "model.",
+    "data.image_size",
+    "data.channels",
+    "data.scales",
+    "training.precision",
+    "training.optimizer",
+    "training.loss",
+    "training.tf32",
+    "hardware.",
+    "parallel.world_size",
+    "training.global_batch_size",
+    "engine.deepspeed",
+    "engine.offload_optimizer",
+)
+
+
+def compare(old: Side, new: Side) -> Comparison:
+    """All that differs between the two."""
+    before, after = flat(old.values), flat(new.values)
+    changes = _renamed(_differing(before, after, ""))
+    sources: list[Change] = []
+    if not (old.is_lock or new.is_lock):
+        sources += _differing(flat(old.settings), flat(new.settings), "spec:")
+        facts = _differing(flat(old.facts), flat(new.facts), "facts:")
+        used = {path for value in (*before.values(), *after.values()) for path in value.inputs}
+        sources += (change for change in facts if change.path in used)
+    surroundings = tuple(_surroundings(old, new))
+    changed = {change.path for change in (*sources, *changes)}
+    plan = [_told(change, before, after, changed) for change in changes]
+    return Comparison(
+        old,
+        new,
+        tuple(_judged(sources, plan)),
+        tuple(plan),
+        surroundings,
+        tuple(_amounts(old, new, before, after)),
+        tuple(_remarks(old, new)),
+    )
+
+
+def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
+    """The comparison without changes that have none but the ignored effects."""
+    drop = frozenset(ignored)
+
+    def kept(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        return tuple(change for change in changes if not drop or not drop.issuperset(change.effects))
+
+    plan, sources = kept(comparison.changes), kept(comparison.sources)
+    left = {change.path for change in (*plan, *sources)}
+    plan = tuple(replace(change, causes=tuple(path for path in change.causes if path in left)) for change in plan)
+    return replace(comparison, changes=plan, sources=sources, surroundings=kept(comparison.surroundings))
+
+
+def flat(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Values with the entries of mappings one by one, as the lines of a lock are."""
+    told: dict[str, Value] = {}
+    for path, value in values.items():
+        if isinstance(value.value, Mapping) and value.value:
+            told |= flat({f"{path}.{key}": replace(value, value=item) for key, item in value.value.items()})
+        else:
+            told[path] = value
+    return told
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are alike: `true` is not 1, and a list is compared entry by entry."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) -> list[Change]:
+    found = []
+    # Sorted, so that both directions list the same paths in the same order.
+    order = {path: (place, path) for place, path in enumerate(old)}
+    order |= {path: (min(place, order[path][0]) if path in order else place, path) for place, path in enumerate(new)}
+    for path in sorted(order, key=lambda path: order[path]):
+        before, after = old.get(path), new.get(path)
+        if before is None or after is None or not same(before.value, after.value):
+            means = effects.of_plan(path, old, new) if not kind else ((), "")
+            found.append(Change(kind + path, before, after, *means))
+    return found
+
+
+def _renamed(changes: list[Change]) -> list[Change]:
+    """A value that is gone and the only one like it that is new in the same section are one change: a renaming."""
+    gone = [change for change in changes if change.new is None]
+    come = [change for change in changes if change.old is None]
+    formerly: dict[str, Change] = {}
+    for change in come:
+        like = [other for other in gone if _alike(other.old, change.new) and _section(other) == _section(change)]
+        back = [other for other in come if _alike(other.new, change.new) and _section(other) == _section(change)]
+        if len(like) == len(back) == 1:
+            formerly[change.path] = like[0]
+    names = {change.path for change in formerly.values()}
+    return [
+        replace(change, old=formerly[change.path].old, formerly=formerly[change.path].path)
+        if change.path in formerly
+        else change
+        for change in changes
+        if change.path not in names
+    ]
+
+
+def _alike(one: Value | None, other: Value | None) -> bool:
+    return one is not None and other is not None and one.value is not None and same(one.value, other.value)
+
+
+def _section(change: Change) -> str:
+    return change.path.rpartition(".")[0]
+
+
+def _told(change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str]) -> Change:
+    """The change with its direct causes among what else changed."""
+    own = [path for values in (after, before) if change.path in values for path in values[change.path].inputs]
+    if change.path in DECIDED_BY_MEMORY or change.path.startswith("memory."):
+        own += [path for path in sorted(changed) if path.startswith(PREDICTED_FROM)]
+    if change.path.startswith("memory."):
+        own += sorted(DECIDED_BY_MEMORY)
+    plan = {path for path in own if path in changed and path != change.path and path not in _follows(change.path)}
+    order = [path for path in (*after, *before) if path in plan]
+    # What stands in a spec or in facts first, then the plan's own values in their order.
+    inputs = sorted(path for path in plan if ":" in path)
+    return replace(change, causes=tuple(dict.fromkeys((*inputs, *order))))
+
+
+def _follows(path: str) -> frozenset[str]:
+    """Decisions about memory are taken together: none of them is the cause of one that stands before it."""
+    return (
+        DECIDED_BY_MEMORY - {"training.micro_batch_size", "engine.zero_stage"}
+        if path in DECIDED_BY_MEMORY
+        else (frozenset())
+    )
+
+
+def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
+    """Sources with the effects of all that follows from them; with their own where nothing does."""
+    direct: dict[str, list[Change]] = {}
+    for change in plan:
+        for cause in change.causes:
+            direct.setdefault(cause, []).append(change)
+
+    def following(path: str, seen: set[str]) -> set[str]:
+        for change in direct.get(path, ()):
+            if change.path not in seen:
+                seen.add(change.path)
+                following(change.path, seen)
+        return seen
+
+    by_path = {change.path: change for change in plan}
+    judged = []
+    for source in sources:
+        reached = following(source.path, set())
+        if reached:
+            all_effects = {effect for path in reached for effect in by_path[path].effects}
+            judged.append(replace(source, effects=tuple(effect for effect in Effect if effect in all_effects)))
+        elif source.path.startswith("spec:"):
+            found, meaning = effects.of_spec(source.name)
+            judged.append(replace(source, effects=found, meaning=meaning))
+    return judged
+
+
+def _surroundings(old: Side, new: Side) -> list[Change]:
+    """What may be a cause although no value of the plan is: the target, ratc's version, the files."""
+
+    def pair(path: str, before: Any, after: Any, found: tuple[Effect, ...], meaning: str) -> Change:
+        return Change(
+            path,
+            None if before is None else Value(before, "derived"),
+            None if after is None else Value(after, "derived"),
+            found,
+            meaning,
+        )
+
+    told: list[Change] = []
+    if old.target != new.target:
+        told.append(pair("target", old.target, new.target, (Effect.PLACEMENT,), "another kind of script"))
+    if old.ratc_version != new.ratc_version:
+        meaning = "another ratc may work out other values from the same spec"
+        told.append(pair("ratc_version", old.ratc_version, new.ratc_version, (Effect.COSMETIC,), meaning))
+    if old.points or new.points:
+        names = [name for name in (*old.points, *new.points) if old.points.get(name) != new.points.get(name)]
+        for name in dict.fromkeys(names):
+            both = (Effect.TRAINING, Effect.COST)
+            told.append(pair(f"point {name}", old.points.get(name), new.points.get(name), both, "another point"))
+    if old.is_lock and new.is_lock:
+        for path in sorted({*old.inputs, *new.inputs}):
+            if old.inputs.get(path) != new.inputs.get(path):
+                before, after = old.inputs.get(path), new.inputs.get(path)
+                meaning = "the file that it was compiled from differs"
+                told.append(pair(f"input {path}", before, after, (Effect.COSMETIC,), meaning))
+    return told
+
+
+def _remarks(old: Side, new: Side) -> list[str]:
+    names = [side.values["experiment_name"].value for side in (old, new) if "experiment_name" in side.values]
+    two = len(names) == 2 and names[0] != names[1]
+    told = [f"these are two experiments: `{names[0]}` and `{names[1]}`"] if two else []
+    if old.is_lock or new.is_lock:
+        return told  # a lock keeps no warnings
+    told += [f"new warning {text}" for text in new.findings if text not in old.findings]
+    return told + [f"no more: warning {text}" for text in old.findings if text not in new.findings]
+
+
+def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:
+    """Memory against the card, and what is asked for, where a side says it."""
+    rows = (
+        ("predicted peak of PyTorch's memory, of the card", _memory(before), _memory(after)),
+        ("GPU-hours at most", _gpu_hours(before, old), _gpu_hours(after, new)),
+        ("points of the array", _count(old.points), _count(new.points)),
+    )
+    return [Amount(*row) for row in rows if row[1] != row[2]]
+
+
+def _count(points: Mapping[str, str]) -> str | None:
+    return str(len(points)) if points else None
+
+
+def _memory(values: Mapping[str, Value]) -> str | None:
+    peak = _value(values, "memory.peak_reserved_bytes")
+    card = _value(values, "hardware.memory_bytes")
+    return f"{gib(peak)} of {gib(card)}" if peak and card else None
+
+
+def _gpu_hours(values: Mapping[str, Value], side: Side) -> str | None:
+    seconds, device = _value(values, "job.walltime_seconds"), _value(values, "hardware.device")
+    world = _value(values, "parallel.world_size")
+    if not (seconds and world and device == "cuda"):
+        return None
+    hours = world * seconds / 3600 * (len(side.points) or 1)
+    return f"{hours:,.1f}".removesuffix(".0")
+
+
+def _value(values: Mapping[str, Value], path: str) -> Any:
+    return values[path].value if path in values else None

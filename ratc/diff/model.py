@@ -1,0 +1,103 @@
+"""What is compared, and what a comparison says: frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ratc.plan import Value
+
+
+class Effect(Enum):
+    """What a change is for: the worst comes first."""
+
+    TRAINING = "training"
+    RESUME = "resume"
+    MEMORY = "memory"
+    COST = "cost"
+    PLACEMENT = "placement"
+    COSMETIC = "cosmetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two things that are compared: a spec that was resolved, or a lock that was read.
+
+    A lock has no ``settings`` and no ``facts``. ``inputs`` are digests by path from the spec's folder. ``points`` are
+    the values of a sweep's points by their names. ``findings`` are warnings that the side gave.
+    """
+
+    name: str
+    target: str
+    values: Mapping[str, Value]
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    facts: Mapping[str, Value] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    ratc_version: str = ""
+    points: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+    @property
+    def is_lock(self) -> bool:
+        """Whether only a lock is known, and not what it was made from."""
+        return not self.settings
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path whose value differs; ``old`` or ``new`` is None where that side does not have it.
+
+    ``path`` is a plan's path, or begins with ``spec:`` or ``facts:``. ``causes`` are the paths of the changes that it
+    follows from directly. ``formerly`` is the path that an unchanged value had before.
+    """
+
+    path: str
+    old: Value | None
+    new: Value | None
+    effects: tuple[Effect, ...]
+    meaning: str = ""
+    causes: tuple[str, ...] = ()
+    formerly: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path without its kind."""
+        return self.path.rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A sum for reviewers, on both sides; None where a side does not say it."""
+
+    what: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that differs between two sides.
+
+    ``sources`` is what people or hardware changed, ``changes`` what follows in the plan (both in the plan's order),
+    ``surroundings`` what else could be a cause: target, ratc's version, inputs.
+    """
+
+    old: Side
+    new: Side
+    sources: tuple[Change, ...] = ()
+    changes: tuple[Change, ...] = ()
+    surroundings: tuple[Change, ...] = ()
+    amounts: tuple[Amount, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing differs that a reviewer would want to know."""
+        return not (self.sources or self.changes or self.surroundings)
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """Every effect that some change has, the worst first."""
+        seen = {effect for change in (*self.sources, *self.changes) for effect in change.effects}
+        return tuple(effect for effect in Effect if effect in seen)

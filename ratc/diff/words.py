@@ -1,0 +1,102 @@
+"""A comparison in words, the same in every form: what the effects mean, a value on one line, where and why it is so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ratc.diff.model import Change, Comparison, Effect
+from ratc.plan import Value
+from ratc.redact import looks_secret, redact
+from ratc.units import gib
+from ratc.yaml_text import scalar
+
+#: What an effect is called beside a change.
+LABELS = {
+    Effect.TRAINING: "changes training",
+    Effect.RESUME: "breaks resume",
+    Effect.MEMORY: "memory",
+    Effect.COST: "cost",
+    Effect.PLACEMENT: "placement",
+    Effect.COSMETIC: "cosmetic",
+}
+#: Twelve digits of a digest tell files apart.
+_DIGEST = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
+#: A value longer than this hides the others.
+_WIDTH = 60
+#: Stands for a value that a side does not have.
+ABSENT = "—"
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """What a reviewer wants to know first, one sentence each."""
+    if comparison.is_empty:
+        return ["Nothing differs."]
+    effects = comparison.effects
+    trains = "It trains something else." if Effect.TRAINING in effects else "It trains the same."
+    resume = (
+        "Checkpoints of the old run are refused."
+        if Effect.RESUME in effects
+        else "An old run is continued from its checkpoint."
+    )
+    if comparison.remarks and comparison.remarks[0].startswith("these are two experiments"):
+        return [trains]
+    return [trains, resume]
+
+
+def shown(change: Change) -> tuple[str, str]:
+    """Old and new value on a line each, without secrets; a dash where there is none."""
+    old, new = _inline(change.old, change.path), _inline(change.new, change.path)
+    if old == new and change.formerly is None:  # too close for a rounded size
+        return _inline(change.old, ""), _inline(change.new, "")
+    return old, new
+
+
+def _inline(value: Value | None, path: str) -> str:
+    if value is None:
+        return ABSENT
+    text = gib(value.value) if path.endswith("_bytes") and isinstance(value.value, int) else scalar(value.value)
+    text = _DIGEST.sub(r"\1", text)
+    text = "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def labels(change: Change) -> list[str]:
+    """The effects in words."""
+    return [LABELS[effect] for effect in change.effects]
+
+
+def why(value: Value | None) -> str:
+    """Where a person or a file said it, or the reason for which ratc worked it out."""
+    if value is None:
+        return ""
+    if value.origin == "derived":
+        return redact(value.reason)
+    if value.origin == "default":
+        return "the default"
+    if value.span is None:
+        return redact(value.reason or value.origin)
+    return value.span.place
+
+
+def reasons(change: Change) -> Iterator[tuple[str, str]]:
+    """Where from or why, each with a word before it; nothing where both sides have the same reason."""
+    old, new = why(change.old), why(change.new)
+    if change.old and change.new and old == new:
+        return
+    if old and new and _is_given(change.old) and _is_given(change.new):
+        yield "at", f"{old} → {new}"
+        return
+    if old:
+        yield "was", old
+    if new:
+        yield ("is" if change.old else "from"), new
+
+
+def _is_given(value: Value | None) -> bool:
+    return value is not None and value.origin != "derived" and value.span is not None
+
+
+def name(change: Change) -> str:
+    """The path as people write it; facts are told from settings."""
+    return f"{change.name} (facts)" if change.path.startswith("facts:") else change.name

@@ -1,0 +1,1 @@
+"""A comparison in the forms that `ratc diff` prints, one file each."""

@@ -1,0 +1,97 @@
+"""A comparison as text for a terminal: what a person changed, and below it what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diff import words
+from ratc.diff.model import Change, Comparison, Effect
+from ratc.diff.order import Line, lines
+
+_RESET = "\x1b[0m"
+_BOLD, _DIM, _OLD, _NEW = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m"
+_COLOURS = {
+    Effect.TRAINING: "\x1b[1;31m",
+    Effect.RESUME: "\x1b[1;31m",
+    Effect.MEMORY: "\x1b[33m",
+    Effect.COST: "\x1b[33m",
+    Effect.PLACEMENT: "\x1b[36m",
+    Effect.COSMETIC: "\x1b[2m",
+}
+#: Points of an array that are listed; the counts are of all.
+_MOST_POINTS = 8
+
+
+def text(comparison: Comparison, colour: bool = False) -> str:
+    """All of it, ending in what it means together. Nothing where nothing differs."""
+    if comparison.is_empty:
+        return ""
+    paint = _Paint(colour)
+    head = [
+        paint(_OLD, f"--- {comparison.old.name} ({comparison.old.target})"),
+        paint(_NEW, f"+++ {comparison.new.name} ({comparison.new.target})"),
+    ]
+    blocks = [head, [paint(_BOLD, remark) for remark in comparison.remarks]]
+    blocks += _trees(lines(comparison), paint)
+    blocks += [list(_surroundings(comparison, paint)), list(_sums(comparison, paint))]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+class _Paint:
+    def __init__(self, colour: bool) -> None:
+        self._colour = colour
+
+    def __call__(self, code: str, words_: str) -> str:
+        return f"{code}{words_}{_RESET}" if self._colour and words_ else words_
+
+
+def _trees(told: list[Line], paint: _Paint) -> list[list[str]]:
+    """One block for each thing that a person changed, with all that follows from it."""
+    blocks: list[list[str]] = []
+    for line in told:
+        if line.depth == 0:
+            blocks.append([])
+        blocks[-1] += _line(line, paint)
+    return blocks
+
+
+def _line(line: Line, paint: _Paint) -> Iterator[str]:
+    change, pad = line.change, "  " * line.depth
+    effects = ", ".join(paint(_COLOURS[effect], words.LABELS[effect]) for effect in change.effects)
+    arrow = paint(_DIM, "└ ") if line.depth else ""
+    yield f"{pad}{arrow}{paint(_BOLD, words.name(change))}: {_moved(change, paint)}" + (
+        f"  [{effects}]" if effects else ""
+    )
+    pad += "    " if line.depth else "  "
+    for word, reason in words.reasons(change):
+        yield f"{pad}{paint(_DIM, f'{word:<4}')} {reason}"
+    if line.also:
+        yield f"{pad}{paint(_DIM, 'and')}  follows from {', '.join(path.rpartition(':')[2] for path in line.also)}, too"
+    if change.meaning:
+        yield f"{pad}{paint(_DIM, change.meaning)}"
+
+
+def _moved(change: Change, paint: _Paint) -> str:
+    old, new = words.shown(change)
+    if change.formerly is not None:
+        return f"{new}, formerly {change.formerly}"
+    return f"{paint(_OLD, old)} → {paint(_NEW, new)}"
+
+
+def _surroundings(comparison: Comparison, paint: _Paint) -> Iterator[str]:
+    points = [change for change in comparison.surroundings if change.path.startswith("point ")]
+    for change in comparison.surroundings:
+        if change not in points:
+            yield f"{paint(_BOLD, change.path)}: {_moved(change, paint)}  [{', '.join(words.labels(change))}]"
+            yield f"  {paint(_DIM, change.meaning)}"
+    for change in points[:_MOST_POINTS]:
+        yield f"{paint(_BOLD, change.path)}: {_moved(change, paint)}"
+    if len(points) > _MOST_POINTS:
+        yield f"… and {len(points) - _MOST_POINTS} more points"
+
+
+def _sums(comparison: Comparison, paint: _Paint) -> Iterator[str]:
+    for amount in comparison.amounts:
+        old, new = amount.old or "not known", amount.new or "not known"
+        yield f"{paint(_BOLD, amount.what)}: {paint(_OLD, old)} → {paint(_NEW, new)}"
+    yield paint(_BOLD, " ".join(words.verdict(comparison)))
