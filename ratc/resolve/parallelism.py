@@ -25,7 +25,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         gpus, why, inputs = (
             total // nodes,
             f"{total} GPUs over {nodes} nodes" if nodes > 1 else "as asked for",
-            ("spec:resources.num_gpus",),
+            ("spec:resources.num_gpus", "spec:resources.nodes"),
         )
     else:
         gpus = facts.get_as(int, "gpus_per_node")
@@ -50,6 +50,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             fact.value if cuda else None,
             fact.reason if cuda else "trains on the CPU",
             f"facts:card.{key}",
+            "hardware.device",
         )
     processes = context.derive(
         "parallel.processes_per_node",
