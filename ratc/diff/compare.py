@@ -39,13 +39,14 @@ def compare(old: Side, new: Side) -> Comparison:
     changes = _renamed(_differing(before, after, ""))
     sources: list[Change] = []
     if not (old.is_lock or new.is_lock):
-        sources += _differing(flat(old.settings), flat(new.settings), "spec:")
+        sources += _renamed(_differing(flat(old.settings), flat(new.settings), "spec:"))
         facts = _differing(flat(old.facts), flat(new.facts), "facts:")
         used = {path for value in (*before.values(), *after.values()) for path in value.inputs}
         sources += (change for change in facts if change.path in used)
     surroundings = tuple(_surroundings(old, new))
     changed = {change.path for change in (*sources, *changes)}
-    plan = [_told(change, before, after, changed) for change in changes]
+    predicted = any(_value(values, "memory.peak_reserved_bytes") is not None for values in (before, after))
+    plan = [_told(change, before, after, changed, predicted) for change in changes]
     return Comparison(
         old,
         new,
@@ -71,14 +72,20 @@ def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
 
 
 def flat(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Values with the entries of mappings one by one, as the lines of a lock are."""
+    """Values with the entries of mappings one by one, as the lines of a lock are; an empty one says nothing."""
     told: dict[str, Value] = {}
     for path, value in values.items():
-        if isinstance(value.value, Mapping) and value.value:
-            told |= flat({f"{path}.{key}": replace(value, value=item) for key, item in value.value.items()})
+        if isinstance(value.value, Mapping):
+            told |= flat({f"{path}.{key}": _entry(value, str(key), item) for key, item in value.value.items()})
         else:
             told[path] = value
     return told
+
+
+def _entry(value: Value, key: str, item: Any) -> Value:
+    """One entry of a mapping; where it is a setting's, kept as it is, that setting's entry is what it was made from."""
+    kept = value.origin != "derived" and len(value.inputs) == 1
+    return replace(value, value=item, inputs=(f"{value.inputs[0]}.{key}",) if kept else value.inputs)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -129,18 +136,32 @@ def _section(change: Change) -> str:
     return change.path.rpartition(".")[0]
 
 
-def _told(change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str]) -> Change:
+def _told(
+    change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str], predicted: bool
+) -> Change:
     """The change with its direct causes among what else changed."""
-    own = [path for values in (after, before) if change.path in values for path in values[change.path].inputs]
-    if change.path in DECIDED_BY_MEMORY or change.path.startswith("memory."):
+    paths = (change.path, change.formerly or change.path)
+    own = [path for values in (after, before) for name in paths if name in values for path in values[name].inputs]
+    if predicted and (change.path in DECIDED_BY_MEMORY or change.path.startswith("memory.")):
         own += [path for path in sorted(changed) if path.startswith(PREDICTED_FROM)]
     if change.path.startswith("memory."):
         own += sorted(DECIDED_BY_MEMORY)
-    plan = {path for path in own if path in changed and path != change.path and path not in _follows(change.path)}
+    if change.path.startswith("model.args.") and (change.old is None or change.new is None):
+        own.append("model.name")  # another model has other arguments
+    own = [path for given in own for path in _within(given, change.path, changed)]
+    plan = {path for path in own if path != change.path and path not in _follows(change.path)}
     order = [path for path in (*after, *before) if path in plan]
     # What stands in a spec or in facts first, then the plan's own values in their order.
     inputs = sorted(path for path in plan if ":" in path)
     return replace(change, causes=tuple(dict.fromkeys((*inputs, *order))))
+
+
+def _within(given: str, path: str, changed: set[str]) -> list[str]:
+    """What changed of an input: itself, or of a mapping the entry of the same key, or its entries."""
+    if given in changed:
+        return [given]
+    entries = sorted(name for name in changed if name.startswith(f"{given}."))
+    return [name for name in entries if name.rpartition(".")[2] == path.rpartition(".")[2]] or entries
 
 
 def _follows(path: str) -> frozenset[str]:

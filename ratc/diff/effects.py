@@ -79,6 +79,7 @@ PLAN: tuple[_Row, ...] = (
 
 #: Paths of a spec whose change shows in no value of the plan.
 SPEC: tuple[_Row, ...] = (
+    ("sweep.max_parallel", (_P,), "more or fewer points at a time"),
     ("sweep*", (_T, _C), "other points in the array"),
     ("tuning*", (_T, _C), "another study"),
     ("environment.*", (_P,), "another environment for the script"),
@@ -119,5 +120,5 @@ def of_spec(path: str) -> tuple[tuple[Effect, ...], str]:
 def _first(rows: tuple[_Row, ...], path: str) -> tuple[tuple[Effect, ...], str]:
     for pattern, effects, meaning in rows:
         if fnmatchcase(path, pattern):
-            return effects, meaning
+            return tuple(effect for effect in Effect if effect in effects), meaning
     raise KeyError(f"{path} has no row in the table of consequences")

@@ -63,7 +63,7 @@ class Change:
     @property
     def name(self) -> str:
         """The path without its kind."""
-        return self.path.rpartition(":")[2]
+        return self.path.removeprefix("spec:").removeprefix("facts:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,5 +99,5 @@ class Comparison:
     @property
     def effects(self) -> tuple[Effect, ...]:
         """Every effect that some change has, the worst first."""
-        seen = {effect for change in (*self.sources, *self.changes) for effect in change.effects}
+        seen = {effect for change in (*self.sources, *self.changes, *self.surroundings) for effect in change.effects}
         return tuple(effect for effect in Effect if effect in seen)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ratc.diff.compare import same
 from ratc.diff.model import Change, Comparison
 from ratc.explain import RENAMED
+from ratc.plan import Value
+
+#: So many values in a row that one side alone has are told together.
+_MANY = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One change with its depth below what a person changed. ``also`` are causes that stand elsewhere; ``given`` is
-    the setting that a value of the plan repeats, so that the two are told as one.
+    the setting or fact that a value of the plan repeats, so that the two are told as one; ``others`` are changes like
+    it, values that the same side alone has.
     """
 
     depth: int
     change: Change
     also: tuple[str, ...] = ()
     given: Change | None = None
+    others: tuple[Change, ...] = ()
 
 
 def lines(comparison: Comparison) -> list[Line]:
@@ -32,7 +38,36 @@ def lines(comparison: Comparison) -> list[Line]:
     told: list[Line] = []
     for root in below.get(None, []):
         told += _under(root, 0, below, known)
-    return told
+    return list(_together(told))
+
+
+def _together(told: list[Line]) -> Iterator[Line]:
+    """Runs of lines of the same kind as one line."""
+    ends = [line.depth for line in told[1:]] + [0] * bool(told)
+    group: list[Line] = []
+    for line, following in zip(told, ends, strict=True):
+        leaf = following <= line.depth
+        if not leaf or (group and _kind(line) != _kind(group[0])):
+            yield from _merged(group)
+            group = []
+        if leaf and _kind(line)[2] != "both":
+            group.append(line)
+        else:
+            yield line
+    yield from _merged(group)
+
+
+def _kind(line: Line) -> tuple[int, str, str]:
+    change = line.change
+    side = "old" if change.new is None else "new" if change.old is None else "both"
+    return line.depth, change.path.rpartition(".")[0], side
+
+
+def _merged(group: list[Line]) -> Iterator[Line]:
+    if len(group) < _MANY:
+        yield from group
+    else:
+        yield replace(group[0], others=tuple(line.change for line in group[1:]))
 
 
 def _closest(change: Change, known: dict[str, Change]) -> str | None:
@@ -74,14 +109,21 @@ def _under(
 
 
 def _repeats(source: Change, child: Change) -> bool:
-    """Whether a value of the plan is the setting itself, kept as it is wherever the spec gives one."""
-    name = source.name
-    if not source.path.startswith("spec:") or not (child.old and child.new):
+    """Whether a value of the plan is the setting or the fact itself, kept as it is wherever one is given."""
+    kind, _, name = source.path.partition(":")
+    if kind == "spec":
+        alike = child.path in (RENAMED.get(name, name), name, name.replace("model.", "model.args.", 1))
+    elif kind == "facts":
+        alike = name.rpartition(".")[2] == child.path.rpartition(".")[2] or name == "card.id"
+    else:
         return False
-    if child.path not in (RENAMED.get(name, name), name, name.replace("model.", "model.args.", 1)):
-        return False
-    pairs = ((source.old, child.old), (source.new, child.new))
-    return all(given is None or given.value is None or _kept(given.value, kept.value) for given, kept in pairs)
+    return alike and _stands(source.old, child.old) and _stands(source.new, child.new)
+
+
+def _stands(given: Value | None, kept: Value | None) -> bool:
+    if kept is None:
+        return given is None
+    return given is None or given.value is None or _kept(given.value, kept.value)
 
 
 def _kept(given: Any, kept: Any) -> bool:

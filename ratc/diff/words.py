@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 
 from ratc.diff.model import Change, Comparison, Effect
+from ratc.diff.order import Line
 from ratc.plan import Value
 from ratc.redact import looks_secret, redact
-from ratc.units import gib
+from ratc.units import duration, gib
 from ratc.yaml_text import scalar
 
 #: What an effect is called beside a change.
@@ -22,6 +23,8 @@ LABELS = {
 }
 #: Twelve digits of a digest tell files apart.
 _DIGEST = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
+#: Causes that are named; the others are counted.
+_CAUSES = 3
 #: A value longer than this hides the others.
 _WIDTH = 60
 #: Stands for a value that a side does not have.
@@ -33,7 +36,9 @@ def verdict(comparison: Comparison) -> list[str]:
     if comparison.is_empty:
         return ["Nothing differs."]
     effects = comparison.effects
-    trains = "It trains something else." if Effect.TRAINING in effects else "It trains the same."
+    elsewhere = any(change.path == "data.data_dir" for change in comparison.changes)
+    same = "It trains the same if the data are the same." if elsewhere else "It trains the same."
+    trains = "It trains something else." if Effect.TRAINING in effects else same
     resume = (
         "Checkpoints of the old run are refused."
         if Effect.RESUME in effects
@@ -55,10 +60,21 @@ def shown(change: Change) -> tuple[str, str]:
 def _inline(value: Value | None, path: str) -> str:
     if value is None:
         return ABSENT
-    text = gib(value.value) if path.endswith("_bytes") and isinstance(value.value, int) else scalar(value.value)
+    if path.startswith("point ") and isinstance(value.value, str):
+        return redact(value.value)
+    text = _measured(value.value, path) or scalar(value.value)
     text = _DIGEST.sub(r"\1", text)
     text = "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def _measured(value: object, path: str) -> str:
+    """A size or a time for people; nothing where it is neither."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return ""
+    if re.search(r"_bytes(_|$)", path):
+        return gib(value)
+    return duration(value) if path.endswith("_seconds") and value else ""
 
 
 def labels(change: Change) -> list[str]:
@@ -79,8 +95,10 @@ def why(value: Value | None) -> str:
     return value.span.place
 
 
-def reasons(change: Change) -> Iterator[tuple[str, str]]:
+def reasons(line: Line) -> Iterator[tuple[str, str]]:
     """Where from or why, each with a word before it; nothing where both sides have the same reason."""
+    told = line.given is not None and line.given.path.startswith("facts:")
+    change = line.given if told and line.given else line.change
     old, new = why(change.old), why(change.new)
     if change.old and change.new and old == new:
         return
@@ -95,6 +113,25 @@ def reasons(change: Change) -> Iterator[tuple[str, str]]:
 
 def _is_given(value: Value | None) -> bool:
     return value is not None and value.origin != "derived" and value.span is not None
+
+
+def others(line: Line) -> str:
+    """What a line tells of beside its own change: values that one side alone has."""
+    side = "old" if line.change.new is None else "new"
+    told = [f"{change.name.rpartition('.')[2]} {shown(change)[side == 'new']}" for change in line.others]
+    return f"and {len(told)} more that the {side} side alone has: {', '.join(told)}" if told else ""
+
+
+def also(line: Line) -> str:
+    """Causes that stand elsewhere, the first few by name."""
+    names = [path.removeprefix("spec:").removeprefix("facts:") for path in line.also]
+    more = f" and {len(names) - _CAUSES} more" if len(names) > _CAUSES else ""
+    return ", ".join(names[:_CAUSES]) + more
+
+
+def formerly(change: Change) -> str:
+    """The path that a value had before, without its kind."""
+    return (change.formerly or "").removeprefix("spec:")
 
 
 def name(change: Change) -> str:

@@ -31,9 +31,12 @@ def markdown(comparison: Comparison) -> str:
 def _row(line: Line) -> str:
     change = line.change
     mark = "&nbsp;&nbsp;" * max(0, line.depth - 1) + "↳ " if line.depth else ""
-    reasons = [f"{word} {_escape(reason)}" for word, reason in words.reasons(change)]
-    also = f"also from {', '.join(path.rpartition(':')[2] for path in line.also)}" if line.also else ""
-    return _cells(f"{mark}{_code(words.name(change))}", change, "; ".join([*reasons, *([also] if also else [])]))
+    reasons = [f"{word} {_escape(reason)}" for word, reason in words.reasons(line)]
+    if line.also:
+        reasons.append(f"also from {words.also(line)}")
+    if line.others:
+        reasons.append(_escape(words.others(line)))
+    return _cells(f"{mark}{_code(words.name(change))}", change, "; ".join(reasons))
 
 
 def _surrounding(change: Change) -> str:
@@ -43,7 +46,7 @@ def _surrounding(change: Change) -> str:
 def _cells(name: str, change: Change, why: str) -> str:
     old, new = (_code(text) if text != words.ABSENT else text for text in words.shown(change))
     if change.formerly is not None:
-        old = f"formerly {_code(change.formerly)}"
+        old = f"formerly {_code(words.formerly(change))}"
     effects = ", ".join(
         f"{_MARKS[effect]} {words.LABELS[effect]}" if effect in _MARKS else words.LABELS[effect]
         for effect in change.effects

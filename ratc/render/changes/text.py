@@ -63,10 +63,12 @@ def _line(line: Line, paint: _Paint) -> Iterator[str]:
         f"  [{effects}]" if effects else ""
     )
     pad += "    " if line.depth else "  "
-    for word, reason in words.reasons(change):
+    for word, reason in words.reasons(line):
         yield f"{pad}{paint(_DIM, f'{word:<4}')} {reason}"
     if line.also:
-        yield f"{pad}{paint(_DIM, 'and')}  follows from {', '.join(path.rpartition(':')[2] for path in line.also)}, too"
+        yield f"{pad}{paint(_DIM, 'and')}  follows from {words.also(line)}, too"
+    if line.others:
+        yield f"{pad}{words.others(line)}"
     if change.meaning:
         yield f"{pad}{paint(_DIM, change.meaning)}"
 
@@ -74,7 +76,7 @@ def _line(line: Line, paint: _Paint) -> Iterator[str]:
 def _moved(change: Change, paint: _Paint) -> str:
     old, new = words.shown(change)
     if change.formerly is not None:
-        return f"{new}, formerly {change.formerly}"
+        return f"{new}, formerly {words.formerly(change)}"
     return f"{paint(_OLD, old)} → {paint(_NEW, new)}"
 
 
