@@ -86,11 +86,11 @@ def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revisio
 
 def inside(path: str) -> str | None:
     """A file's path from the root of its repository, or None where it is in none."""
-    folder, name = os.path.split(os.path.realpath(path))
+    folder, name = os.path.split(os.path.abspath(path))
     root = _git(folder or ".", "rev-parse", "--show-toplevel")
     if root is None:
         return None
-    return os.path.relpath(os.path.join(folder, name), os.path.realpath(os.fsdecode(root).rstrip("\n")))
+    return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(os.fsdecode(root).rstrip("\n")))
 
 
 def _unknown(revision: str, near: str) -> Diagnostic:

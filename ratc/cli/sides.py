@@ -160,7 +160,7 @@ def _explained(asked: Asked, read: Compiled) -> Side | None:
     if side is None or has_errors(found):
         return None
     now = {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}
-    then = {path: value.value for path, value in read.values.items()}
+    then = {path: value.value for path, value in _flat(read.values).items()}
     return (
         replace(side, ratc_version=read.ratc_version)
         if repr(sorted(now.items())) == repr(sorted(then.items()))
