@@ -48,6 +48,22 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """Other words in place of those of a span."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A change that cannot make a spec mean something else than its author meant; ``validate --fix`` makes it."""
+
+    description: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostic:
     """One finding.
 
@@ -60,6 +76,7 @@ class Diagnostic:
     notes: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
     severity: Severity = Severity.ERROR
+    fix: Fix | None = None
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
@@ -69,9 +86,15 @@ def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
 
 def did_you_mean(word: str, known: Iterable[str]) -> tuple[str, ...]:
     """A help naming the closest of the known words, or nothing when none is close."""
+    close = closest(word, known)
+    return (f"did you mean `{close}`?",) if close else ()
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The closest of the known words, or None where none is close."""
     # Imported here: difflib is only needed once something is wrong.
     from difflib import get_close_matches
 
     candidates = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), list(candidates), n=1, cutoff=0.6)
-    return (f"did you mean `{candidates[close[0]]}`?",) if close else ()
+    return candidates[close[0]] if close else None

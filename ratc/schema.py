@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from ratc.diagnostics import Diagnostic, Span, did_you_mean
+from ratc.diagnostics import Diagnostic, Edit, Fix, Span, did_you_mean
 from ratc.document import Document, Node
 from ratc.plan import Origin, Value, Values
 
@@ -35,6 +35,8 @@ _SIZES = {
     "maxLength": "at most {} characters",
 }
 _validators: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]] = {}
+#: From here on two words are the same but for a slip of the fingers: one letter of five.
+_TYPO = 0.8
 
 
 def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None, tuple[Diagnostic, ...]]:
@@ -188,7 +190,21 @@ def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema
     if not helps:
         elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
         helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
-    return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", child.key_span or child.span, helps=helps)
+    span = child.key_span or child.span
+    fix = _renaming(key, span, node, owner) if child.key_span else None
+    return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span, helps=helps, fix=fix)
+
+
+def _renaming(key: str, span: Span, node: Node, owner: dict[str, Any]) -> Fix | None:
+    """The key that a mistyped one can only mean: nearly the same word, nothing else like it, and not given yet."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(key.lower(), list(owner.get("properties", {})), n=2, cutoff=_TYPO)
+    given = node.find((close[0],)) if len(close) == 1 else None
+    # In another layer the key may well stand, too.
+    if len(close) != 1 or (given and given.key_span and given.key_span.source.name == span.source.name):
+        return None
+    return Fix(f"`{key}` is `{close[0]}` now", (Edit(span, close[0]),))
 
 
 def _retype(node: Node, types: list[str]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="*", default=["."], metavar="PATH", help="folders to look in (default: this one)"
     )
+    inputs.add_format_argument(parser)
     parser.add_argument("--strict", action="store_true", help="warnings are errors, too")
     parser.add_argument(
         "--this-machine", action="store_true", help="where a spec leaves hardware open, take that of this machine"
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             said = [replace(item, severity=Severity.ERROR) for item in said]
         found += said
         folders, differ = folders + 1, differ + has_errors(said)
-    failed = inputs.show(once(found), "ratc check")
+    failed = inputs.show(once(found), "ratc check", args.format)
     many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
     print(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}", file=sys.stderr)
     return 1 if failed else 0

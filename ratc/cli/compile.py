@@ -31,6 +31,7 @@ Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc compile``."""
     inputs.add_spec_arguments(parser)
+    inputs.add_format_argument(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument(
         "--check",
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 on errors, and on differences with ``--check``."""
     status, folder = compile_spec(args, args.target, args.output, args.check)
-    if status == 0 and not args.check:
+    if status == 0 and not args.check and args.format == "text":
         print(os.path.relpath(folder))
     return status
 
@@ -54,7 +55,7 @@ def compile_spec(
     command = "ratc compile" if before is None else "ratc submit"
     refused = inputs.known_target(target)
     if refused:
-        inputs.show(refused, command)
+        inputs.show(refused, command, args.format)
         return 1, ""
     loaded = inputs.load(args, target)
     found = list(loaded.diagnostics)
@@ -68,7 +69,7 @@ def compile_spec(
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
             found += _emit(args, made, target, folder, check)
-    return (1 if inputs.show(found, command) else 0), folder
+    return (1 if inputs.show(found, command, args.format) else 0), folder
 
 
 @dataclass(frozen=True, slots=True)

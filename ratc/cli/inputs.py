@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ratc import compiler, layers, resources
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ratc.facts import Cluster, Machine
     from ratc.memory.decision import Decision
 
+#: How findings can be told; each but text is a file of `ratc.render.findings`.
+FORMS = ("text", "json", "github", "sarif", "markdown")
 _FLAGS = ("debug",)
 _METAVARS = {"data-dir": "DIR", "output-dir": "DIR"}
 
@@ -244,16 +247,39 @@ def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None
         return None, Diagnostic("R001", f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}")
 
 
-def show(diagnostics: Iterable[Diagnostic], command: str) -> bool:
-    """Print what was found on standard error; whether any of it is an error."""
+def add_format_argument(parser: argparse.ArgumentParser) -> None:
+    """``--format``: how findings are told."""
+    parser.add_argument(
+        "--format",
+        choices=FORMS,
+        default="text",
+        help="of what is found: text (default) on standard error, or another on standard output",
+    )
+
+
+def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text") -> bool:
+    """Print what was found: text on standard error, any other form on standard output, even where nothing was found.
+    Returns whether any of it is an error.
+    """
     items = sorted(diagnostics, key=_position)
+    failed = any(item.severity is Severity.ERROR for item in items)
+    if form != "text":
+        sys.stdout.write(_document(items, command, form))
+        return failed
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     sys.stderr.write(text.diagnostics(items, colour))
-    failed = any(item.severity is Severity.ERROR for item in items)
     if failed:
         code = next(item.code for item in items if item.severity is Severity.ERROR)
         print(f"{command}: failed; `ratc explain {code}` says more", file=sys.stderr)
     return failed
+
+
+def _document(items: list[Diagnostic], command: str, form: str) -> str:
+    module = import_module(f"ratc.render.findings.{form}")
+    if form != "sarif":
+        return str(module.document(items, command))
+    pages = {code: resources.read("codes", f"{code}.md").decode() for code in {item.code for item in items}}
+    return str(module.document(items, command, pages))
 
 
 def _position(item: Diagnostic) -> tuple[str, int, int]:

@@ -90,7 +90,9 @@ def inside(path: str) -> str | None:
     root = _git(folder or ".", "rev-parse", "--show-toplevel")
     if root is None:
         return None
-    return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(os.fsdecode(root).rstrip("\n")))
+    return os.path.relpath(
+        os.path.join(os.path.realpath(folder), name), os.path.realpath(os.fsdecode(root).rstrip("\n"))
+    )
 
 
 def _unknown(revision: str, near: str) -> Diagnostic:

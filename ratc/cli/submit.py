@@ -37,6 +37,7 @@ _COMPILED_IN = ("RAT_DATA_DIR", "RAT_OUTPUT_DIR")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc submit``."""
     inputs.add_spec_arguments(parser, target=False)
+    parser.set_defaults(format="text")
     parser.add_argument("--target", metavar="T", help="slurm or lsf, instead of what this machine has")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("--dry-run", action="store_true", help="compile and show; submit nothing")

@@ -18,6 +18,7 @@ from ratc.cli.compile import compile_spec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc train``."""
     inputs.add_spec_arguments(parser, target=False)
+    parser.set_defaults(format="text")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("runtime", nargs="*", metavar="-- OPTION", help="options for the runtime")
 

@@ -6,28 +6,50 @@ import argparse
 import sys
 
 from ratc import compiler
-from ratc.cli import inputs
+from ratc.cli import fixing, inputs
+from ratc.diagnostics import Diagnostic
 from ratc.sweep import once
+
+#: One finding may hide others; nothing takes more rounds than keys lie within one another.
+_ROUNDS = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc validate``."""
     inputs.add_spec_arguments(parser)
+    inputs.add_format_argument(parser)
+    parser.add_argument("--fix", action="store_true", help="correct mistyped keys in the spec and its overlays")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 when there is an error."""
     refused = inputs.known_target(args.target)
     if refused:
-        inputs.show(refused, "ratc validate")
+        inputs.show(refused, "ratc validate", args.format)
         return 1
     loaded = inputs.load(args, args.target)
-    found = list(loaded.diagnostics)
+    problems = _fixed(args, loaded) if args.fix else ()
+    if args.fix:
+        loaded = inputs.load(args, args.target)
+    found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
         points, said = compiler.points(loaded.document)
         found += said
         found += once(item for point in points for item in compiler.check_point(loaded.document, point)[1])
-    if inputs.show(found, "ratc validate"):
+    if inputs.show(found, "ratc validate", args.format):
         return 1
     print(f"{args.spec}: valid", file=sys.stderr)
     return 0
+
+
+def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic, ...]:
+    """Correct what can be corrected, again while that lets more be seen; says what it did."""
+    for _ in range(_ROUNDS):
+        names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
+        told, problems = fixing.fix(names, loaded.diagnostics)
+        for line in told:
+            print(f"fixed: {line}", file=sys.stderr)
+        if problems or not told:
+            return problems
+        loaded = inputs.load(args, args.target)
+    return ()

@@ -41,11 +41,11 @@ def diagnostic(item: Diagnostic, colour: bool = False) -> str:
         return f"{_COLOURS[kind]}{text}{_RESET}" if colour else text
 
     kind = item.severity.value
-    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {_visible(item.message)}"]
+    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {_visible(redact(item.message))}"]
     if item.span:
         lines += _excerpt(item.span, paint)
-    lines += [f"{paint('note', 'note')}: {_visible(note)}" for note in item.notes if note]
-    lines += [f"{paint('help', 'help')}: {_visible(text)}" for text in item.helps if text]
+    lines += [f"{paint('note', 'note')}: {_visible(redact(note))}" for note in item.notes if note]
+    lines += [f"{paint('help', 'help')}: {_visible(redact(text))}" for text in item.helps if text]
     return "\n".join(lines)
 
 

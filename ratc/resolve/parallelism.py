@@ -19,6 +19,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         message = f"{total} GPUs cannot be split over {nodes} nodes"
         yield Diagnostic("R303", message, settings["resources.num_gpus"].span, helps=(f"use {' or '.join(near)}",))
         return
+    inputs: tuple[str, ...]
     if per_node is not None:
         gpus, why, inputs = per_node, "as asked for", ("spec:resources.gpus_per_node",)
     elif total is not None:

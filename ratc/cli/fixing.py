@@ -1,0 +1,53 @@
+"""Makes the safe fixes in the files that the user named: each file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+
+from ratc import fixes
+from ratc.diagnostics import Diagnostic, Edit
+
+
+def fix(names: Sequence[str], found: Iterable[Diagnostic]) -> tuple[list[str], tuple[Diagnostic, ...]]:
+    """Apply the fixes of the findings to these files; returns what was fixed, in words. Code: R403."""
+    by_file: dict[str, list[tuple[Edit, str]]] = {}
+    for item in found:
+        for edit in item.fix.edits if item.fix else ():
+            if edit.span.source.is_file and edit.span.source.name in names:
+                assert item.fix
+                by_file.setdefault(edit.span.source.name, []).append((edit, item.fix.description))
+    told: list[str] = []
+    problems: list[Diagnostic] = []
+    for name, asked in by_file.items():
+        try:
+            told += _rewrite(name, asked)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            problems.append(Diagnostic("R403", f"cannot fix `{name}`: {reason}", notes=("it is as it was",)))
+    return told, tuple(problems)
+
+
+def _rewrite(name: str, asked: list[tuple[Edit, str]]) -> list[str]:
+    path = os.path.realpath(name)  # a link stays a link
+    with open(path, "rb") as file:
+        text = file.read().decode("utf-8")
+    fixed, done = fixes.apply(text, [edit for edit, _ in asked])
+    if not done:
+        return []
+    if not os.access(path, os.W_OK):
+        raise PermissionError(13, os.strerror(13))
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.ratc-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(fixed.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    words = dict(asked)
+    return [f"{edit.span.place}: {words[edit]}" for edit in done]

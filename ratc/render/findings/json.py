@@ -1,0 +1,43 @@
+"""Findings as JSON. docs/formats.md describes it; ``version`` counts up when it changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ratc.diagnostics import Diagnostic, Span
+from ratc.redact import redact
+
+VERSION = 1
+
+
+def document(items: Sequence[Diagnostic], command: str) -> str:
+    """All findings in one object; ``file`` and its place are null for what stands in no file."""
+    tree = {"version": VERSION, "command": command, "findings": [_finding(item) for item in items]}
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def _finding(item: Diagnostic) -> dict[str, Any]:
+    return {
+        "code": item.code,
+        "severity": item.severity.value,
+        "message": redact(item.message),
+        "notes": [redact(note) for note in item.notes if note],
+        "helps": [redact(text) for text in item.helps if text],
+        "source": item.span.source.name if item.span else None,
+        **_place(item.span if item.span and item.span.source.is_file else None),
+        "fixable": item.fix is not None,
+    }
+
+
+def _place(span: Span | None) -> dict[str, Any]:
+    if span is None:
+        return dict.fromkeys(("file", "line", "column", "end_line", "end_column"))
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "end_line": span.end_line,
+        "end_column": span.end_column,
+    }

@@ -1,0 +1,44 @@
+"""Findings as Markdown, for a comment on a pull request or a job's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.redact import redact
+
+#: Platforms cut long comments off; this many stay well below that.
+_MOST = 100
+
+
+def document(items: Sequence[Diagnostic], command: str) -> str:
+    """A heading with the counts, and a list."""
+    errors = sum(item.severity is Severity.ERROR for item in items)
+    head = f"### `{command}`: {_count(errors, 'error')}, {_count(len(items) - errors, 'warning')}\n"
+    more = f"\n… and {len(items) - _MOST} more.\n" if len(items) > _MOST else ""
+    return head + "".join(f"\n{_entry(item)}" for item in items[:_MOST]) + more
+
+
+def _entry(item: Diagnostic) -> str:
+    place = f" `{item.span.place}`" if item.span else ""
+    mark = "🔴" if item.severity is Severity.ERROR else "🟡"
+    lines = [f"- {mark} **{item.code}**{place}: {_words(item.message)}\n"]
+    lines += [f"  - note: {_words(note)}\n" for note in item.notes if note]
+    lines += [f"  - help: {_words(text)}\n" for text in item.helps if text]
+    return "".join(lines)
+
+
+def _words(text: str) -> str:
+    """Words that are no markup but for the code in backticks, which our messages have."""
+    parts = redact(text.replace("\n", " ")).split("`")
+    if len(parts) % 2 == 0:  # a lone backtick is one of the user's
+        return _plain("`".join(parts))
+    return "`".join(part if number % 2 else _plain(part) for number, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\*_[]<>#|`" else char for char in text)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
