@@ -43,6 +43,7 @@ bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/trace_times.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/review.py
 
 clean:
 	rm -rf "$(VENV)" build dist $(DEMO)/data $(DEMO)/outputs

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ratc.plan import Plan, Value
-from ratc.yaml_text import scalar
 
 #: What a key of a spec is called in the plan, where the two differ.
 RENAMED = {
@@ -41,16 +39,17 @@ DECIDED_BY_MEMORY = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One link: ``depth`` counts how far it is from the value asked about."""
+class Link:
+    """A value with what it was made from. ``is_above`` says that those stand above, under the same path, already."""
 
-    depth: int
     path: str
     value: Value
+    below: tuple[Link, ...] = ()
+    is_above: bool = False
 
 
-def find(plan: Plan, path: str) -> str | None:
-    """The plan's path, or input path, that a user's path means."""
+def find(plan: Plan, path: str) -> list[str]:
+    """The plan's paths, or input paths, that a user's words mean: one, those of a section, or those that end so."""
     for candidate in (
         RENAMED.get(path, path),
         path,
@@ -59,8 +58,9 @@ def find(plan: Plan, path: str) -> str | None:
         f"facts:{path}",
     ):
         if plan.lookup(candidate) is not None:
-            return candidate
-    return None
+            return [candidate]
+    section = [name for name in plan.values if name.startswith(f"{path}.")]
+    return section or [name for name in plan.values if name.endswith(f".{path}")]
 
 
 def known_paths(plan: Plan) -> list[str]:
@@ -68,31 +68,25 @@ def known_paths(plan: Plan) -> list[str]:
     return [*plan.values, *plan.settings]
 
 
-def chain(plan: Plan, path: str, depth: int = 0) -> Iterator[Step]:
-    """The value and, below it, what it was made from. A setting that is kept as it is stands for itself."""
+def tree(plan: Plan, path: str, seen: set[str] | None = None) -> Link | None:
+    """The value and, below it, what it was made from; None where there is none. A setting that is kept as it is stands
+    for itself.
+    """
     value = plan.lookup(path)
     if value is None:
-        return
+        return None
     if value.origin != "derived" or not value.inputs:
-        yield Step(depth, path.removeprefix("spec:").removeprefix("facts:"), value)
-        return
-    yield Step(depth, path, value)
-    for below in value.inputs:
-        yield from chain(plan, below, depth + 1)
+        return Link(path.removeprefix("spec:").removeprefix("facts:"), value)
+    seen = set() if seen is None else seen
+    if path in seen:
+        return Link(path, value, is_above=True)
+    seen.add(path)
+    links = (tree(plan, below, seen) for below in value.inputs)
+    return Link(path, value, tuple(link for link in links if link))
 
 
-def text(plan: Plan, path: str) -> str:
-    """The chain as an indented list, one line a link."""
-    lines = []
-    for step in chain(plan, path):
-        pad = "  " * step.depth
-        lines.append(f"{pad}{step.path} = {scalar(step.value.value)}  [{_source(step.value)}]")
-        if step.value.origin == "derived" and step.value.reason:
-            lines.append(f"{pad}  because: {step.value.reason}")
-    return "\n".join(lines) + "\n"
-
-
-def _source(value: Value) -> str:
+def source(value: Value) -> str:
+    """Where a value comes from, in words."""
     if value.origin == "derived":
         return "worked out"
     if value.origin == "default":

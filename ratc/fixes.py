@@ -14,7 +14,7 @@ _BOM = "\ufeff"
 
 def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
     """The text with the edits made, and the edits that were. Of two that overlap the first counts; one whose words are
-    not there any more, or that is longer than a line, is left out. ``text`` may begin with a byte order mark, which spans do not count.
+    not there any more, or that is longer than a line, is left out. A byte order mark is kept; spans do not count it.
     """
     bom, body = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
     starts = [0, *(match.end() for match in _LINE_END.finditer(body))]

@@ -29,7 +29,7 @@ class Compiled:
 
     ``values`` are the lock's, each with its comment as the reason and its place in the lock. ``words`` is the command
     in the lock's head, to be run from ``folder``. ``points`` are the values of an array's points on one line, by name;
-    ``point_locks`` the digests of their own locks.
+    ``point_locks`` the digests of their own locks; ``point`` is the name where it is the lock of a point.
     """
 
     path: str
@@ -38,6 +38,7 @@ class Compiled:
     words: str
     points: Mapping[str, str] = field(default_factory=dict)
     point_locks: Mapping[str, str] = field(default_factory=dict)
+    point: str = ""
 
     @property
     def folder(self) -> str:
@@ -68,7 +69,8 @@ class Compiled:
 
     def arguments(self) -> argparse.Namespace:
         """The options of the recorded command, with paths as seen from the shell's folder. Raises ``Refused``."""
-        return arguments(self.words, self.folder)
+        shared = os.path.dirname(self.document.root.span.source.name)
+        return arguments(self.words, shared)
 
 
 def is_compiled(path: str) -> bool:
@@ -190,7 +192,8 @@ def _point(path: str, own: Document, shared_path: str) -> tuple[Compiled | None,
     if shared is None:
         return None, found
     values = {**dict(_values(shared)), **dict(_values(own))}
-    return Compiled(path, shared, Values(values), _words(shared)), found
+    name = own.root.find(("point",))
+    return Compiled(path, shared, Values(values), _words(shared), point=str(name.value) if name else ""), found
 
 
 def _words(document: Document) -> str:

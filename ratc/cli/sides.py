@@ -148,7 +148,7 @@ def _of_lock(asked: Asked, read: Compiled) -> Side:
 
 def _explained(asked: Asked, read: Compiled) -> Side | None:
     """The lock with what it was made from, where its inputs still give what it says."""
-    if read.points or read.told("shared"):
+    if read.points or read.point:
         return None
     try:
         args = read.arguments()

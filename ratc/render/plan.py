@@ -1,0 +1,101 @@
+"""A plan, or the chain behind one of its values, as text, a table or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ratc.explain import Link, source
+from ratc.plan import Plan, Value
+from ratc.redact import looks_secret, redact
+from ratc.yaml_text import scalar
+
+VERSION = 1
+#: Narrower columns than these cannot be read.
+_LEAST = 20
+
+
+def chain(link: Link, depth: int = 0) -> str:
+    """An indented list, one line a link, with the line of the spec or of the facts that each ends in."""
+    pad = "  " * depth
+    lines = [f"{pad}{link.path} = {shown(link.path, link.value)}  [{source(link.value)}]"]
+    if link.value.origin == "derived" and link.value.reason:
+        lines.append(f"{pad}  because: {redact(link.value.reason)}")
+    if link.is_above:
+        lines.append(f"{pad}  (what it was made from stands above)")
+    quoted = _quoted(link.value)
+    if quoted:
+        lines.append(f"{pad}  | {quoted}")
+    return "\n".join(lines) + "\n" + "".join(chain(below, depth + 1) for below in link.below)
+
+
+def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
+    """One line a value: path, value, where from or why. Cut at ``width`` columns; whole where that is None."""
+    rows = [(path, shown(path, plan.values[path]), _why(plan.values[path])) for path in paths]
+    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    if width is not None:
+        second = min(second, max(_LEAST, (width - first - 4) // 2))
+    lines, section = [], None
+    for path, value, why in rows:
+        if section not in (None, path.partition(".")[0]):
+            lines.append("")
+        section = path.partition(".")[0]
+        cell = value if width is None else _cut(value, second)
+        line = f"{path:<{first}}  {cell:<{second}}  {why}".rstrip()
+        lines.append(line if width is None else _cut(line, width))
+    return "\n".join(lines) + "\n"
+
+
+def document(links: Sequence[Link], remarks: Sequence[str] = ()) -> str:
+    """The chains as JSON; docs/explain.md describes it."""
+    tree = {"version": VERSION, "remarks": list(remarks), "values": [_object(link) for link in links]}
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def shown(path: str, value: Value) -> str:
+    """The value on one line, without secrets."""
+    text = scalar(value.value)
+    return "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
+
+
+def _object(link: Link) -> dict[str, Any]:
+    value, span = link.value, link.value.span
+    place = None
+    if span is not None:
+        file = span.source.name if span.source.is_file else None
+        place = {"source": span.source.name, "file": file, "line": span.line, "column": span.column}
+        place["text"] = redact(span.source.line(span.line))
+    return {
+        "path": link.path,
+        "value": _plain(link.path, value.value),
+        "origin": value.origin,
+        "reason": redact(value.reason),
+        "place": place,
+        "is_above": link.is_above,
+        "inputs": [_object(below) for below in link.below],
+    }
+
+
+def _plain(path: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return "***" if looks_secret(path.rpartition(".")[2], value) else redact(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(path, item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(str(key), item) for key, item in value.items()}
+    return value
+
+
+def _quoted(value: Value) -> str:
+    if value.span is None or not value.span.source.is_file:
+        return ""
+    return _cut(redact(value.span.source.line(value.span.line)).strip(), 100)
+
+
+def _why(value: Value) -> str:
+    return redact(value.reason) if value.origin == "derived" and value.reason else source(value)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
