@@ -16,6 +16,7 @@ from dataclasses import replace
 from ratc import emit, facts, targets
 from ratc.cli import compile as compiling
 from ratc.cli import compiled, drift, inputs, tree
+from ratc.cli.inputs import Known
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.document import Document
 from ratc.sweep import once
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
         return 2
     found: list[Diagnostic] = []
     folders = differ = 0
+    known: Known = {}
     for folder in tree.compiled(args.paths):
-        said = _checked(folder, args.this_machine)
+        said = _checked(folder, args.this_machine, known)
         if args.strict:
             said = [replace(item, severity=Severity.ERROR) for item in said]
         found += said
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _checked(folder: str, this_machine: bool) -> list[Diagnostic]:
+def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
     """All that is to be said about one folder, while nobody compiles into it."""
     with emit.steady(folder):
         document, found = drift.read(folder)
@@ -80,7 +82,7 @@ def _checked(folder: str, this_machine: bool) -> list[Diagnostic]:
         elsewhere = _elsewhere(folder, loaded, args)
         if elsewhere:
             return [elsewhere]
-        made, said = compiling.make(args, loaded, args.target, folder)
+        made, said = compiling.make(args, loaded, args.target, folder, known)
         if made is None:
             return _errors(said)
         left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from ratc import compiler, emit, layers, targets
 from ratc.cli import inputs
-from ratc.cli.inputs import Gathered, Loaded
+from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import MAX_BYTES, parse
@@ -81,9 +81,11 @@ class Made:
 
 
 def make(
-    args: argparse.Namespace, loaded: Loaded, target: str, folder: str
+    args: argparse.Namespace, loaded: Loaded, target: str, folder: str, known: Known | None = None
 ) -> tuple[Made | None, tuple[Diagnostic, ...]]:
-    """The artifacts of a spec for a folder, not written: of one run, or of an array where the spec has a sweep."""
+    """The artifacts of a spec for a folder, not written: of one run, or of an array where the spec has a sweep.
+    ``known`` keeps the decisions of predictions for later calls.
+    """
     assert loaded.settings is not None
     assert loaded.document is not None
     gathered, found = inputs.gather(args, loaded.settings, target)
@@ -114,7 +116,7 @@ def make(
         files, more = TARGETS[target](array.first, place, array.shape)
         artifacts = array.artifacts(target, files) if files is not None else None
     else:
-        plan, more, _ = inputs.decide(args, loaded.settings, gathered)
+        plan, more, _ = inputs.decide(args, loaded.settings, gathered, known=known)
         found += more
         if plan is None:
             return None, found

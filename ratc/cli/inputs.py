@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ratc import compiler, layers, resources
 from ratc.compiler import File, Inputs
@@ -23,8 +23,26 @@ if TYPE_CHECKING:
 
 #: How findings can be told; each but text is a file of `ratc.render.findings`.
 FORMS = ("text", "json", "github", "sarif", "markdown")
+#: Plan values that no prediction depends on.
+_NOT_PREDICTED = frozenset(
+    (
+        "seed",
+        "description",
+        "experiment_name",
+        "output_dir",
+        "training.learning_rate",
+        "training.weight_decay",
+        "training.epochs",
+        "training.scheduler",
+        "training.warmup_epochs",
+    )
+)
 _FLAGS = ("debug",)
 _METAVARS = {"data-dir": "DIR", "output-dir": "DIR"}
+
+
+#: Decisions of predictions, with what was said, by what they depend on.
+Known: TypeAlias = "dict[tuple[object, ...], tuple[Decision | None, tuple[Diagnostic, ...]]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +142,13 @@ def resolve(
 
 
 def decided(
-    args: argparse.Namespace, settings: Values, target: str, predict: bool = True
+    args: argparse.Namespace, settings: Values, target: str, predict: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None, Decision | None]:
-    """As `resolve`, with the prediction's decision too, where there was one."""
+    """As `resolve`, with the prediction's decision too, where there was one. ``known`` keeps it for later calls."""
     gathered, found = gather(args, settings, target)
     if gathered is None:
         return None, found, None, None
-    plan, more, decision = decide(args, settings, gathered, predict)
+    plan, more, decision = decide(args, settings, gathered, predict, known)
     return plan, (*found, *more), gathered.file, decision
 
 
@@ -184,13 +202,17 @@ def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gat
 
 
 def decide(
-    args: argparse.Namespace, settings: Values, gathered: Gathered, predicts: bool = True
+    args: argparse.Namespace, settings: Values, gathered: Gathered, predicts: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
     """Resolve with what was gathered, and with what a memory prediction decides."""
     plan, found = gathered.plan(settings)
     if plan is None or not predicts or not is_open(plan):
         return plan, found, None
-    decision, said = predict(args, plan)
+    known = {} if known is None else known
+    key = predicted_from(plan, args)
+    if key not in known:
+        known[key] = predict(args, plan)
+    decision, said = known[key]
     if decision is not None:
         plan, found = gathered.plan(settings, decision)
     return (None if has_errors(said) else plan), (*found, *said), decision
@@ -202,6 +224,13 @@ def predict(args: argparse.Namespace, plan: Plan) -> tuple[Decision | None, tupl
     from ratc.cli import measuring
 
     return measuring.decide(plan, os.path.dirname(args.spec) or ".")
+
+
+def predicted_from(plan: Plan, args: argparse.Namespace) -> tuple[object, ...]:
+    """What a prediction depends on: plans of one folder that are alike in this share it."""
+    values = plan.values
+    folder = os.path.dirname(args.spec)
+    return folder, *((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
 
 
 def is_open(plan: Plan) -> bool:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ratc import compiler
-from ratc.cli.inputs import is_open, predict
+from ratc.cli.inputs import is_open, predict, predicted_from
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.document import Document
 from ratc.plan import Plan, Values
@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 MOST_FAILURES = 20
 #: Tasks of an array where a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
 USUAL_ARRAY = 1000
-#: Plan values that no prediction depends on: points that differ in these alone share it.
-_NOT_PREDICTED = frozenset(
-    (
-        "seed",
-        "description",
-        "experiment_name",
-        "output_dir",
-        "training.learning_rate",
-        "training.weight_decay",
-        "training.epochs",
-        "training.scheduler",
-        "training.warmup_epochs",
-    )
-)
 
 
 def resolve(
@@ -88,8 +74,7 @@ def _plan(
         return None, said
     plan, more = compiler.plan_on(settings, hardware)
     if plan is not None and is_open(plan):
-        values = plan.values
-        key = tuple((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
+        key = predicted_from(plan, args)
         if key not in known:
             known[key], predicted = predict(args, plan)
             more += predicted

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ratc import __version__, compiler
 from ratc.cli import compiled, inputs, revisions
 from ratc.cli.compiled import Compiled
+from ratc.cli.inputs import Known
 from ratc.cli.revisions import Revision
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, Severity, has_errors
@@ -40,8 +41,10 @@ def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | 
         places.append(place)
     targets = [asked.target or _target(place) for asked, place in zip((old, new), places, strict=True)]
     given = next((target for target in targets if target), "local")
+    known: Known = {}
     loaded = [
-        _load(asked, place, target or given) for asked, place, target in zip((old, new), places, targets, strict=True)
+        _load(asked, place, target or given, known)
+        for asked, place, target in zip((old, new), places, targets, strict=True)
     ]
     found = tuple(item for _, said in loaded for item in said)
     first, second = loaded[0][0], loaded[1][0]
@@ -78,16 +81,16 @@ def _target(place: str | Revision) -> str | None:
     return read.target if read else None
 
 
-def _load(asked: Asked, place: str | Revision, target: str) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     path = place.path if isinstance(place, Revision) else place
     if asked.data is None and (os.path.isdir(path) or compiled.is_compiled(path)):
-        side, found = _of_compiled(asked, path)
+        side, found = _of_compiled(asked, path, known)
     elif asked.data is not None and os.path.basename(path) == lock.NAME:
         read, found = compiled.parsed(path, asked.data)
         side = _of_lock(asked, read) if read else None
     else:
         given = None if asked.data is None else File(path, asked.data)
-        side, found = _of_spec(asked.text, _options(path, target, asked.facts), given)
+        side, found = _of_spec(asked.text, _options(path, target, asked.facts), known, given)
     if isinstance(place, Revision):
         return side and _of_revision(side, place), tuple(map(place.found, found))
     return side, found
@@ -100,7 +103,7 @@ def _options(spec: str, target: str, facts: str | None) -> argparse.Namespace:
 
 
 def _of_spec(
-    name: str, args: argparse.Namespace, given: File | None = None
+    name: str, args: argparse.Namespace, known: Known, given: File | None = None
 ) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     """A spec, resolved; of a sweep the first point, with the names of all. ``RAT_*`` variables are left out."""
     refused = inputs.known_target(args.target)
@@ -121,7 +124,7 @@ def _of_spec(
             return None, tuple(found)
         # The points say what the sweep's own keys say.
         settings = Values({**first, **{path: settings[path] for path in settings if path == "sweep.max_parallel"}})
-    plan, said, _, _ = inputs.decided(args, settings, args.target)
+    plan, said, _, _ = inputs.decided(args, settings, args.target, known=known)
     found += said
     if plan is None:
         return None, tuple(found)
@@ -134,11 +137,11 @@ def _of_plan(name: str, target: str, plan: Plan, found: tuple[Diagnostic, ...]) 
     return Side(name, target, plan.values, plan.settings, plan.facts, ratc_version=__version__, findings=words)
 
 
-def _of_compiled(asked: Asked, path: str) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     read, found = compiled.read(path)
     if read is None:
         return None, found
-    return _explained(asked, read) or _of_lock(asked, read), ()
+    return _explained(asked, read, known) or _of_lock(asked, read), ()
 
 
 def _of_lock(asked: Asked, read: Compiled) -> Side:
@@ -146,7 +149,7 @@ def _of_lock(asked: Asked, read: Compiled) -> Side:
     return Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)
 
 
-def _explained(asked: Asked, read: Compiled) -> Side | None:
+def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
     """The lock with what it was made from, where its inputs still give what it says."""
     if read.points or read.point:
         return None
@@ -156,7 +159,7 @@ def _explained(asked: Asked, read: Compiled) -> Side | None:
         return None
     if not os.path.exists(args.spec):
         return None
-    side, found = _of_spec(asked.text, args)
+    side, found = _of_spec(asked.text, args, known)
     if side is None or has_errors(found):
         return None
     now = {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}
