@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ratc.plan import Plan, Value
@@ -49,7 +50,35 @@ class Link:
 
 
 def find(plan: Plan, path: str) -> list[str]:
-    """The plan's paths, or input paths, that a user's words mean: one, those of a section, or those that end so."""
+    """The plan's paths, or input paths, that a user's words mean: one, those of a section of the plan or else of the
+    spec, or those that end so, by either's name.
+    """
+    exact = _exact(plan, path)
+    if exact is not None:
+        return [exact]
+    path = path.strip(".")
+    section = [name for name in plan.values if name.startswith(f"{path}.")]
+    section = section or [f"spec:{name}" for name in plan.settings if name.startswith(f"{path}.")]
+    ending = (_exact(plan, name) for name in known_paths(plan) if name.endswith(f".{path}"))
+    return section or list(dict.fromkeys(name for name in ending if name is not None))
+
+
+def decided_by_memory(plan: Plan, paths: Iterable[str]) -> bool:
+    """Whether a prediction of memory may change one of the values, or one that it was made from."""
+    ahead, seen = list(paths), set[str]()
+    while ahead:
+        path = ahead.pop()
+        value = plan.lookup(path)
+        if value is None or path in seen:
+            continue
+        if path in DECIDED_BY_MEMORY or path.startswith("memory."):
+            return True
+        seen.add(path)
+        ahead += value.inputs
+    return False
+
+
+def _exact(plan: Plan, path: str) -> str | None:
     for candidate in (
         RENAMED.get(path, path),
         path,
@@ -58,9 +87,8 @@ def find(plan: Plan, path: str) -> list[str]:
         f"facts:{path}",
     ):
         if plan.lookup(candidate) is not None:
-            return [candidate]
-    section = [name for name in plan.values if name.startswith(f"{path}.")]
-    return section or [name for name in plan.values if name.endswith(f".{path}")]
+            return candidate
+    return None
 
 
 def known_paths(plan: Plan) -> list[str]:

@@ -1,5 +1,6 @@
 """`ratc explain`: the chain of every value, of specs and of what was compiled."""
 
+import argparse
 import json
 import shlex
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratc import compiler, explain, facts
-from ratc.cli import main
+from ratc.cli import inputs, main
 from ratc.compiler import File, Inputs
 from ratc.render import plan as render
 from tests.test_cases import CASES
@@ -86,7 +87,7 @@ def test_without_its_spec_a_lock_tells_what_it_knows(spec, capsys):
     status, out, err = told(capsys, "compiled/demo/local", "training.precision")
     assert status == 0
     assert "training.precision = fp32  [worked out]\n  because: the CPU\n" in out
-    assert "`spec.yaml` is gone" in err
+    assert "`spec.yaml`, which it was compiled from, is gone" in err
 
 
 def test_a_section_and_a_last_part(spec, capsys):
@@ -149,6 +150,137 @@ def test_what_was_not_compiled_is_named(tmp_path, capsys, monkeypatch):
     Path("empty").mkdir()
     status, _, err = told(capsys, "empty", "seed")
     assert (status, "error[R422]" in err) == (1, True)
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/expected")))
+def test_every_value_of_every_golden_plan_ends_in_a_line_or_a_default(case, monkeypatch):
+    parser = argparse.ArgumentParser()
+    inputs.add_spec_arguments(parser)
+    monkeypatch.chdir(CASES / case)
+    options = Path("args.txt").read_text() if Path("args.txt").exists() else ""
+    args = parser.parse_args(["spec.yaml", *shlex.split(options)])
+    settings = inputs.load(args, args.target).settings
+    plan = inputs.decided(args, settings, args.target, predict=False)[0]
+    for path in plan.values:
+        link = explain.tree(plan, path)
+        for leaf in leaves(link):
+            assert leaf.is_above or leaf.value.origin != "derived", (path, leaf.path)
+            assert leaf.value.origin not in ("spec", "layer") or leaf.value.span, (path, leaf.path)
+        (told_,) = json.loads(render.document([link]))["values"]
+        assert flattened(told_) == [line.split(" = ")[0].strip() for line in links_of(render.chain(link))]
+
+
+def flattened(tree: dict) -> list[str]:
+    return [tree["path"], *(path for below in tree["inputs"] for path in flattened(below))]
+
+
+def links_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.strip().startswith(("because: ", "| ", "("))]
+
+
+@pytest.mark.parametrize(
+    ("path", "predicted"),
+    [
+        ("training.batch_size", True),
+        ("batch_size", True),
+        ("zero_stage", True),
+        ("memory.margin", True),
+        ("memory", True),
+        ("training", True),
+        ("training.precision", False),
+        ("world_size", False),
+    ],
+)
+def test_what_memory_decides_is_predicted_however_it_is_called(path, predicted, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(
+        "experiment_name: demo\ntraining: {target_batch_size: 8}\ndata: {data_dir: data}\n"
+        "resources: {gpu: a100-80, num_gpus: 1, cpus: 4}\n"
+    )
+    asked = []
+    monkeypatch.setattr(inputs, "predict", lambda args, plan: asked.append(plan) or (None, ()))
+    assert told(capsys, "spec.yaml", path)[0] == 0
+    assert bool(asked) == predicted
+
+
+def test_a_value_is_found_by_the_end_of_the_specs_name_and_a_section_of_the_spec_is_told(spec, capsys):
+    assert told(capsys, spec, "batch_size")[1].startswith("training.micro_batch_size = 2 ")
+    assert told(capsys, spec, "mixed_precision")[1].startswith("training.precision = ")
+    rows = {line.split()[0] for line in told(capsys, spec, "resources")[1].splitlines()}
+    assert {"resources.cpus", "resources.walltime"} <= rows
+
+
+@pytest.mark.parametrize("what", ["facts", "errors"])
+def test_a_lock_tells_what_it_knows_where_its_inputs_no_longer_compile(spec, capsys, what):
+    Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 4\n")
+    assert main(["compile", spec, "--facts", "facts.yaml"]) == 0
+    if what == "facts":
+        Path("facts.yaml").unlink()
+    else:
+        Path(spec).write_text(SPEC + "nonsense: 1\n")
+    status, out, err = told(capsys, "compiled/demo/local", "gradient_accumulation_steps")
+    assert (status, out.splitlines()[0]) == (0, "training.gradient_accumulation_steps = 4  [worked out]")
+    assert ("is gone" if what == "facts" else "has errors now") in err
+
+
+def test_a_changed_fact_is_said_and_followed(spec, capsys):
+    Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 4\n")
+    Path(spec).write_text(SPEC.replace(", cpus: 4", ""))
+    assert main(["compile", spec, "--facts", "facts.yaml"]) == 0
+    Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 2\n")
+    _, out, err = told(capsys, "compiled/demo/local", "num_workers")
+    assert "the lock says 3, and its inputs give 1 now; `ratc check` says why" in err
+    assert "facts.yaml:2:7" in out
+
+
+def test_an_edited_lock_is_said(spec, capsys):
+    lock = Path("compiled/demo/local/lock.yaml")
+    lock.write_text(lock.read_text().replace("gradient_accumulation_steps: 4", "gradient_accumulation_steps: 5"))
+    _, out, err = told(capsys, "compiled/demo/local", "gradient_accumulation_steps")
+    assert out.startswith("training.gradient_accumulation_steps = 4 ")
+    assert "the lock says 5, and its inputs give 4 now" in err
+
+
+def test_options_that_would_be_ignored_are_refused(spec, capsys):
+    for words in (["--set", "seed=7"], ["--facts", "x.yaml"], ["--seed", "7"], ["--target", "slurm"]):
+        status, out, err = told(capsys, "compiled/demo/local", "seed", *words)
+        assert (status, out, f"`{words[0]}` goes with a spec" in err) == (2, "", True)
+    status, _, err = told(capsys, spec, "seed", "--point", "0001")
+    assert (status, "the spec has none" in err) == (1, True)
+
+
+def test_how_a_value_varies_over_a_sweep_and_without_the_secrets_of_its_points(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    token = "hf_" + "a" * 30
+    Path("spec.yaml").write_text(SPEC + f"sweep: {{list: [{{description: {token}}}, {{seed: 2}}, {{seed: 3}}]}}\n")
+    for form in ("text", "json"):
+        _, out, err = told(capsys, "spec.yaml", "seed", "--format", form)
+        assert "seed has 3 values over the sweep's 3 points: 42, 2, 3" in out + err
+        assert token not in out + err
+    assert "values over" not in told(capsys, "spec.yaml", "task_type")[2]
+    assert "values over" not in told(capsys, "spec.yaml", "seed", "--point", "0002")[2]
+
+
+def test_json_stays_json_where_nothing_can_be_told(spec, capsys):
+    status, out, _ = told(capsys, spec, "sed", "--format", "json")
+    assert (status, json.loads(out)["values"]) == (1, [])
+    assert json.loads(out)["remarks"] == ["there is no value `sed`", "did you mean `seed`?"]
+    status, out, _ = told(capsys, "nothing.yaml", "seed", "--format", "json")
+    assert (status, json.loads(out)["findings"][0]["code"]) == (1, "R001")
+
+
+def test_what_a_terminal_would_obey_is_not_printed(spec, capsys):
+    assert "\x1b" not in "".join(map(str, told(capsys, spec, "\x1b[2J")))
+
+
+def test_codes_are_listed_and_those_near_an_unknown_one_named(capsys):
+    rows = told(capsys, "codes")[1].splitlines()
+    pages = sorted(path.stem for path in (Path(compiler.__file__).parent / "codes").glob("R*.md"))
+    assert [row.split("  ")[0] for row in rows] == pages
+    assert all(row.split("  ", 1)[1] for row in rows)
+    status, _, err = told(capsys, "R399")
+    assert (status, "R335" in err, "R001" in err) == (1, True, False)
+    assert "R330" in told(capsys, "r33")[2]
 
 
 def test_every_code_has_its_page(capsys):

@@ -8,21 +8,29 @@ section, or the last part of a path.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ratc import compiler, resources
+from ratc import compiler, layers, resources
 from ratc.cli import compiled, inputs
 from ratc.cli.compiled import Compiled
 from ratc.cli.inputs import Loaded
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
 from ratc.plan import Plan, Value, Values
+from ratc.redact import redact
+from ratc.render.plan import visible
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
+    from ratc.sweep import Point
+
+#: Codes that are named where one is not known.
+_NEAR = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,71 +44,102 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 1 when the code or the path is not known, or the spec does not compile."""
-    if re.fullmatch(r"[Rr][0-9]{3}", args.spec) and not os.path.exists(args.spec):
-        return _code(args.spec.upper())
-    read: Compiled | None = None
-    asked, alone = args, False
+    """Exit status 1 when the code or the path is not known, or the spec does not compile; 2 for options that do not go
+    together.
+    """
+    if not os.path.exists(args.spec):
+        if args.spec == "codes":
+            print("".join(f"{code}  {title}\n" for code, title in _titles().items()), end="")
+            return 0
+        if re.fullmatch(r"[Rr][0-9]{1,4}", args.spec):
+            return _code(args.spec.upper())
     if os.path.isdir(args.spec) or compiled.is_compiled(args.spec):
-        read, found = compiled.read(args.spec)
-        if read is None:
-            return _refused(found)
-        try:
-            asked, alone = read.arguments(), True
-        except compiled.Refused as reason:
-            return _by_lock(args, read, str(reason))
-        if not os.path.exists(asked.spec):
-            return _by_lock(args, read, f"its spec `{asked.spec}` is gone")
-    refused = inputs.known_target(asked.target)
+        return _of_compiled(args)
+    refused = inputs.known_target(args.target)
     if refused:
-        return _refused(refused)
-    return _explained(args, asked, inputs.load(asked, asked.target, alone), read)
+        return _refused(args, refused)
+    return _explained(args, args, inputs.load(args, args.target), None)
+
+
+def _of_compiled(args: argparse.Namespace) -> int:
+    read, found = compiled.read(args.spec)
+    if read is None:
+        return _refused(args, found)
+    laid = [f"--{name}" for name in layers.SHORT_NAMES if getattr(args, f"short_{name}") is not None]
+    laid += ["--set"] * bool(args.assignments) + ["--facts"] * bool(args.facts)
+    laid += ["--target"] * (args.target not in ("local", read.target))
+    if laid:
+        words = f"`{laid[0]}` goes with a spec: what was compiled has a command of its own, in the head of its lock"
+        print(f"ratc explain: {words}", file=sys.stderr)
+        return 2
+    try:
+        asked = read.arguments()
+    except compiled.Refused as reason:
+        return _by_lock(args, read, str(reason))
+    for path in (asked.spec, asked.facts):
+        if path and not os.path.exists(path):
+            return _by_lock(args, read, f"`{path}`, which it was compiled from, is gone")
+    loaded = inputs.load(asked, asked.target, alone=True)
+    if loaded.settings is None:
+        return _by_lock(args, read, f"`{asked.spec}` has errors now; `ratc validate` says which")
+    return _explained(args, asked, loaded, read)
 
 
 def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Loaded, read: Compiled | None) -> int:
     from ratc import explain
 
     remarks: list[str] = []
-    settings, found = _settings(args, loaded, read, remarks)
+    points, found = compiler.points(loaded.document) if loaded.document and loaded.settings else ((), ())
+    if loaded.settings is None or loaded.document is None or has_errors(found):
+        return _refused(args, (*loaded.diagnostics, *found))
+    settings: Values | None = loaded.settings
+    named = args.point or (read.point if read else "")
+    if points or named:
+        point = next((point for point in points if point.name == named), None) if named else points[0]
+        if point is None:
+            return _no_point(named, points)
+        remarks.append(f"of the sweep's {len(points)} points this is {point.name}: {point.text}")
+        settings, found = compiler.check_point(loaded.document, point)
     if settings is None:
-        return _refused((*loaded.diagnostics, *found))
-    # Only what memory decides, or the whole plan, is worth a prediction.
-    predict = args.path is None or args.all or explain.RENAMED.get(args.path, args.path) in explain.DECIDED_BY_MEMORY
-    plan, said, _, decision = inputs.decided(asked, settings, asked.target, predict)
+        return _refused(args, found)
+    gathered, found = inputs.gather(asked, settings, asked.target)
+    if gathered is None:
+        return _refused(args, found)
+    plan, said, decision = inputs.decide(asked, settings, gathered, predicts=False)
     if plan is None:
-        return _refused(tuple(item for item in said if item.severity is Severity.ERROR))
+        return _refused(args, said)
     paths = list(plan.values) if args.path is None else explain.find(plan, args.path)
     if not paths:
-        return _unknown(args.path, explain.known_paths(plan))
-    if read is not None and (predict or not inputs.is_open(plan)):
-        remarks += _moved(plan, read, paths)
-    _tell(args, plan, paths, remarks)
+        return _unknown(args, explain.known_paths(plan))
+    warnings: list[Diagnostic] = []
+    # Tracing takes seconds: only for a value that rests on what it decides.
+    if predict := inputs.is_open(plan) and explain.decided_by_memory(plan, paths):
+        plan, more, decision = inputs.decide(asked, settings, gathered)
+        if plan is None:
+            return _refused(args, more)
+        warnings = [item for item in more if item not in said] if decision is None else []
+    if points and not named:
+        from ratc.cli import varying
+
+        remarks += varying.remarks(loaded.document, loaded.settings, gathered, points, paths)
+    # What no prediction here can decide says nothing of the inputs.
+    if read is not None and not (predict and decision is None):
+        remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
+    _tell(args, plan, paths, remarks, warnings)
     if paths == ["training.micro_batch_size"] and args.format == "text":
         print("\n" + "\n".join(_account(plan, decision)))
     return 0
 
 
-def _settings(
-    args: argparse.Namespace, loaded: Loaded, read: Compiled | None, remarks: list[str]
-) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """The spec's settings; of a sweep those of the point asked for, which is the first where none is."""
-    if loaded.settings is None or loaded.document is None:
-        return None, ()
-    points, found = compiler.points(loaded.document)
-    if has_errors(found) or not points:
-        return (None if has_errors(found) else loaded.settings), found
-    name = args.point or (read.point if read else "") or points[0].name
-    point = next((point for point in points if point.name == name), None)
-    if point is None:
-        print(f"ratc explain: the sweep has no point `{name}`", file=sys.stderr)
-        for text in did_you_mean(name, [point.name for point in points]):
-            print(f"help: {text}", file=sys.stderr)
-        return None, ()
-    remarks.append(f"of the sweep's {len(points)} points this is {point.name}: {point.text}")
-    return compiler.check_point(loaded.document, point)
+def _no_point(name: str, points: Sequence[Point]) -> int:
+    what = f"the sweep has no point `{visible(name)}`" if points else "`--point` is for a sweep, and the spec has none"
+    print(f"ratc explain: {what}", file=sys.stderr)
+    for text in did_you_mean(name, [point.name for point in points]):
+        print(f"help: {text}", file=sys.stderr)
+    return 1
 
 
-def _moved(plan: Plan, read: Compiled, paths: list[str]) -> list[str]:
+def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
     """Where the lock says something else than its inputs give now."""
     from ratc.diff.compare import flat, same
     from ratc.render.plan import shown
@@ -110,24 +149,33 @@ def _moved(plan: Plan, read: Compiled, paths: list[str]) -> list[str]:
     for path, value in now.items():
         then = read.values.get(path)
         if then is not None and not same(then.value, value.value):
-            words = f"the lock says {shown(path, then)}, and its inputs give {shown(path, value)} now"
+            words = f"the lock says {shown(path, then)}, and its inputs give {shown(path, value)} now{where}"
             told.append(f"{path}: {words}; `ratc check` says why")
     return told
 
 
-def _tell(args: argparse.Namespace, plan: Plan, paths: list[str], remarks: list[str]) -> None:
+def _tell(
+    args: argparse.Namespace,
+    plan: Plan,
+    paths: Sequence[str],
+    remarks: Sequence[str],
+    warnings: Sequence[Diagnostic] = (),
+) -> None:
     from ratc import explain
     from ratc.render import plan as render
+    from ratc.render.findings import json as findings_json
 
     if args.format == "json":
         links = [link for path in paths if (link := explain.tree(plan, path))]
-        sys.stdout.write(render.document(links, remarks))
+        findings = json.loads(findings_json.document(warnings, "ratc explain"))["findings"]
+        sys.stdout.write(render.document(links, remarks, findings))
         return
+    inputs.show(warnings, "ratc explain")
     for remark in remarks:
-        print(f"note: {remark}", file=sys.stderr)
+        print(f"note: {redact(remark)}", file=sys.stderr)
     if args.all or (args.path is not None and len(paths) > 1):
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        sys.stdout.write(render.table(plan, [path for path in paths if path in plan.values], width))
+        sys.stdout.write(render.table(plan, paths, width))
         return
     for path in paths:
         link = explain.tree(plan, path)
@@ -142,7 +190,7 @@ def _by_lock(args: argparse.Namespace, read: Compiled, why: str) -> int:
     plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))
     paths = list(plan.values) if args.path is None else explain.find(plan, args.path)
     if not paths:
-        return _unknown(args.path, list(plan.values))
+        return _unknown(args, list(plan.values))
     _tell(args, plan, paths, [f"only `{read.path}` itself can be told of: {why}"])
     return 0
 
@@ -151,14 +199,19 @@ def _kept(value: Value) -> Value:
     return Value(value.value, "derived" if value.reason else "spec", value.reason, span=value.span)
 
 
-def _refused(found: tuple[Diagnostic, ...]) -> int:
-    inputs.show(found, "ratc explain")
+def _refused(args: argparse.Namespace, found: Sequence[Diagnostic]) -> int:
+    inputs.show((item for item in found if item.severity is Severity.ERROR), "ratc explain", args.format)
     return 1
 
 
-def _unknown(path: str, known: list[str]) -> int:
-    print(f"ratc explain: there is no value `{path}`", file=sys.stderr)
-    for text in did_you_mean(path, known):
+def _unknown(args: argparse.Namespace, known: list[str]) -> int:
+    from ratc.render import plan as render
+
+    message, helps = f"there is no value `{visible(args.path)}`", did_you_mean(args.path, known)
+    if args.format == "json":
+        sys.stdout.write(render.document((), (message, *helps)))
+    print(f"ratc explain: {message}", file=sys.stderr)
+    for text in helps:
         print(f"help: {text}", file=sys.stderr)
     return 1
 
@@ -179,9 +232,23 @@ def _account(plan: Plan, decision: Decision | None) -> list[str]:
 
 
 def _code(code: str) -> int:
-    known = sorted(name.removesuffix(".md") for name in os.listdir(resources.folder("codes")) if name.endswith(".md"))
-    if code not in known:
-        print(f"ratc explain: there is no code {code}\nhelp: the codes are {', '.join(known)}", file=sys.stderr)
-        return 1
-    print(resources.read("codes", f"{code}.md").decode(), end="")
-    return 0
+    titles = _titles()
+    if code in titles:
+        print(resources.read("codes", f"{code}.md").decode(), end="")
+        return 0
+    print(f"ratc explain: there is no code {code}", file=sys.stderr)
+    # Half a code begins some; a whole one stands beside others of its stage.
+    near = [other for other in titles if other.startswith(code)]
+    stage = [other for other in titles if other[1] == code[1] and len(code) == len(other)]
+    near = near or sorted(stage, key=lambda other: abs(int(other[1:]) - int(code[1:])))[:_NEAR]
+    for other in sorted(near):
+        print(f"help: {other}  {titles[other]}", file=sys.stderr)
+    print("help: `ratc explain codes` lists them all", file=sys.stderr)
+    return 1
+
+
+def _titles() -> dict[str, str]:
+    """What each code means in a line: the head of its page."""
+    names = sorted(name for name in os.listdir(resources.folder("codes")) if name.endswith(".md"))
+    heads = (resources.read("codes", name).decode().split("\n", 1)[0] for name in names)
+    return {name.removesuffix(".md"): head.partition(": ")[2] for name, head in zip(names, heads, strict=True)}

@@ -19,7 +19,7 @@ _LEAST = 20
 def chain(link: Link, depth: int = 0) -> str:
     """An indented list, one line a link, with the line of the spec or of the facts that each ends in."""
     pad = "  " * depth
-    lines = [f"{pad}{link.path} = {shown(link.path, link.value)}  [{source(link.value)}]"]
+    lines = [f"{pad}{link.path} = {shown(link.path, link.value)}  [{visible(source(link.value))}]"]
     if link.value.origin == "derived" and link.value.reason:
         lines.append(f"{pad}  because: {redact(link.value.reason)}")
     if link.is_above:
@@ -32,7 +32,8 @@ def chain(link: Link, depth: int = 0) -> str:
 
 def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
     """One line a value: path, value, where from or why. Cut at ``width`` columns; whole where that is None."""
-    rows = [(path, shown(path, plan.values[path]), _why(plan.values[path])) for path in paths]
+    found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
+    rows = [(path, shown(path, value), _why(value)) for path, value in found if value is not None]
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     if width is not None:
         second = min(second, max(_LEAST, (width - first - 4) // 2))
@@ -47,10 +48,20 @@ def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(links: Sequence[Link], remarks: Sequence[str] = ()) -> str:
+def document(links: Sequence[Link], remarks: Sequence[str] = (), findings: Sequence[Any] = ()) -> str:
     """The chains as JSON; docs/explain.md describes it."""
-    tree = {"version": VERSION, "remarks": list(remarks), "values": [_object(link) for link in links]}
+    tree = {
+        "version": VERSION,
+        "remarks": [redact(remark) for remark in remarks],
+        "findings": list(findings),
+        "values": [_object(link) for link in links],
+    }
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def visible(text: str) -> str:
+    """The text with each control character as one visible one: names of files and words of a shell may hold any."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def shown(path: str, value: Value) -> str:
@@ -90,11 +101,11 @@ def _plain(path: str, value: Any) -> Any:
 def _quoted(value: Value) -> str:
     if value.span is None or not value.span.source.is_file:
         return ""
-    return _cut(redact(value.span.source.line(value.span.line)).strip(), 100)
+    return _cut(visible(redact(value.span.source.line(value.span.line)).strip()), 100)
 
 
 def _why(value: Value) -> str:
-    return redact(value.reason) if value.origin == "derived" and value.reason else source(value)
+    return redact(value.reason) if value.origin == "derived" and value.reason else visible(source(value))
 
 
 def _cut(text: str, width: int) -> str:

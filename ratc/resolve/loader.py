@@ -33,7 +33,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             [size.value] * 2, size.origin, size.reason, ("spec:data.image_size",), size.span
         )
     if settings["data.scales"].value is None:
-        context.derive("data.scales", [1.0], "the image itself")
+        context.derive("data.scales", [1.0], "the image itself", "spec:data.scales")
     else:
         context.keep("data.scales")
     yield from _workers(context)

@@ -37,7 +37,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             kernel = settings.get_as(int, "model.sga_kernel_size")
             context.derive(under, max(1, kernel // 2), "half the kernel", "spec:model.sga_kernel_size")
         elif path == "model.spacing" and settings[path].value is None:
-            context.derive(under, 1.0, "pixels, where no spacing is given")
+            context.derive(under, 1.0, "pixels, where no spacing is given", "spec:model.spacing")
         else:
             context.keep(path, under=under)
     given = settings["model.input_features"]

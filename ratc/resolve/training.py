@@ -34,7 +34,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("logging.log_every_steps", 1, "debug", "spec:debug")
     else:
         context.keep("training.epochs", "logging.log_every_steps")
-        context.derive("training.max_steps_per_epoch", None, "the whole split")
+        context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
     _checkpointing(context)
     context.keep("training.compile")

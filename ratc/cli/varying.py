@@ -1,0 +1,53 @@
+"""Says how values vary over the points of a sweep, for `ratc explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratc import compiler
+from ratc.cli.inputs import Gathered, is_open
+from ratc.diff.compare import flat
+from ratc.document import Document
+from ratc.explain import decided_by_memory
+from ratc.plan import Plan, Value, Values
+from ratc.render.plan import shown
+from ratc.sweep import Point
+
+#: Points that are resolved, and different values that are named: more of either takes long and helps nobody.
+_MOST_POINTS, _MOST_VALUES = 200, 5
+
+
+def remarks(
+    document: Document, settings: Values, gathered: Gathered, points: Sequence[Point], paths: Sequence[str]
+) -> list[str]:
+    """One line for each value that is not the same in all points. What memory decides is left out where a point leaves
+    it open: each such point would have to be predicted.
+    """
+    hardware, _ = gathered.settled(settings)
+    if hardware is None or len(points) < 2:
+        return []
+    taken = points[:_MOST_POINTS]
+    seen: dict[str, dict[str, Value]] = {}
+    for point in taken:
+        own, _ = compiler.check_point(document, point)
+        plan = compiler.plan_on(own, hardware)[0] if own else None
+        if plan is None:
+            continue
+        for path, value in _told(plan, paths):
+            seen.setdefault(path, {}).setdefault(repr(value.value), value)
+    among = f"the sweep's {len(points)} points"
+    among = among if taken is points or len(taken) == len(points) else f"the first {len(taken)} of {among}"
+    return [_line(path, list(values.values()), among) for path, values in seen.items() if len(values) > 1]
+
+
+def _told(plan: Plan, paths: Sequence[str]) -> list[tuple[str, Value]]:
+    found = {path: value for path in paths if (value := plan.lookup(path)) is not None}
+    if is_open(plan):
+        found = {path: value for path, value in found.items() if not decided_by_memory(plan, [path])}
+    return list(flat(found).items())
+
+
+def _line(path: str, values: list[Value], among: str) -> str:
+    path = path.removeprefix("spec:").removeprefix("facts:")
+    named = ", ".join(shown(path, value) for value in values[:_MOST_VALUES])
+    return f"{path} has {len(values)} values over {among}: {named}{', …' if len(values) > _MOST_VALUES else ''}"
