@@ -187,3 +187,52 @@ def test_one_changed_byte_in_any_file_is_found(case, tmp_path, capsys, monkeypat
             status, said = check(capsys)
             assert "[R" in said, (path, at)
         path.write_bytes(good)
+
+
+def test_a_facts_file_that_is_gone_is_named_as_the_cause(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text("experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\n")
+    Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 4\nmemory: 16GB\n")
+    assert main(["compile", "spec.yaml", "--facts", "facts.yaml"]) == 0
+    Path("facts.yaml").unlink()
+    capsys.readouterr()
+    assert main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert "error[R425]: `facts.yaml` is gone since" in said
+    assert "error[R001]" in said
+
+
+def test_a_broken_spec_hides_no_edit_by_hand(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
+    )
+    Path("spec.yaml").write_text(text)
+    assert main(["compile", "spec.yaml"]) == 0
+    Path("spec.yaml").write_text(text + "<<<<<<< ours\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n")
+    script = Path("compiled/demo/local/run.sh")
+    script.write_text(script.read_text() + "echo more\n")
+    capsys.readouterr()
+    assert main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert {code for code in ("R009", "R425", "R426") if f"error[{code}]" in said} == {"R009", "R425", "R426"}
+
+
+def test_an_overlay_that_appears_or_goes_is_the_cause(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(
+        "experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
+    )
+    overlay = Path("slurm_spec.yaml")
+    for before, after, words in ((None, "seed: 1\n", "came into use"), ("seed: 1\n", None, "went out of use")):
+        for text in (before, after):
+            overlay.unlink(missing_ok=True)
+            if text:
+                overlay.write_text(text)
+            if text == before:
+                assert main(["compile", "spec.yaml", "--target", "slurm"]) == 0
+        capsys.readouterr()
+        assert main(["check"]) == 1
+        said = capsys.readouterr().err
+        assert "error[R425]: `slurm_spec.yaml`" in said
+        assert words in said

@@ -76,7 +76,7 @@ def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
             return [*drift.untouched(folder, document, (f"run `{command}`",)), _gone(folder, name, args.spec)]
         loaded = inputs.load(args, args.target, alone=True)
         if loaded.settings is None:
-            return _errors(loaded.diagnostics)
+            return [*_by_digest(folder, document, args.spec, command), *_errors(loaded.diagnostics)]
         if not this_machine and args.target == "local" and not args.facts and facts.needs_machine(loaded.settings):
             return [*_by_digest(folder, document, args.spec, command), _machine(folder)]
         elsewhere = _elsewhere(folder, loaded, args)
@@ -84,7 +84,7 @@ def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
             return [elsewhere]
         made, said = compiling.make(args, loaded, args.target, folder, known)
         if made is None:
-            return _errors(said)
+            return [*_by_digest(folder, document, args.spec, command), *_errors(said)]
         left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}
         return list(drift.compare(folder, made.artifacts, sorted(left), command))
 

@@ -30,6 +30,8 @@ _NOT_PREDICTED = frozenset(
         "description",
         "experiment_name",
         "output_dir",
+        "logging.mlflow_experiment_name",
+        "job.name",
         "training.learning_rate",
         "training.weight_decay",
         "training.epochs",
