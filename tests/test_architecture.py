@@ -72,6 +72,7 @@ def test_stages_know_only_what_comes_before_them():
         "resolve": {"memory"},
         "targets": set(),
         "diff": {"explain"},
+        "migrate": {"document", "schema"},
         "render": {"diff", "explain"},
         "memory": set(),
         "tracing": {"memory"},

@@ -16,6 +16,7 @@ from ratc import __version__
 
 COMMANDS = {
     "init": "write a commented spec to start from",
+    "import": "write a spec from other tools' configurations",
     "schema": "print the JSON Schema of a spec",
     "validate": "check a spec and say what is wrong",
     "compile": "write the lock, the launcher's files and the job script",
@@ -29,6 +30,9 @@ COMMANDS = {
     "fit": "say what fits on which card, before anything runs",
     "profile": "say what one step takes, predicted or measured",
 }
+
+#: Commands whose name no module can have.
+_MODULES = {"import": "import_"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "".join(f"\nhelp: {text}" for text in did_you_mean(name, COMMANDS))
         print(f"ratc: there is no command `{name}`{hint or '; see `ratc --help`'}", file=sys.stderr)
         return 2
-    command = import_module(f"ratc.cli.{name.replace('-', '_')}")
+    command = import_module(f"ratc.cli.{_MODULES.get(name, name.replace('-', '_'))}")
     parser = argparse.ArgumentParser(
         prog=f"ratc {name}",
         description=command.__doc__,

@@ -1,0 +1,80 @@
+"""Read configurations of other tools and write a spec, with an account of what it could not carry over.
+
+Taken are the original framework's YAML, Accelerate's YAML, DeepSpeed's JSON and simple sbatch and bsub scripts; several
+files make one spec, and the first that says something counts. Exit status 1 where nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ratc import compiler
+from ratc.cli import inputs
+from ratc.compiler import File, Inputs
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.migrate import accelerate, batch, deepspeed, detect, merge, specification, unified
+from ratc.migrate.model import Item
+
+_READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed": deepspeed.read}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc import``."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="what to import; the first that says something counts")
+    parser.add_argument("-o", "--output", metavar="SPEC", help="the spec to write, instead of standard output")
+    parser.add_argument("--from", dest="kind", metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 where a file cannot be imported or the spec not be written."""
+    items: list[Item] = []
+    for name in args.files:
+        read, found = _read(name, args.kind, alone=len(args.files) == 1)
+        if read is None:
+            inputs.show(found, "ratc import")
+            return 1
+        items += read
+    text, said = specification.write(merge.merge(items), args.files)
+    problem = _write(args.output, text, args.force) if args.output else None
+    inputs.show((problem,) if problem else said, "ratc import")
+    if not args.output:
+        sys.stdout.write(text)
+    return 1 if problem else 0
+
+
+def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | None, tuple[Diagnostic, ...]]:
+    file, problem = inputs.read(name)
+    if file is None:
+        return None, (problem,) if problem else ()
+    kind, document, found = detect.kind(name, file.data, asked)
+    if kind is None:
+        return None, found
+    if document is None:
+        return batch.read(kind, name, file.data.decode("utf-8", errors="replace")), ()
+    if kind == "unified" and alone and asked is None and _is_spec(file):
+        helps = ("use it as it is; `--from unified` imports it anyway",)
+        return None, (
+            Diagnostic("R431", f"`{name}` is a spec that ratc takes already", document.root.span, helps=helps),
+        )
+    return _READERS[kind](document), ()
+
+
+def _is_spec(file: File) -> bool:
+    settings, found = compiler.analyse(Inputs(file))
+    return settings is not None and not has_errors(found)
+
+
+def _write(path: str, text: str, force: bool) -> Diagnostic | None:
+    try:
+        with open(path, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return Diagnostic("R403", f"`{path}` is there already", helps=("`--force` writes over it",))
+    except OSError as error:
+        return Diagnostic("R403", f"cannot write `{path}`: {error.strerror}")
+    print(f"written: {os.path.relpath(path)}", file=sys.stderr)
+    return None

@@ -1,0 +1,73 @@
+"""Brings what several files say into one tree of values: the first file that says something counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.migrate.model import Carried, Item, Left
+
+
+@dataclass(slots=True)
+class Merged:
+    """The values by path, what was left, and where files disagree."""
+
+    values: dict[str, Carried] = field(default_factory=dict)
+    left: list[Left] = field(default_factory=list)
+    found: list[Diagnostic] = field(default_factory=list)
+
+
+def merge(items: Iterable[Item]) -> Merged:
+    """One value a path; modules are gathered. Code: R432, a warning."""
+    merged = Merged()
+    for item in items:
+        if isinstance(item, Left):
+            merged.left.append(item)
+        else:
+            _add(merged, item)
+    _gpus(merged)
+    _engine(merged)
+    return merged
+
+
+def _add(merged: Merged, item: Carried) -> None:
+    first = merged.values.get(item.path)
+    if first is None:
+        merged.values[item.path] = item
+    elif item.path == "environment.modules":
+        merged.values[item.path] = Carried(item.path, [*first.value, *item.value], first.span, first.source)
+    elif first.value == item.value:
+        merged.left.append(Left(item.source, item.span, f"{first.span.place} says the same", deliberate=True))
+    else:
+        _disagree(merged, first, item.value, item)
+
+
+def _disagree(merged: Merged, first: Carried, value: Any, item: Carried) -> None:
+    message = f"`{item.path}` is {value} here and {first.value} at {first.span.place}"
+    note = (f"the first counts: {first.value}",)
+    merged.found.append(Diagnostic("R432", message, item.span, note, severity=Severity.WARNING))
+    merged.left.append(Left(item.source, item.span, f"{first.span.place} says {first.value}", deliberate=True))
+
+
+def _engine(merged: Merged) -> None:
+    """A file of DeepSpeed's beside one of Accelerate's that does not name it: the stage says that it is meant."""
+    stage, given = merged.values.get("training.zero_stage"), merged.values.get("training.deepspeed")
+    if stage is not None and stage.value and given is not None and given.value is False:
+        del merged.values["training.deepspeed"]
+        _disagree(merged, Carried(given.path, True, stage.span, stage.source), False, given)
+
+
+def _gpus(merged: Merged) -> None:
+    """GPUs in all and on a node are one thing said twice; the spec takes one of them."""
+    values = merged.values
+    if "resources.num_gpus" not in values or "resources.gpus_per_node" not in values:
+        return
+    nodes = values["resources.nodes"].value if "resources.nodes" in values else 1
+    total, each = values["resources.num_gpus"], values["resources.gpus_per_node"]
+    del values["resources.num_gpus"]
+    if total.value == each.value * nodes:
+        merged.left.append(Left(total.source, total.span, f"{each.span.place} says the same", deliberate=True))
+    else:
+        _disagree(merged, Carried(total.path, each.value * nodes, each.span, each.source), total.value, total)

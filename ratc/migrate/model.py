@@ -1,0 +1,31 @@
+"""What an import found: values for the spec, and what has no place in it, each with the line that says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ratc.diagnostics import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A value for a path of the spec. ``source`` is the key, the directive or the command that says it."""
+
+    path: str
+    value: Any
+    span: Span
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What was not carried over, and why. ``deliberate`` where nothing is lost by that: ratc works it out itself."""
+
+    source: str
+    span: Span
+    why: str
+    deliberate: bool = False
+
+
+Item = Carried | Left

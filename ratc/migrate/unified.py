@@ -1,0 +1,25 @@
+"""The original framework's YAML: its keys are the spec's, as far as the spec still has them."""
+
+from __future__ import annotations
+
+from ratc import resources
+from ratc.document import Document
+from ratc.migrate import keys
+from ratc.migrate.model import Carried, Item, Left
+from ratc.schema import subschema
+
+
+def read(document: Document) -> tuple[Item, ...]:
+    """Each leaf under its own path. A key that holds a dot names no path."""
+    schema = resources.schema("experiment")
+    items: list[Item] = []
+    for names, node in keys.leaves(document.root):
+        source, span = ".".join(names), keys.place(node)
+        if keys.secret(names, node):
+            why = "it looks like a secret, which is never copied; name it in `environment.secrets`"
+            items.append(Left(source, span, why))
+        elif any("." in name for name in names) or not source or subschema(schema, source) is None:
+            items.append(Left(source or "the file", span, keys.UNKNOWN))
+        else:
+            items.append(Carried(source, node.data(), span, source))
+    return tuple(items)

@@ -1,0 +1,182 @@
+"""`ratc import`: golden folders of files from other tools, and laws about what becomes of each line.
+
+A folder of `tests/imports` holds the files, `args.txt`, and what is expected: `expected.yaml`, the spec, and
+`expected.txt`, what is said. `python -m tests.test_import` writes both again: read them.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ratc.cli import main
+from ratc.document import parse
+from ratc.migrate import accelerate, batch, deepspeed, keys, merge, specification, unified
+from ratc.migrate.model import Carried, Left
+from tests.test_cases import CASES
+
+IMPORTS = Path(__file__).parent / "imports"
+
+
+def told(folder: Path) -> tuple[int, str, str]:
+    out, err, here = io.StringIO(), io.StringIO(), os.getcwd()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(["import", *shlex.split(Path("args.txt").read_text())])
+    finally:
+        os.chdir(here)
+    return status, out.getvalue(), err.getvalue()
+
+
+def folders() -> list[Path]:
+    return sorted(path for path in IMPORTS.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda path: path.name)
+def test_import(folder, tmp_path):
+    status, out, err = told(folder)
+    assert err == (folder / "expected.txt").read_text()
+    assert status == (0 if (folder / "expected.yaml").exists() else 1)
+    if status:
+        assert out == ""
+        return
+    assert out == (folder / "expected.yaml").read_text()
+    (tmp_path / "spec.yaml").write_text(out)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        main(["validate", str(tmp_path / "spec.yaml")])
+    assert not re.search(r"R0\d\d|R1\d\d", said.getvalue()), "the schema takes what was written"
+
+
+def test_there_are_enough_of_them():
+    assert len(folders()) >= 12
+
+
+READERS = {"acc.yaml": accelerate.read, "ds.json": deepspeed.read, "unified.yaml": unified.read}
+FILES = [
+    path for folder in folders() for path in folder.iterdir() if path.name in READERS and "error" not in folder.name
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_leaf_of_a_file_is_carried_or_left_and_told(path):
+    document, _ = parse(path.name, path.read_bytes().replace(b"\t", b" "))
+    items = READERS[path.name](document)
+    assert sorted(item.source for item in items) == sorted(".".join(names) for names, _ in keys.leaves(document.root))
+    text, _ = specification.write(merge.merge(items), [path.name])
+    for item in items:
+        assert f"{path.name}:{item.span.line}" in text, item
+
+
+@pytest.mark.parametrize("path", sorted(IMPORTS.glob("*/run.*")), ids=lambda path: path.parent.name)
+def test_every_line_of_a_script_is_carried_or_left(path):
+    kind = "lsf" if path.suffix == ".lsf" else "slurm"
+    items = batch.read(kind, path.name, path.read_bytes().decode())
+    lines = path.read_bytes().decode().replace("\r", "").split("\n")
+    spoken = {
+        number
+        for number, line in enumerate(lines, 1)
+        if (line.strip() and not line.startswith("#")) or line.startswith(("#SBATCH", "#BSUB"))
+        if number < 2 or not lines[number - 2].endswith("\\")
+    }
+    assert {item.span.line for item in items} == spoken
+    assert all(isinstance(item, (Carried, Left)) for item in items)
+
+
+@pytest.mark.parametrize(
+    ("text", "walltime"),
+    [
+        ("30", "0-00:30:00"),
+        ("24:00", "0-00:24:00"),
+        ("2:30:00", "0-02:30:00"),
+        ("2-12", "2-12:00:00"),
+        ("1-2:03", "1-02:03:00"),
+        ("1-02:03:04", "1-02:03:04"),
+        ("soon", None),
+    ],
+)
+def test_slurm_times_are_slurms(text, walltime):
+    assert batch.slurm_walltime(text) == walltime
+
+
+EMITTED = sorted(path.parent.parent.name for path in CASES.glob("*/expected/deepspeed.json"))
+
+
+def test_there_is_something_that_ratc_emitted():
+    assert len(EMITTED) >= 3
+
+
+@pytest.mark.parametrize("case", EMITTED)
+def test_what_ratc_emits_comes_back(case, tmp_path, capsys):
+    """The values that the files hold, read back from the files alone."""
+    folder = CASES / case / "expected"
+    names = [name for name in ("accelerate.yaml", "deepspeed.json") if (folder / name).exists()]
+    assert main(["import", *(str(folder / name) for name in names), "-o", str(tmp_path / "spec.yaml")]) == 0
+    tree = yaml.safe_load((tmp_path / "spec.yaml").read_text())
+    lock = yaml.safe_load((folder / "lock.yaml").read_text())
+    training = tree["training"]
+    assert training["target_batch_size"] == lock["training"]["global_batch_size"]
+    assert training["batch_size"] == lock["training"]["micro_batch_size"]
+    assert training["zero_stage"] == lock["engine"]["zero_stage"]
+    assert training.get("precision", "fp32") == lock["training"]["precision"]
+    if "accelerate.yaml" in names:
+        assert tree["resources"]["num_gpus"] == lock["parallel"]["world_size"]
+        assert tree["resources"].get("nodes", 1) == lock["parallel"]["nodes"]
+
+
+def test_accelerates_own_writer_is_read(tmp_path):
+    utils = pytest.importorskip("accelerate.commands.config.config_args")
+    config = utils.ClusterConfig(
+        compute_environment="LOCAL_MACHINE",
+        distributed_type="MULTI_GPU",
+        mixed_precision="bf16",
+        use_cpu=False,
+        debug=False,
+    )
+    config.num_processes, config.num_machines = 8, 2
+    config.to_yaml_file(str(tmp_path / "acc.yaml"))
+    assert main(["import", str(tmp_path / "acc.yaml"), "-o", str(tmp_path / "spec.yaml")]) == 0
+    tree = yaml.safe_load((tmp_path / "spec.yaml").read_text())
+    assert tree["resources"] == {"nodes": 2, "num_gpus": 8}
+    assert tree["training"] == {"deepspeed": False, "precision": "bf16"}
+
+
+def test_no_secret_is_copied():
+    for folder in folders():
+        _, out, err = told(folder)
+        assert "hf_aaaa" not in out + err
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("acc.yaml").write_text("num_processes: 2\n")
+    Path("spec.yaml").write_text("mine\n")
+    assert main(["import", "acc.yaml", "-o", "spec.yaml"]) == 1
+    assert Path("spec.yaml").read_text() == "mine\n"
+    assert "error[R403]" in capsys.readouterr().err
+    assert main(["import", "acc.yaml", "-o", "spec.yaml", "--force"]) == 0
+    assert "num_gpus: 2" in Path("spec.yaml").read_text()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\xff\x00", b"a: [\n", b"- 1\n", b"x" * (1 << 21)], ids=range(5))
+def test_what_is_no_configuration_is_refused(data, tmp_path, capsys):
+    path = tmp_path / "acc.yaml"
+    path.write_bytes(data)
+    assert main(["import", str(path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.search(r"error\[R00\d\]", said.err)
+
+
+if __name__ == "__main__":
+    os.environ["NO_COLOR"] = "1"
+    for place in folders():
+        status, out, err = told(place)
+        (place / "expected.txt").write_text(err)
+        if status == 0:
+            (place / "expected.yaml").write_text(out)
