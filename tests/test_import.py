@@ -129,6 +129,14 @@ def test_what_ratc_emits_comes_back(case, tmp_path, capsys):
         assert tree["resources"].get("nodes", 1) == lock["parallel"]["nodes"]
 
 
+def test_windows_line_ends_are_no_part_of_a_value():
+    items = batch.read("slurm", "run.sbatch", "#!/bin/sh\r\n#SBATCH -N 2\r\n#SBATCH -p gpu\r\npython x\r\n")
+    assert [(item.path, item.value) for item in items if isinstance(item, Carried)] == [
+        ("resources.nodes", 2),
+        ("resources.partition", "gpu"),
+    ]
+
+
 def test_accelerates_own_writer_is_read(tmp_path):
     utils = pytest.importorskip("accelerate.commands.config.config_args")
     config = utils.ClusterConfig(
