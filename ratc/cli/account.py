@@ -1,9 +1,11 @@
 """A prediction taken apart, line by line: what is alive at the peak, what stands beside it, and why no more fits.
 
-`ratc fit` prints it below its table, `ratc explain` below the value of a batch size.
+`ratc fit` prints it below its table, `ratc explain` below the value of a batch size; `ratc report` draws it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ratc.memory.choose import Choice, Nothing
 from ratc.memory.estimate import Breakdown, Estimate
@@ -27,33 +29,52 @@ _ALWAYS = ("parameter", "gradient", "optimizer", "activation")
 _MODULES, _SHARE = 3, 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes in use at the peak, and of what. ``kind`` is the trace's, ``reserved`` or ``outside``."""
+
+    kind: str
+    bytes_: int
+    name: str
+    detail: str = ""
+
+
+def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> list[Part]:
+    """All that is in use on the card at the peak, from the parameters to what is outside the allocator."""
+    said = []
+    if measured:
+        said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
+    for kind, word in () if measured else _WORDS.items():
+        size = broken.by_kind.get(kind, 0)
+        if size or kind in _ALWAYS:
+            said.append(Part(kind, size, word, _modules(broken, kind, size)))
+    alive = sum(part.bytes_ for part in said)
+    unused = found.peak_reserved_bytes - alive
+    said.append(Part("reserved", unused, "reserved by the allocator, free or padding at that moment"))
+    source = "from" if measured else "bound"
+    said += [Part("outside", term.bytes_, term.name, f"{source}: {term.source}") for term in found.outside]
+    return said
+
+
 def lines(choice: Choice, measured: str | None = None) -> list[str]:
     """The account of a choice. Every sum of it is the allocator's: bytes rounded to 512.
 
     ``measured`` says by what the choice was measured; None for a prediction. A measurement knows sums, not parts.
     """
-    found, parts = choice.estimate, choice.breakdown
+    found = choice.estimate
     how = measured or "predicted"
     said = [f"At the peak of a step on {found.device.name}, micro-batch {found.micro_batch}, {how}:"]
-    if measured:
-        said.append(_line(found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
-    for kind, word in () if measured else _WORDS.items():
-        size = parts.by_kind.get(kind, 0)
-        if size or kind in _ALWAYS:
-            said.append(_line(size, word + _modules(parts, kind, size)))
-    alive = found.peak_allocated_bytes if measured else sum(parts.by_kind.values())
-    said.append(_line(found.peak_reserved_bytes - alive, "reserved by the allocator, free or padding at that moment"))
-    said += [
-        _line(term.bytes_, f"{term.name} ({'from' if measured else 'bound'}: {term.source})") for term in found.outside
-    ]
+    for part in parts(found, choice.breakdown, measured):
+        detail = f" ({part.detail})" if part.kind == "outside" else f": {part.detail}" if part.detail else ""
+        said.append(_line(part.bytes_, part.name + detail))
     said.append(_line(found.predicted_bytes, f"in all, of {size_text(found.device.memory_bytes)} on the card"))
     margin = found.budget_bytes - found.cap_bytes
     said.append(_line(margin, f"kept free as a margin, {found.margin:.0%} of what those leave to the allocator"))
     said.append(_line(found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
     if found.host_bytes:
         said.append(_line(found.host_bytes, "of host memory, for what is offloaded"))
-    said.append(_taken(choice))
-    said.append(_more(choice.next_larger))
+    said.append(taken(choice))
+    said.append(more(choice.next_larger))
     return said
 
 
@@ -95,16 +116,17 @@ def _modules(parts: Breakdown, kind: str, total: int) -> str:
     if all(not module for (module, of) in parts.by_both if of == kind) or kind == "workspace":
         return ""
     rest = f", {len(held) - len(named)} more" if len(held) > len(named) else ""
-    return ": " + ", ".join(f"{name} {size_text(size)}" for size, name in named) + rest
+    return ", ".join(f"{name} {size_text(size)}" for size, name in named) + rest
 
 
-def _taken(choice: Choice) -> str:
+def taken(choice: Choice) -> str:
+    """What the choice means for the global batch."""
     micro, times = choice.estimate.micro_batch, choice.accumulation
     share = "the whole of a rank's share" if times == 1 else f"{times} of them make a rank's share"
     return f"Micro-batch {micro} is taken: {share} of the global batch, {micro * times} samples."
 
 
-def _more(larger: Estimate | None) -> str:
+def more(larger: Estimate | None) -> str:
     """Why the next larger divisor does not fit: too many bytes alive, or no room for them in one piece."""
     if larger is None:
         return "A larger one would be more than the global batch."

@@ -1,0 +1,103 @@
+"""What fits on which card: the table of `ratc fit` and of `ratc report`, and the drawing of one step's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ratc import facts
+from ratc.cli.predict import variants
+from ratc.memory.choose import Choice, Searcher, Variant
+from ratc.memory.estimate import timeline
+from ratc.memory.request import variant
+from ratc.memory.terms import MARGIN, Device
+from ratc.memory.zero import Strategy
+from ratc.plan import Plan
+from ratc.render.fit import Row
+from ratc.render.timeline import Drawing
+
+#: Shown where nobody names a card.
+COMMON = ("t4", "v100-32", "rtx4090", "a100-40", "a100-80", "h100")
+_STAGES = (0, 1, 2, 3)
+
+
+def table(
+    plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], searcher: Searcher
+) -> tuple[list[Row], tuple[Choice, Drawing] | None]:
+    """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn.
+
+    Raises ``ratc.cli.traces.NoTrace`` where the model cannot be traced.
+    """
+    world = plan.values.get_as(int, "parallel.world_size")
+    deepspeed = bool(plan.values["engine.deepspeed"].value)
+    offload = bool(plan.values["engine.offload_optimizer"].value)
+    stages: list[int | None] = [stage for stage in _STAGES if stage or not offload] if deepspeed else [None]
+    rows: list[Row] = []
+    first: tuple[Choice, Drawing] | None = None
+    for card, precisions in wanted:
+        device = Device(card.id, card.memory_bytes, card.compute_capability)
+        for precision in precisions:
+            allowed = variants(plan, replace(variant(plan, device.kernels), precision=precision))
+            for stage in stages:
+                strategy = Strategy("torch" if stage is None else "deepspeed", world, stage or 0, offload, precision)
+                taken = searcher.choose_first(allowed, strategy, device, (strategy.zero_stage,))
+                if taken is None:
+                    rows.append(_without(card, stage, searcher, allowed[-1], strategy, device))
+                    continue
+                rows.append(_row(card, stage, *taken))
+                if first is None:
+                    model = plan.values.get_as(str, "model.name")
+                    first = taken[1], drawing(model, searcher, taken[0], strategy, taken[1])
+    return rows, first
+
+
+def note(plan: Plan) -> str:
+    """What the table holds for."""
+    world, total = plan.values["parallel.world_size"].value, plan.values["training.global_batch_size"].value
+    return (
+        f"Global batch {total} on {world} GPU{'s' if world > 1 else ''}. Sizes in GiB, predicted, not measured; "
+        f"a {MARGIN:.0%} margin is kept free."
+    )
+
+
+def drawing(model: str, searcher: Searcher, wanted: Variant, strategy: Strategy, choice: Choice) -> Drawing:
+    """One step of a choice over its allocations."""
+    found = choice.estimate
+    program = searcher.predictor(wanted, strategy, found.micro_batch).program
+    size = " x ".join(map(str, wanted.image_size))
+    title = f"{model}, {size}, {wanted.precision}, on {found.device.name}: micro-batch {found.micro_batch}"
+    title += f", ZeRO {strategy.zero_stage}" if strategy.engine == "deepspeed" else ""
+    told = "One optimizer step, predicted"
+    told += f"; two of its {choice.accumulation} micro-batches are drawn" if choice.accumulation > 2 else ""
+    steps = max(1, len(program.ops) - program.start)
+    marks = [((index - program.start) / steps, phase) for index, phase in program.marks]
+    points = timeline(program, found.micro_batch)
+    return Drawing(title, told, program.kinds, points, marks, found.cap_bytes, found.peak_reserved_bytes)
+
+
+def _row(card: facts.Card, stage: int | None, used: Variant, choice: Choice) -> Row:
+    found = choice.estimate
+    return Row(
+        card.id,
+        card.memory_bytes,
+        used.precision,
+        stage,
+        found.micro_batch,
+        choice.accumulation,
+        found.peak_allocated_bytes,
+        found.peak_reserved_bytes,
+        found.predicted_bytes,
+        None,
+        found.host_bytes,
+        used.attention_memory,
+        used.activation_checkpointing,
+    )
+
+
+def _without(
+    card: facts.Card, stage: int | None, searcher: Searcher, least: Variant, strategy: Strategy, device: Device
+) -> Row:
+    """The line of a card that nothing fits on: what the leanest way that the spec allows would need."""
+    need = searcher.predictor(least, strategy, 1).need(device, 1)
+    how = (least.attention_memory, least.activation_checkpointing)
+    return Row(card.id, card.memory_bytes, least.precision, stage, None, None, None, None, None, need, 0, *how)
