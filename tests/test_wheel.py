@@ -20,7 +20,8 @@ def test_the_wheel_compiles_from_another_folder(tmp_path):
     run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("schemas/experiment.schema.json", "templates/local.sh.j2", "facts/cards.yaml", "codes/R304.md"):
+    needed = ("schemas/experiment.schema.json", "templates/local.sh.j2", "templates/report.css", "facts/cards.yaml")
+    for name in (*needed, "codes/R304.md"):
         assert f"ratc/{name}" in names
     assert "ratc_runtime/train.py" in names
     run(sys.executable, "-m", "venv", tmp_path / "venv")

@@ -27,6 +27,7 @@ COMMANDS = {
     "sample-data": "write a small real data set to try things on",
     "explain": "say what a code means, or where a value comes from",
     "probe": "write facts of a cluster or of this machine, from what it says",
+    "report": "write a page about a spec, or about what differs between two",
     "fit": "say what fits on which card, before anything runs",
     "profile": "say what one step takes, predicted or measured",
 }

@@ -1,0 +1,179 @@
+"""What a report says of memory: the account of the plan's own step, its timeline, and what fits on which card."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ratc import facts
+from ratc.cli import account, fitting
+from ratc.cli.predict import device_of, strategy_of
+from ratc.cli.traces import Library, NoTrace
+from ratc.diagnostics import Diagnostic
+from ratc.memory.choose import Choice, Searcher
+from ratc.memory.decision import Decision
+from ratc.memory.request import variant
+from ratc.plan import Plan
+from ratc.render.fit import Row, gib
+from ratc.render.html.memory import Account, CardRow, Part
+from ratc.render.timeline import Drawing
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Each part, or in one sentence why it is not there. ``found`` is what stopped a prediction."""
+
+    account: Account | None = None
+    unpredicted: str = ""
+    drawing: Drawing | None = None
+    undrawn: str = ""
+    cards: Sequence[CardRow] = ()
+    cards_note: str = ""
+    no_cards: str = ""
+    found: tuple[Diagnostic, ...] = ()
+
+
+def foresee(args: argparse.Namespace, plan: Plan, decision: Decision | None, folder: str) -> Foreseen:
+    """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 where the model cannot
+    be traced.
+    """
+    library = Library(plan, folder, plan.settings["model.name"].span)
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    searcher = Searcher(library, share)
+    why = _unpredictable(plan)
+    choice, drawing, undrawn = (None, None, "") if why else _step(plan, decision, searcher)
+    if not why and choice is None:
+        why, undrawn = undrawn, ""
+    rows, no_cards, found = _cards(args, plan, searcher)
+    return Foreseen(
+        _account(choice, decision.measured if decision else None) if choice else None,
+        why,
+        drawing,
+        undrawn,
+        rows,
+        fitting.note(plan) if rows else "",
+        no_cards,
+        found,
+    )
+
+
+def _unpredictable(plan: Plan) -> str:
+    """Why no prediction can be made of the plan's own step; empty where one can."""
+    values = plan.values
+    if values["hardware.device"].value != "cuda":
+        return "No memory is predicted: it trains on the CPU."
+    if not values["hardware.compute_capability"].value or not values["hardware.memory_bytes"].value:
+        return "No memory is predicted: it is not known which NVIDIA card it will run on."
+    return ""
+
+
+def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Choice | None, Drawing | None, str]:
+    """The plan's own step, and its drawing; where something is missing, why."""
+    device, strategy = device_of(plan), strategy_of(plan)
+    wanted = variant(plan, device.kernels)
+    choice = decision.choice if decision else None
+    try:
+        if choice is None:
+            micro = plan.values.get_as(int, "training.micro_batch_size")
+            found = searcher.estimate(wanted, strategy, device, micro)
+            broken = searcher.predictor(wanted, strategy, micro).breakdown(found)
+            steps = plan.values.get_as(int, "training.gradient_accumulation_steps")
+            choice = Choice(found, steps, broken)
+        model = plan.values.get_as(str, "model.name")
+        return choice, fitting.drawing(model, searcher, wanted, strategy, choice), ""
+    except NoTrace as stopped:
+        reason = "; ".join(item.message for item in stopped.found)
+        if choice is None:
+            return None, None, f"No memory is predicted: {reason}."
+        return choice, None, f"The step is not drawn: {reason}."
+
+
+def _account(choice: Choice, measured: str | None) -> Account:
+    found = choice.estimate
+    used = [
+        Part(part.kind, part.bytes_, part.name, part.detail)
+        for part in account.parts(found, choice.breakdown, measured)
+    ]
+    left = []
+    if found.fits:
+        margin = f"{found.margin:.0%} of what those leave to the allocator"
+        left.append(Part("margin", found.budget_bytes - found.cap_bytes, "kept free as a margin", margin))
+        left.append(Part("unused", found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
+    sentences = [account.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` says what would."]
+    if choice.next_larger is not None:
+        sentences.append(account.more(choice.next_larger))
+    if found.host_bytes:
+        sentences.append(f"Beside it, {account.size_text(found.host_bytes)} of host memory for what is offloaded.")
+    return Account(
+        found.device.name,
+        found.device.memory_bytes,
+        found.predicted_bytes,
+        found.micro_batch,
+        measured or "predicted",
+        used,
+        left,
+        found.fits,
+        sentences,
+    )
+
+
+def _cards(
+    args: argparse.Namespace, plan: Plan, searcher: Searcher
+) -> tuple[list[CardRow], str, tuple[Diagnostic, ...]]:
+    """The table of cards: the plan's own, and those that were named or a few common ones. Code: R301."""
+    if args.no_cards:
+        return [], "It was asked for no other cards (`--no-cards`).", ()
+    own = plan.values["hardware.card"].value
+    if not args.cards and _unpredictable(plan):
+        return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
+    cards: list[facts.Card] = []
+    for name in (*([own] if own else []), *(args.cards or fitting.COMMON)):
+        card, problems = facts.resolve_card(name, None)
+        if problems:
+            return [], "A card is not known.", problems
+        if card and card.compute_capability and card not in cards:
+            cards.append(card)
+    try:
+        rows, _ = fitting.table(plan, [(card, _precisions(plan, card)) for card in cards], searcher)
+    except NoTrace as stopped:
+        reason = "; ".join(item.message for item in stopped.found)
+        return [], f"Nothing is predicted for cards: {reason}.", ()
+    return [_row(plan, row) for row in rows], "", ()
+
+
+def _precisions(plan: Plan, card: facts.Card) -> list[str]:
+    """The plan's precision where the card has it; where the spec leaves it open, else the card's best."""
+    can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
+    own = plan.values.get_as(str, "training.precision")
+    if can[own]:
+        return [own]
+    asked = plan.settings["training.precision"].value
+    return [next(kind for kind in can if can[kind])] if asked == "auto" else []
+
+
+def _row(plan: Plan, row: Row) -> CardRow:
+    values = plan.values
+    remarks = [f"{row.attention_memory} attention"] if row.attention_memory != "full" else []
+    remarks += ["checkpointing"] if row.activation_checkpointing else []
+    is_own = (row.card, row.precision, row.zero_stage or 0, row.micro_batch) == (
+        values["hardware.card"].value,
+        values["training.precision"].value,
+        values["engine.zero_stage"].value or 0,
+        values["training.micro_batch_size"].value,
+    )
+    fits = row.micro_batch is not None
+    return CardRow(
+        row.card,
+        gib(row.memory_bytes),
+        row.precision,
+        "-" if row.zero_stage is None else str(row.zero_stage),
+        str(row.micro_batch) if fits else "none",
+        str(row.accumulation) if fits else "-",
+        gib(row.device_bytes) if fits else f"needs {gib(row.need_bytes)}",
+        ", ".join(remarks),
+        (row.device_bytes if fits else row.need_bytes) or 0,
+        row.memory_bytes,
+        fits,
+        is_own,
+    )

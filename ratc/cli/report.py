@@ -1,0 +1,229 @@
+"""Write one page of HTML about a spec, or about what differs between two, to attach to a pull request.
+
+`ratc report spec.yaml` tells of a spec, or of a compiled folder: the plan with its reasons, memory, cards, files.
+`ratc report OLD NEW` tells of a difference; a side is what `ratc diff` takes. The page needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from ratc import compiler, emit, layers
+from ratc.cli import compiled, inputs
+from ratc.cli.compiled import Compiled
+from ratc.cli.inputs import Known, Loaded
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.plan import Plan, Value, Values
+from ratc.render.html.page import Report
+from ratc.targets.artifact import Artifact
+
+_STDOUT = "-"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc report``."""
+    inputs.add_spec_arguments(parser)
+    parser.add_argument("new", nargs="?", metavar="NEW", help="the other side, for what differs between two")
+    parser.add_argument(
+        "-o", "--output", default="report.html", metavar="FILE", help="default report.html; - is standard output"
+    )
+    parser.add_argument(
+        "--card", action="append", default=[], metavar="CARD", dest="cards", help="say what fits on it; repeatable"
+    )
+    parser.add_argument("--no-cards", action="store_true", help="leave out what fits on which card")
+    parser._positionals._actions[1].metavar = "SPEC|OLD"
+    # Of two sides, one that is a lock says for both what target it is of.
+    parser.set_defaults(target=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0 when the page was written, 1 on errors, 2 on misuse."""
+    if args.output != _STDOUT and not args.output.endswith((".html", ".htm")):
+        print(f"ratc report: `{args.output}` is no name for a page", file=sys.stderr)
+        print("help: name a file ending in .html, or - for standard output", file=sys.stderr)
+        return 2
+    if args.new is not None and (misuse := _only_for_one(args)):
+        print(f"ratc report: {misuse} is for one spec, not for two sides", file=sys.stderr)
+        return 2
+    refused = inputs.known_target(args.target or "local")
+    if refused:
+        inputs.show(refused, "ratc report")
+        return 1
+    page, found = _of_two(args) if args.new is not None else _of_one(args)
+    if page is not None:
+        found = (*found, *_write(args.output, page))
+    failed = inputs.show(dict.fromkeys(found), "ratc report")
+    if page is None or failed:
+        return 1
+    if args.output != _STDOUT:
+        print(args.output)
+    return 0
+
+
+def _only_for_one(args: argparse.Namespace) -> str:
+    """The first option that was given and says nothing about two sides."""
+    given = {"--set": args.assignments, "--card": args.cards, "--no-cards": args.no_cards}
+    given |= {f"--{name}": getattr(args, f"short_{name}") for name in layers.SHORT_NAMES}
+    return next((name for name, value in given.items() if value), "")
+
+
+def _write(path: str, page: str) -> tuple[Diagnostic, ...]:
+    """Code: R403."""
+    if path == _STDOUT:
+        sys.stdout.write(page)
+        return ()
+    folder, name = os.path.split(path)
+    return emit.write(folder or ".", (Artifact(name, page, "a browser"),), tuple)[1]
+
+
+def _of_two(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
+    # Imported here: only a difference needs them.
+    from ratc.cli import sides
+    from ratc.diff.compare import compare
+    from ratc.render.html.page import diff_page
+
+    with ExitStack() as stack:
+        old, new = (sides.Asked(name, args.target, args.facts) for name in (args.spec, args.new))
+        both, found = sides.pair(old, new, stack)
+        if both is None:
+            return None, found
+        return diff_page(compare(*both)), ()
+
+
+@dataclass
+class _Told:
+    """What is gathered for a page about one spec."""
+
+    asked: argparse.Namespace
+    read: Compiled | None = None
+    alone: bool = False
+    known: Known = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
+    from ratc.render.html.page import spec_page
+
+    args.target = args.target or "local"
+    told = _Told(args)
+    if os.path.isdir(args.spec) or compiled.is_compiled(args.spec):
+        told.read, found = compiled.read(args.spec)
+        if told.read is None:
+            return None, found
+        try:
+            told.asked, told.alone = told.read.arguments(), True
+        except compiled.Refused as reason:
+            return spec_page(_by_lock(told.read, str(reason))), ()
+        if not os.path.exists(told.asked.spec):
+            return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()
+    loaded = inputs.load(told.asked, told.asked.target, told.alone)
+    report, found = _resolved(args, told, loaded)
+    return (None if report is None else spec_page(report)), found
+
+
+def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Report | None, tuple[Diagnostic, ...]]:
+    """The report of a spec that is resolved here, and all that was found on the way."""
+    from ratc.cli.foreseen import foresee
+
+    found = loaded.diagnostics
+    if loaded.settings is None or loaded.document is None:
+        return None, found
+    points, said = compiler.points(loaded.document)
+    found += said
+    if has_errors(found):
+        return None, found
+    settings: Values | None = loaded.settings
+    if points:
+        name = told.read.point if told.read else ""
+        point = next((point for point in points if point.name == name), points[0])
+        told.remarks.append(f"Of the sweep's {len(points)} points this is {point.name}: {point.text}.")
+        settings, said = compiler.check_point(loaded.document, point)
+        found += said
+    if settings is None:
+        return None, found
+    target = told.asked.target
+    plan, said, _, decision = inputs.decided(told.asked, settings, target, known=told.known)
+    found += said
+    if plan is None:
+        return None, found
+    foreseen = foresee(args, plan, decision, loaded.folder)
+    files, note, said = _files(told, loaded)
+    found = tuple(dict.fromkeys((*found, *said, *foreseen.found)))
+    if has_errors(found):
+        return None, found
+    report = Report(
+        args.spec,
+        target,
+        plan,
+        found,
+        told.remarks,
+        foreseen.account,
+        foreseen.unpredicted,
+        foreseen.drawing,
+        foreseen.undrawn,
+        foreseen.cards,
+        foreseen.cards_note,
+        foreseen.no_cards,
+        files,
+        note,
+        {point.name: point.text for point in points},
+    )
+    return report, found
+
+
+def _files(told: _Told, loaded: Loaded) -> tuple[list[tuple[str, str]], str, tuple[Diagnostic, ...]]:
+    """What lies in the compiled folder, or what `ratc compile` would write, with a sentence on it."""
+    from ratc.cli.compile import make
+
+    assert loaded.settings is not None
+    target = told.asked.target
+    name = loaded.settings.get_as(str, "experiment_name")
+    folder = told.read.folder if told.read else os.path.join(loaded.folder, "compiled", name, target)
+    if told.read and told.read.point:
+        folder = os.path.dirname(os.path.dirname(folder))
+    made, found = make(told.asked, loaded, target, folder, known=told.known)
+    if made is None:
+        return [], "", found
+    shown = [artifact for artifact in made.artifacts if "/" not in artifact.path]
+    rest = len(made.artifacts) - len(shown)
+    more = f" Those of the sweep's points, {rest} more, are left out." if rest else ""
+    if told.read is None:
+        note = f"What `ratc compile` writes into {os.path.normpath(folder)}; comments say why.{more}"
+        return [(artifact.path, artifact.text) for artifact in shown], note, found
+    moved = [artifact.path for artifact in emit.changed(folder, shown)]
+    if moved:
+        text = f"{', '.join(moved)} in the folder {'is' if len(moved) == 1 else 'are'} not what the inputs give now"
+        told.remarks.append(f"{text}; `ratc check` says why. The files below are those in the folder.")
+    return _on_disk(folder, [artifact.path for artifact in shown]), f"What lies in {folder}.{more}", found
+
+
+def _on_disk(folder: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    read = ((name, emit.on_disk(folder, name)) for name in names)
+    return [(name, data.decode("utf-8", "replace")) for name, data in read if data is not None]
+
+
+def _by_lock(read: Compiled, why: str) -> Report:
+    """What the lock alone can say."""
+    from ratc.targets import NAMES, lock
+
+    plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))
+    return Report(
+        read.path,
+        read.target,
+        plan,
+        remarks=(f"Only the lock itself can be told of: {why}.",),
+        unpredicted="No memory is predicted: only the lock is known, and not what it was made from.",
+        no_cards="What fits on other cards follows from the spec, which is not known.",
+        files=_on_disk(read.folder, (*NAMES, lock.NAME)),
+        files_note=f"What lies in {read.folder}.",
+        points=read.points,
+    )
+
+
+def _kept(value: Value) -> Value:
+    return replace(value, origin="derived" if value.reason else "spec")

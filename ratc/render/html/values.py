@@ -1,0 +1,150 @@
+"""A plan as sections of rows: every value with where it is from or why, and folded below it what it follows from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ratc import units
+from ratc.explain import Link, source, tree
+from ratc.plan import Plan, Value
+from ratc.redact import looks_secret, redact
+from ratc.yaml_text import scalar
+
+#: What the values without a section belong to.
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One link of a chain; ``why`` as in a row. ``anchor`` is the row of the same value, empty where there is none."""
+
+    path: str
+    anchor: str
+    value: str
+    why: str
+    quoted: str
+    is_above: bool
+    below: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One value. ``head`` and ``name`` are its path in two parts; ``size`` says bytes or seconds for people.
+
+    ``origin`` is default, given (by a person), found (by hardware or the cluster) or derived; ``why`` is the reason
+    where ratc worked it out, else where it is from.
+    """
+
+    anchor: str
+    head: str
+    name: str
+    value: str
+    size: str
+    origin: str
+    why: str
+    quoted: str
+    steps: tuple[Step, ...]
+
+    @property
+    def folds(self) -> bool:
+        """Whether there is more to tell than the row shows."""
+        return bool(self.quoted or self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The values of one part of the plan."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def note(self) -> str:
+        """How many values there are, and how many ratc worked out."""
+        worked_out = sum(row.origin == "derived" for row in self.rows)
+        many = f"{len(self.rows)} value{'' if len(self.rows) == 1 else 's'}"
+        return f"{many}, {worked_out} worked out" if worked_out else many
+
+
+def sections(plan: Plan) -> list[Section]:
+    """Every value of the plan once, the sections in the order in which the plan first names them."""
+    grouped: dict[str, list[Row]] = {}
+    for path in plan.values:
+        section = path.partition(".")[0] if "." in path else EXPERIMENT
+        grouped.setdefault(section, []).append(_row(plan, path))
+    return [Section(name, tuple(rows)) for name, rows in grouped.items()]
+
+
+def anchor(path: str) -> str:
+    """The id of a path's row: what is no letter, digit, dot or dash is told by its number."""
+    return "v." + re.sub(r"[^A-Za-z0-9.-]", lambda match: f"_{ord(match[0]):x}_", path)
+
+
+def shown(path: str, value: Value) -> str:
+    """The value on one line, without secrets."""
+    text = scalar(value.value)
+    return "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
+
+
+def _row(plan: Plan, path: str) -> Row:
+    link = tree(plan, path)
+    assert link is not None
+    head, dot, name = path.rpartition(".")
+    value = link.value
+    return Row(
+        anchor(path),
+        head + dot,
+        name,
+        shown(path, value),
+        _size(path, value),
+        _origin(value),
+        _why(value),
+        _quoted(value),
+        tuple(_step(plan, below) for below in link.below),
+    )
+
+
+def _step(plan: Plan, link: Link) -> Step:
+    value = link.value
+    known = link.path in plan.values and plan.values[link.path] is value
+    return Step(
+        link.path,
+        anchor(link.path) if known else "",
+        shown(link.path, value),
+        _why(value),
+        _quoted(value),
+        link.is_above,
+        tuple(_step(plan, below) for below in link.below),
+    )
+
+
+def _origin(value: Value) -> str:
+    kinds = {"spec": "given", "layer": "given", "hardware": "found", "cluster": "found"}
+    return kinds.get(value.origin, value.origin)
+
+
+def _why(value: Value) -> str:
+    return redact((value.origin == "derived" and value.reason) or source(value))
+
+
+def _quoted(value: Value) -> str:
+    """The line that it was written on."""
+    if value.span is None or not value.span.source.is_file:
+        return ""
+    return redact(value.span.source.line(value.span.line)).strip()
+
+
+def _size(path: str, value: Value) -> str:
+    number = value.value
+    if isinstance(number, bool) or not isinstance(number, int):
+        return ""
+    if re.search(r"_bytes(_|$)", path):
+        return units.gib(number)
+    return units.duration(number) if path.endswith("_seconds") and number >= 60 else ""
+
+
+def count(found: Iterable[Section]) -> int:
+    """How many values the sections have together."""
+    return sum(len(section.rows) for section in found)
