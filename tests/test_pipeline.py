@@ -252,7 +252,7 @@ def test_the_demo_is_compiled_as_committed():
 def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     import inspect
 
-    from ratc_runtime.tasks.losses import LOSSES
+    from ratc_runtime.tasks.segmentation.losses import LOSSES
 
     from ratc.rules.model_arguments import LOSS_ARGUMENTS
 

@@ -68,7 +68,7 @@ class Step:
 
     def __init__(self, case: dict[str, Any], micro_batch: int) -> None:
         from ratc_runtime.models import build_model
-        from ratc_runtime.tasks.losses import build_loss
+        from ratc_runtime.tasks import make_task
         from ratc_runtime.trace.request import read
 
         self.micro_batch, self.device = micro_batch, torch.device(case["device"])
@@ -82,7 +82,8 @@ class Step:
         torch.backends.cudnn.allow_tf32 = lock.training.tf32
         torch.manual_seed(0)
         model = build_model(lock)
-        self.criterion = build_loss(lock.training.loss)
+        self.task = make_task(lock)
+        self.criterion = self.task.loss()
         self.engine = _deepspeed(lock, model, case) if case.get("zero_stage") is not None else _torch(request, model)
         self.engine.module.train()
 
@@ -99,17 +100,17 @@ class Step:
             training.gradient_clipping,
         )
 
-    def _batches(self) -> Iterator[tuple[Any, torch.Tensor]]:
-        """Yield images and masks as the loader does; the sizes are those of the trace."""
-        from ratc_runtime.trace.workload import _batch
+    def _batches(self) -> Iterator[tuple[Any, Any]]:
+        """Yield images and targets as the loader does; the sizes are those of the trace."""
+        from ratc_runtime import nested
+        from ratc_runtime.rehearsal import noise
 
         while True:
-            image, mask = _batch(self.request, self.micro_batch)
-            moved = [level.to(self.device) for level in image] if isinstance(image, list) else image.to(self.device)
-            target = mask.to(self.device)
-            del image, mask
-            yield moved, target
-            del moved, target
+            drawn = noise(self.task, self.request.lock, self.micro_batch, torch.device("cpu"))
+            image, target = (nested.to_device(part, self.device) for part in drawn)
+            del drawn
+            yield image, target
+            del image, target
 
 
 def _torch(request: Any, model: Any) -> Any:

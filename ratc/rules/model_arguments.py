@@ -9,7 +9,7 @@ from ratc.plan import Values
 
 _COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
 _PAIRS = (("model.name", "model.args", "rat"), ("data.dataset", "data.args", "isic"))
-#: What each built-in loss takes (`ratc_runtime.tasks.losses`; a test compares the two).
+#: What each built-in loss takes (`ratc_runtime.tasks.segmentation.losses`; a test compares the two).
 LOSS_ARGUMENTS = {
     "bce": ("positive_weight",),
     "dice": ("smooth",),

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ratc_runtime import nested
 from ratc_runtime.distributed import World, check_world, local_device
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock
@@ -73,12 +74,12 @@ class _Base:
     def train(self) -> None:
         self.module.train()
 
-    def predict(self, image: Any) -> torch.Tensor:
-        """Return logits (B, 1, H, W), float32, without gradients; every rank makes as many calls (ZeRO-3)."""
+    def predict(self, image: Any) -> Any:
+        """Return the model's output, float32, without gradients; every rank makes as many calls (ZeRO-3)."""
         self.module.eval()
         # Not inference_mode: RAT caches position tensors, and cached inference tensors break training.
         with torch.no_grad(), self.autocast():
-            return self.module(image).float()  # type: ignore[no-any-return]
+            return nested.to_float(self.module(image))
 
 
 class TorchEngine(_Base):
@@ -166,7 +167,7 @@ class AccelerateEngine(_Base):
 
     def _cast(self, image: Any) -> Any:
         dtype = AUTOCAST.get(self._precision, torch.float32)
-        return [level.to(dtype) for level in image] if isinstance(image, list) else image.to(dtype)
+        return nested.apply(lambda level: level.to(dtype), image)
 
     @property
     def alone(self) -> Callable[[Any], torch.Tensor] | None:
@@ -229,12 +230,12 @@ class AccelerateEngine(_Base):
         self.optimizer.zero_grad()
         return norm if norm is None else torch.as_tensor(norm).detach()
 
-    def predict(self, image: Any) -> torch.Tensor:
+    def predict(self, image: Any) -> Any:
         if not self.deepspeed:
             return super().predict(image)
         self.module.eval()
         with torch.no_grad():
-            return self._forward(image).float()
+            return nested.to_float(self._forward(image))
 
     def state(self) -> dict[str, Any]:
         """Return the weights and the state of optimizer and loss scale (not for DeepSpeed)."""

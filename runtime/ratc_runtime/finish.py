@@ -8,9 +8,11 @@ from typing import Any
 
 from ratc_runtime import memory, surroundings
 from ratc_runtime.errors import warn
-from ratc_runtime.evaluate import Evaluation, evaluate, evaluate_baseline
+from ratc_runtime.evaluate import Evaluation, evaluate
+from ratc_runtime.progress import say_scores
 from ratc_runtime.results import RESULTS_FILE, write_results
 from ratc_runtime.run import Run
+from ratc_runtime.tasks import METRICS
 
 OVERLAYS = 4
 
@@ -39,8 +41,8 @@ def finish(run: Run) -> int:
         warn("there is no best checkpoint; the last weights are scored")
     length = len(run.test)
     chosen = frozenset((2 * i + 1) * length // (2 * OVERLAYS) for i in range(OVERLAYS))
-    test = evaluate(run.engine, run.test, run.criterion, chosen)
-    baseline, threshold = evaluate_baseline(run.train.dataset, run.test.dataset, run.world)
+    test = evaluate(run.engine, run.test, run.criterion, run.task, chosen)
+    baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
     use = memory.measure(run.world)
     if not run.world.main:
         return 0
@@ -51,20 +53,23 @@ def finish(run: Run) -> int:
         **common,
         "memory": memory.record(use, prediction, common["samples_per_second"]),
         "status": "finished",
-        "test": {"dice": test.score.dice, "iou": test.score.iou, "loss": test.loss, "samples": test.samples},
-        "baseline": {"dice": baseline.dice, "iou": baseline.iou, "threshold": threshold},
+        "test": {**test.scores, "loss": test.loss, "samples": test.samples},
+        "baseline": baseline,
     }
     drawn = _draw(run, test)
     # Last: where it says finished, everything else is there.
     write_results(run.output_dir, results)
     last_step = run.lock.training.epochs * run.steps
-    run.tracker.log({"test/dice": test.score.dice, "test/iou": test.score.iou, "test/loss": test.loss}, last_step)
-    run.tracker.log({"test/baseline_dice": baseline.dice}, last_step)
+    scores = {f"test/{name}": value for name, value in test.scores.items()}
+    trivial = {f"test/baseline_{name}": value for name, value in baseline.items()}
+    run.tracker.log({**scores, "test/loss": test.loss, **trivial}, last_step)
     run.tracker.log({name: value for name, value in memory.metrics(use).items() if value is not None}, last_step)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
+    labels = run.reporter.labels
+    compared = f"; the trivial baseline has {say_scores(baseline, labels)}" if baseline else ""
     run.reporter.say(
-        f"test Dice {test.score.dice:.4f}  IoU {test.score.iou:.4f}  ({test.samples} samples, best epoch"
-        f" {run.progress.best_epoch}); the mean training mask has Dice {baseline.dice:.4f}\n"
+        f"test {say_scores(test.scores, labels)}  ({test.samples} samples, best epoch"
+        f" {run.progress.best_epoch}){compared}\n"
         f"{memory.describe(use, prediction)}\nresults in {run.output_dir}"
     )
     off = memory.deviation(use, prediction)
@@ -97,10 +102,11 @@ def _draw(run: Run, test: Evaluation) -> list[Path]:
     """Draw curves and overlays; where that fails it costs the pictures, not the results."""
     curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
     try:
-        from ratc_runtime.figures import draw_curves, draw_overlays
+        from ratc_runtime.figures import draw_curves
 
-        draw_curves(curves, run.progress.history, run.lock.experiment_name, run.progress.best_epoch)
-        draw_overlays(overlays, test.pictures)
+        metrics = METRICS[run.lock.task_type]
+        draw_curves(curves, run.progress.history, metrics, run.lock.experiment_name, run.progress.best_epoch)
+        run.task.draw(overlays, test.pictures)
     except (OSError, ImportError, ValueError) as error:
         warn(f"pictures not drawn: {type(error).__name__}: {error}")
         return []

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.tasks import METRICS
 
 LOCK_VERSION = 1
 # A lock has some hundred lines; anything beyond this is another file under its name.
@@ -348,7 +349,8 @@ def _check_ranges(lock: Lock) -> None:
         raise _unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
     if lock.engine.deepspeed and not lock.engine.use_accelerate:
         raise _unreadable("the lock's engine.deepspeed needs engine.use_accelerate")
-    if lock.task_type != "segmentation":
-        raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains segmentation")
-    if lock.checkpoint.best_metric not in ("dice", "iou", "loss"):
+    if lock.task_type not in METRICS:
+        known = " and ".join(METRICS)
+        raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
+    if lock.checkpoint.best_metric not in (*METRICS[lock.task_type], "loss"):
         raise _unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

@@ -13,11 +13,11 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
 from ratc_runtime.lean_attention import keep_no_maps
 from ratc_runtime.lock import Lock
-from ratc_runtime.tasks.segmentation import SegmentationModel
+from ratc_runtime.tasks import make_task
 
 
 def build_model(lock: Lock) -> nn.Module:
-    """Build the model on the CPU: images (B, C, H, W) (a list of them with `multi_scale`) to logits (B, 1, H, W).
+    """Build the model on the CPU: images (B, C, H, W) (a list of them with `multi_scale`) to what the task scores.
 
     Raises R509 where it cannot be built from the lock's arguments.
     """
@@ -58,11 +58,7 @@ def _rat(lock: Lock) -> nn.Module:
             f" the data have {lock.data.channels} in 2D",
             help="compile the spec again",
         )
-    scales = lock.data.scales if lock.model.multi_scale else [1.0]
-    backbone = call("model", "rat", ResolutionAwareTransformer, **arguments)
-    # The finest image's spacing, which the coarser ones are multiples of.
-    spacing = arguments.get("spacing") or 1.0
-    return SegmentationModel(backbone, channels, backbone.feature_dims, tuple(scales), spacing)
+    return make_task(lock).model(call("model", "rat", ResolutionAwareTransformer, **arguments))
 
 
 def _checkpoint_blocks(model: nn.Module) -> None:

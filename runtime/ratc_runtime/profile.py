@@ -98,14 +98,15 @@ def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
     from ratc_runtime.rehearsal import noise
     from ratc_runtime.run import seed_everything
     from ratc_runtime.step import training_step
-    from ratc_runtime.tasks.losses import build_loss
+    from ratc_runtime.tasks import make_task
 
     probe = probe or gpu
     training = lock.training
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     torch.backends.cudnn.allow_tf32 = training.tf32
     seed_everything(lock, 0)
-    model, criterion = build_model(lock), build_loss(training.loss)
+    model, task = build_model(lock), make_task(lock)
+    criterion = task.loss()
     engine = TorchEngine(lock, model)
     if isinstance(criterion, torch.nn.Module):
         criterion.to(device)
@@ -115,7 +116,9 @@ def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
     for step in range(WARM_UP + TIMED):
         if step == WARM_UP:
             since = probe.clock(device)
-        batches = (noise(lock, device) for _ in range(training.gradient_accumulation_steps))
+        batches = (
+            noise(task, lock, training.micro_batch_size, device) for _ in range(training.gradient_accumulation_steps)
+        )
         result = training_step(
             engine,
             criterion,

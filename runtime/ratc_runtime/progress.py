@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -13,11 +14,21 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def say_scores(values: Mapping[str, Any], labels: Mapping[str, str], prefix: str = "") -> str:
+    """Return the scores among `values` in words, in the order of their labels."""
+    named = ((label, values.get(prefix + name)) for name, label in labels.items())
+    return "  ".join(f"{label} {value:.4f}" for label, value in named if value is not None)
+
+
 class Reporter:
     """Prints the course of a run on stdout, and the bar on stderr."""
 
-    def __init__(self, main: bool, epochs: int, steps: int, batch: int, log_every: int) -> None:
+    def __init__(
+        self, main: bool, epochs: int, steps: int, batch: int, log_every: int, labels: Mapping[str, str]
+    ) -> None:
+        """`labels` are what people call the scores of an epoch, by name."""
         self.main, self.epochs, self.steps, self.batch, self.log_every = main, epochs, steps, batch, log_every
+        self.labels = labels
         self._bar: Any = None
         self._interactive = main and sys.stderr.isatty()
 
@@ -66,6 +77,6 @@ class Reporter:
         self.close()
         self.say(
             f"epoch {record['epoch']}/{self.epochs}  train loss {record['train_loss']:.4f}"
-            f"  val loss {record['val_loss']:.4f}  Dice {record['val_dice']:.4f}  IoU {record['val_iou']:.4f}"
+            f"  val loss {record['val_loss']:.4f}  {say_scores(record, self.labels, 'val_')}"
             f"  {_duration(record['seconds'])}{'  best so far' if best else ''}"
         )

@@ -18,6 +18,7 @@ from ratc_runtime import outofmemory
 from ratc_runtime.checkpoint import rng_state, set_rng_state
 from ratc_runtime.lock import Lock
 from ratc_runtime.split import Split
+from ratc_runtime.tasks.base import Task
 
 FITS, MEMORY, OTHER = "fits", "memory", "other"
 WHEN = "in the rehearsal of the first step"
@@ -28,7 +29,7 @@ def worthwhile(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def settle(engine: Any, criterion: Callable[..., torch.Tensor], split: Split) -> None:
+def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, split: Split) -> None:
     """Reduce the split until a step's forward and backward pass fit on every rank; every rank calls this.
 
     Raises R511 on every rank where not even a micro-batch of 1 fits. Where the model cannot run for itself (ZeRO-3,
@@ -38,7 +39,7 @@ def settle(engine: Any, criterion: Callable[..., torch.Tensor], split: Split) ->
     if not worthwhile(world.device) or engine.alone is None or (world.size > 1 and _meets(engine.module)):
         return
     while True:
-        outcomes = world.gather(_attempt(engine, criterion, split.lock))
+        outcomes = world.gather(_attempt(engine, criterion, task, split.lock))
         failed = [(rank, text) for rank, (kind, text) in enumerate(outcomes) if kind == MEMORY]
         if not failed:
             return
@@ -50,13 +51,13 @@ def settle(engine: Any, criterion: Callable[..., torch.Tensor], split: Split) ->
             split.write()
 
 
-def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], lock: Lock) -> tuple[str, str]:
+def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> tuple[str, str]:
     device = engine.world.device
     random = rng_state()
     buffers = [(buffer, buffer.detach().clone()) for buffer in engine.module.buffers()]
     outcome = FITS, ""
     try:
-        _run(engine, criterion, lock)
+        _run(engine, criterion, task, lock)
     except Exception as error:  # the user's model may raise anything
         text = outofmemory.explain(error, device)
         outcome = (OTHER, "") if text is None else (MEMORY, text)
@@ -71,7 +72,7 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], lock: Lock) ->
     return outcome
 
 
-def _run(engine: Any, criterion: Callable[..., torch.Tensor], lock: Lock) -> None:
+def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> None:
     """Make the passes of a step, on noise of the lock's shape: the second micro-batch finds gradients there."""
     device, training = engine.world.device, lock.training
     wanted = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
@@ -80,7 +81,7 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], lock: Lock) -> Non
     missing = not engine.deepspeed and not engine.optimizer.state
     state = [torch.empty_like(parameter) for parameter in wanted for _ in range(2)] if missing else []
     for _ in range(min(2, training.gradient_accumulation_steps)):
-        image, target = noise(lock, device)
+        image, target = noise(task, lock, training.micro_batch_size, device)
         with engine.autocast():
             loss = criterion(engine.alone(image), target)
         if engine.deepspeed:
@@ -94,14 +95,12 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], lock: Lock) -> Non
     del state, roots
 
 
-def noise(lock: Lock, device: torch.device) -> tuple[Any, torch.Tensor]:
-    """Return image (list of images with `multi_scale`) and mask of one micro-batch, in the shapes of the loader."""
-    data, count = lock.data, lock.training.micro_batch_size
-    height, width = data.image_size
-    sizes = [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in data.scales]
+def noise(task: Task, lock: Lock, count: int, device: torch.device) -> tuple[Any, Any]:
+    """Return image (list of images with `multi_scale`) and target of `count` samples, in the shapes of the loader."""
+    data = lock.data
+    sizes = [[max(1, round(side * scale)) for side in data.image_size] for scale in data.scales]
     levels = [torch.rand(count, data.channels, *size, device=device) for size in sizes]
-    mask = (torch.rand(count, 1, *sizes[data.scales.index(max(data.scales))], device=device) > 0.5).float()
-    return (levels if lock.model.multi_scale else levels[0]), mask
+    return (levels if lock.model.multi_scale else levels[0]), task.example_target(count, device)
 
 
 def _meets(model: nn.Module) -> bool:

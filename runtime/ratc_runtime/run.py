@@ -29,16 +29,9 @@ from ratc_runtime.results import prepare_output, read_results
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
 from ratc_runtime.stop import StopRequest
-from ratc_runtime.tasks.losses import build_loss
+from ratc_runtime.tasks import LOSS, METRICS, make_task
+from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker
-
-LOGGED = {
-    "train/loss": "train_loss",
-    "val/loss": "val_loss",
-    "val/dice": "val_dice",
-    "val/iou": "val_iou",
-    "epoch_seconds": "seconds",
-}
 
 
 @dataclass
@@ -66,6 +59,7 @@ class Run:
     output_dir: Path
     engine: Any
     world: World
+    task: Task
     criterion: Any
     train: Loader
     val: Loader
@@ -113,8 +107,9 @@ class Run:
         before = self.train, self.val, self.test
         for loader in before:
             loader.close()
-        self.train = train_loader(self.train.dataset, self.lock, self.world.rank)
-        self.val, self.test = (evaluation_loader(one.dataset, self.lock, self.world.rank) for one in before[1:])
+        rank, collate = self.world.rank, self.task.collate
+        self.train = train_loader(self.train.dataset, self.lock, rank, collate)
+        self.val, self.test = (evaluation_loader(one.dataset, self.lock, rank, collate) for one in before[1:])
         for old, new in zip(before, (self.train, self.val, self.test), strict=True):
             new.skipped |= old.skipped
 
@@ -141,8 +136,7 @@ class Run:
             "epoch": progress.epoch + 1,
             "train_loss": progress.loss_sum / self.steps,
             "val_loss": checked.loss,
-            "val_dice": checked.score.dice,
-            "val_iou": checked.score.iou,
+            **{f"val_{name}": value for name, value in checked.scores.items()},
             "learning_rate": learning_rate(lock.training, done - 1, self.steps),
             "seconds": progress.epoch_seconds,
         }
@@ -156,17 +150,20 @@ class Run:
                 progress.best_epoch = before
         if progress.epoch % lock.checkpoint.every_epochs == 0 or progress.epoch == lock.training.epochs:
             self.save("last")
-        self.tracker.log({name: record[key] for name, key in LOGGED.items()}, done)
+        scores = {f"val/{name}": value for name, value in checked.scores.items()}
+        losses = {"train/loss": record["train_loss"], "val/loss": checked.loss}
+        self.tracker.log({**losses, **scores, "epoch_seconds": record["seconds"]}, done)
         self.tracker.flush()
         self.reporter.epoch(record, best)
 
     def _is_best(self, record: dict[str, Any]) -> bool:
-        metric = self.lock.checkpoint.best_metric
-        sign = -1.0 if metric == "loss" else 1.0
+        name = self.lock.checkpoint.best_metric
+        metric = METRICS[self.lock.task_type].get(name, LOSS)
         if self.progress.best_epoch is None:
             return True
+        sign = 1.0 if metric.larger_is_better else -1.0
         before = self.progress.history[self.progress.best_epoch - 1]
-        return bool(sign * record[f"val_{metric}"] > sign * before[f"val_{metric}"])
+        return bool(sign * record[f"val_{name}"] > sign * before[f"val_{name}"])
 
 
 class Clock:
@@ -223,7 +220,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     model = build_model(lock)
     # Counted here: ZeRO-3 leaves nothing of them in place.
     parameters = sum(p.numel() for p in model.parameters())
-    criterion = build_loss(lock.training.loss)
+    task = make_task(lock)
+    criterion = task.loss()
     engine = make_engine(split.lock, model, lock_path.resolve().parent, bool(split.reductions))
     world = engine.world
     if split.follow(world, anew):
@@ -238,12 +236,11 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     stop.listen()
     saved = checkpoints.load("last")
     progress = Progress(**saved) if saved is not None else Progress()
-    rehearsal.settle(engine, criterion, split)
+    rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
     lock = split.lock
-    train = train_loader(datasets["train"], lock, world.rank)
+    train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
-    training = lock.training
     tracker = Tracker(split.reviewed, output_dir, world.main, progress.tracking_id)
     tracker.note(split.parameters())
     return Run(
@@ -253,15 +250,21 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         output_dir=output_dir,
         engine=engine,
         world=world,
+        task=task,
         criterion=criterion,
         train=train,
-        val=evaluation_loader(datasets["val"], lock, world.rank),
-        test=evaluation_loader(datasets["test"], lock, world.rank),
+        val=evaluation_loader(datasets["val"], lock, world.rank, task.collate),
+        test=evaluation_loader(datasets["test"], lock, world.rank, task.collate),
         steps=steps,
         parameters=parameters,
         checkpoints=checkpoints,
         progress=progress,
         stop=stop,
-        reporter=Reporter(world.main, training.epochs, steps, training.global_batch_size, lock.logging.log_every_steps),
+        reporter=_reporter(lock, world.main, steps),
         tracker=tracker,
     )
+
+
+def _reporter(lock: Lock, main: bool, steps: int) -> Reporter:
+    training, labels = lock.training, {name: metric.label for name, metric in METRICS[lock.task_type].items()}
+    return Reporter(main, training.epochs, steps, training.global_batch_size, lock.logging.log_every_steps, labels)

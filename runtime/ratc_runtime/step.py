@@ -12,7 +12,7 @@ import torch
 class Engine(Protocol):
     """What a step needs from torch, Accelerate or DeepSpeed (see engine.py)."""
 
-    model: Callable[..., torch.Tensor]
+    model: Callable[..., Any]
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]: ...
@@ -36,7 +36,7 @@ class StepResult(NamedTuple):
 def training_step(
     engine: Engine,
     criterion: Callable[..., torch.Tensor],
-    micro_batches: Iterable[tuple[Any, torch.Tensor]],
+    micro_batches: Iterable[tuple[Any, Any]],
     accumulation: int,
     learning_rate: float,
     max_norm: float | None,

@@ -221,7 +221,7 @@ def train_on(run: Run) -> int:
             if asked_to_stop:
                 run.save("last")
                 return finish.stop(run)
-        checked = evaluate(engine, run.val, run.criterion)
+        checked = evaluate(engine, run.val, run.criterion, run.task)
         run.clock.count(training=False)
         run.end_epoch(checked)
         if agree_to_stop(run):
@@ -230,12 +230,12 @@ def train_on(run: Run) -> int:
     return finish.finish(run)
 
 
-def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, torch.Tensor]]:
+def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, Any]]:
     """Yield the micro-batches of one step on the device, noting whose samples they hold.
 
     Raises R503 where the loader gives another number of samples than the lock's micro-batch.
     """
-    from ratc_runtime.evaluate import to_device
+    from ratc_runtime import nested
 
     expected = run.lock.training.micro_batch_size
     for batch in batches:
@@ -244,7 +244,7 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
                 "R503", f"the loader gave a micro-batch of {len(batch.names)}, the lock says {expected}"
             )
         names.append(batch.names)
-        yield to_device(batch, run.world.device)
+        yield nested.to_device(batch.image, run.world.device), nested.to_device(batch.target, run.world.device)
 
 
 def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float, bool]:

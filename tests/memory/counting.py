@@ -20,7 +20,7 @@ def real_peak(content: dict[str, Any], batch: int, steps: int = 2) -> tuple[int,
     """Return the peak of live bytes and those alive at the end, from the allocator's own events."""
     import torch
     from ratc_runtime.models import build_model
-    from ratc_runtime.tasks.losses import build_loss
+    from ratc_runtime.tasks import make_task
     from ratc_runtime.trace.request import read
     from ratc_runtime.trace.workload import make_engine, run_steps
     from torch.profiler import ProfilerActivity, profile
@@ -31,12 +31,13 @@ def real_peak(content: dict[str, Any], batch: int, steps: int = 2) -> tuple[int,
     weights = {
         t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]
     }
-    criterion = build_loss(request.lock.training.loss)
+    task = make_task(request.lock)
+    criterion = task.loss()
     engine = make_engine(request, model)
     gc.collect()
     gc.disable()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        run_steps(request, engine, criterion, batch, steps, before=gc.collect)
+        run_steps(request, engine, task, criterion, batch, steps, before=gc.collect)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "events.json")
         watched.export_chrome_trace(str(path))

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime"))
 from ratc_runtime import compat
 from ratc_runtime.chunked_maps import Gather, Pieces, Spread, only_enough_for_memory
 from ratc_runtime.lean_attention import LazyMap, keep_no_maps
-from ratc_runtime.tasks.losses import Combined
-from ratc_runtime.tasks.segmentation import SegmentationModel
+from ratc_runtime.tasks.segmentation.losses import Combined
+from ratc_runtime.tasks.segmentation.model import SegmentationModel
 
 # Chunks of whole maps, of some heads, and of some rows of one head, for the sizes used here.
 CHUNKS = {"all": 2**26, "heads": 50_000, "rows": 7000, "row": 1}

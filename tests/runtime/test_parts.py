@@ -18,8 +18,8 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.models import build_model
 from ratc_runtime.schedule import learning_rate
-from ratc_runtime.tasks.losses import Bce, Combined, Dice
-from ratc_runtime.tasks.metrics import baseline_mask, counts, score
+from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice
+from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, score
 
 
 def lock_with(folder: Path, **changes: Any) -> Lock:

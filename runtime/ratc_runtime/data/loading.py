@@ -8,7 +8,8 @@ stopped in the middle of an epoch goes on from its step count.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Data, Lock
 
+#: Makes one target of those of a micro-batch (`Task.collate`).
+Collate = Callable[[Sequence[Any]], Any]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -24,7 +27,7 @@ class Batch(NamedTuple):
     """A micro-batch of B samples."""
 
     image: Any  # (B, C, H, W), or a list of such, from fine to coarse
-    target: torch.Tensor  # (B, 1, H, W)
+    target: Any  # as the task collates it
     weight: torch.Tensor  # (B,): 0 for a sample that only fills up an evaluation batch
     position: torch.Tensor  # (B,): index in the split
     names: list[str]
@@ -34,7 +37,7 @@ class Batch(NamedTuple):
 
 class Sample(NamedTuple):
     image: Any
-    target: torch.Tensor
+    target: Any
     weight: float
     position: int
     name: str
@@ -93,7 +96,7 @@ def _as_finding(error: Exception, name: str) -> RuntimeFinding:
     )
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def _collate(targets: Collate, samples: list[Sample]) -> Batch:
     problem = next((sample.problem for sample in samples if sample.problem is not None), None)
     names = [sample.name for sample in samples]
     skipped = [name for sample in samples for name in sample.skipped]
@@ -102,7 +105,7 @@ def _collate(samples: list[Sample]) -> Batch:
         return Batch(empty, empty, empty, empty, names, skipped, problem)
     return Batch(
         default_collate([sample.image for sample in samples]),
-        default_collate([sample.target for sample in samples]).float(),
+        targets([sample.target for sample in samples]),
         torch.tensor([sample.weight for sample in samples]),
         torch.tensor([sample.position for sample in samples]),
         names,
@@ -150,7 +153,7 @@ class EvaluationOrder:
 class Loader:
     """Iterates over the batches of one split; raises R506 for a bad sample, R513 for a process that was killed."""
 
-    def __init__(self, dataset: Any, order: Any, data: Data, training: bool) -> None:
+    def __init__(self, dataset: Any, order: Any, data: Data, training: bool, targets: Collate) -> None:
         self.dataset, self.order = dataset, order
         self.skipped: set[str] = set(getattr(dataset, "missing", ()))
         # A generator of its own: making an iterator must not move the global random state.
@@ -161,7 +164,7 @@ class Loader:
             _Guarded(dataset, data.on_bad_sample == "skip", training),
             batch_sampler=order,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, targets),
             pin_memory=data.pin_memory and torch.cuda.is_available(),
             persistent_workers=data.persistent_workers and workers > 0 and training,
             prefetch_factor=data.prefetch_factor if workers > 0 else None,
@@ -217,7 +220,7 @@ def _ignore_stop_signals(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def train_loader(dataset: Any, lock: Lock, rank: int) -> Loader:
+def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
     """Return the training loader; its `order.epoch` and `order.first_step` are set before each pass.
 
     Raises R503 where the split cannot fill one global batch.
@@ -230,10 +233,10 @@ def train_loader(dataset: Any, lock: Lock, rank: int) -> Loader:
             "every optimizer step takes a full global batch",
             "set a smaller training.target_batch_size, or give more samples",
         )
-    return Loader(dataset, order, lock.data, training=True)
+    return Loader(dataset, order, lock.data, True, targets)
 
 
-def evaluation_loader(dataset: Any, lock: Lock, rank: int) -> Loader:
+def evaluation_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
     """Return a loader over a whole split; samples with weight 0 are not to be counted.
 
     Raises R506 where the split is empty.
@@ -241,4 +244,4 @@ def evaluation_loader(dataset: Any, lock: Lock, rank: int) -> Loader:
     if len(dataset) == 0:
         raise RuntimeFinding("R506", "a split without samples cannot be evaluated", "val and test need some")
     order = EvaluationOrder(len(dataset), lock.training.micro_batch_size, rank, lock.parallel.world_size)
-    return Loader(dataset, order, lock.data, training=False)
+    return Loader(dataset, order, lock.data, False, targets)

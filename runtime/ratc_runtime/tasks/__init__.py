@@ -1,1 +1,37 @@
-"""Tasks: model head, losses and metrics."""
+"""Tasks: what is learnt. A task is a folder here with a subclass of `base.Task`, and a line in each table below.
+
+Imports nothing of torch: the lock is checked against the tables before torch is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ratc_runtime.lock import Lock
+    from ratc_runtime.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score is called, and which way is better. A score is a float, None or NaN where it means nothing."""
+
+    label: str
+    larger_is_better: bool = True
+
+
+#: The scores of each task, by name; the first chooses the best checkpoint where a spec names none.
+METRICS: dict[str, dict[str, Metric]] = {
+    "segmentation": {"dice": Metric("Dice"), "iou": Metric("IoU")},
+}
+LOSS = Metric("loss", larger_is_better=False)
+_CLASSES = {"segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation"}
+
+
+def make_task(lock: Lock) -> Task:
+    """Return the task that a lock names."""
+    module, _, name = _CLASSES[lock.task_type].partition(":")
+    made: Task = getattr(importlib.import_module(module), name)(lock)
+    return made

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ratc_runtime.chunked_maps import only_enough_for_memory
 from ratc_runtime.models import build_model
-from ratc_runtime.tasks.losses import build_loss
+from ratc_runtime.tasks import make_task
 from ratc_runtime.trace import kernels
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
@@ -54,7 +54,8 @@ def record(request: Request, batch: int) -> Recording:
     # Chunked attention repeats the same allocations hundreds of times; two rounds of each loop say it all.
     with only_enough_for_memory(), fake, mode, mode.ranges:
         model = _build(request)
-        criterion = _guarded("building the loss", lambda: build_loss(request.lock.training.loss))
+        task = make_task(request.lock)
+        criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
         _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, ledger))
         owners.watch(model)
@@ -71,7 +72,8 @@ def record(request: Request, batch: int) -> Recording:
 
         mode.recording = True
         _guarded(
-            "calling the model", lambda: run_steps(request, engine, criterion, batch, STEPS, ledger.start_phase, before)
+            "calling the model",
+            lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
         )
         if engine.optimizer is not None:
             _mark_state(engine.optimizer, ledger)

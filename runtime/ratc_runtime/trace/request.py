@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ratc_runtime import lock as locks
+from ratc_runtime.tasks import METRICS
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 ENGINES = ("torch", "deepspeed")
@@ -98,7 +99,7 @@ def read(content: Any) -> Request:
     )
     loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
     return Request(
-        lock=_lock(model, loss, training, data, accumulation, sizes[0]),
+        lock=_lock(_task(content), model, loss, training, data, accumulation, sizes[0]),
         engine=_one_of(_get(content, "engine", str, "torch"), ENGINES, "engine"),
         accumulation=accumulation,
         capability=_capability(content),
@@ -115,8 +116,18 @@ def _filled(kind: type[Any], **known: Any) -> Any:
     return kind(**known)
 
 
+def _task(content: Any) -> str:
+    return str(_one_of(_get(content, "task_type", str, "segmentation"), tuple(METRICS), "task_type"))
+
+
 def _lock(
-    model: locks.Model, loss: locks.Loss, training: dict[str, Any], data: dict[str, Any], accumulation: int, batch: int
+    task_type: str,
+    model: locks.Model,
+    loss: locks.Loss,
+    training: dict[str, Any],
+    data: dict[str, Any],
+    accumulation: int,
+    batch: int,
 ) -> locks.Lock:
     """Fill what model, loss, engine and step read of a lock: one process, on the CPU.
 
@@ -124,7 +135,7 @@ def _lock(
     """
     lock: locks.Lock = _filled(
         locks.Lock,
-        task_type="segmentation",
+        task_type=task_type,
         model=model,
         training=_filled(
             locks.Training,

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ratc_runtime import nested
 from ratc_runtime.engine import AUTOCAST, TorchEngine, make_optimizer
+from ratc_runtime.rehearsal import noise
 from ratc_runtime.step import StepResult, training_step
+from ratc_runtime.tasks.base import Task
 from ratc_runtime.trace.request import BadRequest, Request
 
 # AdamW is the runtime's; the others are for comparison with the allocator.
@@ -40,8 +43,7 @@ class DeepSpeedStep:
         self.parameter_groups: list[dict[str, Any]] = []
 
     def model(self, image: Any) -> torch.Tensor:
-        images = [level.to(self.dtype) for level in image] if isinstance(image, list) else image.to(self.dtype)
-        return self.module(images)  # type: ignore[no-any-return]
+        return self.module(nested.apply(lambda level: level.to(self.dtype), image))  # type: ignore[no-any-return]
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         return contextlib.nullcontext()
@@ -105,26 +107,17 @@ class PhasedEngine:
         return self.engine.update(max_norm)  # type: ignore[no-any-return]
 
 
-def batches(request: Request, batch: int, phase: Phase) -> Iterator[tuple[Any, torch.Tensor]]:
-    """Yield micro-batches as the loader does: an image (a list of them, one a scale) and a mask, float32."""
+def batches(request: Request, task: Task, batch: int, phase: Phase) -> Iterator[tuple[Any, Any]]:
+    """Yield micro-batches as the loader does: an image (a list of them, one a scale), float32, and a target."""
     while True:
         phase("input")
-        yield _batch(request, batch)  # no name here may keep it
-
-
-def _batch(request: Request, batch: int) -> tuple[Any, torch.Tensor]:
-    data = request.lock.data
-    height, width = data.image_size
-    # As data/isic.py makes the levels of a pyramid.
-    sizes = [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in data.scales]
-    levels = [torch.rand(batch, data.channels, *size, device="cpu") for size in sizes]
-    target = torch.rand(batch, 1, *sizes[data.scales.index(max(data.scales))], device="cpu")
-    return (levels if request.lock.model.multi_scale else levels[0]), target
+        yield noise(task, request.lock, batch, torch.device("cpu"))  # no name here may keep it
 
 
 def run_steps(
     request: Request,
     engine: Any,
+    task: Task,
     criterion: Callable[..., torch.Tensor],
     batch: int,
     steps: int,
@@ -138,7 +131,7 @@ def run_steps(
     result: StepResult | None = None
     for _ in range(steps):
         before()
-        feed = batches(request, batch, phase)
+        feed = batches(request, task, batch, phase)
         # The last step's losses are kept over the next one, as in the loop.
         result = training_step(
             phased, criterion, feed, request.accumulation, training.learning_rate, training.gradient_clipping

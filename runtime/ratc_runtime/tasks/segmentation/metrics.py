@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ratc_runtime.distributed import World
+
 
 @dataclass(frozen=True)
 class Score:
@@ -32,6 +34,22 @@ def score(totals: torch.Tensor) -> Score:
     if union == 0:
         return Score(1.0, 1.0)
     return Score(2 * hit / (2 * hit + extra + missed), hit / union)
+
+
+class Overlap:
+    """Dice and IoU of one split, from counts over all of its pixels."""
+
+    def __init__(self) -> None:
+        self._totals = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Count logits and targets (B, 1, H, W)."""
+        self._totals += counts(output, target).sum(0).cpu()
+
+    def scores(self, world: World) -> dict[str, float]:
+        """Return `dice` and `iou` over all ranks."""
+        found = score(world.sum(self._totals))
+        return {"dice": found.dice, "iou": found.iou}
 
 
 def baseline_mask(total: torch.Tensor, count: float) -> tuple[torch.Tensor, float]:

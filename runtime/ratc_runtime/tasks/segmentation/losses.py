@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.imports import build, call
-from ratc_runtime.lock import Loss
 
 
 class Bce(nn.Module):
@@ -58,17 +53,3 @@ class Combined(nn.Module):
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {"bce": Bce, "dice": Dice, "combined": Combined}
-
-
-def build_loss(loss: Loss) -> Any:
-    """Return the loss of the lock; raise R509 where it is unknown or does not take its arguments.
-
-    A loss named `package.module:callable` is called with its `args`; what it returns is called with logits and
-    target. A function that itself takes logits and target is given by a callable that returns it.
-    """
-    if loss.name in LOSSES:
-        return call("loss", loss.name, LOSSES[loss.name], **loss.args)
-    built = build("loss", loss.name, **loss.args)
-    if not callable(built):
-        raise RuntimeFinding("R509", f"loss {loss.name} returned {type(built).__name__}, which cannot be called")
-    return built

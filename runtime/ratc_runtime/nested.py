@@ -1,0 +1,40 @@
+"""Tensors in lists and mappings: what models give, losses take and data sets hold beside single tensors.
+
+A list whose items are mappings holds one item a sample (boxes differ in number); any other list, tuple or mapping holds
+tensors that each have all samples in their first dimension (levels of a pyramid, heads of a model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def apply(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """Return `value` with every tensor in it replaced by `function` of it; what is no tensor stays."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: apply(function, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [apply(function, item) for item in value]
+    return value
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return `value` on the device; copies from pinned memory do not wait."""
+    return apply(lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def to_float(value: Any) -> Any:
+    """Return `value` with its floating-point tensors in float32."""
+    return apply(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, value)
+
+
+def select(value: Any, rows: list[int]) -> Any:
+    """Return the samples `rows` of a batch."""
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value):
+        return [value[row] for row in rows]
+    return apply(lambda tensor: tensor[rows], value)

@@ -1,0 +1,84 @@
+"""What a run needs to know of what is learnt: head, loss, targets, scores and pictures.
+
+The loop, the loaders and the checkpoints know nothing else of a task, so that a new one is a folder beside this file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from ratc_runtime.distributed import World
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.imports import build, call
+from ratc_runtime.lock import Lock
+
+
+class Scorer(Protocol):
+    """Adds up what the scores of one split are made of."""
+
+    def add(self, output: Any, target: Any) -> None:
+        """Count a batch of this rank: the model's output (float32) and the targets, on the device, padding left out."""
+
+    def scores(self, world: World) -> dict[str, float]:
+        """Return the scores over all ranks, by name; every rank calls this, and all get the same."""
+
+
+class Task(ABC):
+    """One task of one lock."""
+
+    #: The built-in losses, by the names that a spec has for them.
+    losses: ClassVar[Mapping[str, Callable[..., nn.Module]]]
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+
+    @abstractmethod
+    def model(self, backbone: nn.Module) -> nn.Module:
+        """Return RAT with the head of this task; its forward takes what the loaders call `image`."""
+
+    def loss(self) -> Callable[[Any, Any], torch.Tensor]:
+        """Return the lock's loss, a callable of the model's output and a target that gives a scalar.
+
+        One named `package.module:callable` is called with its `args`, and what it returns is the loss. Raises R509
+        where there is none of that name, or where it does not take its arguments.
+        """
+        named = self.lock.training.loss
+        if named.name in self.losses:
+            return call("loss", named.name, self.losses[named.name], **named.args)  # type: ignore[no-any-return]
+        built = build("loss", named.name, **named.args)
+        if not callable(built):
+            raise RuntimeFinding("R509", f"loss {named.name} returned {type(built).__name__}, which cannot be called")
+        return built  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def collate(self, targets: Sequence[Any]) -> Any:
+        """Return the targets of a micro-batch as one: see `ratc_runtime.nested` for what it may be."""
+
+    @abstractmethod
+    def example_target(self, count: int, device: torch.device) -> Any:
+        """Return random targets of the lock's shape for `count` samples, as `collate` gives them: rehearsal, trace."""
+
+    @abstractmethod
+    def scorer(self) -> Scorer:
+        """Return an empty scorer."""
+
+    def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
+        """Score the trivial prediction on the test split; every rank calls this. Nothing where there is none."""
+        return {}
+
+    def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Any:
+        """Return what `draw` needs of one sample, picklable and on the CPU.
+
+        `image` is its finest level (C, ...); `target` and `output` are batches of that one sample.
+        """
+        return None
+
+    def draw(self, folder: Path, pictures: Sequence[Any]) -> list[Path]:
+        """Draw pictures of the test split into a folder and return the files; none where a task has no pictures."""
+        return []

@@ -1,0 +1,1 @@
+"""Binary segmentation: a map of logits for every image."""
