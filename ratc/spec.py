@@ -262,7 +262,11 @@ class Checkpoint(Section):
     """What is kept of the model, and when."""
 
     every_epochs: PositiveInt = Field(1, description="Epochs between checkpoints.")
-    best_metric: Literal["dice", "iou", "loss"] = Field("dice", description="Validation metric that chooses the best.")
+    best_metric: Text | None = Field(
+        None,
+        description="Validation metric that chooses the best: `loss` or a score of the task; its first where absent.",
+        examples=["dice", "iou", "loss"],
+    )
     resume: Literal["auto", "never"] = Field("auto", description="Continue from the last checkpoint of the same lock.")
     requeue: Literal["auto", "never"] = Field(
         "auto",

@@ -259,6 +259,14 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     assert {name: tuple(inspect.signature(loss).parameters) for name, loss in LOSSES.items()} == LOSS_ARGUMENTS
 
 
+def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():
+    from ratc_runtime import tasks
+
+    from ratc.tasks import METRICS
+
+    assert {task: tuple(scores) for task, scores in tasks.METRICS.items()} == METRICS
+
+
 def test_the_model_s_defaults_in_the_schema_are_rat_s_own():
     import inspect
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
+from ratc.tasks import metrics
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
@@ -30,5 +31,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("logging.mlflow_experiment_name", name, "the experiment's name", "spec:experiment_name")
     else:
         context.keep("logging.mlflow_experiment_name")
-    context.keep("checkpoint.every_epochs", "checkpoint.best_metric", "checkpoint.resume")
+    context.keep("checkpoint.every_epochs")
+    if settings["checkpoint.best_metric"].value is None:
+        task = settings.get_as(str, "task_type")
+        context.derive("checkpoint.best_metric", metrics(task)[0], f"the first score of {task}", "spec:task_type")
+    else:
+        context.keep("checkpoint.best_metric")
+    context.keep("checkpoint.resume")
     yield from ()

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
-from ratc.rules import exclusive, grid, heads, ineffective, model_arguments, readonly, scales, secrets, unavailable
+from ratc.rules import (
+    exclusive,
+    grid,
+    heads,
+    ineffective,
+    metric,
+    model_arguments,
+    readonly,
+    scales,
+    secrets,
+    unavailable,
+)
 
-RULES = (exclusive, heads, model_arguments, scales, secrets, readonly, unavailable, ineffective, grid)
+RULES = (exclusive, heads, model_arguments, scales, secrets, readonly, unavailable, ineffective, grid, metric)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:
