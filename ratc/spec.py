@@ -148,6 +148,11 @@ class Training(Section):
         description="Recompute activations in backward, to save memory; `auto` does where nothing fits without.",
     )
     compile: bool = Field(False, description="Compile the model with torch.compile.")
+    callbacks: list[Annotated[str, Field(pattern=CALLABLE)]] = Field(
+        [],
+        description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`.",
+        examples=[["my_package.hooks:Freeze"]],
+    )
 
 
 class Data(Section):
@@ -314,7 +319,9 @@ class Spec(Section):
         examples=["isic-rat-128"],
     )
     description: str = Field("", description="One line for people.")
-    task_type: Literal["segmentation", "detection"] = Field("segmentation", description="What is learnt.")
+    task_type: Literal["segmentation", "detection", "custom"] = Field(
+        "segmentation", description="What is learnt; of `custom` only your own model, data and loss know."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Seed of every random number.")
     debug: bool = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
     output_dir: Text | None = Field(

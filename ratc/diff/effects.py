@@ -34,6 +34,7 @@ PLAN: tuple[_Row, ...] = (
     ("training.gradient_accumulation_steps", (_C,), "the same step in more or fewer pieces"),
     ("training.activation_checkpointing", (_M, _C), "activations are computed again instead of kept, or kept"),
     ("training.compile", (_C,), "other kernels for the same step"),
+    ("training.callbacks", (_T,), "other code of your own is called by the loop"),
     ("training.epochs", (*_LEARNT, _C), "another length, and with it another schedule"),
     ("training.max_steps_per_epoch", (*_LEARNT, _C), "another number of steps in an epoch"),
     ("training.optimizer", (*_LEARNT, _M), "another optimizer, with other state"),

@@ -37,7 +37,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
     _checkpointing(context)
-    context.keep("training.compile")
+    context.keep("training.compile", "training.callbacks")
     context.keep("training.loss", under="training.loss.name")
     args = settings["training.loss_args"]
     if not args.value:

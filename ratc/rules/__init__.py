@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 from ratc.rules import (
+    custom,
     exclusive,
     grid,
     heads,
@@ -17,7 +18,7 @@ from ratc.rules import (
     unavailable,
 )
 
-RULES = (exclusive, heads, model_arguments, scales, secrets, readonly, unavailable, ineffective, grid, metric)
+RULES = (custom, exclusive, heads, model_arguments, scales, secrets, readonly, unavailable, ineffective, grid, metric)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:

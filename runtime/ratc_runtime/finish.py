@@ -12,7 +12,6 @@ from ratc_runtime.evaluate import Evaluation, evaluate
 from ratc_runtime.progress import say_scores
 from ratc_runtime.results import RESULTS_FILE, write_results
 from ratc_runtime.run import Run
-from ratc_runtime.tasks import METRICS
 
 OVERLAYS = 4
 
@@ -39,49 +38,66 @@ def finish(run: Run) -> int:
     if run.progress.best_epoch is not None and run.checkpoints.load("best") is None and run.world.main:
         # It could not be written (a full disk said so); the last weights are scored instead.
         warn("there is no best checkpoint; the last weights are scored")
+    test, baseline = _test(run)
+    use = memory.measure(run.world)
+    results: dict[str, Any] = {}
+    if run.world.main:
+        run.stop.done()
+        results = _write(run, test, baseline, use)
+    run.callbacks.finish(run, results)
+    return 0
+
+
+def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
+    """Score model and trivial baseline on the test split, where there is one; every rank calls this."""
+    if run.test is None:
+        return None, {}
     length = len(run.test)
     chosen = frozenset((2 * i + 1) * length // (2 * OVERLAYS) for i in range(OVERLAYS))
     test = evaluate(run.engine, run.test, run.criterion, run.task, chosen)
-    baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
-    use = memory.measure(run.world)
-    if not run.world.main:
-        return 0
-    run.stop.done()
+    return test, run.task.baseline(run.train.dataset, run.test.dataset, run.world)
+
+
+def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory.MemoryUse) -> dict[str, Any]:
+    """Write, log and say what came out; return the results."""
     # The prediction is of the lock's micro-batch, not of a smaller one.
     common, prediction = _common(run), None if run.split.reductions else memory.predicted(run.lock)
     results = {
         **common,
         "memory": memory.record(use, prediction, common["samples_per_second"]),
         "status": "finished",
-        "test": {**test.scores, "loss": test.loss, "samples": test.samples},
-        "baseline": baseline,
     }
-    drawn = _draw(run, test)
+    logged: dict[str, float | None] = dict(memory.metrics(use))
+    if test is not None:
+        scored = {**test.scores, "loss": test.loss}
+        results |= {"test": {**scored, "samples": test.samples}, "baseline": baseline}
+        logged |= {f"test/{name}": value for name, value in scored.items()}
+        logged |= {f"test/baseline_{name}": value for name, value in baseline.items()}
+    drawn = _draw(run, test.pictures if test is not None else [])
     # Last: where it says finished, everything else is there.
     write_results(run.output_dir, results)
-    last_step = run.lock.training.epochs * run.steps
-    scores = {f"test/{name}": value for name, value in test.scores.items()}
-    trivial = {f"test/baseline_{name}": value for name, value in baseline.items()}
-    run.tracker.log({**scores, "test/loss": test.loss, **trivial}, last_step)
-    run.tracker.log({name: value for name, value in memory.metrics(use).items() if value is not None}, last_step)
+    run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
-    labels = run.reporter.labels
-    compared = f"; the trivial baseline has {say_scores(baseline, labels)}" if baseline else ""
-    run.reporter.say(
-        f"test {say_scores(test.scores, labels)}  ({test.samples} samples, best epoch"
-        f" {run.progress.best_epoch}){compared}\n"
-        f"{memory.describe(use, prediction)}\nresults in {run.output_dir}"
-    )
+    run.reporter.say(f"{_told(run, test, baseline)}\n{memory.describe(use, prediction)}\nresults in {run.output_dir}")
     off = memory.deviation(use, prediction)
     if off is not None:
         warn(off)
-    return 0
+    return results
+
+
+def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
+    labels, best = run.reporter.labels, run.progress.best_epoch
+    if test is None:
+        return f"finished; best epoch {best}, scored on the validation split only"
+    compared = f"; the trivial baseline has {say_scores(baseline, labels)}" if baseline else ""
+    scored = say_scores({**test.scores, "loss": test.loss}, labels or {"loss": "loss"})
+    return f"test {scored}  ({test.samples} samples, best epoch {best}){compared}"
 
 
 def _common(run: Run) -> dict[str, Any]:
     progress = run.progress
     samples = (progress.epoch * run.steps + progress.step) * run.lock.training.global_batch_size
-    skipped = sorted(run.train.skipped | run.val.skipped | run.test.skipped)
+    skipped = sorted(run.skipped)
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
@@ -98,16 +114,15 @@ def _common(run: Run) -> dict[str, Any]:
     }
 
 
-def _draw(run: Run, test: Evaluation) -> list[Path]:
+def _draw(run: Run, pictures: list[Any]) -> list[Path]:
     """Draw curves and overlays; where that fails it costs the pictures, not the results."""
     curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
     try:
         from ratc_runtime.figures import draw_curves
 
-        metrics = METRICS[run.lock.task_type]
-        draw_curves(curves, run.progress.history, metrics, run.lock.experiment_name, run.progress.best_epoch)
-        run.task.draw(overlays, test.pictures)
+        draw_curves(curves, run.progress.history, run.task.metrics, run.lock.experiment_name, run.progress.best_epoch)
+        drawn = run.task.draw(overlays, pictures) if pictures else []
     except (OSError, ImportError, ValueError) as error:
         warn(f"pictures not drawn: {type(error).__name__}: {error}")
         return []
-    return [curves, overlays]
+    return [curves, overlays] if drawn else [curves]

@@ -62,6 +62,7 @@ class Training:
     gradient_accumulation_steps: int
     activation_checkpointing: bool
     compile: bool
+    callbacks: list[str]
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class Lock:
             "activation_checkpointing",
             "compile",
             "tf32",
+            "callbacks",
         ):
             del training[placement]
         data = {

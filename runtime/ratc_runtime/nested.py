@@ -6,7 +6,7 @@ tensors that each have all samples in their first dimension (levels of a pyramid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,15 @@ def apply(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [apply(function, item) for item in value]
     return value
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in `value`, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors(item)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

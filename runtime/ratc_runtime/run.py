@@ -14,22 +14,22 @@ import numpy as np
 import torch
 
 from ratc_runtime import rehearsal
+from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.data.loading import Loader, evaluation_loader, train_loader
-from ratc_runtime.data.sources import SPLITS, open_split
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.evaluate import Evaluation
 from ratc_runtime.lock import Lock
 from ratc_runtime.memory import start_measuring
-from ratc_runtime.models import build_model
+from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
 from ratc_runtime.progress import Reporter
 from ratc_runtime.results import prepare_output, read_results
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
 from ratc_runtime.stop import StopRequest
-from ratc_runtime.tasks import LOSS, METRICS, make_task
+from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker
 
@@ -63,7 +63,7 @@ class Run:
     criterion: Any
     train: Loader
     val: Loader
-    test: Loader
+    test: Loader | None  # somebody who brings data may bring none for it
     steps: int  # optimizer steps in an epoch
     parameters: int
     checkpoints: Checkpoints
@@ -71,9 +71,20 @@ class Run:
     stop: StopRequest
     reporter: Reporter
     tracker: Tracker
+    callbacks: Callbacks
 
     def __post_init__(self) -> None:
         self.clock = Clock(self.progress)
+
+    @property
+    def loaders(self) -> list[Loader]:
+        """Those of train, val and, where there is one, test."""
+        return [loader for loader in (self.train, self.val, self.test) if loader is not None]
+
+    @property
+    def skipped(self) -> set[str]:
+        """The names of the samples that were left out."""
+        return {name for loader in self.loaders for name in loader.skipped}
 
     def describe(self) -> str:
         """Return the lines that say what is about to be trained."""
@@ -81,14 +92,15 @@ class Run:
         lines = [
             f"{lock.experiment_name}: {lock.model.name}, {self.parameters:,} parameters, {training.precision} on"
             f" {lock.hardware.card or lock.hardware.device} x {self.world.size}",
-            f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test samples; global batch"
+            f"{len(self.train)} train, {len(self.val)} val, {0 if self.test is None else len(self.test)} test samples;"
+            " global batch"
             f" {training.global_batch_size} = {training.micro_batch_size} x"
             f" {training.gradient_accumulation_steps} x {self.world.size}; {training.epochs} epochs of"
             f" {self.steps} steps",
         ]
         if self.progress.epoch or self.progress.step:
             lines.append(f"continuing after epoch {self.progress.epoch}, step {self.progress.step}")
-        missing = self.train.skipped | self.val.skipped | self.test.skipped
+        missing = self.skipped
         if missing:
             lines.append(f"{len(missing)} sample(s) without image or mask are left out, {min(missing)} the first")
         return "\n".join(lines)
@@ -104,13 +116,14 @@ class Run:
         self.split.announce(self.engine.module)
         self.split.write()
         self.tracker.note(self.split.parameters())
-        before = self.train, self.val, self.test
+        before = self.loaders
         for loader in before:
             loader.close()
         rank, collate = self.world.rank, self.task.collate
         self.train = train_loader(self.train.dataset, self.lock, rank, collate)
-        self.val, self.test = (evaluation_loader(one.dataset, self.lock, rank, collate) for one in before[1:])
-        for old, new in zip(before, (self.train, self.val, self.test), strict=True):
+        self.val, *test = (evaluation_loader(one.dataset, self.lock, rank, collate) for one in before[1:])
+        self.test = test[0] if test else None
+        for old, new in zip(before, self.loaders, strict=True):
             new.skipped |= old.skipped
 
     def save(self, name: str) -> bool:
@@ -155,10 +168,11 @@ class Run:
         self.tracker.log({**losses, **scores, "epoch_seconds": record["seconds"]}, done)
         self.tracker.flush()
         self.reporter.epoch(record, best)
+        self.callbacks.epoch(self, record)
 
     def _is_best(self, record: dict[str, Any]) -> bool:
         name = self.lock.checkpoint.best_metric
-        metric = METRICS[self.lock.task_type].get(name, LOSS)
+        metric = self.task.metrics.get(name, LOSS)
         if self.progress.best_epoch is None:
             return True
         sign = 1.0 if metric.larger_is_better else -1.0
@@ -203,25 +217,25 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
     return results.get("status") == "finished" and results.get("fingerprint") == lock.fingerprint()
 
 
-def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool) -> Run:
-    """Build everything a lock names and take up the last checkpoint, if any.
+def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:
+    """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
 
     Raises RuntimeFinding: R502 to R506 and R508 to R511.
     """
+
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
-    datasets = {split: open_split(lock, data_dir, split) for split in SPLITS}
+    datasets = open_data(lock, data_dir, own)
     torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
     # The same weights on every rank, before DDP or DeepSpeed would make them so.
     seed_everything(lock, 0)
     lock_sha256, anew = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
     split = Split(lock, lock_sha256, output_dir, anew)
-    model = build_model(lock)
+    parts = make_parts(lock, datasets, own)
+    model, task, criterion = parts.model, parts.task, parts.criterion
     # Counted here: ZeRO-3 leaves nothing of them in place.
     parameters = sum(p.numel() for p in model.parameters())
-    task = make_task(lock)
-    criterion = task.loss()
     engine = make_engine(split.lock, model, lock_path.resolve().parent, bool(split.reductions))
     world = engine.world
     if split.follow(world, anew):
@@ -254,17 +268,18 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         criterion=criterion,
         train=train,
         val=evaluation_loader(datasets["val"], lock, world.rank, task.collate),
-        test=evaluation_loader(datasets["test"], lock, world.rank, task.collate),
+        test=evaluation_loader(datasets["test"], lock, world.rank, task.collate) if "test" in datasets else None,
         steps=steps,
         parameters=parameters,
         checkpoints=checkpoints,
         progress=progress,
         stop=stop,
-        reporter=_reporter(lock, world.main, steps),
+        reporter=_reporter(lock, task, world.main, steps),
         tracker=tracker,
+        callbacks=Callbacks(parts.callbacks),
     )
 
 
-def _reporter(lock: Lock, main: bool, steps: int) -> Reporter:
-    training, labels = lock.training, {name: metric.label for name, metric in METRICS[lock.task_type].items()}
+def _reporter(lock: Lock, task: Task, main: bool, steps: int) -> Reporter:
+    training, labels = lock.training, {name: metric.label for name, metric in task.metrics.items()}
     return Reporter(main, training.epochs, steps, training.global_batch_size, lock.logging.log_every_steps, labels)

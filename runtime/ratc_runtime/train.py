@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from ratc_runtime import preflight, surroundings
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.trainer import UnifiedTrainer
 
 if TYPE_CHECKING:
     import torch
 
     from ratc_runtime.data.loading import Batch
     from ratc_runtime.lock import Lock
+    from ratc_runtime.parts import Own
     from ratc_runtime.run import Run
 
 
@@ -52,34 +54,30 @@ def prepare_environment(lock: Lock) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0 when finished or stopped as asked, 1 after a finding."""
     arguments = parse(argv)
-    rank, size = 0, 1
+    status = 0
     try:
-        rank = take_place()
-        lock = preflight.check(arguments.lock, os.environ, launched=True)
-        size = lock.parallel.world_size
-        prepare_environment(lock)
-        data_dir = arguments.data_dir or _folder("RAT_DATA_DIR", lock.data.data_dir)
-        output_dir = arguments.output_dir or _folder("RAT_OUTPUT_DIR", lock.output_dir)
-        status = start(lock, arguments.lock, data_dir, output_dir, arguments.fresh)
+        UnifiedTrainer(
+            arguments.lock, output_dir=arguments.output_dir, data_dir=arguments.data_dir, fresh=arguments.fresh
+        ).train()
     except Exception as error:
         finding = _as_finding(error)
         if finding is None:
             raise
-        if rank == 0 or not finding.everywhere:
+        if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
             print(finding.render(), file=sys.stderr, flush=True)
         status = 1
-    if size > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
         from ratc_runtime.distributed import leave
 
         leave(status)
     return status
 
 
-def take_place() -> int:
-    """Return this process's rank, whoever started it; raise R502 where the launcher's variables make no sense."""
+def take_place() -> None:
+    """Tell torch who this process is, whoever started it; raise R502 where the launcher's variables make no sense."""
     try:
         surroundings.adopt(os.environ)
-        return surroundings.detect(os.environ).rank
+        surroundings.detect(os.environ)
     except ValueError as error:
         raise RuntimeFinding("R502", "the launcher's variables make no sense", str(error)) from None
 
@@ -109,11 +107,7 @@ def _as_finding(error: Exception) -> RuntimeFinding | None:
     return None
 
 
-def _folder(variable: str, locked: str) -> Path:
-    return Path(os.environ.get(variable) or locked).expanduser()
-
-
-def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool) -> int:
+def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
     from ratc_runtime.run import is_finished, open_run
 
@@ -124,15 +118,16 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
         if main_process:
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
         return 0
-    run = open_run(lock, lock_path, data_dir, output_dir, fresh)
+    run = open_run(lock, lock_path, data_dir, output_dir, fresh, own)
     try:
+        run.callbacks.start(run)
         return train(run)
     except BaseException:
         run.reporter.close()
         run.tracker.close("FAILED", [])
         raise
     finally:
-        for loader in (run.train, run.val, run.test):
+        for loader in run.loaders:
             loader.close()
 
 
@@ -218,6 +213,7 @@ def train_on(run: Run) -> int:
             progress.loss_sum += loss
             run.clock.count(training=True)
             run.report_step(loss, rate, result.gradient_norm)
+            run.callbacks.step(run, loss)
             if asked_to_stop:
                 run.save("last")
                 return finish.stop(run)

@@ -63,6 +63,7 @@ BASE: dict[str, Any] = {
         "gradient_accumulation_steps": 2,
         "activation_checkpointing": False,
         "compile": False,
+        "callbacks": [],
     },
     "engine": {"use_accelerate": False, "deepspeed": False, "zero_stage": 0, "offload_optimizer": False},
     "data": {

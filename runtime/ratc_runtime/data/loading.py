@@ -8,7 +8,7 @@ stopped in the middle of an epoch goes on from its step count.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ class _Guarded(Dataset[Sample]):
             current = (index + step) % self.length
             try:
                 item = self.dataset[current]
-                image, target = item["image"], item["target"]
+                image, target, name = _parts(item)
             except Exception as error:  # a dataset of the user's may raise anything
                 finding = _as_finding(error, self._name(current))
                 if not self.skip:
@@ -74,14 +74,23 @@ class _Guarded(Dataset[Sample]):
                 if not self.training:
                     weight = 0.0  # a successor is scored under its own index
                 continue
-            name = str(item.get("name", self._name(current)))
-            return Sample(image, target, weight, current, name, skipped, None)
+            return Sample(image, target, weight, current, name or self._name(current), skipped, None)
         nothing = RuntimeFinding("R506", "every sample of the split is bad", f"the first is {self._name(0)}")
         return Sample(torch.empty(0), torch.empty(0), weight, index, self._name(index), skipped, nothing)
 
     def _name(self, index: int) -> str:
         names = getattr(self.dataset, "names", None)
         return str(names[index]) if names is not None else f"sample {index}"
+
+
+def _parts(item: Any) -> tuple[Any, Any, str | None]:
+    """Return image, target and name, if it has one, of an item: a mapping, or a pair of image and target."""
+    if isinstance(item, Mapping):
+        name = item.get("name")
+        return item["image"], item["target"], None if name is None else str(name)
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return item[0], item[1], None
+    raise TypeError(f"an item is a mapping of image and target, or a pair of them, not {type(item).__name__}")
 
 
 def _as_finding(error: Exception, name: str) -> RuntimeFinding:

@@ -25,9 +25,13 @@ class Metric:
 #: The scores of each task, by name; the first chooses the best checkpoint where a spec names none.
 METRICS: dict[str, dict[str, Metric]] = {
     "segmentation": {"dice": Metric("Dice"), "iou": Metric("IoU")},
+    "custom": {},
 }
 LOSS = Metric("loss", larger_is_better=False)
-_CLASSES = {"segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation"}
+_CLASSES = {
+    "segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation",
+    "custom": "ratc_runtime.tasks.custom:Custom",
+}
 
 
 def make_task(lock: Lock) -> Task:

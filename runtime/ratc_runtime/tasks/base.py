@@ -17,6 +17,7 @@ from ratc_runtime.distributed import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
 from ratc_runtime.lock import Lock
+from ratc_runtime.tasks import METRICS, Metric
 
 
 class Scorer(Protocol):
@@ -35,8 +36,12 @@ class Task(ABC):
     #: The built-in losses, by the names that a spec has for them.
     losses: ClassVar[Mapping[str, Callable[..., nn.Module]]]
 
+    #: The scores by name, in the order in which they are shown.
+    metrics: Mapping[str, Metric]
+
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
+        self.metrics = METRICS[lock.task_type]
 
     @abstractmethod
     def model(self, backbone: nn.Module) -> nn.Module:

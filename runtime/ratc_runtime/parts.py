@@ -1,0 +1,71 @@
+"""What is trained, on what and by what measure: built from the lock, or brought by a caller of `UnifiedTrainer`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ratc_runtime.callbacks import Callback, from_names
+from ratc_runtime.data.sources import SPLITS, open_split
+from ratc_runtime.lock import Lock, Loss, Memory
+from ratc_runtime.models import build_model
+from ratc_runtime.tasks import make_task
+from ratc_runtime.tasks.base import Task
+from ratc_runtime.tasks.custom import Custom, Score
+from ratc_runtime.trainer import name_of
+
+
+@dataclass(frozen=True)
+class Own:
+    """Parts that somebody brings; what is empty is built from the lock. With `scores` the task is a custom one."""
+
+    model: nn.Module | None = None
+    datasets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    criterion: Any = None
+    scores: Mapping[str, Score] | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def named_in(self, lock: Lock) -> Lock:
+        """Return the lock with the names of these parts in place of those it has, so that no record says otherwise.
+
+        Its predicted memory is dropped with its model: it is not of the one that trains.
+        """
+        if self.model is not None:
+            model = dataclasses.replace(lock.model, name=name_of(self.model), args={}, attention_memory="full")
+            lock = dataclasses.replace(lock, model=model, memory=Memory(None, None, None))
+        if self.datasets:
+            data = dataclasses.replace(lock.data, dataset=name_of(self.datasets["train"]), args={})
+            lock = dataclasses.replace(lock, data=data)
+        if self.criterion is not None:
+            training = dataclasses.replace(lock.training, loss=Loss(name_of(self.criterion), {}))
+            lock = dataclasses.replace(lock, training=training)
+        return lock
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a run is made of. `datasets` has `train` and `val`, and `test` unless somebody brought none."""
+
+    model: nn.Module
+    task: Task
+    criterion: Any
+    datasets: Mapping[str, Any]
+    callbacks: Sequence[Callback]
+
+
+def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
+    """Return the datasets by split; raise R506 or R509 where they cannot be opened."""
+    return own.datasets or {split: open_split(lock, data_dir, split) for split in SPLITS}
+
+
+def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
+    """Build what nobody brought; the random state decides the weights. Raises R509."""
+    task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
+    model = own.model if own.model is not None else build_model(lock)
+    criterion = own.criterion if own.criterion is not None else task.loss()
+    return Parts(model, task, criterion, datasets, [*from_names(lock.training.callbacks), *own.callbacks])

@@ -1,0 +1,70 @@
+"""A task that nothing is known of but its loss, and scores of the user's where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from ratc_runtime import nested
+from ratc_runtime.distributed import World
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.lock import Lock
+from ratc_runtime.tasks import Metric
+from ratc_runtime.tasks.base import Task
+
+#: Gives a number for outputs and targets of one sample, as batches of one; larger is better.
+Score = Callable[[Any, Any], float]
+
+
+class Custom(Task):
+    """Model, data and loss are of the user's; targets are whatever `default_collate` can put together."""
+
+    losses: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
+
+    def __init__(self, lock: Lock, scores: Mapping[str, Score] | None = None) -> None:
+        super().__init__(lock)
+        self._scores = dict(scores or {})
+        self.metrics = {name: Metric(name) for name in self._scores}
+
+    def model(self, backbone: nn.Module) -> nn.Module:
+        """Raise R509: what RAT's features are for is not known."""
+        raise RuntimeFinding(
+            "R509", "a custom task has no head for RAT", help="name a model of your own, package.module:callable"
+        )
+
+    def collate(self, targets: Sequence[Any]) -> Any:
+        """Return the targets stacked, in mappings and lists too."""
+        return default_collate(list(targets))
+
+    def example_target(self, count: int, device: torch.device) -> Any:
+        """Raise NotImplementedError: a rehearsal does without, and a trace says so."""
+        raise NotImplementedError("the targets of a custom task are not known")
+
+    def scorer(self) -> Mean:
+        """Return the mean over samples of each score."""
+        return Mean(self._scores)
+
+
+class Mean:
+    """The mean of scores over the samples of a split."""
+
+    def __init__(self, scores: Mapping[str, Score]) -> None:
+        self._functions = scores
+        self._totals = torch.zeros(len(scores) + 1, dtype=torch.float64)
+
+    def add(self, output: Any, target: Any) -> None:
+        """Score sample by sample, so that padding and the size of batches change nothing."""
+        count = next(len(tensor) for tensor in nested.tensors(output))
+        for row in range(count):
+            one = nested.select(output, [row]), nested.select(target, [row])
+            values = [float(function(*one)) for function in self._functions.values()]
+            self._totals += torch.tensor([*values, 1.0], dtype=torch.float64)
+
+    def scores(self, world: World) -> dict[str, float]:
+        """Return the means over all ranks."""
+        *sums, count = world.sum(self._totals).tolist()
+        return {name: total / max(1.0, count) for name, total in zip(self._functions, sums, strict=True)}
