@@ -24,7 +24,7 @@ _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed":
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc import``."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="what to import; the first that says something counts")
-    parser.add_argument("-o", "--output", metavar="SPEC", help="the spec to write, instead of standard output")
+    parser.add_argument("-o", "--output", default="-", metavar="SPEC", help="the spec to write; - is standard output")
     parser.add_argument("--from", dest="kind", metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
 
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
             return 1
         items += read
     text, said = specification.write(merge.merge(items), args.files)
-    problem = _write(args.output, text, args.force) if args.output else None
+    problem = _write(args.output, text, args.force) if args.output != "-" else None
     inputs.show((problem,) if problem else said, "ratc import")
-    if not args.output:
+    if args.output == "-":
         sys.stdout.write(text)
     return 1 if problem else 0
 

@@ -207,6 +207,21 @@ def _option(table: _Table, name: str, value: str, span: Span) -> Iterator[Item]:
             yield Left(source, span, made)
         else:
             yield from (Carried(path, item, span, source) for path, item in made)
+            yield from _beside_the_number(name, value, span)
+
+
+def _beside_the_number(name: str, value: str, span: Span) -> Iterator[Item]:
+    """What a request for GPUs says but their number: a card, by a name of that scheduler's, or how they are shared."""
+    if name in ("gres", "gpus-per-node", "gpus"):
+        said = [part for part in value.split(":") if part != "gpu" and not part.isdecimal()]
+    elif name == "gpu":
+        said = [part for part in re.split(r"[:/ ]", value) if part and not re.fullmatch(r"num=\d+", part)]
+    else:
+        said = []
+    for part in said:
+        known = name != "gpu" or part.startswith("gmodel=")
+        why = "a name of the scheduler's for a card: say it as `resources.gpu`" if known else "the spec has no such key"
+        yield Left(part, span, why)
 
 
 def _command(line: str, span: Span) -> Iterator[Item]:
