@@ -182,12 +182,36 @@ class Data(Section):
         examples=[[1.0, 0.5]],
     )
     on_bad_sample: Literal["fail", "skip"] = Field("fail", description="What a missing or corrupt image does.")
-    auto_optimize: bool = Field(True, description="Let ratc choose workers and pinning where they are absent.")
+    augmentations: list[Annotated[dict[Variable, Arguments], Field(min_length=1, max_length=1)]] = Field(
+        [],
+        description="Random changes of the training images, in order: transforms of torchvision by name, with their "
+        "arguments; masks and boxes move along.",
+        examples=[[{"RandomHorizontalFlip": {"p": 0.5}}, {"ColorJitter": {"brightness": 0.2}}]],
+    )
+    cache: Literal["none", "memory", "disk"] = Field(
+        "none",
+        description="Keep decoded images from epoch to epoch, one copy a node: in memory, or in a file under "
+        "`RAT_CACHE_DIR` or the output folder.",
+    )
+    cache_size: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
+        None,
+        description="Most that the cache may hold on a node; a bare number is in GB. Where absent, a third of the "
+        "host's memory, or 64 GB of disk.",
+        examples=["8GB"],
+    )
+    auto_optimize: bool = Field(
+        True, description="Let ratc choose workers, pinning and prefetching where they are absent."
+    )
     num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
         None, description="Loader processes per GPU.", examples=[4]
     )
     pin_memory: bool | None = Field(None, description="Page-locked host buffers; where absent, on a GPU.")
-    prefetch_factor: PositiveInt = Field(2, description="Batches each loader process prepares ahead.")
+    prefetch_factor: PositiveInt | None = Field(
+        None,
+        description="Batches each loader process prepares ahead; where absent, two and what an optimizer step takes, "
+        "within the host's memory.",
+        examples=[2],
+    )
 
 
 class Logging(Section):

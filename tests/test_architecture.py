@@ -67,7 +67,7 @@ def test_stages_know_only_what_comes_before_them():
         "layers": {"document", "schema"},
         "schema": {"document"},
         "sweep": {"document", "layers", "schema"},
-        "rules": {"memory"},
+        "rules": {"memory", "augmentations"},
         "facts": set(),
         "resolve": {"memory"},
         "targets": set(),

@@ -53,6 +53,8 @@ PLAN: tuple[_Row, ...] = (
     ("data.pin_memory", (_P,), "another way to copy to the GPU"),
     ("data.persistent_workers", (_P,), "loader processes live on between epochs, or not"),
     ("data.prefetch_factor", (_P,), "more or fewer batches prepared ahead"),
+    ("data.cache*", (_P,), "decoded images are kept in another way; what is learnt is the same"),
+    ("data.augmentations", _LEARNT, "other random changes of the training images"),
     ("data.image_size", (*_LEARNT, _M), "other images"),
     ("data.scales", (*_LEARNT, _M), "another image pyramid"),
     ("data.channels", (*_LEARNT, _M), "other images"),

@@ -1,4 +1,4 @@
-"""The data and its loader processes. Code: R314.
+"""The data, its augmentations and cache, and its loader processes. Code: R314.
 
 A process keeps one core for itself; its loader processes share the rest of what the job asks for, which is not what the
 node has.
@@ -7,11 +7,22 @@ node has.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Value
 from ratc.resolve.context import Context
+from ratc.units import gib, memory_bytes
 
+#: Transforms whose `size` is the image's where the spec does not say it.
+SIZED = ("RandomCrop", "RandomResizedCrop")
+#: What a cache may take where the spec does not say it: a third of the host's memory; so much where that is not known,
+#: and so much of a disk.
+CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
+#: Batches ahead of each loader process: enough to bridge batches that take longer, and no more than helps.
+LEAST_AHEAD, MOST_AHEAD = 2, 8
+#: Batches that wait may take one of so many parts of the host's memory.
+AHEAD_SHARE = 8
 #: More loader processes than this per GPU cost memory and seldom speed.
 MOST_WORKERS = 8
 
@@ -36,6 +47,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("data.scales", [1.0], "the image itself", "spec:data.scales")
     else:
         context.keep("data.scales")
+    _augmentations(context)
+    _cache(context)
     yield from _workers(context)
     _threads(context)
     workers = int(context.value("data.num_workers"))
@@ -52,10 +65,89 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         "loader processes live from epoch to epoch" if workers else "no loader processes",
         "data.num_workers",
     )
-    if workers:
-        context.keep("data.prefetch_factor")
+    _prefetch(context, workers)
+
+
+def _augmentations(context: Context) -> None:
+    """As the spec says, with the size of the image where a crop needs one."""
+    given = context.settings["data.augmentations"]
+    size = context.value("data.image_size")[-2:]  # in the plane, also of a volume
+    entries = [
+        {name: {"size": size, **arguments} if name in SIZED else arguments for name, arguments in entry.items()}
+        for entry in given.value
+    ]
+    if entries == given.value:
+        context.keep("data.augmentations")
     else:
-        context.derive("data.prefetch_factor", None, "no loader processes", "data.num_workers")
+        inputs = ("spec:data.augmentations", "data.image_size")
+        context.derive("data.augmentations", entries, "crops have the size of the image", *inputs)
+
+
+def _cache(context: Context) -> None:
+    """What a cache may take of a node: as asked, else a share of the host's memory or a fixed part of a disk."""
+    context.keep("data.cache")
+    path, kind, asked = "data.cache_size_bytes", context.value("data.cache"), context.settings["data.cache_size"]
+    if kind == "none":
+        context.derive(path, None, "no cache", "data.cache")
+    elif asked.value is not None:
+        size = memory_bytes(asked.value)
+        context.values[path] = Value(size, asked.origin, asked.reason, ("spec:data.cache_size",), asked.span)
+    elif kind == "disk":
+        why = f"{gib(CACHE_DISK_BYTES)} of disk where `cache_size` is absent"
+        context.derive(path, CACHE_DISK_BYTES, why, "data.cache")
+    else:
+        memory, source = _memory(context)
+        if memory is None:
+            why = f"{gib(CACHE_UNKNOWN_BYTES)}: the host's memory is not known"
+            context.derive(path, CACHE_UNKNOWN_BYTES, why, "data.cache")
+        else:
+            why = f"a third of the host's {gib(memory)}"
+            context.derive(path, memory // CACHE_SHARE, why, "data.cache", source)
+
+
+def _prefetch(context: Context, workers: int) -> None:
+    """Batches each loader process prepares ahead: two and its share of an optimizer step, within the host's memory."""
+    path, asked = "data.prefetch_factor", context.settings["data.prefetch_factor"]
+    if not workers:
+        context.derive(path, None, "no loader processes", "data.num_workers")
+        return
+    if asked.value is not None:
+        context.keep(path)
+        return
+    if not context.settings["data.auto_optimize"].value:
+        context.derive(path, LEAST_AHEAD, "auto_optimize is false", "spec:data.auto_optimize")
+        return
+    steps = int(context.value("training.gradient_accumulation_steps"))
+    wanted = min(MOST_AHEAD, LEAST_AHEAD - 1 + -(-steps // workers))
+    inputs = ["data.num_workers", "training.gradient_accumulation_steps"]
+    why = f"{wanted * workers} micro-batches ahead of steps of {steps}"
+    memory, source = _memory(context)
+    if memory is not None:
+        processes = int(context.value("parallel.processes_per_node"))
+        batch = _batch_bytes(context)
+        room = memory // AHEAD_SHARE // (batch * workers * processes)
+        inputs += ["training.micro_batch_size", "data.image_size", "data.channels", source]
+        if room < wanted:
+            wanted = max(1, room)
+            ahead = wanted * workers * processes
+            why = f"{ahead} micro-batches of {batch / 2**20:.0f} MiB ahead on a node of {gib(memory)}"
+    context.derive(path, wanted, why, *inputs)
+
+
+def _batch_bytes(context: Context) -> int:
+    """Bytes of a micro-batch in host memory: images of all scales and a mask, as float32."""
+    sides = context.value("data.image_size")
+    pixels = prod(sides)
+    scales = context.value("data.scales")
+    images = sum(pixels * scale ** len(sides) * context.value("data.channels") for scale in scales)
+    return int(context.value("training.micro_batch_size") * (images + pixels) * 4)
+
+
+def _memory(context: Context) -> tuple[int | None, str]:
+    """The memory of a node that is the job's, and the path that says so."""
+    if "job.memory_bytes_per_node" in context.values:
+        return context.value("job.memory_bytes_per_node"), "job.memory_bytes_per_node"
+    return context.facts["memory_bytes"].value, "facts:memory_bytes"
 
 
 def _threads(context: Context) -> None:

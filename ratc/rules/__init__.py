@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 from ratc.rules import (
+    augmentations,
     custom,
     exclusive,
     grid,
@@ -18,7 +19,20 @@ from ratc.rules import (
     unavailable,
 )
 
-RULES = (custom, exclusive, heads, model_arguments, scales, secrets, readonly, unavailable, ineffective, grid, metric)
+RULES = (
+    custom,
+    exclusive,
+    heads,
+    model_arguments,
+    scales,
+    secrets,
+    readonly,
+    unavailable,
+    ineffective,
+    grid,
+    metric,
+    augmentations,
+)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:

@@ -22,6 +22,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),
+        (settings["data.cache"].value == "none", "data.cache_size", "`cache` is none"),
         (not settings["logging.use_mlflow"].value, "logging.mlflow_experiment_name", "`use_mlflow` is false"),
     )
     for applies, path, why in cases:

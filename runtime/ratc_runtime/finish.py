@@ -40,6 +40,7 @@ def finish(run: Run) -> int:
         warn("there is no best checkpoint; the last weights are scored")
     test, baseline = _test(run)
     use = memory.measure(run.world)
+    run.note_skipped()
     results: dict[str, Any] = {}
     if run.world.main:
         run.stop.done()
@@ -79,6 +80,8 @@ def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: m
     run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
     run.reporter.say(f"{_told(run, test, baseline)}\n{memory.describe(use, prediction)}\nresults in {run.output_dir}")
+    for said in run.cache.warnings():
+        warn(said)
     off = memory.deviation(use, prediction)
     if off is not None:
         warn(off)
@@ -97,7 +100,6 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
 def _common(run: Run) -> dict[str, Any]:
     progress = run.progress
     samples = (progress.epoch * run.steps + progress.step) * run.lock.training.global_batch_size
-    skipped = sorted(run.skipped)
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
@@ -110,7 +112,8 @@ def _common(run: Run) -> dict[str, Any]:
         "wall_seconds": progress.total_seconds,
         "train_seconds": progress.train_seconds,
         "samples_per_second": samples / progress.train_seconds if progress.train_seconds else 0.0,
-        "skipped_samples": skipped,
+        "skipped_samples": progress.skipped,
+        "cache": run.cache.record(),
     }
 
 

@@ -82,6 +82,9 @@ class Data:
     channels: int
     scales: list[float]
     on_bad_sample: Literal["fail", "skip"]
+    augmentations: list[dict[str, Any]]
+    cache: Literal["none", "memory", "disk"]
+    cache_size_bytes: int | None
     num_workers: int
     pin_memory: bool
     persistent_workers: bool
@@ -182,7 +185,7 @@ class Lock:
             del training[placement]
         data = {
             key: getattr(self.data, key)
-            for key in ("dataset", "args", "image_size", "channels", "scales", "on_bad_sample")
+            for key in ("dataset", "args", "image_size", "channels", "scales", "on_bad_sample", "augmentations")
         }
         # The same model, computed with less memory.
         model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}

@@ -16,7 +16,8 @@ import torch
 from ratc_runtime import rehearsal
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
-from ratc_runtime.data.loading import Loader, evaluation_loader, train_loader
+from ratc_runtime.data.cache import Cache, open_cache, wrap
+from ratc_runtime.data.loading import Loader, evaluation_loader, is_foreign, train_loader
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.evaluate import Evaluation
@@ -47,6 +48,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
     tracking_id: str | None = None
+    skipped: list[str] = field(default_factory=list)  # names of bad samples left out, by any rank
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Run:
     reporter: Reporter
     tracker: Tracker
     callbacks: Callbacks
+    cache: Cache
 
     def __post_init__(self) -> None:
         self.clock = Clock(self.progress)
@@ -129,7 +132,13 @@ class Run:
     def save(self, name: str) -> bool:
         """Save `last` or `best`; returns False where there was no room."""
         self.progress.tracking_id = self.world.gather(self.tracker.run_id)[0]
+        self.note_skipped()
         return self.checkpoints.save(name, dataclasses.asdict(self.progress))
+
+    def note_skipped(self) -> None:
+        """Bring together the names of the bad samples that any rank has left out; every rank calls this."""
+        everywhere = set().union(*self.world.gather(self.skipped))
+        self.progress.skipped = sorted(everywhere.union(self.progress.skipped))
 
     def report_step(self, loss: float, rate: float, norm: torch.Tensor | None) -> None:
         """Show and log the optimizer step just made."""
@@ -253,6 +262,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
     lock = split.lock
+    cache = open_cache(lock, datasets, data_dir, output_dir, world, bool(own.datasets))
+    datasets = wrap(cache, datasets, is_foreign(lock))
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
     tracker = Tracker(split.reviewed, output_dir, world.main, progress.tracking_id)
@@ -277,6 +288,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         reporter=_reporter(lock, task, world.main, steps),
         tracker=tracker,
         callbacks=Callbacks(parts.callbacks),
+        cache=cache,
     )
 
 

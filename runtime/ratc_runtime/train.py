@@ -217,6 +217,8 @@ def train_on(run: Run) -> int:
             if asked_to_stop:
                 run.save("last")
                 return finish.stop(run)
+        if progress.epoch + 1 < training.epochs:
+            run.train.begin(progress.epoch + 1)  # while the split is scored
         checked = evaluate(engine, run.val, run.criterion, run.task)
         run.clock.count(training=False)
         run.end_epoch(checked)

@@ -160,6 +160,8 @@ CHOICES = {
     "training.scheduler": ("cosine", "step"),
     "training.precision": ("fp32", "bf16"),
     "data.on_bad_sample": ("fail", "skip"),
+    "data.cache": ("none", "memory"),
+    "data.augmentations": ([], [{"RandomVerticalFlip": {"p": 0.5}}]),
     "checkpoint.resume": ("auto", "never"),
     "parallel.backend": ("gloo", "nccl"),
     "hardware.device": ("cpu", "cuda"),

@@ -13,6 +13,8 @@ from PIL import Image
 from ratc_runtime.errors import RuntimeFinding
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
+#: Pillow's modes of more than 8 bits a channel: its conversion to grey cuts values off at 255.
+WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
 
 
@@ -66,6 +68,15 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image_path, mask_path = self._files[index]
         picture = _open(image_path, self.mode or "L")
+        mask = _open(mask_path, "L")
+        if mask.size != picture.size:
+            raise RuntimeFinding(
+                "R506",
+                f"{mask_path} has {mask.width} x {mask.height} pixels, its image {picture.width} x {picture.height}",
+                f"the image is {image_path}; resized to one size they would not lie on one another",
+                SKIP_HELP,
+                everywhere=False,
+            )
         # From the original each time: a pyramid made step by step would blur twice.
         levels = [
             torch.from_numpy(np.array(picture.resize((w, h), Image.Resampling.BILINEAR), dtype=np.float32) / 255)
@@ -74,18 +85,22 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         levels = [level.permute(2, 0, 1).contiguous() if level.dim() == 3 else level[None] for level in levels]
         return {
             "image": levels if len(levels) > 1 else levels[0],
-            "target": self._target(mask_path),
+            "target": self._target(mask),
             "name": self.names[index],
         }
 
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Return the files that one sample is made from: image and mask."""
+        return self._files[index]
+
     def target(self, index: int) -> torch.Tensor:
         """Return the target of one sample without decoding its image: float (1, H, W)."""
-        return self._target(self._files[index][1])
+        return self._target(_open(self._files[index][1], "L"))
 
-    def _target(self, path: Path) -> torch.Tensor:
+    def _target(self, mask: Image.Image) -> torch.Tensor:
         height, width = self.image_size
-        mask = _open(path, "L").resize((width, height), Image.Resampling.NEAREST)
-        return torch.from_numpy((np.asarray(mask) >= 128).astype(np.float32))[None]
+        resized = mask.resize((width, height), Image.Resampling.NEAREST)
+        return torch.from_numpy((np.asarray(resized) >= 128).astype(np.float32))[None]
 
 
 def _listing(folder: Path, data_dir: Path) -> set[str]:
@@ -136,6 +151,8 @@ def _split_names(data_dir: Path, split: str) -> list[str]:
 def _open(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as file:
+            if file.mode in WIDE_MODES:
+                raise ValueError(f"it has more than 8 bits a channel (mode {file.mode}), which would be cut off at 255")
             picture: Image.Image = file.convert(mode)
             return picture
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...

@@ -8,26 +8,33 @@ stopped in the middle of an epoch goes on from its step count.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Data, Lock
+from ratc_runtime.data.augment import Augmentation
+from ratc_runtime.data.samples import Draw, Guarded, Sample
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.lock import Lock
 
 #: Makes one target of those of a micro-batch (`Task.collate`).
 Collate = Callable[[Sequence[Any]], Any]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+#: Of a split's samples, more bad ones than this part are warned of.
+WARNING_SHARE = 0.01
+#: Where more than this part is bad the run ends; one bad sample is always put up with.
+MOST_SHARE = 0.1
+
+
 class Batch(NamedTuple):
     """A micro-batch of B samples."""
 
-    image: Any  # (B, C, H, W), or a list of such, from fine to coarse
-    target: Any  # as the task collates it
+    image: Any  # (B, C, H, W) or (B, C, D, H, W), or a list of such, from fine to coarse
+    target: Any  # (B, 1, H, W), or as else the task collates it
     weight: torch.Tensor  # (B,): 0 for a sample that only fills up an evaluation batch
     position: torch.Tensor  # (B,): index in the split
     names: list[str]
@@ -35,92 +42,48 @@ class Batch(NamedTuple):
     problem: RuntimeFinding | None  # a bad sample under `on_bad_sample: fail`; the tensors are then empty
 
 
-class Sample(NamedTuple):
-    image: Any
-    target: Any
-    weight: float
-    position: int
-    name: str
-    skipped: list[str]
-    problem: RuntimeFinding | None
+class _Collate:
+    """Makes a batch of samples in a loader process; weights and positions as lists, which need no shared memory."""
 
+    def __init__(self, targets: Collate) -> None:
+        self.targets = targets
 
-class _Guarded(Dataset[Sample]):
-    """A dataset that answers every index: bad samples become findings, or are replaced by their successor.
-
-    A position at or past the length stands for padding: that sample again, with weight 0. Workers return a
-    finding as a value because an exception would lose its fields on the way to the main process.
-    """
-
-    def __init__(self, dataset: Any, skip: bool, training: bool) -> None:
-        self.dataset, self.skip, self.training = dataset, skip, training
-        self.length = len(dataset)
-
-    def __getitem__(self, position: int) -> Sample:
-        index = position % self.length
-        weight = 1.0 if position < self.length else 0.0
-        skipped: list[str] = []
-        for step in range(self.length):
-            current = (index + step) % self.length
+    def __call__(self, samples: list[Sample]) -> Batch:
+        problem = next((sample.problem for sample in samples if sample.problem is not None), None)
+        names = [sample.name for sample in samples]
+        skipped = [name for sample in samples for name in sample.skipped]
+        image: Any = torch.empty(0)
+        target: Any = image
+        if problem is None:
             try:
-                item = self.dataset[current]
-                image, target, name = _parts(item)
-            except Exception as error:  # a dataset of the user's may raise anything
-                finding = _as_finding(error, self._name(current))
-                if not self.skip:
-                    empty = torch.empty(0)
-                    return Sample(empty, empty, weight, current, self._name(current), [], finding)
-                skipped.append(self._name(current))
-                if not self.training:
-                    weight = 0.0  # a successor is scored under its own index
-                continue
-            return Sample(image, target, weight, current, name or self._name(current), skipped, None)
-        nothing = RuntimeFinding("R506", "every sample of the split is bad", f"the first is {self._name(0)}")
-        return Sample(torch.empty(0), torch.empty(0), weight, index, self._name(index), skipped, nothing)
-
-    def _name(self, index: int) -> str:
-        names = getattr(self.dataset, "names", None)
-        return str(names[index]) if names is not None else f"sample {index}"
+                image = default_collate([sample.image for sample in samples])
+                target = self.targets([sample.target for sample in samples])
+            except Exception as error:  # a collate of the user's may raise anything
+                problem = _not_alike(samples, error)
+        weight: Any = [sample.weight for sample in samples]
+        position: Any = [sample.position for sample in samples]
+        return Batch(image, target, weight, position, names, skipped, problem)
 
 
-def _parts(item: Any) -> tuple[Any, Any, str | None]:
-    """Return image, target and name, if it has one, of an item: a mapping, or a pair of image and target."""
-    if isinstance(item, Mapping):
-        name = item.get("name")
-        return item["image"], item["target"], None if name is None else str(name)
-    if isinstance(item, (tuple, list)) and len(item) == 2:
-        return item[0], item[1], None
-    raise TypeError(f"an item is a mapping of image and target, or a pair of them, not {type(item).__name__}")
-
-
-def _as_finding(error: Exception, name: str) -> RuntimeFinding:
-    if isinstance(error, RuntimeFinding):
-        return error
+def _not_alike(samples: list[Sample], error: Exception) -> RuntimeFinding:
+    shapes = [f"{sample.name}: image {_shape(sample.image)}, target {_shape(sample.target)}" for sample in samples]
     return RuntimeFinding(
-        "R506",
-        f"{name} cannot be loaded",
-        f"{type(error).__name__}: {error}",
-        "repair it, or set `data.on_bad_sample: skip` in the spec and compile again",
+        "R535",
+        "samples cannot be put together to a batch",
+        "\n".join([*shapes[:8], " ".join(f"{type(error).__name__}: {error}".split())[:300]]),
+        "a data set gives images of one size, and targets of one shape",
         everywhere=False,
     )
 
 
-def _collate(targets: Collate, samples: list[Sample]) -> Batch:
-    problem = next((sample.problem for sample in samples if sample.problem is not None), None)
-    names = [sample.name for sample in samples]
-    skipped = [name for sample in samples for name in sample.skipped]
-    if problem is not None:
-        empty = torch.empty(0)
-        return Batch(empty, empty, empty, empty, names, skipped, problem)
-    return Batch(
-        default_collate([sample.image for sample in samples]),
-        targets([sample.target for sample in samples]),
-        torch.tensor([sample.weight for sample in samples]),
-        torch.tensor([sample.position for sample in samples]),
-        names,
-        skipped,
-        None,
-    )
+def _shape(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_shape(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_shape(item)}" for key, item in value.items()) + "}"
+    return type(value).__name__
 
 
 class TrainOrder:
@@ -159,23 +122,52 @@ class EvaluationOrder:
             yield self.positions[at : at + self.micro]
 
 
-class Loader:
-    """Iterates over the batches of one split; raises R506 for a bad sample, R513 for a process that was killed."""
+class _Draws:
+    """The batches of an order as draws: with the epoch, from which random numbers follow, where it has one."""
 
-    def __init__(self, dataset: Any, order: Any, data: Data, training: bool, targets: Collate) -> None:
-        self.dataset, self.order = dataset, order
-        self.skipped: set[str] = set(getattr(dataset, "missing", ()))
+    def __init__(self, order: Any) -> None:
+        self.order = order
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for positions in self.order:
+            epoch = getattr(self.order, "epoch", None)
+            yield [Draw(epoch, position) for position in positions]
+
+
+class Loader:
+    """Iterates over the batches of one split.
+
+    Raises R506 for a bad sample, R513 for a process that was killed, R532 and R534 for augmentations that do not go
+    with the data, R533 for too many bad samples and R535 for samples that do not go together.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        order: Any,
+        lock: Lock,
+        rank: int,
+        targets: Collate,
+        augment: Callable[[Any, Any, int], tuple[Any, Any]] | None = None,
+    ) -> None:
+        self.dataset, self.order, self.rank = dataset, order, rank
+        self.skipped: set[str] = set()
+        self._total = len(dataset) + len(getattr(dataset, "missing", ()))
+        self._warned = False
+        self._note_skipped(getattr(dataset, "missing", ()), everywhere=True)
         # A generator of its own: making an iterator must not move the global random state.
         self._generator = torch.Generator().manual_seed(0)
         self._live: Any = None
+        self._begun: tuple[int, int] | None = None
+        data = lock.data
         workers = data.num_workers
         self._loader = DataLoader(
-            _Guarded(dataset, data.on_bad_sample == "skip", training),
-            batch_sampler=order,
+            Guarded(dataset, data.on_bad_sample == "skip", lock.seed, augment, is_foreign(lock)),
+            batch_sampler=_Draws(order),  # type: ignore[arg-type]
             num_workers=workers,
-            collate_fn=partial(_collate, targets),
+            collate_fn=_Collate(targets),
             pin_memory=data.pin_memory and torch.cuda.is_available(),
-            persistent_workers=data.persistent_workers and workers > 0 and training,
+            persistent_workers=data.persistent_workers and workers > 0,
             prefetch_factor=data.prefetch_factor if workers > 0 else None,
             worker_init_fn=_ignore_stop_signals,
             generator=self._generator,
@@ -184,8 +176,17 @@ class Loader:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def begin(self, epoch: int) -> None:
+        """Let the loader processes begin a whole epoch now; the next pass, if it is that one, finds batches waiting."""
+        if self._loader.num_workers:
+            self.order.epoch, self.order.first_step = epoch, 0
+            self._live, self._begun = iter(self._loader), (epoch, 0)
+
     def __iter__(self) -> Iterator[Batch]:
-        self._live = iter(self._loader)
+        place = (getattr(self.order, "epoch", None), getattr(self.order, "first_step", None))
+        if self._begun is None or self._begun != place:
+            self._live = iter(self._loader)
+        self._begun = None
         while True:
             try:
                 batch = next(self._live)
@@ -195,10 +196,30 @@ class Loader:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise _worker_gone(str(error)) from error
+            self._note_skipped(batch.skipped, everywhere=False)
             if batch.problem is not None:
                 raise batch.problem
-            self.skipped.update(batch.skipped)
-            yield batch
+            yield batch._replace(weight=torch.tensor(batch.weight), position=torch.tensor(batch.position))
+
+    def _note_skipped(self, names: Collection[str], everywhere: bool) -> None:
+        """Count bad samples; raise R533 where they are too many for the rest to stand for the split."""
+        if not self.skipped.issuperset(names):
+            self.skipped.update(names)
+            bad, share = len(self.skipped), len(self.skipped) / self._total
+            if bad > 1 and share > MOST_SHARE:
+                raise RuntimeFinding(
+                    "R533",
+                    f"{bad} of {self._total} samples of a split are bad, more than {MOST_SHARE:.0%}",
+                    f"among them {', '.join(sorted(self.skipped)[:8])}",
+                    "what is left stands for other data than was meant: repair them, or take their names out of the"
+                    " split",
+                    everywhere=everywhere,
+                )
+            if share > WARNING_SHARE and not self._warned and self.rank == 0:
+                self._warned = True
+                warn(
+                    f"{share:.1%} of {self._total} samples of a split are bad and left out, {min(self.skipped)} for one"
+                )
 
     def close(self) -> None:
         """End the loader processes.
@@ -208,6 +229,11 @@ class Loader:
         shut_down = getattr(self._live, "_shutdown_workers", None)  # absent where there are no processes
         if shut_down is not None:
             shut_down()
+
+
+def is_foreign(lock: Lock) -> bool:
+    """Tell whether the data set is the user's own, which may draw random numbers; those built in draw none."""
+    return ":" in lock.data.dataset
 
 
 def _worker_gone(text: str) -> RuntimeFinding:
@@ -232,7 +258,8 @@ def _ignore_stop_signals(_worker: int) -> None:
 def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
     """Return the training loader; its `order.epoch` and `order.first_step` are set before each pass.
 
-    Raises R503 where the split cannot fill one global batch.
+    `targets` makes the target of a micro-batch from those of its samples. Raises R503 where the split
+    cannot fill one global batch, R532 naming an augmentation that cannot be made.
     """
     order = TrainOrder(len(dataset), lock, rank)
     if order.steps < 1:
@@ -242,15 +269,16 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
             "every optimizer step takes a full global batch",
             "set a smaller training.target_batch_size, or give more samples",
         )
-    return Loader(dataset, order, lock.data, True, targets)
+    augment = Augmentation(lock.data.augmentations) if lock.data.augmentations else None
+    return Loader(dataset, order, lock, rank, targets, augment)
 
 
 def evaluation_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
-    """Return a loader over a whole split; samples with weight 0 are not to be counted.
+    """Return a loader over a whole split, without augmentations; samples with weight 0 are not to be counted.
 
     Raises R506 where the split is empty.
     """
     if len(dataset) == 0:
         raise RuntimeFinding("R506", "a split without samples cannot be evaluated", "val and test need some")
     order = EvaluationOrder(len(dataset), lock.training.micro_batch_size, rank, lock.parallel.world_size)
-    return Loader(dataset, order, lock.data, False, targets)
+    return Loader(dataset, order, lock, rank, targets)

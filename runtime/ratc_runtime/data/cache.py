@@ -1,0 +1,258 @@
+"""The cache of decoded images: what a data set gives for an index, kept from epoch to epoch, one copy a node.
+
+Kept is a sample as the data set gives it, decoded and resized, before augmentation. Training with a cache is training
+without one, bit for bit; where the cache cannot hold or keep a sample, the sample is decoded as it always was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import re
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.data.arena import Arena, remove_unused
+from ratc_runtime.data.packing import pack, unpack
+from ratc_runtime.data.randomness import Drawn
+from ratc_runtime.data.samples import Checked, checked, name_of
+from ratc_runtime.distributed import World
+from ratc_runtime.errors import warn
+from ratc_runtime.lock import Lock
+
+FOLDER_VARIABLE = "RAT_CACHE_DIR"
+SUFFIX = ".ratc-cache"
+#: Of the disk's free room, at least this much is left to others, and at least this part of it.
+SPARE_BYTES, SPARE_SHARE = 2**30, 0.05
+#: Of the memory that is free when a run starts, the cache takes at most this part.
+MEMORY_SHARE = 0.8
+#: Flags of the arena.
+FULL, RANDOM, FOREIGN = 0, 1, 2
+_NO_STAMP = bytes(16)
+
+
+class CachedSplit:
+    """A data set that keeps what it gave in an arena, from record `first` on; everything else is the data set's own.
+
+    Where the data set has `files(index)`, the files that a sample is made from, a sample is made again when the size
+    or the time of change of one of them is another than when it was kept; each process looks once.
+    """
+
+    def __init__(self, dataset: Any, arena: Arena, first: int, foreign: bool) -> None:
+        self.dataset, self.arena, self.first, self.foreign = dataset, arena, first, foreign
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # while it is unpickled there is none yet
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: int) -> Checked:
+        slot = self.first + index
+        stamp = None
+        if not self.arena.is_checked(slot):
+            stamp = self._stamp(index)
+            if not self.arena.has(slot, stamp):
+                return self._fill(index, slot, stamp)
+        packed = self.arena.read(slot)
+        try:
+            if packed is not None:
+                image, target, name = unpack(packed)
+                return Checked(image=image, target=target, name=name)
+        except (ValueError, KeyError, TypeError, RecursionError):  # foreign bytes whose checksum is right
+            pass
+        return self._fill(index, slot, stamp or self._stamp(index))
+
+    def _fill(self, index: int, slot: int, stamp: bytes) -> Checked:
+        drawn = Drawn() if self.foreign else None
+        sample = checked(self.dataset[index], name_of(self.dataset, index))
+        if drawn is not None and drawn.anything():
+            self.arena.note(RANDOM)  # kept, it would be the same in every epoch
+            return sample
+        packed = pack(sample["image"], sample["target"], sample["name"])
+        if packed is None:
+            self.arena.note(FOREIGN)
+        elif not self.arena.store(slot, stamp, packed):
+            if not self.arena.has_room(len(packed)):
+                self.arena.note(FULL)
+            if not self.arena.has(slot, stamp):
+                self.arena.forget(slot)
+        return sample
+
+    def target(self, index: int) -> Any:
+        """Return the target of one sample, from the cache or as the data set gives it without its image."""
+        read = getattr(self.dataset, "target", None)
+        if read is None or self.arena.has(self.first + index, self._stamp(index)):
+            return self[index]["target"]
+        return read(index)
+
+    def _stamp(self, index: int) -> bytes:
+        files = getattr(self.dataset, "files", None)
+        if files is None:
+            return _NO_STAMP
+        try:
+            states = [(str(path), *_state(path)) for path in files(index)]
+        except OSError:  # the data set itself says what is wrong with it
+            return _NO_STAMP
+        return hashlib.blake2b(repr(states).encode(), digest_size=16).digest()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+class Cache:
+    """The cache of one run on one node; without an arena it only says why there is none."""
+
+    def __init__(self, kind: str, arena: Arena | None, place: str) -> None:
+        self.kind, self.arena, self.place = kind, arena, place
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what results.json says of the cache on the main process's node, or None where there is none."""
+        if self.arena is None:
+            return None
+        return {
+            "kind": self.kind,
+            "place": self.place,
+            "samples": self.arena.stored,
+            "of": self.arena.records,
+            "bytes": self.arena.used,
+            "limit_bytes": self.arena.limit,
+            "full": self.arena.noted(FULL),
+        }
+
+    def warnings(self) -> Iterator[str]:
+        """Say what kept samples out of the cache other than its size."""
+        if self.arena is not None and self.arena.noted(RANDOM):
+            yield "the data set draws random numbers: its samples are not cached, for they would be the same each epoch"
+        if self.arena is not None and self.arena.noted(FOREIGN):
+            yield "samples that are not made of tensors, arrays, numbers and text are not cached"
+
+
+def open_cache(
+    lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, world: World, brought: bool = False
+) -> Cache:
+    """Open the cache that a lock asks for, the same one in all processes of a node; every rank calls this.
+
+    `brought` data sets were made by the caller, with arguments that no lock knows: a file of theirs is begun anew.
+    Whatever stands in the way costs the cache, never the run: it is warned of once.
+    """
+    if lock.data.cache == "none":
+        return Cache("none", None, "")
+    records, host = sum(len(dataset) for dataset in datasets.values()), socket.gethostname()
+    hosts = world.gather(host)
+    leader = hosts.index(host)
+    opened: dict[str, Any] = {}
+    arena: Arena | None = None
+    if world.rank == leader:
+        try:
+            arena, opened = _open(lock, datasets, data_dir, output_dir, host, brought)
+        except (OSError, ValueError, AttributeError) as error:  # no memfd outside of Linux
+            opened = {"problem": f"{type(error).__name__}: {error}"}
+    told = world.gather(opened)[leader]
+    if world.rank != leader and "problem" not in told:
+        try:
+            arena = _join(told, records)
+        except (OSError, ValueError) as error:
+            told = {"problem": f"rank {world.rank} cannot open that of its node: {error}"}
+    problems = world.gather(told.get("problem"))
+    if world.main and any(problems):
+        warn(f"no cache of decoded images: {next(filter(None, problems))}; images are decoded each time")
+    return Cache(lock.data.cache, arena, told.get("place", ""))
+
+
+def wrap(cache: Cache, datasets: Mapping[str, Any], foreign: bool) -> Mapping[str, Any]:
+    """Return the data sets of the splits, each behind its part of the cache."""
+    if cache.arena is None:
+        return datasets
+    wrapped, first = {}, 0
+    for split, dataset in datasets.items():
+        wrapped[split] = CachedSplit(dataset, cache.arena, first, foreign)
+        first += len(dataset)
+    return wrapped
+
+
+def _open(
+    lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, host: str, brought: bool
+) -> tuple[Arena, dict[str, Any]]:
+    asked, records = lock.data.cache_size_bytes or 0, sum(len(dataset) for dataset in datasets.values())
+    if lock.data.cache == "memory":
+        limit = min(asked, int(MEMORY_SHARE * available_memory()))
+        arena = Arena.in_memory(records, limit)
+        return arena, {"pid": os.getpid(), "fd": arena.descriptor, "limit": limit, "place": "memory"}
+    named = os.environ.get(FOLDER_VARIABLE)
+    folder = Path(named).expanduser() if named else output_dir / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    # A folder may be shared by nodes, and by runs.
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", f"{lock.experiment_name}-{host}")
+    path = folder / f"{stem}-{_key(lock, datasets, data_dir, brought)}{SUFFIX}"
+    for old in folder.glob(f"{stem}-{'[0-9a-f]' * 16}{SUFFIX}"):
+        if old != path:
+            remove_unused(old)
+    there = path.stat().st_blocks * 512 if path.exists() else 0
+    state = os.statvfs(folder)
+    free = state.f_bavail * state.f_frsize
+    limit = min(asked, there + free - max(SPARE_BYTES, int(SPARE_SHARE * free)))
+    if limit <= 0:
+        raise OSError(f"{folder} has {free / 2**30:.1f} GiB left")
+    return Arena.on_disk(path, records, limit), {"path": str(path), "limit": limit, "place": str(path)}
+
+
+def _join(told: dict[str, Any], records: int) -> Arena:
+    if "path" in told:
+        return Arena.on_disk(Path(told["path"]), records, told["limit"])
+    return Arena.of_process(told["pid"], told["fd"], records, told["limit"])
+
+
+def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, brought: bool) -> str:
+    """Sixteen digits that are others as soon as a decoded sample may be another, the files themselves aside."""
+    data = lock.data
+    what: list[Any] = [data.dataset, data.args, data.image_size, data.channels, data.scales, str(data_dir.resolve())]
+    for package in ("torch", "numpy", "pillow"):
+        try:
+            what.append(version(package))
+        except PackageNotFoundError:
+            what.append(None)
+    for split, dataset in datasets.items():
+        names = getattr(dataset, "names", None)
+        what += [split, len(dataset), None if names is None else [str(name) for name in names], _source(dataset)]
+        if brought or not hasattr(dataset, "files"):
+            what.append(uuid.uuid4().hex)  # what it reads cannot be seen to change: begun anew with each start
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _source(dataset: Any) -> str | None:
+    """A digest of the file that the data set's class is written in."""
+    try:
+        path = inspect.getsourcefile(type(dataset))
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+    except (OSError, TypeError):
+        return None
+
+
+def available_memory() -> int:
+    """Return the bytes of host memory that this process may still take: the machine's or its control group's."""
+    bounds = []
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        bounds.append(int(text.split("MemAvailable:")[1].split()[0]) * 1024)
+    except (OSError, IndexError, ValueError):
+        pass
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            bounds.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(0, min(bounds)) if bounds else 0

@@ -1,0 +1,70 @@
+"""Random numbers of one sample: a function of seed, epoch and position alone.
+
+Neither the process that loads a sample nor what it loaded before changes them, so an epoch is the same for any
+number of loader processes and ranks, and a run that goes on in the middle of an epoch meets the samples that it
+would have met.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def sample_seed(seed: int, epoch: int, position: int) -> int:
+    """Return the seed, 63 bits, of a sample's random numbers; near arguments give unrelated seeds."""
+    packed = struct.pack("<QQQ", seed, epoch, position)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator, which torchvision draws from, and put it back as it was.
+
+    Not `torch.manual_seed`: that would seed the GPUs too, and with them the model's dropout.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(before)
+
+
+@contextmanager
+def all_seeded(seed: int) -> Iterator[Drawn]:
+    """Seed what a data set of the user's may draw from (torch, NumPy, `random`) and put all back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch_seeded(seed):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield Drawn()
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class Drawn:
+    """Tells whether random numbers were drawn since it was made."""
+
+    def __init__(self) -> None:
+        self._before = self._states()
+
+    def anything(self) -> bool:
+        """Compare the generators with what they were."""
+        return self._states() != self._before
+
+    @staticmethod
+    def _states() -> tuple[Any, ...]:
+        kind, keys, *rest = np.random.get_state()
+        state = torch.default_generator.get_state().numpy().tobytes()
+        return random.getstate(), kind, keys.tobytes(), tuple(rest), state  # type: ignore[union-attr]
