@@ -162,7 +162,7 @@ def _fill_of_images(fill: Any) -> dict[Any, Any]:
     """Of images only: what a transform uncovers in a mask is background, 0."""
     from torchvision import tv_tensors
 
-    return {tv_tensors.Image: fill, tv_tensors.Video: fill, tv_tensors.Mask: 0, "others": 0}
+    return {tv_tensors.Image: fill, tv_tensors.Mask: 0, "others": 0}
 
 
 class _DepthFlip:
@@ -200,8 +200,9 @@ def _flipped(target: Any) -> Any:
 def _as_image(image: torch.Tensor) -> Any:
     from torchvision import tv_tensors
 
-    # A volume is a video to torchvision: (D, C, H, W), all frames transformed with the same numbers.
-    return tv_tensors.Video(image.transpose(0, 1)) if image.dim() == 4 else tv_tensors.Image(image)
+    # A volume becomes a row of images, (D, C, H, W), transformed with the same numbers. Not a Video of torchvision:
+    # RandomGrayscale leaves those as they are without a word.
+    return tv_tensors.Image(image.transpose(0, 1) if image.dim() == 4 else image)
 
 
 def _wrap(value: Any, spatial: tuple[int, ...], geometric: bool, key: str = "") -> Any:
