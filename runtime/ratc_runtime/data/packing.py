@@ -41,7 +41,8 @@ def pack(image: Any, target: Any, name: str) -> bytes | None:
     packed = bytearray(_HEAD.pack(len(head)) + head)
     for block in blocks:
         packed += b"\0" * (-len(packed) % _ALIGN)
-        packed += memoryview(block.contiguous().view(torch.uint8).reshape(-1).numpy()) if block.numel() else b""
+        if block.numel():
+            packed += memoryview(block.reshape(-1).view(torch.uint8).numpy())
     return bytes(packed)
 
 
