@@ -1,9 +1,9 @@
 """What the loaders cost: samples a second beside a bare torch DataLoader and beside decoding alone, and the stall of a
 step of 20 ms: `python benchmarks/loading.py`.
 
-Photographs are made of noise that JPEG compresses as it does those of skin, with masks, in a temporary folder; every way
-of loading sees the same files, and they take turns, so that a machine's moods meet all of them. A stall is time in which
-a training step that itself takes 20 ms (it sleeps, as a CPU does that waits for its GPU) waits for its batch.
+Smooth photographs with grain, and their masks, are made in a temporary folder; every way of loading sees the same
+files, and they take turns, so that a machine's moods meet all of them. A stall is time in which a training step that
+itself takes 20 ms (it sleeps, as a CPU does that waits for its GPU) waits for its batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "runtime")]
 
 from lockfile import write_lock  # noqa: E402
 from ratc_runtime.data.cache import open_cache, wrap  # noqa: E402
-from ratc_runtime.data.loading import train_loader  # noqa: E402
+from ratc_runtime.data.loading import Loader, train_loader  # noqa: E402
 from ratc_runtime.data.sources import open_split  # noqa: E402
 from ratc_runtime.distributed import World  # noqa: E402
 from ratc_runtime.lock import read_lock  # noqa: E402
@@ -83,7 +83,7 @@ class Ways:
     def __init__(self, folder: Path, workers: int, pixels: int, batch: int) -> None:
         self.folder, self.workers, self.pixels, self.batch = folder, workers, pixels, batch
         self.dataset = open_split(lock(folder, workers, pixels, batch), folder / "data", "train")
-        self.seconds: dict[str, list[float]] = {}
+        self.loaders: list[Loader] = []
         self.ways: dict[str, Callable[[int], Iterator[Any]]] = {
             "Pillow alone, one process": self._decoded,
             "bare DataLoader": self._bare(),
@@ -124,6 +124,8 @@ class Ways:
         datasets = wrap(cache, datasets, False)
         loader = train_loader(datasets["train"], made, 0, lambda targets: default_collate(list(targets)))
 
+        self.loaders.append(loader)
+
         def batches(epoch: int) -> Iterator[Any]:
             loader.order.epoch = epoch
             return iter(loader)
@@ -147,12 +149,12 @@ class Ways:
 def main() -> int:
     """Print the table and what it was measured with."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=98, help="photographs to make")
+    parser.add_argument("--samples", type=int, default=58, help="photographs to make")
     parser.add_argument("--photo", type=int, nargs=2, default=(1024, 768), help="their width and height in pixels")
     parser.add_argument("--pixels", type=int, default=256, help="side that they are resized to")
     parser.add_argument("--batch", type=int, default=8, help="samples in a micro-batch")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
-    parser.add_argument("--rounds", type=int, default=5, help="counted epochs of each way, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="counted epochs of each way, in turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -167,6 +169,8 @@ def main() -> int:
                 if turn:
                     rates[name].append(rate)
                     stalls[name].append(stall)
+        for loader in ways.loaders:
+            loader.close()
     alone, bare = (statistics.median(rates[name]) for name in list(rates)[:2])
     print("| way | samples/s | x Pillow alone | x bare DataLoader | stall of 20 ms steps |")
     print("| --- | --- | --- | --- | --- |")
@@ -175,9 +179,9 @@ def main() -> int:
         stall = statistics.median(stalls[name])
         print(f"| {name} | {middle:.0f} | {middle / alone:.2f} | {middle / bare:.2f} | {stall:.0%} |")
     print(
-        f"\n{options.samples} photographs of {options.photo[0]} x {options.photo[1]}, resized to {options.pixels}, batches"
-        f" of {options.batch}, {options.workers} loader process(es); medians of {options.rounds} epochs; {os.cpu_count()}"
-        f" cores, torch {torch.__version__}"
+        f"\n{options.samples} photographs of {options.photo[0]} x {options.photo[1]}, resized to {options.pixels},"
+        f" batches of {options.batch}, {options.workers} loader process(es); medians of {options.rounds} epochs;"
+        f" {os.cpu_count()} cores, torch {torch.__version__}"
     )
     return 0
 
