@@ -350,7 +350,7 @@ def test_no_place_for_a_cache_is_a_warning(tmp_path: Path, capsys: Any, monkeypa
 
 def test_a_data_set_that_names_no_files_is_cached_anew_by_each_start(tmp_path: Path) -> None:
     lock = lock_with(tmp_path / "lock", data__cache="disk", data__cache_size_bytes=MIB)
-    keys = {caching._key(lock, {"train": Counting()}, tmp_path) for _ in range(2)}
+    keys = {caching._key(lock, {"train": Counting()}, tmp_path, False) for _ in range(2)}
     assert len(keys) == 2
 
 
