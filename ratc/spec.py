@@ -291,6 +291,18 @@ class Checkpoint(Section):
     """What is kept of the model, and when."""
 
     every_epochs: PositiveInt = Field(1, description="Epochs between checkpoints.")
+    every_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps between checkpoints, besides those of `every_epochs`.", examples=[500]
+    )
+    keep_last: PositiveInt = Field(
+        2, description="Newest checkpoints to keep; with 2, one that turns out damaged costs an interval, not the run."
+    )
+    keep_best: PositiveInt = Field(1, description="Best checkpoints to keep, by `best_metric`.")
+    asynchronous: bool | Literal["auto"] = Field(
+        "auto",
+        description="Write checkpoints while training goes on, from a copy in host memory; `auto`: on a GPU, without "
+        "DeepSpeed.",
+    )
     best_metric: Text | None = Field(
         None,
         description="Validation metric that chooses the best: `loss` or a score of the task; its first where absent.",

@@ -62,6 +62,7 @@ PLAN: tuple[_Row, ...] = (
     ("logging.*", (_N,), "other records of the same run"),
     ("checkpoint.best_metric", (_T,), "another epoch is kept as the best"),
     ("checkpoint.resume", (_P,), "whether an interrupted run is continued"),
+    ("checkpoint.asynchronous", (_P, _M), "checkpoints are written from a copy in host memory, or training waits"),
     ("checkpoint.*", (_P,), "other checkpoints of the same run"),
     ("output_dir", (_P,), "another folder; a run begins anew there"),
     ("parallel.world_size", (_C,), "another number of processes; the order of samples stays"),

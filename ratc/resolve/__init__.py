@@ -12,6 +12,7 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
 from ratc.resolve import (
     batch,
+    checkpoints,
     engine,
     experiment,
     launch,
@@ -39,6 +40,7 @@ DERIVATIONS = (
     model,
     training,
     loader,
+    checkpoints,
     memory,
     launch,
 )

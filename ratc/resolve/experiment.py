@@ -31,11 +31,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("logging.mlflow_experiment_name", name, "the experiment's name", "spec:experiment_name")
     else:
         context.keep("logging.mlflow_experiment_name")
-    context.keep("checkpoint.every_epochs")
     if settings["checkpoint.best_metric"].value is None:
         task = settings.get_as(str, "task_type")
         context.derive("checkpoint.best_metric", metrics(task)[0], f"the first score of {task}", "spec:task_type")
     else:
         context.keep("checkpoint.best_metric")
-    context.keep("checkpoint.resume")
     yield from ()

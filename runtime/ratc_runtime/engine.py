@@ -254,8 +254,29 @@ class AccelerateEngine(_Base):
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def save_shards(self, folder: Path) -> None:
-        """Write each rank's part into `folder` (DeepSpeed); every rank calls this."""
-        self.accelerator.save_state(str(folder))
+        """Write each rank's part into `folder` (DeepSpeed); every rank calls this, and raises OSError or RuntimeError.
+
+        A rank whose disk fails must not leave before the barrier in which DeepSpeed has the others wait.
+        """
+        writer = self._engine.checkpoint_engine
+        write, failed = writer.save, []
+
+        def save(*arguments: Any, **named: Any) -> None:
+            try:
+                write(*arguments, **named)
+            except (OSError, RuntimeError) as error:
+                failed.append(error)
+
+        writer.save = save
+        # A copy of DeepSpeed's own converter beside every checkpoint: ratc_runtime.export does the same.
+        self._engine._copy_recovery_script = lambda *_: None
+        try:
+            # The name of the newest is a small file, written where a full disk would keep only one rank.
+            self.accelerator.save_state(str(folder), save_latest=False)
+        finally:
+            writer.save = write
+        if failed:
+            raise failed[0]
 
     def load_shards(self, folder: Path) -> None:
         """Read back what `save_shards` wrote; every rank calls this."""

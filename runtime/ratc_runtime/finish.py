@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime import memory, surroundings
-from ratc_runtime.errors import warn
+from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.evaluate import Evaluation, evaluate
 from ratc_runtime.progress import say_scores
 from ratc_runtime.results import RESULTS_FILE, write_results
@@ -17,8 +17,16 @@ OVERLAYS = 4
 
 
 def stop(run: Run) -> int:
-    """Close a run that was asked to stop and has saved; return the exit status."""
+    """Save and close a run that was asked to stop; return the exit status. Raises R519 where it cannot be saved."""
     progress = run.progress
+    if not run.save(wait=True):
+        run.stop.done()
+        raise RuntimeFinding(
+            "R519",
+            f"asked to stop after epoch {progress.epoch}, step {progress.step}, and the state cannot be saved",
+            "the warning above says why; older checkpoints are kept",
+            "see to the disk, and run the same command again: it continues from the newest checkpoint",
+        )
     if run.world.main:
         write_results(run.output_dir, {**_common(run), "status": "stopped"})
         run.tracker.close("KILLED", [run.output_dir / RESULTS_FILE])
@@ -35,7 +43,9 @@ def stop(run: Run) -> int:
 
 def finish(run: Run) -> int:
     """Score the best checkpoint on the test split, draw, and write the results; return the exit status."""
-    if run.progress.best_epoch is not None and run.checkpoints.load("best") is None and run.world.main:
+    best = run.checkpoints.load_best(run.ranking())
+    run.progress.best_epoch = best.epoch if best is not None else None
+    if best is None and run.world.main:
         # It could not be written (a full disk said so); the last weights are scored instead.
         warn("there is no best checkpoint; the last weights are scored")
     test, baseline = _test(run)

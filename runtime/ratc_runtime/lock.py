@@ -102,8 +102,12 @@ class Logging:
 @dataclass(frozen=True)
 class Checkpoint:
     every_epochs: int
+    every_steps: int | None
+    keep_last: int
+    keep_best: int
     best_metric: str
     resume: Literal["auto", "never"]
+    asynchronous: bool
 
 
 @dataclass(frozen=True)
@@ -167,8 +171,8 @@ class Lock:
         found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
         return min(found, key=len) if found else None
 
-    def fingerprint(self) -> str:
-        """Return the hash of what decides the weights; a checkpoint is continued only under the same one.
+    def learnt(self) -> dict[str, Any]:
+        """Return what decides the weights: task, seed, model, training and data.
 
         World size, micro-batch and loader settings are left out: the order of samples depends on the global
         batch alone, so a run may go on with another number of processes.
@@ -189,7 +193,11 @@ class Lock:
         }
         # The same model, computed with less memory.
         model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
-        parts = [self.task_type, self.seed, model, training, data]
+        return {"task_type": self.task_type, "seed": self.seed, "model": model, "training": training, "data": data}
+
+    def fingerprint(self) -> str:
+        """Return the hash of what decides the weights; a checkpoint is continued only under the same one."""
+        parts = list(self.learnt().values())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -288,6 +296,11 @@ def read_lock(path: Path) -> Lock:
     content = _load(path)
     if isinstance(content, dict) and "shared" in content:
         content = _with_shared(path, content)
+    return lock_from(content)
+
+
+def lock_from(content: Any) -> Lock:
+    """Return the lock of a plain mapping, as `dataclasses.asdict` makes it of one; raises R505 as `read_lock` does."""
     lock: Lock = _read_class(Lock, content, "")
     _check_ranges(lock)
     return lock
@@ -337,6 +350,9 @@ def _check_ranges(lock: Lock) -> None:
         "training.step_epochs": training.step_epochs,
         "parallel.world_size": lock.parallel.world_size,
         "checkpoint.every_epochs": lock.checkpoint.every_epochs,
+        "checkpoint.every_steps": 1 if lock.checkpoint.every_steps is None else lock.checkpoint.every_steps,
+        "checkpoint.keep_last": lock.checkpoint.keep_last,
+        "checkpoint.keep_best": lock.checkpoint.keep_best,
         "logging.log_every_steps": lock.logging.log_every_steps,
         "data.channels": data.channels,
         "data.scales": min(data.scales, default=0),
@@ -354,6 +370,8 @@ def _check_ranges(lock: Lock) -> None:
         raise _unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
     if lock.engine.deepspeed and not lock.engine.use_accelerate:
         raise _unreadable("the lock's engine.deepspeed needs engine.use_accelerate")
+    if lock.engine.deepspeed and lock.checkpoint.asynchronous:
+        raise _unreadable("the lock's checkpoint.asynchronous is true, and engine.deepspeed writes shards itself")
     if lock.task_type not in METRICS:
         known = " and ".join(METRICS)
         raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 import time
@@ -16,6 +17,8 @@ import torch
 from ratc_runtime import rehearsal
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
+from ratc_runtime.checkpoint.places import Place
+from ratc_runtime.claim import Claim
 from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.loading import Loader, evaluation_loader, is_foreign, train_loader
 from ratc_runtime.distributed import World
@@ -47,6 +50,7 @@ class Progress:
     total_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
+    lost: list[int] = field(default_factory=list)  # epochs whose checkpoint could not be written
     tracking_id: str | None = None
     skipped: list[str] = field(default_factory=list)  # names of bad samples left out, by any rank
 
@@ -129,11 +133,43 @@ class Run:
         for old, new in zip(before, self.loaders, strict=True):
             new.skipped |= old.skipped
 
-    def save(self, name: str) -> bool:
-        """Save `last` or `best`; returns False where there was no room."""
+    def save(self, wait: bool = False) -> bool:
+        """Save the run as it stands; return whether that could be done.
+
+        With `checkpoint.asynchronous` it is not known before the next save, unless `wait`.
+        """
+        self.checkpoints.finish_write()
+        self._note_lost()
         self.progress.tracking_id = self.world.gather(self.tracker.run_id)[0]
         self.note_skipped()
-        return self.checkpoints.save(name, dataclasses.asdict(self.progress))
+        saved = self.checkpoints.save(dataclasses.asdict(self.progress), self.ranking(), wait)
+        self._note_lost()
+        return saved
+
+    def save_if_due(self) -> None:
+        """Save within an epoch, as `checkpoint.every_steps` asks; the end of an epoch is saved after its evaluation."""
+        progress, every = self.progress, self.lock.checkpoint.every_steps
+        if every and progress.step < self.steps and (progress.epoch * self.steps + progress.step) % every == 0:
+            self.save()
+            self.clock.count(training=False)
+
+    def _note_lost(self) -> None:
+        lost = {place.epoch for place in self.checkpoints.take_lost() if place.step == 0}
+        if lost:
+            self.progress.lost = sorted(lost.union(self.progress.lost))
+            self.progress.best_epoch = next((place.epoch for place in self.ranking()), None)
+
+    def ranking(self) -> list[Place]:
+        """Return the places of the evaluated epochs by `checkpoint.best_metric`, best first, the earlier of equals."""
+        name = self.lock.checkpoint.best_metric
+        sign = -1.0 if self.task.metrics.get(name, LOSS).larger_is_better else 1.0
+
+        def key(record: dict[str, Any]) -> float:
+            value = record.get(f"val_{name}")
+            return sign * value if value is not None and math.isfinite(value) else math.inf
+
+        kept = [record for record in self.progress.history if record["epoch"] not in self.progress.lost]
+        return [Place(record["epoch"], 0) for record in sorted(kept, key=key)]
 
     def note_skipped(self) -> None:
         """Bring together the names of the bad samples that any rank has left out; every rank calls this."""
@@ -143,6 +179,7 @@ class Run:
     def report_step(self, loss: float, rate: float, norm: torch.Tensor | None) -> None:
         """Show and log the optimizer step just made."""
         progress = self.progress
+        self.checkpoints.poll()
         self.reporter.step(progress.epoch, progress.step, loss, rate)
         if progress.step % self.lock.logging.log_every_steps == 0:
             values = {"train/step_loss": loss, "train/learning_rate": rate}
@@ -162,31 +199,23 @@ class Run:
             "learning_rate": learning_rate(lock.training, done - 1, self.steps),
             "seconds": progress.epoch_seconds,
         }
-        best = self._is_best(record)
         progress.history.append(record)
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
-        if best:
-            before, progress.best_epoch = progress.best_epoch, progress.epoch
-            if not self.save("best"):
-                progress.best_epoch = before
-        if progress.epoch % lock.checkpoint.every_epochs == 0 or progress.epoch == lock.training.epochs:
-            self.save("last")
+        self._note_lost()
+        best = [place.epoch for place in self.ranking()[: lock.checkpoint.keep_best]]
+        progress.best_epoch = best[0]
+        due = progress.epoch % lock.checkpoint.every_epochs == 0 or progress.epoch == lock.training.epochs
+        if lock.checkpoint.every_steps and done % lock.checkpoint.every_steps == 0:
+            due = True
+        if due or progress.epoch in best:
+            self.save()
         scores = {f"val/{name}": value for name, value in checked.scores.items()}
         losses = {"train/loss": record["train_loss"], "val/loss": checked.loss}
         self.tracker.log({**losses, **scores, "epoch_seconds": record["seconds"]}, done)
         self.tracker.flush()
-        self.reporter.epoch(record, best)
+        self.reporter.epoch(record, progress.best_epoch == progress.epoch)
         self.callbacks.epoch(self, record)
-
-    def _is_best(self, record: dict[str, Any]) -> bool:
-        name = self.lock.checkpoint.best_metric
-        metric = self.task.metrics.get(name, LOSS)
-        if self.progress.best_epoch is None:
-            return True
-        sign = 1.0 if metric.larger_is_better else -1.0
-        before = self.progress.history[self.progress.best_epoch - 1]
-        return bool(sign * record[f"val_{name}"] > sign * before[f"val_{name}"])
 
 
 class Clock:
@@ -229,11 +258,12 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:
     """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
 
-    Raises RuntimeFinding: R502 to R506 and R508 to R511.
+    Raises RuntimeFinding: R502 to R506, R508 to R511, R517 and R518.
     """
-
+    claim = Claim(output_dir)
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
+        claim.take(os.environ)
     datasets = open_data(lock, data_dir, own)
     torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
@@ -252,12 +282,12 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     if isinstance(criterion, torch.nn.Module):
         criterion.to(world.device)
     seed_everything(lock, world.rank)
-    checkpoints = Checkpoints(output_dir, engine, lock.fingerprint())
+    checkpoints = Checkpoints(output_dir, engine, lock, claim)
     if anew:
         checkpoints.clear()
     stop = StopRequest(output_dir, world.main)
     stop.listen()
-    saved = checkpoints.load("last")
+    saved = checkpoints.load_last()
     progress = Progress(**saved) if saved is not None else Progress()
     rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)

@@ -6,10 +6,13 @@ makes: it reaches the ranks through every launcher and container.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 from types import FrameType
+
+from ratc_runtime.errors import RuntimeFinding
 
 STOP_FILE = "STOP"
 #: Left beside it by a run that has saved as it was asked; a batch script reads it. It holds the reason.
@@ -37,14 +40,21 @@ class StopRequest:
 
     def pending(self) -> bool:
         """Tell whether this process wants to stop; only the main one looks for the file."""
-        if self.reason is None and self.main and self.file.exists():
+        if self.reason is None and self.main and os.path.exists(self.file):  # False too where the folder is gone
             self.reason = f"the file {STOP_FILE}"
         return self.reason is not None
 
     def saved(self) -> None:
-        """Leave word that the run has stopped as asked and can go on from its checkpoint."""
-        if self.main:
-            (self.file.parent / STOPPED_FILE).write_text(f"{self.reason or 'a signal to another rank'}\n")
+        """Leave word that the run has stopped as asked and can go on from its checkpoint; raise R510 if it cannot."""
+        if not self.main:
+            return
+        path = self.file.parent / STOPPED_FILE
+        try:
+            path.write_text(f"{self.reason or 'a signal to another rank'}\n")
+        except OSError as error:
+            raise RuntimeFinding(
+                "R510", f"cannot write {path}", error.strerror or str(error), everywhere=False
+            ) from None
 
     def done(self) -> None:
         """Take the file away: the run has stopped as asked, or is over.
@@ -52,4 +62,5 @@ class StopRequest:
         Not at the start, where a request made while this process was starting would be lost.
         """
         if self.main:
-            self.file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that is gone or read-only
+                self.file.unlink(missing_ok=True)

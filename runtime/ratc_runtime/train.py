@@ -129,6 +129,7 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
     finally:
         for loader in run.loaders:
             loader.close()
+        run.checkpoints.close()
 
 
 def train(run: Run) -> int:
@@ -215,15 +216,14 @@ def train_on(run: Run) -> int:
             run.report_step(loss, rate, result.gradient_norm)
             run.callbacks.step(run, loss)
             if asked_to_stop:
-                run.save("last")
                 return finish.stop(run)
+            run.save_if_due()
         if progress.epoch + 1 < training.epochs:
             run.train.begin(progress.epoch + 1)  # while the split is scored
         checked = evaluate(engine, run.val, run.criterion, run.task)
         run.clock.count(training=False)
         run.end_epoch(checked)
         if agree_to_stop(run):
-            run.save("last")
             return finish.stop(run)
     return finish.finish(run)
 

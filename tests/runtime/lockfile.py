@@ -88,7 +88,15 @@ BASE: dict[str, Any] = {
         "mlflow_experiment_name": "tiny",
         "log_every_steps": 1,
     },
-    "checkpoint": {"every_epochs": 1, "best_metric": "dice", "resume": "auto"},
+    "checkpoint": {
+        "every_epochs": 1,
+        "every_steps": None,
+        "keep_last": 2,
+        "keep_best": 1,
+        "best_metric": "dice",
+        "resume": "auto",
+        "asynchronous": False,
+    },
     "output_dir": "out",
     "parallel": {
         "world_size": 1,

@@ -1,0 +1,46 @@
+"""What is kept of a run, and whether it is written beside training. Code: R223.
+
+Writing in the background pays where the cores of the host are idle while a card trains. It takes host memory for a copy
+of weights and optimizer state, in the main process alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.resolve.context import Context
+
+_AS_GIVEN = ("every_epochs", "every_steps", "keep_last", "keep_best", "resume")
+_PATH = "checkpoint.asynchronous"
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Intervals and numbers as the spec says; `asynchronous` follows from device and engine where it is `auto`."""
+    context.keep(*(f"checkpoint.{key}" for key in _AS_GIVEN))
+    asked = context.settings[_PATH]
+    if context.value("engine.deepspeed"):
+        context.derive(
+            _PATH,
+            False,
+            "DeepSpeed writes the shards of all ranks together",
+            "engine.deepspeed",
+            f"spec:{_PATH}",
+        )
+        if asked.value is True:
+            yield Diagnostic(
+                "R223",
+                "`asynchronous` has no effect: DeepSpeed is used",
+                asked.span,
+                ("its ranks write their shards together, while training waits",),
+                ("leave it at `auto`, or set `deepspeed: false`",),
+                Severity.WARNING,
+            )
+    elif asked.value != "auto":
+        context.keep(_PATH)
+    elif context.value("hardware.device") == "cuda":
+        context.derive(_PATH, True, "the host writes while the GPU trains", "hardware.device", f"spec:{_PATH}")
+    else:
+        context.derive(
+            _PATH, False, "on the CPU, writing would take the cores that train", "hardware.device", f"spec:{_PATH}"
+        )

@@ -1,0 +1,201 @@
+"""Files that prove themselves: written beside, synced, read back, renamed; a digest inside tells if they are whole.
+
+`torch.save` writes a zip archive, and zip archives end with a comment: there lies the SHA-256 of everything before the
+comment's length. So the proof can neither be lost nor exchanged, and `torch.load` reads the file as any other.
+torch itself compares no checksum: a flipped bit in a weight would be loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+BLOCK = 1 << 22
+_MARK = b"sha256:"
+_SEAL_LENGTH = len(_MARK) + 64
+# Of the end record of a zip archive (APPNOTE 4.3.16): its signature, and the length of the comment as its last field.
+_END, _END_LENGTH, _COUNT = b"PK\x05\x06", 22, struct.Struct("<H")
+#: What a network's file system says that was away for a moment, or whose server has restarted.
+PASSING = (errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO)
+TRIES, PAUSE = 3, 1.0
+
+
+class _Writer:
+    """A file for torch.save that remembers the operating system's error, which torch turns into another.
+
+    Counts the digest of all bytes but the last two, which are the length of the comment.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+        self.digest = hashlib.sha256()
+        self._held = b""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self.error is None:
+            try:
+                self._write(view)
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def _write(self, view: memoryview) -> None:
+        left = view
+        while left:
+            # The kernel takes at most 2 GiB at a time, and on a disk that is nearly full what fits.
+            left = left[self.file.write(left) :]
+        if len(view) >= 2:
+            self.digest.update(self._held)
+            self.digest.update(view[:-2])
+            self._held = bytes(view[-2:])
+        else:
+            joined = self._held + bytes(view)
+            self.digest.update(joined[:-2])
+            self._held = joined[-2:]
+
+    def flush(self) -> None:
+        pass
+
+
+def write_file(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` in one piece; raise OSError, leaving what was there, where that fails.
+
+    What passes by itself on a network's file system is tried again.
+    """
+    again(lambda: _write_file(path, content))
+
+
+def _write_file(path: Path, content: dict[str, Any]) -> None:
+    work = beside(path, "new")
+    try:
+        with work.open("w+b", buffering=0) as file:
+            writer = _Writer(file)
+            try:
+                torch.save(content, writer)  # type: ignore[arg-type]
+            except RuntimeError:
+                if writer.error is None:
+                    raise
+            if writer.error is not None:
+                raise writer.error
+            _seal(file, writer)
+            os.fsync(file.fileno())
+            # What is read back shall come from the disk, not from memory.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        fault = fault_of(work)
+        if fault is not None:
+            raise OSError(errno.EIO, f"what was read back is not what was written ({fault})")
+        os.replace(work, path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            work.unlink(missing_ok=True)
+
+
+def _seal(file: IO[bytes], writer: _Writer) -> None:
+    size = file.tell()
+    end = os.pread(file.fileno(), _END_LENGTH, size - _END_LENGTH)
+    if not end.startswith(_END) or end[-2:] != b"\0\0":
+        raise RuntimeError("torch.save did not end with the end record of a zip archive")
+    file.seek(size - _COUNT.size)
+    for part in (_COUNT.pack(_SEAL_LENGTH), _MARK + writer.digest.hexdigest().encode()):
+        if file.write(part) != len(part):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fault_of(path: Path) -> str | None:
+    """Return what is wrong with a file that `write_file` wrote, in words; None where it is whole.
+
+    Raises OSError where it cannot be read.
+    """
+    return again(lambda: _fault_of(path))
+
+
+def _fault_of(path: Path) -> str | None:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        covered = size - _SEAL_LENGTH - _COUNT.size
+        if covered < 0:
+            return f"it ends after {size} bytes"
+        file.seek(covered)
+        end = file.read()
+        if not end.startswith(_COUNT.pack(_SEAL_LENGTH) + _MARK):
+            return f"it ends after {size} bytes without its digest"
+        file.seek(0)
+        if end[-64:].decode("ascii", "replace") != digest_of(file, covered):
+            return "its content is not that of its digest"
+    return None
+
+
+def digest_of(file: IO[bytes], length: int | None = None) -> str:
+    """Return the SHA-256 of `length` bytes, or of all that is left, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    left = length if length is not None else -1
+    while left:
+        block = file.read(BLOCK if left < 0 else min(BLOCK, left))
+        if not block:
+            break
+        digest.update(block)
+        left -= len(block) if left > 0 else 0
+    return digest.hexdigest()
+
+
+def again(action: Callable[[], Any]) -> Any:
+    """Return what `action` returns, tried again where it fails with an error that passes by itself."""
+    for _ in range(TRIES - 1):
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(PAUSE)
+    return action()
+
+
+def beside(path: Path, kind: str) -> Path:
+    """Return the hidden name for what is not there yet (`new`) or no longer (`old`) under `path`."""
+    return path.with_name(f".{path.name}.{kind}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def lead_to(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` beside it, replacing what it was in one step."""
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    work = beside(link, "new")
+    work.unlink(missing_ok=True)
+    work.symlink_to(target)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)  # a copy that followed the link; a link cannot replace a folder
+    os.replace(work, link)
+    sync_folder(link.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder; never leaves half a folder under its name."""
+    if path.is_dir() and not path.is_symlink():
+        old = beside(path, "old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        shutil.rmtree(old)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,154 @@
+"""What a checkpoint says of itself: its version, the lock that it was made under, and how far the run was.
+
+The whole lock is in it, so that a model, its data and its loss can be built again from the checkpoint alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ratc_runtime.checkpoint import shards
+from ratc_runtime.checkpoint.files import fault_of
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.lock import Lock, lock_from
+
+VERSION = 2
+#: What torch, pickle and the zip reader raise for files that are damaged, or no checkpoints.
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+_KEYS = ("version", "fingerprint", "lock", "progress", "world_size")
+
+
+def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the header of a checkpoint made now: `rng` holds the random states of every rank."""
+    return {
+        "version": VERSION,
+        "fingerprint": lock.fingerprint(),
+        # As text: a lock may hold what torch does not read back without running code.
+        "lock": json.dumps(dataclasses.asdict(lock), default=str),
+        "progress": progress,
+        "world_size": len(rng),
+        "rng": rng,
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the header of a checkpoint, a file or a folder of DeepSpeed's, after proving that it is whole.
+
+    It has `version`, `fingerprint`, `lock` (a mapping, see `lock_of`), `progress` (`epoch` whole epochs and `step`
+    optimizer steps of the next one, `history`) and `world_size`. Raises R508 where it is damaged, missing, or none.
+    """
+    content = open_content(path)
+    header = {key: content[key] for key in _KEYS}
+    header["lock"] = json.loads(header["lock"])
+    return header
+
+
+def open_content(path: Path) -> dict[str, Any]:
+    """Return everything in a checkpoint's file (with DeepSpeed, in its header), tensors as they lie in the file."""
+    try:
+        if path.is_dir():
+            fault, file = shards.fault_of_share(path, 0, 1), path / shards.HEADER_FILE
+        else:
+            fault, file = fault_of(path), path
+        older = fault is not None and is_older(file)
+        if fault is None:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            check_version(path, content)
+            return dict(content)
+    except UNREADABLE as error:
+        raise unusable(path, f"{type(error).__name__}: {error}"[:600], _ANOTHER) from error
+    raise unusable(path, OLDER if older else fault, _ANOTHER)
+
+
+_ANOTHER = "take another checkpoint of its folder"
+OLDER = "an earlier ratc made it, as version 1, which this one does not read"
+
+
+def is_older(file: Path) -> bool:
+    """Tell whether a file without a digest is a checkpoint of version 1, which had none."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except UNREADABLE:
+        return False
+    return isinstance(content, dict) and content.get("version") == 1
+
+
+def check_version(path: Path, content: Any) -> None:
+    """Raise R508 unless this is the content of a checkpoint of this version."""
+    found = content.get("version") if isinstance(content, dict) else None
+    if found != VERSION:
+        raise unusable(path, f"it has version {found!r}, not {VERSION}" if found else "it holds no checkpoint")
+
+
+def lock_of(header: dict[str, Any]) -> Lock:
+    """Return the lock that a checkpoint was made under; raise R508 where this runtime reads another kind of lock."""
+    lock = header["lock"]
+    try:
+        return lock_from(json.loads(lock) if isinstance(lock, str) else lock)
+    except RuntimeFinding as error:
+        reason = f"{error.message}\n{error.note}"
+        raise RuntimeFinding(
+            "R508",
+            "the lock in the checkpoint is not one that this runtime reads",
+            reason,
+            "read it with the ratc that made it",
+        ) from None
+
+
+def differences(header: dict[str, Any], lock: Lock) -> list[str]:
+    """Return what keeps a checkpoint from being continued under `lock`, a line a value: path, old and new.
+
+    With DeepSpeed the number of processes and the ZeRO stage count too: its shards are cut for them.
+    """
+    try:
+        before, after = _decisive(lock_of(header)), _decisive(lock)
+    except RuntimeFinding:
+        return []  # a lock with other keys; the fingerprints still tell whether it may be continued
+    return [
+        f"{path}: {before.get(path, 'not there')} -> {after.get(path, 'not there')}"
+        for path in [*before, *(path for path in after if path not in before)]
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _decisive(lock: Lock) -> dict[str, str]:
+    values = _flat(lock.learnt()) | _flat({"engine": {"deepspeed": lock.engine.deepspeed}})
+    if lock.engine.deepspeed:
+        values |= {
+            "engine.zero_stage": str(lock.engine.zero_stage),
+            "parallel.world_size": str(lock.parallel.world_size),
+        }
+    return values
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        flat: dict[str, str] = {}
+        for key, item in value.items():
+            flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: json.dumps(value, default=str)}
+
+
+def unusable(path: Path, reason: str | None, help: str = "") -> RuntimeFinding:
+    """Return R508 for a checkpoint that cannot be continued or read."""
+    anew = "name another output folder, or start anew with --fresh (the old ones are kept as checkpoints.previous)"
+    return RuntimeFinding("R508", f"checkpoint {path} cannot be read", reason or "", help or anew)
+
+
+def changed(path: Path, found: list[str]) -> RuntimeFinding:
+    """Return R518: the lock is not the one that a checkpoint was made under."""
+    return RuntimeFinding(
+        "R518",
+        f"the lock has changed since checkpoint {path} was made",
+        "\n".join(found) or "the values that decide the weights are others",
+        "compile with the old values to continue this run\n"
+        "name another output folder for the new ones, or start anew with --fresh (the old checkpoints are kept as"
+        " checkpoints.previous)",
+    )

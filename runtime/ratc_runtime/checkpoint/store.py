@@ -1,0 +1,345 @@
+"""The checkpoints of one run: written, kept, found again.
+
+`checkpoints/epoch-0003-step-000120.pt` (a folder of one file a rank with DeepSpeed) is written beside, synced, read
+back and renamed; then `last` and `best` lead to what they should, and only then old ones go. What cannot be written
+costs the new checkpoint, never an old one, and not the run. Which one is the newest follows from the names alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ratc_runtime.checkpoint import files, header, shards
+from ratc_runtime.checkpoint.background import Background, snapshot
+from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
+from ratc_runtime.checkpoint.random import rng_state, set_rng_state
+from ratc_runtime.claim import Claim
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.lock import Lock
+
+
+class Checkpoints:
+    """The checkpoints of one output folder, for one engine. `lock` is the reviewed one."""
+
+    def __init__(self, output_dir: Path, engine: Any, lock: Lock, claim: Claim | None = None) -> None:
+        self.folder = output_dir / "checkpoints"
+        self.engine, self.world, self.lock = engine, engine.world, lock
+        self.suffix = "" if engine.deepspeed else ".pt"
+        self._claim = claim or Claim(output_dir)
+        self._background = Background()
+        self._writing: Place | None = None
+        self._newest: Place | None = None  # the newest that this process knows to be whole
+        self._unreadable: set[Place] = set()  # may be whole: the disk did not say
+        self._damaged: set[Place] = set()
+        self._lost: set[Place] = set()  # could not be written, and the ranks have not agreed on it yet
+        self._failing = False
+
+    def path(self, name: str) -> Path:
+        """Return where `last`, `best` or the checkpoint of that name lies."""
+        return self.folder / f"{name}{self.suffix}"
+
+    def clear(self) -> None:
+        """Put the checkpoints of an earlier run aside, as `checkpoints.previous`."""
+        if self.world.main and self.folder.exists():
+            previous = self.folder.with_name("checkpoints.previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            self.folder.rename(previous)
+        self.world.barrier()
+
+    # Saving.
+
+    def save(self, progress: dict[str, Any], best: Sequence[Place], wait: bool = False) -> bool:
+        """Save everything at the place that `progress` says; every rank calls this.
+
+        `best` names places by their score, best first: what `best` leads to, and what is kept for it. Returns False,
+        after a warning, where it could not be written; what was there is kept. With `checkpoint.asynchronous` it
+        returns as soon as the state is copied, unless `wait`; a failure is then told by `take_lost`.
+        """
+        place = Place.of(progress)
+        self.finish_write()
+        content = header.make(self.lock, progress, self.world.gather(rng_state()))
+        if self.engine.deepspeed:
+            return self._save_shards(place, content, best)
+        asynchronous = self.lock.checkpoint.asynchronous and not wait
+        if self.world.main and self._newest == place and self.path(place.name).exists():
+            self._attempt(place, lambda: self._settle(place, best))
+        elif self.world.main and asynchronous:
+            copied = snapshot({**content, **self.engine.state()})
+            self._writing = place
+            self._background.start(lambda: self._publish(place, copied, best))
+        elif self.world.main:
+            self._attempt(place, lambda: self._publish(place, {**content, **self.engine.state()}, best))
+        return asynchronous or all(self.world.gather(place not in self._lost))
+
+    def _attempt(self, place: Place, write: Callable[[], None]) -> None:
+        """Write, and tell a person where that fails or no longer does; raises what is no fault of the disk."""
+        try:
+            write()
+        except OSError as error:
+            self._lost.add(place)
+            self._report(place, error.strerror or str(error))
+        else:
+            self._recovered(place)
+
+    def _publish(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> None:
+        self._prepare()
+        files.write_file(self.path(place.name), content)
+        self._settle(place, best)
+
+    def _prepare(self) -> None:
+        """Make the folder, unless what it lay in is gone: whoever unmounted that will mount it again."""
+        self._claim.check()
+        self.folder.mkdir(exist_ok=True)
+
+    def _settle(self, place: Place, best: Sequence[Place]) -> None:
+        """Let `last` and `best` lead to what they should, now that `place` is whole, and remove what is not kept."""
+        self._newest = place
+        self._damaged.discard(place)
+        present = [one for one in places_in(self.folder, self.suffix) if one not in self._damaged]
+        first = next((one for one in best if one in present), None)
+        with contextlib.suppress(OSError):  # the links are for people; file systems without them have the names
+            files.lead_to(self.path("last"), self.path(place.name).name)
+            if first is not None:
+                files.lead_to(self.path("best"), self.path(first.name).name)
+        # What is newer than a whole one that the run goes on from was damaged, or of a future that did not happen.
+        past = [one for one in present if one <= place]
+        keep = to_keep(past, best, self.lock.checkpoint.keep_last, self.lock.checkpoint.keep_best)
+        for one in places_in(self.folder, self.suffix):
+            if one not in keep and one not in self._unreadable:
+                with contextlib.suppress(OSError):
+                    files.remove(self.path(one.name))
+
+    def finish_write(self) -> None:
+        """Wait for the write under way, if any, and tell a person if it failed."""
+        if self._writing is not None:
+            place, self._writing = self._writing, None
+            self._attempt(place, self._background.wait)
+
+    def poll(self) -> None:
+        """Tell a person of a write in the background that has failed; does not wait."""
+        if self._background.done:
+            self.finish_write()
+
+    def take_lost(self) -> set[Place]:
+        """Return the places whose checkpoint could not be written since the last call; every rank calls this."""
+        lost: set[Place] = set().union(*self.world.gather(self._lost))
+        self._lost = set()
+        return lost
+
+    def _report(self, place: Place, reason: str) -> None:
+        there = places_in(self.folder, self.suffix) if self.folder.is_dir() else []
+        kept = f"{self.path(there[0].name)} is kept" if there else "there is none before it"
+        warn(f"checkpoint {self.path(place.name)} not written: {reason}; {kept}, training goes on")
+        self._failing = True
+
+    def _recovered(self, place: Place) -> None:
+        if self._failing:
+            warn(f"checkpoints can be written again: {self.path(place.name)}")
+        self._failing = False
+
+    def _save_shards(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> bool:
+        """Write a folder of every rank's part; no rank goes on to the next stage before all are through with one."""
+        work = files.beside(self.path(place.name), "new")
+        there = self._newest == place and self.path(place.name).exists()
+        if self.world.gather(there)[0]:
+            return self._together(place, lambda: self._settle(place, best)) is not None
+        main, world = self.world.main, self.world
+        stages: tuple[Callable[[], Any], ...] = (
+            lambda: self._begin(work) if main else None,
+            lambda: self.engine.save_shards(work),
+            lambda: shards.sync_and_list(work, world.rank, world.size),
+        )
+        found: list[Any] | None = None
+        for stage in stages:
+            found = self._together(place, stage)
+            if found is None:
+                break
+        if found is not None:
+            content["files"] = {name: digest for part in found for name, digest in part.items()}
+            found = self._together(place, lambda: self._seal(place, work, content, best) if main else None)
+        if found is not None:
+            self._newest = place
+            self._recovered(place)
+        elif main:
+            shutil.rmtree(work, ignore_errors=True)
+        return found is not None
+
+    def _begin(self, work: Path) -> None:
+        self._prepare()
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+
+    def _seal(self, place: Place, work: Path, content: dict[str, Any], best: Sequence[Place]) -> None:
+        target = self.path(place.name)
+        files.write_file(work / shards.HEADER_FILE, content)
+        if target.exists():
+            files.remove(target)  # a damaged one of the same place
+        self._claim.check()
+        work.rename(target)
+        files.sync_folder(self.folder)
+        self._settle(place, best)
+
+    def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
+        """Do something on every rank and return what came of it; None, after a report, where one rank could not."""
+        result, reason = None, None
+        try:
+            result = action()
+        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+            reason = getattr(error, "strerror", None) or str(error)
+        outcomes = self.world.gather((result, reason))
+        failed = [(rank, said) for rank, (_, said) in enumerate(outcomes) if said is not None]
+        if not failed:
+            return [value for value, _ in outcomes]
+        self._lost.add(place)
+        rank, said = failed[0]
+        if self.world.main:
+            self._report(place, said if rank == 0 else f"{said} (rank {rank})")
+        return None
+
+    def close(self) -> None:
+        """Wait for the write under way: what ends a run, an error too, comes after it."""
+        try:
+            self.finish_write()
+        finally:
+            self._claim.release()
+
+    # Loading.
+
+    def load_last(self) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint into the engine and return its progress; None where there is none.
+
+        A damaged one is named in a warning, and the one before it is taken. Raises R508 where there is none but damaged
+        ones, R518 where it was made under another lock. Every rank calls this.
+        """
+        candidates, finding = self.world.gather(self._candidates() if self.world.main else None)[0]
+        if finding is not None:
+            raise finding
+        if not candidates:
+            self._refuse_others()
+            return None
+        return self._load_first(candidates)
+
+    def _candidates(self) -> tuple[list[str], RuntimeFinding | None]:
+        """Return the names of what may be continued, newest first, after removing what was left half written."""
+        last = self.path("last")
+        try:
+            self._clean()
+            names = [one.name for one in files.again(lambda: places_in(self.folder, self.suffix))]
+            # One that was copied here alone, to go on from.
+            return names or (["last"] if last.exists() and not last.is_symlink() else []), None
+        except OSError as error:
+            return [], header.unusable(self.folder, error.strerror or str(error))
+
+    def load_best(self, best: Sequence[Place]) -> Place | None:
+        """Load the first whole checkpoint of `best` into the engine and return its place; None where there is none."""
+        self.finish_write()
+        present = self.world.gather(places_in(self.folder, self.suffix))[0]
+        names = [one.name for one in best if one in present]
+        try:
+            progress = self._load_first(names) if names else None
+        except RuntimeFinding as finding:
+            if self.world.main:
+                warn(f"{finding.message}: {finding.note}")
+            return None
+        return None if progress is None else Place.of(progress)
+
+    def _load_first(self, names: list[str]) -> dict[str, Any] | None:
+        last: RuntimeFinding | None = None
+        for name in names:
+            path = self.path(name)
+            fault = self._fault(name)
+            if fault is None:
+                progress = self._take(path)
+                self._newest = self._newest or Place.of(progress)
+                return progress
+            last = header.unusable(path, fault)
+            if self.world.main and name != names[-1]:
+                warn(f"checkpoint {path} is damaged and passed over: {fault}")
+        if last is not None:
+            raise last
+        return None
+
+    def _fault(self, name: str) -> str | None:
+        """Return what keeps a checkpoint from being read, the same on every rank; each proves its share."""
+        path, fault, readable = self.path(name), None, True
+        try:
+            if self.engine.deepspeed:
+                fault = shards.fault_of_share(path, self.world.rank, self.world.size)
+            elif self.world.main:
+                fault = files.fault_of(path)
+        except OSError as error:
+            fault, readable = f"it cannot be read ({error.strerror or error})", False
+        except header.UNREADABLE as error:
+            fault = f"{type(error).__name__}: {error}"[:300]
+        if self.world.main and fault is not None and header.is_older(self._header_file(path)):
+            fault = header.OLDER
+        found = [(said, could) for said, could in self.world.gather((fault, readable)) if said is not None]
+        place = place_of(name, "")
+        if found and place is not None:
+            (self._damaged if all(could for _, could in found) else self._unreadable).add(place)
+        return found[0][0] if found else None
+
+    def _header_file(self, path: Path) -> Path:
+        return path / shards.HEADER_FILE if self.engine.deepspeed else path
+
+    def _take(self, path: Path) -> dict[str, Any]:
+        """Load a whole checkpoint; raise R508 or R518, on every rank where on one."""
+        finding: RuntimeFinding | None = None
+        progress: dict[str, Any] = {}
+        try:
+            progress = self._load(path)
+        except RuntimeFinding as error:
+            finding = error
+        except (*header.UNREADABLE, AttributeError) as error:
+            finding = header.unusable(path, f"{type(error).__name__}: {error}"[:600])
+        for other in self.world.gather(finding):
+            if other is not None:
+                raise other
+        return progress
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        content = torch.load(self._header_file(path), map_location="cpu", weights_only=True)
+        header.check_version(path, content)
+        found = header.differences(content, self.lock)
+        if found or content["fingerprint"] != self.lock.fingerprint():
+            raise header.changed(path, found)
+        if self.engine.deepspeed:
+            self.engine.load_shards(path)
+        else:
+            self.engine.load(content)
+        states = content["rng"]
+        # With another number of processes there is no state to take over for every rank.
+        if len(states) == self.world.size:
+            set_rng_state(states[self.world.rank])
+        return dict(content["progress"])
+
+    def _refuse_others(self) -> None:
+        """Raise R508 or R518 where the folder holds only checkpoints that this engine does not read."""
+        suffix = ".pt" if self.engine.deepspeed else ""
+        names = [one.name for one in places_in(self.folder, suffix)][:1] or ["last"]
+        other = self.folder / f"{names[0]}{suffix}"
+        finding = None
+        if self.world.main and other.exists():
+            try:
+                finding = header.changed(other, header.differences(header.read(other), self.lock))
+            except RuntimeFinding as error:
+                finding = error
+        finding = self.world.gather(finding)[0]
+        if finding is not None:
+            raise finding
+
+    def _clean(self) -> None:
+        """Remove what a run that was killed left half written or half removed."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            name = path.name
+            if name.startswith(".") and name.endswith((".new", ".old")):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
