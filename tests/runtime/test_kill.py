@@ -1,0 +1,77 @@
+"""`kill -9` at any moment: the run that is started again ends as the one that nothing disturbed, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lockfile import BASE, environment, results, write_data, write_lock
+from test_resume import same
+
+HERE = Path(__file__).resolve().parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TWO = {**BASE["parallel"], "world_size": 2, "processes_per_node": 2}
+
+# Dropout draws random numbers in every step, batch norm has buffers.
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2),
+                         nn.Conv2d(4, 1, 1))
+"""
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Everything but the time that passed."""
+    for name in ("last.pt", "best.pt"):
+        one, other = (torch.load(out / "checkpoints" / name, weights_only=True) for out in (found, expected))
+        for key in ("model", "optimizer", "scaler", "rng", "fingerprint"):
+            assert same(one[key], other[key]), (found, name, key)
+        for key in ("epoch", "step", "loss_sum", "best_epoch", "lost"):
+            assert one["progress"][key] == other["progress"][key], (found, name, key)
+    a, b = results(found), results(expected)
+    for key in ("status", "test", "baseline", "best_epoch", "fingerprint"):
+        assert a[key] == b[key], key
+    for one, other in zip(a["epochs"], b["epochs"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert list_checkpoints(found) == list_checkpoints(expected)
+
+
+def list_checkpoints(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", train=17, val=3)
+    (tmp_path / "mine.py").write_text(NET)
+    changes: dict[str, Any] = {
+        "model": {**BASE["model"], "name": "mine:net", "args": {}},
+        "checkpoint__every_steps": 1,
+        "training__epochs": 3,
+    }
+    write_lock(tmp_path / "sync", **changes)
+    write_lock(tmp_path / "async", **changes, checkpoint__asynchronous=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "killing.py"), "20261125", "50"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    log = (tmp_path / "log.txt").read_text() if (tmp_path / "log.txt").exists() else ""
+    assert done.returncode == 0, (done.stderr, log[-3000:])
+    said = json.loads(done.stdout.splitlines()[-1])
+    print(said)
+    assert sum(said["killed"].values()) == 50
+    assert len(said["killed"]) >= 10, "hardly any kind of point was met"
+    assert "Traceback" not in log
+    for number in range(said["rounds"]):
+        assert_same_run(tmp_path / f"killed-{number}", tmp_path / "undisturbed")
