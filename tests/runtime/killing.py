@@ -21,12 +21,14 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import matplotlib.pyplot  # noqa: F401
 import numpy  # noqa: F401
-import PIL.Image  # noqa: F401
+import PIL.Image
 import torch
-from ratc_runtime import claim, engine, evaluate, figures, finish, run, step, train  # noqa: F401
+import torch._dynamo
+from ratc_runtime import claim, engine, evaluate, finish, run, step, train  # noqa: F401
 from ratc_runtime.checkpoint import files, places
+
+PIL.Image.init()
 
 #: What is counted, by name: inside the writing of a checkpoint, between its renames, and all around it.
 COUNTED: dict[str, tuple[Any, str]] = {
@@ -78,6 +80,7 @@ def start(lock: Path, output: Path, kind: str | None = None, at: int = 0, report
         os.dup2(log, 2)
         counts: Counter[str] = Counter()
         count_or_kill(kind, at, counts)
+        finish._draw = lambda *_: []  # pictures take longer than the run
         status = train.main(["--lock", str(lock), "--output-dir", str(output)])
         if report is not None:
             report.write_text(json.dumps(counts))
