@@ -81,6 +81,7 @@ def export(checkpoint: Path, output: Path, force: bool = False) -> int:
 
     Raises R508 for a checkpoint that cannot be read, R520 where `output` exists (unless `force`) or cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if output.exists() and not force:
@@ -99,8 +100,8 @@ def export(checkpoint: Path, output: Path, force: bool = False) -> int:
             os.fsync(file.fileno())
         os.replace(work, output)
         sync_folder(output.parent)
-    except OSError as error:
-        raise RuntimeFinding("R520", f"cannot write {output}", error.strerror or str(error)) from None
+    except (OSError, SafetensorError) as error:
+        raise RuntimeFinding("R520", f"cannot write {output}", str(error)) from None
     finally:
         with contextlib.suppress(OSError):
             work.unlink(missing_ok=True)

@@ -134,7 +134,11 @@ class Checkpoints:
 
     def _report(self, place: Place, reason: str) -> None:
         there = places_in(self.folder, self.suffix) if self.folder.is_dir() else []
-        kept = f"{self.path(there[0].name)} is kept" if there else "there is none before it"
+        kept = "there is none before it"
+        if there:
+            kept = f"{self.path(there[0].name)} is kept"
+        elif self._newest is not None:
+            kept = f"{self.path(self._newest.name)} was written before"
         warn(f"checkpoint {self.path(place.name)} not written: {reason}; {kept}, training goes on")
         self._failing = True
 
