@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,16 @@ from typing import Any
 import pytest
 import torch
 from lockfile import BASE, environment, results, write_data, write_lock
+from ratc_runtime.checkpoint import Checkpoints, lock_of, read
+from ratc_runtime.data.loading import evaluation_loader
+from ratc_runtime.data.sources import open_split
+from ratc_runtime.engine import make_engine
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.evaluate import evaluate
+from ratc_runtime.export import export, load_weights
+from ratc_runtime.lock import Lock
+from ratc_runtime.models import build_model
+from ratc_runtime.tasks import make_task
 from test_resume import slow_project, stop_midway
 
 pytestmark = pytest.mark.slow
@@ -147,18 +159,46 @@ def test_deepspeed_has_the_losses_of_one_process(
     )
     done = run(accelerate_command(lock), project)
     assert done.returncode == 0, done.stderr
-    assert_close(results(project / f"out-{name}"), expected, tolerance)
+    found = results(project / f"out-{name}")
+    assert_close(found, expected, tolerance)
+    score = score_of_exported(project / f"out-{name}/checkpoints/best", project)
+    assert score == pytest.approx(found["test"]["loss"], rel=max(tolerance, 1e-4))
+
+
+def alone(header: dict[str, Any], folder: Path) -> tuple[Lock, Any]:
+    """The lock of a checkpoint with one process of plain torch instead of DeepSpeed's, and its engine."""
+    lock = lock_of(header)
+    lock = dataclasses.replace(
+        lock,
+        engine=dataclasses.replace(lock.engine, use_accelerate=False, deepspeed=False, zero_stage=0),
+        parallel=dataclasses.replace(lock.parallel, world_size=1, processes_per_node=1),
+    )
+    return lock, make_engine(lock, build_model(lock), folder)
+
+
+def score_of_exported(checkpoint: Path, project: Path) -> float:
+    """The test loss of a model that is built and filled from a checkpoint's folder alone, in one process."""
+    output = checkpoint.with_name("exported.safetensors")
+    export(checkpoint, output, force=True)
+    lock, engine = alone(read(checkpoint), project)
+    weights = load_weights(output)
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
+    engine.module.load_state_dict(weights)
+    output.unlink()
+    task, loader = make_task(lock), evaluation_loader(open_split(lock, project / "data", "test"), lock, 0)
+    return evaluate(engine, loader, task.loss(), task).loss
 
 
 def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
+    """Also where the newest checkpoint lacks the shard of a rank, and where one was killed before its rename."""
     slow_project(tmp_path)
 
     def lock_of(name: str) -> Path:
         return two_processes(
             tmp_path,
             name,
-            {"use_accelerate": True, "deepspeed": True, "zero_stage": 2},
-            deepspeed_artifacts(tmp_path / name, 2, "fp32"),
+            {"use_accelerate": True, "deepspeed": True, "zero_stage": 1},
+            deepspeed_artifacts(tmp_path / name, 1, "fp32"),
             data__dataset="mine:open_slow",
         )
 
@@ -170,11 +210,29 @@ def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
     stopped = stop_midway(accelerate_command(lock), tmp_path, touch, "epoch 1/2  step 2/6")
     assert stopped.returncode == 0, stopped.stderr
     assert results(tmp_path / "out-broken")["status"] == "stopped"
-    assert {path.name for path in (tmp_path / "out-broken/checkpoints").iterdir()} == {"last"}
+    folder = tmp_path / "out-broken/checkpoints"
+    last = (folder / "last").resolve()
+    assert {path.name for path in folder.iterdir()} == {"last", last.name}
+    newer = folder / "epoch-0001-step-000000"
+    shutil.copytree(last, newer)
+    (shard,) = newer.glob("pytorch_model/*pp_rank_1_*optim_states.pt")
+    shard.unlink()
+    shutil.copytree(last, folder / ".epoch-0001-step-000003.new")
     (tmp_path / "slow").unlink()
     continued = run(accelerate_command(lock), tmp_path)
     assert continued.returncode == 0, continued.stderr
+    assert continued.stderr.count("is damaged and passed over: its pytorch_model/") == 1
     assert "continuing after epoch 0, step " in continued.stdout
+    assert not list(folder.glob(".*"))
+    names = {path.name for path in folder.iterdir()}
+    assert {"last", "best", "epoch-0001-step-000000", "epoch-0002-step-000000"} >= names > {"last", "best"}
+    score = score_of_exported(folder / "best", tmp_path)
+    assert score == pytest.approx(results(tmp_path / "out-broken")["test"]["loss"], rel=1e-4)
+    # A checkpoint of DeepSpeed is not one of plain torch.
+    lock_alone, engine = alone(read(folder / "best"), tmp_path)
+    with pytest.raises(RuntimeFinding, match="R518") as caught:
+        Checkpoints(folder.parent, engine, lock_alone).load_last()
+    assert caught.value.note.splitlines() == ["engine.deepspeed: true -> false"]
     whole = run(accelerate_command(lock_of("whole")), tmp_path)
     assert whole.returncode == 0, whole.stderr
     one, other = results(tmp_path / "out-broken"), results(tmp_path / "out-whole")

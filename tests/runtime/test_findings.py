@@ -132,17 +132,18 @@ def test_r507_names_the_samples_of_a_loss_that_is_not_finite(project: Path) -> N
     assert (project / "out/checkpoints/last.pt").exists()
 
 
-def test_r508_for_checkpoints_of_another_lock_or_damaged_ones(project: Path) -> None:
-    assert run_training(write_lock(project / "compiled", training__epochs=1)).returncode == 0
-    other = write_lock(project / "compiled", training__epochs=1, training__learning_rate=0.5)
-    assert "made under another lock" in refused(run_training(other), "R508")
-    last = project / "out/checkpoints/last.pt"
+def test_checkpoints_of_another_lock_and_damaged_ones_are_refused(project: Path) -> None:
+    one = {"training__epochs": 1}
+    assert run_training(write_lock(project / "compiled", **one)).returncode == 0
+    said = refused(run_training(write_lock(project / "compiled", **one, training__learning_rate=0.5)), "R518")
+    assert "note: training.learning_rate: 0.003 -> 0.5\n" in said
+    assert "--fresh" in said
     (project / "out/results.json").unlink()
-    same = write_lock(project / "compiled", training__epochs=1)
-    whole = last.read_bytes()
-    for content in (b"", whole[:5000], b"no checkpoint"):
-        last.write_bytes(content)
-        assert "--fresh" in refused(run_training(same), "R508")
+    last = project / "out/checkpoints/last.pt"
+    last.write_bytes(last.read_bytes()[:5000])
+    said = refused(run_training(write_lock(project / "compiled", **one)), "R508")
+    assert "epoch-0001-step-000000.pt cannot be read" in said
+    assert "--fresh" in said
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,7 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(project: Path) -> None:
         train_command(lock), cwd=project, env=environment(), capture_output=True, text=True, preexec_fn=small_files
     )
     assert done.returncode == 0, done.stderr
-    assert "checkpoint out/checkpoints/last.pt not written: File too large; there is none before it" in done.stderr
+    name = "epoch-0001-step-000000.pt"
+    assert f"checkpoint out/checkpoints/{name} not written: File too large; there is none before it" in done.stderr
     assert list((project / "out/checkpoints").iterdir()) == []
     assert results(project / "out")["status"] == "finished"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import BASE, environment, results, write_data, write_lock
-from test_resume import same
+from lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
+from test_resume import group_signal, same, slow_project, stop_midway
 
 HERE = Path(__file__).resolve().parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -75,3 +77,70 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
     assert "Traceback" not in log
     for number in range(said["rounds"]):
         assert_same_run(tmp_path / f"killed-{number}", tmp_path / "undisturbed")
+
+
+def test_processes_of_their_own_are_killed_and_continue(tmp_path: Path) -> None:
+    """As above, with nothing prepared: from the shell, with loader processes, in the middle of epochs."""
+    slow_project(tmp_path)
+    changes: dict[str, Any] = {
+        "model": {**BASE["model"], "name": "mine:net", "args": {}},
+        "data__dataset": "mine:open_slow",
+        "data__num_workers": 1,
+        "data__prefetch_factor": 2,
+        "checkpoint__every_steps": 1,
+        "checkpoint__asynchronous": True,
+    }
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + NET)
+    lock = write_lock(tmp_path / "compiled", **changes)
+    for line in ("epoch 1/2  step 3/6", "epoch 2/2  step 2/6"):
+        ended = stop_midway(train_command(lock), tmp_path, group_signal(signal.SIGKILL), line)
+        assert ended.returncode == -signal.SIGKILL
+    (tmp_path / "slow").unlink()
+    done = run_training(lock)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 1, step " in done.stdout
+    undisturbed = run_training(lock, "--output-dir", "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert_same_run(tmp_path / "out", tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_other_and_the_run_continues(tmp_path: Path) -> None:
+    slow_project(tmp_path)
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + NET)
+    lock = write_lock(
+        tmp_path / "compiled",
+        model={**BASE["model"], "name": "mine:net", "args": {}},
+        data__dataset="mine:open_slow",
+        parallel=TWO,
+        training__micro_batch_size=1,
+        checkpoint__every_steps=1,
+    )
+
+    def kill_the_second(process: subprocess.Popen[str]) -> None:
+        os.kill(rank_process(tmp_path, 1), signal.SIGKILL)
+
+    command = [*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)]
+    ended = stop_midway(command, tmp_path, kill_the_second, "epoch 1/2  step 3/6")
+    assert ended.returncode != 0
+    assert "error[R514]: rank 0 has lost the other processes" in ended.stderr, ended.stderr
+    (tmp_path / "slow").unlink()
+    for more in ((), ("--output-dir", "undisturbed")):
+        done = subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("continuing after epoch 0, step " in done.stdout) is not bool(more)
+    assert_same_run(tmp_path / "out", tmp_path / "undisturbed")
+
+
+def rank_process(folder: Path, rank: int) -> int:
+    """The process number of a rank that runs in `folder`."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (path / "environ").read_bytes().split(b"\0")
+            if (path / "cwd").resolve() == folder and f"RANK={rank}".encode() in variables:
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no process of rank {rank}")

@@ -48,7 +48,10 @@ def test_a_run_from_lock_to_results(project: Path) -> None:
     text = (out / "results.json").read_text()
     assert text == json.dumps(found, indent=2, sort_keys=True) + "\n"
 
-    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    kept = {f"epoch-{epoch:04}-step-000000.pt" for epoch in (11, 12, found["best_epoch"])}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "best.pt", *kept}
+    assert (out / "checkpoints/last.pt").resolve().name == "epoch-0012-step-000000.pt"
+    assert (out / "checkpoints/best.pt").resolve().name == f"epoch-{found['best_epoch']:04}-step-000000.pt"
     assert {path.name for path in (out / "overlays").iterdir()} == {f"test{i}.png" for i in range(3)}
     for picture in [out / "curves.png", *(out / "overlays").iterdir()]:
         with Image.open(picture) as image:
