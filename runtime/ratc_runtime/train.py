@@ -178,6 +178,7 @@ def survive(run: Run, error: str) -> None:
         return
     run.split.reduce(when, run.world.rank, error, everywhere=False)
     run.split.write()
+    run.checkpoints.finish_write()
     checkpoint = run.checkpoints.path("last")
     raise outofmemory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
@@ -258,6 +259,7 @@ def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float
     if broken:
         bad = [name for good, group in zip(finite.tolist(), names, strict=True) if not good for name in group]
         everywhere = [name for part in run.world.gather(bad) for name in part]
+        run.checkpoints.finish_write()
         kept = run.checkpoints.path("last")
         raise RuntimeFinding(
             "R507",

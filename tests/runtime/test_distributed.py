@@ -185,7 +185,8 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
     assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
     engine.module.load_state_dict(weights)
     output.unlink()
-    task, loader = make_task(lock), evaluation_loader(open_split(lock, project / "data", "test"), lock, 0)
+    task = make_task(lock)
+    loader = evaluation_loader(open_split(lock, project / "data", "test"), lock, 0, task.collate)
     return evaluate(engine, loader, task.loss(), task).loss
 
 

@@ -8,6 +8,7 @@ costs the new checkpoint, never an old one, and not the run. Which one is the ne
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ class Checkpoints:
         if self.engine.deepspeed:
             return self._save_shards(place, content, best)
         asynchronous = self.lock.checkpoint.asynchronous and not wait
-        if self.world.main and self._newest == place and self.path(place.name).exists():
+        if self.world.main and self._is_there(place):
             self._attempt(place, lambda: self._settle(place, best))
         elif self.world.main and asynchronous:
             copied = snapshot({**content, **self.engine.state()})
@@ -86,6 +87,9 @@ class Checkpoints:
             self._report(place, error.strerror or str(error))
         else:
             self._recovered(place)
+
+    def _is_there(self, place: Place) -> bool:
+        return self._newest == place and os.path.exists(self.path(place.name))  # False where the disk does not answer
 
     def _publish(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> None:
         self._prepare()
@@ -133,7 +137,7 @@ class Checkpoints:
         return lost
 
     def _report(self, place: Place, reason: str) -> None:
-        there = places_in(self.folder, self.suffix) if self.folder.is_dir() else []
+        there = self._present()
         kept = "there is none before it"
         if there:
             kept = f"{self.path(there[0].name)} is kept"
@@ -141,6 +145,12 @@ class Checkpoints:
             kept = f"{self.path(self._newest.name)} was written before"
         warn(f"checkpoint {self.path(place.name)} not written: {reason}; {kept}, training goes on")
         self._failing = True
+
+    def _present(self) -> list[Place]:
+        try:
+            return places_in(self.folder, self.suffix)
+        except OSError:
+            return []
 
     def _recovered(self, place: Place) -> None:
         if self._failing:
@@ -150,8 +160,7 @@ class Checkpoints:
     def _save_shards(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> bool:
         """Write a folder of every rank's part; no rank goes on to the next stage before all are through with one."""
         work = files.beside(self.path(place.name), "new")
-        there = self._newest == place and self.path(place.name).exists()
-        if self.world.gather(there)[0]:
+        if self.world.gather(self._is_there(place))[0]:
             return self._together(place, lambda: self._settle(place, best)) is not None
         main, world = self.world.main, self.world
         stages: tuple[Callable[[], Any], ...] = (
@@ -243,7 +252,7 @@ class Checkpoints:
     def load_best(self, best: Sequence[Place]) -> Place | None:
         """Load the first whole checkpoint of `best` into the engine and return its place; None where there is none."""
         self.finish_write()
-        present = self.world.gather(places_in(self.folder, self.suffix))[0]
+        present = self.world.gather(self._present())[0]
         names = [one.name for one in best if one in present]
         try:
             progress = self._load_first(names) if names else None
