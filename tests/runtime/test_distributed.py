@@ -186,7 +186,11 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
     engine.module.load_state_dict(weights)
     output.unlink()
     task = make_task(lock)
-    loader = evaluation_loader(open_split(lock, project / "data", "test"), lock, 0, task.collate)
+    # Of the same files: a module of a test's own is not to be imported here.
+    dataset = open_split(
+        dataclasses.replace(lock, data=dataclasses.replace(lock.data, dataset="isic")), project / "data", "test"
+    )
+    loader = evaluation_loader(dataset, lock, 0, task.collate)
     return evaluate(engine, loader, task.loss(), task).loss
 
 
