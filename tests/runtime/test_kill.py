@@ -79,6 +79,7 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
         assert_same_run(tmp_path / f"killed-{number}", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_are_killed_and_continue(tmp_path: Path) -> None:
     """As above, with nothing prepared: from the shell, with loader processes, in the middle of epochs."""
     slow_project(tmp_path)
