@@ -100,13 +100,17 @@ class Arena:
 
     @property
     def stored(self) -> int:
-        """Samples stored since the file was made; one that changed counts again."""
+        """Samples stored since the file was made; one that changed, or that two processes met at once, counts twice."""
         return int(_COUNT.unpack_from(self._view, _STORED)[0])
 
     def live(self) -> int:
         """Return the bytes of samples that can still be found."""
         found = (self._record(slot) for slot in range(self.records))
         return sum(record[1] for record in found if record is not None)
+
+    def held(self) -> int:
+        """Return how many samples can still be found."""
+        return sum(self._record(slot) is not None for slot in range(self.records))
 
     def note(self, which: int) -> None:
         """Set one of a few flags that every process sees; what they mean is the caller's."""

@@ -123,7 +123,7 @@ class Cache:
         return {
             "kind": self.kind,
             "place": self.place,
-            "samples": self.arena.stored,
+            "samples": self.arena.held(),
             "of": self.arena.records,
             "bytes": self.arena.used,
             "limit_bytes": self.arena.limit,
