@@ -107,9 +107,11 @@ def differences(header: dict[str, Any], lock: Lock) -> list[str]:
     With DeepSpeed the number of processes and the ZeRO stage count too: its shards are cut for them.
     """
     try:
-        before, after = _decisive(lock_of(header)), _decisive(lock)
+        old = lock_of(header)
     except RuntimeFinding:
         return []  # a lock with other keys; the fingerprints still tell whether it may be continued
+    sharded = old.engine.deepspeed and lock.engine.deepspeed
+    before, after = _decisive(old, sharded), _decisive(lock, sharded)
     return [
         f"{path}: {before.get(path, 'not there')} -> {after.get(path, 'not there')}"
         for path in [*before, *(path for path in after if path not in before)]
@@ -117,9 +119,9 @@ def differences(header: dict[str, Any], lock: Lock) -> list[str]:
     ]
 
 
-def _decisive(lock: Lock) -> dict[str, str]:
+def _decisive(lock: Lock, sharded: bool) -> dict[str, str]:
     values = _flat(lock.learnt()) | _flat({"engine": {"deepspeed": lock.engine.deepspeed}})
-    if lock.engine.deepspeed:
+    if sharded:
         values |= {
             "engine.zero_stage": str(lock.engine.zero_stage),
             "parallel.world_size": str(lock.parallel.world_size),
