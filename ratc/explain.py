@@ -19,6 +19,7 @@ RENAMED = {
     "training.loss": "training.loss.name",
     "distributed.backend": "parallel.backend",
     "logging.use_mlflow": "logging.mlflow",
+    "logging.use_wandb": "logging.wandb",
     "logging.backend": "logging.tensorboard",
     "resources.num_gpus": "parallel.world_size",
     "resources.gpus_per_node": "parallel.processes_per_node",

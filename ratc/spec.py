@@ -222,6 +222,13 @@ class Logging(Section):
         True, description="Track with MLflow: SQLite in the output folder, or MLFLOW_TRACKING_URI where set."
     )
     mlflow_experiment_name: Text | None = Field(None, description="MLflow experiment; `experiment_name` where absent.")
+    use_wandb: bool = Field(
+        False, description="Track with Weights & Biases, which `pip install 'ratc[wandb]'` brings.", examples=[True]
+    )
+    wandb_project: Text | None = Field(None, description="Weights & Biases project; `experiment_name` where absent.")
+    wandb_mode: Literal["online", "offline"] = Field(
+        "online", description="`offline` keeps runs in the output folder to be sent later; WANDB_MODE comes before it."
+    )
     log_every_steps: PositiveInt = Field(10, description="Optimizer steps between points of the training curves.")
 
 

@@ -31,6 +31,7 @@ _NOT_PREDICTED = frozenset(
         "experiment_name",
         "output_dir",
         "logging.mlflow_experiment_name",
+        "logging.wandb_project",
         "job.name",
         "training.learning_rate",
         "training.weight_decay",

@@ -27,10 +27,13 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         "spec:logging.backend",
     )
     context.keep("logging.use_mlflow", under="logging.mlflow")
-    if settings["logging.mlflow_experiment_name"].value is None:
-        context.derive("logging.mlflow_experiment_name", name, "the experiment's name", "spec:experiment_name")
-    else:
-        context.keep("logging.mlflow_experiment_name")
+    context.keep("logging.use_wandb", under="logging.wandb")
+    context.keep("logging.wandb_mode")
+    for path in ("logging.mlflow_experiment_name", "logging.wandb_project"):
+        if settings[path].value is None:
+            context.derive(path, name, "the experiment's name", "spec:experiment_name")
+        else:
+            context.keep(path)
     if settings["checkpoint.best_metric"].value is None:
         task = settings.get_as(str, "task_type")
         context.derive("checkpoint.best_metric", metrics(task)[0], f"the first score of {task}", "spec:task_type")

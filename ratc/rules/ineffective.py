@@ -24,6 +24,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),
         (settings["data.cache"].value == "none", "data.cache_size", "`cache` is none"),
         (not settings["logging.use_mlflow"].value, "logging.mlflow_experiment_name", "`use_mlflow` is false"),
+        (not settings["logging.use_wandb"].value, "logging.wandb_project", "`use_wandb` is false"),
+        (not settings["logging.use_wandb"].value, "logging.wandb_mode", "`use_wandb` is false"),
     )
     for applies, path, why in cases:
         if applies and settings.given(path) and settings[path].value is not None:

@@ -45,6 +45,8 @@ class _Base:
     module: nn.Module
     #: True while the optimizer changes weights: what fails then leaves some changed and some not.
     updating = False
+    #: Optimizer steps that were left out because gradients were not finite (fp16's loss scale), in this process.
+    skipped_steps = 0
 
     def __init__(self, lock: Lock, world: World) -> None:
         self.world = world
@@ -123,7 +125,10 @@ class TorchEngine(_Base):
         self.updating = True
         self.scaler.step(self.optimizer)
         self.updating = False
+        before = self.scaler.get_scale()
         self.scaler.update()
+        # It is lowered only after a step that was left out. Without fp16 it is 1, and nothing is waited for.
+        self.skipped_steps += self.scaler.get_scale() < before
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -147,7 +152,7 @@ class AccelerateEngine(_Base):
 
     def __init__(self, lock: Lock, model: nn.Module, folder: Path, reduced: bool) -> None:
         device = local_device(lock)
-        self.deepspeed = lock.engine.deepspeed
+        self.deepspeed, self._skipped = lock.engine.deepspeed, 0
         self.accelerator = _accelerator(lock, _configuration(lock, folder, reduced))
         check_world(lock, self.accelerator.num_processes)
         super().__init__(lock, World(self.accelerator.process_index, self.accelerator.num_processes, device))
@@ -178,6 +183,11 @@ class AccelerateEngine(_Base):
 
     def _bare(self, image: Any) -> torch.Tensor:
         return self._engine.module(self._cast(image))  # type: ignore[no-any-return]
+
+    @property
+    def skipped_steps(self) -> int:  # type: ignore[override]
+        """Optimizer steps left out so far; DeepSpeed's count goes on where its checkpoint is continued."""
+        return int(self._engine.skipped_steps) if self.deepspeed else self._skipped
 
     def set_split(self, lock: Lock) -> None:
         """Take over another micro-batch and accumulation, at a step boundary; with DeepSpeed before the first step."""
@@ -227,6 +237,7 @@ class AccelerateEngine(_Base):
         self.updating = True
         self.optimizer.step()
         self.updating = False
+        self._skipped += self.accelerator.optimizer_step_was_skipped
         self.optimizer.zero_grad()
         return norm if norm is None else torch.as_tensor(norm).detach()
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import memory, surroundings
+from ratc_runtime import accounting, memory, surroundings
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.evaluate import Evaluation, evaluate
 from ratc_runtime.progress import say_scores
@@ -66,7 +66,9 @@ def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
     length = len(run.test)
     chosen = frozenset((2 * i + 1) * length // (2 * OVERLAYS) for i in range(OVERLAYS))
     test = evaluate(run.engine, run.test, run.criterion, run.task, chosen)
-    return test, run.task.baseline(run.train.dataset, run.test.dataset, run.world)
+    baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
+    run.account.lap("evaluation")
+    return test, baseline
 
 
 def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory.MemoryUse) -> dict[str, Any]:
@@ -89,7 +91,8 @@ def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: m
     write_results(run.output_dir, results)
     run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
-    run.reporter.say(f"{_told(run, test, baseline)}\n{memory.describe(use, prediction)}\nresults in {run.output_dir}")
+    table = accounting.table(_rows(run, results, memory.describe(use, prediction)))
+    run.reporter.say(f"{_told(run, test, baseline)}\n{table}")
     for said in run.cache.warnings():
         warn(said)
     off = memory.deviation(use, prediction)
@@ -107,9 +110,26 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
     return f"test {scored}  ({test.samples} samples, best epoch {best}){compared}"
 
 
+def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str, str]]:
+    """Return the final table: what the run cost, and where everything lies."""
+    rows = accounting.rows(results["account"], results["starts"], len(results["skipped_samples"]))
+    best = run.progress.best_epoch
+    scores = run.progress.history[best - 1] if best else {}
+    said = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in scores.items() if key.startswith("val_"))
+    files = [run.checkpoints.path("best"), run.output_dir / RESULTS_FILE]
+    return [
+        ("best epoch", f"{best} of {len(run.progress.history)}: {said}" if best else "none was saved"),
+        *rows,
+        ("peak memory", memory_used.removeprefix("peak memory ")),
+        ("written", "\n".join(map(str, files))),
+        ("tracked", "\n".join(run.tracker.describe()) or "nowhere: the spec turns all of `logging` off"),
+    ]
+
+
 def _common(run: Run) -> dict[str, Any]:
     progress = run.progress
-    samples = (progress.epoch * run.steps + progress.step) * run.lock.training.global_batch_size
+    steps = progress.epoch * run.steps + progress.step
+    account = run.account.record(steps, steps * run.lock.training.global_batch_size)
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
@@ -121,7 +141,10 @@ def _common(run: Run) -> dict[str, Any]:
         "parameters": run.parameters,
         "wall_seconds": progress.total_seconds,
         "train_seconds": progress.train_seconds,
-        "samples_per_second": samples / progress.train_seconds if progress.train_seconds else 0.0,
+        "samples_per_second": account["samples_per_second"],
+        "account": account,
+        "starts": run.starts.record() if run.starts else {},
+        "source": run.sources,
         "skipped_samples": progress.skipped,
         "cache": run.cache.record(),
     }

@@ -96,6 +96,9 @@ class Logging:
     tensorboard: bool
     mlflow: bool
     mlflow_experiment_name: str
+    wandb: bool
+    wandb_project: str
+    wandb_mode: Literal["online", "offline"]
     log_every_steps: int
 
 

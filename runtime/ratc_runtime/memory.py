@@ -86,8 +86,19 @@ def record(use: MemoryUse, prediction: Prediction | None, samples_per_second: fl
     if prediction is not None:
         facts["predicted"] = dataclasses.asdict(prediction)
         if use.peak_reserved_bytes is not None:
-            facts["measured_to_predicted"] = use.peak_reserved_bytes / prediction.peak_reserved_bytes
+            ratio = use.peak_reserved_bytes / prediction.peak_reserved_bytes
+            facts |= {"measured_to_predicted": ratio, "deviation": ratio - 1}
     return facts
+
+
+def allocated(device: torch.device) -> dict[str, float]:
+    """Return what tensors take of the device just now, as a metric; nothing on the CPU. Waits for nothing."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "memory/allocated_gib": torch.cuda.memory_allocated(device) / GIB,
+        "memory/reserved_gib": torch.cuda.memory_reserved(device) / GIB,
+    }
 
 
 def metrics(use: MemoryUse) -> dict[str, float | None]:
@@ -107,7 +118,10 @@ def describe(use: MemoryUse, prediction: Prediction | None) -> str:
         return f"peak memory of a process {_gib(use.peak_rss_bytes)} (resident set, with libraries and data)"
     text = f"peak memory {_gib(use.peak_allocated_bytes)} allocated, {_gib(use.peak_reserved_bytes)} reserved"
     if prediction is not None:
-        text += f"; predicted {_gib(prediction.peak_allocated_bytes)}, {_gib(prediction.peak_reserved_bytes)}"
+        off = use.peak_reserved_bytes / prediction.peak_reserved_bytes - 1
+        text += (
+            f"; predicted {_gib(prediction.peak_allocated_bytes)}, {_gib(prediction.peak_reserved_bytes)} ({off:+.1%})"
+        )
     return f"{text}; {_gib(use.device_used_bytes)} of the device's {_gib(use.device_total_bytes)} in use"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -224,6 +225,20 @@ def warn_of_variables(environment: Mapping[str, str]) -> None:
             warn(f"{name} is read when compiling; it does not change this run (the lock decides)")
 
 
+def check_trackers(lock: Lock) -> None:
+    """Raise R524 where the lock tracks with a package that is not there: a month later is late to notice."""
+    if lock.logging.wandb:
+        found = importlib.util.find_spec("wandb")
+        # A folder `wandb`, which that package makes wherever it runs, would be found as a package without origin.
+        if found is None or found.origin is None:
+            raise RuntimeFinding(
+                "R524",
+                "the lock tracks with Weights & Biases, which is not installed",
+                f"{sys.executable} finds no package wandb",
+                "pip install 'ratc[wandb]', or turn `logging.use_wandb` off and compile again",
+            )
+
+
 def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lock:
     """Read the lock and run every check that needs no torch; return the lock.
 
@@ -238,6 +253,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lo
         check_world_size(lock, environment)
     check_batch(lock, folder)
     check_card(lock, environment)
+    check_trackers(lock)
     return lock
 
 

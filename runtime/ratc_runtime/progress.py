@@ -1,17 +1,70 @@
-"""What a person sees while training: a bar on a terminal, else a line per interval. Only the main process talks."""
+"""What a person sees while training: a bar on a terminal, quiet lines in a log. Only the main process talks."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from ratc_runtime.accounting import duration
+
+#: Lines that a start may print as often as it likes: so that one sees soon that it goes well.
+FIRST_LINES = 5
+#: Seconds between lines after those.
+QUIET = 10.0
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+class Eta:
+    """Estimates when the whole run ends, from this process's steps and what lay between its epochs."""
+
+    def __init__(self, epochs: int, steps: int, now: Callable[[], float] = time.perf_counter) -> None:
+        self.epochs, self.steps, self._now = epochs, steps, now
+        self._last = now()
+        self._ended: float | None = None
+        self._first: float | None = None  # a process's first step warms up; it counts until there is a second
+        self._training, self._number = 0.0, 0
+        self._between, self._gaps = 0.0, 0
+
+    def start_epoch(self) -> None:
+        """An epoch begins: what passed since the last one's end lay between two."""
+        now = self._now()
+        if self._ended is not None:
+            self._between += now - self._ended
+            self._gaps += 1
+        self._last, self._ended = now, None
+
+    def step(self, step: int) -> None:
+        """`step` steps of the epoch are done."""
+        now = self._now()
+        took, self._last = now - self._last, now
+        if self._first is None:
+            self._first = took
+        else:
+            self._training += took
+            self._number += 1
+        if step >= self.steps:
+            self._ended = now
+
+    def seconds(self, epoch: int, step: int) -> float | None:
+        """Return how long the rest takes after `step` steps of epoch `epoch` (0 is the first); None before any."""
+        if self._first is None:
+            return None
+        each = self._training / self._number if self._number else self._first
+        epochs = self.epochs - epoch - 1
+        between = self._between / self._gaps if self._gaps else 0.0
+        return (self.steps - step + epochs * self.steps) * each + epochs * between
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a bar may be drawn there."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def takes_colour(stream: TextIO) -> bool:
+    """Tell whether colours are welcome: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def say_scores(values: Mapping[str, Any], labels: Mapping[str, str], prefix: str = "") -> str:
@@ -21,26 +74,49 @@ def say_scores(values: Mapping[str, Any], labels: Mapping[str, str], prefix: str
 
 
 class Reporter:
-    """Prints the course of a run on stdout, and the bar on stderr."""
+    """Prints the course of a run: lines on stdout, and a bar on stderr where that is a terminal.
+
+    Lines of steps are left out where the bar shows the same on the same screen.
+    """
 
     def __init__(
-        self, main: bool, epochs: int, steps: int, batch: int, log_every: int, labels: Mapping[str, str]
+        self,
+        main: bool,
+        epochs: int,
+        steps: int,
+        batch: int,
+        log_every: int,
+        labels: Mapping[str, str],
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`labels` are what people call the scores of an epoch, by name."""
         self.main, self.epochs, self.steps, self.batch, self.log_every = main, epochs, steps, batch, log_every
         self.labels = labels
         self._bar: Any = None
-        self._interactive = main and sys.stderr.isatty()
+        self._bars = main and is_terminal(sys.stderr)
+        self._lines = main and not (self._bars and sys.stdout.isatty())
+        self._colours = main and takes_colour(sys.stdout)
+        self._now, self._eta = now, Eta(epochs, steps, now)
+        self._printed, self._printed_at = 0, float("-inf")
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        if self.main:
-            print(text, flush=True)
+        """Print one line, or a few."""
+        if not self.main:
+            return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        # A name in the spec must not end a run on a terminal that cannot show it.
+        text = text.encode(encoding, "replace").decode(encoding)
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, flush=True)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def start_epoch(self, epoch: int, step: int) -> None:
         """Begin epoch `epoch` (0 is the first) at optimizer step `step`."""
-        self._since, self._since_step = time.perf_counter(), step
-        if self._interactive:
+        self._since, self._since_step, self._first = self._now(), step, True
+        self._eta.start_epoch()
+        if self._bars:
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -50,21 +126,38 @@ class Reporter:
                 unit="step",
                 leave=False,
                 dynamic_ncols=True,
+                file=sys.stderr,
+                bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}",
             )
 
     def step(self, epoch: int, step: int, loss: float, rate: float) -> None:
         """Report that `step` optimizer steps of the epoch are done."""
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.2e}", refresh=False)
-            self._bar.update(1)
-        elif self.main and (step % self.log_every == 0 or step == self.steps):
-            now = time.perf_counter()
-            speed = (step - self._since_step) * self.batch / max(now - self._since, 1e-9)
-            self._since, self._since_step = now, step
-            self.say(
-                f"epoch {epoch + 1}/{self.epochs}  step {step}/{self.steps}  loss {loss:.4f}  lr {rate:.2e}"
-                f"  {speed:.1f} samples/s"
-            )
+        if not self.main:
+            return
+        self._eta.step(step)
+        if self._bar is not None and self._bar.update(1):
+            # Only where it was drawn just now, some times a second; this is what it shows the next time.
+            text = self._state(epoch, step, loss, rate, self._now()).strip()
+            self._bar.set_postfix_str(text, refresh=False)
+        if not self._lines:
+            return
+        due = step % self.log_every == 0 or step == self.steps
+        if due or self._first:
+            now = self._now()
+            if self._first or self._printed < FIRST_LINES or now - self._printed_at >= QUIET:
+                self._first = False
+                self._printed, self._printed_at = self._printed + 1, now
+                text = self._state(epoch, step, loss, rate, now)
+                self._since, self._since_step = now, step
+                self.say(f"epoch {epoch + 1}/{self.epochs}  step {step}/{self.steps}{text}")
+
+    def _state(self, epoch: int, step: int, loss: float, rate: float, now: float) -> str:
+        speed = (step - self._since_step) * self.batch / max(now - self._since, 1e-9)
+        return f"  loss {loss:.4f}  lr {rate:.2e}  {speed:.1f} samples/s{self._left(epoch, step)}"
+
+    def _left(self, epoch: int, step: int) -> str:
+        seconds = self._eta.seconds(epoch, step)
+        return "" if seconds is None else f"  eta {duration(seconds)}"
 
     def close(self) -> None:
         """Take the bar away."""
@@ -75,8 +168,10 @@ class Reporter:
     def epoch(self, record: dict[str, Any], best: bool) -> None:
         """Report a finished epoch."""
         self.close()
+        mark = "\033[32mbest so far\033[0m" if self._colours else "best so far"
+        left = self._left(record["epoch"] - 1, self.steps) if record["epoch"] < self.epochs else ""
         self.say(
             f"epoch {record['epoch']}/{self.epochs}  train loss {record['train_loss']:.4f}"
             f"  val loss {record['val_loss']:.4f}  {say_scores(record, self.labels, 'val_')}"
-            f"  {_duration(record['seconds'])}{'  best so far' if best else ''}"
+            f"  {duration(record['seconds'])}{left}{f'  {mark}' if best else ''}"
         )

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import rehearsal
+from ratc_runtime import provenance, rehearsal
+from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
@@ -25,13 +26,14 @@ from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.evaluate import Evaluation
 from ratc_runtime.lock import Lock
-from ratc_runtime.memory import start_measuring
+from ratc_runtime.memory import allocated, start_measuring
 from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
 from ratc_runtime.progress import Reporter
 from ratc_runtime.results import prepare_output, read_results
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
+from ratc_runtime.starts import Starts
 from ratc_runtime.stop import StopRequest
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
@@ -53,6 +55,7 @@ class Progress:
     lost: list[int] = field(default_factory=list)  # epochs whose checkpoint could not be written
     tracking_id: str | None = None
     skipped: list[str] = field(default_factory=list)  # names of bad samples left out, by any rank
+    account: dict[str, float] = field(default_factory=dict)  # see accounting.py
 
 
 @dataclass
@@ -79,9 +82,13 @@ class Run:
     tracker: Tracker
     callbacks: Callbacks
     cache: Cache
+    #: The starts so far and the state of the code, on the main process.
+    starts: Starts | None = None
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.clock = Clock(self.progress)
+        self.account = Account(self.progress)
+        self.account.begin_skipping_from(self.engine.skipped_steps)
 
     @property
     def loaders(self) -> list[Loader]:
@@ -142,7 +149,11 @@ class Run:
         self._note_lost()
         self.progress.tracking_id = self.world.gather(self.tracker.run_id)[0]
         self.note_skipped()
+        # On the disk before a checkpoint says that these steps are done: after a crash they are not made again.
+        self.tracker.flush()
+        self.account.lap("other")
         saved = self.checkpoints.save(dataclasses.asdict(self.progress), self.ranking(), wait)
+        self.account.lap("checkpoint")
         self._note_lost()
         return saved
 
@@ -151,7 +162,6 @@ class Run:
         progress, every = self.progress, self.lock.checkpoint.every_steps
         if every and progress.step < self.steps and (progress.epoch * self.steps + progress.step) % every == 0:
             self.save()
-            self.clock.count(training=False)
 
     def _note_lost(self) -> None:
         lost = {place.epoch for place in self.checkpoints.take_lost() if place.step == 0}
@@ -180,9 +190,11 @@ class Run:
         """Show and log the optimizer step just made."""
         progress = self.progress
         self.checkpoints.poll()
+        self.account.step(self.lock.training.global_batch_size, self.engine.skipped_steps)
         self.reporter.step(progress.epoch, progress.step, loss, rate)
-        if progress.step % self.lock.logging.log_every_steps == 0:
-            values = {"train/step_loss": loss, "train/learning_rate": rate}
+        if self.world.main and progress.step % self.lock.logging.log_every_steps == 0:
+            values = {"train/step_loss": loss, "train/learning_rate": rate, **self.account.interval()}
+            values |= allocated(self.world.device)
             if norm is not None:
                 values["train/gradient_norm"] = float(norm)
             self.tracker.log(values, progress.epoch * self.steps + progress.step)
@@ -199,6 +211,9 @@ class Run:
             "learning_rate": learning_rate(lock.training, done - 1, self.steps),
             "seconds": progress.epoch_seconds,
         }
+        scores = {f"val/{name}": value for name, value in checked.scores.items()}
+        losses = {"train/loss": record["train_loss"], "val/loss": checked.loss}
+        self.tracker.log({**losses, **scores, "epoch_seconds": record["seconds"]}, done)
         progress.history.append(record)
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
@@ -210,33 +225,9 @@ class Run:
             due = True
         if due or progress.epoch in best:
             self.save()
-        scores = {f"val/{name}": value for name, value in checked.scores.items()}
-        losses = {"train/loss": record["train_loss"], "val/loss": checked.loss}
-        self.tracker.log({**losses, **scores, "epoch_seconds": record["seconds"]}, done)
         self.tracker.flush()
         self.reporter.epoch(record, progress.best_epoch == progress.epoch)
         self.callbacks.epoch(self, record)
-
-
-class Clock:
-    """Adds the time that passes to a run's progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.start()
-
-    def start(self) -> None:
-        """Count from now on."""
-        self._since = time.perf_counter()
-
-    def count(self, training: bool) -> None:
-        """Add the seconds since the last call; `training` tells what they were spent on."""
-        now = time.perf_counter()
-        seconds, self._since = now - self._since, now
-        self.progress.epoch_seconds += seconds
-        self.progress.total_seconds += seconds
-        if training:
-            self.progress.train_seconds += seconds
 
 
 def seed_everything(lock: Lock, rank: int) -> None:
@@ -261,6 +252,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     Raises RuntimeFinding: R502 to R506, R508 to R511, R517 and R518.
     """
     claim = Claim(output_dir)
+    began = time.perf_counter()
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
         claim.take(os.environ)
@@ -296,9 +288,16 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     datasets = wrap(cache, datasets, is_foreign(lock))
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
-    tracker = Tracker(split.reviewed, output_dir, world.main, progress.tracking_id)
+    starts, sources = None, {}
+    if world.main:
+        starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)
+        sources = provenance.of_run(lock, Path.cwd())
+    done = progress.epoch * steps + progress.step
+    tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, starts.run_id if starts else "", done)
     tracker.note(split.parameters())
-    return Run(
+    if starts:
+        tracker.tag({**provenance.tags(sources), **starts.tags(str(checkpoints.path("last")) if saved else None)})
+    run = Run(
         lock=lock,
         split=split,
         lock_sha256=lock_sha256,
@@ -319,7 +318,12 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         tracker=tracker,
         callbacks=Callbacks(parts.callbacks),
         cache=cache,
+        starts=starts,
+        sources=sources,
     )
+    run.account.add("setup", time.perf_counter() - began)
+    progress.total_seconds += time.perf_counter() - began
+    return run
 
 
 def _reporter(lock: Lock, task: Task, main: bool, steps: int) -> Reporter:

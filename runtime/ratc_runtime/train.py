@@ -195,9 +195,10 @@ def train_on(run: Run) -> int:
     while progress.epoch < training.epochs:
         run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
         run.reporter.start_epoch(progress.epoch, progress.step)
-        batches = iter(run.train)
+        batches = run.account.waiting(run.train)
         engine.train()
-        run.clock.start()
+        run.account.lap("other")
+        run.account.start_interval()
         while progress.step < run.steps:
             done = progress.epoch * run.steps + progress.step
             rate = learning_rate(training, done, run.steps)
@@ -213,7 +214,7 @@ def train_on(run: Run) -> int:
             loss, asked_to_stop = agree(run, result.losses, names)
             progress.step += 1
             progress.loss_sum += loss
-            run.clock.count(training=True)
+            run.account.lap("training")
             run.report_step(loss, rate, result.gradient_norm)
             run.callbacks.step(run, loss)
             if asked_to_stop:
@@ -222,7 +223,7 @@ def train_on(run: Run) -> int:
         if progress.epoch + 1 < training.epochs:
             run.train.begin(progress.epoch + 1)  # while the split is scored
         checked = evaluate(engine, run.val, run.criterion, run.task)
-        run.clock.count(training=False)
+        run.account.lap("evaluation")
         run.end_epoch(checked)
         if agree_to_stop(run):
             return finish.stop(run)

@@ -86,6 +86,9 @@ BASE: dict[str, Any] = {
         "tensorboard": False,
         "mlflow": False,
         "mlflow_experiment_name": "tiny",
+        "wandb": False,
+        "wandb_project": "tiny",
+        "wandb_mode": "offline",
         "log_every_steps": 1,
     },
     "checkpoint": {
@@ -163,7 +166,8 @@ def environment(**extra: str) -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("RAT_", "ACCELERATE_", "MLFLOW_")) and key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+        if not key.startswith(("RAT_", "ACCELERATE_", "MLFLOW_", "WANDB_"))
+        and key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")
     }
     return {**kept, "PYTHONPATH": str(RUNTIME), **extra}
 

@@ -1,0 +1,84 @@
+"""The starts of one run, a line each in `starts.jsonl`: how often it was interrupted is part of what it cost.
+
+Checkpoints cannot tell: a start that died before it saved anything has left none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.errors import warn
+
+FILE = "starts.jsonl"
+#: How many of the last starts results.json holds; a job that is preempted for weeks has hundreds.
+SHOWN = 20
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the starts noted so far; lines that a crash left half are passed over."""
+    found = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            start = json.loads(line)
+            if isinstance(start, dict):
+                found.append(start)
+    return found
+
+
+class Starts:
+    """All starts of a run, this one last. Only the main process makes one.
+
+    `run_id` names the run to trackers: that of the checkpoint, else that of the last start under the same fingerprint
+    (which died before its first checkpoint), else a new one.
+    """
+
+    def __init__(
+        self, output_dir: Path, fingerprint: str, anew: bool, checkpoint_id: str | None, epoch: int, step: int
+    ) -> None:
+        path = output_dir / FILE
+        earlier = [] if anew else [start for start in read(path) if start.get("fingerprint") == fingerprint]
+        last = earlier[-1].get("run_id") if earlier else None
+        self.run_id: str = checkpoint_id or last or secrets.token_hex(16)
+        this = {
+            "run_id": self.run_id,
+            "fingerprint": fingerprint,
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "epoch": epoch,
+            "step": step,
+        }
+        self.all = [*earlier, this]
+        text = "".join(json.dumps(start) + "\n" for start in self.all)
+        work = path.with_name(f".{path.name}.new")
+        try:
+            with work.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(work, path)
+        except OSError as error:
+            warn(f"cannot write {path}, so this start is not counted by later ones: {error.strerror or error}")
+
+    def record(self) -> dict[str, Any]:
+        """Return the facts for results.json: how many starts, and the last of them."""
+        shown = [{key: start.get(key) for key in ("time", "host", "epoch", "step")} for start in self.all[-SHOWN:]]
+        return {"number": len(self.all), "last": shown}
+
+    def tags(self, checkpoint: str | None) -> dict[str, str]:
+        """Return tags for trackers: which start this is, and what it goes on from."""
+        this = self.all[-1]
+        tags = {"ratc.starts": str(len(self.all)), "ratc.host": this["host"]}
+        if checkpoint is not None:
+            tags["ratc.resumed_from"] = f"{checkpoint} after epoch {this['epoch']}, step {this['step']}"
+        return tags

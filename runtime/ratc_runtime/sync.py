@@ -1,0 +1,131 @@
+"""Send what a run could not: `python -m ratc_runtime.sync OUTPUT_DIR`.
+
+A run whose tracking server was away leaves its curves in the output folder. Sending them twice does no harm, so this
+may be interrupted and started again; the destination is MLFLOW_TRACKING_URI, or what the run was started with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.tracking import mlflow
+from ratc_runtime.tracking.interface import About, reason
+from ratc_runtime.tracking.journal import Busy, Journal
+from ratc_runtime.tracking.mlflow import Mlflow
+from ratc_runtime.tracking.tracker import ABOUT, FOLDER
+
+RECORDS_PER_CALL = 500
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.sync", description="Send curves that a run left in its output folder."
+    )
+    parser.add_argument("output_dir", type=Path, help="the output folder of a run")
+    return parser.parse_args(argv)
+
+
+def sync_mlflow(folder: Path, output_dir: Path) -> int:
+    """Send what one run left for MLflow; return how many records that were. Raises R522 or R523."""
+    try:
+        journal = Journal(folder / Mlflow.switch)
+    except Busy:
+        raise RuntimeFinding(
+            "R522",
+            f"the run in {output_dir} is still going on",
+            "it sends what waits by itself when the server answers",
+        ) from None
+    try:
+        return _send_journal(journal, folder, output_dir)
+    finally:
+        journal.release()
+
+
+def _send_journal(journal: Journal, folder: Path, output_dir: Path) -> int:
+    number = journal.waiting()
+    if number == 0:
+        return 0
+    try:
+        about = About.read(folder / ABOUT, output_dir)
+    except (OSError, ValueError, TypeError) as error:
+        raise RuntimeFinding("R522", f"{folder / ABOUT} cannot be read", f"{type(error).__name__}: {error}") from None
+    backend = Mlflow(about, journal.state, journal.save)
+    if not os.environ.get("MLFLOW_TRACKING_URI") and str(journal.state.get("uri", "")).startswith("http"):
+        backend.connect_to(journal.state["uri"])
+    try:
+        backend.open()
+        journal.deliver(backend.send, RECORDS_PER_CALL)
+    except Exception as error:  # servers and data bases fail in ways of their own
+        raise RuntimeFinding(
+            "R523",
+            f"MLflow at {mlflow.without_secrets(backend.uri)} has not taken everything",
+            f"{reason(error)}\n{journal.waiting()} of {number} record(s) are still to be sent",
+            "run the same command again when the server answers, or name another with MLFLOW_TRACKING_URI",
+        ) from None
+    print(f"{number} record(s) sent: {backend.describe()}", flush=True)
+    return number
+
+
+def sync_wandb(output_dir: Path) -> int:
+    """Send runs of Weights & Biases that are not uploaded; return how many folders were handed over. Raises R523."""
+    folders = sorted(output_dir.glob("wandb/offline-run-*")) + sorted(output_dir.glob("wandb/run-*"))
+    if not folders:
+        return 0
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--yes", *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise RuntimeFinding(
+            "R523",
+            "Weights & Biases has not taken everything",
+            said[-300:],
+            "log in with WANDB_API_KEY or `wandb login`, and run the same command again",
+        )
+    print(f"{len(folders)} run(s) handed to wandb sync", flush=True)
+    return len(folders)
+
+
+def send(output_dir: Path) -> int:
+    """Send all that lies in an output folder; return the exit status, having told each finding."""
+    mlflow.prepare()
+    runs = [path.parent for path in sorted(output_dir.glob(f"{FOLDER}/*/{ABOUT}"))]
+    tasks = [partial(sync_mlflow, folder, output_dir) for folder in runs]
+    if any(output_dir.glob("wandb/*run-*")):
+        tasks.append(partial(sync_wandb, output_dir))
+    if not tasks:
+        tasks.append(partial(_nothing, output_dir))
+    status = sent = 0
+    for task in tasks:
+        try:
+            sent += task()
+        except RuntimeFinding as finding:
+            print(finding.render(), file=sys.stderr, flush=True)
+            status = 1
+    if not status and not sent:
+        print("everything was sent already", flush=True)
+    return status
+
+
+def _nothing(output_dir: Path) -> int:
+    raise RuntimeFinding(
+        "R522",
+        f"{output_dir} holds nothing to send",
+        f"looked for {output_dir / FOLDER} and {output_dir / 'wandb'}",
+        "name the output folder of a run that tracks with MLflow or Weights & Biases",
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Send; return 0 when everything is sent, 1 after a finding."""
+    return send(parse(argv).output_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Records on the disk until they are sent: JSON lines, appended and synced, with a mark of how far sending has come.
+
+A run that dies leaves a file that the next start, or `ratc_runtime.sync`, sends from that mark. Records may be sent
+twice (a crash between sending and marking), never lost; so what sends them must not mind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.tracking.interface import Record
+
+#: Unsent records beyond this are not kept: some 200,000 points of six curves.
+MAX_BYTES = 64 * 2**20
+#: Where even the disk takes nothing, so many records wait in memory.
+MAX_IN_MEMORY = 10_000
+
+
+class Busy(Exception):
+    """Another process has this journal."""
+
+
+class Journal:
+    """`PATH.jsonl` with the records and `PATH.json` with the state: how much was sent, and what the backend keeps.
+
+    `marks` hold the last step of each metric that was ever noted: a run that goes back to a checkpoint passes the same
+    steps again, and servers would show both points.
+
+    Making one raises Busy while another process has it, until that calls `release` or ends.
+    """
+
+    def __init__(self, path: Path, limit: int = MAX_BYTES) -> None:
+        self.path, self.limit = path.with_suffix(".jsonl"), limit
+        self.state_path = path.with_suffix(".json")
+        self.dropped = 0
+        self.error: OSError | None = None
+        # Before anything is mended: the other process may be in the middle of a line.
+        self._claim = self._take()
+        self._memory: deque[Record] = deque(maxlen=MAX_IN_MEMORY)
+        self._lock = threading.Lock()
+        self.state: dict[str, Any] = self._read_state()
+        self.marks: dict[str, int] = self.state.setdefault("marks", {})
+        self._mend()
+        for record in self._scan(self.sent)[0]:
+            self._mark(record)
+
+    def _take(self) -> int | None:
+        """Return the locked file; None where the file system has no locks, and so everybody has the journal."""
+        try:
+            handle = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        except OSError:
+            return None
+        try:
+            # Not flock: loader processes would inherit that lock, and hold it for some time after a kill.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            raise Busy(str(self.path)) from None
+        except OSError:
+            os.close(handle)
+            return None
+        return handle
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the file that were sent."""
+        return int(self.state.get("sent", 0))
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.state_path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _mend(self) -> None:
+        """Cut off a last line that a crash left half, and forget a mark that lies behind the end."""
+        try:
+            with self.path.open("r+b") as file:
+                content = file.read()
+                whole = content.rfind(b"\n") + 1
+                if whole != len(content):
+                    file.truncate(whole)
+        except OSError:
+            whole = 0
+        if self.sent > whole:
+            self.state["sent"] = 0
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write records and sync them. Metrics at steps that were noted before are left out.
+
+        Where the file is at its limit metrics are counted in `dropped` instead; where the disk refuses, records wait in
+        memory and `error` tells why.
+        """
+        with self._lock:
+            new = [kept for record in records if (kept := self._new(record)) is not None]
+            if not new and not self._memory:
+                return
+            room = self._size() - self.sent < self.limit
+            if not room:
+                self.dropped += sum(record["kind"] == "metrics" for record in new)
+                new = [record for record in new if record["kind"] != "metrics"]
+            self._memory.extend(new)
+            try:
+                self._write(list(self._memory))
+            except OSError as error:
+                self.error = error
+                return
+            self.error = None
+            self._memory.clear()
+
+    def _write(self, records: list[Record]) -> None:
+        text = "".join(json.dumps(record, separators=(",", ":"), default=str) + "\n" for record in records)
+        before = self._size()
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, before)
+            raise
+
+    def _new(self, record: Record) -> Record | None:
+        if record["kind"] != "metrics":
+            return record
+        step = record["step"]
+        values = {name: value for name, value in record["values"].items() if step > self.marks.get(name, -1)}
+        if not values:
+            return None
+        kept = {**record, "values": values}
+        self._mark(kept)
+        return kept
+
+    def _mark(self, record: Record) -> None:
+        if record.get("kind") == "metrics":
+            for name in record["values"]:
+                self.marks[name] = max(record["step"], self.marks.get(name, -1))
+
+    def _scan(self, start: int, most: int | None = None) -> tuple[list[Record], int]:
+        """Return records from a byte on, and the byte after them; lines that are no records are passed over."""
+        records: list[Record] = []
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                while most is None or len(records) < most:
+                    line = file.readline()
+                    if not line.endswith(b"\n"):
+                        break
+                    start += len(line)
+                    with contextlib.suppress(ValueError):
+                        record = json.loads(line)
+                        if isinstance(record, dict) and "kind" in record:
+                            records.append(record)
+        except OSError:
+            pass
+        return records, start
+
+    def peek(self, most: int) -> tuple[list[Record], int]:
+        """Return the next records to send, and what to tell `done` when they are sent."""
+        with self._lock:
+            records, end = self._scan(self.sent, most)
+            if records or end > self.sent:
+                return records, end
+            self._peeked = [self._memory[index] for index in range(min(most, len(self._memory)))]
+            return self._peeked, -1
+
+    def done(self, token: int) -> None:
+        """Mark the records of a `peek` as sent."""
+        with self._lock:
+            if token < 0:
+                # Those that the disk has taken in the meantime are sent once more.
+                while self._peeked and self._memory and self._memory[0] is self._peeked[0]:
+                    self._memory.popleft()
+                    self._peeked = self._peeked[1:]
+                return
+            everything = token >= self._size()
+            self.state["sent"] = 0 if everything else token
+            # The state first: a crash in between sends the file again, and a mark behind its end would lose records.
+            self._save()
+            if everything:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, 0)
+
+    def deliver(self, send: Callable[[list[Record]], None], most: int) -> None:
+        """Send everything, `most` records at a time; what `send` raises leaves its records where they are."""
+        while True:
+            records, token = self.peek(most)
+            if not records and token <= self.sent:
+                return
+            if records:
+                send(records)
+            self.done(token)
+
+    def save(self) -> None:
+        """Write the state, with what the backend has put there."""
+        with self._lock:
+            self._save()
+
+    def _save(self) -> None:
+        work = self.state_path.with_name(f".{self.state_path.name}.new")
+        # On a full disk the old mark stays: records are sent once more, which the receiver does not mind.
+        with contextlib.suppress(OSError):
+            work.write_text(json.dumps(self.state) + "\n", encoding="utf-8")
+            os.replace(work, self.state_path)
+
+    def waiting(self) -> int:
+        """Return how many records are not sent yet."""
+        with self._lock:
+            return len(self._scan(self.sent)[0]) + len(self._memory)
+
+    def release(self) -> None:
+        """Leave the journal to whoever comes next."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None

@@ -1,0 +1,133 @@
+"""Weights & Biases, online or offline. Its own process writes everything to `wandb/` in the output folder first.
+
+Offline runs, and what an online run could not upload, are sent by `ratc_runtime.sync` (or `wandb sync`).
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ratc_runtime.errors import warn
+from ratc_runtime.tracking.interface import Backend, Record, reason
+
+#: Seconds: for the server's first answer, to begin online, and to upload the rest at the end.
+ANSWER, BEGIN, FINISH = 4.0, 10.0, 10.0
+DEFAULT_SERVER = "https://api.wandb.ai"
+
+
+def has_credentials() -> bool:
+    """Tell whether an account is set up for wandb's server, without asking anybody for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
+    try:
+        file = os.environ.get("NETRC") or Path("~/.netrc").expanduser()
+        return netrc.netrc(str(file)).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError, RuntimeError):
+        return False
+
+
+def reach_server() -> None:
+    """Raise OSError unless wandb's server answers soon. wandb itself would wait, with all that a short run logs."""
+    server = os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER
+    try:
+        urllib.request.urlopen(server, timeout=ANSWER).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise
+
+
+class Wandb(Backend):
+    """One run of wandb's with our id, so that every start continues it."""
+
+    name = "Weights & Biases"
+    switch = "wandb"
+    patience = ANSWER + BEGIN + FINISH
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.mode = os.environ.get("WANDB_MODE") or self.about.options["wandb_mode"]
+        if self.mode == "online" and not has_credentials():
+            warn(
+                "no account for Weights & Biases is set up (WANDB_API_KEY, `wandb login`): the run is recorded offline"
+            )
+            self.mode = "offline"
+
+    def load(self) -> None:
+        """Import wandb, which talks of its own files otherwise."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb  # noqa: F401
+
+    def open(self) -> None:
+        """Begin or continue the run. Where the server does not answer the run is recorded offline."""
+        import wandb
+
+        try:
+            if self.mode == "online":
+                reach_server()
+            self._run = self._begin(self.mode)
+        except Exception as error:
+            if self.mode != "online":
+                raise
+            warn(f"Weights & Biases cannot be reached: {reason(error)}. The run is recorded offline")
+            wandb.teardown()
+            self.mode = "offline"
+            self._run = self._begin(self.mode)
+
+    def _begin(self, mode: str) -> Any:
+        import wandb
+
+        return wandb.init(
+            project=self.about.options["wandb_project"],
+            name=self.about.name,
+            notes=self.about.description or None,
+            id=self.about.id,
+            # An offline run is told so when it is sent.
+            resume="allow" if mode == "online" else None,
+            mode=mode,  # type: ignore[arg-type]
+            dir=str(self.about.output_dir),
+            config=self.about.config,
+            settings=wandb.Settings(
+                console="off", silent=True, init_timeout=BEGIN, finish_timeout=FINISH, disable_code=True
+            ),
+        )
+
+    def send(self, records: list[Record]) -> None:
+        """Hand records to wandb's process, which keeps them on the disk."""
+        for record in records:
+            kind = record["kind"]
+            if kind == "metrics":
+                # wandb has measurements of the machine of its own.
+                values = {key: value for key, value in record["values"].items() if not key.startswith("system/")}
+                self._run.log(values, step=record["step"])
+            elif kind in ("params", "tags"):
+                self._run.config.update({kind: record["values"]}, allow_val_change=True)
+            elif kind == "artifact":
+                self._files(self.about.output_dir / record["path"])
+            elif record["status"] != "RUNNING":
+                self._status = record["status"]
+
+    def _files(self, path: Path) -> None:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                self._run.save(str(file), base_path=str(path.parent), policy="now")
+
+    _status = "FAILED"
+
+    def close(self) -> None:
+        """End the run; one that was stopped is marked so, and goes on under the same id."""
+        if self._status == "KILLED":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if self._status == "FINISHED" else 1)
+
+    def describe(self) -> str:
+        """Return project and run, or the folder of an offline run."""
+        if self.mode == "online":
+            return f"Weights & Biases: project {self.about.options['wandb_project']}, run {self.about.id}"
+        return f"Weights & Biases: {self.about.output_dir / 'wandb'} (offline)"
