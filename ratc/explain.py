@@ -18,6 +18,7 @@ RENAMED = {
     "training.mixed_precision": "training.precision",
     "training.loss": "training.loss.name",
     "distributed.backend": "parallel.backend",
+    "distributed.timeout_seconds": "parallel.timeout_seconds",
     "logging.use_mlflow": "logging.mlflow",
     "logging.use_wandb": "logging.wandb",
     "logging.backend": "logging.tensorboard",

@@ -239,6 +239,11 @@ class Distributed(Section):
     backend: Literal["nccl", "gloo"] | None = Field(
         None, description="Collectives; nccl on GPUs and gloo on CPUs where absent."
     )
+    timeout_seconds: PositiveInt | None = Field(
+        1800,
+        description="A run without progress for so long is ended, and the process that hangs is named; null: never.",
+        examples=[1800, 600],
+    )
 
 
 class Resources(Section):

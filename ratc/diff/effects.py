@@ -68,6 +68,7 @@ PLAN: tuple[_Row, ...] = (
     ("parallel.world_size", (_C,), "another number of processes; the order of samples stays"),
     ("parallel.nodes", (_C,), "another number of nodes"),
     ("parallel.processes_per_node", (_C,), "another number of processes on a node"),
+    ("parallel.timeout_seconds", (_P,), "a run that hangs is ended sooner or later"),
     ("parallel.*", (_P,), "other processes for the same step"),
     ("hardware.card", (_C, _M), "another card"),
     ("hardware.device", (_C, _M), "another kind of device"),

@@ -63,6 +63,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.keep("resources.nodes", under="parallel.nodes")
     reason = f"{nodes} node{'s' if nodes > 1 else ''} x {processes}"
     context.derive("parallel.world_size", nodes * processes, reason, "parallel.nodes", "parallel.processes_per_node")
+    context.keep("distributed.timeout_seconds", under="parallel.timeout_seconds")
     yield from _backend(context, cuda)
 
 

@@ -37,7 +37,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
     _checkpointing(context)
-    context.keep("training.compile", "training.callbacks")
+    if debug and settings["training.compile"].value:
+        context.derive("training.compile", False, "debug: compiled code has no modules to name", "spec:debug")
+    else:
+        context.keep("training.compile")
+    context.keep("training.callbacks")
     context.keep("training.loss", under="training.loss.name")
     args = settings["training.loss_args"]
     if not args.value:

@@ -60,13 +60,12 @@ def environment(plan: Plan) -> dict[str, Any]:
         for key in ("modules", "venv", "conda", "variables", "secrets", "setup")
     }
     own_python = any(settings[f"environment.{key}"].value is not None for key in ("venv", "conda", "container"))
-    debug = {"CUDA_LAUNCH_BLOCKING": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if values["debug"].value else {}
     threads = values["parallel.threads_per_process"]
     own = {} if threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}
     if values["hardware.device"].value == "cpu":
         # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
         own["OMP_WAIT_POLICY"] = "passive"
-    variables = {**own, **_network(plan), **debug, **{key: str(value) for key, value in given["variables"].items()}}
+    variables = {**own, **_network(plan), **{key: str(value) for key, value in given["variables"].items()}}
     return {
         "environment": given,
         "variables": variables,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from ratc_runtime import watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock
 
@@ -30,11 +32,14 @@ class World:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over ranks, on the CPU; every rank calls this."""
         if self.size == 1:
+            watchdog.mark()
             return values.cpu()
         # A copy: the all-reduce writes into its argument.
         moved = values.detach().clone().to(self.device)
         dist.all_reduce(moved)
-        return moved.cpu()
+        total = moved.cpu()
+        watchdog.mark()
+        return total
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's object, in order of rank; every rank calls this."""
@@ -42,12 +47,14 @@ class World:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
+        watchdog.mark()
         return values
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
+            watchdog.mark()
 
 
 def local_device(lock: Lock) -> torch.device:
@@ -79,6 +86,15 @@ def check_world(lock: Lock, size: int) -> None:
             "the launcher and the engine do not agree on how processes meet",
             "start training with the compiled run.sh",
         )
+
+
+def group_timeout(lock: Lock) -> timedelta | None:
+    """Return how long the process group lets a collective wait; None is the backend's own time.
+
+    A little longer than the watchdog's, which can say more, with the time that it gives the first step.
+    """
+    seconds = watchdog.limit(lock, os.environ)
+    return None if seconds is None else timedelta(seconds=max(seconds, watchdog.FIRST) + watchdog.GROUP_MARGIN)
 
 
 def leave(status: int) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ratc_runtime import nested
-from ratc_runtime.distributed import World, check_world, local_device
+from ratc_runtime.distributed import World, check_world, group_timeout, local_device
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock
 
@@ -90,7 +90,7 @@ class TorchEngine(_Base):
     def __init__(self, lock: Lock, model: nn.Module) -> None:
         device = local_device(lock)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            dist.init_process_group(lock.parallel.backend)
+            dist.init_process_group(lock.parallel.backend, timeout=group_timeout(lock))
         ready = dist.is_initialized()
         size, rank = (dist.get_world_size(), dist.get_rank()) if ready else (1, 0)
         check_world(lock, size)
@@ -312,7 +312,7 @@ def _accelerator(lock: Lock, configuration: Any) -> Any:
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if lock.parallel.world_size > 1 or lock.engine.deepspeed:
         # Without a name CPU processes stay apart; with one a single process looks for a group it has not.
-        handlers.append(InitProcessGroupKwargs(backend=lock.parallel.backend))
+        handlers.append(InitProcessGroupKwargs(backend=lock.parallel.backend, timeout=group_timeout(lock)))
     common: dict[str, Any] = {
         "gradient_accumulation_steps": lock.training.gradient_accumulation_steps,
         "kwargs_handlers": handlers,

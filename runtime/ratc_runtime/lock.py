@@ -120,6 +120,7 @@ class Parallel:
     processes_per_node: int
     backend: Literal["gloo", "nccl"]
     threads_per_process: int | None
+    timeout_seconds: int | None
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _check_ranges(lock: Lock) -> None:
     training, data = lock.training, lock.data
-    positive = {
+    positive: dict[str, float] = {
         "training.epochs": training.epochs,
         "training.global_batch_size": training.global_batch_size,
         "training.micro_batch_size": training.micro_batch_size,
@@ -361,6 +362,8 @@ def _check_ranges(lock: Lock) -> None:
         "data.scales": min(data.scales, default=0),
         "data.image_size": min(data.image_size, default=0),
     }
+    if lock.parallel.timeout_seconds is not None:
+        positive["parallel.timeout_seconds"] = lock.parallel.timeout_seconds
     for where, value in positive.items():
         if value <= 0:
             raise _unreadable(f"the lock's {where} is {value}, expected more than zero")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import provenance, rehearsal
+from ratc_runtime import debug, provenance, rehearsal
 from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
@@ -257,6 +257,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         prepare_output(output_dir)
         claim.take(os.environ)
     datasets = open_data(lock, data_dir, own)
+    if lock.debug:
+        datasets = debug.few(datasets, lock)
     torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
     # The same weights on every rank, before DDP or DeepSpeed would make them so.

@@ -1,5 +1,7 @@
 """Asking a run to stop: a signal sets a flag, a file stands for one, and the ranks agree at a step boundary.
 
+A launcher that was killed asks for it too: nobody would end its processes, nor see how they end.
+
 Nothing is saved inside a signal handler. The file, `STOP` in the output folder, is what a batch script's trap
 makes: it reaches the ranks through every launcher and container.
 """
@@ -26,6 +28,9 @@ class StopRequest:
         self.file = output_dir / STOP_FILE
         self.main = main
         self.reason: str | None = None
+        # torchrun and Accelerate start several processes and stand above them; a killed one leaves orphans, which
+        # nobody would end. A single process may outlive the shell that started it.
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def listen(self) -> None:
         """Take over SIGTERM, SIGUSR2 and SIGINT."""
@@ -42,6 +47,8 @@ class StopRequest:
         """Tell whether this process wants to stop; only the main one looks for the file."""
         if self.reason is None and self.main and os.path.exists(self.file):  # False too where the folder is gone
             self.reason = f"the file {STOP_FILE}"
+        if self.reason is None and self._launcher not in (None, os.getppid()):
+            self.reason = "the launcher is gone"
         return self.reason is not None
 
     def saved(self) -> None:

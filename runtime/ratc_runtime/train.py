@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import preflight, surroundings
+from ratc_runtime import debug, preflight, surroundings, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ratc_runtime.data.loading import Batch
+    from ratc_runtime.debug.inspect import Inspector
     from ratc_runtime.lock import Lock
     from ratc_runtime.parts import Own
     from ratc_runtime.run import Run
@@ -49,6 +52,8 @@ def prepare_environment(lock: Lock) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if not lock.engine.deepspeed:
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    if lock.debug:
+        debug.prepare(os.environ, lock.parallel.backend)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,17 +65,43 @@ def main(argv: list[str] | None = None) -> int:
             arguments.lock, output_dir=arguments.output_dir, data_dir=arguments.data_dir, fresh=arguments.fresh
         ).train()
     except Exception as error:
-        finding = _as_finding(error)
-        if finding is None:
+        finding, several = _as_finding(error), os.environ.get("WORLD_SIZE", "1") != "1"
+        if finding is None and not several:
             raise
-        if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
-            print(finding.render(), file=sys.stderr, flush=True)
-        status = 1
+        status, dog = 1, watchdog.current()
+        # What the main thread meets because the watchdog ends the run is nothing to tell.
+        if dog is None or not dog.spoken:
+            tell(error, finding, dog)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
         from ratc_runtime.distributed import leave
 
         leave(status)
     return status
+
+
+def tell(error: Exception, finding: RuntimeFinding | None, dog: watchdog.Watchdog | None) -> None:
+    """Print why this process ends."""
+    if finding is None:
+        # To raise would take the interpreter's way out, where a process group may wait for the other ranks.
+        traceback.print_exception(error)
+        finding = unforeseen(error)
+    if finding.code == "R514" and dog is not None:
+        finding.note = f"{dog.lost()}\n{finding.note}".lstrip()
+    if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
+        print(finding.render(), file=sys.stderr, flush=True)
+
+
+def unforeseen(error: Exception) -> RuntimeFinding:
+    """Return R528: an error that ratc has no better word for ended one of several processes."""
+    return RuntimeFinding(
+        "R528",
+        f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()} ended with {type(error).__name__}: {error}"[
+            :400
+        ],
+        "its traceback is above; the other processes end because of it",
+        "look at the last line of your own in the traceback",
+        everywhere=False,
+    )
 
 
 def take_place() -> None:
@@ -108,6 +139,29 @@ def _as_finding(error: Exception) -> RuntimeFinding | None:
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> int:
+    """Train under the eyes of the watchdog; return the exit status."""
+    dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
+    try:
+        return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, dog)
+    except Exception as error:
+        finding = _as_finding(error) or unforeseen(error)
+        # Who misses another process is not the reason that the others look for.
+        failure = "" if finding.code == "R514" else f"{finding.code}, {finding.message}"
+        raise
+    finally:
+        if dog is not None:
+            dog.close(failure)
+
+
+def start_watched(
+    lock: Lock,
+    lock_path: Path,
+    data_dir: Path,
+    output_dir: Path,
+    fresh: bool,
+    own: Own,
+    dog: watchdog.Watchdog | None,
+) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
     from ratc_runtime.run import is_finished, open_run
 
@@ -119,6 +173,8 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
         return 0
     run = open_run(lock, lock_path, data_dir, output_dir, fresh, own)
+    if dog is not None:
+        dog.follow(lambda: place(run))
     try:
         run.callbacks.start(run)
         return train(run)
@@ -140,9 +196,10 @@ def train(run: Run) -> int:
     """
     from ratc_runtime import outofmemory
 
+    inspector = inspect(run) if run.lock.debug else None
     while True:
         try:
-            return train_on(run)
+            return train_on(run, inspector)
         except Exception as error:
             text = outofmemory.explain(error, run.world.device)
             if text is None:
@@ -150,6 +207,15 @@ def train(run: Run) -> int:
         # Past the except clause, where the failed step's tensors are gone with the traceback.
         outofmemory.give_back(run.world.device)
         survive(run, text)
+
+
+def place(run: Run) -> str:
+    """Return how far a run is, as a finding says it."""
+    if run.progress.epoch >= run.lock.training.epochs:
+        return "in the evaluation of the test split"
+    if run.progress.step == run.steps:
+        return f"in the evaluation of epoch {run.progress.epoch + 1}"
+    return f"in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
 
 
 def survive(run: Run, error: str) -> None:
@@ -161,12 +227,7 @@ def survive(run: Run, error: str) -> None:
     from ratc_runtime import outofmemory
 
     run.reporter.close()
-    training = run.progress.epoch < run.lock.training.epochs
-    when = f"in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
-    if run.progress.step == run.steps:
-        when = f"in the evaluation of epoch {run.progress.epoch + 1}"
-    when = when if training else "in the evaluation of the test split"
-    reason = ""
+    when, reason = place(run), ""
     if run.world.size > 1:
         when, reason = f"{when} on rank {run.world.rank}", "the other processes cannot be asked in the middle of a step"
     elif run.engine.deepspeed:
@@ -183,7 +244,7 @@ def survive(run: Run, error: str) -> None:
     raise outofmemory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
 
-def train_on(run: Run) -> int:
+def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
     from ratc_runtime import finish
     from ratc_runtime.evaluate import evaluate
@@ -203,7 +264,8 @@ def train_on(run: Run) -> int:
             done = progress.epoch * run.steps + progress.step
             rate = learning_rate(training, done, run.steps)
             names: list[list[str]] = []
-            result = training_step(
+            step = training_step if inspector is None else inspector.around(names)
+            result = step(
                 engine,
                 run.criterion,
                 feed(run, batches, names),
@@ -228,6 +290,13 @@ def train_on(run: Run) -> int:
         if agree_to_stop(run):
             return finish.stop(run)
     return finish.finish(run)
+
+
+def inspect(run: Run) -> Inspector:
+    """Return what looks into the steps of a debug run."""
+    from ratc_runtime.debug.inspect import Inspector
+
+    return Inspector(run)
 
 
 def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, Any]]:
@@ -259,12 +328,15 @@ def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float
     stopping, broken, loss = run.world.sum(local).tolist()
     if broken:
         bad = [name for good, group in zip(finite.tolist(), names, strict=True) if not good for name in group]
-        everywhere = [name for part in run.world.gather(bad) for name in part]
+        by_rank = run.world.gather(bad)
+        everywhere = [name for part in by_rank for name in part]
+        where = ", ".join(f"rank {rank}" for rank, part in enumerate(by_rank) if part)
         run.checkpoints.finish_write()
         kept = run.checkpoints.path("last")
         raise RuntimeFinding(
             "R507",
-            f"the loss is not finite in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}",
+            f"the loss is not finite in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
+            + (f", on {where}" if run.world.size > 1 else ""),
             f"samples of the batch: {', '.join(everywhere)}\n"
             + (f"the last good checkpoint is kept: {kept}" if kept.exists() else "no checkpoint was made before"),
             "look at these samples; lower training.learning_rate, or set training.gradient_clipping",

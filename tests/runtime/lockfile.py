@@ -107,6 +107,7 @@ BASE: dict[str, Any] = {
         "processes_per_node": 1,
         "backend": "gloo",
         "threads_per_process": 1,
+        "timeout_seconds": 120,
     },
     "hardware": {"device": "cpu", "card": None, "compute_capability": None, "memory_bytes": None},
     "memory": {"peak_allocated_bytes": None, "peak_reserved_bytes": None, "margin": None},

@@ -1,293 +1,266 @@
-"""The output folder under a run: full, read-only, unmounted, deleted, held by another; and a clock that jumps."""
+"""What happens to two processes that train: whatever it is, they end, say why, and go on to the undisturbed result.
+
+`docs/faults.md` is the table of faults and of the tests that prove what is said there.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lockfile import BASE, RUNTIME, environment, results, run_training, train_command, write_data, write_lock
-from ratc_runtime import claim as claims
-from ratc_runtime.checkpoint import files, places
-from ratc_runtime.claim import FILE, Claim
-from ratc_runtime.errors import RuntimeFinding
+from lockfile import BASE, environment, results, write_data, write_lock
+from test_distributed import ACCELERATE, TORCHRUN, TWO, accelerate_command
+from test_resume import same
 
-# Each epoch of four samples begins with what `faults` says of it; the clock goes back an hour whenever it is read.
-SCENE = """
-import os, shutil, subprocess, threading, time
-from pathlib import Path
-from torch import nn
+pytestmark = pytest.mark.slow
+
+MINE = """
+import os, time
+import torch
 from ratc_runtime.data.isic import IsicSegmentation
 
-hours = iter(range(10**9))
-time.time = lambda: 2e9 - 3600 * next(hours)
-OUT, DISK = Path("out").resolve(), Path("disk").resolve()
+def asked(fault):
+    "The file `fault` names a fault and the rank it is meant for."
+    try:
+        return open("fault").read() == f"{fault} {os.environ.get('RANK', '0')}"
+    except OSError:
+        return False
 
-def run(*command):
-    subprocess.run(command, check=True)
-
-def mount(how):
-    run("umount", "-l", OUT)
-    run("mount", "--bind", DISK, OUT)
-    run("mount", "-o", f"remount,{how},bind", OUT)
-
-def full():
-    with open(OUT / "filler", "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
-
-faults = {
-    2: full,
-    3: lambda: (OUT / "filler").unlink(),
-    4: lambda: mount("ro"),
-    5: lambda: mount("rw"),
-    6: lambda: run("umount", "-l", OUT),
-    7: lambda: run("mount", "--bind", DISK, OUT),  # as it was
-    8: lambda: [shutil.rmtree(path) if path.is_dir() else path.unlink() for path in OUT.iterdir()],
-    9: lambda: shutil.rmtree(OUT / "checkpoints"),
-}
-
-class Scene(IsicSegmentation):
+class Slow(IsicSegmentation):
     calls = 0
     def __getitem__(self, index):
-        if self.split == "train":
-            if self.calls % 4 == 0:
-                # Not into a write that is under way.
-                [one.join() for one in threading.enumerate() if one.name == "checkpoint"]
-                faults.get(self.calls // 4 + 1, lambda: None)()
-            self.calls += 1
+        self.calls += 1
+        if asked("slow"):
+            time.sleep(0.1)
+        if asked("hang in the dataset") and self.calls > 8:
+            time.sleep(1000)
         return super().__getitem__(index)
 
-def open_scene(data_dir, split):
-    scene = Scene(data_dir, split, (32, 32), 1)
-    scene.split = split
-    return scene
+def open_slow(data_dir, split):
+    return Slow(data_dir, split, (32, 32), 1)
 
-def net():
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1))
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.dropout = torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Dropout(0.2)
+        self.calls = 0
+    def forward(self, image):
+        self.calls += self.training
+        if asked("raise") and self.calls == 8:
+            raise KeyError("no such organ")
+        if asked("hang in the model") and self.calls == 8:
+            time.sleep(1000)
+        out = self.layer(self.dropout(image))
+        return out * float("nan") if asked("nan") and self.calls == 8 else out
 """
-NET = {**BASE["model"], "name": "mine:net", "args": {}}
+ALL = "slow 0"  # one slow rank slows both
 
 
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose `out` is a disk of 512 KiB, mounted twice: what is unmounted in one place is not lost."""
-    disk, out = tmp_path / "disk", tmp_path / "out"
-    disk.mkdir()
-    out.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", disk], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    try:
-        subprocess.run(["mount", "--bind", disk, out], check=True)
-        yield tmp_path
-    finally:
-        for place in (out, disk):
-            while place.is_mount():
-                subprocess.run(["umount", "-l", place], check=True)
+def project(folder: Path) -> Path:
+    """Data, parts that go wrong when asked, and a lock for two processes; returns the lock."""
+    write_data(folder / "data", train=25)
+    (folder / "mine.py").write_text(MINE)
+    return compiled(folder, {})
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_run_outlives_what_happens_to_its_folder(mounted: Path, asynchronous: bool) -> None:
-    write_data(mounted / "data", train=4, val=1, test=1)
-    (mounted / "mine.py").write_text(SCENE)
-    lock = write_lock(
-        mounted / "compiled",
-        model=NET,
-        data__dataset="mine:open_scene",
-        training__epochs=10,
-        checkpoint__asynchronous=asynchronous,
-    )
-    done = run_training(lock)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("warning: checkpoint")]
-
-    def lost(epoch: int, reason: str, kept: str = "is kept") -> str:
-        path = "out/checkpoints/epoch-{:04}-step-000000.pt"
-        after = f"{path.format(epoch - 1)} {kept}, training goes on"
-        return f"warning: checkpoint {path.format(epoch)} not written: {reason}; {after}"
-
-    def back(epoch: int) -> str:
-        return f"warning: checkpoints can be written again: out/checkpoints/epoch-{epoch:04}-step-000000.pt"
-
-    assert said == [
-        lost(2, "No space left on device"),
-        back(3),
-        lost(4, "Read-only file system"),
-        back(5),
-        # In the background it is told with the next step, when the folder is back.
-        lost(
-            6, "the file system of the output folder out is gone", "is kept" if asynchronous else "was written before"
-        ),
-        back(7),
-    ]
-    out = mounted / "out"
-    found = results(out)
-    assert found["status"] == "finished"
-    assert len(found["epochs"]) == 10
-    # Epochs 2, 4 and 6 could not be kept, and those before 9 were deleted.
-    assert found["best_epoch"] in (9, 10)
-    assert 0 < found["wall_seconds"] < 600
-    assert all(0 <= epoch["seconds"] < 600 for epoch in found["epochs"])
-    assert torch.load(out / "checkpoints/last.pt", weights_only=True)["progress"]["epoch"] == 10
-    assert torch.load(out / "checkpoints/last.pt", weights_only=True)["progress"]["lost"] == [2, 4, 6]
-    for place in places.places_in(out / "checkpoints", ".pt"):
-        assert files.fault_of(out / f"checkpoints/{place.name}.pt") is None
-    assert json.loads((out / FILE).read_text())["host"] == os.uname().nodename
-    assert not list((out / "checkpoints").glob(".*"))
+def compiled(folder: Path, artifacts: dict[str, str], **changes: Any) -> Path:
+    values: dict[str, Any] = {
+        "parallel": TWO,
+        "training__micro_batch_size": 1,
+        "training__epochs": 5,
+        "model": {**BASE["model"], "name": "mine:Net", "args": {}},
+        "data__dataset": "mine:open_slow",
+    }
+    return write_lock(folder / "compiled", artifacts, **{**values, **changes})
 
 
-def test_a_stop_that_cannot_be_saved_is_an_error(mounted: Path) -> None:
-    write_data(mounted / "data", train=4, val=1, test=1)
-    stop = SCENE.replace("    2: full,", "    2: lambda: ((OUT / 'STOP').touch(), full()),")
-    (mounted / "mine.py").write_text(stop)
-    lock = write_lock(mounted / "compiled", model=NET, data__dataset="mine:open_scene", training__epochs=10)
-    done = run_training(lock)
-    assert done.returncode == 1, done.stdout
-    assert "error[R519]: asked to stop after epoch 1, step 1, and the state cannot be saved" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (mounted / "out/STOPPED").exists()
-    assert not (mounted / "out/STOP").exists()
-    assert os.readlink(mounted / "out/checkpoints/last.pt") == "epoch-0001-step-000000.pt"
+@dataclass
+class Started:
+    """A run under way. `ranks` are the processes that train, by rank."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    printed: list[str] = field(default_factory=list)
+
+    def until(self, line: str) -> None:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            self.printed.append(text)
+            if line in text:
+                return
+        raise AssertionError("".join(self.printed))
+
+    @property
+    def ranks(self) -> dict[int, int]:
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                if (folder / "cwd").resolve() != self.folder:
+                    continue
+            except OSError:
+                continue
+            found.update({int(one[5:]): int(folder.name) for one in variables if one.startswith(b"RANK=")})
+        return found
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Wait for everything that holds the output, orphans too, and return what came of it."""
+        try:
+            rest, _ = self.process.communicate(timeout=150)
+        finally:
+            for pid in {self.process.pid, *self.ranks.values()}:
+                if (Path("/proc") / str(pid) / "cwd").exists() and self.process.poll() is None:
+                    os.kill(pid, signal.SIGKILL)
+        printed = "".join(self.printed) + rest
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, printed, printed)
 
 
-# Two runs in one folder.
-
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from ratc_runtime.claim import Claim
-claim = Claim(Path(sys.argv[1]))
-claim.take(os.environ)
-if os.fork() == 0:  # as a loader process, which outlives its parent for a while
-    os.close(1)
-    time.sleep(20)
-    os._exit(0)
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Any]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(**variables: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": str(RUNTIME), **variables},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
-
-
-def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "PATIENCE", 0.3)
-    first = hold(SLURM_JOB_ID="4711")
-    with pytest.raises(RuntimeFinding, match="R517") as caught:
-        Claim(tmp_path).take({})
-    assert f"process {first.pid} on {os.uname().nodename}, job 4711, started 20" in caught.value.note
-    # Another job of another number is no reason to take over either.
-    with pytest.raises(RuntimeFinding, match="R517"):
-        Claim(tmp_path).take({"SLURM_JOB_ID": "4712", "SLURM_RESTART_COUNT": "3"})
-    # What is dead holds nothing, though a process that it started lives on.
-    first.kill()
-    first.wait()
-    mine = Claim(tmp_path)
-    mine.take({})
-    assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
-    mine.check()
-
-
-def test_a_requeued_job_takes_over_from_its_own_earlier_start(
-    tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its node may be gone, and a network's file system holds the lock of a dead node for a while."""
-    monkeypatch.setattr(claims, "PATIENCE_AFTER_REQUEUE", 0.5)
-    hold(SLURM_JOB_ID="4711")
-    mine = Claim(tmp_path)
-    mine.take({"SLURM_JOB_ID": "4711", "SLURM_RESTART_COUNT": "1"})
-    assert "still locked by this job's earlier start" in capsys.readouterr().err
-    mine.check()
-
-
-def test_a_folder_that_another_run_took_is_not_written(tmp_path: Path, hold: Any) -> None:
-    mine = Claim(tmp_path)
-    mine.take({})
-    (tmp_path / FILE).unlink()
-    other = hold()
-    with pytest.raises(OSError, match=f"held by process {other.pid}"):
-        mine.check()
-    with pytest.raises(OSError, match=f"held by process {other.pid}"):
-        mine.check()
-
-
-def test_without_locks_a_living_process_of_this_host_still_counts(
-    tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def unsupported(*_: Any) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(claims, "PATIENCE", 0.3)
-    monkeypatch.setattr(fcntl, "lockf", unsupported)
-    first = hold()
-    with pytest.raises(RuntimeFinding, match="R517"):
-        Claim(tmp_path).take({})
-    first.kill()
-    first.wait()
-    Claim(tmp_path).take({})
-    assert "no locks on this file system" in capsys.readouterr().err
-
-
-def test_training_twice_into_one_folder_is_refused(tmp_path: Path) -> None:
-    write_data(tmp_path / "data", train=4, val=1, test=1)
-    waiting = SCENE.replace("    2: full,", "    2: lambda: time.sleep(60),")
-    (tmp_path / "mine.py").write_text(waiting)
-    lock = write_lock(tmp_path / "compiled", model=NET, data__dataset="mine:open_scene")
-    first = subprocess.Popen(
-        train_command(lock),
-        cwd=tmp_path,
-        env=environment(),
+def start(lock: Path, fault: str = "", command: list[str] | None = None, **variables: str) -> Started:
+    folder = lock.parent.parent
+    (folder / "fault").write_text(fault)
+    process = subprocess.Popen(
+        command or [*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)],
+        cwd=folder,
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
-    try:
-        assert first.stdout is not None
-        assert any("best so far" in line for line in first.stdout)
-        second = run_training(lock, "--fresh")
-    finally:
-        first.kill()
-        first.wait()
-        first.stdout.close()
-    assert second.returncode == 1
-    assert "error[R517]: another run writes into the output folder out" in second.stderr
-    assert f"process {first.pid} on " in second.stderr
-    assert "Traceback" not in second.stderr
-    assert (tmp_path / "out/checkpoints/last.pt").exists()
-    assert not (tmp_path / "out/checkpoints.previous").exists()
+    return Started(process, folder.resolve())
+
+
+def to(rank: int, number: int) -> Callable[[Started], None]:
+    return lambda run: os.kill(run.ranks[rank], number)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = start(project(folder)).end()
+    assert done.returncode == 0, done.stdout
+    return folder / "out"
+
+
+#: What is done when a line is printed, and whether the run ends well: it has saved where it was.
+FROM_OUTSIDE = (
+    ("epoch 1/5  step 1/6", to(0, signal.SIGTERM), 0),
+    ("epoch 1/5  step 4/6", to(1, signal.SIGINT), 0),
+    ("epoch 2/5  step 2/6", lambda run: run.process.kill(), -signal.SIGKILL),
+    ("epoch 3/5  step 2/6", to(1, signal.SIGKILL), 1),
+)
+
+
+def test_whatever_befalls_two_processes_the_result_is_the_undisturbed_one(tmp_path: Path, undisturbed: Path) -> None:
+    """One run that meets every fault in turn, and is continued after each by the same command."""
+    lock, out = project(tmp_path), tmp_path / "out"
+    for line, fault, status in FROM_OUTSIDE:
+        run = start(lock, ALL)
+        run.until(line)
+        fault(run)
+        done = run.end()
+        assert done.returncode == status, (line, done.stdout)
+        if status != 1:
+            assert results(out)["status"] == "stopped", done.stdout
+            assert "run the same command again to continue" in done.stdout
+    # The last one was killed by rank, while the other one waited for it.
+    assert "error[R514]: rank 0 has lost the other processes" in done.stdout
+    assert "was killed, last seen in `" in done.stdout
+    assert (out / "STOPPED").read_text() == "the launcher is gone\n"
+    saved = torch.load(out / "checkpoints/last.pt", weights_only=True)["progress"]
+    assert (saved["epoch"], saved["step"]) == (2, 0), "the last whole one is the one that is found"
+
+    raised = start(lock, "raise 1").end()
+    assert raised.returncode == 1
+    assert "KeyError: 'no such organ'" in raised.stdout
+    assert "in forward" in raised.stdout
+    assert "error[R528]: rank 1 on " in raised.stdout
+    assert "error[R514]: rank 0 has lost the other processes\n  note: rank 1: R528, rank 1 on " in raised.stdout
+
+    broken = start(lock, "nan 1").end()
+    assert broken.returncode == 1
+    assert "error[R507]: the loss is not finite in epoch 3, step 4, on rank 1\n" in broken.stdout
+    named = broken.stdout.split("samples of the batch: ")[1].splitlines()[0]
+    assert named.startswith("train")
+    assert "," not in named, "the other rank's are well"
+    assert "the last good checkpoint is kept: out/checkpoints/last.pt" in broken.stdout
+
+    hung = start(lock, "hang in the dataset 1", RATC_TIMEOUT_SECONDS="8").end()
+    assert hung.returncode == 1
+    said = hung.stdout.split("error[R525]: ")[1]
+    assert said.startswith("no progress for 8 s in epoch 3, step ")
+    assert f"rank 1 on {os.uname().nodename} hangs in `loader`" in said.splitlines()[0]
+    assert "in __getitem__\n            time.sleep(1000)" in said
+    assert "rank 0 waits in `" in said
+    assert "R514" not in hung.stdout, "what follows from it is nothing to tell"
+
+    finished = start(lock).end()
+    assert finished.returncode == 0, finished.stdout
+    assert "continuing after epoch 2, step 0" in finished.stdout
+    for name in ("last.pt", "best.pt"):
+        first, second = (torch.load(one / "checkpoints" / name, weights_only=True) for one in (out, undisturbed))
+        for key in ("model", "optimizer", "rng"):
+            assert same(first[key], second[key]), (name, key)
+    a, b = results(out), results(undisturbed)
+    assert a["test"] == b["test"]
+    for one, other in zip(a["epochs"], b["epochs"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_stopped_main_process_is_named_by_another_and_ended(tmp_path: Path) -> None:
+    """SIGSTOP holds every thread, the watchdog's too: the other rank has to speak, and to end it."""
+    run = start(project(tmp_path), ALL, RATC_TIMEOUT_SECONDS="8")
+    run.until("epoch 1/5  step 3/6")
+    stopped = run.ranks[0]
+    os.kill(stopped, signal.SIGSTOP)
+    done = run.end()
+    assert done.returncode == 1, done.stdout
+    said = done.stdout.split("error[R525]: ")[1]
+    assert f"rank 0 on {os.uname().nodename} does not answer" in said.splitlines()[0]
+    assert f"process {stopped}, does not answer: it is stopped, dead, or" in said
+    assert f"rank 1 waits in `collective` on {os.uname().nodename}" in said or "rank 1 waits in `backward`" in said
+    assert not (Path("/proc") / str(stopped)).exists()
+    stacks = next((tmp_path / "out/watchdog").glob("*/rank-1.txt")).read_text()
+    assert "thread MainThread\n" in stacks
+
+
+def test_a_hang_below_accelerate_is_found_too(tmp_path: Path) -> None:
+    project(tmp_path)
+    lock = compiled(tmp_path, {"accelerate.yaml": ACCELERATE}, engine={**BASE["engine"], "use_accelerate": True})
+    done = start(lock, "hang in the model 0", accelerate_command(lock), RATC_TIMEOUT_SECONDS="8").end()
+    assert done.returncode == 1, done.stdout
+    said = done.stdout.split("error[R525]: ")[1]
+    assert f"rank 0 on {os.uname().nodename} hangs in `forward`" in said.splitlines()[0]
+    assert "in forward\n            time.sleep(1000)" in said
+    assert "rank 1 waits in `backward`" in said
+
+
+def test_a_loader_process_that_hangs_shows_its_own_stack(tmp_path: Path) -> None:
+    project(tmp_path)
+    lock = compiled(
+        tmp_path,
+        {},
+        parallel=BASE["parallel"],
+        data__num_workers=1,
+        data__prefetch_factor=2,
+        training__micro_batch_size=2,
+    )
+    command = [sys.executable, "-m", "ratc_runtime.train", "--lock", str(lock)]
+    before = time.monotonic()
+    done = start(lock, "hang in the dataset 0", command, RATC_TIMEOUT_SECONDS="8").end()
+    assert time.monotonic() - before > 8
+    assert done.returncode == 1, done.stdout
+    assert "error[R525]: no progress for 8 s in epoch 1, step " in done.stdout
+    assert ", in `loader`" in done.stdout
+    assert (
+        done.stdout.index("loader process ") < done.stdout.index(" in __getitem__") < done.stdout.index("error[R525]")
+    )

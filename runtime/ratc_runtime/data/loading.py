@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from ratc_runtime import stacks, watchdog
 from ratc_runtime.data.augment import Augmentation
 from ratc_runtime.data.samples import Draw, Guarded, Sample
 from ratc_runtime.errors import RuntimeFinding, warn
@@ -199,6 +200,7 @@ class Loader:
             self._note_skipped(batch.skipped, everywhere=False)
             if batch.problem is not None:
                 raise batch.problem
+            watchdog.mark()
             yield batch._replace(weight=torch.tensor(batch.weight), position=torch.tensor(batch.position))
 
     def _note_skipped(self, names: Collection[str], everywhere: bool) -> None:
@@ -253,6 +255,7 @@ def _ignore_stop_signals(_worker: int) -> None:
     # break the step during which the state is saved.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    stacks.answer_when_asked()
 
 
 def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ratc_runtime import watchdog
 from ratc_runtime.data.samples import checked
 from ratc_runtime.distributed import World
 from ratc_runtime.tasks.segmentation.metrics import Score, baseline_mask, counts, score
@@ -37,6 +38,7 @@ def _targets(dataset: Any, world: World) -> Iterator[torch.Tensor]:
     """Yield this rank's targets (1, H, W); bad samples were reported by the loaders and are left out here."""
     read = getattr(dataset, "target", None) or (lambda index: checked(dataset[index], "")["target"])
     for index in range(world.rank, len(dataset), world.size):
+        watchdog.mark()
         try:
             yield read(index)
         except Exception:  # foreign data sets may raise anything

@@ -17,8 +17,6 @@ ratc_output_dir=${RAT_OUTPUT_DIR:-$ratc_output_dir}
 
 # Environment
 export OMP_NUM_THREADS=16
-export CUDA_LAUNCH_BLOCKING=1
-export TORCH_DISTRIBUTED_DEBUG=DETAIL
 ratc_python=${RATC_PYTHON:-python3}
 
 # The files here are those that were reviewed, and the hardware is what they were compiled for.

@@ -1,0 +1,71 @@
+"""Debug runs (`debug: true` in the lock): what the runtime does more of, so that one run of a few steps tells all.
+
+The loop knows `Inspector` by one line, and nothing of this package is imported by a run that is none.
+This module needs no torch: it is asked before torch is imported.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ratc_runtime.lock import Lock
+
+#: Read by CUDA, torch and NCCL when they start.
+VARIABLES = {
+    "CUDA_LAUNCH_BLOCKING": "1",  # a kernel's error is raised where it was launched
+    "TORCH_SHOW_CPP_STACKTRACES": "1",
+    "TORCH_DISABLE_ADDR2LINE": "1",  # looking up C++ lines takes minutes where libraries are large
+    "NCCL_DEBUG": "INFO",
+}
+#: DETAIL names collectives that do not match, with their shapes. Over gloo torch 2.13 crashes with it where DDP logs
+#: its settings: it takes the group's wrapper for the group (c10d::Logger::set_env_variables).
+DISTRIBUTED = {"nccl": "DETAIL", "gloo": "INFO"}
+#: Micro-batches of each process that an epoch of evaluation is cut to.
+EVALUATED = 2
+
+
+def prepare(environment: MutableMapping[str, str], backend: str) -> None:
+    """Set the variables of a debug run; call this before torch is imported. What the user has set stays.
+
+    A crash below Python then shows where it was called from, too.
+    """
+    faulthandler.enable()
+    for name, value in {**VARIABLES, "TORCH_DISTRIBUTED_DEBUG": DISTRIBUTED[backend]}.items():
+        environment.setdefault(name, value)
+
+
+class Few:
+    """The first samples of a dataset, which answers as the whole one does to everything else."""
+
+    def __init__(self, dataset: Any, length: int) -> None:
+        self.dataset, self.length = dataset, min(length, len(dataset))
+        if hasattr(dataset, "names"):
+            self.names = list(dataset.names[: self.length])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < self.length:
+            raise IndexError(index)  # this ends a `for` over it
+        return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def few(datasets: dict[str, Any], lock: Lock) -> dict[str, Any]:
+    """Return the splits cut to what a debug run takes: the steps of its epoch, and a little evaluation."""
+    training = lock.training
+    steps = training.max_steps_per_epoch
+    lengths = dict.fromkeys(datasets, EVALUATED * training.micro_batch_size * lock.parallel.world_size)
+    if steps is not None:
+        lengths["train"] = steps * training.global_batch_size
+    else:
+        del lengths["train"]
+    return {split: Few(data, lengths[split]) if split in lengths else data for split, data in datasets.items()}

@@ -1,0 +1,105 @@
+"""Tensors and norms in a few words, for people and as values of a JSON line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+#: Groups of parameters that one block shows.
+_GROUPS = 24
+
+
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a batch or an output with their place in it, whatever it is built of."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        names = getattr(value, "_fields", range(len(value)))
+        for key, item in zip(names, value, strict=True):
+            yield from tensors(item, f"{name}[{key}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+
+
+def record(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return shape, type, device, range, mean and 2-norm of a tensor, and how many of its values are not finite.
+
+    Range, mean and norm are those of the finite values; None where there are none.
+    """
+    found: dict[str, Any] = {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "device": str(tensor.device),
+    }
+    values = tensor.detach()
+    if values.is_complex():
+        values = values.abs()
+    if not values.is_floating_point():
+        values = values.double()
+    finite = values[torch.isfinite(values)].double()
+    some = finite.numel() > 0
+    return {
+        **found,
+        "min": float(finite.min()) if some else None,
+        "max": float(finite.max()) if some else None,
+        "mean": float(finite.mean()) if some else None,
+        "norm": float(finite.norm()) if some else None,
+        "not_finite": values.numel() - finite.numel(),
+    }
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """Return what `record` found as one line."""
+    words = [f"{found['dtype']} ({', '.join(map(str, found['shape']))}) {found['device']}"]
+    if found["min"] is not None:
+        words.append(
+            f"from {found['min']:.4g} to {found['max']:.4g}, mean {found['mean']:.4g}, norm {found['norm']:.4g}"
+        )
+    if found["not_finite"]:
+        words.append(f"{found['not_finite']} not finite")
+    return "; ".join(words)
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether every tensor in a value is finite."""
+    return all(
+        bool(torch.isfinite(tensor).all())
+        for _, tensor in tensors(value)
+        if tensor.is_floating_point() or tensor.is_complex()
+    )
+
+
+def depth(names: Iterable[str]) -> int:
+    """Return how many parts of parameters' names make groups that fit a screen: the most, up to three."""
+    listed = list(names)
+    fitting = [parts for parts in (2, 3) if len({group(name, parts) for name in listed}) <= _GROUPS]
+    return max(fitting, default=1)
+
+
+def group(name: str, parts: int) -> str:
+    """Return the module that a parameter is counted to: the first parts of its name, without its own."""
+    modules = name.split(".")[:-1] or [name]
+    return ".".join(modules[:parts])
+
+
+def norms(named: Iterable[tuple[str, torch.Tensor | None]], parts: int, scale: float = 1.0) -> dict[str, float]:
+    """Return the 2-norm of the tensors of each group, over `scale`; groups without any are left out."""
+    squares: dict[str, float] = {}
+    for name, tensor in named:
+        if tensor is not None:
+            values = tensor.detach().to(torch.float64)
+            place = group(name, parts)
+            squares[place] = squares.get(place, 0.0) + float((values * values).sum())
+    return {name: square**0.5 / scale for name, square in squares.items()}
+
+
+def total(norms_of_parts: Mapping[str, float]) -> float:
+    """Return the norm of the whole from the norms of its parts."""
+    return float(sum(value * value for value in norms_of_parts.values()) ** 0.5)

@@ -1,0 +1,59 @@
+"""The Python stacks of a process that hangs, and of the loader processes that it waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+#: A loader process prints its stacks on this signal.
+ASKED = signal.SIGUSR1
+
+
+def of_every_thread(but: int | None) -> str:
+    """Return the stacks of this process's threads, without that of the thread `but`, which asks."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "".join(
+        f"thread {names.get(ident, ident)}\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+        if ident != but
+    )
+
+
+def answer_when_asked() -> None:
+    """Let this process, which loads for another one, print its stacks when that one asks."""
+    faulthandler.register(ASKED, file=sys.__stderr__, all_threads=True)
+
+
+def ask_loader_processes(whose: str) -> None:
+    """Let the loader processes of this one print their stacks on stderr, one at a time."""
+    for child in multiprocessing.active_children():
+        if child.pid is not None and _catches(child.pid, ASKED):
+            print(f"loader process {child.pid} {whose}:", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                os.kill(child.pid, ASKED)
+            time.sleep(0.2)
+
+
+def end_loader_processes() -> None:
+    """End the processes that would end with this one, as the interpreter's own way out does: also one that hangs."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Tell whether a process handles a signal, which would otherwise end it. Source: proc(5), SigCgt."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)

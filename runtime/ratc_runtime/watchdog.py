@@ -1,0 +1,396 @@
+"""Ends a run that hangs, and names the process that it hangs in (R525).
+
+A collective that one process never enters keeps all the others waiting for as long as they are let: days, where nobody
+looks. So a thread in each process counts what gets done (`mark`: a batch, a collective), and where nothing was for the
+lock's `parallel.timeout_seconds` says which rank does not come along, with its stack, and ends every process with
+status 1. It needs no collective and no process group: the ranks see each other by `heartbeat.Heartbeats`.
+
+The loop pays for it with an addition per batch and per collective. Where the thread itself is kept from running, by
+code that holds the interpreter's lock or by a dead file system, faulthandler's timer, which needs neither, prints
+every stack and ends the process a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ratc_runtime import phases, stacks
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.heartbeat import Beat, Heartbeats, born, kill, start_name
+from ratc_runtime.lock import Lock
+
+VARIABLE = "RATC_TIMEOUT_SECONDS"
+#: The process group's own timeout is longer by this, so that the watchdog, which can say more, speaks first.
+GROUP_MARGIN = 60.0
+#: So long a process may take to see for itself that another one is gone, before the watchdog ends it.
+GRACE = 15.0
+#: Opening the data, building the model and the first step, with torch.compile in it, are given at least so long.
+FIRST = 900.0
+#: How many of the processes that hang are shown with their stack.
+SHOWN = 4
+
+_marks = 0
+_current: Watchdog | None = None
+
+
+def current() -> Watchdog | None:
+    """Return the last watchdog of this process, also after its end."""
+    return _current
+
+
+def begin(lock: Lock, output_dir: Path, rank: int) -> Watchdog | None:
+    """Start this process's watchdog; None where none is wanted."""
+    global _current
+    seconds, size, here = limit(lock, os.environ), lock.parallel.world_size, lock.parallel.processes_per_node
+    first = rank // here * here
+    _current = None if seconds is None else Watchdog(seconds, output_dir, rank, size, range(first, first + here))
+    return None if _current is None else _current.start()
+
+
+def mark() -> None:
+    """Note that something got done; whoever calls this now and then does not hang."""
+    global _marks
+    _marks += 1
+
+
+def limit(lock: Lock, environment: Mapping[str, str]) -> float | None:
+    """Return the seconds without progress after which a run is ended; None is never.
+
+    RATC_TIMEOUT_SECONDS comes before the lock's value, and 0 there is never.
+    """
+    text = environment.get(VARIABLE)
+    if text:
+        with contextlib.suppress(ValueError):
+            seconds = float(text)
+            if 0 <= seconds < float("inf"):
+                return seconds or None
+        warn(f"{VARIABLE}={text!r:.40} is no number of seconds; the lock's value counts")
+    return lock.parallel.timeout_seconds
+
+
+class Watchdog:
+    """The thread that looks. `local` are the ranks of this machine."""
+
+    def __init__(self, seconds: float, output_dir: Path, rank: int, size: int, local: range) -> None:
+        self.rank, self.size, self.local = rank, size, local
+        self.usual, self.seconds = seconds, max(seconds, FIRST)
+        self._place: tuple[Callable[[], str], str] = (str, "")  # what tells the position, and the first one it told
+        self.tick = min(5.0, max(0.1, seconds / 20))
+        self.hearts = Heartbeats(output_dir, start_name(os.environ), rank) if size > 1 else None
+        self._host, self._born = socket.gethostname(), born(os.getpid())
+        self._count, self._stalled, self._marks = 0, 0.0, _marks
+        self._armed = float("-inf")
+        self._beats: dict[int, Beat] = {}
+        self._finished: set[int] = set()  # ranks that were there, and took their sign of life away
+        self._heard: set[int] = set()  # ranks whose last two beats that were read differ
+        self._gone: tuple[float, str] | None = None  # when it was seen, and who
+        #: True once it has said why the run ends: what the main thread meets because of it is nothing to tell.
+        self.spoken = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> Watchdog:
+        """Begin to look; return this."""
+        self._arm(time.monotonic())  # the thread may be kept from its first look already
+        self._thread.start()
+        return self
+
+    def follow(self, position: Callable[[], str]) -> None:
+        """Ask `position` from now on how far the run is; where it is now, it begins."""
+        self._place = position, position()
+
+    def close(self, message: str = "") -> None:
+        """Look no more. With a message this rank ends with a failure: the others are told, so that none waits."""
+        self._closed.set()
+        # Not while it writes: a sign of life after the last one would look like a process that was killed.
+        self._thread.join(timeout=10 * self.tick)
+        faulthandler.cancel_dump_traceback_later()
+        if self.hearts is not None:
+            if message:
+                self.hearts.end(message)
+            self.hearts.close()
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:
+            # Its timer would end a run that is well.
+            faulthandler.cancel_dump_traceback_later()
+            warn(f"the watchdog has ended, training goes on without: {type(error).__name__}: {error}")
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        if self.hearts is not None:
+            self._beat()
+        while not self._closed.wait(self.tick):
+            now = time.monotonic()
+            # Where the whole process was stopped (a suspended job, a debugger) that time is not the run's.
+            self._count_time(min(now - before, 4 * self.tick))
+            before = now
+            self._arm(now)
+            if self.hearts is None:
+                if self._stalled >= self.seconds:
+                    self._end_alone()
+                continue
+            self._beat()
+            self._look_for_the_dead(now)
+            self._judge()
+
+    def _count_time(self, passed: float) -> None:
+        done = _marks
+        self._stalled = 0.0 if done != self._marks else self._stalled + passed
+        self._marks = done
+        self._count += 1
+        if self.seconds != self.usual:
+            position, first = self._place
+            if position() != first:
+                self.seconds = self.usual  # the first step is made
+
+    def _arm(self, now: float) -> None:
+        """Set faulthandler's timer anew, well before it would go off."""
+        if now - self._armed > self.usual / 8:
+            self._armed = now
+            faulthandler.dump_traceback_later(1.5 * self.seconds + 2 * GROUP_MARGIN, exit=True, file=sys.__stderr__)
+
+    def _beat(self) -> None:
+        assert self.hearts is not None
+        phase = phases.look()
+        beat = Beat(
+            rank=self.rank,
+            host=self._host,
+            pid=os.getpid(),
+            born=self._born,
+            count=self._count,
+            marks=self._marks,
+            seconds=self._stalled,
+            phase=phase.name,
+            waiting=phase.waiting,
+            # Where it gets on, nobody asks for it.
+            stack=phase.stack if self._stalled > 2 * self.tick else "",
+        )
+        self._beats[self.rank] = beat
+        self.hearts.write(beat)
+
+    def _hear(self, ranks: range | list[int]) -> None:
+        assert self.hearts is not None
+        for rank in ranks:
+            beat, old = self.hearts.read(rank), self._beats.get(rank)
+            if beat is None and old is not None:
+                self._finished.add(rank)
+            if rank == self.rank or beat is None:
+                continue
+            if old is None or old.count == beat.count:
+                self._heard.discard(rank)
+            else:
+                self._heard.add(rank)
+            self._beats[rank] = beat
+
+    # What ends other ranks
+
+    def _look_for_the_dead(self, now: float) -> None:
+        """End this process (R514) some time after another one has: not all that wait for it can see that."""
+        assert self.hearts is not None
+        if self._gone is None:
+            lost = self._killed_here() or self.hearts.ended()
+            if lost is None:
+                return
+            self._gone = now, lost
+        since, lost = self._gone
+        if "R525" in lost:
+            self._follow(lost)
+        # A checkpoint that is being written is worth waiting for.
+        if now - since < GRACE or self._beats[self.rank].phase == "checkpoint":
+            return
+        finding = RuntimeFinding(
+            "R514",
+            f"rank {self.rank} has lost the other processes",
+            f"{lost}\nthis process was in `{self._beats[self.rank].phase}` and was ended",
+            "another rank ended first: what it says above or below is the reason",
+            everywhere=False,
+        )
+        self._leave(finding)
+
+    def lost(self) -> str:
+        """Return which process has ended, as far as one can see from here; for the main thread, which misses it."""
+        until = time.monotonic() + 2.0
+        while self.hearts is not None and time.monotonic() < until:
+            found = self._killed_here(met=True) or self.hearts.ended()
+            if found is not None:
+                return found
+            time.sleep(0.1)
+        return ""
+
+    def _follow(self, lost: str) -> None:
+        """End this process because the run hangs, leaving its stacks; they are printed where others wait for it."""
+        assert self.hearts is not None
+        self.spoken = True
+        phase = phases.look()
+        text = self._stacks(phase)
+        self.hearts.dump(text)
+        if not phase.waiting:
+            sys.stderr.write(text)
+            self._ask_loaders(phase)
+        print(f"rank {self.rank} was in `{phase.name}` and is ended: {lost}", file=sys.stderr, flush=True)
+        self._leave(None)
+
+    def _killed_here(self, met: bool = False) -> str | None:
+        """Return who of this machine's ranks has died without a word; it is then told to all.
+
+        Before the ranks have `met`, what cannot be seen alive may be what an earlier start left.
+        """
+        assert self.hearts is not None
+        for rank in self.local:
+            beat = self._beats.get(rank)
+            if beat is None and rank != self.rank:
+                beat = self.hearts.read(rank)
+                if beat is not None and beat.host == self._host and (met or born(beat.pid) == beat.born):
+                    self._beats[rank] = beat
+                if not met:
+                    continue
+            if beat is None or rank == self.rank or beat.host != self._host or born(beat.pid) == beat.born:
+                continue
+            # One that has ended as it should took its file away before.
+            last = self.hearts.read(rank)
+            if last is not None:
+                lost = f"rank {rank} on {last.host} (process {last.pid}) was killed, last seen in `{last.phase}`"
+                self.hearts.end(lost)
+                return lost
+        return None
+
+    # What hangs
+
+    def _judge(self) -> None:
+        """End the run where no rank has got on; the lowest rank that answers speaks for all."""
+        every = max(self.tick, self.seconds / 20)
+        if self._stalled > self.seconds / 2 and self._stalled % every < self.tick:
+            # Rank 0 looks at all the others, they at rank 0 alone, or a thousand ranks read a million files.
+            self._hear(range(self.size) if self.rank == 0 else [0])
+        if self._stalled < self.seconds:
+            return
+        if self.rank != 0 and 0 in self._heard and self._stalled < self.seconds + GROUP_MARGIN / 2:
+            return
+        if self.rank != 0:
+            self._hear(range(self.size))
+            self._closed.wait(3 * self.tick)
+            self._hear(range(self.size))
+            if min(self._heard | {self.rank}) != self.rank and self._stalled < self.seconds + GROUP_MARGIN / 2:
+                return
+        # As long as one of them gets on, the others wait for it with reason.
+        if min(beat.seconds for rank, beat in self._beats.items() if rank in self._heard | {self.rank}) < (
+            0.8 * self.seconds
+        ):
+            return
+        self._end_all()
+
+    def _end_alone(self) -> None:
+        phase = phases.look()
+        sys.stderr.write(self._stacks(phase))
+        self._ask_loaders(phase)
+        self._leave(
+            RuntimeFinding(
+                "R525",
+                f"no progress for {self.seconds:.0f} s{self._at()}, in `{phase.name}`",
+                f"process {os.getpid()} on {self._host}; the stack of every thread is above, the main one ends with\n"
+                + phase.stack,
+                _HELP,
+            )
+        )
+
+    def _end_all(self) -> None:
+        """Say who does not come along, and end every process that this one can reach."""
+        assert self.hearts is not None
+        stuck = self._suspects()
+        lines = []
+        for rank in stuck[:SHOWN]:
+            beat = self._beats.get(rank)
+            if beat is None:
+                lines.append(f"rank {rank} has left no sign of life: it did not start, or sees another output folder")
+                continue
+            what = f"rank {rank} on {beat.host}, process {beat.pid}, "
+            if rank in self._heard or rank == self.rank:
+                lines.append(f"{what}has been in `{beat.phase}` for {beat.seconds:.0f} s:\n{beat.stack}")
+            else:
+                lines.append(
+                    f"{what}does not answer: it is stopped, dead, or in code that holds the interpreter's lock;"
+                    f" last seen in `{beat.phase}`" + (f":\n{beat.stack}" if beat.stack else "")
+                )
+        lines += [f"and {len(stuck) - SHOWN} more"] if len(stuck) > SHOWN else []
+        others: dict[str, list[int]] = {}
+        for rank, beat in sorted(self._beats.items()):
+            if rank not in stuck:
+                others.setdefault(f"`{beat.phase}` on {beat.host}", []).append(rank)
+        for place, ranks in others.items():
+            lines.append(f"rank {', '.join(map(str, ranks))} {'wait' if len(ranks) > 1 else 'waits'} in {place}")
+        lines.append(f"the stack of every thread of each rank: {self.hearts.folder}/rank-*.txt")
+        named = ", ".join(
+            f"rank {rank}" + (f" on {self._beats[rank].host}" if rank in self._beats else "") for rank in stuck[:SHOWN]
+        )
+        first = self._beats.get(stuck[0])
+        message = f"no progress for {self.seconds:.0f} s{self._at()}: {named}"
+        if first is None:
+            message += " is missing"
+        elif first.rank in self._heard or first.rank == self.rank:
+            message += f" hangs in `{first.phase}`"
+        else:
+            message += f" does not answer, last seen in `{first.phase}`"
+        finding = RuntimeFinding("R525", message, "\n".join(lines), _HELP)
+        self.hearts.dump(self._stacks(phases.look()))
+        self.spoken = True
+        print(finding.render(), file=sys.stderr, flush=True)
+        self.hearts.end(f"R525, {message}")
+        # The others have seen that and leave their stacks; those that cannot are ended from here.
+        self._closed.wait(6 * self.tick + 2)
+        for beat in self._beats.values():
+            if beat.rank != self.rank and beat.host == self._host:
+                kill(beat)
+        self._leave(None)
+
+    def _suspects(self) -> list[int]:
+        """Ranks that do not answer or do not wait for others; where all wait, those that are the furthest behind."""
+        here = self._heard | self._finished | {self.rank}
+        silent = [rank for rank in range(self.size) if rank not in here]
+        known = {rank: beat for rank, beat in self._beats.items() if rank not in self._finished}
+        busy = [rank for rank, beat in known.items() if rank not in silent and not beat.waiting]
+        if silent or busy:
+            return sorted({*silent, *busy})
+        marks = {rank: beat.marks for rank, beat in known.items()}
+        return sorted(rank for rank, number in marks.items() if number == min(marks.values()))
+
+    def _at(self) -> str:
+        found = self._place[0]()
+        return f" {found}" if found else ""
+
+    def _stacks(self, phase: phases.Phase) -> str:
+        title = f"rank {self.rank} on {self._host}, process {os.getpid()}, in `{phase.name}`; every thread:\n"
+        return title + stacks.of_every_thread(self._thread.ident)
+
+    def _ask_loaders(self, phase: phases.Phase) -> None:
+        if phase.doing == "loader":
+            stacks.ask_loader_processes(f"of rank {self.rank}")
+
+    def _leave(self, finding: RuntimeFinding | None) -> None:
+        if self._closed.is_set():
+            return  # the main thread has come to its end in the meantime
+        if finding is not None:
+            print(finding.render(), file=sys.stderr, flush=True)
+        if self.hearts is not None:
+            self.hearts.close()
+        stacks.end_loader_processes()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+_HELP = (
+    "look at what the stack names: a lock, a download, a file system, a branch that only some ranks take\n"
+    f"where it is right and only slow, set a longer distributed.timeout_seconds, or {VARIABLE} for one start\n"
+    "run the same command again: it continues from the last checkpoint"
+)
