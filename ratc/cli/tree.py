@@ -44,7 +44,9 @@ def marked(folder: str, name: str) -> bool:
 def _is_compiled(folder: str, files: Sequence[str]) -> bool:
     if lock.NAME in files:
         start = _first(os.path.join(folder, lock.NAME))
-        return _MARK in start or b"lock_version" in start
+        if _MARK in start or b"lock_version" in start:
+            return True
+    # Also where the lock is there and broken: what it vouched for stands beside it.
     return any(name in files and marked(folder, name) for name in targets.NAMES)
 
 

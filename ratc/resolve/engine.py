@@ -12,7 +12,7 @@ DEFAULT_ZERO_STAGE = 2
 #: Elements of a DeepSpeed bucket. Its own 5e8 is allocated in full, twice with overlap, however small the model.
 DEFAULT_BUCKET = 50_000_000
 
-#: Memory is predicted, and decides, only where this setting leaves the micro-batch to ratc.
+#: What memory decides follows from this setting too: it left the micro-batch to ratc.
 _PREDICTED = "spec:training.batch_size"
 
 
@@ -63,14 +63,14 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             DEFAULT_ZERO_STAGE,
             "partitions optimizer states and gradients at no loss of speed",
             "engine.deepspeed",
-            _PREDICTED,
         )
     decision = context.decision
     bucket = decision.choice.estimate.strategy.bucket if decision else DEFAULT_BUCKET
     why = (
         "no larger than the model" if bucket < DEFAULT_BUCKET else "a tenth of DeepSpeed's own, which is taken in full"
     )
-    context.derive("deepspeed.bucket_elements", bucket, why, "engine.deepspeed", _PREDICTED)
+    left = (_PREDICTED,) if decision else ()
+    context.derive("deepspeed.bucket_elements", bucket, why, "engine.deepspeed", *left)
     offload = settings["training.offload_optimizer"]
     if offload.value and used and context.value("engine.zero_stage") == 0:
         message = "optimizer states can be offloaded from ZeRO stage 1 on"

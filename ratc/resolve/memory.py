@@ -14,8 +14,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     reason = "predicted from a trace" if found else "not predicted"
     if context.decision and context.decision.measured:
         reason = context.decision.measured
-    # Whether anything is predicted follows from what the spec leaves to ratc.
-    inputs = ("training.micro_batch_size", "hardware.card", "spec:training.batch_size")
+    # Predicted since the spec left the micro-batch to ratc.
+    left = ("spec:training.batch_size",) if found else ()
+    inputs = ("training.micro_batch_size", "hardware.card", *left)
     context.derive("memory.peak_allocated_bytes", found.peak_allocated_bytes if found else None, reason, *inputs)
     context.derive("memory.peak_reserved_bytes", found.peak_reserved_bytes if found else None, reason, *inputs)
     context.derive("memory.margin", found.margin if found else None, reason, *inputs)

@@ -19,14 +19,14 @@ _SHOWN = 12
 #: Files whose frames stand between others and say nothing: how modules are called and programs started.
 _DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<frozen runpy>")
 
-#: Parts of a run, by (file of this package, functions; none is all).
+#: Parts of a run, by (file of this package, or folder with a slash; functions, none is all).
 _WHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("run.py", ("open_run",), "opening"),
     ("train.py", ("train_on",), "training"),
     ("evaluate.py", (), "evaluation"),
     ("finish.py", (), "finishing"),
     ("tasks/segmentation/baseline.py", (), "baseline"),
-    ("checkpoint.py", (), "checkpoint"),
+    ("checkpoint/", (), "checkpoint"),
 )
 #: What goes on inside a part.
 _DOING: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -35,7 +35,7 @@ _DOING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("engine.py", ("backward",), "backward"),
     ("engine.py", ("update",), "optimizer"),
     ("distributed.py", ("sum", "gather", "barrier", "leave"), "collective"),
-    ("tracking.py", (), "tracking"),
+    ("tracking/", (), "tracking"),
 )
 #: The same of other packages' files, by the end of their path.
 _ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -97,6 +97,10 @@ def _outwards(frame: FrameType | None) -> list[FrameType]:
     return frames
 
 
+def _is_of(own: str, name: str) -> bool:
+    return own.startswith(name) if name.endswith("/") else own == name
+
+
 def _named(file: str, function: str) -> tuple[str, str] | None:
     """Return (part, "") or ("", work) of a frame; None of one that says nothing."""
     if file.startswith(_PACKAGE):
@@ -105,10 +109,10 @@ def _named(file: str, function: str) -> tuple[str, str] | None:
         if own.startswith("data/"):
             return "", "loader"
         for name, functions, part in _WHERE:
-            if own == name and (not functions or function in functions):
+            if _is_of(own, name) and (not functions or function in functions):
                 return part, ""
         for name, functions, work in _DOING:
-            if own == name and (not functions or function in functions):
+            if _is_of(own, name) and (not functions or function in functions):
                 return "", work
         return None
     for end, functions, work in _ELSEWHERE:

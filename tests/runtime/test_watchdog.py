@@ -70,7 +70,7 @@ def test_the_stack_tells_what_the_main_thread_does(tmp_path: Path, monkeypatch: 
         forward.append(seen_by_a_thread())
         return Looks.apply(output).mean()  # type: ignore[no-any-return, no-untyped-call]
 
-    loader = Loader(Samples(), [[0]], lock.data, False, make_task(lock).collate)
+    loader = Loader(Samples(), [[0]], lock, 0, make_task(lock).collate)
     batches = ((batch.image, batch.target) for batch in loader)
     engine = TorchEngine(lock, model)
     training_step(engine, looks, batches, 1, 0.1, None)
@@ -97,7 +97,7 @@ def test_an_evaluation_names_itself_and_what_it_waits_for() -> None:
 FRAMES = (
     ("evaluate.py", "evaluate"),
     ("data/loading.py", "__iter__"),
-    ("checkpoint.py", "save"),
+    ("checkpoint/store.py", "save"),
     ("engine.py", "update"),
     ("lock.py", "read_lock"),
 )
