@@ -1,4 +1,5 @@
-"""Write a small real data set: `brain`, axial slices of the MNI152 template with their white matter.
+"""Write a small data set: `brain`, axial slices of the MNI152 template with their white matter; `brain3d`, blocks of
+the same volume with grey and white matter.
 
 Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
 """
@@ -13,7 +14,7 @@ from importlib.util import find_spec
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc sample-data``."""
-    parser.add_argument("name", metavar="NAME", help="brain")
+    parser.add_argument("name", metavar="NAME", help="brain or brain3d")
     parser.add_argument("folder", metavar="DIR", help="where to write it")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from lockfile import environment
 from PIL import Image
-from ratc_runtime.data.sample import SampleDataError, is_complete, splits, write_brain
+from ratc_runtime.data.sample import NAMES, SampleDataError, find
+from ratc_runtime.data.sample.brain import SAMPLE, splits
 
 
 def digest(folder: Path) -> str:
@@ -26,15 +27,15 @@ def digest(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "with a space" / "brain"
-    assert write_brain(folder)
+    assert SAMPLE.write(folder)
     return folder
 
 
 def test_bytes_are_the_same_and_a_second_call_does_nothing(brain: Path, tmp_path: Path) -> None:
     before = digest(brain)
-    assert write_brain(tmp_path / "other")
+    assert SAMPLE.write(tmp_path / "other")
     assert digest(tmp_path / "other") == before
-    assert not write_brain(brain)
+    assert not SAMPLE.write(brain)
     assert digest(brain) == before
     assert [path.name for path in brain.parent.iterdir()] == ["brain"]
 
@@ -76,17 +77,55 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(SampleDataError, match="not empty"):
-        write_brain(tmp_path / "mine")
+        SAMPLE.write(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(SampleDataError, match="cannot write"):
-        write_brain(tmp_path / "mine/thesis.txt/below")
+        SAMPLE.write(tmp_path / "mine/thesis.txt/below")
 
 
 def test_an_incomplete_folder_is_noticed(brain: Path, tmp_path: Path) -> None:
-    write_brain(tmp_path / "brain")
+    SAMPLE.write(tmp_path / "brain")
     next((tmp_path / "brain/masks").iterdir()).unlink()
-    assert not is_complete(tmp_path / "brain")
-    assert is_complete(brain)
+    assert not SAMPLE.is_complete(tmp_path / "brain")
+    assert SAMPLE.is_complete(brain)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("volumes") / "brain3d"
+    assert find("brain3d").write(folder)
+    return folder
+
+
+def test_blocks_are_of_the_template_and_do_not_overlap(blocks: Path, tmp_path: Path) -> None:
+    import nibabel
+    from ratc_runtime.data.sample import mni152
+    from ratc_runtime.data.sample.brain3d import SLABS
+
+    find("brain3d").write(tmp_path / "again")
+    assert digest(tmp_path / "again") == digest(blocks)
+    ends = sorted((first, end) for _, first, end in SLABS)
+    assert min(after[0] - before[1] for before, after in zip(ends, ends[1:], strict=False)) == 6
+    scan, affine = mni152.read("T1")
+    white, _ = mni152.read("white matter")
+    for names in json.loads((blocks / "splits.json").read_text()).values():
+        for name in names:
+            image = nibabel.load(blocks / "images" / f"{name}.nii.gz")
+            mask = nibabel.load(blocks / "masks" / f"{name}_segmentation.nii.gz")
+            voxels, classes = np.asarray(image.dataobj), np.asarray(mask.dataobj)
+            assert voxels.shape == classes.shape == (160, 32, 160)
+            assert np.array_equal(image.affine, mask.affine)
+            # In world coordinates the block is where it was in the template.
+            at = np.rint(np.linalg.inv(affine) @ image.affine @ (80, 16, 80, 1)).astype(int)[:3]
+            assert voxels[80, 16, 80] == scan[tuple(at)]
+            assert (classes[80, 16, 80] == 2) == (white[tuple(at)] >= 128)
+            assert np.unique(classes).tolist() == [0, 1, 2]
+            means = [voxels[classes == kind].mean() for kind in (1, 2)]
+            assert means[0] < means[1]
+
+
+def test_every_name_has_its_data() -> None:
+    assert {find(name).marker["sample_data"] for name in NAMES} == set(NAMES)
 
 
 def test_the_command(tmp_path: Path) -> None:

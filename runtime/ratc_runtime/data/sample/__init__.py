@@ -1,0 +1,23 @@
+"""Sample data sets, small and made from what is installed: a file here each, and a line in the table.
+
+Run as `python -m ratc_runtime.data.sample NAME DIR`, which `ratc sample-data NAME DIR` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from ratc_runtime.data.sample.folder import SampleData, SampleDataError
+
+__all__ = ["NAMES", "SampleData", "SampleDataError", "find"]
+
+#: Modules of this package by the name that a person gives; each has a `SAMPLE`.
+_MODULES = {"brain": "brain", "brain3d": "brain3d"}
+NAMES = tuple(_MODULES)
+
+
+def find(name: str) -> SampleData:
+    """Return the data set of that name, one of `NAMES`."""
+    module = importlib.import_module(f"ratc_runtime.data.sample.{_MODULES[name]}")
+    found: SampleData = module.SAMPLE
+    return found
