@@ -107,7 +107,8 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
         return f"finished; best epoch {best}, scored on the validation split only"
     compared = f"; the trivial baseline has {say_scores(baseline, labels)}" if baseline else ""
     scored = say_scores({**test.scores, "loss": test.loss}, labels or {"loss": "loss"})
-    return f"test {scored}  ({test.samples} samples, best epoch {best}){compared}"
+    lines = [f"test {scored}  ({test.samples} samples, best epoch {best}){compared}", *run.task.remarks(test.scores)]
+    return "\n".join(lines)
 
 
 def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str, str]]:
@@ -156,7 +157,9 @@ def _draw(run: Run, pictures: list[Any]) -> list[Path]:
     try:
         from ratc_runtime.figures import draw_curves
 
-        draw_curves(curves, run.progress.history, run.task.metrics, run.lock.experiment_name, run.progress.best_epoch)
+        # One axis from 0 to 1: distances have no place there.
+        shown = {name: metric for name, metric in run.task.metrics.items() if metric.larger_is_better}
+        draw_curves(curves, run.progress.history, shown, run.lock.experiment_name, run.progress.best_epoch)
         drawn = run.task.draw(overlays, pictures) if pictures else []
     except (OSError, ImportError, ValueError) as error:
         warn(f"pictures not drawn: {type(error).__name__}: {error}")

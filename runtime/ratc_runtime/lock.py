@@ -19,11 +19,25 @@ from typing import Any, Literal
 import yaml
 
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.tasks import METRICS
+from ratc_runtime.tasks import METRICS, metrics
 
 LOCK_VERSION = 1
 # A lock has some hundred lines; anything beyond this is another file under its name.
 MAX_LOCK_BYTES = 4 * 2**20
+
+
+# What of the data decides the weights: not where they lie, what classes are called, or how they are loaded.
+_LEARNT_DATA = (
+    "dataset",
+    "args",
+    "image_size",
+    "channels",
+    "num_classes",
+    "ignore_index",
+    "scales",
+    "on_bad_sample",
+    "augmentations",
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,9 @@ class Data:
     data_dir: str
     image_size: list[int]
     channels: int
+    num_classes: int
+    class_names: list[str]
+    ignore_index: int | None
     scales: list[float]
     on_bad_sample: Literal["fail", "skip"]
     augmentations: list[dict[str, Any]]
@@ -89,6 +106,11 @@ class Data:
     pin_memory: bool
     persistent_workers: bool
     prefetch_factor: int | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    hausdorff: bool
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,7 @@ class Lock:
     training: Training
     engine: Engine
     data: Data
+    evaluation: Evaluation
     logging: Logging
     checkpoint: Checkpoint
     output_dir: str
@@ -166,6 +189,11 @@ class Lock:
     job: dict[str, Any] | None = None
     #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
     point: str | None = None
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for images, 3 for volumes."""
+        return len(self.data.image_size)
 
     def file(self, name: str) -> str | None:
         """Return the path, from the lock's folder, of the artifact of that name; None where the lock has none.
@@ -191,10 +219,7 @@ class Lock:
             "callbacks",
         ):
             del training[placement]
-        data = {
-            key: getattr(self.data, key)
-            for key in ("dataset", "args", "image_size", "channels", "scales", "on_bad_sample", "augmentations")
-        }
+        data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
         return {"task_type": self.task_type, "seed": self.seed, "model": model, "training": training, "data": data}
@@ -359,6 +384,7 @@ def _check_ranges(lock: Lock) -> None:
         "checkpoint.keep_best": lock.checkpoint.keep_best,
         "logging.log_every_steps": lock.logging.log_every_steps,
         "data.channels": data.channels,
+        "data.num_classes": data.num_classes,
         "data.scales": min(data.scales, default=0),
         "data.image_size": min(data.image_size, default=0),
     }
@@ -367,9 +393,15 @@ def _check_ranges(lock: Lock) -> None:
     for where, value in positive.items():
         if value <= 0:
             raise _unreadable(f"the lock's {where} is {value}, expected more than zero")
-    for where, found in (("data.image_size", data.image_size), ("training.betas", training.betas)):
-        if len(found) != 2:
-            raise _unreadable(f"the lock's {where} has {len(found)} values, expected 2")
+    lengths = (
+        ("data.image_size", data.image_size, (2, 3)),
+        ("training.betas", training.betas, (2,)),
+        ("data.class_names", data.class_names, (data.num_classes,)),
+    )
+    for where, found, expected in lengths:
+        if len(found) not in expected:
+            wanted = " or ".join(map(str, expected))
+            raise _unreadable(f"the lock's {where} has {len(found)} values, expected {wanted}")
     if len(data.scales) > 1 and not lock.model.multi_scale:
         raise _unreadable("the lock's data.scales are several, and model.multi_scale is false")
     if lock.parallel.nodes * lock.parallel.processes_per_node != lock.parallel.world_size:
@@ -381,5 +413,5 @@ def _check_ranges(lock: Lock) -> None:
     if lock.task_type not in METRICS:
         known = " and ".join(METRICS)
         raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
-    if lock.checkpoint.best_metric not in (*METRICS[lock.task_type], "loss"):
+    if lock.checkpoint.best_metric not in (*metrics(lock), "loss"):
         raise _unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

@@ -17,7 +17,8 @@ from ratc_runtime.tasks import make_task
 
 
 def build_model(lock: Lock) -> nn.Module:
-    """Build the model on the CPU: images (B, C, H, W) (a list of them with `multi_scale`) to what the task scores.
+    """Build the model on the CPU: images (B, C, H, W) or (B, C, D, H, W) (a list of them with
+    `multi_scale`) to what the task scores.
 
     Raises R509 where it cannot be built from the lock's arguments.
     """
@@ -51,11 +52,12 @@ def _rat(lock: Lock) -> nn.Module:
         ) from error
     arguments = lock.model.args
     channels = arguments.get("input_features", 3)
-    if channels != lock.data.channels or arguments.get("spatial_dims", 2) != 2:
+    dims = arguments.get("spatial_dims", 2)
+    if channels != lock.data.channels or dims != lock.spatial_dims:
         raise RuntimeFinding(
             "R509",
-            f"model rat takes {channels} channel(s) in {arguments.get('spatial_dims', 2)}D,"
-            f" the data have {lock.data.channels} in 2D",
+            f"model rat takes {channels} channel(s) in {dims}D,"
+            f" the data have {lock.data.channels} in {lock.spatial_dims}D",
             help="compile the spec again",
         )
     return make_task(lock).model(call("model", "rat", ResolutionAwareTransformer, **arguments))

@@ -72,6 +72,9 @@ BASE: dict[str, Any] = {
         "data_dir": "data",
         "image_size": [32, 32],
         "channels": 1,
+        "num_classes": 1,
+        "class_names": ["foreground"],
+        "ignore_index": None,
         "scales": [1.0],
         "on_bad_sample": "fail",
         "augmentations": [],
@@ -82,6 +85,7 @@ BASE: dict[str, Any] = {
         "persistent_workers": False,
         "prefetch_factor": None,
     },
+    "evaluation": {"hausdorff": False},
     "logging": {
         "tensorboard": False,
         "mlflow": False,

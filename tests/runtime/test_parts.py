@@ -19,7 +19,7 @@ from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.models import build_model
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice
-from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, score
+from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, labels, score
 
 
 def lock_with(folder: Path, **changes: Any) -> Lock:
@@ -153,9 +153,9 @@ def test_scores_are_of_sums_not_of_averages() -> None:
     logits = torch.full_like(target, -1.0)
     logits[0][target[0] == 1] = 1
     logits[1, 0, 9, 9] = 1
-    per_sample = counts(logits, target)
-    assert per_sample.tolist() == [[50, 0, 0], [0, 1, 1]]
-    total = score(per_sample.sum(0))
+    per_sample = counts(*labels(logits, target))
+    assert per_sample.tolist() == [[[50, 0, 0]], [[0, 1, 1]]]
+    total = score(per_sample.sum((0, 1)))
     assert total.dice == pytest.approx(100 / 102)
     assert total.iou == pytest.approx(50 / 52)
     assert score(torch.zeros(3)).dice == 1.0
@@ -170,7 +170,7 @@ def test_the_baseline_is_the_best_threshold_of_the_mean(seed: int, number: int) 
     assert torch.equal(mask, mean >= threshold - 1e-9)
 
     def dice(candidate: torch.Tensor) -> float:
-        return score(counts((candidate.double() - 0.5).expand_as(masks), masks).sum(0)).dice
+        return score(counts(*labels((candidate.double() - 0.5).expand_as(masks), masks)).sum((0, 1))).dice
 
     best = max(dice(mean >= level) for level in mean.unique())
     assert dice(mask) == pytest.approx(best)

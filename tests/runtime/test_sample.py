@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_blocks_are_of_the_template_and_do_not_overlap(blocks: Path, tmp_path: P
     find("brain3d").write(tmp_path / "again")
     assert digest(tmp_path / "again") == digest(blocks)
     ends = sorted((first, end) for _, first, end in SLABS)
-    assert min(after[0] - before[1] for before, after in zip(ends, ends[1:], strict=False)) == 6
+    assert min(after[0] - before[1] for before, after in itertools.pairwise(ends)) == 6
     scan, affine = mni152.read("T1")
     white, _ = mni152.read("white matter")
     for names in json.loads((blocks / "splits.json").read_text()).values():

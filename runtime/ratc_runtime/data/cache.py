@@ -217,6 +217,7 @@ def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, brought: bool)
     """Sixteen digits that are others as soon as a decoded sample may be another, the files themselves aside."""
     data = lock.data
     what: list[Any] = [data.dataset, data.args, data.image_size, data.channels, data.scales, str(data_dir.resolve())]
+    what += [data.num_classes, data.ignore_index]
     for package in ("torch", "numpy", "pillow"):
         try:
             what.append(version(package))

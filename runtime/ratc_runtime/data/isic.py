@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,59 +9,50 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ratc_runtime.data.folders import SKIP_HELP, class_numbers, find_files
 from ratc_runtime.errors import RuntimeFinding
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
 #: Pillow's modes of more than 8 bits a channel: its conversion to grey cuts values off at 255.
 WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+#: Modes whose pixels are single whole numbers: grey, indices of a palette, black and white, 16 and 32 bits.
+INDEX_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
 #: From how many times the wanted size on a JPEG is decoded to less than its own.
 REDUCING_GAP = 2
-SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
 
 
 class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
-    """Images and lesion masks of one split, resized to one size.
+    """Images and masks of one split, resized to one size.
 
     An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse when `scales` has several
-    entries), `target`, float (1, H, W) of 0 and 1 (the mask at half its range), and `name`.
+    entries), `target` and `name`. With one foreground class the target is float (1, H, W) of 0 and 1, the mask at half
+    its range. With more it is (H, W), uint8: the numbers in the mask, whether it is grey or has a palette, are
+    classes from 0, the background, to `num_classes` - 1, or `ignore_index`.
 
-    Raises R506 naming the file where the folder, `splits.json`, an image or a mask is missing or corrupt.
-    With `skip_missing`, names without both files are left out and listed in `missing`.
+    Raises R506 naming the file where the folder, `splits.json`, an image or a mask is missing or corrupt, R536 for a
+    mask that holds other numbers. With `skip_missing`, names without both files are left out and listed in `missing`.
     """
 
     def __init__(
         self,
         data_dir: Path,
         split: str,
-        image_size: tuple[int, int],
+        size: tuple[int, int],
         channels: int = 3,
         scales: tuple[float, ...] = (1.0,),
         skip_missing: bool = False,
+        num_classes: int = 1,
+        ignore_index: int | None = None,
     ) -> None:
-        self.image_size = image_size
+        self.image_size = size
+        self.num_classes, self.ignore_index = num_classes, ignore_index
         self.mode = {1: "L", 3: "RGB"}.get(channels)
         if self.mode is None:
             raise RuntimeFinding("R506", f"the isic dataset has 1 or 3 channels, not {channels}")
-        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
-        self.data_dir = Path(data_dir)
-        self.names: list[str] = []
-        self.missing: list[str] = []
-        self._files: list[tuple[Path, Path]] = []
-        images = _listing(self.data_dir / "images", self.data_dir)
-        masks = _listing(self.data_dir / "masks", self.data_dir)
-        for name in _split_names(self.data_dir, split):
-            image = next((name + suffix for suffix in IMAGE_SUFFIXES if name + suffix in images), None)
-            mask = f"{name}_segmentation.png"
-            if image is not None and mask in masks:
-                self.names.append(name)
-                self._files.append((self.data_dir / "images" / image, self.data_dir / "masks" / mask))
-            elif skip_missing:
-                self.missing.append(name)
-            else:
-                what = f"images/{name}.jpg or .png" if image is None else f"masks/{mask}"
-                raise RuntimeFinding(
-                    "R506", f"sample {name} of split {split} has no file {what}", str(self.data_dir), SKIP_HELP
-                )
+        self.sizes = [(max(1, round(size[0] * s)), max(1, round(size[1] * s))) for s in scales]
+        files = find_files(Path(data_dir), split, IMAGE_SUFFIXES, (".png",), skip_missing)
+        self.names, self.missing = [name for name, _, _ in files.found], files.missing
+        self._files = [(image, mask) for _, image, mask in files.found]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,7 +60,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image_path, mask_path = self._files[index]
         picture, (width, height) = _open(image_path, self.mode or "L", max(self.sizes))
-        mask, size = _open(mask_path, "L")
+        mask, size = self._open_mask(mask_path)
         if size != (width, height):
             raise RuntimeFinding(
                 "R506",
@@ -87,7 +77,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         levels = [level.permute(2, 0, 1).contiguous() if level.dim() == 3 else level[None] for level in levels]
         return {
             "image": levels if len(levels) > 1 else levels[0],
-            "target": self._target(mask),
+            "target": self._target(mask, mask_path),
             "name": self.names[index],
         }
 
@@ -96,76 +86,53 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         return self._files[index]
 
     def target(self, index: int) -> torch.Tensor:
-        """Return the target of one sample without decoding its image: float (1, H, W)."""
-        return self._target(_open(self._files[index][1], "L")[0])
+        """Return the target of one sample without decoding its image."""
+        path = self._files[index][1]
+        return self._target(self._open_mask(path)[0], path)
 
-    def _target(self, mask: Image.Image) -> torch.Tensor:
+    def _open_mask(self, path: Path) -> tuple[Image.Image, tuple[int, int]]:
+        return _open(path, "L" if self.num_classes == 1 else None)
+
+    def _target(self, mask: Image.Image, path: Path) -> torch.Tensor:
         height, width = self.image_size
+        if self.num_classes > 1:
+            numbers = class_numbers(np.asarray(mask), path, self.num_classes, self.ignore_index)
+            resized = Image.fromarray(numbers).resize((width, height), Image.Resampling.NEAREST)
+            return torch.from_numpy(np.array(resized))
         resized = mask.resize((width, height), Image.Resampling.NEAREST)
         return torch.from_numpy((np.asarray(resized) >= 128).astype(np.float32))[None]
 
 
-def _listing(folder: Path, data_dir: Path) -> set[str]:
-    try:
-        # One listing instead of a stat per name: data sets lie on network file systems.
-        return {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        raise RuntimeFinding(
-            "R506",
-            f"the data folder {data_dir} has no readable {folder.name}/",
-            f"{folder}: {error.strerror or error}",
-            "name the folder with --data-dir or RAT_DATA_DIR; `ratc sample-data brain DIR` writes a small one",
-        ) from None
-
-
-def _split_names(data_dir: Path, split: str) -> list[str]:
-    path = data_dir / "splits.json"
-    example = 'it is {"train": [names], "val": [names], "test": [names]}, names without suffix'
-    try:
-        splits = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RuntimeFinding("R506", f"{path} cannot be read", error.strerror or str(error), example) from None
-    except (ValueError, RecursionError) as error:
-        raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error), example) from None
-    if not isinstance(splits, dict) or not all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
-    ):
-        raise RuntimeFinding("R506", f"{path} is not a mapping from split to names", help=example)
-    if split not in splits:
-        raise RuntimeFinding("R506", f"{path} has no split {split!r}", f"found {', '.join(splits)}", example)
-    names: list[str] = splits[split]
-    for other, others in splits.items():
-        shared = set(names) & set(others) if other != split else set()
-        if shared:
-            raise RuntimeFinding(
-                "R506",
-                f"{path} has {min(shared)} in both {split} and {other}",
-                f"{len(shared)} name(s) in both: a score on them would be worthless",
-            )
-    if len(set(names)) != len(names):
-        raise RuntimeFinding("R506", f"{path} names a sample twice in {split}")
-    outside = [name for name in names if "/" in name or "\\" in name or name in ("", ".", "..")]
-    if outside:
-        raise RuntimeFinding("R506", f"{path} has {outside[0]!r:.80}, which is no plain name")
-    return names
-
-
-def _open(path: Path, mode: str, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+def _open(path: Path, mode: str | None, wanted: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """Return a decoded picture and the width and height that its file has.
 
-    A JPEG of several times the `wanted` height and width is decoded to the next size of 1/2, 1/4 or 1/8 that has at
-    least twice as much, in a fraction of the time; so does Pillow's `thumbnail`.
+    Without a mode it stays as it is, and must hold one whole number a pixel (R536). A JPEG of several times the
+    `wanted` height and width is decoded to the next size of 1/2, 1/4 or 1/8 that has at least twice as much, in a
+    fraction of the time; so does Pillow's `thumbnail`.
     """
     try:
         with Image.open(path) as file:
             size = file.size
-            if file.mode in WIDE_MODES:
-                raise ValueError(f"it has more than 8 bits a channel (mode {file.mode}), which would be cut off at 255")
-            if wanted is not None:
-                file.draft(mode, (REDUCING_GAP * wanted[1], REDUCING_GAP * wanted[0]))
-            picture: Image.Image = file.convert(mode)
-            return picture, size
+            if mode is None:
+                file.load()
+                kept: Image.Image = file.copy()
+            else:
+                if file.mode in WIDE_MODES:
+                    said = f"it has more than 8 bits a channel (mode {file.mode}), which would be cut off at 255"
+                    raise ValueError(said)
+                if wanted is not None:
+                    file.draft(mode, (REDUCING_GAP * wanted[1], REDUCING_GAP * wanted[0]))
+                kept = file.convert(mode)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
         raise RuntimeFinding(
             "R506", f"{path} cannot be decoded", f"{type(error).__name__}: {error}", SKIP_HELP, everywhere=False
         ) from None
+    if mode is None and kept.mode not in INDEX_MODES:
+        raise RuntimeFinding(
+            "R536",
+            f"{path} holds colours ({kept.mode}), not class numbers",
+            "with data.num_classes a mask is grey or has a palette, and its numbers are the classes",
+            "write the masks as 8-bit grey or palette PNG",
+            everywhere=False,
+        )
+    return kept, size

@@ -24,14 +24,27 @@ class Metric:
 
 #: The scores of each task, by name; the first chooses the best checkpoint where a spec names none.
 METRICS: dict[str, dict[str, Metric]] = {
-    "segmentation": {"dice": Metric("Dice"), "iou": Metric("IoU")},
+    "segmentation": {
+        "dice": Metric("Dice"),
+        "iou": Metric("IoU"),
+        "hausdorff95": Metric("Hausdorff 95 %", larger_is_better=False),
+        "hausdorff": Metric("Hausdorff", larger_is_better=False),
+    },
     "custom": {},
 }
+#: Scores that are made only where a spec asks for them: `evaluation.hausdorff`.
+DISTANCES = ("hausdorff95", "hausdorff")
 LOSS = Metric("loss", larger_is_better=False)
 _CLASSES = {
     "segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation",
     "custom": "ratc_runtime.tasks.custom:Custom",
 }
+
+
+def metrics(lock: Lock) -> dict[str, Metric]:
+    """Return the scores that the task of a lock makes, by name."""
+    known = METRICS[lock.task_type].items()
+    return {name: metric for name, metric in known if lock.evaluation.hausdorff or name not in DISTANCES}
 
 
 def make_task(lock: Lock) -> Task:

@@ -17,7 +17,7 @@ from ratc_runtime.distributed import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
 from ratc_runtime.lock import Lock
-from ratc_runtime.tasks import METRICS, Metric
+from ratc_runtime.tasks import Metric, metrics
 
 
 class Scorer(Protocol):
@@ -41,7 +41,7 @@ class Task(ABC):
 
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
-        self.metrics = METRICS[lock.task_type]
+        self.metrics = metrics(lock)
 
     @abstractmethod
     def model(self, backbone: nn.Module) -> nn.Module:
@@ -76,6 +76,10 @@ class Task(ABC):
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
         """Score the trivial prediction on the test split; every rank calls this. Nothing where there is none."""
         return {}
+
+    def remarks(self, scores: dict[str, float]) -> list[str]:
+        """Return lines for a person about the scores of the test split, beside those of `METRICS`."""
+        return []
 
     def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Any:
         """Return what `draw` needs of one sample, picklable and on the CPU.

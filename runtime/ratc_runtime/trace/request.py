@@ -85,12 +85,17 @@ def read(content: Any) -> Request:
         raise BadRequest(f"the request's batch_sizes are {sizes}, expected two whole numbers, the smaller first")
     accumulation = _one_of(_get(content, "accumulation", int, 1), (1, 2), "accumulation")
     data = {
-        "image_size": _positive(_get(content, "data.image_size", list), 2, "data.image_size"),
+        "image_size": _positive(_get(content, "data.image_size", list), None, "data.image_size"),
         "channels": _get(content, "data.channels", int),
         "scales": _positive(_get(content, "data.scales", list, [1.0]), None, "data.scales"),
+        "num_classes": _get(content, "data.num_classes", int, 1),
+        "ignore_index": _get(content, "data.ignore_index", (int, type(None)), None),
     }
-    if data["channels"] <= 0:
-        raise BadRequest(f"the request's data.channels is {data['channels']}")
+    if len(data["image_size"]) not in (2, 3):
+        raise BadRequest(f"the request's data.image_size is {data['image_size']}")
+    for key in ("channels", "num_classes"):
+        if data[key] <= 0:
+            raise BadRequest(f"the request's data.{key} is {data[key]}")
     model = locks.Model(
         _get(content, "model.name", str),
         _get(content, "model.multi_scale", bool, False),

@@ -1,4 +1,8 @@
-"""Losses of binary segmentation, by name. All take logits and targets (B, 1, H, W) and return a scalar."""
+"""Losses of segmentation, by name. All take logits and targets as the task has them, in 2D or 3D, and return a scalar.
+
+One foreground class: logits and targets (B, 1, ...), targets 0 and 1. K classes: logits (B, K, ...), targets (B, ...)
+of class numbers, 0 the background.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from ratc_runtime.errors import RuntimeFinding
 
 
 class Bce(nn.Module):
@@ -17,6 +23,7 @@ class Bce(nn.Module):
         self.positive_weight = positive_weight
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        _compare(logits, target.shape, target)
         logits, target = logits.float(), target.float()
         weight = logits.new_tensor(self.positive_weight)
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
@@ -33,10 +40,9 @@ class Dice(nn.Module):
         self.smooth = smooth
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        _compare(logits, target.shape, target)
         probability, target = logits.float().sigmoid().flatten(1), target.float().flatten(1)
-        overlap = (probability * target).sum(1)
-        total = probability.sum(1) + target.sum(1)
-        return (1.0 - (2.0 * overlap + self.smooth) / (total + self.smooth)).mean()
+        return _soft_dice(probability, target, self.smooth).mean()
 
 
 class Combined(nn.Module):
@@ -52,4 +58,96 @@ class Combined(nn.Module):
         return self.bce_weight * bce + self.dice_weight * dice  # type: ignore[no-any-return]
 
 
-LOSSES: dict[str, Callable[..., nn.Module]] = {"bce": Bce, "dice": Dice, "combined": Combined}
+class CrossEntropy(nn.Module):
+    """Cross-entropy over K classes, averaged over the pixels of a sample that count, then over samples.
+
+    By sample, so that a batch in pieces has the gradient of the whole one. A sample of ignored pixels alone costs
+    nothing.
+    """
+
+    def __init__(self, classes: int, ignore_index: int | None) -> None:
+        super().__init__()
+        self.classes, self.ignore_index = classes, ignore_index
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        _compare(logits, (target.shape[0], self.classes, *target.shape[1:]), target)
+        if self.ignore_index is None:
+            return F.cross_entropy(logits.float(), target)
+        loss = F.cross_entropy(logits.float(), target, ignore_index=self.ignore_index, reduction="none")
+        counted = (target != self.ignore_index).flatten(1).sum(1).clamp(min=1)
+        return (loss.flatten(1).sum(1) / counted).mean()
+
+
+class ClassDice(nn.Module):
+    """One minus the soft Dice score of each sample and foreground class, averaged over both.
+
+    The background is left out: it is most of an image, and what it says follows from the rest. `smooth`, in pixels,
+    keeps a class that a sample lacks defined: predicting nothing of it costs nothing.
+    """
+
+    def __init__(self, classes: int, ignore_index: int | None, smooth: float = 1.0) -> None:
+        super().__init__()
+        self.classes, self.ignore_index, self.smooth = classes, ignore_index, smooth
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        _compare(logits, (target.shape[0], self.classes, *target.shape[1:]), target)
+        probability = logits.float().softmax(1)[:, 1:].flatten(2)  # (B, K - 1, pixels)
+        wanted = torch.arange(1, self.classes, device=target.device).view(1, -1, 1)
+        true = (target.flatten(1)[:, None] == wanted).float()
+        if self.ignore_index is not None:
+            probability = probability * (target != self.ignore_index).flatten(1)[:, None]
+        return _soft_dice(probability, true, self.smooth).mean()
+
+
+class ClassCombined(nn.Module):
+    """`cross_entropy_weight` x cross-entropy + `dice_weight` x Dice over the foreground classes."""
+
+    def __init__(
+        self,
+        classes: int,
+        ignore_index: int | None,
+        cross_entropy_weight: float = 0.5,
+        dice_weight: float = 0.5,
+        smooth: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.cross_entropy = CrossEntropy(classes, ignore_index)
+        self.dice = ClassDice(classes, ignore_index, smooth)
+        self.cross_entropy_weight, self.dice_weight = cross_entropy_weight, dice_weight
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        entropy, dice = self.cross_entropy(logits, target), self.dice(logits, target)
+        return self.cross_entropy_weight * entropy + self.dice_weight * dice  # type: ignore[no-any-return]
+
+
+#: Of one foreground class.
+BINARY: dict[str, Callable[..., nn.Module]] = {"bce": Bce, "dice": Dice, "combined": Combined}
+#: Of two and more classes; called with `classes` and `ignore_index` beside their arguments.
+MULTI: dict[str, Callable[..., nn.Module]] = {
+    "cross_entropy": CrossEntropy,
+    "dice": ClassDice,
+    "combined": ClassCombined,
+}
+
+
+def _soft_dice(probability: torch.Tensor, target: torch.Tensor, smooth: float) -> torch.Tensor:
+    """Return one minus soft Dice over the last dimension."""
+    overlap = (probability * target).sum(-1)
+    total = probability.sum(-1) + target.sum(-1)
+    return 1.0 - (2.0 * overlap + smooth) / (total + smooth)
+
+
+def _compare(logits: torch.Tensor, expected: tuple[int, ...], target: torch.Tensor) -> None:
+    """Raise R538 where the logits do not have the shape that the targets ask for: a model of the user's may err."""
+    if tuple(logits.shape) != tuple(expected):
+        raise RuntimeFinding(
+            "R538",
+            f"the model gives logits of shape {_shape(logits.shape)}, the targets ask for {_shape(expected)}",
+            f"the targets are {_shape(target.shape)}; in both, the first number is the batch",
+            "one foreground class has logits and targets (B, 1, ...); K classes have logits (B, K, ...) and targets"
+            " (B, ...)",
+        )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,12 +1,18 @@
-"""Dice and IoU over a whole split, from summed counts, and the trivial baseline to compare them with."""
+"""Dice and IoU over a whole split, from summed counts, and the trivial baseline to compare them with.
+
+Everything here is of class numbers, (B, ...) in 2D or 3D: 0 is the background, and one foreground class is 1.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ratc_runtime.distributed import World
+from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff
 
 
 @dataclass(frozen=True)
@@ -17,14 +23,33 @@ class Score:
     iou: float
 
 
-def counts(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return true positives, false positives and false negatives per sample: (B, 3), float64.
+def labels(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the class numbers that logits predict and that targets hold, both (B, ...).
 
-    A pixel is predicted where its logit is above zero, true where the target is at least half.
+    Of one foreground class both are (B, 1, ...): a pixel is predicted where its logit is above zero, true where the
+    target is at least half. Of K classes the logits are (B, K, ...), the targets (B, ...).
     """
-    predicted, true = logits.flatten(1) > 0, target.flatten(1) >= 0.5
-    pairs = (predicted & true, predicted & ~true, ~predicted & true)
-    return torch.stack([pair.sum(1) for pair in pairs], dim=1).double()
+    if output.dim() == target.dim():
+        return (output[:, 0] > 0).long(), (target[:, 0] >= 0.5).long()
+    return output.argmax(1), target
+
+
+def counts(
+    predicted: torch.Tensor, true: torch.Tensor, classes: int = 2, ignore_index: int | None = None
+) -> torch.Tensor:
+    """Return true positives, false positives and false negatives per sample and foreground class.
+
+    The result is (B, classes - 1, 3), float64. Pixels whose truth is `ignore_index` are left out.
+    """
+    counted = None if ignore_index is None else true != ignore_index
+    rows = []
+    for number in range(1, classes):
+        found, wanted = predicted == number, true == number
+        if counted is not None:
+            found = found & counted
+        pairs = (found & wanted, found & ~wanted, ~found & wanted)
+        rows.append(torch.stack([pair.flatten(1).sum(1) for pair in pairs], dim=1))
+    return torch.stack(rows, dim=1).double()
 
 
 def score(totals: torch.Tensor) -> Score:
@@ -36,24 +61,53 @@ def score(totals: torch.Tensor) -> Score:
     return Score(2 * hit / (2 * hit + extra + missed), hit / union)
 
 
-class Overlap:
-    """Dice and IoU of one split, from counts over all of its pixels."""
+def mean_score(totals: torch.Tensor) -> Score:
+    """Return the mean over classes of summed counts (classes, 3); a class that is nowhere, and nowhere predicted, is
+    left out.
+    """
+    found = [score(row) for row in totals if row.sum() > 0] or [Score(1.0, 1.0)]
+    return Score(sum(one.dice for one in found) / len(found), sum(one.iou for one in found) / len(found))
 
-    def __init__(self) -> None:
-        self._totals = torch.zeros(3, dtype=torch.float64)
+
+class Overlap:
+    """Dice and IoU of one split, from counts over all of its pixels; distances where they are asked for.
+
+    `names` are those of the foreground classes; with several of them each has its own scores too.
+    """
+
+    def __init__(
+        self, names: Sequence[str], ignore_index: int | None = None, hausdorff: Hausdorff | None = None
+    ) -> None:
+        self.names, self.ignore_index, self.hausdorff = list(names), ignore_index, hausdorff
+        self._totals = torch.zeros(len(self.names), 3, dtype=torch.float64)
 
     def add(self, output: torch.Tensor, target: torch.Tensor) -> None:
-        """Count logits and targets (B, 1, H, W)."""
-        self._totals += counts(output, target).sum(0).cpu()
+        """Count logits and targets."""
+        predicted, true = labels(output, target)
+        self._totals += counts(predicted, true, len(self.names) + 1, self.ignore_index).sum(0).cpu()
+        if self.hausdorff is not None:
+            self.hausdorff.add(predicted, true)
 
     def scores(self, world: World) -> dict[str, float]:
-        """Return `dice` and `iou` over all ranks."""
-        found = score(world.sum(self._totals))
-        return {"dice": found.dice, "iou": found.iou}
+        """Return the scores over all ranks: `dice` and `iou`, means over the foreground classes.
+
+        With several classes also `dice/<name>` and `iou/<name>`; NaN for a class that is nowhere and nowhere
+        predicted, which the means leave out.
+        """
+        totals = world.sum(self._totals)
+        found = mean_score(totals)
+        scores = {"dice": found.dice, "iou": found.iou}
+        if len(self.names) > 1:
+            for name, row in zip(self.names, totals, strict=True):
+                one = score(row) if row.sum() > 0 else Score(math.nan, math.nan)
+                scores |= {f"dice/{name}": one.dice, f"iou/{name}": one.iou}
+        if self.hausdorff is not None:
+            scores |= self.hausdorff.scores(world)
+        return scores
 
 
 def baseline_mask(total: torch.Tensor, count: float) -> tuple[torch.Tensor, float]:
-    """Return the best fixed prediction, (1, H, W) bool, and its threshold, from the sum of `count` masks.
+    """Return the best fixed prediction of one foreground class, bool, and its threshold, from the sum of `count` masks.
 
     The mean mask is cut at the threshold that gives the best Dice on those very masks. The sum is enough: over
     all images the true positives of a threshold are the sum of the total where the mean reaches it.

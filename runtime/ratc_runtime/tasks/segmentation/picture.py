@@ -9,7 +9,11 @@ import torch
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample for an overlay: image (C, H, W) in [0, 1], truth and prediction (H, W) bool."""
+    """One sample for an overlay: image (C, H, W) or (C, D, H, W) in [0, 1], truth and prediction without the C.
+
+    Truth and prediction are class numbers, uint8; `names` are those of the foreground classes, from 1 on. Truth that
+    does not count is 0 in both.
+    """
 
     index: int
     name: str
@@ -17,3 +21,4 @@ class Picture:
     truth: torch.Tensor
     prediction: torch.Tensor
     dice: float
+    names: tuple[str, ...]

@@ -1,8 +1,11 @@
-"""Binary segmentation as a task: targets and logits are (B, 1, H, W)."""
+"""Segmentation as a task, in 2D and 3D. With one foreground class targets and logits are (B, 1, ...), targets 0 and 1;
+with K classes logits are (B, K, ...) and targets (B, ...) of class numbers, 0 the background.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +14,99 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from ratc_runtime.distributed import World
+from ratc_runtime.lock import Lock
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.segmentation import baseline
-from ratc_runtime.tasks.segmentation.losses import LOSSES
-from ratc_runtime.tasks.segmentation.metrics import Overlap, counts, score
+from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff
+from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
+from ratc_runtime.tasks.segmentation.metrics import Overlap, counts, labels, mean_score
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 from ratc_runtime.tasks.segmentation.picture import Picture
 
 
 class Segmentation(Task):
-    """Foreground and background."""
+    """A class for every pixel."""
 
-    losses = LOSSES
+    losses = BINARY
+
+    def __init__(self, lock: Lock) -> None:
+        super().__init__(lock)
+        self.classes, self.ignore_index = lock.data.num_classes, lock.data.ignore_index
+        if self.classes > 1:
+            known = {"classes": self.classes, "ignore_index": self.ignore_index}
+            self.losses = {name: partial(made, **known) for name, made in MULTI.items()}  # type: ignore[misc]
+
+    @property
+    def _foreground(self) -> list[str]:
+        """Names of the classes that are scored."""
+        names = self.lock.data.class_names
+        return names[1:] if self.classes > 1 else names
 
     def model(self, backbone: nn.Module) -> nn.Module:
         """Return RAT with the head that goes back to pixels."""
         lock = self.lock
-        scales = tuple(lock.data.scales) if lock.model.multi_scale else (1.0,)
-        # The finest image's spacing, which the coarser ones are multiples of.
-        spacing = lock.model.args.get("spacing") or 1.0
-        return SegmentationModel(backbone, lock.data.channels, backbone.feature_dims, scales, spacing)  # type: ignore[arg-type]
+        return SegmentationModel(
+            backbone,
+            lock.data.channels,
+            backbone.feature_dims,  # type: ignore[arg-type]
+            tuple(lock.data.scales) if lock.model.multi_scale else (1.0,),
+            # The finest image's spacing, which the coarser ones are multiples of.
+            self._spacing,
+            lock.spatial_dims,
+            self.classes,
+        )
+
+    @property
+    def _spacing(self) -> float:
+        return float(self.lock.model.args.get("spacing") or 1.0)
 
     def collate(self, targets: Sequence[Any]) -> torch.Tensor:
-        """Return masks as (B, 1, H, W), float32."""
+        """Return masks as (B, 1, ...), float32, or as class numbers (B, ...), int64."""
         stacked: torch.Tensor = default_collate(list(targets))
-        return stacked.float()
+        return stacked.float() if self.classes == 1 else stacked.long()
 
     def example_target(self, count: int, device: torch.device) -> torch.Tensor:
         """Return random masks of the lock's size."""
-        height, width = self.lock.data.image_size
         largest = max(self.lock.data.scales)
-        size = max(1, round(height * largest)), max(1, round(width * largest))
+        size = [max(1, round(side * largest)) for side in self.lock.data.image_size]
+        if self.classes > 1:
+            return torch.randint(self.classes, (count, *size), device=device)
         # In place: a trace counts every tensor, and a loader makes one.
         return torch.rand(count, 1, *size, device=device).round_()
 
     def scorer(self) -> Overlap:
-        """Return Dice and IoU over the split."""
-        return Overlap()
+        """Return Dice and IoU over the split, and Hausdorff distances where the lock asks for them."""
+        asked = self.lock.evaluation.hausdorff
+        distance = Hausdorff(max(2, self.classes), self._spacing, self.ignore_index) if asked else None
+        return Overlap(self._foreground, self.ignore_index, distance)
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the mean training mask, cut where that is best."""
-        found, threshold = baseline.evaluate(train, test, world)
-        return {"dice": found.dice, "iou": found.iou, "threshold": threshold}
+        """Score the mean training mask, cut where that is best, or the most frequent class of each pixel."""
+        return baseline.evaluate(train, test, world, self.classes, self.ignore_index)
+
+    def remarks(self, scores: dict[str, float]) -> list[str]:
+        """Say the Dice of each class, and which have none."""
+        if self.classes == 1:
+            return []
+        dice = {name: scores[f"dice/{name}"] for name in self._foreground}
+        said = ["by class: " + "  ".join(f"{name} {value:.4f}" for name, value in dice.items() if value == value)]
+        absent = [name for name, value in dice.items() if value != value]
+        if absent:
+            said.append(f"not scored: {', '.join(absent)}: neither in the masks nor predicted")
+        return said
 
     def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Picture:
         """Return image, truth and prediction."""
-        dice = score(counts(output, target)[0].cpu()).dice
-        truth, prediction = (target[0, 0] >= 0.5).cpu(), (output[0, 0] > 0).cpu()
-        return Picture(index, name, image.cpu(), truth, prediction, dice)
+        predicted, true = labels(output, target)
+        dice = mean_score(counts(predicted, true, max(2, self.classes), self.ignore_index)[0].cpu()).dice
+        if self.ignore_index is not None:
+            ignored = true == self.ignore_index
+            predicted, true = predicted.masked_fill(ignored, 0), true.masked_fill(ignored, 0)
+        masks = (mask[0].to(torch.uint8).cpu() for mask in (true, predicted))
+        return Picture(index, name, image.cpu(), *masks, dice, tuple(self._foreground))
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:
-        """Draw one PNG per picture: image, truth, prediction, and both over the image."""
+        """Draw one PNG per picture: image, truth, prediction, and both over the image; three slices of a volume."""
         # Imported here: matplotlib takes a second, and only the end of a run draws.
         from ratc_runtime.tasks.segmentation.figures import draw_overlays
 

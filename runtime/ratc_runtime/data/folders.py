@@ -1,0 +1,123 @@
+"""What the built-in data sets share: `images/`, `masks/` and `splits.json` in a folder, and masks of class numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratc_runtime.errors import RuntimeFinding
+
+SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
+#: Of masks: class numbers are bytes on their way to the model.
+MOST_CLASSES = 256
+
+
+@dataclass(frozen=True)
+class Files:
+    """The samples of one split: name, image and mask of each, and the names of those that lack a file."""
+
+    found: list[tuple[str, Path, Path]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def find_files(
+    data_dir: Path, split: str, image_suffixes: Sequence[str], mask_suffixes: Sequence[str], skip_missing: bool
+) -> Files:
+    """Return the files of a split: `images/NAME<suffix>` and `masks/NAME_segmentation<suffix>`, the first suffix there.
+
+    Raises R506 where the folder, `splits.json` or a file is missing, unless `skip_missing`.
+    """
+    files = Files()
+    images, masks = listing(data_dir / "images", data_dir), listing(data_dir / "masks", data_dir)
+    for name in split_names(data_dir, split):
+        image = next((name + suffix for suffix in image_suffixes if name + suffix in images), None)
+        stem = f"{name}_segmentation"
+        mask = next((stem + suffix for suffix in mask_suffixes if stem + suffix in masks), None)
+        if image is not None and mask is not None:
+            files.found.append((name, data_dir / "images" / image, data_dir / "masks" / mask))
+        elif skip_missing:
+            files.missing.append(name)
+        else:
+            what = f"images/{name}{_either(image_suffixes)}" if image is None else f"masks/{stem}{mask_suffixes[0]}"
+            raise RuntimeFinding("R506", f"sample {name} of split {split} has no file {what}", str(data_dir), SKIP_HELP)
+    return files
+
+
+def _either(suffixes: Sequence[str]) -> str:
+    return " or ".join(suffixes[:2])
+
+
+def listing(folder: Path, data_dir: Path) -> set[str]:
+    """Return the names in a folder; raise R506 where it cannot be read."""
+    try:
+        # One listing instead of a stat per name: data sets lie on network file systems.
+        return {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise RuntimeFinding(
+            "R506",
+            f"the data folder {data_dir} has no readable {folder.name}/",
+            f"{folder}: {error.strerror or error}",
+            "name the folder with --data-dir or RAT_DATA_DIR; `ratc sample-data brain DIR` writes a small one",
+        ) from None
+
+
+def split_names(data_dir: Path, split: str) -> list[str]:
+    """Return the names of a split in `splits.json`; raise R506 where it is not one, or names stand in two splits."""
+    path = data_dir / "splits.json"
+    example = 'it is {"train": [names], "val": [names], "test": [names]}, names without suffix'
+    try:
+        splits = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RuntimeFinding("R506", f"{path} cannot be read", error.strerror or str(error), example) from None
+    except (ValueError, RecursionError) as error:
+        raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error), example) from None
+    if not isinstance(splits, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
+    ):
+        raise RuntimeFinding("R506", f"{path} is not a mapping from split to names", help=example)
+    if split not in splits:
+        raise RuntimeFinding("R506", f"{path} has no split {split!r}", f"found {', '.join(splits)}", example)
+    names: list[str] = splits[split]
+    for other, others in splits.items():
+        shared = set(names) & set(others) if other != split else set()
+        if shared:
+            raise RuntimeFinding(
+                "R506",
+                f"{path} has {min(shared)} in both {split} and {other}",
+                f"{len(shared)} name(s) in both: a score on them would be worthless",
+            )
+    if len(set(names)) != len(names):
+        raise RuntimeFinding("R506", f"{path} names a sample twice in {split}")
+    outside = [name for name in names if "/" in name or "\\" in name or name in ("", ".", "..")]
+    if outside:
+        raise RuntimeFinding("R506", f"{path} has {outside[0]!r:.80}, which is no plain name")
+    return names
+
+
+def class_numbers(values: Any, path: Path, classes: int, ignore_index: int | None) -> Any:
+    """Return a mask's values as class numbers, uint8; raise R536 where a value is no class and not `ignore_index`."""
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    whole = values if values.dtype.kind in "ui" else np.rint(values)
+    wrong = (whole < 0) | (whole >= classes)
+    if whole is not values:
+        wrong |= whole != values
+    if ignore_index is not None:
+        wrong &= values != ignore_index
+    if wrong.any():
+        value = values[wrong].flat[0]
+        ignored = "" if ignore_index is None else f", and {ignore_index} for pixels that do not count"
+        raise RuntimeFinding(
+            "R536",
+            f"{path} holds the value {value:g}, which is no class",
+            f"data.num_classes is {classes}: values from 0, the background, to {classes - 1}{ignored};"
+            f" {int(wrong.sum())} of {wrong.size} pixels are others",
+            "set data.num_classes, or data.ignore_index for pixels without a label, and compile again; or number the"
+            " classes of the mask from 0",
+            everywhere=False,
+        )
+    return whole.astype(np.uint8)

@@ -1,0 +1,254 @@
+"""Decoded volumes as memory maps in the machine's temporary folder, so that a patch costs what it holds.
+
+A compressed volume can only be read from its beginning; a loader process that did so for every patch would do little
+else. So the first process that needs a volume decodes it, turned and scaled, into a file that the others map. The
+files are named by all that they are made from; they may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratc_runtime.data.folders import SKIP_HELP, class_numbers
+from ratc_runtime.errors import RuntimeFinding, warn
+
+#: Of the files' layout: another number leaves old ones alone.
+VERSION = 1
+#: Percentiles that intensities are clipped to where no window is given.
+CLIP = (0.5, 99.5)
+#: Affines of an image and its mask may differ by this much, in the affine's own units (mm).
+TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What becomes of a file."""
+
+    channels: int
+    num_classes: int
+    ignore_index: int | None
+    window: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image and its mask; `shape` is (D, H, W), superior, anterior, right."""
+
+    name: str
+    image: Path
+    mask: Path
+    shape: tuple[int, int, int]
+
+
+def look_at(name: str, image: Path, mask: Path, recipe: Recipe) -> Volume:
+    """Read the headers of a volume and its mask.
+
+    Raises R506 where one cannot be read, R537 where they are not of the same voxels, or not of the lock's channels.
+    """
+    (shape, affine), (other, other_affine) = _header(image), _header(mask)
+    channels = shape[3] if len(shape) == 4 else 1
+    if len(shape) not in (3, 4) or channels != recipe.channels:
+        raise RuntimeFinding(
+            "R537",
+            f"{image} has the shape {_spelled(shape)}, which is no volume of {recipe.channels} channel(s)",
+            "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
+            "set data.channels to what the files have",
+            everywhere=False,
+        )
+    if (*other, 1)[:4] != (*shape[:3], 1):
+        raise RuntimeFinding(
+            "R537",
+            f"{image} has {_spelled(shape[:3])} voxels, its mask {_spelled(other)}",
+            str(mask),
+            "resample the mask to the image's grid, with nearest neighbours",
+            everywhere=False,
+        )
+    if not np.allclose(affine, other_affine, atol=TOLERANCE):
+        raise RuntimeFinding(
+            "R537",
+            f"{image} and its mask lie in different places",
+            f"affine of the image {_numbers(affine)}, of the mask {_numbers(other_affine)}",
+            "resample the mask to the image's grid, or correct the affine that is wrong",
+            everywhere=False,
+        )
+    turned = [shape[int(axis)] for axis in _order(affine)]
+    return Volume(name, image, mask, (turned[0], turned[1], turned[2]))
+
+
+class VolumeStore:
+    """Maps the volumes of a data set; the maps stay in the process that opened them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._open: dict[str, tuple[Any, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, "_open": {}}
+
+    def read(self, volume: Volume) -> tuple[Any, Any]:
+        """Return a volume (C, D, H, W), float32 in [0, 1], and its mask (D, H, W), uint8.
+
+        Raises R506 where a file is corrupt, R536 where the mask holds what is no class.
+        """
+        found = self._open.get(volume.name)
+        if found is None:
+            folder = folder_of_maps()
+            if folder is None:
+                # Nowhere to put them: only the last one is kept, as memory is short where disks are.
+                self._open.clear()
+                found = decode(volume, self.recipe)
+            else:
+                found = self._mapped(volume, folder)
+            self._open[volume.name] = found
+        return found
+
+    def _mapped(self, volume: Volume, folder: Path) -> tuple[Any, Any]:
+        key = self._key(volume)
+        paths = [folder / f"{key}.image.npy", folder / f"{key}.mask.npy"]
+        with _alone(folder / f"{key}.lock"):
+            try:
+                image, mask = (np.load(path, mmap_mode="r") for path in paths)
+                return image, mask
+            except (OSError, ValueError):  # not there yet, or cut off when a disk was full
+                arrays = decode(volume, self.recipe)
+            try:
+                for path, array in zip(paths, arrays, strict=True):
+                    _save(path, array)
+                image, mask = (np.load(path, mmap_mode="r") for path in paths)
+                return image, mask
+            except OSError as error:
+                warn(f"{volume.name} is kept in memory: {folder} cannot be written: {error.strerror or error}")
+                return arrays
+
+    def _key(self, volume: Volume) -> str:
+        stats = [(str(path.resolve()), os.stat(path)) for path in (volume.image, volume.mask)]
+        parts = [VERSION, self.recipe, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def folder_of_maps() -> Path | None:
+    """Return the folder of the maps, this user's own, below TMPDIR; None where there can be none."""
+    folder = Path(tempfile.gettempdir()) / f"ratc-volumes-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Anybody may make a folder of that name in /tmp: what another one wrote is not read.
+        return folder if folder.stat().st_uid == os.getuid() and not folder.is_symlink() else None
+    except OSError:
+        return None
+
+
+def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
+    """Read, turn and scale a volume and its mask; see `VolumeStore.read`."""
+    voxels, affine = _voxels(volume.image)
+    order = _order(affine)
+    channels = voxels if voxels.ndim == 4 else voxels[..., None]
+    turned = np.moveaxis(_turned(channels, affine, order), -1, 0)
+    image = np.stack([_scaled(channel, recipe.window) for channel in turned])
+    labels, affine = _voxels(volume.mask)
+    mask = _turned(labels.reshape(labels.shape[:3]), affine, order)
+    if recipe.num_classes == 1:
+        return image, np.ascontiguousarray(mask >= 0.5).astype(np.uint8)
+    return image, np.ascontiguousarray(class_numbers(mask, volume.mask, recipe.num_classes, recipe.ignore_index))
+
+
+def _scaled(channel: Any, window: tuple[float, float] | None) -> Any:
+    values = np.asarray(channel, dtype=np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        values = np.where(finite, values, 0.0)
+    low, high = window or np.percentile(values[finite] if finite.any() else values, CLIP)
+    if high <= low:  # one grey everywhere: nothing to tell apart
+        return np.zeros_like(values)
+    return np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0, dtype=np.float32)
+
+
+def _load(path: Path) -> Any:
+    import nibabel
+
+    return nibabel.load(path)  # type: ignore[attr-defined]
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], Any]:
+    try:
+        loaded = _load(path)
+        shape, affine = tuple(int(side) for side in loaded.shape), np.asarray(loaded.affine, dtype=float)
+    except Exception as error:  # nibabel raises ImageFileError, OSError, zlib.error, struct.error, ValueError...
+        raise _corrupt(path, error) from None
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0 or min(shape, default=0) < 1:
+        raise _corrupt(path, ValueError(f"shape {_spelled(shape)}, affine {_numbers(affine)}"))
+    return shape, affine
+
+
+def _voxels(path: Path) -> tuple[Any, Any]:
+    try:
+        loaded = _load(path)
+        voxels = np.asanyarray(loaded.dataobj)
+        if voxels.dtype.kind not in "uif":
+            raise ValueError(f"voxels of type {voxels.dtype}")
+    except Exception as error:  # see above
+        raise _corrupt(path, error) from None
+    return voxels, np.asarray(loaded.affine, dtype=float)
+
+
+def _corrupt(path: Path, error: Exception) -> RuntimeFinding:
+    return RuntimeFinding(
+        "R506", f"{path} cannot be decoded", f"{type(error).__name__}: {error}", SKIP_HELP, everywhere=False
+    )
+
+
+def _order(affine: Any) -> list[int]:
+    """Return the axes of the file that become superior, anterior and right."""
+    from nibabel.orientations import io_orientation  # type: ignore[attr-defined]
+
+    toward = io_orientation(affine)[:, 0].tolist()  # of each axis of the file the world's axis nearest to it
+    return [toward.index(axis) for axis in (2, 1, 0)]
+
+
+def _turned(voxels: Any, affine: Any, order: list[int]) -> Any:
+    from nibabel.orientations import io_orientation  # type: ignore[attr-defined]
+
+    flips = io_orientation(affine)[:, 1]
+    forward = voxels[tuple(slice(None, None, -1 if flip < 0 else 1) for flip in flips)]
+    return forward.transpose(*order, *range(3, voxels.ndim))
+
+
+def _save(path: Path, array: Any) -> None:
+    work = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with work.open("wb") as file:
+            np.save(file, array)
+        os.replace(work, path)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time decode a volume; where files cannot be locked, several do the same work."""
+    try:
+        file = path.open("w")
+    except OSError:
+        yield
+        return
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _spelled(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _numbers(affine: Any) -> str:
+    return " ".join(f"{value:g}" for value in np.ravel(affine)[:12])

@@ -1,0 +1,155 @@
+"""NIfTI volumes: `images/NAME.nii.gz`, `masks/NAME_segmentation.nii.gz`, `splits.json`; a sample is a patch.
+
+Every volume is cut into a fixed grid of patches, and each of them is a sample of its own: which patches meet in a step
+is then a matter of the loader's order alone, the same on any machine and after a restart. A volume is decoded once, and
+its patches are read from a memory map (`VolumeStore`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ratc_runtime.data.folders import find_files
+from ratc_runtime.data.volume_store import Recipe, Volume, VolumeStore, look_at
+from ratc_runtime.errors import RuntimeFinding
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One sample: a volume by its number, and the patch's corner in its voxels, which may lie outside."""
+
+    volume: int
+    corner: tuple[int, int, int]
+
+
+class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
+    """Patches (D, H, W) of the volumes of one split, in the order of `splits.json` and of their corners.
+
+    Axes are superior, anterior, right: volumes are turned to the nearest of these by their affine, and are not
+    resampled. The grid covers a volume once, centred; what lies beyond its border is 0 and background, so over all
+    patches every voxel counts once. With `overlap` (a share of the patch, below 1) the patches of the train split
+    lie closer; those of val and test never do.
+
+    Intensities are clipped to `window` (low, high), or where there is none to the volume's 0.5th and 99.5th
+    percentiles, for each channel by itself, and scaled to [0, 1]. A volume with several channels has them in a fourth
+    dimension.
+
+    An item has `image`, float (C, D, H, W) in [0, 1] (a list from fine to coarse when `scales` has several entries,
+    the coarser ones averaged from the patch), `target`, float (1, D, H, W) of 0 and 1 (of one foreground class: where
+    the mask is at least 0.5) or uint8 (D, H, W) of class numbers, and `name`, with the corner behind an `@`.
+
+    Raises R506 naming the file where one is missing or corrupt, R536 for a mask with numbers that are no classes, R537
+    where image and mask are not of the same voxels. With `skip_missing`, volumes that lack a file, or whose header
+    cannot be used, are left out and listed in `missing`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        split: str,
+        size: tuple[int, int, int],
+        channels: int = 1,
+        scales: tuple[float, ...] = (1.0,),
+        skip_missing: bool = False,
+        num_classes: int = 1,
+        ignore_index: int | None = None,
+        window: tuple[float, float] | None = None,
+        overlap: float = 0.0,
+    ) -> None:
+        low, high = window or (0.0, 1.0)
+        if not (low < high and 0 <= overlap < 1):
+            raise RuntimeFinding(
+                "R506",
+                f"the volumes cannot be cut: window {window}, overlap {overlap}",
+                "a window is [low, high] with low below high, an overlap is a share from 0 to below 1",
+            )
+        self.patch_size, self.num_classes = tuple(size), num_classes
+        self.sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in scales]
+        recipe = Recipe(channels, num_classes, ignore_index, window)
+        files = find_files(Path(data_dir), split, SUFFIXES, SUFFIXES, skip_missing)
+        self.missing = list(files.missing)
+        self.volumes: list[Volume] = []
+        for name, image, mask in files.found:
+            try:
+                self.volumes.append(look_at(name, image, mask, recipe))
+            except RuntimeFinding:
+                if not skip_missing:
+                    raise
+                self.missing.append(name)
+        step = overlap if split == "train" else 0.0
+        self.patches = [
+            Patch(number, corner)
+            for number, volume in enumerate(self.volumes)
+            for corner in corners(volume.shape, size, step)
+        ]
+        self.names = [f"{self.volumes[patch.volume].name}@{_spelled(patch.corner)}" for patch in self.patches]
+        self._store = VolumeStore(recipe)
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        patch = self.patches[index]
+        voxels, mask = self._store.read(self.volumes[patch.volume])
+        image = torch.from_numpy(cut(voxels, patch.corner, self.patch_size))
+        levels = [image if size == self.patch_size else _averaged(image, size) for size in self.sizes]
+        return {
+            "image": levels if len(levels) > 1 else levels[0],
+            "target": self._target(mask, patch),
+            "name": self.names[index],
+        }
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Return the files that one sample is made from: image and mask."""
+        volume = self.volumes[self.patches[index].volume]
+        return volume.image, volume.mask
+
+    def target(self, index: int) -> torch.Tensor:
+        """Return the target of one sample alone."""
+        patch = self.patches[index]
+        return self._target(self._store.read(self.volumes[patch.volume])[1], patch)
+
+    def _target(self, mask: Any, patch: Patch) -> torch.Tensor:
+        target = torch.from_numpy(cut(mask, patch.corner, self.patch_size))
+        return target.float()[None] if self.num_classes == 1 else target
+
+
+def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> list[tuple[int, int, int]]:
+    """Return the corners of a grid of patches that covers a volume, centred on it."""
+    along = []
+    for length, side in zip(shape, size, strict=True):
+        step = max(1, round(side * (1 - overlap)))
+        count = 1 + max(0, -(-(length - side) // step))
+        first = -(((count - 1) * step + side - length) // 2)
+        along.append([first + step * number for number in range(count)])
+    return list(itertools.product(*along))  # type: ignore[arg-type]
+
+
+def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
+    """Return the patch of an array (..., D, H, W) as a copy, 0 where it lies outside."""
+    patch = np.zeros((*array.shape[:-3], *size), dtype=array.dtype)
+    inside, source = [], []
+    for first, side, length in zip(corner, size, array.shape[-3:], strict=True):
+        low, high = max(0, first), min(length, first + side)
+        source.append(slice(low, high))
+        inside.append(slice(low - first, high - first))
+    patch[(..., *inside)] = array[(..., *source)]
+    return patch
+
+
+def _averaged(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    coarse: torch.Tensor = F.adaptive_avg_pool3d(image[None], size)[0]  # type: ignore[arg-type]
+    return coarse
+
+
+def _spelled(corner: tuple[int, ...]) -> str:
+    return ",".join(map(str, corner))
