@@ -33,6 +33,7 @@ lint: setup
 golden: setup
 	$(BIN)/python -m tests.update_cases
 	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
+	$(BIN)/ratc compile specs/brain3d/config.yaml --target local
 
 docs schema: setup
 	$(BIN)/python -m ratc.schema_gen
@@ -46,4 +47,4 @@ bench: setup
 	$(BIN)/python benchmarks/review.py
 
 clean:
-	rm -rf "$(VENV)" build dist $(DEMO)/data $(DEMO)/outputs
+	rm -rf "$(VENV)" build dist specs/*/data specs/*/outputs

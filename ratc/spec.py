@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+ClassName = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
 KeyPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
 Arguments = dict[Variable, Any]
 
@@ -51,7 +52,7 @@ class Model(Section):
         description="RAT's dense attention: `full` keeps its maps, `chunked` recomputes them piece by piece in a "
         "fraction of the memory; `auto` takes `full` where it fits.",
     )
-    spatial_dims: Literal[2] = Field(2, description="Spatial dimensions of the input; images are 2D.")
+    spatial_dims: Literal[2, 3] = Field(2, description="Spatial dimensions of the input: 2 images, 3 volumes.")
     input_features: PositiveInt | None = Field(
         None, description="Input channels; taken from `data.channels`.", examples=[1, 3]
     )
@@ -126,8 +127,9 @@ class Training(Section):
     )
     loss: str = Field(
         "combined",
-        pattern=f"^(bce|dice|combined)$|{CALLABLE}",
-        description="`bce`, `dice`, `combined` (the mean of both) or `package.module:callable`.",
+        pattern=f"^(bce|cross_entropy|dice|combined)$|{CALLABLE}",
+        description="`bce` (of one class), `cross_entropy` (of several), `dice`, `combined` (the mean of Dice and the "
+        "other) or `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
     loss_args: Arguments = Field(
@@ -160,22 +162,41 @@ class Data(Section):
 
     dataset: str = Field(
         "isic",
-        pattern=f"^isic$|{CALLABLE}",
-        description="`isic` (the ISIC 2018 layout) or `package.module:callable`.",
-        examples=["isic"],
+        pattern=f"^(isic|volumes)$|{CALLABLE}",
+        description="`isic` (images in the ISIC 2018 layout), `volumes` (NIfTI, in patches) or "
+        "`package.module:callable`.",
+        examples=["isic", "volumes"],
     )
-    args: Arguments = Field({}, description="Keyword arguments of a `package.module:callable`.")
+    args: Arguments = Field(
+        {}, description="Keyword arguments of a `package.module:callable`; `volumes` takes `window` and `overlap`."
+    )
     data_dir: Text = Field(
         ...,
         description="Folder of the data; relative to the spec's folder.",
         examples=["/shared/ISIC2018", "data"],
     )
-    image_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(
+    image_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
         256,
-        description="Pixels images are resized to: one number, or [height, width].",
-        examples=[256, [192, 256]],
+        description="Pixels images are resized to, or voxels of a volume's patches: one number for all sides, "
+        "[height, width] or [depth, height, width].",
+        examples=[256, [192, 256], [64, 96, 96]],
     )
-    channels: Literal[1, 3] = Field(3, description="1 grey, 3 RGB.")
+    channels: Annotated[int, Field(ge=1, le=1024)] = Field(
+        3, description="1 grey, 3 RGB; other numbers for `volumes` and your own data."
+    )
+    num_classes: Annotated[int, Field(ge=1, le=256)] = Field(
+        1,
+        description="1: foreground and background. From 2 on a mask holds class numbers from 0, the background.",
+        examples=[3],
+    )
+    class_names: list[ClassName] | None = Field(
+        None,
+        description="What the classes are called, `num_classes` of them; numbers where absent.",
+        examples=[["background", "grey matter", "white matter"]],
+    )
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = Field(
+        None, description="The number in a mask for pixels that do not count, with several classes.", examples=[255]
+    )
     scales: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=8)] | None = Field(
         None,
         description="Image pyramid for `model.multi_scale`: factors of `image_size`, the first is 1.",
@@ -211,6 +232,16 @@ class Data(Section):
         description="Batches each loader process prepares ahead; where absent, two and what an optimizer step takes, "
         "within the host's memory.",
         examples=[2],
+    )
+
+
+class Evaluation(Section):
+    """How a model is scored, beside the scores that every run has."""
+
+    hausdorff: bool = Field(
+        False,
+        description="Also Hausdorff distances on val and test (95th percentile and maximum), in units of "
+        "`model.spacing`; they take the CPU's time.",
     )
 
 
@@ -378,6 +409,7 @@ class Spec(Section):
     model: Model = Field(Model(), description="The network.")
     training: Training = Field(Training(), description="The training.")
     data: Data = Field(..., description="The data.")
+    evaluation: Evaluation = Field(Evaluation(), description="The scores.")
     logging: Logging = Field(Logging(), description="Tracking.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Literal["accelerate", "torchrun"] | None = Field(
@@ -411,8 +443,8 @@ class Measured(Section):
     )
     card: Text = Field(..., description="The card: its id in the catalogue.", examples=["h100"])
     precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the step.")
-    image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(
-        ..., description="Height and width of the images."
+    image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
+        ..., description="Height and width of the images, or depth, height and width of the patches."
     )
     attention_memory: Literal["full", "chunked"] = Field(..., description="RAT's attention; `full` for other models.")
     activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")

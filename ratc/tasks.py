@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: The scores of each task; the first chooses the best checkpoint where a spec names none.
-METRICS: dict[str, tuple[str, ...]] = {"segmentation": ("dice", "iou"), "custom": ()}
+METRICS: dict[str, tuple[str, ...]] = {"segmentation": ("dice", "iou", "hausdorff95", "hausdorff"), "custom": ()}
 
 
 def metrics(task_type: str) -> tuple[str, ...]:

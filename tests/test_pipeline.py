@@ -245,18 +245,25 @@ def test_mlflow_and_tensorboard_hold_the_curves(folder):
     ]
 
 
-def test_the_demo_is_compiled_as_committed():
-    run([sys.executable, "-m", "ratc", "compile", ROOT / "specs/brain/config.yaml", "--check"])
+@pytest.mark.parametrize("name", ["brain", "brain3d"])
+def test_the_examples_are_compiled_as_committed(name):
+    run([sys.executable, "-m", "ratc", "compile", ROOT / f"specs/{name}/config.yaml", "--check"])
 
 
 def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     import inspect
 
-    from ratc_runtime.tasks.segmentation.losses import LOSSES
+    from ratc_runtime.data.volumes import VolumePatches
+    from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 
-    from ratc.rules.model_arguments import LOSS_ARGUMENTS
+    from ratc.rules.model_arguments import CLASS_LOSS_ARGUMENTS, LOSS_ARGUMENTS, VOLUME_ARGUMENTS
 
-    assert {name: tuple(inspect.signature(loss).parameters) for name, loss in LOSSES.items()} == LOSS_ARGUMENTS
+    def arguments(called):
+        return tuple(name for name in inspect.signature(called).parameters if name not in ("classes", "ignore_index"))
+
+    assert {name: arguments(loss) for name, loss in BINARY.items()} == LOSS_ARGUMENTS
+    assert {name: arguments(loss) for name, loss in MULTI.items()} == CLASS_LOSS_ARGUMENTS
+    assert set(VOLUME_ARGUMENTS) <= set(arguments(VolumePatches))
 
 
 def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():

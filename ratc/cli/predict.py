@@ -100,9 +100,9 @@ def why_nothing(
         library.known.append(replace(wanted, activation_checkpointing=True))
     if wanted.attention_memory == "full" and plan.values["model.name"].value == "rat":
         library.known.append(replace(wanted, attention_memory="chunked"))
-    height, width = wanted.image_size
-    smaller = [(height * part // 4 // 8 * 8, width * part // 4 // 8 * 8) for part in (3, 2, 1)]
-    library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= 32]
+    smaller = [tuple(side * part // 4 // 8 * 8 for side in wanted.image_size) for part in (3, 2, 1)]
+    least = 32 if len(wanted.image_size) == 2 else 16
+    library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= least]
     others = [facts.find_card(name) for name in facts.card_names()]
     devices = [
         Device(other.id, other.memory_bytes, other.compute_capability)

@@ -20,6 +20,8 @@ PREDICTED_FROM = (
     "model.",
     "data.image_size",
     "data.channels",
+    "data.num_classes",
+    "data.ignore_index",
     "data.scales",
     "training.precision",
     "training.optimizer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Protocol, TypeAlias
 
 from ratc.memory.estimate import Breakdown, Estimate, Predictor
@@ -16,13 +17,13 @@ from ratc.memory.zero import Strategy, bucket_elements
 class Variant:
     """What a trace was made for, as far as a choice may change it.
 
-    ``kernels`` is `Device.kernels`; ``image_size`` is height and width in pixels.
+    ``kernels`` is `Device.kernels`; ``image_size`` is the sides of a sample in pixels.
     """
 
     precision: str
     kernels: str = "8.0"
     activation_checkpointing: bool = False
-    image_size: tuple[int, int] = (0, 0)
+    image_size: tuple[int, ...] = (0, 0)
     engine: str = "torch"
     attention_memory: str = "full"
 
@@ -186,7 +187,7 @@ class Searcher:
 
     def _variants(self, variant: Variant, strategy: Strategy, device: Device) -> list[WayOut]:
         def area(other: Variant) -> int:
-            return other.image_size[0] * other.image_size[1]
+            return prod(other.image_size)
 
         found: list[WayOut] = []
         smaller = False
@@ -263,8 +264,9 @@ def describe(old: Variant, new: Variant) -> str | None:
     if new.activation_checkpointing != old.activation_checkpointing:
         changes.append(f"`activation_checkpointing: {str(new.activation_checkpointing).lower()}`")
     if new.image_size != old.image_size:
-        height, width = new.image_size
-        changes.append(f"`image_size: {height}`" if height == width else f"`image_size: [{height}, {width}]`")
+        first, *others = new.image_size
+        cube = all(side == first for side in others)
+        changes.append(f"`image_size: {first}`" if cube else f"`image_size: {list(new.image_size)}`")
     if new.attention_memory != old.attention_memory:
         changes.append(f"`attention_memory: {new.attention_memory}`")
     same = new.engine == old.engine and new.kernels == old.kernels

@@ -33,7 +33,7 @@ class Conditions:
     step: str
     card: str
     precision: str
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     attention_memory: str
     activation_checkpointing: bool
     engine: str
@@ -65,11 +65,12 @@ _OTHERS = ("name", "outside_bytes", "device_total_bytes", "gradient_bytes", "tor
 
 def read(entry: Mapping[str, Any]) -> Measurement:
     """The measurement in an entry that the schema has checked."""
-    height, width = entry["image_size"]
     known = {key: entry[key] for key in _CONDITIONS if key != "image_size"}
     points = sorted((Point(**point) for point in entry["points"]), key=lambda point: point.micro_batch)
     others: dict[str, Any] = {key: entry.get(key) for key in _OTHERS}
-    return Measurement(conditions=Conditions(image_size=(height, width), **known), points=tuple(points), **others)
+    return Measurement(
+        conditions=Conditions(image_size=tuple(entry["image_size"]), **known), points=tuple(points), **others
+    )
 
 
 def entry(measurement: Measurement) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def differences(found: Conditions, wanted: Conditions) -> list[str]:
         if has == wants:
             continue
         if key == "step":
-            said.append("the model, its code, the loss, the optimizer or the channels are others")
+            said.append("the model, its code, the loss, the optimizer, the channels or the classes are others")
         else:
             said.append(f"{key.replace('_', ' ')} {_shown(has)}, the step has {_shown(wants)}")
     return said

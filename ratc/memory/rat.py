@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 
 def shrink(length: int, kernel: int, stride: int) -> int:
     """Tokens along one side after a block: a strided convolution with padding (kernel - 1) // 2, as
@@ -12,11 +15,11 @@ def shrink(length: int, kernel: int, stride: int) -> int:
     return max(0, (length + 2 * ((kernel - 1) // 2) - kernel) // stride + 1)
 
 
-def map_bytes(height: int, width: int, kernel: int, stride: int, heads: int, iters: int) -> int:
+def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:
     """A lower bound, in bytes a sample, of what the first block's attention keeps for backward when it is `full`.
 
     `DenseSpatialGroupingAttention` makes two maps of heads x groups x pixels in each iteration, the softmax and the
     normalised one, in fp32 under autocast too; both are saved.
     """
-    groups = shrink(height, kernel, stride) * shrink(width, kernel, stride)
-    return 2 * 4 * iters * heads * groups * height * width
+    groups = prod(shrink(side, kernel, stride) for side in sides)
+    return 2 * 4 * iters * heads * groups * prod(sides)

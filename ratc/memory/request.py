@@ -20,13 +20,12 @@ _TRAINING = (
 def variant(plan: Plan, kernels: str) -> Variant:
     """What the plan itself asks for, on a card with these kernels (`Device.kernels`)."""
     values = plan.values
-    height, width = values["data.image_size"].value
     attention = values.get("model.attention_memory")
     return Variant(
         precision=values.get_as(str, "training.precision"),
         kernels=kernels,
         activation_checkpointing=bool(values["training.activation_checkpointing"].value),
-        image_size=(height, width),
+        image_size=tuple(values["data.image_size"].value),
         engine="deepspeed" if values["engine.deepspeed"].value else "torch",
         attention_memory=attention.value if attention else "full",
     )
@@ -50,6 +49,8 @@ def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
             "image_size": list(wanted.image_size),
             "channels": values["data.channels"].value,
             "scales": values["data.scales"].value,
+            "num_classes": values["data.num_classes"].value,
+            "ignore_index": values["data.ignore_index"].value,
         },
         "engine": wanted.engine,
         "accumulation": accumulation,

@@ -34,6 +34,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             context.derive(path, name, "the experiment's name", "spec:experiment_name")
         else:
             context.keep(path)
+    context.keep("evaluation.hausdorff")
     if settings["checkpoint.best_metric"].value is None:
         task = settings.get_as(str, "task_type")
         context.derive("checkpoint.best_metric", metrics(task)[0], f"the first score of {task}", "spec:task_type")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from math import prod
 
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.memory.images import sides
 from ratc.plan import Value
 from ratc.resolve.context import Context
 from ratc.units import gib, memory_bytes
@@ -30,7 +31,8 @@ MOST_WORKERS = 8
 def derive(context: Context) -> Iterator[Diagnostic]:
     """Workers, pinning and prefetching, within the cores asked for."""
     settings = context.settings
-    context.keep("data.dataset", "data.data_dir", "data.channels", "data.on_bad_sample")
+    context.keep("data.dataset", "data.data_dir", "data.channels", "data.on_bad_sample", "data.num_classes")
+    _classes(context)
     args = settings["data.args"]
     if not args.value:
         context.keep("data.args")
@@ -41,7 +43,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.keep("data.image_size")
     else:
         context.values["data.image_size"] = Value(
-            [size.value] * 2, size.origin, size.reason, ("spec:data.image_size",), size.span
+            sides(settings), size.origin, size.reason, ("spec:data.image_size",), size.span
         )
     if settings["data.scales"].value is None:
         context.derive("data.scales", [1.0], "the image itself", "spec:data.scales")
@@ -148,6 +150,17 @@ def _memory(context: Context) -> tuple[int | None, str]:
     if "job.memory_bytes_per_node" in context.values:
         return context.value("job.memory_bytes_per_node"), "job.memory_bytes_per_node"
     return context.facts["memory_bytes"].value, "facts:memory_bytes"
+
+
+def _classes(context: Context) -> None:
+    """What the classes are called, and which pixels do not count."""
+    classes = context.settings.get_as(int, "data.num_classes")
+    if context.settings["data.class_names"].value is not None:
+        context.keep("data.class_names")
+    else:
+        names = ["foreground"] if classes == 1 else ["background", *(f"class {n}" for n in range(1, classes))]
+        context.derive("data.class_names", names, "where no names are given", "spec:data.num_classes")
+    context.keep("data.ignore_index")
 
 
 def _threads(context: Context) -> None:

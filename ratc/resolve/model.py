@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
+from ratc.memory.images import sides
 from ratc.memory.rat import map_bytes
 from ratc.plan import Value
 from ratc.resolve.context import Context
@@ -67,11 +68,9 @@ def _without_prediction(context: Context) -> tuple[str, str]:
     settings, memory = context.settings, context.value("hardware.memory_bytes")
     if memory is None or settings["model.sga_attention_type"].value != "dense":
         return "full", "no prediction says otherwise"
-    size = settings["data.image_size"].value
-    height, width = size if isinstance(size, list) else (size, size)
     kernel, heads, iters = (settings.get_as(int, f"model.{key}") for key in ("sga_kernel_size", "num_heads", "iters"))
     stride = settings.maybe(int, "model.stride") or max(1, kernel // 2)
-    least = map_bytes(height, width, kernel, stride, heads, iters) * int(context.value("training.micro_batch_size"))
+    least = map_bytes(sides(settings), kernel, stride, heads, iters) * int(context.value("training.micro_batch_size"))
     if least > memory:
         return "chunked", f"one block's maps alone would take {least / 2**30:.0f} GiB of {memory / 2**30:.1f} GiB"
     return "full", "no prediction says otherwise"

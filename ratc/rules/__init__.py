@@ -6,7 +6,9 @@ from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 from ratc.rules import (
     augmentations,
+    classes,
     custom,
+    dimensions,
     exclusive,
     grid,
     heads,
@@ -32,6 +34,8 @@ RULES = (
     grid,
     metric,
     augmentations,
+    dimensions,
+    classes,
 )
 
 

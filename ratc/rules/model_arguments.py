@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic, did_you_mean
-from ratc.plan import Values
+from ratc.plan import Value, Values
 
 _COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
 _PAIRS = (("model.name", "model.args", "rat"), ("data.dataset", "data.args", "isic"))
-#: What each built-in loss takes (`ratc_runtime.tasks.segmentation.losses`; a test compares the two).
-LOSS_ARGUMENTS = {
+#: What each built-in loss takes, of one foreground class and of several (`ratc_runtime.tasks.segmentation.losses`; a
+#: test compares the two).
+LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "bce": ("positive_weight",),
     "dice": ("smooth",),
     "combined": ("bce_weight", "dice_weight", "smooth"),
 }
+CLASS_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "cross_entropy": (),
+    "dice": ("smooth",),
+    "combined": ("cross_entropy_weight", "dice_weight", "smooth"),
+}
+#: What the built-in data set of volumes takes (`ratc_runtime.data.volumes`).
+VOLUME_ARGUMENTS = ("window", "overlap")
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -30,9 +38,17 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if settings[owner].value == built_in and settings[args].value:
             hint = "write RAT's arguments directly under `model`" if built_in == "rat" else "remove it"
             yield Diagnostic("R203", f"`{built_in}` takes no `args`", settings[args].span, helps=(hint,))
-    loss, given = settings["training.loss"].value, settings["training.loss_args"]
-    for key in given.value if loss in LOSS_ARGUMENTS else ():
-        if key not in LOSS_ARGUMENTS[loss]:
-            takes = ", ".join(f"`{name}`" for name in LOSS_ARGUMENTS[loss])
-            helps = did_you_mean(key, LOSS_ARGUMENTS[loss]) or (f"it takes {takes}",)
-            yield Diagnostic("R203", f"the built-in loss `{loss}` takes no `{key}`", given.span, helps=helps)
+    known = LOSS_ARGUMENTS if settings["data.num_classes"].value == 1 else CLASS_LOSS_ARGUMENTS
+    loss, dataset = settings["training.loss"].value, settings["data.dataset"].value
+    if loss in known:
+        yield from _unknown(settings["training.loss_args"], known[loss], f"the built-in loss `{loss}`")
+    if dataset == "volumes":
+        yield from _unknown(settings["data.args"], VOLUME_ARGUMENTS, "the built-in dataset `volumes`")
+
+
+def _unknown(given: Value, known: tuple[str, ...], owner: str) -> Iterator[Diagnostic]:
+    takes = ", ".join(f"`{name}`" for name in known) or "none"
+    for key in given.value:
+        if key not in known:
+            helps = did_you_mean(key, known) or (f"it takes {takes}",)
+            yield Diagnostic("R203", f"{owner} takes no `{key}`", given.span, helps=helps)

@@ -23,6 +23,7 @@ SECTIONS = (
     "training",
     "engine",
     "data",
+    "evaluation",
     "logging",
     "checkpoint",
     "output_dir",

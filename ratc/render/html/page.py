@@ -198,7 +198,8 @@ def _model(plan: Plan) -> Tile | None:
         return None
     sides = _TIMES.join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
     channels = _value(plan, "data.channels")
-    detail = f"images of {sides}, {_many(channels, 'channel')}" if size and channels else ""
+    holds = "images" if not isinstance(size, (list, tuple)) or len(size) == 2 else "patches"
+    detail = f"{holds} of {sides}, {_many(channels, 'channel')}" if size and channels else ""
     return Tile("Model", redact(str(model)), detail, _at("model.name"))
 
 

@@ -1,0 +1,21 @@
+"""The size of a sample: a picture's sides, or those of a volume's patch."""
+
+from __future__ import annotations
+
+from ratc.plan import Values
+
+
+def dims(settings: Values) -> int:
+    """2 for images, 3 for volumes: as RAT is told; else as the sizes, or the built-in data set, say."""
+    if settings["model.name"].value == "rat":
+        return settings.get_as(int, "model.spatial_dims")
+    size = settings["data.image_size"].value
+    if isinstance(size, list):
+        return len(size)
+    return 3 if settings["data.dataset"].value == "volumes" else 2
+
+
+def sides(settings: Values) -> list[int]:
+    """`data.image_size` with every side, outermost first."""
+    size = settings["data.image_size"].value
+    return list(size) if isinstance(size, list) else [size] * dims(settings)

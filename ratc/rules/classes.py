@@ -1,0 +1,53 @@
+"""R211, R212 and R214: the classes, their names, a loss for as many, and a best score that is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """Everything that follows from `num_classes`, and scores that have to be asked for."""
+    classes = settings.get_as(int, "data.num_classes")
+    yield from _names(settings, classes)
+    ignored = settings["data.ignore_index"]
+    if ignored.value is not None and classes == 1:
+        message = "`ignore_index` needs `num_classes` from 2 on: a mask of one class is cut at half its range"
+        helps = ("set `num_classes: 2` for masks of 0 and 1, or remove it",)
+        yield Diagnostic("R211", message, ignored.span, helps=helps)
+    elif ignored.value is not None and ignored.value < classes:
+        message = f"`ignore_index` {ignored.value} is one of the {classes} classes, which are 0 to {classes - 1}"
+        helps = (f"use a number from {classes} on, as 255",)
+        yield Diagnostic("R211", message, ignored.span, helps=helps)
+    loss = settings["training.loss"]
+    given = settings["data.num_classes"].span
+    if loss.value == "bce" and classes > 1:
+        message = f"the loss `bce` is of one class, and there are {classes}"
+        yield Diagnostic("R212", message, loss.span or given, helps=("use `cross_entropy`, `dice` or `combined`",))
+    if loss.value == "cross_entropy" and classes == 1:
+        message = "the loss `cross_entropy` is of several classes, and `num_classes` is 1"
+        helps = ("use `bce`, `dice` or `combined`, or set `data.num_classes`",)
+        yield Diagnostic("R212", message, loss.span or given, helps=helps)
+    best = settings["checkpoint.best_metric"]
+    if str(best.value).startswith("hausdorff") and not settings["evaluation.hausdorff"].value:
+        message = f"`best_metric: {best.value}` is a score that the runs do not make"
+        yield Diagnostic("R214", message, best.span, helps=("set `evaluation.hausdorff: true`",))
+
+
+def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
+    names = settings["data.class_names"]
+    if names.value is None:
+        return
+    if len(names.value) != classes:
+        several = f"{len(names.value)} class name{'s' if len(names.value) != 1 else ''}"
+        message = f"{several} for {classes} class{'es' if classes > 1 else ''}"
+        note = "of one class the foreground has a name" if classes == 1 else "class 0, the background, has a name too"
+        yield Diagnostic(
+            "R211", message, names.span, (note,), (f"give {classes}, or `num_classes: {len(names.value)}`",)
+        )
+    double = next((name for number, name in enumerate(names.value) if name in names.value[:number]), None)
+    if double is not None:
+        message = f"two classes are called `{double}`"
+        yield Diagnostic("R211", message, names.span, helps=("give each a name of its own",))

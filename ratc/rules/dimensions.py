@@ -1,0 +1,39 @@
+"""R210 and R213: model, sizes and data set agree on two dimensions or three, and the data set has such channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic
+from ratc.memory.images import dims
+from ratc.plan import Values
+
+#: The built-in data sets (`ratc_runtime.data.sources`): dimensions and what they hold.
+_DATASETS = {"isic": (2, "images"), "volumes": (3, "volumes")}
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """`image_size` has a number for every dimension, and the data set is of as many."""
+    size, dataset, model = settings["data.image_size"], settings["data.dataset"], settings["model.spatial_dims"]
+    wanted = dims(settings)
+    if isinstance(size.value, list) and len(size.value) != wanted:
+        message = f"`image_size` has {len(size.value)} numbers, and the model is {wanted}D"
+        helps = (f"write {wanted} numbers, or `model.spatial_dims: {len(size.value)}`",)
+        yield Diagnostic("R210", message, size.span, helps=helps)
+    if dataset.value not in _DATASETS:
+        return
+    has, holds = _DATASETS[dataset.value]
+    if has != wanted:
+        rat = settings["model.name"].value == "rat"
+        message = (
+            f"the dataset `{dataset.value}` holds {has}D {holds}, and the {'model' if rat else 'image'} is {wanted}D"
+        )
+        other = next(name for name, (number, _) in _DATASETS.items() if number == wanted)
+        change = f"set `model.spatial_dims: {has}`" if rat else f"give `image_size` {has} numbers"
+        yield Diagnostic(
+            "R213", message, dataset.span or model.span or size.span, helps=(f"{change}, or use `{other}`",)
+        )
+    channels = settings["data.channels"]
+    if dataset.value == "isic" and channels.value not in (1, 3):
+        message = f"the dataset `isic` holds images of 1 or 3 channels, not {channels.value}"
+        yield Diagnostic("R213", message, channels.span, helps=("use 1 for grey, 3 for RGB",))
