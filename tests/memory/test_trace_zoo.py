@@ -28,6 +28,10 @@ SMALL_BERT = {
     "max_position_embeddings": 128,
 }  # fmt: skip
 RAT = {"feature_dims": 32, "num_blocks": 2, "num_heads": 4}
+RAT_3D = {
+    "spatial_dims": 3, "input_features": 1, "feature_dims": 16, "num_blocks": 2, "num_heads": 2, "iters": 1,
+    "proj_kernel_size": 3, "sga_kernel_size": 3, "stride": 2,
+}  # fmt: skip
 TWO_SCALES = {"name": "rat", "multi_scale": True, "args": RAT}
 
 BOXES = {"num_blocks": 2, "num_heads": 2, "iters": 1, "sga_kernel_size": 9, "stride": 4}
@@ -49,6 +53,16 @@ CASES: dict[str, dict[str, Any]] = {
     "rat, checkpointed": request(model__args=RAT, data__image_size=[48, 48], training__activation_checkpointing=True),
     "rat, accumulation": request(model__args=RAT, data__image_size=[32, 32], accumulation=2),
     "rat, bf16": request(model__args=RAT, data__image_size=[48, 48], training__precision="bf16"),
+    "rat, 3 classes": request(data={"image_size": [48, 48], "channels": 3, "scales": [1.0], "num_classes": 3}),
+    "rat, 3D, 3 classes, 2 scales": request(
+        model={"name": "rat", "multi_scale": True, "args": RAT_3D},
+        data={"image_size": [12, 16, 20], "channels": 1, "scales": [1.0, 0.5], "num_classes": 3, "ignore_index": 255},
+    ),
+    "rat, 3D, chunked, bf16": request(
+        model={"name": "rat", "multi_scale": False, "attention_memory": "chunked", "args": RAT_3D},
+        data={"image_size": [16, 16, 16], "channels": 1, "scales": [1.0]},
+        training__precision="bf16",
+    ),
     "rat, detection": detector(data__image_size=[64, 160]),
     "rat, detection, tall, sgd": detector(data__image_size=[160, 72], training__optimizer="sgd"),
     "vit": zoo("vit", data__image_size=[64, 64]),

@@ -1,7 +1,8 @@
-"""The trivial baseline of segmentation: the same prediction whatever the image.
+"""The trivial baseline of segmentation: the mean training mask of each class, whatever the image.
 
-Of one foreground class the mean training mask, cut where that is best; of K classes the most frequent one of each
-pixel. Patches of volumes come from anywhere, so there it knows little more than which class is the most frequent.
+Each mask is cut where that is best on the training split, and scored by itself: with several classes they may overlap,
+which no model's prediction does, so this is if anything more than a fixed prediction can reach. Patches of volumes come
+from anywhere, so there it knows little more than how much of a patch a class takes.
 """
 
 from __future__ import annotations
@@ -14,41 +15,44 @@ import torch
 from ratc_runtime import watchdog
 from ratc_runtime.data.samples import checked
 from ratc_runtime.distributed import World
-from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, mean_score
+from ratc_runtime.tasks.segmentation.metrics import baseline_mask, mean_score
 
 
 def evaluate(
     train: Any, test: Any, world: World, classes: int = 1, ignore_index: int | None = None
 ) -> dict[str, float]:
-    """Score the prediction on the test split: `dice`, `iou`, and the `threshold` of the mean mask where there is one.
+    """Score the masks on the test split: `dice`, `iou`, and with one foreground class its `threshold`.
 
-    Every rank calls this and reads its part of the masks. The threshold is the best on the training split.
+    Every rank calls this and reads its part of the masks. The thresholds are the best on the training split.
     """
     total: torch.Tensor | None = None
     count = 0
     for target in _targets(train, world):
-        part = target[0].double() if classes == 1 else _one_hot(target, classes)
+        part = _split(target, classes).double()
         total = part if total is None else total + part
         count += 1
     shapes = [shape for shape in world.gather(None if total is None else tuple(total.shape)) if shape]
     total = world.sum(torch.zeros(shapes[0], dtype=torch.float64) if total is None else total)
-    threshold = {}
-    if classes == 1:
-        number = float(world.sum(torch.tensor([float(count)], dtype=torch.float64)))
-        mask, level = baseline_mask(total, number)
-        prediction, threshold = mask.long(), {"threshold": level}
-    else:
-        prediction = total.argmax(0)
-    totals = torch.zeros(max(1, classes - 1), 3, dtype=torch.float64)
+    number = float(world.sum(torch.tensor([float(count)], dtype=torch.float64)))
+    masks, thresholds = zip(*(baseline_mask(mask, number) for mask in total), strict=True)
+    found = torch.stack(masks)
+    totals = torch.zeros(len(masks), 3, dtype=torch.float64)
     for target in _targets(test, world):
-        true = (target[0] >= 0.5).long() if classes == 1 else target.long()
-        totals += counts(prediction[None], true[None], max(2, classes), ignore_index)[0]
-    found = mean_score(world.sum(totals))
-    return {"dice": found.dice, "iou": found.iou, **threshold}
+        true, counted = _split(target, classes), torch.ones_like(target, dtype=torch.bool)
+        if classes > 1 and ignore_index is not None:
+            counted = target != ignore_index
+        pairs = (found & true, found & ~true, ~found & true)
+        totals += torch.stack([(pair & counted).flatten(1).sum(1) for pair in pairs], dim=1)
+    scored = mean_score(world.sum(totals))
+    threshold = {"threshold": thresholds[0]} if classes == 1 else {}
+    return {"dice": scored.dice, "iou": scored.iou, **threshold}
 
 
-def _one_hot(target: torch.Tensor, classes: int) -> torch.Tensor:
-    return torch.stack([target == number for number in range(classes)]).double()
+def _split(target: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return where each foreground class is: (classes, ...), bool."""
+    if classes == 1:
+        return target >= 0.5
+    return torch.stack([target == number for number in range(1, classes)])
 
 
 def _targets(dataset: Any, world: World) -> Iterator[torch.Tensor]:

@@ -81,7 +81,7 @@ class Segmentation(Task):
         return Overlap(self._foreground, self.ignore_index, distance)
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the mean training mask, cut where that is best, or the most frequent class of each pixel."""
+        """Score the mean training mask of each class, cut where that is best."""
         return baseline.evaluate(train, test, world, self.classes, self.ignore_index)
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
