@@ -245,6 +245,36 @@ def test_mlflow_and_tensorboard_hold_the_curves(folder):
     ]
 
 
+@pytest.mark.slow
+def test_a_volume_goes_from_spec_to_scores_of_its_classes(tmp_path):
+    """`specs/brain3d` made short: the real volume, its script, two scales, and distances besides."""
+    shutil.copy(ROOT / "specs/brain3d/config.yaml", tmp_path / "spec.yaml")
+    run([sys.executable, "-m", "ratc", "sample-data", "brain3d", tmp_path / "data"])
+    splits = json.loads((tmp_path / "data/splits.json").read_text())
+    (tmp_path / "data/splits.json").write_text(json.dumps({**splits, "train": splits["train"][:1]}))
+    short = ("training.epochs=1", "data.image_size=16", "model.stride=6", "training.target_batch_size=20")
+    short += ("training.batch_size=20", "evaluation.hausdorff=true", "logging.use_mlflow=false")
+    short += (
+        "data.scales=[1.0, 0.5]",
+        "model.feature_dims=8",
+        "experiment_name=tiny",
+        "checkpoint.best_metric=hausdorff95",
+    )
+    options = [part for change in short for part in ("--set", change)]
+    run([sys.executable, "-m", "ratc", "compile", tmp_path / "spec.yaml", *options])
+    done = run([tmp_path / "compiled/tiny/local/run.sh"], TMPDIR=str(tmp_path))
+    found = results(tmp_path / "outputs/tiny")
+    test = found["test"]
+    assert test["samples"] == 10 * 2 * 10
+    assert test["dice"] == pytest.approx((test["dice/grey matter"] + test["dice/white matter"]) / 2)
+    assert test["hausdorff95"] is None or 0 < test["hausdorff95"] <= test["hausdorff"] <= 16 * 3**0.5
+    assert {"hausdorff_undefined", "iou/grey matter"} <= set(test)
+    assert 0 < found["baseline"]["dice"] < 1
+    assert "by class: grey matter" in done.stdout
+    assert len(list((tmp_path / "outputs/tiny/overlays").glob("mni152_y138_*.png"))) == 4
+    assert list(tmp_path.glob("ratc-volumes-*/*.image.npy"))
+
+
 @pytest.mark.parametrize("name", ["brain", "brain3d"])
 def test_the_examples_are_compiled_as_committed(name):
     run([sys.executable, "-m", "ratc", "compile", ROOT / f"specs/{name}/config.yaml", "--check"])

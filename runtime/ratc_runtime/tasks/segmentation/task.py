@@ -86,9 +86,10 @@ class Segmentation(Task):
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
         """Say the Dice of each class, and which have none."""
-        if self.classes == 1:
+        # None of one class; nor where a trainer was given scores of its own.
+        dice = {name: scores[f"dice/{name}"] for name in self._foreground if f"dice/{name}" in scores}
+        if not dice:
             return []
-        dice = {name: scores[f"dice/{name}"] for name in self._foreground}
         said = ["by class: " + "  ".join(f"{name} {value:.4f}" for name, value in dice.items() if value == value)]
         absent = [name for name, value in dice.items() if value != value]
         if absent:
