@@ -37,19 +37,19 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         self,
         data_dir: Path,
         split: str,
-        size: tuple[int, int],
+        image_size: tuple[int, int],
         channels: int = 3,
         scales: tuple[float, ...] = (1.0,),
         skip_missing: bool = False,
         num_classes: int = 1,
         ignore_index: int | None = None,
     ) -> None:
-        self.image_size = size
+        self.image_size = image_size
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.mode = {1: "L", 3: "RGB"}.get(channels)
         if self.mode is None:
             raise RuntimeFinding("R506", f"the isic dataset has 1 or 3 channels, not {channels}")
-        self.sizes = [(max(1, round(size[0] * s)), max(1, round(size[1] * s))) for s in scales]
+        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
         files = find_files(Path(data_dir), split, IMAGE_SUFFIXES, (".png",), skip_missing)
         self.names, self.missing = [name for name, _, _ in files.found], files.missing
         self._files = [(image, mask) for _, image, mask in files.found]

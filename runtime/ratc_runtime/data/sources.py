@@ -43,7 +43,7 @@ def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
             made,
             data_dir=data_dir,
             split=split,
-            size=tuple(lock.data.image_size),
+            image_size=tuple(lock.data.image_size),
             channels=lock.data.channels,
             scales=tuple(lock.data.scales),
             skip_missing=lock.data.on_bad_sample == "skip",

@@ -56,7 +56,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         self,
         data_dir: Path,
         split: str,
-        size: tuple[int, int, int],
+        image_size: tuple[int, int, int],
         channels: int = 1,
         scales: tuple[float, ...] = (1.0,),
         skip_missing: bool = False,
@@ -72,8 +72,8 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
                 f"the volumes cannot be cut: window {window}, overlap {overlap}",
                 "a window is [low, high] with low below high, an overlap is a share from 0 to below 1",
             )
-        self.patch_size, self.num_classes = tuple(size), num_classes
-        self.sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in scales]
+        self.patch_size, self.num_classes = tuple(image_size), num_classes
+        self.sizes = [tuple(max(1, round(side * scale)) for side in image_size) for scale in scales]
         recipe = Recipe(channels, num_classes, ignore_index, window)
         files = find_files(Path(data_dir), split, SUFFIXES, SUFFIXES, skip_missing)
         self.missing = list(files.missing)
@@ -89,7 +89,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         self.patches = [
             Patch(number, corner)
             for number, volume in enumerate(self.volumes)
-            for corner in corners(volume.shape, size, step)
+            for corner in corners(volume.shape, image_size, step)
         ]
         self.names = [f"{self.volumes[patch.volume].name}@{_spelled(patch.corner)}" for patch in self.patches]
         self._store = VolumeStore(recipe)
