@@ -109,6 +109,10 @@ class Training(Section):
         description="Forward passes per optimizer step; worked out from the batch sizes where absent.",
         examples=[4],
     )
+    last_batch: Literal["drop", "keep"] = Field(
+        "drop",
+        description="The rest of an epoch that fills no global batch: left out, or made into a smaller step.",
+    )
     learning_rate: Positive = Field(1e-4, description="Peak learning rate.", examples=[1e-4])
     optimizer: Literal["adamw"] = Field("adamw", description="Optimizer.")
     weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.", examples=[0.01])
@@ -139,12 +143,14 @@ class Training(Section):
         True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="Ask for one precision instead.")
-    deepspeed: bool | None = Field(None, description="Use DeepSpeed; where absent, on two or more GPUs.")
+    deepspeed: bool | None = Field(None, description="Use DeepSpeed; where absent, on several GPUs with Accelerate.")
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
         None, description="ZeRO stage; 2 where absent.", examples=[2]
     )
     offload_optimizer: bool = Field(False, description="Keep optimizer states in host memory (DeepSpeed).")
-    use_accelerate: bool = Field(True, description="Train through HuggingFace Accelerate; otherwise plain torch.")
+    use_accelerate: bool = Field(
+        True, description="Train through HuggingFace Accelerate; otherwise by torch or DeepSpeed alone."
+    )
     activation_checkpointing: bool | Literal["auto"] = Field(
         False,
         description="Recompute activations in backward, to save memory; `auto` does where nothing fits without.",

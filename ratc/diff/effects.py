@@ -32,6 +32,11 @@ PLAN: tuple[_Row, ...] = (
     ("training.global_batch_size", _LEARNT, "another number of samples in each optimizer step"),
     ("training.micro_batch_size", (_M,), "the same step in other pieces; batch statistics and rounding may differ"),
     ("training.gradient_accumulation_steps", (_C,), "the same step in more or fewer pieces"),
+    (
+        "training.last_batch",
+        (*_LEARNT, _C),
+        "the rest of an epoch that fills no global batch is learnt from, or not",
+    ),
     ("training.activation_checkpointing", (_M, _C), "activations are computed again instead of kept, or kept"),
     ("training.compile", (_C,), "other kernels for the same step"),
     ("training.callbacks", (_T,), "other code of your own is called by the loop"),

@@ -128,7 +128,6 @@ def _unpartitioned(trace: Trace, strategy: Strategy) -> Layout:
     if width < MASTER:
         states.insert(0, Block("fp32 weights", "optimizer", MASTER * count))
         update.append(Block("fp32 gradients", "gradient", MASTER * count))
-    update.append(Block("AdamW's denominator", "temporary", MOMENT * count))
     return Layout(tuple(states), (), tuple(update), "kept", "until_update")
 
 
@@ -163,11 +162,10 @@ def _one_and_two(trace: Trace, strategy: Strategy) -> Layout:
             Block("exp_avg", "optimizer", MOMENT * part),
             Block("exp_avg_sq", "optimizer", MOMENT * part),
         ]
-        # averaged_gradients, flattened, turned to fp32 (`step`), and the denominator of AdamW.
+        # averaged_gradients, flattened, turned to fp32 (`step`). The fused AdamW takes nothing of its own.
         update = [Block("averaged gradients", "gradient", width * part)]
         if width < MASTER:
             update.append(Block("fp32 gradients", "gradient", MASTER * part))
-        update.append(Block("AdamW's denominator", "temporary", MOMENT * part))
     pending = width * strategy.bucket * (2 if strategy.overlap else 1)
     kept: Literal["until_update", "reduced"] = "until_update" if strategy.zero_stage == 1 else "reduced"
     return Layout(tuple(persistent), tuple(backward), tuple(update), "replaced", kept, pending, host)
@@ -196,7 +194,6 @@ def _three(trace: Trace, strategy: Strategy) -> Layout:
         update = [Block("averaged gradients", "gradient", width * part)]
         if width < MASTER:
             update.append(Block("fp32 gradients", "gradient", MASTER * part))
-        update.append(Block("AdamW's denominator", "temporary", MOMENT * part))
     notes: tuple[str, ...] = ()
     if trace.count <= MAX_LIVE:
         # `__params_to_release` keeps what is used again within max_reuse_distance elements: here everything, from

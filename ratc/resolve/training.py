@@ -36,6 +36,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.keep("training.epochs", "logging.log_every_steps")
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    context.keep("training.last_batch")
     _checkpointing(context)
     if debug and settings["training.compile"].value:
         context.derive("training.compile", False, "debug: compiled code has no modules to name", "spec:debug")

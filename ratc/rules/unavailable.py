@@ -9,14 +9,10 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Detection and plain DeepSpeed are refused; a study is left to the person."""
+    """Detection is refused; a study is left to the person."""
     if settings["task_type"].value == "detection":
         message = "this version trains segmentation only, not detection"
         yield Diagnostic("R206", message, settings["task_type"].span, helps=("use `task_type: segmentation`",))
-    if settings["training.deepspeed"].value and not settings["training.use_accelerate"].value:
-        message = "this version uses DeepSpeed through Accelerate only"
-        helps = ("set `use_accelerate: true`, or `deepspeed: false`",)
-        yield Diagnostic("R206", message, settings["training.use_accelerate"].span, helps=helps)
     if any(path.startswith("tuning") and settings[path].value is not None for path in settings):
         span = next(
             (settings[path].span for path in settings if path.startswith("tuning") and settings[path].span),

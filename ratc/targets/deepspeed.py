@@ -1,4 +1,4 @@
-"""``deepspeed.json``: what Accelerate hands to DeepSpeed. Every default that costs memory is written out."""
+"""``deepspeed.json``: what DeepSpeed reads, with Accelerate or by itself. What costs memory is written out."""
 
 from __future__ import annotations
 

@@ -74,6 +74,7 @@ class Training:
     global_batch_size: int
     micro_batch_size: int
     gradient_accumulation_steps: int
+    last_batch: Literal["drop", "keep"]
     activation_checkpointing: bool
     compile: bool
     callbacks: list[str]
@@ -406,10 +407,10 @@ def _check_ranges(lock: Lock) -> None:
         raise _unreadable("the lock's data.scales are several, and model.multi_scale is false")
     if lock.parallel.nodes * lock.parallel.processes_per_node != lock.parallel.world_size:
         raise _unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
-    if lock.engine.deepspeed and not lock.engine.use_accelerate:
-        raise _unreadable("the lock's engine.deepspeed needs engine.use_accelerate")
     if lock.engine.deepspeed and lock.checkpoint.asynchronous:
         raise _unreadable("the lock's checkpoint.asynchronous is true, and engine.deepspeed writes shards itself")
+    if lock.engine.deepspeed and lock.parallel.world_size == 1 and not lock.engine.use_accelerate:
+        raise _unreadable("the lock's engine.deepspeed without use_accelerate needs more than one process")
     if lock.task_type not in METRICS:
         known = " and ".join(METRICS)
         raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")

@@ -31,9 +31,9 @@ _WHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
 #: What goes on inside a part.
 _DOING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("step.py", ("training_step",), "forward"),
-    ("engine.py", ("predict",), "forward"),
-    ("engine.py", ("backward",), "backward"),
-    ("engine.py", ("update",), "optimizer"),
+    ("engine/", ("predict",), "forward"),
+    ("engine/", ("backward",), "backward"),
+    ("engine/", ("update",), "optimizer"),
     ("distributed.py", ("sum", "gather", "barrier", "leave"), "collective"),
     ("tracking/", (), "tracking"),
 )

@@ -16,6 +16,7 @@ from torch import nn
 
 from ratc_runtime import outofmemory
 from ratc_runtime.checkpoint import rng_state, set_rng_state
+from ratc_runtime.engine.optimizer import fused_for
 from ratc_runtime.lock import Lock
 from ratc_runtime.split import Split
 from ratc_runtime.tasks.base import Task
@@ -90,8 +91,8 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: 
         else:
             loss.backward()
         del loss
-    # torch's AdamW takes the roots of all second moments at once.
-    roots = [] if engine.deepspeed else [torch.empty_like(parameter) for parameter in wanted]
+    # The fused update takes nothing more; torch's work on lists takes the roots of all second moments at once.
+    roots = [] if engine.deepspeed or fused_for(wanted) else [torch.empty_like(parameter) for parameter in wanted]
     del state, roots
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -40,11 +40,13 @@ def training_step(
     accumulation: int,
     learning_rate: float,
     max_norm: float | None,
+    weights: Sequence[float] | None = None,
 ) -> StepResult:
     """Make one optimizer step from `accumulation` micro-batches of (image, target), already on the device.
 
-    The gradient is that of the mean loss over all micro-batches and ranks. Gradients meet once, with the last
-    micro-batch; they are clipped after any loss scale has been taken out.
+    The gradient is that of the mean loss over all micro-batches and ranks; `weights` are factors of this rank's losses
+    where its micro-batches have not all the same size. Gradients meet once, with the last micro-batch; they are clipped
+    after any loss scale has been taken out.
     """
     for group in engine.parameter_groups:
         group["lr"] = learning_rate
@@ -53,6 +55,8 @@ def training_step(
         with engine.accumulate(last=number == accumulation - 1):
             with engine.autocast():
                 loss = criterion(engine.model(image), target)
+                if weights is not None:
+                    loss = loss * weights[number]
             engine.backward(loss)
         losses.append(loss.detach().float())
     return StepResult(torch.stack(losses), engine.update(max_norm))

@@ -272,6 +272,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
                 training.gradient_accumulation_steps,
                 rate,
                 training.gradient_clipping,
+                run.train.order.weights(progress.step),
             )
             loss, asked_to_stop = agree(run, result.losses, names)
             progress.step += 1
@@ -302,13 +303,15 @@ def inspect(run: Run) -> Inspector:
 def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, Any]]:
     """Yield the micro-batches of one step on the device, noting whose samples they hold.
 
-    Raises R503 where the loader gives another number of samples than the lock's micro-batch.
+    Raises R503 where the loader gives another number of samples than the lock's micro-batch, or the last step's share.
     """
     from ratc_runtime import nested
 
-    expected = run.lock.training.micro_batch_size
-    for batch in batches:
-        if len(batch.names) != expected:
+    training = run.lock.training
+    full = [training.micro_batch_size] * training.gradient_accumulation_steps
+    sizes = run.train.order.last_sizes(run.progress.step) or full
+    for expected, batch in zip(sizes, batches, strict=False):
+        if len(batch.names) != max(1, expected):
             raise RuntimeFinding(
                 "R503", f"the loader gave a micro-batch of {len(batch.names)}, the lock says {expected}"
             )
@@ -324,7 +327,9 @@ def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float
     import torch
 
     finite = torch.isfinite(losses)
-    local = torch.tensor([float(run.stop.pending()), float((~finite).sum()), float(losses.mean())], dtype=torch.float64)
+    # Put together on the device: this is the only place in a step where the host waits for it.
+    pending = torch.full((), float(run.stop.pending()), dtype=torch.float64, device=losses.device)
+    local = torch.stack([pending, (~finite).sum().double(), losses.double().mean()])
     stopping, broken, loss = run.world.sum(local).tolist()
     if broken:
         bad = [name for good, group in zip(finite.tolist(), names, strict=True) if not good for name in group]

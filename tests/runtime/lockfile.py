@@ -61,6 +61,7 @@ BASE: dict[str, Any] = {
         "global_batch_size": 4,
         "micro_batch_size": 2,
         "gradient_accumulation_steps": 2,
+        "last_batch": "drop",
         "activation_checkpointing": False,
         "compile": False,
         "callbacks": [],

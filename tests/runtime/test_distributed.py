@@ -1,4 +1,4 @@
-"""Several processes: the same losses as one, with torch, Accelerate and DeepSpeed, and the same protocol."""
+"""Several processes from their launchers: they stop and continue together. Their losses: test_backends.py."""
 
 from __future__ import annotations
 
@@ -107,64 +107,6 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """One process over the same data, with its results."""
-    project = tmp_path_factory.mktemp("distributed")
-    write_data(project / "data", train=21, val=5)
-    lock = write_lock(project / "one", model__args=NO_DROPOUT, output_dir="out-one")
-    done = run([sys.executable, "-m", "ratc_runtime.train", "--lock", str(lock)], project)
-    assert done.returncode == 0, done.stderr
-    return project, results(project / "out-one")
-
-
-def assert_close(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
-    for one, other in zip(found["epochs"], expected["epochs"], strict=True):
-        for key in ("train_loss", "val_loss"):
-            assert one[key] == pytest.approx(other[key], rel=tolerance), key
-    assert found["baseline"]["dice"] == pytest.approx(expected["baseline"]["dice"])
-    assert found["test"]["samples"] == expected["test"]["samples"]
-    assert found["parameters"] == expected["parameters"]
-
-
-def test_torch_ddp_has_the_losses_of_one_process(reference: tuple[Path, dict[str, Any]]) -> None:
-    project, expected = reference
-    lock = two_processes(project, "ddp", {}, {})
-    done = run([*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)], project)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test Dice") == 1
-    assert_close(results(project / "out-ddp"), expected, 1e-4)
-
-
-def test_accelerate_has_the_losses_of_one_process(reference: tuple[Path, dict[str, Any]]) -> None:
-    project, expected = reference
-    lock = two_processes(project, "accelerate", {"use_accelerate": True}, {"accelerate.yaml": ACCELERATE})
-    done = run(accelerate_command(lock), project)
-    assert done.returncode == 0, done.stderr
-    assert_close(results(project / "out-accelerate"), expected, 1e-4)
-
-
-@pytest.mark.parametrize(("stage", "precision", "tolerance"), [(2, "fp32", 1e-4), (3, "fp32", 1e-4), (2, "bf16", 0.02)])
-def test_deepspeed_has_the_losses_of_one_process(
-    reference: tuple[Path, dict[str, Any]], stage: int, precision: str, tolerance: float
-) -> None:
-    project, expected = reference
-    name = f"zero{stage}-{precision}"
-    lock = two_processes(
-        project,
-        name,
-        {"use_accelerate": True, "deepspeed": True, "zero_stage": stage},
-        deepspeed_artifacts(project / name, stage, precision),
-        training__precision=precision,
-    )
-    done = run(accelerate_command(lock), project)
-    assert done.returncode == 0, done.stderr
-    found = results(project / f"out-{name}")
-    assert_close(found, expected, tolerance)
-    score = score_of_exported(project / f"out-{name}/checkpoints/best", project)
-    assert score == pytest.approx(found["test"]["loss"], rel=max(tolerance, 1e-4))
-
-
 def alone(header: dict[str, Any], folder: Path) -> tuple[Lock, Any]:
     """The lock of a checkpoint with one process of plain torch instead of DeepSpeed's, and its engine."""
     lock = lock_of(header)
@@ -195,14 +137,17 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
 
 
 def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
-    """Also where the newest checkpoint lacks the shard of a rank, and where one was killed before its rename."""
+    """Started through Accelerate, continued by DeepSpeed alone: their checkpoints are the same.
+
+    Also where the newest checkpoint lacks the shard of a rank, and where one was killed before its rename.
+    """
     slow_project(tmp_path)
 
-    def lock_of(name: str) -> Path:
+    def lock_of(name: str, accelerate: bool = True) -> Path:
         return two_processes(
             tmp_path,
             name,
-            {"use_accelerate": True, "deepspeed": True, "zero_stage": 1},
+            {"use_accelerate": accelerate, "deepspeed": True, "zero_stage": 1},
             deepspeed_artifacts(tmp_path / name, 1, "fp32"),
             data__dataset="mine:open_slow",
         )
@@ -224,7 +169,8 @@ def test_deepspeed_stops_and_continues(tmp_path: Path) -> None:
     shard.unlink()
     shutil.copytree(last, folder / ".epoch-0001-step-000003.new")
     (tmp_path / "slow").unlink()
-    continued = run(accelerate_command(lock), tmp_path)
+    lock = lock_of("broken", accelerate=False)
+    continued = run([*TORCHRUN, "-m", "ratc_runtime.train", "--lock", str(lock)], tmp_path)
     assert continued.returncode == 0, continued.stderr
     assert continued.stderr.count("is damaged and passed over: its pytorch_model/") == 1
     assert "continuing after epoch 0, step " in continued.stdout
@@ -275,12 +221,13 @@ def test_processes_that_do_not_meet_are_refused(tmp_path: Path) -> None:
     lock = two_processes(tmp_path, "alone", {"use_accelerate": True}, {})
     code = (
         "import os, sys\n"
-        "from ratc_runtime import engine, train\n"
-        "def alone(lock, folder):\n"
+        "from ratc_runtime import train\n"
+        "from ratc_runtime.engine import with_accelerate\n"
+        "def alone(lock):\n"
         "    from accelerate import Accelerator\n"
         "    for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK'): del os.environ[name]\n"
         "    return Accelerator(cpu=True)\n"
-        "engine._accelerator = alone\n"
+        "with_accelerate.make_accelerator = alone\n"
         "sys.exit(train.main(sys.argv[1:]))"
     )
     variables = environment(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")

@@ -55,7 +55,7 @@ def refuse(path: Path) -> str:
         ("checkpoint__best_metric", "accuracy", "accuracy"),
         ("data__scales", [1.0, 0.5], "multi_scale is false"),
         ("parallel__nodes", 2, "not its world_size"),
-        ("engine__deepspeed", True, "use_accelerate"),
+        ("engine__deepspeed", True, "more than one process"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, key: str, value: object, said: str) -> None:

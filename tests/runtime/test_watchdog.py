@@ -98,7 +98,7 @@ FRAMES = (
     ("evaluate.py", "evaluate"),
     ("data/loading.py", "__iter__"),
     ("checkpoint/store.py", "save"),
-    ("engine.py", "update"),
+    ("engine/plain.py", "update"),
     ("lock.py", "read_lock"),
 )
 

@@ -1,8 +1,10 @@
-"""Loaders whose order is a function of seed and epoch alone, and whose every training step is a full batch.
+"""Loaders whose order is a function of seed and epoch alone, and whose training steps are full global batches.
 
 Optimizer step k of an epoch takes samples [k*G, (k+1)*G) of the epoch's permutation, G being the global batch;
 each rank takes its part of it. So the same samples meet in a step whatever the number of processes, and a run
-stopped in the middle of an epoch goes on from its step count.
+stopped in the middle of an epoch goes on from its step count. What is left at the end of an epoch and fills no global
+batch is left out (`last_batch: drop`; another permutation leaves out other samples), or makes a last, smaller step
+(`keep`) of as many micro-batches as any other, for DeepSpeed cannot change their number.
 """
 
 from __future__ import annotations
@@ -94,8 +96,9 @@ class TrainOrder:
         training = lock.training
         self.length, self.seed, self.rank = length, lock.seed, rank
         self.world, self.global_batch = lock.parallel.world_size, training.global_batch_size
-        self.micro = training.micro_batch_size
-        steps = length // self.global_batch
+        self.micro, self.accumulation = training.micro_batch_size, training.gradient_accumulation_steps
+        self.rest = length % self.global_batch if training.last_batch == "keep" else 0
+        steps = length // self.global_batch + (self.rest > 0)
         cap = training.max_steps_per_epoch
         self.steps = steps if cap is None else min(steps, cap)
         self.epoch, self.first_step = 0, 0
@@ -105,9 +108,34 @@ class TrainOrder:
         order = torch.randperm(self.length, generator=generator).tolist()
         share = self.global_batch // self.world
         for step in range(self.first_step, self.steps):
+            if (sizes := self.last_sizes(step)) is not None:
+                yield from self._last(order[step * self.global_batch :], sizes)
+                return
             start = step * self.global_batch + self.rank * share
             for at in range(start, start + share, self.micro):
                 yield order[at : at + self.micro]
+
+    def last_sizes(self, step: int) -> list[int] | None:
+        """Return the samples in each of this rank's micro-batches where `step` is a smaller last one, else None.
+
+        The rest is spread evenly; a micro-batch for which nothing is left has 0, and is then a sample without weight.
+        """
+        if (step + 1) * self.global_batch <= self.length:
+            return None
+        base, more = divmod(self.rest, self.world * self.accumulation)
+        return [base + (number * self.world + self.rank < more) for number in range(self.accumulation)]
+
+    def weights(self, step: int) -> list[float] | None:
+        """Return the factors that make the mean over ranks and micro-batches of `step` one over samples, or None."""
+        sizes = self.last_sizes(step)
+        return None if sizes is None else [size * self.world * self.accumulation / self.rest for size in sizes]
+
+    def _last(self, rest: list[int], sizes: list[int]) -> Iterator[list[int]]:
+        base, more = divmod(self.rest, self.world * self.accumulation)
+        for number, size in enumerate(sizes):
+            slot = number * self.world + self.rank
+            at = slot * base + min(slot, more)
+            yield rest[at : at + size] or rest[:1]
 
 
 class EvaluationOrder:
@@ -269,8 +297,8 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
         raise RuntimeFinding(
             "R503",
             f"the train split has {len(dataset)} sample(s), fewer than one global batch of {order.global_batch}",
-            "every optimizer step takes a full global batch",
-            "set a smaller training.target_batch_size, or give more samples",
+            "with `last_batch: drop` every optimizer step takes a full global batch",
+            "set a smaller training.target_batch_size, or `training.last_batch: keep`, or give more samples",
         )
     augment = Augmentation(lock.data.augmentations) if lock.data.augmentations else None
     return Loader(dataset, order, lock, rank, targets, augment)

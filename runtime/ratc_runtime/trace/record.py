@@ -191,16 +191,16 @@ def _mark_state(optimizer: torch.optim.Optimizer, ledger: Ledger) -> None:
 def _as_on_cuda(engine: Any, request: Request) -> None:
     """Let the engine choose what it would choose for CUDA tensors.
 
-    Clipping sums norms over lists of tensors on either device, but does not know fake ones. The optimizer's
-    default on CUDA is to work on lists ("foreach"), on the CPU tensor by tensor. A loss scale decides by its
-    value whether to step: the step that is not skipped needs the memory.
+    Clipping sums norms over lists of tensors on either device, but does not know fake ones. AdamW is fused on either;
+    the others' default on CUDA is to work on lists ("foreach"), on the CPU tensor by tensor. A loss scale decides by
+    its value whether to step: the step that is not skipped needs the memory.
     """
     torch.nn.utils.clip_grad._has_foreach_support = lambda tensors, device: True  # type: ignore[assignment]
     if engine.optimizer is None:
         return
     if request.capability is not None:
         for group in engine.optimizer.param_groups:
-            group["foreach"] = True
+            group["foreach"] = not group["fused"]
 
     def step(optimizer: torch.optim.Optimizer, state: Any, *args: Any, **kwargs: Any) -> None:
         optimizer.step(*args, **kwargs)

@@ -1,0 +1,36 @@
+"""The engines behind a training step, one file each: plain torch (one process or DDP), Accelerate, and DeepSpeed with
+and without Accelerate. docs/backends.md says which spec gives which.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ratc_runtime.engine.base import AUTOCAST, BaseEngine
+from ratc_runtime.engine.optimizer import make_optimizer
+from ratc_runtime.engine.plain import TorchEngine
+from ratc_runtime.lock import Lock
+
+__all__ = ["AUTOCAST", "BaseEngine", "TorchEngine", "make_engine", "make_optimizer"]
+
+
+def make_engine(lock: Lock, model: nn.Module, folder: Path, reduced: bool = False) -> BaseEngine:
+    """Start the lock's engine on a model; `folder` holds deepspeed.json.
+
+    `reduced` tells that the lock's micro-batch is smaller than the reviewed one, and so than deepspeed.json's.
+    Raises R502 where the process group is not the lock's, R503 where the engine's batch is not, R504 where
+    torch has no such device, R529 where DeepSpeed cannot be used here.
+    """
+    if lock.engine.deepspeed:
+        # Imported only where they are used: each of them takes longer to import than the rest of the runtime.
+        from ratc_runtime.engine.with_deepspeed import AccelerateDeepSpeedEngine, DeepSpeedEngine
+
+        kind = AccelerateDeepSpeedEngine if lock.engine.use_accelerate else DeepSpeedEngine
+        return kind(lock, model, folder, reduced)
+    if lock.engine.use_accelerate:
+        from ratc_runtime.engine.with_accelerate import AccelerateEngine
+
+        return AccelerateEngine(lock, model)
+    return TorchEngine(lock, model)

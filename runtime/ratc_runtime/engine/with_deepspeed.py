@@ -1,0 +1,219 @@
+"""DeepSpeed, ZeRO stages 0 to 3: by itself, or with Accelerate above it. Both read the same deepspeed.json.
+
+Everything that decides a number is DeepSpeed's in both, and so are the checkpoints: each continues the other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ratc_runtime import nested
+from ratc_runtime.distributed import World, check_world, group_timeout, local_device
+from ratc_runtime.engine.base import AUTOCAST, BaseEngine
+from ratc_runtime.engine.optimizer import make_optimizer
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.lock import Lock
+
+#: The folder of the shards inside a checkpoint, as Accelerate names it.
+TAG = "pytorch_model"
+
+
+class DeepSpeedEngine(BaseEngine):
+    """DeepSpeed by itself, started by torchrun."""
+
+    deepspeed = True
+
+    def __init__(self, lock: Lock, model: nn.Module, folder: Path, reduced: bool) -> None:
+        device = local_device(lock)
+        configuration = _configuration(lock, folder, reduced)
+        self._join(lock, configuration)
+        size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+        check_world(lock, size)
+        super().__init__(lock, World(rank, size, device))
+        optimizer = make_optimizer(model, lock)
+        if lock.training.compile:
+            model.compile()
+        self._engine, self.optimizer = self._wrap(model, optimizer, configuration)
+        # DeepSpeed's own object evaluates too: under ZeRO-3 its hooks bring the weights together.
+        self.module, self.model = self._engine, self._forward
+        self._dtype = None  # DeepSpeed turns the weights themselves to the lock's precision
+        self._weights_dtype = AUTOCAST.get(lock.training.precision, torch.float32)
+        self._check(lock)
+
+    def _join(self, lock: Lock, configuration: Any) -> None:
+        deepspeed = _deepspeed()
+        deepspeed.init_distributed(dist_backend=lock.parallel.backend, verbose=False, timeout=group_timeout(lock))
+
+    def _wrap(self, model: nn.Module, optimizer: Any, configuration: Any) -> tuple[Any, Any]:
+        engine, optimizer, _, _ = _deepspeed().initialize(
+            model=model, optimizer=optimizer, config=configuration, dist_init_required=False
+        )
+        return engine, optimizer
+
+    @property
+    def skipped_steps(self) -> int:
+        return int(self._engine.skipped_steps)
+
+    def _forward(self, image: Any) -> Any:
+        return self._engine(self._cast(image))
+
+    def _cast(self, image: Any) -> Any:
+        dtype = self._weights_dtype
+        return nested.apply(lambda level: level.to(dtype) if level.is_floating_point() else level, image)
+
+    @property
+    def alone(self) -> Callable[[Any], Any] | None:
+        # Under ZeRO-3 every layer is gathered from all ranks.
+        return None if self._engine.zero_optimization_stage() == 3 else self._bare
+
+    def _bare(self, image: Any) -> Any:
+        return self._engine.module(self._cast(image))
+
+    def set_split(self, lock: Lock) -> None:
+        """Take over another micro-batch and accumulation, before the first step: ZeRO's optimizers keep a copy."""
+        training = lock.training
+        self.accumulation = training.gradient_accumulation_steps
+        self._engine.set_train_micro_batch_size(training.micro_batch_size)
+        self._engine.set_train_batch_size(training.global_batch_size)
+        if hasattr(self._engine.optimizer, "gradient_accumulation_steps"):
+            self._engine.optimizer.gradient_accumulation_steps = self.accumulation
+        self._check(lock)
+
+    def _check(self, lock: Lock) -> None:
+        engine, training = self._engine, lock.training
+        found = {
+            "micro-batch": (engine.train_micro_batch_size_per_gpu(), training.micro_batch_size),
+            "accumulation": (engine.gradient_accumulation_steps(), training.gradient_accumulation_steps),
+            "global batch": (engine.train_batch_size(), training.global_batch_size),
+            "ZeRO stage": (engine.zero_optimization_stage(), lock.engine.zero_stage),
+            "gradient clipping": (engine.gradient_clipping() or None, training.gradient_clipping),
+            "offload of the optimizer": (bool(engine.zero_use_cpu_optimizer()), lock.engine.offload_optimizer),
+        }
+        wrong = [f"{name} {has}, lock {wants}" for name, (has, wants) in found.items() if has != wants]
+        if engine.get_data_types()[0] != self._weights_dtype:
+            wrong.append(f"precision {engine.get_data_types()[0]}, lock {training.precision}")
+        if wrong:
+            raise RuntimeFinding("R503", "DeepSpeed runs with other values than the lock", "\n".join(wrong))
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        # DeepSpeed's counter would go on where a failed step left it; said outright, the last one is always the last.
+        self._engine.set_gradient_accumulation_boundary(last)
+        return contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self._engine.backward(loss)  # divides by the accumulation steps
+
+    def update(self, max_norm: float | None) -> torch.Tensor | None:
+        # Clips with the norm of deepspeed.json, which _check has held against the lock.
+        self.updating = True
+        self._engine.step()
+        self.updating = False
+        return self._norm(max_norm)
+
+    def _norm(self, max_norm: float | None) -> torch.Tensor | None:
+        norm = self._engine.get_global_grad_norm() if max_norm is not None else None
+        return norm if norm is None else torch.as_tensor(norm).detach()
+
+    def predict(self, image: Any) -> Any:
+        self.module.eval()
+        with torch.no_grad():
+            return nested.to_float(self._forward(image))
+
+    def save_shards(self, folder: Path) -> None:
+        """Write each rank's part into `folder`; every rank calls this, and raises OSError or RuntimeError.
+
+        A rank whose disk fails must not leave before the barrier in which DeepSpeed has the others wait.
+        """
+        writer = self._engine.checkpoint_engine
+        write, failed = writer.save, []
+
+        def save(*arguments: Any, **named: Any) -> None:
+            try:
+                write(*arguments, **named)
+            except (OSError, RuntimeError) as error:
+                failed.append(error)
+
+        writer.save = save
+        # A copy of DeepSpeed's own converter beside every checkpoint: ratc_runtime.export does the same.
+        self._engine._copy_recovery_script = lambda *_: None
+        try:
+            # The name of the newest is a small file, written where a full disk would keep only one rank.
+            self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        finally:
+            writer.save = write
+        if failed:
+            raise failed[0]
+
+    def load_shards(self, folder: Path) -> None:
+        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        if path is None:
+            raise OSError(f"DeepSpeed finds no shards in {folder / TAG}")
+
+
+class AccelerateDeepSpeedEngine(DeepSpeedEngine):
+    """DeepSpeed with Accelerate above it, started by `accelerate launch`."""
+
+    def _join(self, lock: Lock, configuration: Any) -> None:
+        _deepspeed()
+        from accelerate import DeepSpeedPlugin
+
+        from ratc_runtime.engine.with_accelerate import make_accelerator
+
+        self.accelerator = make_accelerator(lock, deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=configuration))
+
+    def _wrap(self, model: nn.Module, optimizer: Any, configuration: Any) -> tuple[Any, Any]:
+        engine, optimizer = self.accelerator.prepare(model, optimizer)
+        return engine, optimizer
+
+    def set_split(self, lock: Lock) -> None:
+        self.accelerator.gradient_accumulation_steps = lock.training.gradient_accumulation_steps
+        self.accelerator.step = 0  # counts micro-batches; some of a failed step are among them
+        super().set_split(lock)
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        return self.accelerator.accumulate(self._engine)  # type: ignore[no-any-return]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.updating = self.accelerator.sync_gradients  # with the last micro-batch DeepSpeed clips and steps in here
+        self.accelerator.backward(loss)
+        self.updating = False
+
+    def update(self, max_norm: float | None) -> torch.Tensor | None:
+        return self._norm(max_norm)
+
+
+def _deepspeed() -> Any:
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise RuntimeFinding(
+            "R529",
+            "the lock trains with DeepSpeed, which cannot be imported here",
+            f"{type(error).__name__}: {error}",
+            "install it: pip install -c constraints.txt 'ratc[runtime]'; or set `training.deepspeed: false` and compile"
+            " again",
+        ) from error
+    # Building the shared-memory op takes 20 s of compiling, for a gain that small CPU runs do not see.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _configuration(lock: Lock, folder: Path, reduced: bool) -> Any:
+    """Return DeepSpeed's configuration: the file, or what it says with the smaller micro-batch."""
+    path = folder / (lock.file("deepspeed.json") or "deepspeed.json")
+    if not reduced:
+        return str(path)
+    # Preflight has held the file against the reviewed lock; this start takes less than that.
+    content = json.loads(path.read_bytes())
+    content["train_micro_batch_size_per_gpu"] = lock.training.micro_batch_size
+    content["gradient_accumulation_steps"] = lock.training.gradient_accumulation_steps
+    return content
