@@ -10,7 +10,7 @@ import torch
 
 
 class Engine(Protocol):
-    """What a step needs from torch, Accelerate or DeepSpeed (see engine.py)."""
+    """What a step needs from torch, Accelerate or DeepSpeed (see engine/)."""
 
     model: Callable[..., Any]
 
