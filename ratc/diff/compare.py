@@ -111,9 +111,14 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
 
 
 def _renamed(changes: list[Change]) -> list[Change]:
-    """A value that is gone and the only one like it that is new in the same section are one change: a renaming."""
-    gone = [change for change in changes if change.new is None]
-    come = [change for change in changes if change.old is None]
+    """A value that is gone and the only one like it that is new in the same section are one change: a renaming.
+
+    Not so the arguments of another model, which have nothing to do with those of the one before.
+    """
+    apart = ("model.args.", "spec:model.args.") if any(_is_model(change) for change in changes) else ()
+    single = [change for change in changes if not change.path.startswith(apart)]
+    gone = [change for change in single if change.new is None]
+    come = [change for change in single if change.old is None]
     formerly: dict[str, Change] = {}
     for change in come:
         like = [other for other in gone if _alike(other.old, change.new) and _section(other) == _section(change)]
@@ -128,6 +133,10 @@ def _renamed(changes: list[Change]) -> list[Change]:
         for change in changes
         if change.path not in names
     ]
+
+
+def _is_model(change: Change) -> bool:
+    return change.path.removeprefix("spec:") == "model.name"
 
 
 def _alike(one: Value | None, other: Value | None) -> bool:

@@ -44,6 +44,8 @@ def verdict(comparison: Comparison) -> list[str]:
         if Effect.RESUME in effects
         else "An old run is continued from its checkpoint."
     )
+    if Effect.RESUME not in effects and any(change.path.startswith("point ") for change in comparison.surroundings):
+        trains, resume = "Other points are trained.", "Points that are the same are continued from their checkpoints."
     if comparison.remarks and comparison.remarks[0].startswith("these are two experiments"):
         return [trains]
     return [trains, resume]
