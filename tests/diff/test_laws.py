@@ -165,6 +165,7 @@ CHOICES = {
     "checkpoint.resume": ("auto", "never"),
     "parallel.backend": ("gloo", "nccl"),
     "hardware.device": ("cpu", "cuda"),
+    "logging.wandb_mode": ("online", "offline"),
 }
 #: What no checkpoint survives for other reasons than its fingerprint: the engine's files.
 ENGINE = {"engine.deepspeed", "engine.zero_stage"}

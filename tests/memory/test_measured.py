@@ -104,7 +104,10 @@ def test_what_a_single_point_says_nothing_about_is_not_taken():
         ({"card": "a100-80"}, ["card h100, the step has a100-80"]),
         ({"activation_checkpointing": True}, ["activation checkpointing false, the step has true"]),
         ({"engine": "deepspeed"}, ["engine torch, the step has deepspeed"]),
-        ({"step": "sha256:1"}, ["the model, its code, the loss, the optimizer or the channels are others"]),
+        (
+            {"step": "sha256:1"},
+            ["the model, its code, the loss, the optimizer, the channels or the classes are others"],
+        ),
     ],
 )
 def test_a_measurement_holds_for_one_step_alone(change, said):
@@ -336,7 +339,7 @@ def test_where_memory_runs_out_smaller_sizes_are_measured(folder, monkeypatch, c
     [
         ("data.image_size=48", "image size 32 x 32, the step has 48 x 48"),
         ("training.precision=fp32", "precision bf16, the step has fp32"),
-        ("training.loss=dice", "the model, its code, the loss, the optimizer or the channels are others"),
+        ("training.loss=dice", "the model, its code, the loss, the optimizer, the channels or the classes are others"),
     ],
 )
 def test_another_step_is_predicted_and_a_warning_says_why(folder, capsys, option, reason):
