@@ -167,7 +167,7 @@ class _Composer:
             whole = Span(self.source, 1, 1, 1, 1)
             if not mapping:
                 return Node(None, whole, layer=self.layer)
-            self._refuse("R004", "the file is empty", whole, "start from `ratc init --task segmentation`")
+            self._refuse("R004", "the file is empty", whole, self._anew)
         self._next()  # document start
         root = self._node(depth=0)
         self._next()  # document end
@@ -175,10 +175,16 @@ class _Composer:
             self._refuse("R004", "the file holds more than one YAML document", self._span(self._next()))
         if mapping and not isinstance(root.value, dict):
             kind = "a list" if isinstance(root.value, list) else "a single value"
-            hint = () if root.value is not None else ("start from `ratc init --task segmentation`",)
+            hint = () if root.value is not None else (self._anew,)
             first = replace(root.span, end_line=root.span.line, end_column=root.span.column + 1)
             self._refuse("R004", f"the file holds {kind} where a mapping of keys is expected", first, *hint)
         return root
+
+    @property
+    def _anew(self) -> str:
+        """How to come to a file of that kind."""
+        lock = self.source.name.endswith("lock.yaml")
+        return "compile the spec again" if lock else "start from `ratc init --task segmentation`"
 
     def _next(self) -> Any:
         return self._events.get_event()

@@ -236,3 +236,12 @@ def test_an_overlay_that_appears_or_goes_is_the_cause(tmp_path, capsys, monkeypa
         said = capsys.readouterr().err
         assert "error[R425]: `slurm_spec.yaml`" in said
         assert words in said
+
+
+@pytest.mark.parametrize("text", ["", "hello\n"])
+def test_a_lock_that_was_overwritten_does_not_hide_its_folder(folder, text, capsys):
+    Path("compiled/demo/local/lock.yaml").write_text(text)
+    assert main(["check"]) == 1
+    err = capsys.readouterr().err
+    assert "error[R004]" in err
+    assert "compiled/demo/local/lock.yaml" in err

@@ -168,3 +168,14 @@ def test_sarif_names_files_as_uris(name, artifact):
     item = Diagnostic("R101", "words", Span(Source(name, "x: 1\n"), 1, 1, 1, 2))
     (result,) = json.loads(sarif.document([item], "ratc", {}))["runs"][0]["results"]
     assert result["locations"][0]["physicalLocation"]["artifactLocation"] == artifact
+
+
+@pytest.mark.parametrize("form", ["json", "sarif", "github", "markdown"])
+def test_import_tells_what_it_left_in_every_form(form, tmp_path, capsys):
+    (tmp_path / "job.sbatch").write_text("#!/bin/bash\n#SBATCH --gres=gpu:a100:4\nsrun python train.py\n")
+    assert main(["import", str(tmp_path / "job.sbatch"), "--format", form]) == 0
+    out, err = capsys.readouterr()
+    assert "gpus_per_node: 4" in out, "the spec alone is on standard output"
+    assert "R434" in err
+    assert main(["import", str(tmp_path / "job.sbatch"), "-o", str(tmp_path / "s.yaml"), "--format", form]) == 0
+    assert capsys.readouterr().out == err

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="what to import; the first that says something counts")
     parser.add_argument("-o", "--output", default="-", metavar="SPEC", help="the spec to write; - is standard output")
     parser.add_argument("--from", dest="kind", metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}")
+    inputs.add_format_argument(parser)
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
 
 
@@ -35,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     for name in args.files:
         read, found = _read(name, args.kind, alone=len(args.files) == 1)
         if read is None:
-            inputs.show(found, "ratc import")
+            inputs.show(found, "ratc import", args.format, args.output == "-")
             return 1
         items += read
     text, said = specification.write(merge.merge(items), args.files)
     problem = _write(args.output, text, args.force) if args.output != "-" else None
-    inputs.show((problem,) if problem else said, "ratc import")
+    inputs.show((problem,) if problem else said, "ratc import", args.format, args.output == "-")
     if args.output == "-":
         sys.stdout.write(text)
     return 1 if problem else 0

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", nargs="?", default="config.yaml", metavar="FILE", help="where to write it (config.yaml)"
     )
     parser.add_argument("--task", default="segmentation", metavar="TASK", help="segmentation")
+    inputs.add_format_argument(parser)
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
 
 
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
         inputs.show(
             [Diagnostic("R206", f"this version has no spec for the task `{args.task}`", helps=helps)],
             "ratc init",
+            args.format,
         )
         return 1
     from ratc.shell import render
@@ -50,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
             file_schema.write(resources.read("schemas", "experiment.schema.json"))
     except FileExistsError:
         problem = Diagnostic("R403", f"`{args.file}` is there already", helps=("name another file, or use `--force`",))
-        inputs.show([problem], "ratc init")
+        inputs.show([problem], "ratc init", args.format)
         return 1
     except OSError as error:
-        inputs.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init")
+        inputs.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init", args.format)
         return 1
     print(
         f"written: {args.file} and {beside}\nnext: edit data_dir, then `ratc train {args.file}`",

@@ -285,18 +285,18 @@ def add_format_argument(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMS,
         default="text",
-        help="of what is found: text (default) on standard error, or another on standard output",
+        help="of what is found: text (default) on standard error, or another on standard output where that is free",
     )
 
 
-def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text") -> bool:
-    """Print what was found: text on standard error, any other form on standard output, even where nothing was found.
-    Returns whether any of it is an error.
+def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
+    """Print what was found: text on standard error, any other form on standard output, even where nothing was found;
+    on standard error too where the other is taken by what the command makes. Returns whether any of it is an error.
     """
     items = sorted(diagnostics, key=_position)
     failed = any(item.severity is Severity.ERROR for item in items)
     if form != "text":
-        sys.stdout.write(_document(items, command, form))
+        (sys.stderr if taken else sys.stdout).write(_document(items, command, form))
         return failed
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     sys.stderr.write(text.diagnostics(items, colour))

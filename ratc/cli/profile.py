@@ -37,6 +37,7 @@ SIZES, SMALL_SIZES = (2, 4), (1, 2)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc profile``."""
     inputs.add_spec_arguments(parser, target=False)
+    inputs.add_format_argument(parser)
     parser.add_argument("--measure", action="store_true", help="run the step on this machine's GPU")
     parser.add_argument("-o", "--output", metavar="FILE", help="facts file to write or extend (with --measure)")
     parser.add_argument(
@@ -58,16 +59,16 @@ def run(args: argparse.Namespace) -> int:
         return 2
     loaded = inputs.load(args, "local")
     if loaded.settings is None:
-        inputs.show(loaded.diagnostics, "ratc profile")
+        inputs.show(loaded.diagnostics, "ratc profile", args.format, taken=True)
         return 1
     plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
     if plan is None:
-        inputs.show((*loaded.diagnostics, *found), "ratc profile")
+        inputs.show((*loaded.diagnostics, *found), "ratc profile", args.format, taken=True)
         return 1
     if args.measure:
         return _measure(args, plan, loaded.folder)
     plan, found, _, decision = inputs.decided(args, loaded.settings, "local")
-    inputs.show((*loaded.diagnostics, *found), "ratc profile")
+    inputs.show((*loaded.diagnostics, *found), "ratc profile", args.format, taken=True)
     if plan is None:
         return 1
     if decision:
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         prediction, problems = _predict(plan, loaded.folder)
         if prediction is None:
-            inputs.show(problems, "ratc profile")
+            inputs.show(problems, "ratc profile", args.format, taken=True)
             return 1
         estimate, source = prediction, "predicted"
     print(_table(plan, estimate, source), end="")
@@ -119,19 +120,19 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
 def _measure(args: argparse.Namespace, plan: Plan, folder: str) -> int:
     machine, problem = _machine(plan)
     if problem or machine is None:
-        inputs.show((problem,) if problem else (), "ratc profile")
+        inputs.show((problem,) if problem else (), "ratc profile", args.format, taken=True)
         return 1
     allowed = variants(plan, variant(plan, device_of(plan).kernels))
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
     measurement, problem = _points(args, plan, used, folder)
     if measurement is None:
-        inputs.show((problem,) if problem else (), "ratc profile")
+        inputs.show((problem,) if problem else (), "ratc profile", args.format, taken=True)
         return 1
     print(_measured_table(measurement), end="")
     if args.output:
         problem = facts_file.add(args.output, measurement, machine)
         if problem:
-            inputs.show((problem,), "ratc profile")
+            inputs.show((problem,), "ratc profile", args.format, taken=True)
             return 1
         print(f"written: {args.output}", file=sys.stderr)
     return 0

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--card", action="append", default=[], metavar="CARD", dest="cards", help="say what fits on it; repeatable"
     )
     parser.add_argument("--no-cards", action="store_true", help="leave out what fits on which card")
+    inputs.add_format_argument(parser)
     parser._positionals._actions[1].metavar = "SPEC|OLD"
     # Of two sides, one that is a lock says for both what target it is of.
     parser.set_defaults(target=None)
@@ -52,15 +53,15 @@ def run(args: argparse.Namespace) -> int:
         return 2
     refused = inputs.known_target(args.target or "local")
     if refused:
-        inputs.show(refused, "ratc report")
+        inputs.show(refused, "ratc report", args.format, args.output == _STDOUT)
         return 1
     page, found = _of_two(args) if args.new is not None else _of_one(args)
     if page is not None:
         found = (*found, *_write(args.output, page))
-    failed = inputs.show(dict.fromkeys(found), "ratc report")
+    failed = inputs.show(dict.fromkeys(found), "ratc report", args.format, args.output == _STDOUT)
     if page is None or failed:
         return 1
-    if args.output != _STDOUT:
+    if args.output != _STDOUT and args.format == "text":
         print(args.output)
     return 0
 

@@ -66,8 +66,7 @@ def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revisio
     ``near`` is a folder in the repository. ``path`` is seen from its root, as git takes it, or from there.
     """
     shown = f"{revision}:{path}"
-    root = _git(near, "rev-parse", "--show-toplevel")
-    if root is None:
+    if _git(near, "rev-parse", "--git-dir") is None:
         message = f"`{shown}` names a git revision, and `{near}` is in no git repository"
         return None, (Diagnostic("R420", message, helps=("name a file, or change into the repository",)),)
     tree = _git(near, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{tree}}")
