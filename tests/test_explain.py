@@ -97,6 +97,7 @@ def test_a_section_and_a_last_part(spec, capsys):
         "parallel.nodes",
         "parallel.world_size",
         "parallel.backend",
+        "parallel.timeout_seconds",
         "parallel.threads_per_process",
     ]
     assert told(capsys, spec, "world_size")[1].startswith("parallel.world_size = 1")

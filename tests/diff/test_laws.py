@@ -166,6 +166,7 @@ CHOICES = {
     "parallel.backend": ("gloo", "nccl"),
     "hardware.device": ("cpu", "cuda"),
     "logging.wandb_mode": ("online", "offline"),
+    "training.last_batch": ("drop", "keep"),
 }
 #: What no checkpoint survives for other reasons than its fingerprint: the engine's files.
 ENGINE = {"engine.deepspeed", "engine.zero_stage"}
