@@ -5,6 +5,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 DEMO := specs/brain
+SHAPES := specs/shapes
 
 .PHONY: demo test setup lint golden schema docs bench clean
 
@@ -34,6 +35,7 @@ golden: setup
 	$(BIN)/python -m tests.update_cases
 	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
 	$(BIN)/ratc compile specs/brain3d/config.yaml --target local
+	$(BIN)/ratc compile $(SHAPES)/config.yaml --target local
 
 docs schema: setup
 	$(BIN)/python -m ratc.schema_gen

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+LOSS = f"^(bce|cross_entropy|dice|combined|set_prediction)$|{CALLABLE}"
 WALLTIME = r"^([0-9]+-)?[0-9]{1,4}(:[0-9]{1,2}){0,2}$"
 MEMORY = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?([KMGTkmgt]([iI]?[bB])?)?$"
 
@@ -129,11 +130,10 @@ class Training(Section):
     gradient_clipping: Positive | None = Field(
         1.0, description="Largest gradient norm; null is no clipping.", examples=[1.0]
     )
-    loss: str = Field(
-        "combined",
-        pattern=f"^(bce|cross_entropy|dice|combined)$|{CALLABLE}",
+    loss: Annotated[str, Field(pattern=LOSS)] | None = Field(
+        None,
         description="`bce` (of one class), `cross_entropy` (of several), `dice`, `combined` (the mean of Dice and the "
-        "other) or `package.module:callable`.",
+        "other; of segmentation, where absent), `set_prediction` (of detection) or `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
     loss_args: Arguments = Field(
@@ -168,10 +168,10 @@ class Data(Section):
 
     dataset: str = Field(
         "isic",
-        pattern=f"^(isic|volumes)$|{CALLABLE}",
-        description="`isic` (images in the ISIC 2018 layout), `volumes` (NIfTI, in patches) or "
-        "`package.module:callable`.",
-        examples=["isic", "volumes"],
+        pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
+        description="`isic` (images in the ISIC 2018 layout), `volumes` (NIfTI, in patches), `coco` (boxes in the COCO "
+        "layout) or `package.module:callable`.",
+        examples=["isic", "volumes", "coco"],
     )
     args: Arguments = Field(
         {}, description="Keyword arguments of a `package.module:callable`; `volumes` takes `window` and `overlap`."
@@ -192,7 +192,8 @@ class Data(Section):
     )
     num_classes: Annotated[int, Field(ge=1, le=256)] = Field(
         1,
-        description="1: foreground and background. From 2 on a mask holds class numbers from 0, the background.",
+        description="1: foreground and background. From 2 on a mask holds class numbers from 0, the background. Of "
+        "detection: classes of objects.",
         examples=[3],
     )
     class_names: list[ClassName] | None = Field(
@@ -248,6 +249,17 @@ class Evaluation(Section):
         False,
         description="Also Hausdorff distances on val and test (95th percentile and maximum), in units of "
         "`model.spacing`; they take the CPU's time.",
+    )
+
+
+class Detection(Section):
+    """The head of `task_type: detection`: queries that look for one object each."""
+
+    queries: Annotated[int, Field(ge=1, le=2000)] = Field(
+        100, description="The most objects that can be found in an image.", examples=[100]
+    )
+    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(
+        3, description="Rounds in which the queries look at the image.", examples=[3]
     )
 
 
@@ -416,6 +428,7 @@ class Spec(Section):
     training: Training = Field(Training(), description="The training.")
     data: Data = Field(..., description="The data.")
     evaluation: Evaluation = Field(Evaluation(), description="The scores.")
+    detection: Detection = Field(Detection(), description="The head of `task_type: detection`.")
     logging: Logging = Field(Logging(), description="Tracking.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Literal["accelerate", "torchrun"] | None = Field(

@@ -275,7 +275,32 @@ def test_a_volume_goes_from_spec_to_scores_of_its_classes(tmp_path):
     assert list(tmp_path.glob("ratc-volumes-*/*.image.npy"))
 
 
-@pytest.mark.parametrize("name", ["brain", "brain3d"])
+@pytest.mark.slow
+def test_drawn_shapes_go_from_spec_to_average_precision(tmp_path):
+    """`specs/shapes` made short: the sample data, cut to a few images, and the emitted script."""
+    shutil.copy(ROOT / "specs/shapes/config.yaml", tmp_path / "spec.yaml")
+    run([sys.executable, "-m", "ratc", "sample-data", "shapes", tmp_path / "data"])
+    for split, count in (("train", 16), ("val", 8), ("test", 8)):
+        path = tmp_path / f"data/annotations/instances_{split}.json"
+        content = json.loads(path.read_text())
+        content["images"] = content["images"][:count]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+        path.write_text(json.dumps(content))
+    short = ("training.epochs=2", "training.warmup_epochs=0", "model.feature_dims=8", "experiment_name=tiny")
+    options = [part for change in (*short, "logging.use_mlflow=false") for part in ("--set", change)]
+    run([sys.executable, "-m", "ratc", "compile", tmp_path / "spec.yaml", *options])
+    done = run([tmp_path / "compiled/tiny/local/run.sh"])
+    found = results(tmp_path / "outputs/tiny")
+    assert (found["test"]["samples"], len(found["epochs"])) == (8, 2)
+    assert found["epochs"][1]["train_loss"] < found["epochs"][0]["train_loss"]
+    assert {"map", "map_50", "map_75", "map/circle", "map/square", "map/triangle"} <= set(found["test"])
+    assert 0 <= found["test"]["map"] <= 1
+    assert "test mAP" in done.stdout
+    assert list((tmp_path / "outputs/tiny/overlays").glob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["brain", "brain3d", "shapes"])
 def test_the_examples_are_compiled_as_committed(name):
     run([sys.executable, "-m", "ratc", "compile", ROOT / f"specs/{name}/config.yaml", "--check"])
 
@@ -284,15 +309,19 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     import inspect
 
     from ratc_runtime.data.volumes import VolumePatches
+    from ratc_runtime.tasks.detection.losses import LOSSES as BOXES
     from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 
-    from ratc.rules.model_arguments import CLASS_LOSS_ARGUMENTS, LOSS_ARGUMENTS, VOLUME_ARGUMENTS
+    from ratc.rules.model_arguments import BOX_LOSS_ARGUMENTS, CLASS_LOSS_ARGUMENTS, LOSS_ARGUMENTS, VOLUME_ARGUMENTS
+    from ratc.tasks import LOSSES
 
     def arguments(called):
         return tuple(name for name in inspect.signature(called).parameters if name not in ("classes", "ignore_index"))
 
     assert {name: arguments(loss) for name, loss in BINARY.items()} == LOSS_ARGUMENTS
     assert {name: arguments(loss) for name, loss in MULTI.items()} == CLASS_LOSS_ARGUMENTS
+    assert {name: arguments(loss) for name, loss in BOXES.items()} == BOX_LOSS_ARGUMENTS
+    assert (set(LOSSES["segmentation"]), set(LOSSES["detection"])) == ({*BINARY, *MULTI}, set(BOXES))
     assert set(VOLUME_ARGUMENTS) <= set(arguments(VolumePatches))
 
 

@@ -73,6 +73,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     training = {key: asked["training"][key] for key in _TRAINING}
     clipped = asked["training"]["gradient_clipping"] is not None
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
+    data |= asked.get("detection", {})
     whole = hashlib.sha256(json.dumps([model, training, clipped, data], sort_keys=True).encode())
     for file in tracing.own_sources(asked, folder):
         with open(file, "rb") as handle:

@@ -1,5 +1,5 @@
 """Write a small data set: `brain`, axial slices of the MNI152 template with their white matter; `brain3d`, blocks of
-the same volume with grey and white matter.
+the same volume with grey and white matter; `shapes`, drawn circles, squares and triangles with their boxes.
 
 Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
 """
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc sample-data``."""
-    parser.add_argument("name", metavar="NAME", help="brain or brain3d")
+    parser.add_argument("name", metavar="NAME", help="brain, brain3d or shapes")
     parser.add_argument("folder", metavar="DIR", help="where to write it")
 
 

@@ -22,6 +22,8 @@ PREDICTED_FROM = (
     "data.channels",
     "data.num_classes",
     "data.ignore_index",
+    "detection.",
+    "task_type",
     "data.scales",
     "training.precision",
     "training.optimizer",

@@ -66,6 +66,7 @@ PLAN: tuple[_Row, ...] = (
     ("data.num_classes", (*_LEARNT, _M), "other classes, and with them another head"),
     ("data.class_names", (_N,), "other words for the same classes"),
     ("data.ignore_index", _LEARNT, "other pixels count"),
+    ("detection.*", (*_LEARNT, _M), "another head"),
     ("data.*", _LEARNT, "other data"),
     ("evaluation.*", (_C,), "other scores of the same model"),
     ("logging.*", (_N,), "other records of the same run"),

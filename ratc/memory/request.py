@@ -42,7 +42,11 @@ def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
         "activation_checkpointing": wanted.activation_checkpointing,
         "loss": {"name": values["training.loss.name"].value, "args": _under(plan, "training.loss.args")},
     }
+    task = values["task_type"].value
+    head = {"detection": _under(plan, "detection")} if task == "detection" else {}
     return {
+        "task_type": task,
+        **head,
         "model": {**model, "args": _under(plan, "model.args"), "attention_memory": wanted.attention_memory},
         "training": training,
         "data": {

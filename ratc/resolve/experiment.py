@@ -40,4 +40,6 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("checkpoint.best_metric", metrics(task)[0], f"the first score of {task}", "spec:task_type")
     else:
         context.keep("checkpoint.best_metric")
+    if settings["task_type"].value == "detection":
+        context.keep("detection.queries", "detection.decoder_layers")
     yield from ()

@@ -158,8 +158,11 @@ def _classes(context: Context) -> None:
     if context.settings["data.class_names"].value is not None:
         context.keep("data.class_names")
     else:
-        names = ["foreground"] if classes == 1 else ["background", *(f"class {n}" for n in range(1, classes))]
-        context.derive("data.class_names", names, "where no names are given", "spec:data.num_classes")
+        objects = context.settings["task_type"].value == "detection"
+        first = "class 0" if objects else ("foreground" if classes == 1 else "background")
+        names = [first, *(f"class {n}" for n in range(1, classes))]
+        inputs = ("spec:data.num_classes", "spec:task_type")
+        context.derive("data.class_names", names, "where no names are given", *inputs)
     context.keep("data.ignore_index")
 
 

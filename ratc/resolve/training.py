@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Value
 from ratc.resolve.context import Context
+from ratc.tasks import default_loss
 from ratc.units import gib
 
 DEBUG_STEPS = 4
@@ -43,7 +44,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("training.compile")
     context.keep("training.callbacks")
-    context.keep("training.loss", under="training.loss.name")
+    if settings["training.loss"].value is None:
+        task = settings.get_as(str, "task_type")
+        context.derive("training.loss.name", default_loss(task), f"the loss of {task}", "spec:task_type")
+    else:
+        context.keep("training.loss", under="training.loss.name")
     args = settings["training.loss_args"]
     if not args.value:
         context.keep("training.loss_args", under="training.loss.args")

@@ -8,6 +8,7 @@ from ratc.rules import (
     augmentations,
     classes,
     custom,
+    detection,
     dimensions,
     exclusive,
     grid,
@@ -23,6 +24,7 @@ from ratc.rules import (
 
 RULES = (
     custom,
+    detection,
     exclusive,
     heads,
     model_arguments,

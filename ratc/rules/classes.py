@@ -12,6 +12,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Everything that follows from `num_classes`, and scores that have to be asked for."""
     classes = settings.get_as(int, "data.num_classes")
     yield from _names(settings, classes)
+    if settings["task_type"].value == "detection":
+        return
     ignored = settings["data.ignore_index"]
     if ignored.value is not None and classes == 1:
         message = "`ignore_index` needs `num_classes` from 2 on: a mask of one class is cut at half its range"
@@ -43,7 +45,12 @@ def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
     if len(names.value) != classes:
         several = f"{len(names.value)} class name{'s' if len(names.value) != 1 else ''}"
         message = f"{several} for {classes} class{'es' if classes > 1 else ''}"
-        note = "of one class the foreground has a name" if classes == 1 else "class 0, the background, has a name too"
+        if settings["task_type"].value == "detection":
+            note = "objects have no background among their classes"
+        else:
+            note = (
+                "of one class the foreground has a name" if classes == 1 else "class 0, the background, has a name too"
+            )
         yield Diagnostic(
             "R211", message, names.span, (note,), (f"give {classes}, or `num_classes: {len(names.value)}`",)
         )

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
+from ratc.tasks import DATASETS
 
 #: The built-in data sets (`ratc_runtime.data.sources`): dimensions and what they hold.
-_DATASETS = {"isic": (2, "images"), "volumes": (3, "volumes")}
+_DATASETS = {"isic": (2, "images"), "coco": (2, "images"), "volumes": (3, "volumes")}
+#: Those that read pictures: grey or RGB.
+_PICTURES = ("isic", "coco")
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -28,12 +31,12 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         message = (
             f"the dataset `{dataset.value}` holds {has}D {holds}, and the {'model' if rat else 'image'} is {wanted}D"
         )
-        other = next(name for name, (number, _) in _DATASETS.items() if number == wanted)
         change = f"set `model.spatial_dims: {has}`" if rat else f"give `image_size` {has} numbers"
-        yield Diagnostic(
-            "R213", message, dataset.span or model.span or size.span, helps=(f"{change}, or use `{other}`",)
-        )
+        of_task = DATASETS[settings.get_as(str, "task_type")]
+        others = [f"use `{name}`" for name in of_task if _DATASETS[name][0] == wanted]
+        helps = (", or ".join([change, *others]),)
+        yield Diagnostic("R213", message, dataset.span or model.span or size.span, helps=helps)
     channels = settings["data.channels"]
-    if dataset.value == "isic" and channels.value not in (1, 3):
-        message = f"the dataset `isic` holds images of 1 or 3 channels, not {channels.value}"
+    if dataset.value in _PICTURES and channels.value not in (1, 3):
+        message = f"the dataset `{dataset.value}` holds images of 1 or 3 channels, not {channels.value}"
         yield Diagnostic("R213", message, channels.span, helps=("use 1 for grey, 3 for RGB",))

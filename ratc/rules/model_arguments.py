@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.plan import Value, Values
+from ratc.tasks import default_loss
 
 _COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
-_PAIRS = (("model.name", "model.args", "rat"), ("data.dataset", "data.args", "isic"))
-#: What each built-in loss takes, of one foreground class and of several (`ratc_runtime.tasks.segmentation.losses`; a
-#: test compares the two).
+_PAIRS = (
+    ("model.name", "model.args", "rat"),
+    ("data.dataset", "data.args", "isic"),
+    ("data.dataset", "data.args", "coco"),
+)
+#: What each built-in loss takes: of segmentation with one foreground class and with several, and of detection
+#: (`ratc_runtime.tasks.*.losses`; a test compares them).
 LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "bce": ("positive_weight",),
     "dice": ("smooth",),
@@ -20,6 +25,9 @@ CLASS_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "cross_entropy": (),
     "dice": ("smooth",),
     "combined": ("cross_entropy_weight", "dice_weight", "smooth"),
+}
+BOX_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "set_prediction": ("class_weight", "l1_weight", "giou_weight", "alpha", "gamma", "repeats"),
 }
 #: What the built-in data set of volumes takes (`ratc_runtime.data.volumes`).
 VOLUME_ARGUMENTS = ("window", "overlap")
@@ -38,8 +46,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if settings[owner].value == built_in and settings[args].value:
             hint = "write RAT's arguments directly under `model`" if built_in == "rat" else "remove it"
             yield Diagnostic("R203", f"`{built_in}` takes no `args`", settings[args].span, helps=(hint,))
+    task = settings.get_as(str, "task_type")
     known = LOSS_ARGUMENTS if settings["data.num_classes"].value == 1 else CLASS_LOSS_ARGUMENTS
-    loss, dataset = settings["training.loss"].value, settings["data.dataset"].value
+    if task == "detection":
+        known = BOX_LOSS_ARGUMENTS
+    loss, dataset = settings["training.loss"].value or default_loss(task), settings["data.dataset"].value
     if loss in known:
         yield from _unknown(settings["training.loss_args"], known[loss], f"the built-in loss `{loss}`")
     if dataset == "volumes":

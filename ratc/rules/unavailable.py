@@ -9,10 +9,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Detection is refused; a study is left to the person."""
-    if settings["task_type"].value == "detection":
-        message = "this version trains segmentation only, not detection"
-        yield Diagnostic("R206", message, settings["task_type"].span, helps=("use `task_type: segmentation`",))
+    """A study is left to the person."""
     if any(path.startswith("tuning") and settings[path].value is not None for path in settings):
         span = next(
             (settings[path].span for path in settings if path.startswith("tuning") and settings[path].span),

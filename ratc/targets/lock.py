@@ -24,6 +24,7 @@ SECTIONS = (
     "engine",
     "data",
     "evaluation",
+    "detection",
     "logging",
     "checkpoint",
     "output_dir",

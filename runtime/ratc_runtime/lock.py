@@ -115,6 +115,12 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Detection:
+    queries: int
+    decoder_layers: int
+
+
+@dataclass(frozen=True)
 class Logging:
     tensorboard: bool
     mlflow: bool
@@ -186,6 +192,8 @@ class Lock:
     memory: Memory
     inputs: dict[str, str]
     artifacts: dict[str, str]
+    #: The detection head; None for other tasks.
+    detection: Detection | None = None
     #: What the job asked a scheduler for; absent on `local`. For people: nothing here is acted upon.
     job: dict[str, Any] | None = None
     #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
@@ -223,7 +231,15 @@ class Lock:
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
-        return {"task_type": self.task_type, "seed": self.seed, "model": model, "training": training, "data": data}
+        head = None if self.detection is None else dataclasses.asdict(self.detection)
+        return {
+            "task_type": self.task_type,
+            "seed": self.seed,
+            "model": model,
+            "training": training,
+            "data": data,
+            "detection": head,
+        }
 
     def fingerprint(self) -> str:
         """Return the hash of what decides the weights; a checkpoint is continued only under the same one."""
@@ -391,6 +407,9 @@ def _check_ranges(lock: Lock) -> None:
     }
     if lock.parallel.timeout_seconds is not None:
         positive["parallel.timeout_seconds"] = lock.parallel.timeout_seconds
+    if lock.detection is not None:
+        positive["detection.queries"] = lock.detection.queries
+        positive["detection.decoder_layers"] = lock.detection.decoder_layers
     for where, value in positive.items():
         if value <= 0:
             raise _unreadable(f"the lock's {where} is {value}, expected more than zero")
@@ -414,5 +433,7 @@ def _check_ranges(lock: Lock) -> None:
     if lock.task_type not in METRICS:
         known = " and ".join(METRICS)
         raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
+    if (lock.task_type == "detection") != (lock.detection is not None):
+        raise _unreadable("the lock's detection section goes with task_type detection, and only with it")
     if lock.checkpoint.best_metric not in (*metrics(lock), "loss"):
         raise _unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

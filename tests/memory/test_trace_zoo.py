@@ -75,6 +75,14 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt-2": zoo("LanguageModel", args={"kind": "gpt2", "tokens": 128, **SMALL_GPT}),
     "bert": zoo("LanguageModel", args={"kind": "bert", "tokens": 128, **SMALL_BERT}),
     "mlp, shared, adam": zoo("Mlp", args={"shared": True}, training__optimizer="adam"),
+    # The assignment of objects to queries needs values, which a trace has not: any has the same shapes.
+    "rat, queries": request(
+        task_type="detection",
+        detection={"queries": 20, "decoder_layers": 2},
+        model=TWO_SCALES,
+        data={"image_size": [32, 32], "channels": 3, "scales": [1.0, 0.5], "num_classes": 5},
+        training__loss={"name": "set_prediction", "args": {}},
+    ),
     "mlp, checkpointed": zoo("Mlp", args={"checkpointed": True}, data__image_size=[64, 64]),
 }
 BATCH = 3  # neither of the two that are traced

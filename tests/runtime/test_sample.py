@@ -125,6 +125,30 @@ def test_blocks_are_of_the_template_and_do_not_overlap(blocks: Path, tmp_path: P
             assert means[0] < means[1]
 
 
+def test_shapes_lie_in_their_boxes_and_are_drawn_alike_everywhere(tmp_path: Path) -> None:
+    sample = find("shapes")
+    assert sample.write(tmp_path / "one")
+    assert sample.write(tmp_path / "other")
+    assert digest(tmp_path / "one") == digest(tmp_path / "other")
+    found = []
+    for split, count in sample.counts.items():
+        content = json.loads((tmp_path / f"one/annotations/instances_{split}.json").read_text())
+        assert len(content["images"]) == count
+        found += [(split, content["images"][one["image_id"] - 1]["file_name"], one) for one in content["annotations"]]
+    assert {one["category_id"] for _, _, one in found} == {1, 2, 3}
+    # Of a plain colour up to the noise: the middle of a shape, and not what lies around its box.
+    for split, name, one in found[:40]:
+        pixels = np.asarray(Image.open(tmp_path / "one/images" / split / name)).astype(int)
+        x, y, width, height = one["bbox"]
+        assert min(x, y, width - 8, height - 8) >= 0
+        assert max(x + width, y + height) <= 48
+        corners = np.array(one["segmentation"][0]).reshape(-1, 2)
+        assert (corners.min(0) >= (x - 1, y - 1)).all()
+        assert (corners.max(0) <= (x + width + 1, y + height + 1)).all()
+        middle = pixels[y + height // 2 - 1 : y + height // 2 + 2, x + width // 2 - 1 : x + width // 2 + 2]
+        assert np.ptp(middle.reshape(-1, 3), axis=0).max() <= 24
+
+
 def test_every_name_has_its_data() -> None:
     assert {find(name).marker["sample_data"] for name in NAMES} == set(NAMES)
 

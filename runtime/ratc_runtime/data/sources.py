@@ -2,8 +2,8 @@
 
 A data source is a callable `(data_dir, split, **arguments)` that returns a map-style dataset. Its items are
 mappings: `image`, a float tensor (C, H, W) or (C, D, H, W) or, for a pyramid, a list of them from fine to coarse;
-`target`, of one foreground class a float tensor (1, ...) of 0 and 1, of several classes one of class numbers (...);
-and, if it has one, `name`.
+`target`, for segmentation of one foreground class a float tensor (1, ...) of 0 and 1, of several classes one of class
+numbers (...), for detection a mapping (`ratc_runtime.data.coco`); and, if it has one, `name`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.isic import IsicSegmentation
 from ratc_runtime.data.volumes import VolumePatches
 from ratc_runtime.errors import RuntimeFinding
@@ -49,6 +50,18 @@ def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
             skip_missing=lock.data.on_bad_sample == "skip",
             num_classes=lock.data.num_classes,
             ignore_index=lock.data.ignore_index,
+            **lock.data.args,
+        )
+    if lock.data.dataset == "coco":
+        height, width = lock.data.image_size
+        return CocoDetection(
+            data_dir,
+            split,
+            image_size=(height, width),
+            channels=lock.data.channels,
+            scales=tuple(lock.data.scales),
+            skip_missing=lock.data.on_bad_sample == "skip",
+            num_classes=lock.data.num_classes,
             **lock.data.args,
         )
     dataset = build("dataset", lock.data.dataset, data_dir=data_dir, split=split, **lock.data.args)

@@ -30,6 +30,7 @@ METRICS: dict[str, dict[str, Metric]] = {
         "hausdorff95": Metric("Hausdorff 95 %", larger_is_better=False),
         "hausdorff": Metric("Hausdorff", larger_is_better=False),
     },
+    "detection": {"map": Metric("mAP"), "map_50": Metric("mAP 50"), "map_75": Metric("mAP 75")},
     "custom": {},
 }
 #: Scores that are made only where a spec asks for them: `evaluation.hausdorff`.
@@ -37,6 +38,7 @@ DISTANCES = ("hausdorff95", "hausdorff")
 LOSS = Metric("loss", larger_is_better=False)
 _CLASSES = {
     "segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation",
+    "detection": "ratc_runtime.tasks.detection.task:Detection",
     "custom": "ratc_runtime.tasks.custom:Custom",
 }
 

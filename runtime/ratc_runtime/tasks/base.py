@@ -43,6 +43,10 @@ class Task(ABC):
         self.lock = lock
         self.metrics = metrics(lock)
 
+    def opened(self, datasets: Mapping[str, Any]) -> None:
+        """Take from the data sets, by split, what a lock does not hold; raise where they do not fit the task."""
+        return
+
     @abstractmethod
     def model(self, backbone: nn.Module) -> nn.Module:
         """Return RAT with the head of this task; its forward takes what the loaders call `image`."""

@@ -104,7 +104,7 @@ def read(content: Any) -> Request:
     )
     loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
     return Request(
-        lock=_lock(_task(content), model, loss, training, data, accumulation, sizes[0]),
+        lock=_lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0]),
         engine=_one_of(_get(content, "engine", str, "torch"), ENGINES, "engine"),
         accumulation=accumulation,
         capability=_capability(content),
@@ -125,8 +125,18 @@ def _task(content: Any) -> str:
     return str(_one_of(_get(content, "task_type", str, "segmentation"), tuple(METRICS), "task_type"))
 
 
+def _detection(content: Any) -> locks.Detection | None:
+    if _task(content) != "detection":
+        return None
+    queries, layers = (_get(content, f"detection.{key}", int) for key in ("queries", "decoder_layers"))
+    if min(queries, layers) <= 0:
+        raise BadRequest(f"the request's detection has {queries} queries and {layers} layers")
+    return locks.Detection(queries, layers)
+
+
 def _lock(
     task_type: str,
+    detection: locks.Detection | None,
     model: locks.Model,
     loss: locks.Loss,
     training: dict[str, Any],
@@ -141,6 +151,7 @@ def _lock(
     lock: locks.Lock = _filled(
         locks.Lock,
         task_type=task_type,
+        detection=detection,
         model=model,
         training=_filled(
             locks.Training,

@@ -1,0 +1,244 @@
+"""The COCO layout: `annotations/instances_SPLIT.json` and the images that it names.
+
+As found in the wild the files of a split are called `train` or `train2017`; images lie in `images/SPLIT/`,
+`images/SPLIT2017/`, `SPLIT2017/`, `SPLIT/`, or in `images/` itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ratc_runtime.data.isic import SKIP_HELP, _open
+from ratc_runtime.errors import RuntimeFinding, warn
+
+LAYOUT = (
+    "annotations/instances_train.json, instances_val.json and instances_test.json (or train2017, val2017, test2017),"
+    " and the images in images/, images/train/ or train2017/"
+)
+#: A box of which less than this is left inside the image, in its own pixels of either side, is no object.
+LEAST_SIDE = 1.0
+
+
+class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
+    """Images and boxes of one split, resized to one size.
+
+    An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse when `scales` has several entries),
+    `name`, and `target`: `boxes`, float (N, 4) corners x0, y0, x1, y1 in pixels of the resized image; `labels`, int64
+    (N,) from 0; `iscrowd`, bool (N,). Categories are numbered in order of their ids; `class_names` are their names.
+    Images without boxes are kept. Boxes are cut off at the image's border; what then has less than a pixel of either
+    side is left out, and counted in `dropped`.
+
+    Raises R506 naming the file where the folder, the annotations or an image are missing or damaged; R539 where the
+    file has other categories than `num_classes`. With `skip_missing`, images
+    that are not there are left out and listed in `missing`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        split: str,
+        image_size: tuple[int, int],
+        channels: int = 3,
+        scales: tuple[float, ...] = (1.0,),
+        skip_missing: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
+        self.image_size = image_size
+        mode = {1: "L", 3: "RGB"}.get(channels)
+        if mode is None:
+            raise RuntimeFinding("R506", f"the coco dataset has 1 or 3 channels, not {channels}")
+        self.mode = mode
+        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
+        self.data_dir = Path(data_dir)
+        path = _annotations(self.data_dir, split)
+        content = _read(path)
+        classes = _categories(path, content)
+        self.class_names = [name for _, name in classes]
+        if num_classes is not None and len(classes) != num_classes:
+            raise RuntimeFinding(
+                "R539",
+                f"{path} has {len(classes)} categories, the lock's data.num_classes is {num_classes}",
+                f"they are {', '.join(self.class_names[:20])}",
+                f"set `data.num_classes: {len(classes)}` in the spec and compile again",
+            )
+        self.names: list[str] = []
+        self.missing: list[str] = []
+        self.dropped = 0
+        self._files: list[Path] = []
+        self._targets: list[dict[str, torch.Tensor]] = []
+        self._collect(
+            path, split, content, {identity: label for label, (identity, _) in enumerate(classes)}, skip_missing
+        )
+        if self.dropped and os.environ.get("RANK", "0") == "0":
+            warn(f"{path.name}: {self.dropped} box(es) lie outside of their image or have no area, and are left out")
+
+    def _collect(self, path: Path, split: str, content: Any, labels: dict[int, int], skip_missing: bool) -> None:
+        boxes: dict[int, list[tuple[list[float], int, bool]]] = {}
+        images = _images(path, content)
+        for number, entry in enumerate(content["annotations"]):
+            image, box, label, crowd = _annotation(path, number, entry, labels)
+            if image not in images:
+                raise _damaged(path, f"annotations[{number}] is of image {image}, which the file does not have")
+            boxes.setdefault(image, []).append((box, label, crowd))
+        folders = _folders(self.data_dir, split)
+        for identity in sorted(images):
+            name, width, height = images[identity]
+            file = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            if file is None and skip_missing:
+                self.missing.append(name)
+                continue
+            if file is None:
+                looked = ", ".join(str(folder.relative_to(self.data_dir)) + "/" for folder in folders) or "no folder"
+                raise RuntimeFinding(
+                    "R506",
+                    f"{path} names {name}, which is not there",
+                    f"looked in {looked} of {self.data_dir}",
+                    SKIP_HELP,
+                )
+            self._files.append(file)
+            self.names.append(name)
+            self._targets.append(self._target(boxes.get(identity, []), width, height))
+
+    def _target(self, found: list[tuple[list[float], int, bool]], width: int, height: int) -> dict[str, torch.Tensor]:
+        kept = []
+        for (x, y, wide, high), label, crowd in found:
+            corners = [max(0.0, x), max(0.0, y), min(float(width), x + wide), min(float(height), y + high)]
+            if min(corners[2] - corners[0], corners[3] - corners[1]) < LEAST_SIDE:
+                self.dropped += 1
+                continue
+            kept.append((corners, label, crowd))
+        rows, columns = self.image_size
+        factors = torch.tensor([columns / width, rows / height] * 2)
+        return {
+            "boxes": torch.tensor([corners for corners, _, _ in kept]).reshape(-1, 4) * factors,
+            "labels": torch.tensor([label for _, label, _ in kept], dtype=torch.int64),
+            "iscrowd": torch.tensor([crowd for _, _, crowd in kept], dtype=torch.bool),
+        }
+
+    @property
+    def most_objects(self) -> int:
+        """The objects of the image that has most, crowds left out."""
+        return max((int((~target["iscrowd"]).sum()) for target in self._targets), default=0)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        picture, *_ = _open(self._files[index], self.mode)
+        # From the original each time: a pyramid made step by step would blur twice.
+        levels = [
+            torch.from_numpy(np.array(picture.resize((w, h), Image.Resampling.BILINEAR), dtype=np.float32) / 255)
+            for h, w in self.sizes
+        ]
+        levels = [level.permute(2, 0, 1).contiguous() if level.dim() == 3 else level[None] for level in levels]
+        return {
+            "image": levels if len(levels) > 1 else levels[0],
+            "target": self.target(index),
+            "name": self.names[index],
+        }
+
+    def target(self, index: int) -> dict[str, torch.Tensor]:
+        """Return the target of one sample without decoding its image."""
+        # A copy: who moves boxes must not move those of the next epoch.
+        return {key: value.clone() for key, value in self._targets[index].items()}
+
+
+def _years(split: str) -> list[str]:
+    return [split, f"{split}2017", f"{split}2014"]
+
+
+def _annotations(data_dir: Path, split: str) -> Path:
+    folder = data_dir / "annotations"
+    found = [folder / f"instances_{name}.json" for name in _years(split)]
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        raise RuntimeFinding(
+            "R506",
+            f"the data folder {data_dir} has no annotations/instances_{split}.json",
+            f"the COCO layout is {LAYOUT}",
+            "name the folder with --data-dir or RAT_DATA_DIR; `ratc sample-data shapes DIR` writes a small one",
+        )
+    return path
+
+
+def _folders(data_dir: Path, split: str) -> list[Path]:
+    """Return the folders in which the split's images may lie, those that are there."""
+    named = [data_dir / "images" / name for name in _years(split)]
+    named += [data_dir / name for name in _years(split)]
+    return [folder for folder in [*named, data_dir / "images", data_dir] if folder.is_dir()]
+
+
+def _damaged(path: Path, message: str) -> RuntimeFinding:
+    return RuntimeFinding("R506", f"{path}: {message}", help="the format is described at cocodataset.org/#format-data")
+
+
+def _read(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RuntimeFinding("R506", f"{path} cannot be read", error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error)) from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise _damaged(path, f"it has no list `{key}`")
+    return content
+
+
+def _categories(path: Path, content: Any) -> list[tuple[int, str]]:
+    """Return id and name of the categories, in order of their ids: COCO's own have gaps."""
+    found: dict[int, str] = {}
+    for number, entry in enumerate(content["categories"]):
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
+            raise _damaged(path, f"categories[{number}] has no whole `id` and no `name`")
+        if entry["id"] in found:
+            raise _damaged(path, f"categories[{number}] has the id {entry['id']} a second time")
+        found[entry["id"]] = entry["name"]
+    return sorted(found.items())
+
+
+def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
+    """Return file name, width and height of the images by id."""
+    found: dict[int, tuple[str, int, int]] = {}
+    for number, entry in enumerate(content["images"]):
+        where = f"images[{number}]"
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+            raise _damaged(path, f"{where} has no whole `id`")
+        name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
+        if not isinstance(name, str) or not name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
+            raise _damaged(path, f"{where} has the file name {name!r:.80}, which is no path below the data folder")
+        if not all(type(side) is int and side > 0 for side in (width, height)):
+            raise _damaged(path, f"{where} ({name}) has the size {width!r:.20} x {height!r:.20}")
+        if entry["id"] in found:
+            raise _damaged(path, f"{where} ({name}) has the id {entry['id']} a second time")
+        found[entry["id"]] = (name, width, height)
+    return found
+
+
+def _annotation(path: Path, number: int, entry: Any, labels: dict[int, int]) -> tuple[int, list[float], int, bool]:
+    """Return image, box (x, y, width, height), label and whether it is a crowd."""
+    where = f"annotations[{number}]"
+    if not isinstance(entry, dict) or type(entry.get("image_id")) is not int:
+        raise _damaged(path, f"{where} has no whole `image_id`")
+    box = entry.get("bbox")
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
+    ):
+        raise _damaged(path, f"{where} has the bbox {box!r:.60}, expected [x, y, width, height]")
+    if entry.get("category_id") not in labels:
+        raise _damaged(path, f"{where} has the category {entry.get('category_id')!r:.40}, which the file does not have")
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise _damaged(path, f"{where} has iscrowd {crowd!r:.40}, expected 0 or 1")
+    return entry["image_id"], [float(value) for value in box], labels[entry["category_id"]], bool(crowd)

@@ -1,0 +1,18 @@
+"""What a picture of boxes is drawn from; free of matplotlib, so that ranks can send it to the one that draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One sample: image (C, H, W) in [0, 1], truth (N, 6) and detections (K, 6) as `metrics.Scored` has them."""
+
+    index: int
+    name: str
+    image: torch.Tensor
+    truth: torch.Tensor
+    found: torch.Tensor

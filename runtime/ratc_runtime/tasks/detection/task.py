@@ -1,0 +1,170 @@
+"""Detection as a task: a target is a mapping for each sample, an output the queries' logits and boxes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ratc_runtime.distributed import World
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.lock import Lock
+from ratc_runtime.tasks.base import Task
+from ratc_runtime.tasks.detection import baseline
+from ratc_runtime.tasks.detection.boxes import to_centres
+from ratc_runtime.tasks.detection.losses import LOSSES
+from ratc_runtime.tasks.detection.metrics import AveragePrecision, detections, truth_of
+from ratc_runtime.tasks.detection.model import DetectionModel
+from ratc_runtime.tasks.detection.picture import Picture
+
+#: Objects of each sample in a rehearsal or a trace; what they take is little beside the model.
+EXAMPLE_OBJECTS = 10
+
+
+class Detection(Task):
+    """Objects of `num_classes` classes, as boxes."""
+
+    losses = LOSSES
+
+    def __init__(self, lock: Lock) -> None:
+        super().__init__(lock)
+        assert lock.detection is not None  # reading the lock has seen to it
+        self.head = lock.detection
+        # What is traced is a lock without names.
+        self.class_names = list(lock.data.class_names or _unnamed(lock))
+
+    def opened(self, datasets: Mapping[str, Any]) -> None:
+        """Take the classes' names from the data sets; raise R539 where these, or the lock's own, differ.
+
+        Warns where an image has more objects than there are queries: some of them cannot be found.
+        """
+        named = {split: list(data.class_names) for split, data in datasets.items() if hasattr(data, "class_names")}
+        if self.class_names != _unnamed(self.lock):
+            named = {"the lock": self.class_names, **named}
+        first = next(iter(named.values()), self.class_names)
+        for split, names in named.items():
+            if names != first:
+                raise RuntimeFinding(
+                    "R539",
+                    f"the classes of {split} are not those of {next(iter(named))}",
+                    f"{', '.join(names[:20])}; {', '.join(first[:20])}",
+                    "write the same categories, with the same ids, into the annotations of every split; where"
+                    " `data.class_names` is given, it names them in that order",
+                )
+        if len(first) == len(self.class_names):
+            self.class_names = first
+        queries = self.head.queries
+        for split, data in datasets.items():
+            most = getattr(data, "most_objects", 0)
+            if most > queries and os.environ.get("RANK", "0") == "0":
+                said = f"an image of {split} has {most} objects, and detection.queries is {queries}"
+                finding = RuntimeFinding("R540", f"{said}: some of them cannot be found")
+                warn(f"[{finding.code}] {finding.message}")
+
+    def model(self, backbone: nn.Module) -> nn.Module:
+        """Return RAT with the decoder that turns queries into boxes."""
+        lock, head = self.lock, self.head
+        scales = tuple(lock.data.scales) if lock.model.multi_scale else (1.0,)
+        # The finest image's spacing, which the coarser ones are multiples of.
+        spacing = lock.model.args.get("spacing") or 1.0
+        return DetectionModel(
+            backbone,
+            backbone.feature_dims,  # type: ignore[arg-type]
+            backbone.num_heads,  # type: ignore[arg-type]
+            scales,
+            lock.data.num_classes,
+            head.queries,
+            head.decoder_layers,
+            spacing,
+        )
+
+    def collate(self, targets: Sequence[Any]) -> list[dict[str, torch.Tensor]]:
+        """Return a mapping for each sample: `boxes` (N, 4), `labels` (N,), and `crowd_boxes`, `crowd_labels` apart.
+
+        Boxes are centre and size as shares of the image. Crowds, regions of objects that nobody counted, are not learnt
+        and forgive what is found in them (as in COCO). Raises R541 where a target is not of the form of
+        `ratc_runtime.data.coco`.
+        """
+        return [self._prepared(target) for target in targets]
+
+    def _prepared(self, target: Any) -> dict[str, torch.Tensor]:
+        if not isinstance(target, Mapping):
+            raise _malformed(f"it is a {type(target).__name__}")
+        try:
+            boxes = torch.as_tensor(target["boxes"], dtype=torch.float32).reshape(-1, 4)
+            labels = torch.as_tensor(target["labels"], dtype=torch.int64).reshape(-1)
+            crowd = torch.as_tensor(target.get("iscrowd", torch.zeros(len(labels))), dtype=torch.bool).reshape(-1)
+        except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+            raise _malformed(f"{type(error).__name__}: {error}") from None
+        classes = self.lock.data.num_classes
+        if not len(boxes) == len(labels) == len(crowd):
+            raise _malformed(f"{len(boxes)} boxes, {len(labels)} labels, {len(crowd)} iscrowd")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise _malformed(f"labels from {int(labels.min())} to {int(labels.max())}, data.num_classes is {classes}")
+        if not bool((boxes[:, 2:] >= boxes[:, :2]).all()):  # false for NaN too
+            raise _malformed("a box whose second corner lies before its first")
+        height, width = self._size()
+        centres = to_centres(boxes / torch.tensor([width, height] * 2, dtype=torch.float32))
+        return {
+            "boxes": centres[~crowd],
+            "labels": labels[~crowd],
+            "crowd_boxes": centres[crowd],
+            "crowd_labels": labels[crowd],
+        }
+
+    def _size(self) -> tuple[int, int]:
+        """Return height and width of the finest image, of whose pixels a data set's boxes are."""
+        height, width = self.lock.data.image_size
+        largest = max(self.lock.data.scales)
+        return max(1, round(height * largest)), max(1, round(width * largest))
+
+    def example_target(self, count: int, device: torch.device) -> list[dict[str, torch.Tensor]]:
+        """Return random objects, as many in every sample."""
+        number = min(EXAMPLE_OBJECTS, self.head.queries)
+        # Made at once and shared out as views: a trace wants the same operations for every number of samples.
+        boxes = torch.rand(count, number, 4, device=device)
+        boxes[..., 0:2].mul_(0.5).add_(0.25)
+        boxes[..., 2:4].mul_(0.5)
+        labels = torch.randint(self.lock.data.num_classes, (count, number), device=device)
+        nothing = {"crowd_boxes": boxes[0, :0], "crowd_labels": labels[0, :0]}
+        return [{"boxes": boxes[row], "labels": labels[row], **nothing} for row in range(count)]
+
+    def scorer(self) -> AveragePrecision:
+        """Return COCO's average precision over the split."""
+        return AveragePrecision(self.class_names)
+
+    def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
+        """Score the mean box of each class of the training split."""
+        return baseline.evaluate(train, test, world, self.collate, self.scorer())
+
+    def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Picture:
+        """Return image, truth and detections."""
+        found = detections(output["logits"], output["boxes"])[0].cpu()
+        return Picture(index, name, image.cpu(), torch.from_numpy(truth_of(target[0])), found)
+
+    def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:
+        """Draw one PNG per picture: true boxes, and detections with their scores."""
+        # Imported here: matplotlib takes a second, and only the end of a run draws.
+        from ratc_runtime.tasks.detection.figures import draw_boxes
+
+        return draw_boxes(folder, pictures, self.class_names)
+
+
+def _unnamed(lock: Lock) -> list[str]:
+    """Return what classes are called of which nobody said a name."""
+    return [f"class {number}" for number in range(lock.data.num_classes)]
+
+
+def _malformed(note: str) -> RuntimeFinding:
+    return RuntimeFinding(
+        "R541",
+        "a target of detection has not the form it needs",
+        note,
+        "a target is a mapping of `boxes` (N, 4), corners x0, y0, x1, y1 in pixels of the image, and `labels` (N,)"
+        " from 0; `iscrowd` (N,) where it has crowds",
+        everywhere=False,
+    )
