@@ -96,8 +96,8 @@ def test_a_section_and_a_last_part(spec, capsys):
         "parallel.processes_per_node",
         "parallel.nodes",
         "parallel.world_size",
-        "parallel.backend",
         "parallel.timeout_seconds",
+        "parallel.backend",
         "parallel.threads_per_process",
     ]
     assert told(capsys, spec, "world_size")[1].startswith("parallel.world_size = 1")
