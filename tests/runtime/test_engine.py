@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import write_lock
+from lockfile import BASE, write_lock
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.engine import TorchEngine, make_optimizer
 from ratc_runtime.engine.optimizer import fused_for
@@ -163,13 +163,13 @@ def test_a_kept_last_step_takes_every_sample_once(
     tmp_path: Path, length: int, world: int, micro: int, accumulation: int
 ) -> None:
     """Whatever the split, and its weights make the mean over micro-batches and ranks the mean over samples."""
-    parallel = {"world_size": world, "nodes": 1, "processes_per_node": world, "backend": "gloo"}
+    parallel = {**BASE["parallel"], "world_size": world, "processes_per_node": world}
     lock = lock_of(
         tmp_path,
         training__last_batch="keep",
         training__micro_batch_size=micro,
         training__gradient_accumulation_steps=accumulation,
-        parallel={**parallel, "threads_per_process": 1},
+        parallel=parallel,
     )
     orders = [TrainOrder(length, lock, rank) for rank in range(world)]
     last, rest = orders[0].steps - 1, length % 4
@@ -224,7 +224,7 @@ def test_deepspeed_that_is_not_there_is_a_finding(tmp_path: Path, monkeypatch: p
     from ratc_runtime.errors import RuntimeFinding
 
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    parallel = {"world_size": 2, "nodes": 1, "processes_per_node": 2, "backend": "gloo", "threads_per_process": 1}
+    parallel = {**BASE["parallel"], "world_size": 2, "processes_per_node": 2}
     lock = lock_of(tmp_path, engine__deepspeed=True, engine__zero_stage=2, parallel=parallel)
     with pytest.raises(RuntimeFinding) as found:
         make_engine(lock, small_model(), tmp_path)

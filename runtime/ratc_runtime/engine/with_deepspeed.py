@@ -50,8 +50,9 @@ class DeepSpeedEngine(BaseEngine):
         self._check(lock)
 
     def _join(self, lock: Lock, configuration: Any) -> None:
-        deepspeed = _deepspeed()
-        deepspeed.init_distributed(dist_backend=lock.parallel.backend, verbose=False, timeout=group_timeout(lock))
+        limit = group_timeout(lock)
+        options = {} if limit is None else {"timeout": limit}
+        _deepspeed().init_distributed(lock.parallel.backend, verbose=False, **options)
 
     def _wrap(self, model: nn.Module, optimizer: Any, configuration: Any) -> tuple[Any, Any]:
         engine, optimizer, _, _ = _deepspeed().initialize(
