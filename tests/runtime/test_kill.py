@@ -93,7 +93,7 @@ def test_processes_of_their_own_are_killed_and_continue(tmp_path: Path) -> None:
     }
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + NET)
     lock = write_lock(tmp_path / "compiled", **changes)
-    for line in ("epoch 1/2  step 3/6", "epoch 2/2  step 2/6"):
+    for line in ("epoch 1/2  step 3/6", "epoch 2/2  step 1/6"):
         ended = stop_midway(train_command(lock), tmp_path, group_signal(signal.SIGKILL), line)
         assert ended.returncode == -signal.SIGKILL
     (tmp_path / "slow").unlink()
