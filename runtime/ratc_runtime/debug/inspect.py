@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ class Inspector:
         accumulation: int,
         learning_rate: float,
         max_norm: float | None,
+        weights: Sequence[float] | None = None,
     ) -> StepResult:
         self._micro, self._update = [], {}
         result = training_step(
@@ -80,6 +81,7 @@ class Inspector:
             accumulation,
             learning_rate,
             max_norm,
+            weights,
         )
         found = {
             "epoch": self.run.progress.epoch + 1,
