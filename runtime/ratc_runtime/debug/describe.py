@@ -68,9 +68,12 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    """Tell whether every tensor in a value is finite."""
+    """Tell whether every tensor in a value is finite.
+
+    Detached: what is kept for a backward pass would be missing where activations are computed again.
+    """
     return all(
-        bool(torch.isfinite(tensor).all())
+        bool(torch.isfinite(tensor.detach()).all())
         for _, tensor in tensors(value)
         if tensor.is_floating_point() or tensor.is_complex()
     )
