@@ -323,8 +323,9 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         starts=starts,
         sources=sources,
     )
-    run.account.add("setup", time.perf_counter() - began)
-    progress.total_seconds += time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    run.account.add("setup", seconds)
+    progress.total_seconds += seconds
     return run
 
 

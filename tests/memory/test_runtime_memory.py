@@ -54,7 +54,7 @@ def test_facts_of_a_card_beside_the_prediction() -> None:
         f"memory/{name}" for name in ("peak_allocated_gib", "peak_reserved_gib", "device_used_gib")
     }
     assert memory.describe(use, PREDICTION) == (
-        "peak memory 10.20 GiB allocated, 12.30 GiB reserved; predicted 10.00 GiB, 12.00 GiB;"
+        "peak memory 10.20 GiB allocated, 12.30 GiB reserved; predicted 10.00 GiB, 12.00 GiB (+2.5%);"
         " 14.00 GiB of the device's 24.00 GiB in use"
     )
 

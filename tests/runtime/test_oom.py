@@ -96,7 +96,9 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     program = [str(folder / "rehearsing.py")] if rehearse else ["-m", "ratc_runtime.train"]
     command = [*(TORCHRUN if world == 2 else [sys.executable]), *program, "--lock", str(lock), *options]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    # `rehearsing.py` imports torch before the lock is read, which is too late for the lock's number of threads.
+    env = {**environment(), "OMP_NUM_THREADS": str(BASE["parallel"]["threads_per_process"])}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
 
 
 def same_losses(found: dict[str, Any], expected: dict[str, Any]) -> None:
