@@ -16,6 +16,7 @@ from typing import TypeAlias
 from ratc import compiler, emit, layers, targets
 from ratc.cli import inputs
 from ratc.cli.inputs import Gathered, Known, Loaded
+from ratc.cli.telling import Telling
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import MAX_BYTES, parse
@@ -42,20 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 on errors, and on differences with ``--check``."""
-    status, folder = compile_spec(args, args.target, args.output, args.check)
+    with Telling("ratc compile", args.format) as telling:
+        status, folder = compile_spec(args, args.target, args.output, args.check, telling)
     if status == 0 and not args.check and args.format == "text":
         print(os.path.relpath(folder))
     return status
 
 
 def compile_spec(
-    args: argparse.Namespace, target: str, output: str | None, check: bool, before: Before | None = None
+    args: argparse.Namespace,
+    target: str,
+    output: str | None,
+    check: bool,
+    telling: Telling,
+    before: Before | None = None,
 ) -> tuple[int, str]:
     """Compile and write (or compare); returns the exit status and the folder of the artifacts."""
-    command = "ratc compile" if before is None else "ratc submit"
     refused = inputs.known_target(target)
     if refused:
-        inputs.show(refused, command, args.format)
+        telling.tell(refused)
         return 1, ""
     loaded = inputs.load(args, target)
     found = list(loaded.diagnostics)
@@ -69,7 +75,7 @@ def compile_spec(
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
             found += _emit(args, made, target, folder, check)
-    return (1 if inputs.show(found, command, args.format) else 0), folder
+    return (1 if telling.tell(found) else 0), folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.diff.compare import compare, without
 from ratc.diff.model import Comparison, Effect
 
+#: Forms of the comparison itself; in the others of `inputs.FORMS` each change is a finding.
 FORMATS = ("text", "json", "markdown")
 _DRIVER = "--git-driver"
 
@@ -32,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar=metavar, help=f"{what}, for both sides")
         parser.add_argument(f"--old-{name}", metavar=metavar, help="for the first side alone")
         parser.add_argument(f"--new-{name}", metavar=metavar, help="for the second side alone")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="text (default), json or markdown")
+    parser.add_argument(
+        "--format",
+        choices=inputs.FORMS,
+        default="text",
+        help="text (default), json, markdown; or github or sarif, which show each change beside its line",
+    )
     parser.add_argument(
         "--ignore",
         action="append",
@@ -61,10 +67,16 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         both, found = sides.pair(old, new, stack)
         if both is None:
-            inputs.show(_once(found), "ratc diff")
+            inputs.show(_once(found), "ratc diff", args.format)
             return 2
         comparison = without(compare(*both), _ignored(args))
-        sys.stdout.write(rendered(comparison, args.format))
+        if args.format in FORMATS:
+            sys.stdout.write(rendered(comparison, args.format))
+        else:
+            # Imported here: one form is asked for.
+            from ratc.render.changes.findings import findings
+
+            inputs.show(findings(comparison), "ratc diff", args.format)
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
     return 0 if comparison.is_empty else 1

@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", metavar="PATH", help="a value's path, its last part, or a section")
     parser.add_argument("--all", action="store_true", help="the whole plan as a table")
     parser.add_argument("--point", metavar="NAME", help="of this point of a sweep, instead of the first")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
+    parser.add_argument(
+        "--format",
+        choices=inputs.FORMS,
+        default="text",
+        help="text (default), json, markdown; or github or sarif, for what is found on the way alone",
+    )
     parser._positionals._actions[1].metavar = "CODE|SPEC|FOLDER"
 
 
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             print("".join(f"{code}  {title}\n" for code, title in _titles().items()), end="")
             return 0
         if re.fullmatch(r"[Rr][0-9]{1,4}", args.spec):
-            return _code(args.spec.upper())
+            return _code(args.spec.upper(), args.format)
     if os.path.isdir(args.spec) or compiled.is_compiled(args.spec):
         return _of_compiled(args)
     refused = inputs.known_target(args.target)
@@ -170,7 +175,11 @@ def _tell(
         findings = json.loads(findings_json.document(warnings, "ratc explain"))["findings"]
         sys.stdout.write(render.document(links, remarks, findings))
         return
-    inputs.show(warnings, "ratc explain")
+    if args.format == "markdown":
+        sys.stdout.write(render.markdown(plan, paths, remarks))
+    inputs.show(warnings, "ratc explain", args.format, taken=args.format == "markdown")
+    if args.format != "text":
+        return
     for remark in remarks:
         print(f"note: {redact(remark)}", file=sys.stderr)
     if args.all or (args.path is not None and len(paths) > 1):
@@ -231,10 +240,13 @@ def _account(plan: Plan, decision: Decision | None) -> list[str]:
     return ["No memory is predicted: the model's step could not be traced here (see the warning)."]
 
 
-def _code(code: str) -> int:
+def _code(code: str, form: str) -> int:
+    """A code's page: as it is, which is Markdown; or in JSON, with its title."""
     titles = _titles()
     if code in titles:
-        print(resources.read("codes", f"{code}.md").decode(), end="")
+        page = resources.read("codes", f"{code}.md").decode()
+        tree = {"version": 1, "code": code, "title": titles[code], "page": page}
+        print(page if form != "json" else json.dumps(tree, indent=2, ensure_ascii=False) + "\n", end="")
         return 0
     print(f"ratc explain: there is no code {code}", file=sys.stderr)
     # Half a code begins some; a whole one stands beside others of its stage.

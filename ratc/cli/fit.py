@@ -9,20 +9,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
 from ratc import facts
 from ratc.cli import account, fitting, inputs
 from ratc.cli.predict import strategy_of, variants, why_nothing
+from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.memory.choose import Searcher
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.plan import Plan
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
+
+#: Forms of the table; in the others of `inputs.FORMS` what does not fit is a finding.
+_TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_json}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="precisions",
         help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
     )
-    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="of the table")
+    parser.add_argument(
+        "--format",
+        choices=inputs.FORMS,
+        default="text",
+        help="of the table: text (default), markdown, json; or github or sarif, for what does not fit alone",
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw one step's memory on the first card: .png, .html or .svg")
 
 
@@ -49,19 +59,25 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and (problem := _cannot_draw(args.plot)):
         print(f"ratc fit: cannot draw `{args.plot}`{problem}", file=sys.stderr)
         return 2
+    # A table has a form of its own; what stops it is told as text beside it.
+    with Telling("ratc fit", args.format if args.format not in _TABLES else "text") as telling:
+        return _run(args, telling)
+
+
+def _run(args: argparse.Namespace, telling: Telling) -> int:
     loaded = inputs.load(args, "local")
     if loaded.settings is None:
-        inputs.show(loaded.diagnostics, "ratc fit")
+        telling.tell(loaded.diagnostics)
         return 1
     plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
     # That a micro-batch is only a default is what this command is about.
     found = tuple(item for item in found if item.code != "R305")
     if plan is None:
-        inputs.show((*loaded.diagnostics, *found), "ratc fit")
+        telling.tell((*loaded.diagnostics, *found))
         return 1
     cards, problems = _cards(args, plan)
     if problems:
-        inputs.show((*loaded.diagnostics, *found, *problems), "ratc fit")
+        telling.tell((*loaded.diagnostics, *found, *problems))
         return 1
     span = loaded.settings["model.name"].span
     library = Library(plan, loaded.folder, span)
@@ -74,19 +90,34 @@ def run(args: argparse.Namespace) -> int:
         if first is None and len(cards) == 1 and rows:
             details = _nothing(searcher, library, plan, cards[0], rows[0].precision)
     except NoTrace as stopped:
-        inputs.show((*loaded.diagnostics, *found, *stopped.found), "ratc fit")
+        telling.tell((*loaded.diagnostics, *found, *stopped.found))
         return 1
     if args.plot and first:
         unwritten = _write(args.plot, _drawn(first[1], args.plot))
         if unwritten:
-            inputs.show((unwritten,), "ratc fit")
+            telling.tell((unwritten,))
             return 1
-    inputs.show((*loaded.diagnostics, *found), "ratc fit")
-    shown = {"text": render.text, "markdown": render.markdown, "json": render.as_json}[args.format]
-    print(shown(rows, fitting.note(plan)), end="")
+    telling.tell((*loaded.diagnostics, *found))
+    fits = any(row.micro_batch for row in rows)
+    if args.format not in _TABLES:
+        telling.tell(_unfitting(rows, fits, span))
+        return 0 if fits else 1
+    print(_TABLES[args.format](rows, fitting.note(plan)), end="")
     if args.format == "text":
         print("".join(f"\n{line}" for line in details), end="\n" if details else "")
-    return 0 if any(row.micro_batch for row in rows) else 1
+    return 0 if fits else 1
+
+
+def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Iterator[Diagnostic]:
+    """What fits on no card or not on this one. Code: R317."""
+    severity = Severity.WARNING if fits else Severity.ERROR
+    for row in rows:
+        if row.micro_batch is None:
+            stage = "" if row.zero_stage is None else f", ZeRO stage {row.zero_stage}"
+            has, needs = render.gib(row.memory_bytes), render.gib(row.need_bytes)
+            note = f"it needs {needs} GiB, and the card has {has}"
+            message = f"not one sample fits on {row.card} in {row.precision}{stage}"
+            yield Diagnostic("R317", message, span, (note,), severity=severity)
 
 
 def _cards(args: argparse.Namespace, plan: Plan) -> tuple[list[facts.Card], tuple[Diagnostic, ...]]:

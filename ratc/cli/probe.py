@@ -14,7 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ratc import compiler
+from ratc.cli import inputs
+from ratc.cli.telling import Telling
 from ratc.compiler import File
+from ratc.diagnostics import Diagnostic, Severity
 from ratc.probe.inventory import Inventory, text
 
 
@@ -25,14 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name of the cluster (default: the scheduler's)")
     parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for each command (default: 60)")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    inputs.add_format_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 where nothing could be learnt, or the file is there already."""
+    with Telling("ratc probe", args.format, taken=args.output is None) as telling:
+        return _run(args, telling)
+
+
+def _run(args: argparse.Namespace, telling: Telling) -> int:
+    """Codes: R403, R435."""
     if args.output and os.path.lexists(args.output) and not args.force:
         # Somebody may have answered its questions.
-        return _failed(f"`{args.output}` is there already", "`--force` writes over it")
-    written = _local() if args.what == "local" else _cluster(args)
+        message = f"cannot write `{args.output}`: it is there already"
+        telling.tell([Diagnostic("R403", message, helps=("`--force` writes over it",))])
+        return 1
+    written = _local() if args.what == "local" else _cluster(args, telling)
     if written is None:
         return 1
     if not args.output:
@@ -43,16 +55,12 @@ def run(args: argparse.Namespace) -> int:
         with open(args.output, "w", encoding="utf-8") as file:
             file.write(written)
     except OSError as error:
-        return _failed(f"cannot write `{args.output}`: {error.strerror}")
+        telling.tell([Diagnostic("R403", f"cannot write `{args.output}`: {error.strerror}")])
+        return 1
     questions = written.count("\n  - ") if "\nquestions:" in written else 0
     left = f", {questions} question{'s' if questions > 1 else ''} left: see `questions` in it" if questions else ""
     print(f"written: {args.output}{left}", file=sys.stderr)
     return 0
-
-
-def _failed(message: str, *helps: str) -> int:
-    print("\n".join([f"ratc probe: {message}", *(f"help: {line}" for line in helps)]), file=sys.stderr)
-    return 1
 
 
 def _local() -> str:
@@ -62,40 +70,42 @@ def _local() -> str:
     return facts_text(machine(os.environ))
 
 
-def _cluster(args: argparse.Namespace) -> str | None:
-    """The text of the cluster's facts; None, with the reason printed, where they cannot be learnt."""
+def _cluster(args: argparse.Namespace, telling: Telling) -> str | None:
+    """The text of the cluster's facts; None, with the reason told, where they cannot be learnt. Code: R435."""
     from ratc.probe import lsf, slurm
     from ratc.probe.site import site
 
     scheduler = slurm if args.what == "slurm" else lsf
     read: Callable[[Mapping[str, str]], Inventory | None] = scheduler.inventory
-    answers = _answers(scheduler.COMMANDS, scheduler.NEEDED, args.timeout)
-    if answers is None:
+    answers, problems = _answers(scheduler.COMMANDS, scheduler.NEEDED, args.timeout)
+    if telling.tell(problems):
         return None
     found = read(answers)
     if found is None:
         asked = " and ".join(f"`{' '.join(scheduler.COMMANDS[key])}`" for key in scheduler.NEEDED)
-        _failed(f"the answers of {asked} hold no nodes with their queues", "is this the scheduler's own command?")
+        message, helps = f"the answers of {asked} hold no nodes with their queues", ("is it the scheduler's own?",)
+        telling.tell([Diagnostic("R435", message, helps=helps)])
         return None
     keys, questions = site(os.environ, found.site)
     found = replace(
         found, name=args.name or found.name, site={**found.site, **keys}, questions=(*found.questions, *questions)
     )
     written = text(found, f"ratc probe {args.what}")
-    cluster, problems = compiler.read_cluster(File(args.output or "the facts", written.encode()))
+    cluster, said = compiler.read_cluster(File(args.output or "the facts", written.encode()))
     if cluster is None:
-        from ratc.cli import inputs
-
-        inputs.show(problems, "ratc probe")
+        telling.tell(said)
         return None
     return written
 
 
-def _answers(commands: Mapping[str, tuple[str, ...]], needed: tuple[str, ...], timeout: float) -> dict[str, str] | None:
-    """What the commands print, by name. One that is not needed may fail; it is said."""
+def _answers(
+    commands: Mapping[str, tuple[str, ...]], needed: tuple[str, ...], timeout: float
+) -> tuple[dict[str, str], list[Diagnostic]]:
+    """What the commands print, by name. One that is not needed may fail; it is a warning. Code: R435."""
     from ratc.probe.scheduler import ask
 
     answers: dict[str, str] = {}
+    problems: list[Diagnostic] = []
     for name, command in commands.items():
         shown = " ".join(command)
         if shutil.which(command[0]) is None:
@@ -109,7 +119,9 @@ def _answers(commands: Mapping[str, tuple[str, ...]], needed: tuple[str, ...], t
             problem = f"`{shown}` " + (f"gave {answer.status}" if answer.status is not None else "did not end")
             words = answer.words
         if name in needed:
-            _failed(problem, *(f"it said: {line}" for line in words[:3]), "run this on a login node of the cluster")
-            return None
-        print(f"ratc probe: {problem}; what it tells is left open", file=sys.stderr)
-    return answers
+            notes = tuple(f"it said: {line}" for line in words[:3])
+            helps = ("run this on a login node of the cluster",)
+            return answers, [*problems, Diagnostic("R435", problem, None, notes, helps)]
+        message = f"{problem}; what it tells is left open"
+        problems.append(Diagnostic("R435", message, severity=Severity.WARNING))
+    return answers, problems

@@ -18,6 +18,7 @@ from typing import Any
 from ratc import facts, tracing
 from ratc.cli import facts_file, inputs, measuring
 from ratc.cli.predict import decide, device_of, strategy_of, variants
+from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
 from ratc.memory.choose import Searcher, Variant
@@ -57,18 +58,24 @@ def run(args: argparse.Namespace) -> int:
     if (args.output or args.sizes) and not args.measure:
         print("ratc profile: -o and --sizes are for what is measured\nhelp: add --measure", file=sys.stderr)
         return 2
+    # Standard output is the table's.
+    with Telling("ratc profile", args.format, taken=True) as telling:
+        return _profile(args, telling)
+
+
+def _profile(args: argparse.Namespace, telling: Telling) -> int:
     loaded = inputs.load(args, "local")
     if loaded.settings is None:
-        inputs.show(loaded.diagnostics, "ratc profile", args.format, taken=True)
+        telling.tell(loaded.diagnostics)
         return 1
     plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
     if plan is None:
-        inputs.show((*loaded.diagnostics, *found), "ratc profile", args.format, taken=True)
+        telling.tell((*loaded.diagnostics, *found))
         return 1
     if args.measure:
-        return _measure(args, plan, loaded.folder)
+        return _measure(args, plan, loaded.folder, telling)
     plan, found, _, decision = inputs.decided(args, loaded.settings, "local")
-    inputs.show((*loaded.diagnostics, *found), "ratc profile", args.format, taken=True)
+    telling.tell((*loaded.diagnostics, *found))
     if plan is None:
         return 1
     if decision:
@@ -76,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         prediction, problems = _predict(plan, loaded.folder)
         if prediction is None:
-            inputs.show(problems, "ratc profile", args.format, taken=True)
+            telling.tell(problems)
             return 1
         estimate, source = prediction, "predicted"
     print(_table(plan, estimate, source), end="")
@@ -117,22 +124,22 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _measure(args: argparse.Namespace, plan: Plan, folder: str) -> int:
+def _measure(args: argparse.Namespace, plan: Plan, folder: str, telling: Telling) -> int:
     machine, problem = _machine(plan)
     if problem or machine is None:
-        inputs.show((problem,) if problem else (), "ratc profile", args.format, taken=True)
+        telling.tell((problem,) if problem else ())
         return 1
     allowed = variants(plan, variant(plan, device_of(plan).kernels))
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
     measurement, problem = _points(args, plan, used, folder)
     if measurement is None:
-        inputs.show((problem,) if problem else (), "ratc profile", args.format, taken=True)
+        telling.tell((problem,) if problem else ())
         return 1
     print(_measured_table(measurement), end="")
     if args.output:
         problem = facts_file.add(args.output, measurement, machine)
         if problem:
-            inputs.show((problem,), "ratc profile", args.format, taken=True)
+            telling.tell((problem,))
             return 1
         print(f"written: {args.output}", file=sys.stderr)
     return 0

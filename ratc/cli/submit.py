@@ -1,6 +1,7 @@
 """Compile a spec for the scheduler of this machine, submit the script that comes out, and print the job's number.
 
-What is submitted is the script as `ratc compile` writes it. The number is all that goes to standard output.
+What is submitted is the script as `ratc compile` writes it. The number is all that goes to standard output; with
+another `--format` than text it goes to standard error, and the document of what was found to standard output.
 Exit status: as of all commands; with --wait that of the job (75: it saved, and is not finished).
 """
 
@@ -20,6 +21,7 @@ from datetime import datetime, timezone
 from ratc.cli import finished, inputs, submissions
 from ratc.cli.compile import compile_spec
 from ratc.cli.inputs import Loaded
+from ratc.cli.telling import Telling
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
 from ratc.probe.scheduler import Scheduler, ask, detect, inside, unanswered
@@ -37,7 +39,7 @@ _COMPILED_IN = ("RAT_DATA_DIR", "RAT_OUTPUT_DIR")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc submit``."""
     inputs.add_spec_arguments(parser, target=False)
-    parser.set_defaults(format="text")
+    inputs.add_format_argument(parser)
     parser.add_argument("--target", metavar="T", help="slurm or lsf, instead of what this machine has")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("--dry-run", action="store_true", help="compile and show; submit nothing")
@@ -65,31 +67,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 where nothing was submitted, or it is not known whether something was."""
+    with Telling("ratc submit", args.format) as telling:
+        return _run(args, telling)
+
+
+def _run(args: argparse.Namespace, telling: Telling) -> int:
     found: tuple[Diagnostic, ...] = ()
     surrounding = None if args.dry_run else inside(os.environ)
     if surrounding:
         dialect, number = surrounding
         helps = ("submit from a login node; `--dry-run` may be used here",)
         found = (Diagnostic("R411", f"this shell is inside {dialect.name}'s job {number}", helps=helps),)
-        return _refuse(found)
+        return _refuse(telling, found)
     refused = inputs.known_target(args.target) if args.target else ()
     if refused:
-        return _refuse(refused)
+        return _refuse(telling, refused)
     scheduler = None
     if not (args.dry_run and args.target and not args.live_check):
         scheduler, found = detect(args.target, args.timeout)
         if scheduler is None:
-            return _refuse(found)
+            return _refuse(telling, found)
     target = scheduler.target if scheduler else args.target
     with ExitStack() as stack:
-        submission = _Submission(args, scheduler, stack)
-        status, folder = compile_spec(args, target, args.output, check=False, before=submission.prepare)
+        submission = _Submission(args, scheduler, telling, stack)
+        status, folder = compile_spec(
+            args, target, args.output, check=False, telling=telling, before=submission.prepare
+        )
         if status:
             return 1
         job = submission.submit(target, folder)
     if job is None:
         return submission.status
-    return _wait(scheduler, job, args.timeout) if args.wait and scheduler else 0
+    return _wait(scheduler, job, args.timeout, telling) if args.wait and scheduler else 0
 
 
 @dataclass(slots=True)
@@ -98,6 +107,7 @@ class _Submission:
 
     args: argparse.Namespace
     scheduler: Scheduler | None
+    telling: Telling
     stack: ExitStack
     status: int = 1
     spec_folder: str = "."
@@ -176,13 +186,13 @@ class _Submission:
         environment = self._environment(script)
         after_found = [item for job in self.args.after for item in self._unknown(job)]
         checked = self._check(script, environment) if self.args.live_check else ()
-        if inputs.show([*after_found, *checked], "ratc submit") or self.args.dry_run:
+        if self.telling.tell([*after_found, *checked]) or self.args.dry_run:
             self.status = 1 if has_errors(checked) else 0
             return None
         job, found = self._hand_over(script, folder, environment)
-        if inputs.show(found, "ratc submit"):
+        if self.telling.tell(found):
             return None
-        print(job, flush=True)
+        print(job, flush=True, file=sys.stdout if self.args.format == "text" else sys.stderr)
         name = self.settings.get_as(str, "experiment_name")
         log = os.path.relpath(os.path.join(self.spec_folder, dialect.log(name, job or "", self._points > 0)))
         print(f"submitted to {self.scheduler.cluster}; its log: {log}", file=sys.stderr)
@@ -211,7 +221,7 @@ class _Submission:
         if overridden:
             message = f"{', '.join(f'`{name}`' for name in overridden)} would change what the script asks for"
             note = ("set aside for this submission: the job is what the script says",)
-            inputs.show((Diagnostic("R418", message, None, note, severity=Severity.WARNING),), "ratc submit")
+            self.telling.tell([Diagnostic("R418", message, None, note, severity=Severity.WARNING)])
         environment = {key: value for key, value in os.environ.items() if key not in (*overridden, *_COMPILED_IN)}
         own = ("modules", "venv", "conda", "container", "setup")
         if not any(self.settings[f"environment.{key}"].value for key in own):
@@ -279,7 +289,7 @@ class _Submission:
         return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
 
 
-def _wait(scheduler: Scheduler, job: str, timeout: float) -> int:
+def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> int:
     from ratc.cli import waiting
 
     try:
@@ -288,7 +298,7 @@ def _wait(scheduler: Scheduler, job: str, timeout: float) -> int:
         dialect = scheduler.dialect
         print(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it", file=sys.stderr)
         return 130
-    inputs.show(found, "ratc submit")
+    telling.tell(found)
     if status is not None:
         print(f"job {job} ended with status {status}", file=sys.stderr)
     return 1 if status is None else status
@@ -304,8 +314,8 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _refuse(found: tuple[Diagnostic, ...]) -> int:
-    inputs.show(found, "ratc submit")
+def _refuse(telling: Telling, found: tuple[Diagnostic, ...]) -> int:
+    telling.tell(found)
     return 1
 
 

@@ -13,19 +13,21 @@ import sys
 
 from ratc.cli import inputs
 from ratc.cli.compile import compile_spec
+from ratc.cli.telling import Telling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc train``."""
     inputs.add_spec_arguments(parser, target=False)
-    parser.set_defaults(format="text")
+    inputs.add_format_argument(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("runtime", nargs="*", metavar="-- OPTION", help="options for the runtime")
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
-    status, folder = compile_spec(args, "local", args.output, check=False)
+    with Telling("ratc train", args.format) as telling:
+        status, folder = compile_spec(args, "local", args.output, check=False, telling=telling)
     if status:
         return status
     # The interpreter that runs ratc trains too, unless the script activates another environment.
@@ -34,7 +36,10 @@ def run(args: argparse.Namespace) -> int:
     # Ctrl-C reaches the script itself, which saves before it ends: wait for that.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        done = subprocess.run(command, env=environment, check=False, preexec_fn=_listen)
+        # Where standard output is the document of what was found, the script's goes beside it.
+        out = None if args.format == "text" else sys.stderr
+        sys.stdout.flush()
+        done = subprocess.run(command, env=environment, check=False, preexec_fn=_listen, stdout=out)
     finally:
         signal.signal(signal.SIGINT, before)
     return done.returncode if done.returncode >= 0 else 128 - done.returncode

@@ -9,6 +9,7 @@ from typing import Any
 from ratc.explain import Link, source
 from ratc.plan import Plan, Value
 from ratc.redact import looks_secret, redact
+from ratc.render.markup import code, escape
 from ratc.yaml_text import scalar
 
 VERSION = 1
@@ -46,6 +47,15 @@ def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
         line = f"{path:<{first}}  {cell:<{second}}  {why}".rstrip()
         lines.append(line if width is None else _cut(line, width))
     return "\n".join(lines) + "\n"
+
+
+def markdown(plan: Plan, paths: Sequence[str], remarks: Sequence[str] = ()) -> str:
+    """A Markdown table of path, value, and where from or why."""
+    found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
+    rows = [(code(path), code(shown(path, value)), escape(_why(value))) for path, value in found if value is not None]
+    lines = [*(f"- {escape(redact(remark))}\n" for remark in remarks), "\n" * bool(remarks)]
+    lines += ["| value | is | why |\n|---|---|---|\n", *(f"| {' | '.join(row)} |\n" for row in rows)]
+    return "".join(lines)
 
 
 def document(links: Sequence[Link], remarks: Sequence[str] = (), findings: Sequence[Any] = ()) -> str:

@@ -29,7 +29,8 @@ def diagnostics(items: Iterable[Diagnostic], colour: bool = False) -> str:
     if len(items) > _MOST:
         blocks.append(f"… and {len(items) - _MOST} more")
     errors = sum(item.severity is Severity.ERROR for item in items)
-    counts = [_count(errors, "error"), _count(len(items) - errors, "warning")]
+    notes = sum(item.severity is Severity.NOTE for item in items)
+    counts = [_count(errors, "error"), _count(len(items) - errors - notes, "warning"), _count(notes, "note")]
     summary = ", ".join(count for count in counts if count)
     return "\n\n".join([*blocks, summary]) + "\n" if blocks else ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratc.diff import words
 from ratc.diff.model import Change, Comparison, Effect
 from ratc.diff.order import Line, lines
+from ratc.render.markup import code, escape
 
 #: The platforms cut long comments off; this many rows stay well below that.
 _MOST = 100
@@ -13,9 +14,9 @@ _MARKS = {Effect.TRAINING: "🔴", Effect.RESUME: "🔴", Effect.MEMORY: "🟡",
 
 def markdown(comparison: Comparison) -> str:
     """A verdict, the sums, and a table in which `↳` stands before what follows from the row above."""
-    head = f"### `ratc diff` {_code(comparison.old.name)} → {_code(comparison.new.name)}\n"
+    head = f"### `ratc diff` {code(comparison.old.name)} → {code(comparison.new.name)}\n"
     parts = [head, f"**{' '.join(words.verdict(comparison))}**\n"]
-    parts += [f"- {_escape(remark)}\n" for remark in comparison.remarks]
+    parts += [f"- {escape(remark)}\n" for remark in comparison.remarks]
     parts += [
         f"- {amount.what}: {amount.old or 'not known'} → {amount.new or 'not known'}\n" for amount in comparison.amounts
     ]
@@ -31,40 +32,25 @@ def markdown(comparison: Comparison) -> str:
 def _row(line: Line) -> str:
     change = line.change
     mark = "&nbsp;&nbsp;" * max(0, line.depth - 1) + "↳ " if line.depth else ""
-    reasons = [f"{word} {_escape(reason)}" for word, reason in words.reasons(line)]
+    reasons = [f"{word} {escape(reason)}" for word, reason in words.reasons(line)]
     if line.also:
         reasons.append(f"also from {words.also(line)}")
     if line.others:
-        reasons.append(_escape(words.others(line)))
-    return _cells(f"{mark}{_code(words.name(change))}", change, "; ".join(reasons))
+        reasons.append(escape(words.others(line)))
+    return _cells(f"{mark}{code(words.name(change))}", change, "; ".join(reasons))
 
 
 def _surrounding(change: Change) -> str:
-    return _cells(_code(change.path), change, "")
+    return _cells(code(change.path), change, "")
 
 
 def _cells(name: str, change: Change, why: str) -> str:
-    old, new = (_code(text) if text != words.ABSENT else text for text in words.shown(change))
+    old, new = (code(text) if text != words.ABSENT else text for text in words.shown(change))
     if change.formerly is not None:
-        old = f"formerly {_code(words.formerly(change))}"
+        old = f"formerly {code(words.formerly(change))}"
     effects = ", ".join(
         f"{_MARKS[effect]} {words.LABELS[effect]}" if effect in _MARKS else words.LABELS[effect]
         for effect in change.effects
     )
-    means = f"{effects}: {_escape(change.meaning)}" if effects and change.meaning else effects
+    means = f"{effects}: {escape(change.meaning)}" if effects and change.meaning else effects
     return f"| {name} | {old} | {new} | {means} | {why} |\n"
-
-
-def _code(text: str) -> str:
-    """Inline code that nothing in the text can leave, in a table either."""
-    fence = "`"
-    while fence in text:
-        fence += "`"
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    text = text.replace("|", "\\|").replace("\n", " ")
-    return f"{fence}{space}{text}{space}{fence}"
-
-
-def _escape(text: str) -> str:
-    """Words that are no markup; what stands in backticks stays code."""
-    return "".join(f"\\{char}" if char in "|<>*_[]\\" else char for char in text.replace("\n", " "))

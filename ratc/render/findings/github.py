@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, Severity
 from ratc.redact import redact
+
+_LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
 
 def document(items: Sequence[Diagnostic], command: str) -> str:
@@ -26,7 +28,7 @@ def _command(item: Diagnostic, command: str) -> str:
     told = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     words = [item.message, *(f"note: {note}" for note in item.notes if note)]
     words += [f"help: {text}" for text in item.helps if text]
-    return f"::{item.severity.value} {told}::{_data(redact(chr(10).join(words)))}"
+    return f"::{_LEVELS[item.severity]} {told}::{_data(redact(chr(10).join(words)))}"
 
 
 def _data(text: str) -> str:

@@ -9,19 +9,21 @@ from ratc.redact import redact
 
 #: Platforms cut long comments off; this many stay well below that.
 _MOST = 100
+_MARKS = {Severity.ERROR: "🔴", Severity.WARNING: "🟡", Severity.NOTE: "🔵"}
 
 
 def document(items: Sequence[Diagnostic], command: str) -> str:
     """A heading with the counts, and a list."""
-    errors = sum(item.severity is Severity.ERROR for item in items)
-    head = f"### `{command}`: {_count(errors, 'error')}, {_count(len(items) - errors, 'warning')}\n"
+    errors, notes = (sum(item.severity is kind for item in items) for kind in (Severity.ERROR, Severity.NOTE))
+    head = f"### `{command}`: {_count(errors, 'error')}, {_count(len(items) - errors - notes, 'warning')}"
+    head += f", {_count(notes, 'note')}\n" if notes else "\n"
     more = f"\n… and {len(items) - _MOST} more.\n" if len(items) > _MOST else ""
     return head + "".join(f"\n{_entry(item)}" for item in items[:_MOST]) + more
 
 
 def _entry(item: Diagnostic) -> str:
     place = f" `{item.span.place}`" if item.span else ""
-    mark = "🔴" if item.severity is Severity.ERROR else "🟡"
+    mark = _MARKS[item.severity]
     lines = [f"- {mark} **{item.code}**{place}: {_words(item.message)}\n"]
     lines += [f"  - note: {_words(note)}\n" for note in item.notes if note]
     lines += [f"  - help: {_words(text)}\n" for text in item.helps if text]

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ratc import __version__
-from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.diagnostics import Diagnostic, Span
 from ratc.redact import redact
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -53,7 +53,7 @@ def _result(item: Diagnostic, rules: Sequence[str]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": item.code,
         "ruleIndex": rules.index(item.code),
-        "level": "error" if item.severity is Severity.ERROR else "warning",
+        "level": item.severity.value,
         "message": {"text": redact("\n".join(words))},
         "partialFingerprints": {"ratcFinding/v1": _fingerprint(item)},
     }
