@@ -177,7 +177,8 @@ def _tell(
         return
     if args.format == "markdown":
         sys.stdout.write(render.markdown(plan, paths, remarks))
-    inputs.show(warnings, "ratc explain", args.format, taken=args.format == "markdown")
+    if warnings or args.format != "markdown":
+        inputs.show(warnings, "ratc explain", args.format, taken=args.format == "markdown")
     if args.format != "text":
         return
     for remark in remarks:

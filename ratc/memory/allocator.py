@@ -15,8 +15,8 @@ from bisect import bisect_left, insort
 MIN_BLOCK, SMALL, SMALL_BUFFER, LARGE_BUFFER = 512, 1 << 20, 2 << 20, 20 << 20
 MIN_LARGE, ROUND_LARGE = 10 << 20, 2 << 20
 #: A free block is one integer, size << SHIFT | address: integers sort as `BlockComparatorSize` does, by size, then
-#: address.
-SHIFT, MASK = 48, (1 << 48) - 1
+#: address. An exbibyte of addresses: a step that is far too large for any card is replayed too, to say what it needs.
+SHIFT, MASK = 60, (1 << 60) - 1
 
 
 class OutOfMemory(Exception):

@@ -14,5 +14,12 @@ def code(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Words that are no markup; what stands in backticks stays code."""
-    return "".join(f"\\{char}" if char in "|<>*_[]\\" else char for char in text.replace("\n", " "))
+    """Words that are no markup but for the code in backticks, which our messages have."""
+    parts = text.replace("\n", " ").split("`")
+    if len(parts) % 2 == 0:  # a lone backtick is one of the user's
+        return _plain("`".join(parts))
+    return "`".join(part.replace("|", "\\|") if number % 2 else _plain(part) for number, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\*_[]<>#|`" else char for char in text)

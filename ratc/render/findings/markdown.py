@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.redact import redact
+from ratc.render.markup import escape
 
 #: Platforms cut long comments off; this many stay well below that.
 _MOST = 100
@@ -24,22 +25,10 @@ def document(items: Sequence[Diagnostic], command: str) -> str:
 def _entry(item: Diagnostic) -> str:
     place = f" `{item.span.place}`" if item.span else ""
     mark = _MARKS[item.severity]
-    lines = [f"- {mark} **{item.code}**{place}: {_words(item.message)}\n"]
-    lines += [f"  - note: {_words(note)}\n" for note in item.notes if note]
-    lines += [f"  - help: {_words(text)}\n" for text in item.helps if text]
+    lines = [f"- {mark} **{item.code}**{place}: {escape(redact(item.message))}\n"]
+    lines += [f"  - note: {escape(redact(note))}\n" for note in item.notes if note]
+    lines += [f"  - help: {escape(redact(text))}\n" for text in item.helps if text]
     return "".join(lines)
-
-
-def _words(text: str) -> str:
-    """Words that are no markup but for the code in backticks, which our messages have."""
-    parts = redact(text.replace("\n", " ")).split("`")
-    if len(parts) % 2 == 0:  # a lone backtick is one of the user's
-        return _plain("`".join(parts))
-    return "`".join(part if number % 2 else _plain(part) for number, part in enumerate(parts))
-
-
-def _plain(text: str) -> str:
-    return "".join(f"\\{char}" if char in "\\*_[]<>#|`" else char for char in text)
 
 
 def _count(number: int, word: str) -> str:
