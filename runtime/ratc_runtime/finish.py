@@ -8,7 +8,7 @@ from typing import Any
 
 from ratc_runtime import accounting, memory, surroundings
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.evaluate import Evaluation, evaluate
+from ratc_runtime.evaluation import Evaluation, evaluate
 from ratc_runtime.progress import say_scores
 from ratc_runtime.results import RESULTS_FILE, write_results
 from ratc_runtime.run import Run

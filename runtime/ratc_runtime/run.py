@@ -24,7 +24,7 @@ from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.loading import Loader, evaluation_loader, is_foreign, train_loader
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
-from ratc_runtime.evaluate import Evaluation
+from ratc_runtime.evaluation import Evaluation
 from ratc_runtime.lock import Lock
 from ratc_runtime.memory import allocated, start_measuring
 from ratc_runtime.parts import Own, make_parts, open_data

@@ -247,7 +247,7 @@ def survive(run: Run, error: str) -> None:
 def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
     from ratc_runtime import finish
-    from ratc_runtime.evaluate import evaluate
+    from ratc_runtime.evaluation import evaluate
     from ratc_runtime.schedule import learning_rate
     from ratc_runtime.step import training_step
 

@@ -20,7 +20,7 @@ from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.evaluate import evaluate
+from ratc_runtime.evaluation import evaluate
 from ratc_runtime.export import export, load_weights
 from ratc_runtime.lock import Lock
 from ratc_runtime.models import build_model

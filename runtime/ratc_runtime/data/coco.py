@@ -13,11 +13,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from ratc_runtime.data.isic import SKIP_HELP, _open
+from ratc_runtime.data.folders import SKIP_HELP
+from ratc_runtime.data.pictures import open_picture, pyramid
 from ratc_runtime.errors import RuntimeFinding, warn
 
 LAYOUT = (
@@ -133,15 +132,9 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture, *_ = _open(self._files[index], self.mode)
-        # From the original each time: a pyramid made step by step would blur twice.
-        levels = [
-            torch.from_numpy(np.array(picture.resize((w, h), Image.Resampling.BILINEAR), dtype=np.float32) / 255)
-            for h, w in self.sizes
-        ]
-        levels = [level.permute(2, 0, 1).contiguous() if level.dim() == 3 else level[None] for level in levels]
+        picture, *_ = open_picture(self._files[index], self.mode)
         return {
-            "image": levels if len(levels) > 1 else levels[0],
+            "image": pyramid(picture, self.sizes),
             "target": self.target(index),
             "name": self.names[index],
         }
