@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratc.explain import Link, source
+from ratc.markup import code, escape
 from ratc.plan import Plan, Value
 from ratc.redact import looks_secret, redact
-from ratc.render.markup import code, escape
 from ratc.yaml_text import scalar
 
 VERSION = 1

@@ -24,6 +24,11 @@ class Evaluation:
     pictures: list[Any] = field(default_factory=list)
 
 
+def chosen(length: int, count: int) -> frozenset[int]:
+    """Return `count` positions spread over a split of `length` samples, fewer where it has fewer."""
+    return frozenset((2 * number + 1) * length // (2 * count) for number in range(count))
+
+
 @torch.no_grad()
 def evaluate(
     engine: Any,

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from ratc_runtime import evaluate, predict
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.distributed import World
 from ratc_runtime.errors import RuntimeFinding
@@ -410,3 +411,12 @@ def test_two_processes_have_the_losses_and_scores_of_one(tmp_path: Path) -> None
     assert two["test"]["map"] == pytest.approx(one["test"]["map"], abs=1e-3)
     assert two["baseline"] == pytest.approx(one["baseline"])
     assert len(list((tmp_path / "out-two" / "overlays").glob("*.png"))) == 3
+    # The checkpoint of two processes, put to use by one.
+    checkpoint, scores = str(tmp_path / "out-two"), tmp_path / "scores.json"
+    assert evaluate.main([checkpoint, "--data-dir", str(tmp_path / "data"), "-o", str(scores)]) == 0
+    assert json.loads(scores.read_text())["scores"]["map"] == pytest.approx(two["test"]["map"], abs=1e-6)
+    images = str(tmp_path / "data/images/test")
+    assert predict.main([checkpoint, images, "-o", str(tmp_path / "boxes"), "--threshold", "0.01"]) == 0
+    boxes = json.loads((tmp_path / "boxes/detections.json").read_text())
+    assert [image["file_name"] for image in boxes["images"]] == ["0.png", "1.png", "2.png"]
+    assert boxes["annotations"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratc.diff import words
 from ratc.diff.model import Change, Comparison, Effect
 from ratc.diff.order import Line, lines
-from ratc.render.markup import code, escape
+from ratc.markup import code, escape
 
 #: The platforms cut long comments off; this many rows stay well below that.
 _MOST = 100

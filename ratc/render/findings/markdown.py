@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.markup import escape
 from ratc.redact import redact
-from ratc.render.markup import escape
 
 #: Platforms cut long comments off; this many stay well below that.
 _MOST = 100

@@ -56,15 +56,7 @@ def look_at(name: str, image: Path, mask: Path, recipe: Recipe) -> Volume:
     Raises R506 where one cannot be read, R537 where they are not of the same voxels, or not of the lock's channels.
     """
     (shape, affine), (other, other_affine) = _header(image), _header(mask)
-    channels = shape[3] if len(shape) == 4 else 1
-    if len(shape) not in (3, 4) or channels != recipe.channels:
-        raise RuntimeFinding(
-            "R537",
-            f"{image} has the shape {_spelled(shape)}, which is no volume of {recipe.channels} channel(s)",
-            "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
-            "set data.channels to what the files have",
-            everywhere=False,
-        )
+    _check_channels(image, shape, recipe.channels)
     if (*other, 1)[:4] != (*shape[:3], 1):
         raise RuntimeFinding(
             "R537",
@@ -83,6 +75,17 @@ def look_at(name: str, image: Path, mask: Path, recipe: Recipe) -> Volume:
         )
     turned = [shape[int(axis)] for axis in _order(affine)]
     return Volume(name, image, mask, (turned[0], turned[1], turned[2]))
+
+
+def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
+    if len(shape) not in (3, 4) or (*shape, 1)[3] != channels:
+        raise RuntimeFinding(
+            "R537",
+            f"{path} has the shape {_spelled(shape)}, which is no volume of {channels} channel(s)",
+            "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
+            "set data.channels to what the files have",
+            everywhere=False,
+        )
 
 
 class VolumeStore:
@@ -149,16 +152,35 @@ def folder_of_maps() -> Path | None:
 
 def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
     """Read, turn and scale a volume and its mask; see `VolumeStore.read`."""
-    voxels, affine = _voxels(volume.image)
+    image, affine = decode_image(volume.image, recipe)
     order = _order(affine)
-    channels = voxels if voxels.ndim == 4 else voxels[..., None]
-    turned = np.moveaxis(_turned(channels, affine, order), -1, 0)
-    image = np.stack([_scaled(channel, recipe.window) for channel in turned])
     labels, affine = _voxels(volume.mask)
     mask = _turned(labels.reshape(labels.shape[:3]), affine, order)
     if recipe.num_classes == 1:
         return image, np.ascontiguousarray(mask >= 0.5).astype(np.uint8)
     return image, np.ascontiguousarray(class_numbers(mask, volume.mask, recipe.num_classes, recipe.ignore_index))
+
+
+def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """Read, turn and scale a volume: (C, D, H, W), float32 in [0, 1], and the affine of its file.
+
+    Raises R506 where it is corrupt, R537 where it has not the channels of the recipe.
+    """
+    shape, _ = _header(path)
+    _check_channels(path, shape, recipe.channels)
+    voxels, affine = _voxels(path)
+    channels = voxels if voxels.ndim == 4 else voxels[..., None]
+    turned = np.moveaxis(_turned(channels, affine, _order(affine)), -1, 0)
+    return np.stack([_scaled(channel, recipe.window) for channel in turned]), affine
+
+
+def turned_back(labels: Any, affine: Any) -> Any:
+    """Return (D, H, W), superior, anterior, right, as the voxels (X, Y, Z) of a file with that affine."""
+    from nibabel.orientations import io_orientation  # type: ignore[attr-defined]
+
+    flips = io_orientation(affine)[:, 1]
+    own = labels.transpose(np.argsort(_order(affine)))
+    return np.ascontiguousarray(own[tuple(slice(None, None, -1 if flip < 0 else 1) for flip in flips)])
 
 
 def _scaled(channel: Any, window: tuple[float, float] | None) -> Any:

@@ -101,7 +101,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         patch = self.patches[index]
         voxels, mask = self._store.read(self.volumes[patch.volume])
         image = torch.from_numpy(cut(voxels, patch.corner, self.patch_size))
-        levels = [image if size == self.patch_size else _averaged(image, size) for size in self.sizes]
+        levels = [image if size == self.patch_size else averaged(image, size) for size in self.sizes]
         return {
             "image": levels if len(levels) > 1 else levels[0],
             "target": self._target(mask, patch),
@@ -146,7 +146,8 @@ def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
     return patch
 
 
-def _averaged(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+def averaged(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Return a patch (C, D, H, W) at a coarser size."""
     coarse: torch.Tensor = F.adaptive_avg_pool3d(image[None], size)[0]  # type: ignore[arg-type]
     return coarse
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+from ratc_runtime.data.unlabelled import Piece
 from ratc_runtime.distributed import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
@@ -28,6 +29,22 @@ class Scorer(Protocol):
 
     def scores(self, world: World) -> dict[str, float]:
         """Return the scores over all ranks, by name; every rank calls this, and all get the same."""
+
+
+class Writer(Protocol):
+    """Writes what a model predicts for images without truth."""
+
+    #: Whether all images go to one file.
+    together: bool
+
+    def path_of(self, image: Path) -> Path:
+        """Return the file that the prediction for an image goes to."""
+
+    def add(self, piece: Piece, output: Any) -> None:
+        """Take the output for one piece of an image, a batch of one in float32 on the CPU."""
+
+    def close(self) -> None:
+        """Write what is written once for all images."""
 
 
 class Task(ABC):
@@ -91,6 +108,14 @@ class Task(ABC):
         `image` is its finest level (C, ...); `target` and `output` are batches of that one sample.
         """
         return None
+
+    def writer(self, folder: Path, threshold: float) -> Writer:
+        """Return what writes predictions into a folder; raise R542 where it is not known what an output means."""
+        raise RuntimeFinding(
+            "R542",
+            f"what a {self.lock.task_type} task predicts cannot be written",
+            help="ratc_runtime.opened.open_checkpoint returns the model; engine.predict(image) returns its output",
+        )
 
     def draw(self, folder: Path, pictures: Sequence[Any]) -> list[Path]:
         """Draw pictures of the test split into a folder and return the files; none where a task has no pictures."""

@@ -20,6 +20,7 @@ from ratc_runtime.tasks.detection.losses import LOSSES
 from ratc_runtime.tasks.detection.metrics import AveragePrecision, detections, truth_of
 from ratc_runtime.tasks.detection.model import DetectionModel
 from ratc_runtime.tasks.detection.picture import Picture
+from ratc_runtime.tasks.detection.writing import BoxWriter
 
 #: Objects of each sample in a rehearsal or a trace; what they take is little beside the model.
 EXAMPLE_OBJECTS = 10
@@ -145,6 +146,10 @@ class Detection(Task):
         """Return image, truth and detections."""
         found = detections(output["logits"], output["boxes"])[0].cpu()
         return Picture(index, name, image.cpu(), torch.from_numpy(truth_of(target[0])), found)
+
+    def writer(self, folder: Path, threshold: float) -> BoxWriter:
+        """Return what writes boxes of at least that score in the COCO layout."""
+        return BoxWriter(folder, self.class_names, threshold)
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:
         """Draw one PNG per picture: true boxes, and detections with their scores."""

@@ -22,6 +22,7 @@ from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 from ratc_runtime.tasks.segmentation.metrics import Overlap, counts, labels, mean_score
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 from ratc_runtime.tasks.segmentation.picture import Picture
+from ratc_runtime.tasks.segmentation.writing import MaskWriter
 
 
 class Segmentation(Task):
@@ -105,6 +106,10 @@ class Segmentation(Task):
             predicted, true = predicted.masked_fill(ignored, 0), true.masked_fill(ignored, 0)
         masks = (mask[0].to(torch.uint8).cpu() for mask in (true, predicted))
         return Picture(index, name, image.cpu(), *masks, dice, tuple(self._foreground))
+
+    def writer(self, folder: Path, threshold: float) -> MaskWriter:
+        """Return what writes masks of the images' own sizes; `threshold` is of one foreground class."""
+        return MaskWriter(folder, tuple(self.lock.data.image_size), self.classes, threshold)
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:
         """Draw one PNG per picture: image, truth, prediction, and both over the image; three slices of a volume."""

@@ -1,0 +1,128 @@
+"""Images without truth, read as those of training were: what a checkpoint is to predict.
+
+A picture is one piece. A volume is as many as its grid has patches, one after the other, the last one marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ratc_runtime.data.isic import IMAGE_SUFFIXES
+from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.volume_store import Recipe, decode_image
+from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.lock import Lock
+
+#: The data sets whose images can be read without their truth.
+READABLE = ("isic", "coco", "volumes")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What goes through the model at once: `image` as a data set of that kind has it, without a batch dimension.
+
+    `size` is that of the whole image in its file, (H, W), or of the volume as it was turned, (D, H, W), in which
+    `corner` is the patch's; `affine` is the volume's. With a `problem` there is no image.
+    """
+
+    path: Path
+    image: Any = None
+    size: tuple[int, ...] = ()
+    corner: tuple[int, ...] | None = None
+    affine: Any = None
+    last: bool = True
+    problem: RuntimeFinding | None = None
+
+
+def suffixes(lock: Lock) -> tuple[str, ...]:
+    """Return the ends of the names of images that a lock's data set reads."""
+    return SUFFIXES if lock.spatial_dims == 3 else IMAGE_SUFFIXES
+
+
+def find_images(place: Path, lock: Lock) -> list[Path]:
+    """Return the images of a folder by name, or the one that `place` is; raise R506 where there are none."""
+    known = suffixes(lock)
+    if place.is_file():
+        return [place]
+    try:
+        names = sorted(entry.name for entry in place.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    except OSError as error:
+        raise RuntimeFinding("R506", f"{place} cannot be read", error.strerror or str(error)) from None
+    found = [place / name for name in names if name.endswith(known)]
+    if not found:
+        raise RuntimeFinding("R506", f"{place} has no images", f"names end in {', '.join(known)}")
+    return found
+
+
+def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
+    """Yield the pieces of the images in their order; what cannot be read is a piece with a problem.
+
+    Raises R542 where the lock's data set is of somebody's own: how it prepares images is not known.
+    """
+    if lock.data.dataset not in READABLE:
+        raise RuntimeFinding(
+            "R542",
+            f"images cannot be prepared as data set {lock.data.dataset} does it",
+            "it reads images and targets together, in code of your own",
+            "write the loop yourself: ratc_runtime.opened.open_checkpoint returns the model, engine.predict(image) its"
+            " output",
+        )
+    if lock.spatial_dims == 3:
+        return _patches(paths, lock)
+    loader: DataLoader[Piece] = DataLoader(
+        _Pictures(paths, lock), batch_size=None, num_workers=lock.data.num_workers, collate_fn=_as_it_is
+    )
+    return iter(loader)
+
+
+def _as_it_is(piece: Piece) -> Piece:
+    return piece
+
+
+class _Pictures(Dataset[Piece]):
+    def __init__(self, paths: Sequence[Path], lock: Lock) -> None:
+        self.paths = list(paths)
+        height, width = lock.data.image_size
+        self.sizes = [(max(1, round(height * s)), max(1, round(width * s))) for s in lock.data.scales]
+        self.mode = "L" if lock.data.channels == 1 else "RGB"
+        # A JPEG is decoded to less than its own size exactly where training did that.
+        self.wanted = max(self.sizes) if lock.data.dataset == "isic" else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Piece:
+        path = self.paths[index]
+        try:
+            picture, (width, height) = open_picture(path, self.mode, self.wanted)
+        except RuntimeFinding as finding:
+            return Piece(path, problem=finding)
+        return Piece(path, pyramid(picture, self.sizes), (height, width))
+
+
+def _patches(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
+    """Volume by volume: one is decoded while nothing else of it is in memory."""
+    size = tuple(lock.data.image_size)
+    sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in lock.data.scales]
+    window = lock.data.args.get("window")
+    recipe = Recipe(lock.data.channels, lock.data.num_classes, None, tuple(window) if window else None)
+    for path in paths:
+        try:
+            voxels, affine = decode_image(path, recipe)
+        except RuntimeFinding as finding:
+            yield Piece(path, problem=finding)
+            continue
+        whole = voxels.shape[-3:]
+        grid = corners(whole, size, 0.0)
+        for number, corner in enumerate(grid, 1):
+            patch = torch.from_numpy(cut(voxels, corner, size))
+            levels = [patch if level == size else averaged(patch, level) for level in sizes]
+            image = levels if len(levels) > 1 else levels[0]
+            yield Piece(path, image, whole, corner, affine, last=number == len(grid))

@@ -1,0 +1,104 @@
+"""Scores of a checkpoint on one split: `python -m ratc_runtime.evaluate CHECKPOINT --split test`.
+
+The same data, loss and scores as in training, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime import opened
+from ratc_runtime.data.loading import evaluation_loader
+from ratc_runtime.data.sources import SPLITS, open_split
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.evaluation import Evaluation, chosen, evaluate
+from ratc_runtime.opened import Opened
+from ratc_runtime.progress import say_scores
+from ratc_runtime.results import finite
+
+#: Samples that are drawn.
+_PICTURES = 4
+
+
+def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = None) -> tuple[Evaluation, list[Path]]:
+    """Return the scores on a split, and the overlays drawn of a few samples.
+
+    Raises R506 and R536 to R541 for the data, R509 where data set or loss cannot be built.
+    """
+    lock, task = model.lock, model.task
+    dataset = open_split(lock, data_dir, split)
+    task.opened({split: dataset})
+    criterion = task.loss()
+    move = getattr(criterion, "to", None)
+    if callable(move):
+        move(model.engine.world.device)
+    loader = evaluation_loader(dataset, lock, 0, task.collate)
+    wanted = chosen(len(loader), _PICTURES) if pictures is not None else frozenset()
+    found = evaluate(model.engine, loader, criterion, task, wanted)
+    return found, task.draw(pictures, found.pictures) if pictures is not None else []
+
+
+def _record(model: Opened, split: str, data_dir: Path, found: Evaluation) -> dict[str, Any]:
+    return {
+        "checkpoint": str(model.path),
+        "epoch": model.epoch,
+        "step": model.step,
+        "experiment_name": model.lock.experiment_name,
+        "fingerprint": model.fingerprint,
+        "precision": model.lock.training.precision,
+        "device": str(model.engine.world.device),
+        "data_dir": str(data_dir),
+        "split": split,
+        "samples": found.samples,
+        "scores": {**found.scores, "loss": found.loss},
+    }
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error)) from None
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size)
+    data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
+    found, drawn = score(model, arguments.split, data_dir, arguments.pictures)
+    if arguments.output is not None:
+        _write(arguments.output, _record(model, arguments.split, data_dir, found))
+    labels = {name: metric.label for name, metric in model.task.metrics.items()}
+    said = say_scores({**found.scores, "loss": found.loss}, labels or {"loss": "loss"})
+    print(f"{arguments.split} {said}  ({found.samples} samples, {model.path})")
+    for line in [*model.task.remarks(found.scores), *(f"written: {path}" for path in drawn)]:
+        print(line)
+    if arguments.output is not None:
+        print(f"written: {arguments.output}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score and print; return 0, or 1 after a finding."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.evaluate", description="Score a checkpoint on one split of the data."
+    )
+    opened.add_arguments(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which part of the data (default: test)")
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the scores as JSON, too")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw a few samples with truth and prediction")
+    try:
+        _run(parser.parse_args(argv))
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

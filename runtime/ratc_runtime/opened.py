@@ -1,0 +1,136 @@
+"""A checkpoint opened to be used and not to be trained on: its lock, its model with the weights, and its task."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ratc_runtime.checkpoint.header import lock_of, read
+from ratc_runtime.distributed import World
+from ratc_runtime.engine.base import BaseEngine
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.export import load_weights
+from ratc_runtime.lock import Lock, read_lock
+from ratc_runtime.models import build_model
+from ratc_runtime.tasks import make_task
+from ratc_runtime.tasks.base import Task
+
+#: What an output folder is asked for, in this order; those without a suffix are DeepSpeed's.
+_IN_A_RUN = ("best.pt", "best", "last.pt", "last")
+
+
+class Predictor(BaseEngine):
+    """A model in one process, for outputs alone."""
+
+    def __init__(self, lock: Lock, model: nn.Module, device: torch.device) -> None:
+        super().__init__(lock, World(0, 1, device))
+        self.module = self.model = model.to(device).eval()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """`lock` is the checkpoint's for a single process on the device that is used; `fingerprint` is that of the
+    lock as it was, and `epoch` and `step` say how far the run was.
+    """
+
+    path: Path
+    lock: Lock
+    engine: Predictor
+    task: Task
+    fingerprint: str
+    epoch: int | None = None
+    step: int | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that opens a checkpoint."""
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a .pt file, a DeepSpeed folder, exported .safetensors, or a run's output folder: its best",
+    )
+    parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--batch-size", type=_positive, help="samples at a time (default: the lock's micro-batch)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
+    return int(text)
+
+
+def open_checkpoint(
+    checkpoint: Path, lock_path: Path | None = None, device: str | None = None, batch_size: int | None = None
+) -> Opened:
+    """Build the model of a checkpoint, with its weights, on the device (default: a GPU where there is one).
+
+    A model of one's own is looked for as when it trained, from the working folder on. Raises R504 where there is no
+    such device, R505 for a lock that cannot be read, R508 where the checkpoint is damaged or there is none, R509 where
+    the model cannot be built or has other weights.
+    """
+    path = _found(checkpoint)
+    exported = path.suffix == ".safetensors"
+    if exported and lock_path is None:
+        raise RuntimeFinding("R508", f"{path} holds no lock", help="name the run's lock with --lock")
+    header = None if exported else read(path)
+    lock = read_lock(lock_path) if lock_path is not None else lock_of(header or {})
+    where, fingerprint = _device(device), lock.fingerprint()
+    lock = _alone(lock, where, batch_size)
+    model = build_model(lock)
+    try:
+        model.load_state_dict(load_weights(path))
+    except RuntimeError as error:
+        raise RuntimeFinding(
+            "R509",
+            f"the weights of {path} are not those of model {lock.model.name}",
+            str(error)[:600],
+            "a model that was handed to UnifiedTrainer is not in its lock: build it yourself, and load the weights with"
+            " ratc_runtime.export.load_weights",
+        ) from None
+    progress = header["progress"] if header else {}
+    engine, task = Predictor(lock, model, where), make_task(lock)
+    return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"))
+
+
+def _found(path: Path) -> Path:
+    """The checkpoint itself, where its run's output folder is named."""
+    runs = [path / "checkpoints", path] if path.is_dir() else []
+    for folder in runs:
+        for name in _IN_A_RUN:
+            if (folder / name).exists():
+                return folder / name
+    return path
+
+
+def _device(named: str | None) -> torch.device:
+    if named is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(named)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RuntimeFinding("R504", f"there is no device {named} here", str(error).split("\n")[0][:300]) from None
+    return device
+
+
+def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
+    """The lock for one process on a device: nothing that decides an output but the precision of a CPU."""
+    training = dataclasses.replace(
+        lock.training,
+        micro_batch_size=batch_size or lock.training.micro_batch_size,
+        activation_checkpointing=False,
+        compile=False,
+    )
+    if device.type == "cpu" and training.precision == "fp16":
+        warn("the model was trained in fp16, which the CPU does not do well: it is used in fp32")
+        training = dataclasses.replace(training, precision="fp32")
+    parallel = dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1)
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    hardware = dataclasses.replace(lock.hardware, device=kind)
+    return dataclasses.replace(lock, training=training, parallel=parallel, hardware=hardware)

@@ -1,0 +1,133 @@
+"""What a checkpoint sees in images without truth: `python -m ratc_runtime.predict CHECKPOINT IMAGES -o DIR`.
+
+Segmentation writes a mask for each image, detection one file of boxes in the COCO layout, both in the pixels of the
+images' own files. An image that cannot be read is named and left out; the exit status is 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from ratc_runtime import nested, opened
+from ratc_runtime.data.unlabelled import Piece, find_images, pieces
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.opened import Opened
+from ratc_runtime.results import prepare_output
+from ratc_runtime.tasks.base import Writer
+
+
+def predict(model: Opened, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False) -> int:
+    """Predict images into a folder; return how many could not be read.
+
+    Raises R510 where the folder cannot be written, R542 where images or outputs are of somebody's own form, R543 where
+    a file would be written over (unless `force`) or two images have one name.
+    """
+    writer = model.task.writer(output, threshold)
+    _check_names(images, writer, force)
+    found = pieces(images, model.lock)
+    prepare_output(output)
+    bad = 0
+    with tqdm(total=len(images), unit="image", disable=None, leave=False) as bar:
+        for group in _groups(found, model.lock.training.micro_batch_size):
+            good = [piece for piece in group if piece.problem is None]
+            for piece in group:
+                if piece.problem is not None:
+                    bad += 1
+                    warn(f"[{piece.problem.code}] {piece.problem.message}: {piece.problem.note}; left out")
+            _write(model, good, writer)
+            bar.update(sum(piece.last for piece in group))
+    try:
+        writer.close()
+    except OSError as error:
+        raise _unwritable(output, error) from None
+    return bad
+
+
+def _groups(found: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
+    while group := list(islice(found, size)):
+        yield group
+
+
+def _write(model: Opened, group: list[Piece], writer: Writer) -> None:
+    if not group:
+        return
+    device = model.engine.world.device
+    batch = nested.to_device(default_collate([piece.image for piece in group]), device)
+    outputs = nested.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
+    for row, piece in enumerate(group):
+        try:
+            writer.add(piece, nested.select(outputs, [row]))
+        except OSError as error:
+            raise _unwritable(writer.path_of(piece.path), error) from None
+
+
+def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
+    """Before anything is computed: a folder of thousands must not end at a name. Code: R543."""
+    seen: dict[Path, Path] = {}
+    for image in images:
+        path = writer.path_of(image)
+        if path in seen and not writer.together:
+            raise RuntimeFinding(
+                "R543", f"{seen[path]} and {image} would have one file, {path.name}", help="rename one of them"
+            )
+        seen[path] = image
+        if path.exists() and not force:
+            raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
+
+
+def _unwritable(path: Path, error: OSError) -> RuntimeFinding:
+    return RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number between 0 and 1")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size)
+    images = find_images(arguments.images, model.lock)
+    bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
+    print(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
+    return 1 if bad else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict and write; return 0, or 1 after a finding or where an image was left out."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.predict", description="Write what a checkpoint predicts for images."
+    )
+    opened.add_arguments(parser)
+    parser.add_argument("images", type=Path, help="a folder of images, or one image")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
+    parser.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.5,
+        help="of one foreground class, or of a box's score (default: 0.5)",
+    )
+    parser.add_argument("--force", action="store_true", help="write over files that are there")
+    try:
+        return _run(parser.parse_args(argv))
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is written is whole", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

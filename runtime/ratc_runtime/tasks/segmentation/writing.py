@@ -1,0 +1,86 @@
+"""Predicted masks as files of the images' own sizes: PNG for pictures, NIfTI for volumes."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ratc_runtime.checkpoint.files import beside
+from ratc_runtime.data.unlabelled import Piece
+from ratc_runtime.data.volume_store import turned_back
+
+_COMPRESSED = ".nii.gz"
+
+
+class MaskWriter:
+    """Writes `NAME_segmentation.png`, or `.nii.gz`, as the data sets name masks.
+
+    Of one foreground class a PNG holds 0 and 255, where the probability is above `threshold`; otherwise files hold
+    class numbers. Logits of a picture are brought to the picture's size before a class is chosen. The patches of a
+    volume are put together; the file has the affine and the axes of the image's.
+    """
+
+    together = False
+
+    def __init__(self, folder: Path, patch: tuple[int, ...], classes: int, threshold: float) -> None:
+        self.folder, self._patch, self._classes = folder, patch, classes
+        self._logit = math.log(threshold / (1 - threshold))
+        self._volume: Any = None
+
+    def path_of(self, image: Path) -> Path:
+        """Return the mask's file."""
+        if len(self._patch) == 2:
+            return self.folder / f"{image.stem}_segmentation.png"
+        return self.folder / f"{image.name.removesuffix('.gz').removesuffix('.nii')}_segmentation{_COMPRESSED}"
+
+    def add(self, piece: Piece, output: torch.Tensor) -> None:
+        """Take logits (1, 1 or K, ...) of a piece; write the mask with the last one of its image."""
+        if piece.corner is None:
+            self._write_picture(piece, self._labels(output, piece.size))
+            return
+        if self._volume is None:
+            self._volume = np.zeros(piece.size, dtype=np.uint8)
+        self._paste(self._labels(output, self._patch), piece.corner)
+        if piece.last:
+            volume, self._volume = self._volume, None
+            self._write_volume(piece, volume)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def _labels(self, output: torch.Tensor, size: tuple[int, ...]) -> Any:
+        if tuple(output.shape[2:]) != tuple(size):
+            mode = "bilinear" if len(size) == 2 else "trilinear"
+            output = F.interpolate(output, size=size, mode=mode, align_corners=False)
+        chosen = output[0, 0] > self._logit if self._classes == 1 else output[0].argmax(0)
+        return chosen.to(torch.uint8).numpy()
+
+    def _paste(self, labels: Any, corner: tuple[int, ...]) -> None:
+        inside, source = [], []
+        for first, side, length in zip(corner, labels.shape, self._volume.shape, strict=True):
+            low, high = max(0, first), min(length, first + side)
+            inside.append(slice(low, high))
+            source.append(slice(low - first, high - first))
+        self._volume[tuple(inside)] = labels[tuple(source)]
+
+    def _write_picture(self, piece: Piece, labels: Any) -> None:
+        path = self.path_of(piece.path)
+        work = beside(path, "new")
+        Image.fromarray(labels * 255 if self._classes == 1 else labels).save(work, format="PNG")
+        os.replace(work, path)
+
+    def _write_volume(self, piece: Piece, labels: Any) -> None:
+        import nibabel
+
+        path = self.path_of(piece.path)
+        # nibabel chooses the format by the end of the name.
+        work = path.with_name(f".new.{path.name}")
+        nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)  # type: ignore
+        os.replace(work, path)
