@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ratc.cli import init
+
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "cases"
 
@@ -71,6 +73,15 @@ def test_the_start_loads_nothing_heavy(tmp_path):
 def test_schema_prints_the_schema():
     assert json.loads(ratc("schema").stdout)["title"] == "ratc experiment"
     assert json.loads(ratc("schema", "--facts").stdout)["title"] == "ratc hardware facts"
+
+
+@pytest.mark.parametrize("task", init.TASKS)
+def test_init_writes_a_spec_of_each_task_that_compiles(tmp_path, task):
+    done = ratc("init", "--task", task, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = ratc("compile", "config.yaml", "--num-gpus", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"task_type: {task}\n" in (tmp_path / done.stdout.strip() / "lock.yaml").read_text()
 
 
 def test_init_writes_a_spec_that_is_valid_and_binds_its_schema(tmp_path):

@@ -11,7 +11,8 @@ from ratc import resources
 from ratc.cli import inputs
 from ratc.diagnostics import Diagnostic, did_you_mean
 
-TASKS = ("segmentation",)
+#: Each has a template of its name.
+TASKS = ("segmentation", "detection", "custom")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", nargs="?", default="config.yaml", metavar="FILE", help="where to write it (config.yaml)"
     )
-    parser.add_argument("--task", default="segmentation", metavar="TASK", help="segmentation")
+    parser.add_argument("--task", default="segmentation", metavar="TASK", help=", ".join(TASKS))
     inputs.add_format_argument(parser)
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
 
