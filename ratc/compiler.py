@@ -14,6 +14,7 @@ from ratc.plan import Plan, Value, Values
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
     from ratc.sweep import Point
+    from ratc.tuning.points import Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,13 @@ def points(document: Document) -> tuple[tuple[Point, ...], tuple[Diagnostic, ...
     from ratc import sweep
 
     return sweep.points(document, resources.schema("experiment"))
+
+
+def study(document: Document) -> tuple[Study | None, tuple[Diagnostic, ...]]:
+    """The study of a checked document; None without one. Codes: R224, R331-R333, R336, R337."""
+    from ratc.tuning import points as trials
+
+    return trials.study(document, resources.schema("experiment"))
 
 
 def check_point(document: Document, point: Point) -> tuple[Values | None, tuple[Diagnostic, ...]]:

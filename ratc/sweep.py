@@ -55,8 +55,9 @@ def points(document: Document, schema: dict[str, Any]) -> tuple[tuple[Point, ...
 
 
 def apply(document: Document, point: Point) -> Document:
-    """The spec of one point: its values in their places, and no sweep."""
-    root = replace(document.root, value={key: child for key, child in _keys(document.root).items() if key != "sweep"})
+    """The spec of one point: its values in their places, and no sweep or study."""
+    kept = {key: child for key, child in _keys(document.root).items() if key not in ("sweep", "tuning")}
+    root = replace(document.root, value=kept)
     for path, node in point.nodes:
         root = put(root, path.split("."), replace(node, layer="sweep"))
     return Document(root)
@@ -64,7 +65,7 @@ def apply(document: Document, point: Point) -> Document:
 
 def met_at(point: Point, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """The diagnostics with a note that says in which point they were met."""
-    note = f"in point {point.name} of the sweep: {point.text}"
+    note = f"in point {point.name}: {point.text}"
     return tuple(replace(item, notes=(*item.notes, note)) for item in found)
 
 

@@ -26,3 +26,8 @@ def metrics(task_type: str) -> tuple[str, ...]:
 def default_loss(task_type: str) -> str | None:
     """The loss of a task where a spec names none; None where there is no built-in one."""
     return next(iter(LOSSES.get(task_type, ())), None)
+
+
+def larger_is_better(metric: str) -> bool:
+    """Which way a score goes; one of the user's is taken to be better when larger (`ratc_runtime.tasks.custom`)."""
+    return metric != "loss" and not metric.startswith("hausdorff")

@@ -23,6 +23,7 @@ COMMANDS = {
     "diff": "say what differs between two specs, and with what consequence",
     "check": "say which compiled folders are not what their inputs give",
     "train": "compile for this machine and run the script",
+    "tune": "run a study's trials on this machine, and say which is best",
     "submit": "compile for the scheduler of this machine and submit the script",
     "sample-data": "write a small real data set to try things on",
     "explain": "say what a code means, or where a value comes from",

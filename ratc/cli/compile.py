@@ -22,7 +22,7 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import MAX_BYTES, parse
 from ratc.plan import Plan
 from ratc.shell import quote
-from ratc.targets import TARGETS, accelerate, deepspeed, job, lock
+from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
 
 #: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
@@ -100,27 +100,22 @@ def make(
     elsewhere = getattr(args, "output", None) is not None
     place = _place(loaded, gathered, target, folder, elsewhere)
     points, said = compiler.points(loaded.document)
-    found += said
+    study, more = compiler.study(loaded.document)
+    if study and loaded.settings["tuning.backend"].value != "array":
+        study = None  # R206 has said so
+    found += (*said, *more)
     if has_errors(found):
         return None, found
     artifacts: tuple[Artifact, ...] | None
-    if points:
-        from ratc.cli.points import resolve
-        from ratc.targets.array import Array
+    plan: Plan | None
+    if points or (study and target != "local"):
+        # Imported here: most specs are of one run.
+        from ratc.cli import arrays
 
-        sweep = loaded.document.root.find(("sweep",))
-        array = Array(place, loaded.settings.maybe(int, "sweep.max_parallel"), sweep.key_span if sweep else None)
-        hardware, more = gathered.settled(loaded.settings)
-        found += more
-        if hardware is None:
-            return None, found
-        found += resolve(args, loaded.document, points, hardware, array)
-        if has_errors(found) or array.first is None:
-            return None, found
-        plan: Plan | None = array.first
-        assert plan is not None
-        files, more = TARGETS[target](array.first, place, array.shape)
-        artifacts = array.artifacts(target, files) if files is not None else None
+        if study:
+            artifacts, plan, more = arrays.of_study(args, loaded, gathered, target, place, study)
+        else:
+            artifacts, plan, more = arrays.of_sweep(args, loaded, gathered, target, place, points)
     else:
         plan, more, _ = inputs.decide(args, loaded.settings, gathered, known=known)
         found += more
@@ -128,7 +123,7 @@ def make(
             return None, found
         artifacts, more = targets.artifacts(target, plan, place)
     found += more
-    if artifacts is None:
+    if artifacts is None or plan is None:
         return None, found
     return Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
 

@@ -22,12 +22,22 @@ MOST_FAILURES = 20
 USUAL_ARRAY = 1000
 
 
+#: What makes a point of a study one that cannot be: its values do not go together, or do not fit.
+INFEASIBLE = ("R303", "R304", "R310", "R313", "R317")
+
+
 def resolve(
-    args: argparse.Namespace, document: Document, points: tuple[Point, ...], hardware: Values, array: Array
+    args: argparse.Namespace,
+    document: Document,
+    points: tuple[Point, ...],
+    hardware: Values,
+    array: Array,
+    left: list[tuple[Point, Diagnostic]] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Put every point of a sweep into the array. Codes: those of a spec, each said once, with its first point; R334.
 
-    No point can ask for other resources than the spec, so the hardware is settled once for all.
+    No point can ask for other resources than the spec, so the hardware is settled once for all. Of a study, points that
+    are INFEASIBLE go to ``left`` with the reason, and are no errors.
     """
     found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
     if has_errors(found):
@@ -36,6 +46,10 @@ def resolve(
     failures = 0
     for point in points:
         plan, said = _plan(args, document, point, hardware, known)
+        errors = [item for item in said if item.severity is Severity.ERROR]
+        if left is not None and errors and all(item.code in INFEASIBLE for item in errors):
+            left.append((point, errors[0]))
+            continue
         different = array.add(point.name, point.text, plan) if plan else []
         found += (*said, *_asks_otherwise(point, different))
         failures += plan is None or bool(different)

@@ -34,8 +34,10 @@ def run(args: argparse.Namespace) -> int:
     found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
         points, said = compiler.points(loaded.document)
-        found += said
-        found += once(item for point in points for item in compiler.check_point(loaded.document, point)[1])
+        study, more = compiler.study(loaded.document)
+        found += (*said, *more)
+        trials = study.points if study else ()
+        found += once(item for point in (*points, *trials) for item in compiler.check_point(loaded.document, point)[1])
     if inputs.show(found, "ratc validate", args.format):
         return 1
     print(f"{args.spec}: valid", file=sys.stderr)

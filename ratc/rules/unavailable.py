@@ -9,11 +9,9 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """A study is left to the person."""
-    if any(path.startswith("tuning") and settings[path].value is not None for path in settings):
-        span = next(
-            (settings[path].span for path in settings if path.startswith("tuning") and settings[path].span),
-            None,
-        )
-        message = "this version runs no studies: `tuning` is read and not acted upon"
-        yield Diagnostic("R206", message, span, severity=Severity.WARNING)
+    """Ray is left to the person."""
+    spans = [settings[path].span for path in settings if path.startswith("tuning.") and settings[path].span]
+    if spans and settings["tuning.backend"].value == "ray":
+        message = "this version does not run Ray: `tuning` is checked and not acted upon"
+        helps = ("`backend: array` runs the trials as an array job, or with `ratc tune`",)
+        yield Diagnostic("R206", message, spans[0], helps=helps, severity=Severity.WARNING)

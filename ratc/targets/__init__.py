@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Plan
-from ratc.targets import accelerate, deepspeed, job, local, lock, lsf, slurm
+from ratc.targets import accelerate, deepspeed, job, local, lock, lsf, slurm, study
 from ratc.targets.artifact import Artifact, Place
 
 TARGETS = {"local": local.files, "slurm": slurm.files, "lsf": lsf.files}
 #: The files that a target may have written beside its lock, by name; an array's points lie in a folder of their own.
-NAMES = (deepspeed.NAME, accelerate.NAME, job.NODE, local.NAME, slurm.NAME, lsf.NAME, job.TABLE)
+NAMES = (deepspeed.NAME, accelerate.NAME, job.NODE, local.NAME, slurm.NAME, lsf.NAME, job.TABLE, study.NAME)
 
 
 def artifacts(target: str, plan: Plan, place: Place) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:

@@ -1,0 +1,81 @@
+"""Makes the files of a spec that stands for many runs: the points of a sweep, or the trials of a study."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from ratc.cli.inputs import Gathered, Loaded
+from ratc.cli.points import resolve
+from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.plan import Plan
+from ratc.sweep import Point
+from ratc.targets import TARGETS, study
+from ratc.targets.array import Array
+from ratc.targets.artifact import Artifact, Place
+from ratc.tuning.points import Study
+
+#: Points left out of a study that are named one by one.
+_NAMED = 5
+
+
+def of_sweep(
+    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, target: str, place: Place, points: tuple[Point, ...]
+) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
+    """The files of an array of a sweep's points, and the first point's plan. Codes: those of a spec, R334, R335."""
+    assert loaded.document is not None
+    assert loaded.settings is not None
+    section = loaded.document.root.find(("sweep",))
+    array = Array(place, loaded.settings.maybe(int, "sweep.max_parallel"), section.key_span if section else None)
+    return _files(args, loaded, gathered, target, points, array)
+
+
+def of_study(
+    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, target: str, place: Place, found: Study
+) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
+    """The same of a study's trials, with `study.yaml` beside. Codes: as of a sweep, R338, R339."""
+    array, left = Array(place, found.max_parallel, found.span), list[tuple[Point, Diagnostic]]()
+
+    def record() -> Artifact:
+        return study.artifact(place, found, [entry.name for entry in array.entries], left)
+
+    made, plan, said = _files(args, loaded, gathered, target, found.points, array, left, record)
+    return made, plan, (*said, *left_out(found, left))
+
+
+def _files(
+    args: argparse.Namespace,
+    loaded: Loaded,
+    gathered: Gathered,
+    target: str,
+    points: tuple[Point, ...],
+    array: Array,
+    left: list[tuple[Point, Diagnostic]] | None = None,
+    record: Callable[[], Artifact] | None = None,
+) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
+    assert loaded.document is not None
+    assert loaded.settings is not None
+    hardware, found = gathered.settled(loaded.settings)
+    if hardware is None:
+        return None, None, found
+    found += resolve(args, loaded.document, points, hardware, array, left)
+    if has_errors(found) or array.first is None:
+        return None, None, found
+    shared, said = TARGETS[target](array.first, array.place, array.shape)
+    found += said
+    if shared is None:
+        return None, None, found
+    return array.artifacts(target, (*shared, record()) if record else shared), array.first, found
+
+
+def left_out(found: Study, left: Sequence[tuple[Point, Diagnostic]]) -> tuple[Diagnostic, ...]:
+    """A warning that counts and names the points that cannot be; an error where that is all. Codes: R338, R339."""
+    if not left:
+        return ()
+    notes = tuple(f"{point.name}: {point.text}: {why.message} ({why.code})" for point, why in left[:_NAMED])
+    if len(left) > _NAMED:
+        notes += (f"and {len(left) - _NAMED} more, in `study.yaml`",)
+    if len(left) == len(found.points):
+        return (Diagnostic("R339", "no trial of the study can run", found.span, notes),)
+    message = f"{len(left)} of {len(found.points)} trials cannot run and are left out"
+    return (Diagnostic("R338", message, found.span, notes, severity=Severity.WARNING),)

@@ -1,0 +1,121 @@
+"""What came out of a study: its trials in order, as a table, as CSV and as JSON; frozen values, no I/O."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ratc.tuning.points import Study
+from ratc.tuning.space import inline
+
+#: What a trial may be: it ended, it was stopped or never begun, it failed, its values cannot be.
+FINISHED, OPEN, FAILED, LEFT_OUT = "finished", "open", "failed", "left out"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial: the values by path, how it is, the metric at its best epoch, and why it has none."""
+
+    name: str
+    values: Mapping[str, Any]
+    status: str
+    metric: float | None = None
+    epoch: int | None = None
+    seconds: float | None = None
+    why: str = ""
+
+
+def judged(results: Mapping[str, Any], metric: str, larger_is_better: bool) -> tuple[float | None, int | None]:
+    """The metric at the best epoch of a run's `results.json`, and that epoch; None where no epoch has a number."""
+    found = [
+        (float(record[f"val_{metric}"]), int(record["epoch"]))
+        for record in results.get("epochs", ())
+        if isinstance(record.get(f"val_{metric}"), (int, float)) and math.isfinite(record[f"val_{metric}"])
+    ]
+    if not found:
+        return None, None
+    # The earlier one of equals, as the runtime chooses its best checkpoint.
+    return min(found, key=lambda pair: (-pair[0] if larger_is_better else pair[0], pair[1]))
+
+
+def ranked(trials: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
+    """The trials, best first; what has no metric comes last, in its order."""
+
+    def key(trial: Trial) -> float:
+        if trial.metric is None:
+            return math.inf
+        return -trial.metric if larger_is_better else trial.metric
+
+    return sorted(trials, key=key)
+
+
+def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
+    """The best trial that ended; None where none has."""
+    ended = [
+        trial for trial in ranked(trials, larger_is_better) if trial.status == FINISHED and trial.metric is not None
+    ]
+    return ended[0] if ended else None
+
+
+def table(study: Study, trials: Sequence[Trial]) -> str:
+    """Best first, a column a key that is tried; why a trial has no metric stands in its place."""
+    paths = [entry.path for entry in study.space]
+    head = ["trial", *(path.rpartition(".")[2] for path in paths), study.metric, "epoch"]
+    rows = [
+        [
+            trial.name,
+            *(inline(trial.values[path]) for path in paths),
+            f"{trial.metric:.4f}" if trial.metric is not None else trial.status,
+            str(trial.epoch) if trial.epoch is not None else trial.why,
+        ]
+        for trial in ranked(trials, study.larger_is_better)
+    ]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head) - 1)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in [head, *rows]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(study: Study, trials: Sequence[Trial]) -> str:
+    """A row a trial, in their own order."""
+    paths = [entry.path for entry in study.space]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", *paths, study.metric, "epoch", "status", "seconds"])
+    for trial in trials:
+        values = [inline(trial.values[path]) for path in paths]
+        writer.writerow([trial.name, *values, trial.metric, trial.epoch, trial.status, trial.seconds])
+    return text.getvalue()
+
+
+def as_json(study: Study, trials: Sequence[Trial]) -> str:
+    """The study, as it was read, and its trials in their own order; docs/tuning.md describes it."""
+    chosen = best(trials, study.larger_is_better)
+    tree = {
+        "version": VERSION,
+        "metric": study.metric,
+        "larger_is_better": study.larger_is_better,
+        "search_space": {entry.path: entry.text for entry in study.space},
+        "best": chosen.name if chosen else None,
+        "trials": [
+            {
+                "name": trial.name,
+                "values": dict(trial.values),
+                "status": trial.status,
+                "metric": trial.metric,
+                "epoch": trial.epoch,
+                "seconds": trial.seconds,
+                "why": trial.why,
+            }
+            for trial in trials
+        ],
+    }
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"

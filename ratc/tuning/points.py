@@ -1,0 +1,143 @@
+"""A study -> its trials, each a point of an array: every combination of choices, or an even spread over all keys.
+
+The spread is the additive recurrence R of M. Roberts ("The Unreasonable Effectiveness of Quasirandom Sequences", 2018):
+trial n has frac(s_k + n * g^-(k + 1)) along key k, g the root of x^(d + 1) = x + 1 for d keys. It fills a space more
+evenly than random numbers, needs none, and its first trials stay the same when more are asked for. The seed shifts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import product
+from math import prod
+from typing import Any
+
+from ratc import tasks
+from ratc.diagnostics import Diagnostic, Span
+from ratc.document import Document, Node
+from ratc.sweep import MOST_POINTS, Point
+from ratc.tuning.space import Choices, Range, inline, read
+
+#: Trials where a spec has ranges and says no number.
+USUAL_TRIALS = 16
+#: How many of the spread are looked at for as many different ones as are wanted.
+_PATIENCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """``space`` as it was read; ``whole`` tells that the points are all there are."""
+
+    metric: str
+    larger_is_better: bool
+    space: tuple[Choices | Range, ...]
+    points: tuple[Point, ...]
+    max_parallel: int | None
+    span: Span | None
+    whole: bool
+
+
+def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tuple[Diagnostic, ...]]:
+    """The study of a spec that the schema accepts; None without one. Codes: R224, R331, R332, R333, R336, R337."""
+    section = document.root.find(("tuning",))
+    if section is None or not isinstance(section.value, dict):
+        return None, ()
+    where = section.key_span or section.span
+    if _value(document, "sweep") is not None:
+        message = "a spec has either a `sweep` or `tuning`: one array has one kind of points"
+        return None, (Diagnostic("R224", message, where),)
+    space = section.find(("search_space",))
+    if space is None or space.value is None:
+        return None, (Diagnostic("R336", "`tuning` has no search space", where),)
+    entries, found = read(space, schema)
+    metric, better, wrong = _metric(document, section)
+    found += wrong
+    if found:
+        return None, tuple(found)
+    trials = _value(document, "tuning.trials")
+    combinations = prod(len(entry.nodes) for entry in entries if isinstance(entry, Choices))
+    grid = all(isinstance(entry, Choices) for entry in entries) and (trials is None or trials >= combinations)
+    wanted = combinations if grid else trials or USUAL_TRIALS
+    if wanted > MOST_POINTS:
+        message = f"a study of {wanted:,} trials; {MOST_POINTS:,} are the most"
+        return None, (Diagnostic("R333", message, where),)
+    seed = _value(document, "tuning.seed")
+    seed = seed if seed is not None else _value(document, "seed") or 0
+    drawn = _grid(entries) if grid else _spread(entries, wanted, seed)
+    points = tuple(_point(index, nodes) for index, nodes in enumerate(drawn, 1))
+    return Study(metric, better, tuple(entries), points, _value(document, "tuning.max_parallel"), where, grid), ()
+
+
+def _value(document: Document, path: str) -> Any:
+    node = document.root.find(tuple(path.split(".")))
+    return None if node is None else node.data()
+
+
+def _metric(document: Document, section: Node) -> tuple[str, bool, list[Diagnostic]]:
+    """What a trial is judged by, and whether more of it is better. Code: R337."""
+    task = _value(document, "task_type") or "segmentation"
+    known = tasks.metrics(task)
+    named = section.find(("metric",))
+    metric = named.data() if named is not None else None
+    metric = metric or _value(document, "checkpoint.best_metric") or known[0]
+    mode = section.find(("mode",))
+    better = tasks.larger_is_better(metric)
+    if mode is not None and mode.value in ("min", "max"):
+        better = mode.value == "max"
+    if task != "custom" and metric not in known:
+        span = named.span if named is not None else section.span
+        message = f"a {task} task has no score `{metric}`"
+        return metric, better, [Diagnostic("R337", message, span, helps=(f"use {', '.join(known)}",))]
+    return metric, better, []
+
+
+def _grid(entries: list[Choices | Range]) -> Iterator[tuple[tuple[str, Node], ...]]:
+    choices = [entry for entry in entries if isinstance(entry, Choices)]
+    for nodes in product(*(entry.nodes for entry in choices)):
+        yield tuple((entry.path, node) for entry, node in zip(choices, nodes, strict=True))
+
+
+def _spread(entries: list[Choices | Range], wanted: int, seed: int) -> Iterator[tuple[tuple[str, Node], ...]]:
+    """Different combinations only: whole numbers and choices repeat themselves."""
+    seen: set[str] = set()
+    steps = _steps(len(entries))
+    starts = [_start(seed, entry.path) for entry in entries]
+    for number in range(1, wanted * _PATIENCE + 1):
+        shares = [(start + number * step) % 1.0 for start, step in zip(starts, steps, strict=True)]
+        nodes = tuple((entry.path, _at(entry, share)) for entry, share in zip(entries, shares, strict=True))
+        text = repr([node.data() for _, node in nodes])
+        if text not in seen:
+            seen.add(text)
+            yield nodes
+            if len(seen) == wanted:
+                return
+
+
+def _steps(keys: int) -> list[float]:
+    root = 2.0
+    for _ in range(60):  # converges to the last bit
+        root = (1 + root) ** (1 / (keys + 1))
+    return [root ** -(key + 1) for key in range(keys)]
+
+
+def _start(seed: int, path: str) -> float:
+    return int.from_bytes(sha256(f"{seed} {path}".encode()).digest()[:6], "big") / 2**48
+
+
+def _at(entry: Choices | Range, share: float) -> Node:
+    """The value at a share in [0, 1) of an entry."""
+    if isinstance(entry, Choices):
+        return entry.nodes[int(share * len(entry.nodes))]
+    low, high = entry.low, entry.high + (1 if entry.whole else 0)
+    value = low * (high / low) ** share if entry.log else low + (high - low) * share
+    # Four digits: a person reads them, and no training can tell more.
+    number = int(value) if entry.whole else float(f"{value:.3e}")
+    return replace(entry.node, value=min(max(number, entry.low), entry.high) if not entry.whole else number)
+
+
+def _point(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
+    """A trial; its name has its values in it, so that a changed space does not continue another's trial."""
+    text = " ".join(f"{path}={inline(node.data())}" for path, node in nodes)
+    return Point(index, f"{index:04}-{sha256(text.encode()).hexdigest()[:6]}", nodes)

@@ -1,0 +1,190 @@
+"""A spec's ``tuning.search_space`` -> what each key is drawn from: choices or a range, with a rule for short lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ratc.diagnostics import Diagnostic, did_you_mean
+from ratc.document import Node
+from ratc.layers import SHORT_NAMES
+from ratc.schema import key_paths, subschema
+
+#: What all trials share: what the job asks for, and what a trial gets of its own.
+SHARED = (
+    "resources",
+    "environment",
+    "launcher",
+    "sweep",
+    "tuning",
+    "experiment_name",
+    "output_dir",
+    "debug",
+    "logging",
+)
+#: From this quotient of its ends on, two real numbers in a list mean a range on a logarithmic scale.
+LOG_FROM = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """One of these, each as likely."""
+
+    path: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def text(self) -> str:
+        """The reading, for people."""
+        return f"one of {', '.join(inline(node.data()) for node in self.nodes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A number from ``low`` to ``high``, both in it, even on its scale; whole where the key takes whole numbers."""
+
+    path: str
+    low: float
+    high: float
+    log: bool
+    whole: bool
+    node: Node
+
+    @property
+    def text(self) -> str:
+        """The reading, for people."""
+        kind = "a whole number" if self.whole else "a number"
+        scale = "on a logarithmic scale" if self.log else "on a linear scale"
+        return f"{kind} from {self.low:g} to {self.high:g}, {scale}"
+
+
+def read(section: Node, schema: dict[str, Any]) -> tuple[list[Choices | Range], list[Diagnostic]]:
+    """Every entry of a search space that the schema accepts, and all that is wrong with them. Codes: R331, R332, R336.
+
+    A list of two ascending numbers, for a key that takes numbers and not whole numbers alone, is a range; logarithmic
+    where its ends are above 0 and 10 times apart. Any other list is of choices.
+    """
+    assert isinstance(section.value, dict), "the schema has checked the form"
+    entries: list[Choices | Range] = []
+    found: list[Diagnostic] = []
+    if not section.value:
+        found.append(Diagnostic("R336", "a search space without keys", section.key_span or section.span))
+    for key, node in section.value.items():
+        path = full_path(key)
+        wrong = _wrong_key(key, path, node, schema)
+        if wrong:
+            found.append(wrong)
+            continue
+        whole = _whole(subschema(schema, path) or {})
+        entry, problems = _entry(path, node, whole)
+        found += problems
+        if any(other.path == path for other in entries):
+            found.append(Diagnostic("R336", f"`{path}` is in the search space twice", node.key_span))
+        elif entry is not None:
+            entries.append(entry)
+    return entries, found
+
+
+def full_path(key: str) -> str:
+    """The dotted path that a key means; short names, as in options, are taken too."""
+    return SHORT_NAMES.get(key.replace("_", "-"), key if "." in key else _SECTIONLESS.get(key, key))
+
+
+#: Names that people give without their section.
+_SECTIONLESS = {
+    "weight_decay": "training.weight_decay",
+    "optimizer": "training.optimizer",
+    "scheduler": "training.scheduler",
+    "warmup_epochs": "training.warmup_epochs",
+    "loss": "training.loss",
+}
+
+
+def inline(value: Any) -> str:
+    """A value on one line."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return " ".join(text.split())
+
+
+def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagnostic | None:
+    if path.split(".")[0] in SHARED:
+        helps = ("what the job asks for and where it runs is the same for all trials",)
+        return Diagnostic("R332", f"a study cannot vary `{path}`", node.key_span, helps=helps)
+    sub = subschema(schema, path)
+    if sub is None or "properties" in sub:
+        what = "is a section, not a key" if sub else "names no key of a spec"
+        return Diagnostic("R331", f"`{key}` {what}", node.key_span, helps=did_you_mean(path, key_paths(schema)))
+    return None
+
+
+def _whole(sub: dict[str, Any]) -> bool:
+    """Whether a key takes whole numbers and no others."""
+    branches = [sub, *sub.get("anyOf", ()), *sub.get("oneOf", ())]
+    kinds: set[str] = set()
+    for branch in branches:
+        kind = branch.get("type", [])
+        kinds |= {kind} if isinstance(kind, str) else set(kind)
+    return "integer" in kinds and "number" not in kinds
+
+
+def _entry(path: str, node: Node, whole: bool) -> tuple[Choices | Range | None, list[Diagnostic]]:
+    if isinstance(node.value, list):
+        return _of_list(path, node, node.value, whole)
+    assert isinstance(node.value, dict), "the schema has checked the form"
+    given = {key: child for key, child in node.value.items() if child.value is not None}
+    choices, ends, scale = (given.get(key) for key in ("choices", "range", "scale"))
+    if (choices is None) == (ends is None):
+        return None, [Diagnostic("R336", f"`{path}` needs either `choices` or a `range`", node.key_span or node.span)]
+    if choices is not None:
+        assert isinstance(choices.value, list)
+        return _of_choices(path, choices, choices.value)
+    assert ends is not None
+    return _of_range(path, ends, scale is not None and scale.value == "log", whole)
+
+
+def _of_list(path: str, node: Node, items: list[Node], whole: bool) -> tuple[Choices | Range | None, list[Diagnostic]]:
+    numbers = [item.value for item in items if type(item.value) in (int, float)]
+    if whole or len(items) != 2 or len(numbers) != 2:
+        return _of_choices(path, node, items)
+    low, high = (float(number) for number in numbers)  # type: ignore[arg-type]
+    if low > high:
+        helps = ("a range is [low, high]; `{choices: […]}` tries the two values alone",)
+        return None, [Diagnostic("R336", f"the range of `{path}` is reversed", node.span, helps=helps)]
+    return _of_range(path, node, low > 0 and high / low >= LOG_FROM, whole)
+
+
+def _of_choices(path: str, node: Node, items: list[Node]) -> tuple[Choices | None, list[Diagnostic]]:
+    if not items:
+        return None, [Diagnostic("R336", f"`{path}` has no values to choose from", node.span)]
+    seen: set[str] = set()
+    twice = [item for item in items if repr(item.data()) in seen or seen.add(repr(item.data()))]  # type: ignore[func-returns-value]
+    found = [Diagnostic("R336", f"`{inline(item.data())}` is a choice of `{path}` twice", item.span) for item in twice]
+    return Choices(path, tuple(items)), found
+
+
+def _of_range(path: str, node: Node, log: bool, whole: bool) -> tuple[Range | None, list[Diagnostic]]:
+    found = list(_range_problems(path, node, log, whole))
+    if found:
+        return None, found
+    assert isinstance(node.value, list)
+    low, high = (float(item.value) for item in node.value)  # type: ignore[arg-type]
+    return Range(path, low, high, log, whole, node), []
+
+
+def _range_problems(path: str, node: Node, log: bool, whole: bool) -> Iterator[Diagnostic]:
+    assert isinstance(node.value, list)
+    ends = [item.value for item in node.value]
+    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in ends):
+        yield Diagnostic("R336", f"the range of `{path}` is not [low, high], two numbers", node.span)
+        return
+    low, high = (float(end) for end in ends)  # type: ignore[arg-type]
+    if low == high:
+        yield Diagnostic("R336", f"the range of `{path}` holds one value", node.span, helps=("set it in its section",))
+    if low > high:
+        yield Diagnostic("R336", f"the range of `{path}` is reversed", node.span, helps=("write [low, high]",))
+    elif log and low <= 0:
+        message = f"the range of `{path}` begins at {low:g}, and a logarithmic scale has no such number"
+        yield Diagnostic("R336", message, node.span, helps=("begin above 0, or leave `scale: log` out",))
+    if whole and not (low.is_integer() and high.is_integer()):
+        yield Diagnostic("R336", f"`{path}` takes whole numbers, and its range has others", node.span)
