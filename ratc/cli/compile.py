@@ -168,7 +168,7 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     for override in loaded.inputs.overrides:
         assert loaded.settings is not None
         value = loaded.settings[override.path].value if override.path in loaded.settings else override.text
-        command += ["--set", f"{override.path}={_as_yaml(value)}"]
+        command += ["--set", f"{override.path}={as_word(value)}"]
     if elsewhere:
         command += ["-o", "."]
     files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file)
@@ -176,7 +176,8 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     return Place(up, down, os.path.basename(spec.name), " ".join(map(quote, command)), digests)
 
 
-def _as_yaml(value: object) -> str:
+def as_word(value: object) -> str:
+    """A value as it stands behind ``--set PATH=``."""
     from ratc.yaml_text import scalar
 
     return value if isinstance(value, str) else scalar(value)

@@ -22,7 +22,7 @@ from hashlib import sha256
 from ratc import layers
 from ratc.cli import inputs
 from ratc.cli.arrays import left_out as left_out_finding
-from ratc.cli.compile import compile_spec
+from ratc.cli.compile import as_word, compile_spec
 from ratc.cli.inputs import Loaded
 from ratc.cli.points import resolve
 from ratc.cli.telling import Telling
@@ -33,7 +33,7 @@ from ratc.targets.artifact import Place
 from ratc.tuning import outcome
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
-from ratc.yaml_text import mapping, scalar
+from ratc.yaml_text import mapping
 
 #: Seconds between two looks at running trials.
 _PAUSE = 0.2
@@ -94,7 +94,7 @@ def prepare(
     names = {entry.name for entry in array.entries}
     points = [point for point in study.points if point.name in names]
     # As the points of an array: a name and a folder of its own, and one place where all are tracked.
-    shared = [f"{path}={scalar(values[path].value)}" for path in _SHARED]
+    shared = [f"{path}={as_word(values[path].value)}" for path in _SHARED]
     name, output = values["experiment_name"].value, values["output_dir"].value
     ready = [
         Compiled(
@@ -103,9 +103,9 @@ def prepare(
             os.path.join(base, point.name),
             gpus,
             (
-                *(f"{path}={scalar(node.data())}" for path, node in point.nodes),
-                f"experiment_name={scalar(f'{name}-{point.name}')}",
-                f"output_dir={scalar(f'{output}/{point.name}')}",
+                *(f"{path}={as_word(node.data())}" for path, node in point.nodes),
+                f"experiment_name={name}-{point.name}",
+                f"output_dir={output}/{point.name}",
                 *shared,
             ),
         )

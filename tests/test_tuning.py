@@ -1,0 +1,284 @@
+"""Studies: what a search space means, which trials there are, and what becomes of them on the way to a job."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratc import compiler, resources, tasks
+from ratc.cli import main
+from ratc.compiler import File, Inputs
+from ratc.tuning import outcome, picture
+from ratc.tuning.outcome import FAILED, FINISHED, LEFT_OUT, OPEN, Trial
+from ratc.tuning.points import Study, study
+from ratc.tuning.space import Choices, Range
+
+SPEC = """\
+experiment_name: demo
+seed: 1
+training: {target_batch_size: 32}
+data: {data_dir: data}
+tuning:
+"""
+CLUSTER = """\
+name: ours
+scheduler: slurm
+node_types: {cpu: {gpus_per_node: 0, cpus: 32, memory: 128GB}}
+partitions: {batch: {nodes: {cpu: 10}, default: true, max_walltime: "2-00:00:00"}}
+"""
+PRODUCT = "{backend: ray, search_space: {learning_rate: [1e-5, 1e-3], batch_size: [4, 8, 16]}}"
+
+
+def read(tuning: object) -> Study:
+    """The study of a spec with this under `tuning`."""
+    text = SPEC.replace("tuning:\n", f"tuning: {tuning if isinstance(tuning, str) else json.dumps(tuning)}\n")
+    document, found = compiler.layered(Inputs(File("spec.yaml", text.encode())))
+    assert document is not None, found
+    made, found = study(document, resources.schema("experiment"))
+    assert made is not None, found
+    return made
+
+
+def values(made: Study) -> list[dict[str, object]]:
+    return [{path: node.data() for path, node in point.nodes} for point in made.points]
+
+
+def test_the_product_documents_own_words():
+    made = read(PRODUCT)
+    assert [entry.text for entry in made.space] == [
+        "a number from 1e-05 to 0.001, on a logarithmic scale",
+        "one of 4, 8, 16",
+    ]
+    assert [entry.path for entry in made.space] == ["training.learning_rate", "training.batch_size"]
+    assert (len(made.points), made.metric, made.larger_is_better) == (16, "dice", True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ([0.1, 0.5], "a number from 0.1 to 0.5, on a linear scale"),
+        ([0.1, 1.0], "a number from 0.1 to 1, on a logarithmic scale"),
+        ([0, 0.5], "a number from 0 to 0.5, on a linear scale"),
+        ([0.1, 0.2, 0.3], "one of 0.1, 0.2, 0.3"),
+        ([0.1], "one of 0.1"),
+        ({"choices": [0.1, 0.5]}, "one of 0.1, 0.5"),
+        ({"range": [0.1, 0.5], "scale": "log"}, "a number from 0.1 to 0.5, on a logarithmic scale"),
+        ({"range": [0.1, 50]}, "a number from 0.1 to 50, on a linear scale"),
+    ],
+)
+def test_how_an_entry_is_read(entry, kind):
+    assert read({"search_space": {"training.weight_decay": entry}}).space[0].text == kind
+
+
+def test_whole_numbers_are_choices_in_a_list_and_may_be_a_range():
+    assert isinstance(read({"search_space": {"model.feature_dims": [16, 256]}}).space[0], Choices)
+    made = read({"search_space": {"model.num_blocks": {"range": [1, 4]}}, "trials": 40})
+    assert isinstance(made.space[0], Range)
+    assert sorted(one["model.num_blocks"] for one in values(made)) == [1, 2, 3, 4], "no trial comes twice"
+
+
+def test_choices_alone_are_every_combination_unless_fewer_are_asked_for():
+    space = {"model.num_blocks": [1, 2, 3], "training.scheduler": ["cosine", "none"]}
+    made = read({"search_space": space})
+    assert made.whole
+    assert len({point.text for point in made.points}) == 6
+    few = read({"search_space": space, "trials": 4})
+    assert not few.whole
+    assert len({point.text for point in few.points}) == 4
+    assert read({"search_space": space, "trials": 60}).whole
+
+
+SPACES = st.fixed_dictionaries(
+    {},
+    optional={
+        "training.learning_rate": st.sampled_from([[1e-5, 1e-2], {"range": [1e-4, 1e-2]}, [1e-3, 3e-3, 1e-2]]),
+        "training.weight_decay": st.sampled_from([[0.0, 0.1], {"range": [1e-6, 1], "scale": "log"}]),
+        "model.num_blocks": st.sampled_from([[1, 2, 4], {"range": [1, 9]}]),
+        "training.scheduler": st.just(["cosine", "step", "none"]),
+    },
+).filter(bool)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPACES, st.integers(1, 40), st.integers(0, 2**31))
+def test_trials_lie_in_the_space_differ_and_stay_when_more_are_asked_for(space, trials, seed):
+    made = read({"search_space": space, "trials": trials, "seed": seed})
+    assert len(made.points) <= trials or made.whole
+    assert len({point.text for point in made.points}) == len({point.name for point in made.points}) == len(made.points)
+    for one in values(made):
+        for entry in made.space:
+            if isinstance(entry, Range):
+                assert entry.low <= one[entry.path] <= entry.high
+                assert isinstance(one[entry.path], int) == entry.whole
+            else:
+                assert one[entry.path] in [node.data() for node in entry.nodes]
+    assert values(read({"search_space": space, "trials": trials, "seed": seed})) == values(made)
+    more = read({"search_space": space, "trials": trials + 7, "seed": seed})
+    if not more.whole:
+        assert [point.name for point in more.points[: len(made.points)]] == [point.name for point in made.points]
+
+
+def test_they_are_spread_evenly():
+    space = {"training.weight_decay": {"range": [0.0, 1.0]}, "training.learning_rate": [1e-4, 1e-2]}
+    made = read({"search_space": space, "trials": 64})
+    found = values(made)
+    for low in range(4):
+        count = sum(low / 4 <= one["training.weight_decay"] < (low + 1) / 4 for one in found)
+        assert 14 <= count <= 18, "a quarter of the range has about a quarter of the trials"
+    logs = sum(one["training.learning_rate"] < 1e-3 for one in found)
+    assert 30 <= logs <= 34, "half of a logarithmic range has half of them"
+    assert values(made) != values(read({"search_space": space, "trials": 64, "seed": 9}))
+
+
+@pytest.mark.parametrize(
+    ("space", "code", "words"),
+    [
+        ("{}", "R336", "without keys"),
+        ("{learning_rate: []}", "R336", "no values to choose from"),
+        ("{learning_rate: [1e-3, 1e-5]}", "R336", "is reversed"),
+        ("{learning_rate: {range: [1e-3, 1e-5]}}", "R336", "is reversed"),
+        ("{learning_rate: {range: [1, 2, 3]}}", "R336", "not [low, high]"),
+        ("{learning_rate: {range: [1e-3, 1e-3]}}", "R336", "holds one value"),
+        ("{weight_decay: {range: [0, 1], scale: log}}", "R336", "logarithmic scale has no such number"),
+        ("{model.num_blocks: {range: [1, 2.5]}}", "R336", "takes whole numbers"),
+        ("{model.num_blocks: [1, 1]}", "R336", "a choice of `model.num_blocks` twice"),
+        ("{learning_rate: {}}", "R336", "needs either"),
+        ("{learning_rate: {range: [1, 2], choices: [1]}}", "R336", "needs either"),
+        ("{learning_rate: [1, 2], training.learning_rate: [1, 2]}", "R336", "is in the search space twice"),
+        ("{learning_rte: [1e-5, 1e-3]}", "R331", "names no key of a spec"),
+        ("{model: [1, 2]}", "R331", "is a section"),
+        ("{resources.nodes: [1, 2]}", "R332", "cannot vary `resources.nodes`"),
+        ("{model.num_blocks: [1, 0]}", "R104", "point 0002"),
+        ("{training.scheduler: [cosine, sine]}", "R103", "did you mean `cosine`"),
+        ("{learning_rate: 3}", "R102", "learning_rate"),
+        ("{learning_rate: {range: [a, b]}}", "R102", "range"),
+        ("{learning_rate: {ranges: [1, 2]}}", "R101", "did you mean `range`"),
+    ],
+)
+def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code, words):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC + f"  backend: array\n  search_space: {space}\n")
+    for command in (["validate", str(path)], ["tune", str(path), "--num-gpus", "0"]):
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert f"error[{code}]" in said
+        assert words in said
+        assert "spec.yaml:7:" in said
+
+
+def test_an_array_of_the_trials_that_can_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ours.yaml").write_text(CLUSTER)
+    tuning = "  backend: array\n  max_parallel: 3\n  trials: 12\n"
+    tuning += "  search_space: {learning_rate: [1e-5, 1e-3], batch_size: [4, 8, 12, 16]}\n"
+    Path("spec.yaml").write_text(SPEC + tuning + 'resources: {cluster: ./ours.yaml, num_gpus: 0, walltime: "10:00"}\n')
+    assert main(["compile", "spec.yaml", "--target", "slurm"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"warning\[R338\]: [1-9] of 12 trials cannot run and are left out", said)
+    assert "cannot be split over micro-batches of 12 (R304)" in said
+    folder = Path("compiled/demo/slurm")
+    rows = [line.split("\t") for line in (folder / "points.tsv").read_text().splitlines()[1:]]
+    assert f"#SBATCH --array=1-{len(rows)}%3" in (folder / "job.sbatch").read_text()
+    record = yaml.safe_load((folder / "study.yaml").read_text())
+    assert len(record["left_out"]) + len(rows) == 12
+    assert record["trials"] == len(rows)
+    assert record["search_space"]["training.learning_rate"].endswith("on a logarithmic scale")
+    for name, text, _ in rows:
+        lock = yaml.safe_load((folder / f"points/{name}/lock.yaml").read_text())
+        batch = re.search(r"training.batch_size=(\d+)", text)
+        assert lock["training"].get("micro_batch_size", int(batch[1])) == int(batch[1]) != 12
+        assert lock["output_dir"] == f"outputs/demo/{name}"
+    assert main(["check"]) == 0
+    # It holds for LSF and `validate` too, and a sweep beside it is refused.
+    capsys.readouterr()
+    assert main(["validate", "spec.yaml"]) == 0
+    with Path("spec.yaml").open("a") as file:
+        file.write("sweep: {grid: {seed: [1, 2]}}\n")
+    assert main(["validate", "spec.yaml"]) == 1
+    assert "error[R224]" in capsys.readouterr().err
+
+
+def test_a_study_is_no_matter_for_one_run_on_this_machine(tmp_path, capsys):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC + "  backend: array\n  search_space: {learning_rate: [1e-5, 1e-3]}\n")
+    assert main(["compile", str(path), "--num-gpus", "0"]) == 0
+    assert "R206" not in capsys.readouterr().err
+    assert not (tmp_path / "compiled/demo/local/points").exists()
+    path.write_text(path.read_text().replace("array", "ray"))
+    assert main(["compile", str(path), "--num-gpus", "0"]) == 0
+    assert "warning[R206]" in capsys.readouterr().err
+
+
+def test_a_dry_run_names_the_trials_and_writes_nothing(tmp_path, capsys):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC + "  backend: array\n  trials: 5\n  search_space: {learning_rate: [1e-5, 1e-3]}\n")
+    assert main(["tune", str(path), "--dry-run", "--num-gpus", "0"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert [entry.name for entry in tmp_path.iterdir()] == ["spec.yaml"]
+    path.write_text(path.read_text().split("tuning:")[0])
+    assert main(["tune", str(path), "--num-gpus", "0"]) == 1
+    assert "the spec has no `tuning`" in capsys.readouterr().err
+
+
+TRIALS = [
+    Trial("0001-a", {"training.learning_rate": 1e-5, "training.batch_size": 4}, FINISHED, 0.5, 2, 9.0),
+    Trial("0002-b", {"training.learning_rate": 1e-3, "training.batch_size": 16}, FINISHED, 0.75, 1, 8.0),
+    Trial("0003-c", {"training.learning_rate": 1e-4, "training.batch_size": 8}, OPEN, 0.9, 1),
+    Trial("0004-d", {"training.learning_rate": 1e-4, "training.batch_size": 8}, FAILED, why="R507"),
+    Trial("0005-e", {"training.learning_rate": 1e-4, "training.batch_size": 8}, LEFT_OUT, why="R304"),
+]
+
+
+def test_the_outcome_in_every_form():
+    made = read(PRODUCT)
+    assert outcome.best(TRIALS, True).name == "0002-b", "one that has not ended is not the best"
+    assert outcome.best(TRIALS, False).name == "0001-a"
+    assert outcome.best(TRIALS[2:], True) is None
+    rows = outcome.table(made, TRIALS).splitlines()
+    assert rows[0].split() == ["trial", "learning_rate", "batch_size", "dice", "epoch"]
+    assert [row.split()[0] for row in rows[1:]] == ["0003-c", "0002-b", "0001-a", "0004-d", "0005-e"]
+    assert rows[4].split()[-2:] == ["failed", "R507"]
+    table = list(csv.DictReader(io.StringIO(outcome.as_csv(made, TRIALS))))
+    assert [row["dice"] for row in table] == ["0.5", "0.75", "0.9", "", ""]
+    tree = json.loads(outcome.as_json(made, TRIALS))
+    assert (tree["best"], tree["trials"][3]["why"]) == ("0002-b", "R507")
+
+
+def test_the_best_epoch_counts_and_what_is_no_number_does_not():
+    epochs = [{"epoch": number, "val_dice": value} for number, value in enumerate([0.1, None, 0.7, 0.7, 0.2], 1)]
+    assert outcome.judged({"epochs": epochs}, "dice", True) == (0.7, 3)
+    assert outcome.judged({"epochs": epochs}, "dice", False) == (0.1, 1)
+    assert outcome.judged({"epochs": [{"epoch": 1, "val_dice": None}]}, "dice", True) == (None, None)
+    assert outcome.judged({}, "dice", True) == (None, None)
+
+
+def test_the_picture_has_a_line_for_each_trial_with_a_metric():
+    made = read(PRODUCT)
+    tree = ElementTree.fromstring(picture.svg(made, TRIALS))
+    lines = [item for item in tree.iter() if item.tag.endswith("polyline")]
+    assert len(lines) == 3
+    assert sum("best" in line.get("class") for line in lines) == 1
+    for line in lines:
+        heights = [float(pair.split(",")[1]) for pair in line.get("points").split()]
+        assert len(heights) == 3
+        assert all(70 <= height <= 370 for height in heights)
+    assert "0002-b: dice 0.7500" in picture.svg(made, TRIALS)
+    same = [replace(trial, metric=0.5) for trial in TRIALS[:2]]
+    ElementTree.fromstring(picture.svg(made, same))
+    ElementTree.fromstring(picture.svg(made, []))
+
+
+def test_the_way_of_every_score_is_the_runtimes():
+    metrics = pytest.importorskip("ratc_runtime.tasks").METRICS
+    for known in metrics.values():
+        for name, metric in known.items():
+            assert tasks.larger_is_better(name) == metric.larger_is_better, name
+    assert not tasks.larger_is_better("loss")
