@@ -39,18 +39,23 @@ def torch_seeded(seed: int) -> Iterator[None]:
         generator.set_state(before)
 
 
+def seed_all(seed: int) -> None:
+    """Seed what a data set of the user's may draw from: torch's CPU generator, NumPy and `random`."""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 @contextmanager
-def all_seeded(seed: int) -> Iterator[Drawn]:
-    """Seed what a data set of the user's may draw from (torch, NumPy, `random`) and put all back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch_seeded(seed):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield Drawn()
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def all_kept() -> Iterator[None]:
+    """Put what `seed_all` seeds back as it was. NumPy takes 0.1 ms for that: once a batch, not once a sample."""
+    before = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
 
 
 class Drawn:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from ratc_runtime.data.randomness import all_seeded, sample_seed
+from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.errors import RuntimeFinding
 
 HELP = "repair it, or set `data.on_bad_sample: skip` in the spec and compile again"
@@ -63,6 +63,19 @@ class Guarded(Dataset[Sample]):
         self.length = len(dataset)
 
     def __getitem__(self, draw: Draw) -> Sample:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
+        """Return the samples of a batch; torch's loaders call this where it is there.
+
+        A loader process has no random numbers of its own that anything else draws from.
+        """
+        if not self.foreign or get_worker_info() is not None:
+            return [self._sample(draw) for draw in draws]
+        with all_kept():
+            return [self._sample(draw) for draw in draws]
+
+    def _sample(self, draw: Draw) -> Sample:
         position = draw.position % self.length
         weight = 1.0 if draw.position < self.length else 0.0
         seed = sample_seed(self.seed, draw.epoch or 0, position)
@@ -90,10 +103,9 @@ class Guarded(Dataset[Sample]):
         return Sample(None, None, weight, position, self._name(position), skipped, nothing)
 
     def _read(self, index: int, seed: int) -> Checked:
-        if not self.foreign:
-            return checked(self.dataset[index], self._name(index))
-        with all_seeded(seed):
-            return checked(self.dataset[index], self._name(index))
+        if self.foreign:
+            seed_all(seed)
+        return checked(self.dataset[index], self._name(index))
 
     def _name(self, index: int) -> str:
         return name_of(self.dataset, index)
