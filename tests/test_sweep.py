@@ -113,7 +113,7 @@ def test_a_points_mistake_is_shown_once_at_its_value_with_the_first_point(capsys
     assert said.count("error[R102]") == 1, said
     assert "spec.yaml:5:" in said
     assert "fast" in said
-    assert "in point 0003 of the sweep: training.learning_rate=fast seed=1" in said
+    assert "in point 0003: training.learning_rate=fast seed=1" in said
     assert not Path("out").exists()
     assert main(["validate", "spec.yaml"]) == 1
     assert "in point 0003" in capsys.readouterr().err
