@@ -35,6 +35,7 @@ golden: setup
 	$(BIN)/python -m tests.update_cases
 	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
 	$(BIN)/ratc compile specs/brain3d/config.yaml --target local
+	$(BIN)/ratc compile specs/brain_tuning/config.yaml --target local
 	$(BIN)/ratc compile $(SHAPES)/config.yaml --target local
 
 docs schema: setup

@@ -300,7 +300,7 @@ def test_drawn_shapes_go_from_spec_to_average_precision(tmp_path):
     assert list((tmp_path / "outputs/tiny/overlays").glob("*.png"))
 
 
-@pytest.mark.parametrize("name", ["brain", "brain3d", "shapes"])
+@pytest.mark.parametrize("name", ["brain", "brain3d", "brain_tuning", "shapes"])
 def test_the_examples_are_compiled_as_committed(name):
     run([sys.executable, "-m", "ratc", "compile", ROOT / f"specs/{name}/config.yaml", "--check"])
 
