@@ -323,6 +323,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         starts=starts,
         sources=sources,
     )
+    if saved is not None:
+        checkpoints.tidy(run.ranking())
     seconds = time.perf_counter() - began
     run.account.add("setup", seconds)
     progress.total_seconds += seconds

@@ -245,7 +245,7 @@ def test_a_link_to_a_value_opens_its_section_and_clears_a_filter_that_hides_it(o
     page.get_by_role("button", name="Close all").click()
     page.get_by_label("Filter").fill("data_dir")
     page.locator(".tiles a", has_text="20 epochs").click()
-    assert page.locator("#v\\.training\\.epochs").is_visible()
+    page.locator("#v\\.training\\.epochs").wait_for(state="visible")
     assert page.get_by_label("Filter").input_value() == ""
 
 

@@ -175,6 +175,22 @@ def test_saving_twice_at_one_place_writes_once(tmp_path: Path) -> None:
     assert checkpoints.path("last").exists()
 
 
+def test_a_kill_before_the_links_is_made_good_where_nothing_is_left_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = make(tmp_path, checkpoint__keep_last=1)
+    save(checkpoints, 1, best=[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_settle", lambda *_: None)  # as if killed there
+        save(checkpoints, 2, best=[2, 1])
+    assert os.readlink(checkpoints.path("last")) == "epoch-0001-step-000000.pt"
+    again = make(tmp_path, checkpoint__keep_last=1)
+    assert again.load_last()["epoch"] == 2
+    again.tidy([Place(2, 0), Place(1, 0)])
+    assert listed(again) == ["best.pt", "epoch-0002-step-000000.pt", "last.pt"]
+    assert os.readlink(again.path("last")) == os.readlink(again.path("best")) == "epoch-0002-step-000000.pt"
+
+
 def test_order_needs_no_clock(tmp_path: Path) -> None:
     """Times of files go backwards, as after a jump of the clock or a copy."""
     checkpoints = make(tmp_path, checkpoint__keep_last=3)

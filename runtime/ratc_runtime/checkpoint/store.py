@@ -119,6 +119,16 @@ class Checkpoints:
                 with contextlib.suppress(OSError):
                     files.remove(self.path(one.name))
 
+    def tidy(self, best: Sequence[Place]) -> None:
+        """Do what a kill between a checkpoint and its links has left undone; a run with steps to make would do it."""
+        place = self._newest
+        if not self.world.main or place is None:
+            return
+        present = places_in(self.folder, self.suffix)
+        if present and place == present[0]:
+            with contextlib.suppress(OSError):  # nothing depends on it; the next save says what is wrong with the disk
+                self._settle(place, best)
+
     def finish_write(self) -> None:
         """Wait for the write under way, if any, and tell a person if it failed."""
         if self._writing is not None:
