@@ -124,6 +124,7 @@ def test_autocast_casts_as_cuda_does(tmp_path: Path) -> None:
     script = """
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace import kernels
 kernels.install((8, 0))
 with FakeTensorMode():
@@ -344,3 +345,29 @@ def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
     assert (done.returncode, done.stdout, output.exists()) == (2, "", False)
     assert done.stderr.startswith("the request cannot be read: ")
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_freed_at_one_moment_has_one_order() -> None:
+    """Autocast forgets its casts in the order of a hash table of addresses: another in each of the two processes."""
+    from ratc_runtime.trace.ledger import Ledger
+
+    found = []
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        ledger = Ledger()
+        ledger.start_step()
+        for number in range(3):
+            ledger.allocate(10 + number, "")
+        for number in order:
+            ledger.release(number)
+        ledger.start_step()
+        ledger.allocate(5, "")
+        for _ in range(2):
+            ledger.allocate(5, "")
+        ledger.release(4)
+        ledger.allocate(1, "")
+        ledger.release(3)
+        found.append((ledger.in_order(), ledger.steps))
+        assert sorted(ledger.in_order()) == sorted(ledger.events)
+    assert found[0] == found[1] == found[2]
+    assert found[0][0][3:6] == [(0, False), (1, False), (2, False)]
+    assert found[0][0][-3:] == [(4, False), (6, True), (3, False)]

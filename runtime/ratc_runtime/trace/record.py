@@ -80,7 +80,7 @@ def record(request: Request, batch: int) -> Recording:
         gc.collect()
         mode.recording = False
         blocks = [(block.size, block.phase, block.module, ledger.kind_of(block)) for block in ledger.blocks]
-        recording = Recording(batch, list(ledger.events), blocks, list(ledger.steps), _parameters(model))
+        recording = Recording(batch, ledger.in_order(), blocks, list(ledger.steps), _parameters(model))
         ledger.close()
     owners.forget()
     return recording
