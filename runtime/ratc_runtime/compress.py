@@ -1,0 +1,224 @@
+"""A checkpoint made smaller after training, and what that costs: `python -m ratc_runtime.compress CHECKPOINT -o DIR`.
+
+Weights are pruned by torch's own utilities and quantized by torchao (extra `compress`). The report holds size, sparsity,
+latency and the score before and after; a loss of score beyond the tolerance makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from ratc_runtime import opened
+from ratc_runtime.checkpoint.files import fault_of, write_file
+from ratc_runtime.checkpoint.header import UNREADABLE
+from ratc_runtime.data.sources import SPLITS
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.evaluate import score
+from ratc_runtime.lock import lock_from
+from ratc_runtime.models import build_model
+from ratc_runtime.opened import Opened
+from ratc_runtime.rehearsal import noise
+from ratc_runtime.results import finite, prepare_output
+
+MODES = ("weight_only", "dynamic")
+MODEL, REPORT = "model.pt", "report.json"
+#: Layers whose weights are pruned. Norms and biases are few numbers, and matter more.
+_PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WARM, _TIMED = 3, 15
+
+
+def prune_weights(model: nn.Module, sparsity: float) -> None:
+    """Set the share `sparsity` of smallest weights of each linear and convolution layer to zero, for good."""
+    for layer in model.modules():
+        if isinstance(layer, _PRUNED):
+            prune.l1_unstructured(layer, "weight", amount=sparsity)
+            prune.remove(layer, "weight")
+
+
+def quantize(model: nn.Module, mode: str) -> None:
+    """Hold the weights of linear layers in int8; `dynamic` computes with activations in int8, too.
+
+    Raises R545 where torchao is not there.
+    """
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise RuntimeFinding("R545", "torchao is not installed", str(error), "pip install 'ratc[compress]'") from None
+    kinds = {
+        "weight_only": quantization.Int8WeightOnlyConfig,
+        "dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
+    }
+    quantization.quantize_(model, kinds[mode]())
+
+
+def load_compressed(path: Path) -> nn.Module:
+    """Return the model of a `model.pt` that this module wrote, in evaluation mode on the CPU.
+
+    Raises R508 where the file is damaged or another, R545 where it is quantized and torchao is not there.
+    """
+    try:
+        fault = fault_of(path)
+        if fault is None:
+            # torchao makes its tensors known to torch's safe reader when it is imported.
+            _known_tensors()
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            model = build_model(lock_from(json.loads(content["lock"])))
+            model.load_state_dict(content["compressed"], assign=True)
+            return model.eval()
+    except UNREADABLE as error:
+        fault = f"{type(error).__name__}: {error}"[:600]
+    raise RuntimeFinding("R508", f"compressed model {path} cannot be read", fault)
+
+
+def _known_tensors() -> None:
+    try:
+        import torchao.quantization  # noqa: F401
+    except ImportError:
+        return  # a model that was pruned alone needs none
+
+
+def sparsity_of(model: nn.Module) -> dict[str, float]:
+    """Return the share of zeros in the weights of each linear and convolution layer, by name."""
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, _PRUNED):
+            weight: Any = layer.weight
+            weight = weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not nn.Parameter else weight
+            found[name] = float((weight == 0).float().mean())
+    return found
+
+
+def latency(model: Opened, count: int) -> dict[str, float]:
+    """Return median, least and most seconds of a prediction of `count` samples, over warm runs."""
+    image, _ = noise(model.task, model.lock, count, model.engine.world.device)
+    seconds = []
+    for turn in range(_WARM + _TIMED):
+        begun = time.perf_counter()
+        model.engine.predict(image)
+        if turn >= _WARM:
+            seconds.append(time.perf_counter() - begun)
+    return {"batch": count, "runs": _TIMED, "median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+
+
+def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str, Any]:
+    found, _ = score(model, split, data_dir)
+    counts = sorted({1, model.lock.training.micro_batch_size})
+    layers = sparsity_of(model.engine.module)
+    content = {"lock": json.dumps(dataclasses.asdict(model.lock), default=str)}
+    write_file(file, {**content, "compressed": model.engine.module.state_dict()})
+    return {
+        "bytes": file.stat().st_size,
+        "scores": {**found.scores, "loss": found.loss},
+        "sparsity": layers,
+        "latency_seconds": [latency(model, count) for count in counts],
+    }
+
+
+def loss_of_score(before: float | None, after: float | None, larger_is_better: bool) -> float:
+    """Return by how much a score got worse (below 0: better); infinite where it means nothing any more."""
+    if before is None or math.isnan(before):
+        return 0.0
+    if after is None or math.isnan(after):
+        return math.inf
+    return before - after if larger_is_better else after - before
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    output: Path = arguments.output
+    if (output / MODEL).exists() and not arguments.force:
+        raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
+    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size)
+    data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
+    prepare_output(output)
+    before = _measure(model, arguments.split, data_dir, output / MODEL)
+    if arguments.sparsity:
+        prune_weights(model.engine.module, arguments.sparsity)
+    if arguments.quantize:
+        quantize(model.engine.module, arguments.quantize)
+    after = _measure(model, arguments.split, data_dir, output / MODEL)
+    name = arguments.metric or next(iter(model.task.metrics), "loss")
+    if name not in before["scores"]:
+        raise RuntimeFinding("R547", f"there is no score `{name}`", f"there are {', '.join(before['scores'])}")
+    metric = model.task.metrics.get(name)
+    worse = loss_of_score(before["scores"][name], after["scores"][name], bool(metric and metric.larger_is_better))
+    report = {
+        "checkpoint": str(model.path),
+        "fingerprint": model.fingerprint,
+        "split": arguments.split,
+        "sparsity": arguments.sparsity,
+        "quantization": arguments.quantize,
+        "metric": name,
+        "tolerance": arguments.tolerance,
+        "worse_by": worse,
+        "before": before,
+        "after": after,
+    }
+    (output / REPORT).write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
+    print(_table(name, before, after))
+    print(f"written: {output / MODEL}, {output / REPORT}")
+    if worse > arguments.tolerance:
+        raise RuntimeFinding(
+            "R548",
+            f"`{name}` is worse by {worse:.4g}, more than the tolerance of {arguments.tolerance:g}",
+            help="prune less, quantize weights only, or allow more with --tolerance",
+        )
+    return 0
+
+
+def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    rows = [("", "before", "after"), ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}")]
+    rows.append((name, *(str(side["scores"][name])[:8] for side in (before, after))))
+    for one, other in zip(before["latency_seconds"], after["latency_seconds"], strict=True):
+        label = f"ms, batch {one['batch']}"
+        rows.append((label, *(f"{1000 * side['median']:.2f}" for side in (one, other))))
+    return "\n".join(f"{label:<16}{left:>16}{right:>16}" for label, left, right in rows)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 to below 1")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compress, measure and write; return 0, or 1 after a finding or where the score is beyond the tolerance."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.compress", description="Prune and quantize a checkpoint, and measure both."
+    )
+    parser.add_argument("checkpoint", type=Path, help="what `ratc_runtime.evaluate` takes")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
+    parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
+    parser.add_argument("--batch-size", type=int, help="samples at a time (default: the lock's micro-batch)")
+    parser.add_argument("--sparsity", type=_share, default=0.0, help="share of each layer's weights set to zero")
+    parser.add_argument("--quantize", choices=MODES, help="int8, of weights or of activations too")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="what is scored (default: val)")
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("--metric", help="the score that is held (default: the task's first)")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="by how much it may be worse (default: 0.01)")
+    parser.add_argument("--force", action="store_true", help="write over a model that is there")
+    try:
+        return _run(parser.parse_args(argv))
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

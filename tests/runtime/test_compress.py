@@ -1,0 +1,51 @@
+"""`ratc_runtime.compress`: what is written can be loaded, and a score beyond the tolerance is exit status 1."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lockfile import run_training, write_data, write_lock
+from ratc_runtime import compress
+from torch import nn
+
+
+def test_pruning_takes_the_smallest_weights_and_leaves_plain_names() -> None:
+    layer = nn.Linear(4, 2)
+    weight = torch.tensor([[1.0, -2, 3, -4], [5, -6, 7, -8]])
+    layer.weight.data.copy_(weight)
+    compress.prune_weights(nn.Sequential(layer), 0.5)
+    assert torch.equal(layer.weight, torch.where(weight.abs() > 4, weight, 0.0))
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+def test_worse_follows_the_direction_of_the_score() -> None:
+    assert compress.loss_of_score(0.9, 0.8, True) == pytest.approx(0.1)
+    assert compress.loss_of_score(3.0, 5.0, False) == 2
+    assert compress.loss_of_score(0.9, math.nan, True) == math.inf
+
+
+@pytest.mark.slow
+def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    write_data(tmp_path / "data", test=2)
+    done = run_training(write_lock(tmp_path / "compiled"))
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    command = ["out", "-o", "small", "--sparsity", "0.5", "--tolerance", "2"]
+    for mode in compress.MODES:
+        assert compress.main([*command, "--quantize", mode, "--force"]) == 0, capsys.readouterr().err
+        report = json.loads(Path("small/report.json").read_text())
+        assert report["after"]["bytes"] < report["before"]["bytes"]
+        assert min(report["after"]["sparsity"].values()) >= 0.4
+        again = compress.load_compressed(Path("small/model.pt"))
+        assert compress.sparsity_of(again) == report["after"]["sparsity"]
+    assert compress.main(command) == 1
+    assert "error[R546]" in capsys.readouterr().err
+    assert compress.main(["out", "-o", "strict", "--tolerance", "-1"]) == 1
+    assert "error[R548]" in capsys.readouterr().err
