@@ -1,7 +1,7 @@
 """A checkpoint made smaller after training, and what that costs: `python -m ratc_runtime.compress CHECKPOINT -o DIR`.
 
-Weights are pruned by torch's own utilities and quantized by torchao (extra `compress`). The report holds size, sparsity,
-latency and the score before and after; a loss of score beyond the tolerance makes the exit status 1.
+Weights are pruned by torch's own utilities and quantized by torchao (extra `compress`). The report holds size,
+sparsity, latency and the score before and after; a loss of score beyond the tolerance makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def sparsity_of(model: nn.Module) -> dict[str, float]:
     for name, layer in model.named_modules():
         if isinstance(layer, _PRUNED):
             weight: Any = layer.weight
-            weight = weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not nn.Parameter else weight
+            weight = (
+                weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not nn.Parameter else weight
+            )
             found[name] = float((weight == 0).float().mean())
     return found
 
@@ -110,7 +112,13 @@ def latency(model: Opened, count: int) -> dict[str, float]:
         model.engine.predict(image)
         if turn >= _WARM:
             seconds.append(time.perf_counter() - begun)
-    return {"batch": count, "runs": _TIMED, "median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+    return {
+        "batch": count,
+        "runs": _TIMED,
+        "median": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+    }
 
 
 def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str, Any]:
@@ -141,6 +149,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if (output / MODEL).exists() and not arguments.force:
         raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
     model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size)
+    name = arguments.metric or next(iter(model.task.metrics), "loss")
+    if name not in {*model.task.metrics, "loss"}:
+        raise RuntimeFinding("R547", f"there is no score `{name}`", f"there are {', '.join(model.task.metrics)}, loss")
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
     prepare_output(output)
     before = _measure(model, arguments.split, data_dir, output / MODEL)
@@ -149,9 +160,6 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.quantize:
         quantize(model.engine.module, arguments.quantize)
     after = _measure(model, arguments.split, data_dir, output / MODEL)
-    name = arguments.metric or next(iter(model.task.metrics), "loss")
-    if name not in before["scores"]:
-        raise RuntimeFinding("R547", f"there is no score `{name}`", f"there are {', '.join(before['scores'])}")
     metric = model.task.metrics.get(name)
     worse = loss_of_score(before["scores"][name], after["scores"][name], bool(metric and metric.larger_is_better))
     report = {
@@ -205,7 +213,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="what `ratc_runtime.evaluate` takes")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
-    parser.add_argument("--batch-size", type=int, help="samples at a time (default: the lock's micro-batch)")
+    parser.add_argument(
+        "--batch-size", type=opened.positive, help="samples at a time (default: the lock's micro-batch)"
+    )
     parser.add_argument("--sparsity", type=_share, default=0.0, help="share of each layer's weights set to zero")
     parser.add_argument("--quantize", choices=MODES, help="int8, of weights or of activations too")
     parser.add_argument("--split", choices=SPLITS, default="val", help="what is scored (default: val)")

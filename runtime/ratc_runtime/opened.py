@@ -56,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    parser.add_argument("--batch-size", type=_positive, help="samples at a time (default: the lock's micro-batch)")
+    parser.add_argument("--batch-size", type=positive, help="samples at a time (default: the lock's micro-batch)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a whole number from 1 on, of a command line."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
     return int(text)
