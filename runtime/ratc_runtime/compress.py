@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from ratc_runtime import opened
-from ratc_runtime.checkpoint.files import fault_of, write_file
+from ratc_runtime.checkpoint.files import beside, fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
@@ -53,15 +53,20 @@ def quantize(model: nn.Module, mode: str) -> None:
 
     Raises R545 where torchao is not there.
     """
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise RuntimeFinding("R545", "torchao is not installed", str(error), "pip install 'ratc[compress]'") from None
+    quantization = _torchao()
     kinds = {
         "weight_only": quantization.Int8WeightOnlyConfig,
         "dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
     }
     quantization.quantize_(model, kinds[mode]())
+
+
+def _torchao() -> Any:
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise RuntimeFinding("R545", "torchao is not installed", str(error), "pip install 'ratc[compress]'") from None
+    return quantization
 
 
 def load_compressed(path: Path) -> nn.Module:
@@ -135,10 +140,8 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
     }
 
 
-def loss_of_score(before: float | None, after: float | None, larger_is_better: bool) -> float:
+def loss_of_score(before: float, after: float | None, larger_is_better: bool) -> float:
     """Return by how much a score got worse (below 0: better); infinite where it means nothing any more."""
-    if before is None or math.isnan(before):
-        return 0.0
     if after is None or math.isnan(after):
         return math.inf
     return before - after if larger_is_better else after - before
@@ -149,17 +152,26 @@ def _run(arguments: argparse.Namespace) -> int:
     if (output / MODEL).exists() and not arguments.force:
         raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
     model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size)
-    name = arguments.metric or next(iter(model.task.metrics), "loss")
+    if arguments.quantize:
+        _torchao()  # before anything takes time
+    name = arguments.metric or model.lock.checkpoint.best_metric
     if name not in {*model.task.metrics, "loss"}:
         raise RuntimeFinding("R547", f"there is no score `{name}`", f"there are {', '.join(model.task.metrics)}, loss")
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
     prepare_output(output)
-    before = _measure(model, arguments.split, data_dir, output / MODEL)
+    # Under a hidden name until it is the model that the report is of.
+    work = beside(output / MODEL, "new")
+    before = _measure(model, arguments.split, data_dir, work)
+    score_before = before["scores"][name]
+    if score_before is None or math.isnan(score_before):
+        work.unlink()
+        raise RuntimeFinding("R547", f"`{name}` means nothing before: there is nothing to hold it to")
     if arguments.sparsity:
         prune_weights(model.engine.module, arguments.sparsity)
     if arguments.quantize:
         quantize(model.engine.module, arguments.quantize)
-    after = _measure(model, arguments.split, data_dir, output / MODEL)
+    after = _measure(model, arguments.split, data_dir, work)
+    os.replace(work, output / MODEL)
     metric = model.task.metrics.get(name)
     worse = loss_of_score(before["scores"][name], after["scores"][name], bool(metric and metric.larger_is_better))
     report = {
@@ -188,11 +200,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
     rows = [("", "before", "after"), ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}")]
+    zeros = (f"{_mean_sparsity(side['sparsity']):.1%}" for side in (before, after))
+    rows.append(("zeros", *zeros))
     rows.append((name, *(str(side["scores"][name])[:8] for side in (before, after))))
     for one, other in zip(before["latency_seconds"], after["latency_seconds"], strict=True):
         label = f"ms, batch {one['batch']}"
         rows.append((label, *(f"{1000 * side['median']:.2f}" for side in (one, other))))
     return "\n".join(f"{label:<16}{left:>16}{right:>16}" for label, left, right in rows)
+
+
+def _mean_sparsity(layers: dict[str, float]) -> float:
+    return statistics.fmean(layers.values()) if layers else 0.0
 
 
 def _share(text: str) -> float:
@@ -220,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quantize", choices=MODES, help="int8, of weights or of activations too")
     parser.add_argument("--split", choices=SPLITS, default="val", help="what is scored (default: val)")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    parser.add_argument("--metric", help="the score that is held (default: the task's first)")
+    parser.add_argument("--metric", help="the score that is held (default: the lock's best_metric)")
     parser.add_argument("--tolerance", type=float, default=0.01, help="by how much it may be worse (default: 0.01)")
     parser.add_argument("--force", action="store_true", help="write over a model that is there")
     try:

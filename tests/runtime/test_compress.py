@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lockfile import run_training, write_data, write_lock
-from ratc_runtime import compress
+from ratc_runtime import compress, evaluate, opened
 from torch import nn
 
 
@@ -45,6 +46,13 @@ def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
         assert min(report["after"]["sparsity"].values()) >= 0.4
         again = compress.load_compressed(Path("small/model.pt"))
         assert compress.sparsity_of(again) == report["after"]["sparsity"]
+        # What was loaded gives what was measured.
+        plain = opened.open_checkpoint(Path("out"), device="cpu")
+        engine = opened.Predictor(plain.lock, again, torch.device("cpu"))
+        found, _ = evaluate.score(dataclasses.replace(plain, engine=engine), "val", Path("data"))
+        assert {**found.scores, "loss": found.loss} == pytest.approx(report["after"]["scores"], nan_ok=True)
+        assert report["after"]["scores"]["loss"] != report["before"]["scores"]["loss"]
+    assert sorted(path.name for path in Path("small").iterdir()) == ["model.pt", "report.json"]
     assert compress.main(command) == 1
     assert "error[R546]" in capsys.readouterr().err
     assert compress.main(["out", "-o", "other", "--metric", "accuracy"]) == 1
