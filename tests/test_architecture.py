@@ -67,10 +67,11 @@ def test_stages_know_only_what_comes_before_them():
         "layers": {"document", "schema"},
         "schema": {"document"},
         "sweep": {"document", "layers", "schema"},
+        "tuning": {"document", "layers", "schema", "sweep"},
         "rules": {"memory", "augmentations"},
         "facts": set(),
         "resolve": {"memory"},
-        "targets": set(),
+        "targets": {"sweep", "tuning"},
         "diff": {"explain"},
         "migrate": {"document", "schema"},
         "render": {"diff", "explain"},
@@ -81,7 +82,7 @@ def test_stages_know_only_what_comes_before_them():
         "probe": {"facts", "submission"},
         "consumers": {"document", "targets"},
         "emit": {"targets"},
-        "compiler": {"document", "layers", "schema", "sweep", "rules", "facts", "resolve", "memory"},
+        "compiler": {"document", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
     }
     for path in sources():
         name = stage(path)
