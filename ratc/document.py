@@ -63,7 +63,8 @@ class Node:
         """The node under a path of keys and indices, or None."""
         node = self
         for step in path:
-            if isinstance(node.value, dict) and step in node.value:
+            # The schema's validator names a key of digits as a number.
+            if isinstance(node.value, dict) and str(step) in node.value:
                 node = node.value[str(step)]
             elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
                 node = node.value[step]

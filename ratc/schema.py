@@ -131,7 +131,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     owner = _lookup(schema, list(error.schema_path)[:-1])
     name = _dotted(path)
     if kind.name == "additionalProperties":
-        return [_unknown_key(key, name, node, owner, schema) for key in kind.unexpected]
+        # The validator leaves an empty key out of its paths; that one is told of by itself (`propertyNames`).
+        return [_unknown_key(key, name, node, owner, schema) for key in kind.unexpected if node.find((key,))]
     if kind.name == "required":
         where = f" in `{name}`" if name else ""
         hint = owner["properties"][kind.property].get("examples", [])

@@ -161,6 +161,8 @@ def test_they_are_spread_evenly():
         ("{learning_rate: 3}", "R102", "learning_rate"),
         ("{learning_rate: {range: [a, b]}}", "R102", "range"),
         ("{learning_rate: {ranges: [1, 2]}}", "R101", "did you mean `range`"),
+        ('{"0": 3}', "R102", "must be"),
+        ('{"": {"0": 1}}', "R106", "is not the name"),
     ],
 )
 def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code, words):
