@@ -34,6 +34,8 @@ GROUP_MARGIN = 60.0
 GRACE = 15.0
 #: Opening the data, building the model and the first step, with torch.compile in it, are given at least so long.
 FIRST = 900.0
+#: A rank answers whose sign of life changed within so many looks: on a busy machine one look may come too early.
+LOOKS = 5
 #: How many of the processes that hang are shown with their stack.
 SHOWN = 4
 
@@ -90,7 +92,7 @@ class Watchdog:
         self._armed = float("-inf")
         self._beats: dict[int, Beat] = {}
         self._finished: set[int] = set()  # ranks that were there, and took their sign of life away
-        self._heard: set[int] = set()  # ranks whose last two beats that were read differ
+        self._heard: dict[int, int] = {}  # this rank's count when the beat of another was last seen to change
         self._gone: tuple[float, str] | None = None  # when it was seen, and who
         #: True once it has said why the run ends: what the main thread meets because of it is nothing to tell.
         self.spoken = False
@@ -187,11 +189,18 @@ class Watchdog:
                 self._finished.add(rank)
             if rank == self.rank or beat is None:
                 continue
-            if old is None or old.count == beat.count:
-                self._heard.discard(rank)
-            else:
-                self._heard.add(rank)
+            if old is not None and old.count != beat.count:
+                self._heard[rank] = self._count
             self._beats[rank] = beat
+
+    def _answering(self) -> set[int]:
+        """Return the ranks that are seen to be alive, this one with them."""
+        since = self._count - LOOKS * max(1.0, self._every() / self.tick)
+        return {self.rank, *(rank for rank, count in self._heard.items() if count >= since)}
+
+    def _every(self) -> float:
+        """Return the seconds between two looks at the others."""
+        return max(self.tick, self.seconds / 20)
 
     # What ends other ranks
 
@@ -269,24 +278,22 @@ class Watchdog:
 
     def _judge(self) -> None:
         """End the run where no rank has got on; the lowest rank that answers speaks for all."""
-        every = max(self.tick, self.seconds / 20)
-        if self._stalled > self.seconds / 2 and self._stalled % every < self.tick:
+        if self._stalled > self.seconds / 2 and self._stalled % self._every() < self.tick:
             # Rank 0 looks at all the others, they at rank 0 alone, or a thousand ranks read a million files.
             self._hear(range(self.size) if self.rank == 0 else [0])
         if self._stalled < self.seconds:
             return
-        if self.rank != 0 and 0 in self._heard and self._stalled < self.seconds + GROUP_MARGIN / 2:
+        if self.rank != 0 and 0 in self._answering() and self._stalled < self.seconds + GROUP_MARGIN / 2:
             return
         if self.rank != 0:
             self._hear(range(self.size))
             self._closed.wait(3 * self.tick)
             self._hear(range(self.size))
-            if min(self._heard | {self.rank}) != self.rank and self._stalled < self.seconds + GROUP_MARGIN / 2:
+            if min(self._answering()) != self.rank and self._stalled < self.seconds + GROUP_MARGIN / 2:
                 return
         # As long as one of them gets on, the others wait for it with reason.
-        if min(beat.seconds for rank, beat in self._beats.items() if rank in self._heard | {self.rank}) < (
-            0.8 * self.seconds
-        ):
+        answering = self._answering()
+        if min(beat.seconds for rank, beat in self._beats.items() if rank in answering) < 0.8 * self.seconds:
             return
         self._end_all()
 
@@ -307,7 +314,7 @@ class Watchdog:
     def _end_all(self) -> None:
         """Say who does not come along, and end every process that this one can reach."""
         assert self.hearts is not None
-        stuck = self._suspects()
+        stuck, answering = self._suspects(), self._answering()
         lines = []
         for rank in stuck[:SHOWN]:
             beat = self._beats.get(rank)
@@ -315,7 +322,7 @@ class Watchdog:
                 lines.append(f"rank {rank} has left no sign of life: it did not start, or sees another output folder")
                 continue
             what = f"rank {rank} on {beat.host}, process {beat.pid}, "
-            if rank in self._heard or rank == self.rank:
+            if rank in answering:
                 lines.append(f"{what}has been in `{beat.phase}` for {beat.seconds:.0f} s:\n{beat.stack}")
             else:
                 lines.append(
@@ -337,7 +344,7 @@ class Watchdog:
         message = f"no progress for {self.seconds:.0f} s{self._at()}: {named}"
         if first is None:
             message += " is missing"
-        elif first.rank in self._heard or first.rank == self.rank:
+        elif first.rank in answering:
             message += f" hangs in `{first.phase}`"
         else:
             message += f" does not answer, last seen in `{first.phase}`"
@@ -355,7 +362,7 @@ class Watchdog:
 
     def _suspects(self) -> list[int]:
         """Ranks that do not answer or do not wait for others; where all wait, those that are the furthest behind."""
-        here = self._heard | self._finished | {self.rank}
+        here = self._answering() | self._finished
         silent = [rank for rank in range(self.size) if rank not in here]
         known = {rank: beat for rank, beat in self._beats.items() if rank not in self._finished}
         busy = [rank for rank, beat in known.items() if rank not in silent and not beat.waiting]

@@ -235,10 +235,27 @@ def test_who_is_named(
     tmp_path: Path, marks: tuple[int, ...], waiting: tuple[bool, ...], heard: set[int], expected: list[int]
 ) -> None:
     dog = Watchdog(60, tmp_path, 0, 3, range(3))
-    dog._heard = heard
+    dog._heard = dict.fromkeys(heard, dog._count)
     for rank in range(3):
         dog._beats[rank] = beat(rank, os.getpid(), marks=marks[rank], waiting=waiting[rank])
     assert dog._suspects() == expected
+
+
+def test_a_rank_that_beats_a_little_late_answers_and_one_that_stopped_does_not(tmp_path: Path) -> None:
+    dog = Watchdog(8, tmp_path, 0, 2, range(2))
+    dog.seconds = dog.usual
+    assert dog.hearts is not None
+    other = Heartbeats(tmp_path, dog.hearts.folder.name, 1)
+    # Two looks between two beats see the same one: a busy machine, not a rank that does not answer.
+    for count, answers in ((1, False), (1, False), (2, True), (2, True), (2, True), (3, True)):
+        other.write(beat(1, os.getpid(), count=count))
+        dog._count_time(dog.tick)
+        dog._hear([1])
+        assert (1 in dog._answering()) == answers, count
+    for look in range(1, 8):
+        dog._count_time(dog.tick)
+        dog._hear([1])
+        assert (1 in dog._answering()) == (look <= watchdog.LOOKS), look
 
 
 def hanging(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
