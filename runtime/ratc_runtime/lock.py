@@ -10,21 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.strict import LOCK_VERSION, load_yaml, read_class, unreadable
 from ratc_runtime.tasks import METRICS, metrics
-
-LOCK_VERSION = 1
-# A lock has some hundred lines; anything beyond this is another file under its name.
-MAX_LOCK_BYTES = 4 * 2**20
-
 
 # What of the data decides the weights: not where they lie, what classes are called, or how they are loaded.
 _LEARNT_DATA = (
@@ -247,93 +238,6 @@ class Lock:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key given twice instead of taking the last one."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                raise yaml.YAMLError(f"key {key.value!r} is given twice (line {key.start_mark.line + 1})")
-            seen.add(key.value)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _unreadable(message: str, note: str = "") -> RuntimeFinding:
-    return RuntimeFinding("R505", message, note, "compile the spec again: ratc compile SPEC")
-
-
-def load_yaml(path: Path) -> Any:
-    """Return the content of a small YAML file, or raise R505 saying why it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_LOCK_BYTES + 1)
-    except OSError as error:
-        raise _unreadable(f"cannot read {path}", error.strerror or str(error)) from None
-    if len(raw) > MAX_LOCK_BYTES:
-        raise _unreadable(f"{path} is too large to be read", f"more than {MAX_LOCK_BYTES} bytes")
-    try:
-        return yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)
-    except UnicodeDecodeError:
-        raise _unreadable(f"{path} is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _unreadable(f"{path} is not valid YAML", reason) from None
-
-
-def _spell(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(repr(choice) for choice in typing.get_args(kind))
-    if typing.get_origin(kind) is types.UnionType:
-        return " or ".join(_spell(part) for part in typing.get_args(kind))
-    return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Return `value` as `kind` (a dataclass, a scalar, list[...] or dict[...]), or raise R505 naming `where`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _read_class(kind, value, where)
-    if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        return _read(next(part for part in arguments if part is not type(None)), value, where)
-    if origin is Literal and isinstance(value, str) and value in arguments:
-        return value
-    if origin is list and isinstance(value, list):
-        return [_read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is Any:
-        return value
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    raise _unreadable(f"the lock's {where} is {value!r:.80}, expected {_spell(kind)}")
-
-
-def _read_class(kind: Any, value: Any, where: str) -> Any:
-    name = where or "top level"
-    if not isinstance(value, dict):
-        raise _unreadable(f"the lock's {name} is no mapping", f"found {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    unknown = [str(key) for key in value if key not in hints]
-    optional = {part.name for part in dataclasses.fields(kind) if part.default is not dataclasses.MISSING}
-    missing = [key for key in hints if key not in value and key not in optional]
-    if unknown or missing:
-        said = [f"unknown: {', '.join(unknown)}"] if unknown else []
-        said += [f"missing: {', '.join(missing)}"] if missing else []
-        raise _unreadable(f"the lock's keys at {name} are not those of version {LOCK_VERSION}", "; ".join(said))
-    prefix = f"{where}." if where else ""
-    return kind(**{key: _read(hint, value[key], prefix + key) for key, hint in hints.items() if key in value})
-
-
 def read_lock(path: Path) -> Lock:
     """Read and check `lock.yaml`.
 
@@ -347,7 +251,7 @@ def read_lock(path: Path) -> Lock:
 
 def lock_from(content: Any) -> Lock:
     """Return the lock of a plain mapping, as `dataclasses.asdict` makes it of one; raises R505 as `read_lock` does."""
-    lock: Lock = _read_class(Lock, content, "")
+    lock: Lock = read_class(Lock, content, "")
     _check_ranges(lock)
     return lock
 
@@ -355,7 +259,7 @@ def lock_from(content: Any) -> Lock:
 def _load(path: Path) -> Any:
     content = load_yaml(path)
     if isinstance(content, dict) and content.get("lock_version", LOCK_VERSION) != LOCK_VERSION:
-        raise _unreadable(
+        raise unreadable(
             f"{path} has lock_version {content['lock_version']!r:.40}",
             f"this runtime reads version {LOCK_VERSION}",
         )
@@ -369,10 +273,10 @@ def _with_shared(path: Path, own: dict[str, Any]) -> Any:
     """
     relative = own.pop("shared")
     if not isinstance(relative, str) or own.get("point") != path.resolve().parent.name:
-        raise _unreadable(f"{path} is no point's lock", "`shared` names a file, and `point` is the name of its folder")
+        raise unreadable(f"{path} is no point's lock", "`shared` names a file, and `point` is the name of its folder")
     shared = _load(path.parent / relative)
     if not isinstance(shared, dict) or not isinstance(shared.get("artifacts"), dict):
-        raise _unreadable(f"the shared lock {path.parent / relative} is no lock")
+        raise unreadable(f"the shared lock {path.parent / relative} is no lock")
     folder = relative.rpartition("/")[0]
     shared["artifacts"] = {f"{folder}/{name}": digest for name, digest in shared["artifacts"].items()}
     return _laid_over(shared, own)
@@ -412,7 +316,7 @@ def _check_ranges(lock: Lock) -> None:
         positive["detection.decoder_layers"] = lock.detection.decoder_layers
     for where, value in positive.items():
         if value <= 0:
-            raise _unreadable(f"the lock's {where} is {value}, expected more than zero")
+            raise unreadable(f"the lock's {where} is {value}, expected more than zero")
     lengths = (
         ("data.image_size", data.image_size, (2, 3)),
         ("training.betas", training.betas, (2,)),
@@ -421,19 +325,19 @@ def _check_ranges(lock: Lock) -> None:
     for where, found, expected in lengths:
         if len(found) not in expected:
             wanted = " or ".join(map(str, expected))
-            raise _unreadable(f"the lock's {where} has {len(found)} values, expected {wanted}")
+            raise unreadable(f"the lock's {where} has {len(found)} values, expected {wanted}")
     if len(data.scales) > 1 and not lock.model.multi_scale:
-        raise _unreadable("the lock's data.scales are several, and model.multi_scale is false")
+        raise unreadable("the lock's data.scales are several, and model.multi_scale is false")
     if lock.parallel.nodes * lock.parallel.processes_per_node != lock.parallel.world_size:
-        raise _unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
+        raise unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
     if lock.engine.deepspeed and lock.checkpoint.asynchronous:
-        raise _unreadable("the lock's checkpoint.asynchronous is true, and engine.deepspeed writes shards itself")
+        raise unreadable("the lock's checkpoint.asynchronous is true, and engine.deepspeed writes shards itself")
     if lock.engine.deepspeed and lock.parallel.world_size == 1 and not lock.engine.use_accelerate:
-        raise _unreadable("the lock's engine.deepspeed without use_accelerate needs more than one process")
+        raise unreadable("the lock's engine.deepspeed without use_accelerate needs more than one process")
     if lock.task_type not in METRICS:
         known = " and ".join(METRICS)
-        raise _unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
+        raise unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
     if (lock.task_type == "detection") != (lock.detection is not None):
-        raise _unreadable("the lock's detection section goes with task_type detection, and only with it")
+        raise unreadable("the lock's detection section goes with task_type detection, and only with it")
     if lock.checkpoint.best_metric not in (*metrics(lock), "loss"):
-        raise _unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")
+        raise unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

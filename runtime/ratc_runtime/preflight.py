@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.lock import Lock, load_yaml, read_lock
+from ratc_runtime.lock import Lock, read_lock
+from ratc_runtime.strict import load_yaml
 
 # Read when compiling; at run time they would be silently without effect.
 COMPILE_TIME_PREFIX = "RAT_"

@@ -187,7 +187,7 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
     if "shared" in tree or not {"training", "model", "data"} <= tree.keys():
         pytest.skip("a shared lock holds no whole run")
     try:
-        before = runtime._read_class(runtime.Lock, tree, "").fingerprint()
+        before = runtime.read_class(runtime.Lock, tree, "").fingerprint()
     except runtime.RuntimeFinding:
         pytest.skip("a shared lock holds no whole run")
     sections = {key: value for key, value in tree.items() if key not in ("inputs", "artifacts", "job")}
@@ -200,7 +200,7 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
         if inner[key] is None or path in FIXED:
             continue
         inner[key] = next((item for item in CHOICES.get(path, ()) if item != inner[key]), other(inner[key]))
-        differs = runtime._read_class(runtime.Lock, after, "").fingerprint() != before
+        differs = runtime.read_class(runtime.Lock, after, "").fingerprint() != before
         assert (Effect.RESUME in effects.of_plan(path)[0]) == (differs or path in ENGINE), path
 
 
