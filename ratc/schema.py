@@ -70,7 +70,9 @@ def subschema(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
             node = node["properties"][key]
         elif node.get("additionalProperties", "properties" not in node and "object" in _types(node)) is not False:
             rest = node.get("additionalProperties")
-            return rest if isinstance(rest, dict) else {}
+            if not isinstance(rest, dict):
+                return {}
+            node = rest
         else:
             return None
     return node
@@ -96,7 +98,10 @@ def _position(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
 
 
 def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, Value]) -> None:
-    """Flatten the document along the schema. A free mapping and a list are values of their own."""
+    """Flatten the document along the schema. A free mapping and a list are values of their own.
+
+    A mapping of sections by names that are free is both: a value, and its sections' keys.
+    """
     if "properties" in schema and not (node is not None and node.value is None):
         children = node.value if node is not None and isinstance(node.value, dict) else {}
         if node is None and "null" in _types(schema):
@@ -109,6 +114,11 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
     else:
         origin: Origin = "spec" if node.layer == "spec" else "layer"
         into[path] = Value(_coerce(node.data(), schema), origin, node.layer, span=node.span)
+        inner = schema.get("additionalProperties")
+        inner = inner if isinstance(inner, dict) else {}
+        if "properties" in inner and inner.get("type") == "object" and isinstance(node.value, dict):
+            for key, child in node.value.items():
+                _fill(f"{path}.{key}", child, inner, into)
 
 
 def _coerce(value: Any, schema: dict[str, Any]) -> Any:

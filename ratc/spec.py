@@ -24,6 +24,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+TaskName = Annotated[str, Field(max_length=30, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 ClassName = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
 KeyPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
 Arguments = dict[Variable, Any]
@@ -263,6 +264,33 @@ class Detection(Section):
     )
 
 
+class PartData(Section):
+    """The data of one of several tasks; sizes, channels, augmentations and loading stand under `data`."""
+
+    folder: Text = Field(".", description="Folder of the task's data, within `data.data_dir`.", examples=["lesions"])
+    dataset: str | None = Field(
+        None,
+        pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
+        description="As `data.dataset`; the first of the task where absent.",
+        examples=["isic", "coco"],
+    )
+    args: Arguments = Field({}, description="As `data.args`.")
+    num_classes: Annotated[int, Field(ge=1, le=256)] = Field(1, description="As `data.num_classes`.", examples=[3])
+    class_names: list[ClassName] | None = Field(None, description="As `data.class_names`.")
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = Field(None, description="As `data.ignore_index`.")
+
+
+class Part(Section):
+    """One of several tasks: its head, its loss and its data."""
+
+    task_type: Literal["segmentation", "detection"] = Field(..., description="What is learnt.")
+    weight: Positive = Field(1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5])
+    loss: Annotated[str, Field(pattern=LOSS)] | None = Field(None, description="As `training.loss`.")
+    loss_args: Arguments = Field({}, description="As `training.loss_args`.")
+    data: PartData = Field(PartData(), description="Its data.")
+    detection: Detection = Field(Detection(), description="The head of `task_type: detection`.")
+
+
 class Logging(Section):
     """Where the curves go."""
 
@@ -448,8 +476,9 @@ class Spec(Section):
         examples=["isic-rat-128"],
     )
     description: str = Field("", description="One line for people.")
-    task_type: Literal["segmentation", "detection", "custom"] = Field(
-        "segmentation", description="What is learnt; of `custom` only your own model, data and loss know."
+    task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
+        "segmentation",
+        description="What is learnt; of `custom` only your own model, data and loss know, and `multi` is the `tasks`.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Seed of every random number.")
     debug: bool = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
@@ -461,6 +490,17 @@ class Spec(Section):
     data: Data = Field(..., description="The data.")
     evaluation: Evaluation = Field(Evaluation(), description="The scores.")
     detection: Detection = Field(Detection(), description="The head of `task_type: detection`.")
+    tasks: Annotated[dict[TaskName, Part], Field(min_length=2, max_length=16)] | None = Field(
+        None,
+        description="The tasks of `task_type: multi`, by names of your choice: they share the model, and each has a "
+        "head, a loss and data of its own.",
+        examples=[
+            {
+                "lesions": {"task_type": "segmentation", "data": {"folder": "isic"}},
+                "cells": {"task_type": "detection", "weight": 0.5, "data": {"folder": "cells", "num_classes": 3}},
+            }
+        ],
+    )
     logging: Logging = Field(Logging(), description="Tracking.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Literal["accelerate", "torchrun"] | None = Field(

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 #: The scores of each task; the first chooses the best checkpoint where a spec names none.
 METRICS: dict[str, tuple[str, ...]] = {
     "segmentation": ("dice", "iou", "hausdorff95", "hausdorff"),
     "detection": ("map", "map_50", "map_75"),
     "custom": (),
+    "multi": (),  # those of its tasks, see `metrics`
 }
 #: The built-in losses of each task, the one that is taken where a spec names none first.
 LOSSES: dict[str, tuple[str, ...]] = {
     "segmentation": ("combined", "bce", "cross_entropy", "dice"),
     "detection": ("set_prediction",),
     "custom": (),
+    "multi": (),
 }
 #: The built-in data sets of each task.
-DATASETS: dict[str, tuple[str, ...]] = {"segmentation": ("isic", "volumes"), "detection": ("coco",), "custom": ()}
+DATASETS: dict[str, tuple[str, ...]] = {
+    "segmentation": ("isic", "volumes"),
+    "detection": ("coco",),
+    "custom": (),
+    "multi": (),
+}
 
 
-def metrics(task_type: str) -> tuple[str, ...]:
-    """The names that `checkpoint.best_metric` may have."""
+def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The names that `checkpoint.best_metric` may have, the one first that it has where a spec names none.
+
+    ``parts`` are the kinds of several tasks by name: their scores are called `name/score`, and the loss is their sum.
+    """
+    if parts:
+        return ("loss", *(f"{name}/{score}" for name, kind in parts.items() for score in METRICS.get(kind, ())))
     return (*METRICS.get(task_type, ()), "loss")
 
 
@@ -30,4 +44,10 @@ def default_loss(task_type: str) -> str | None:
 
 def larger_is_better(metric: str) -> bool:
     """Which way a score goes; one of the user's is taken to be better when larger (`ratc_runtime.tasks.custom`)."""
-    return metric != "loss" and not metric.startswith("hausdorff")
+    return metric != "loss" and not metric.rpartition("/")[2].startswith("hausdorff")
+
+
+def class_names(task: str, classes: int) -> list[str]:
+    """What classes are called that nobody named."""
+    first = "class 0" if task == "detection" else ("foreground" if classes == 1 else "background")
+    return [first, *(f"class {n}" for n in range(1, classes))]

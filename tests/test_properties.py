@@ -91,7 +91,8 @@ training: {loss: "package:Loss", loss_args: {gamma: 2.0}, gradient_accumulation_
 data: {dataset: "package:Data", args: {root: x}, data_dir: d}
 tuning: {search_space: {learning_rate: [1e-5, 1e-3]}}
 """
-SPECS = [FULL, OWN, (ROOT / "specs" / "brain" / "config.yaml").read_text()]
+SEVERAL = (ROOT / "tests" / "cases" / "several-tasks" / "spec.yaml").read_text()
+SPECS = [FULL, OWN, SEVERAL, (ROOT / "specs" / "brain" / "config.yaml").read_text()]
 
 
 def pipeline(raw: bytes) -> tuple[Plan | None, tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
@@ -529,8 +530,9 @@ def agree(tree: dict[str, Any], described: dict[str, Any], model: Any) -> None:
     for path, value in resolved.items():
         owner = typed
         for key in path.split("."):
-            owner = getattr(owner, key, None)
-        if path != "tuning" and not path.startswith("tuning."):
+            owner = owner.get(key) if isinstance(owner, dict) else getattr(owner, key, None)
+        # The keys of each of `tasks` are compared one by one.
+        if path not in ("tuning", "tasks") and not path.startswith("tuning."):
             assert exactly(owner) == exactly(value.value), path
 
 

@@ -24,6 +24,7 @@ PREDICTED_FROM = (
     "data.ignore_index",
     "detection.",
     "task_type",
+    "tasks.",
     "data.scales",
     "training.precision",
     "training.optimizer",

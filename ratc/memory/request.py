@@ -43,7 +43,14 @@ def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
         "loss": {"name": values["training.loss.name"].value, "args": _under(plan, "training.loss.args")},
     }
     task = values["task_type"].value
-    head = {"detection": _under(plan, "detection")} if task == "detection" else {}
+    kinds = {
+        path.split(".")[1]: value.value
+        for path, value in values.items()
+        if path.startswith("tasks.") and path.endswith(".task_type")
+    }
+    several = {name: _part(plan, f"tasks.{name}", kind) for name, kind in kinds.items()}
+    head: dict[str, Any] = {"tasks": several} if several else {}
+    head |= {"detection": _under(plan, "detection")} if task == "detection" else {}
     return {
         "task_type": task,
         **head,
@@ -59,6 +66,18 @@ def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
         "engine": wanted.engine,
         "accumulation": accumulation,
         "compute_capability": wanted.kernels,
+    }
+
+
+def _part(plan: Plan, at: str, kind: str) -> dict[str, Any]:
+    """What of one of several tasks has a part in the memory of a step."""
+    values = plan.values
+    return {
+        "task_type": kind,
+        "weight": values[f"{at}.weight"].value,
+        "loss": {"name": values[f"{at}.loss.name"].value, "args": _under(plan, f"{at}.loss.args")},
+        "data": {key: values[f"{at}.data.{key}"].value for key in ("num_classes", "ignore_index")},
+        **({"detection": _under(plan, f"{at}.detection")} if kind == "detection" else {}),
     }
 
 

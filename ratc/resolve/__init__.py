@@ -22,6 +22,7 @@ from ratc.resolve import (
     parallelism,
     precision,
     request,
+    several,
     training,
 )
 from ratc.resolve.context import Context
@@ -40,6 +41,7 @@ DERIVATIONS = (
     model,
     training,
     loader,
+    several,
     checkpoints,
     memory,
     launch,

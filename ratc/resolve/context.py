@@ -26,6 +26,16 @@ class Context:
             given = self.settings[path]
             self.values[under or path] = Value(given.value, given.origin, given.reason, (f"spec:{path}",), given.span)
 
+    def keep_arguments(self, path: str, under: str | None = None) -> None:
+        """Take a mapping of arguments into the plan, each under its own path; one that is empty as it is."""
+        given = self.settings[path]
+        if not given.value:
+            self.keep(path, under=under)
+        for key, value in given.value.items():
+            self.values[f"{under or path}.{key}"] = Value(
+                value, given.origin, given.reason, (f"spec:{path}",), given.span
+            )
+
     def derive(self, path: str, value: Any, reason: str, *inputs: str) -> Any:
         """Put a value that follows from others, and return it."""
         self.values[path] = Value(value, "derived", reason, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
+from ratc.parts import kinds
 from ratc.resolve.context import Context
 from ratc.tasks import metrics
 
@@ -36,8 +37,9 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             context.keep(path)
     context.keep("evaluation.hausdorff")
     if settings["checkpoint.best_metric"].value is None:
-        task = settings.get_as(str, "task_type")
-        context.derive("checkpoint.best_metric", metrics(task)[0], f"the first score of {task}", "spec:task_type")
+        task, several = settings.get_as(str, "task_type"), kinds(settings)
+        why = "the sum that is trained on" if several else f"the first score of {task}"
+        context.derive("checkpoint.best_metric", metrics(task, several)[0], why, "spec:task_type")
     else:
         context.keep("checkpoint.best_metric")
     if settings["task_type"].value == "detection":

@@ -11,8 +11,10 @@ from math import prod
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory.images import sides
+from ratc.parts import kinds
 from ratc.plan import Value
 from ratc.resolve.context import Context
+from ratc.tasks import class_names
 from ratc.units import gib, memory_bytes
 
 #: Transforms whose `size` is the image's where the spec does not say it.
@@ -31,13 +33,13 @@ MOST_WORKERS = 8
 def derive(context: Context) -> Iterator[Diagnostic]:
     """Workers, pinning and prefetching, within the cores asked for."""
     settings = context.settings
-    context.keep("data.dataset", "data.data_dir", "data.channels", "data.on_bad_sample", "data.num_classes")
+    if settings["task_type"].value == "multi":
+        context.derive("data.dataset", "joint", "a sample of each of `tasks` at every position", "spec:tasks")
+    else:
+        context.keep("data.dataset")
+    context.keep("data.data_dir", "data.channels", "data.on_bad_sample", "data.num_classes")
     _classes(context)
-    args = settings["data.args"]
-    if not args.value:
-        context.keep("data.args")
-    for key, value in args.value.items():
-        context.values[f"data.args.{key}"] = Value(value, args.origin, args.reason, ("spec:data.args",), args.span)
+    context.keep_arguments("data.args")
     size = settings["data.image_size"]
     if isinstance(size.value, list):
         context.keep("data.image_size")
@@ -142,7 +144,8 @@ def _batch_bytes(context: Context) -> int:
     pixels = prod(sides)
     scales = context.value("data.scales")
     images = sum(pixels * scale ** len(sides) * context.value("data.channels") for scale in scales)
-    return int(context.value("training.micro_batch_size") * (images + pixels) * 4)
+    tasks = max(1, len(kinds(context.settings)))
+    return int(context.value("training.micro_batch_size") * tasks * (images + pixels) * 4)
 
 
 def _memory(context: Context) -> tuple[int | None, str]:
@@ -155,12 +158,12 @@ def _memory(context: Context) -> tuple[int | None, str]:
 def _classes(context: Context) -> None:
     """What the classes are called, and which pixels do not count."""
     classes = context.settings.get_as(int, "data.num_classes")
-    if context.settings["data.class_names"].value is not None:
+    if context.settings["task_type"].value == "multi":
+        context.derive("data.class_names", ["of each task"], "each of `tasks` has its own", "spec:tasks")
+    elif context.settings["data.class_names"].value is not None:
         context.keep("data.class_names")
     else:
-        objects = context.settings["task_type"].value == "detection"
-        first = "class 0" if objects else ("foreground" if classes == 1 else "background")
-        names = [first, *(f"class {n}" for n in range(1, classes))]
+        names = class_names(context.settings.get_as(str, "task_type"), classes)
         inputs = ("spec:data.num_classes", "spec:task_type")
         context.derive("data.class_names", names, "where no names are given", *inputs)
     context.keep("data.ignore_index")

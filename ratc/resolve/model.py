@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import sides
 from ratc.memory.rat import map_bytes
-from ratc.plan import Value
 from ratc.resolve.context import Context
 
 _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
@@ -19,13 +18,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.keep("model.name", "model.multi_scale")
     _attention(context)
     if settings["model.name"].value != "rat":
-        args = settings["model.args"]
-        for key, value in args.value.items():
-            context.values[f"model.args.{key}"] = Value(
-                value, args.origin, args.reason, ("spec:model.args",), args.span
-            )
-        if not args.value:
-            context.keep("model.args")
+        context.keep_arguments("model.args")
         return
     channels = settings["data.channels"]
     for path in settings:

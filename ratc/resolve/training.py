@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
-from ratc.plan import Value
 from ratc.resolve.context import Context
 from ratc.tasks import default_loss
 from ratc.units import gib
@@ -44,18 +43,14 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("training.compile")
     context.keep("training.callbacks")
-    if settings["training.loss"].value is None:
+    if settings["task_type"].value == "multi":
+        context.derive("training.loss.name", "weighted_sum", "of the losses of `tasks`", "spec:tasks")
+    elif settings["training.loss"].value is None:
         task = settings.get_as(str, "task_type")
         context.derive("training.loss.name", default_loss(task), f"the loss of {task}", "spec:task_type")
     else:
         context.keep("training.loss", under="training.loss.name")
-    args = settings["training.loss_args"]
-    if not args.value:
-        context.keep("training.loss_args", under="training.loss.args")
-    for key, value in args.value.items():
-        context.values[f"training.loss.args.{key}"] = Value(
-            value, args.origin, args.reason, ("spec:training.loss_args",), args.span
-        )
+    context.keep_arguments("training.loss_args", under="training.loss.args")
     if settings.number("training.min_learning_rate") > settings.number("training.learning_rate"):
         span = settings["training.min_learning_rate"].span or settings["training.learning_rate"].span
         yield Diagnostic("R313", "`min_learning_rate` is above `learning_rate`", span)

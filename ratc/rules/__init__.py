@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic
+from ratc.parts import parts
 from ratc.plan import Values
 from ratc.rules import (
     augmentations,
@@ -19,15 +20,17 @@ from ratc.rules import (
     readonly,
     scales,
     secrets,
+    several,
     unavailable,
 )
 
+#: Of a task: where a spec has several, they look at each of them.
+OF_TASK = (detection, model_arguments, dimensions, classes)
 RULES = (
+    several,
     custom,
-    detection,
     exclusive,
     heads,
-    model_arguments,
     scales,
     secrets,
     readonly,
@@ -36,14 +39,15 @@ RULES = (
     grid,
     metric,
     augmentations,
-    dimensions,
-    classes,
 )
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:
     """What every rule finds, in the order of the file."""
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]
+    tasks = parts(settings).values() if settings["task_type"].value == "multi" else (settings,)
+    # What is wrong with the model, which they share, is said once.
+    found += dict.fromkeys(diagnostic for task in tasks for rule in OF_TASK for diagnostic in rule.check(task))
     return tuple(sorted(found, key=_line))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from ratc.diagnostics import Diagnostic
+from ratc.parts import kinds
 from ratc.plan import Values
 from ratc.tasks import metrics
 
@@ -13,7 +14,7 @@ from ratc.tasks import metrics
 def check(settings: Values) -> Iterator[Diagnostic]:
     """`checkpoint.best_metric` is `loss` or a score of `task_type`."""
     asked, task = settings["checkpoint.best_metric"], settings.get_as(str, "task_type")
-    known = metrics(task)
+    known = metrics(task, kinds(settings))
     if asked.value is None or asked.value in known:
         return
     message = f"{task} has no metric `{asked.value}`"

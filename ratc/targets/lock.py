@@ -25,6 +25,7 @@ SECTIONS = (
     "data",
     "evaluation",
     "detection",
+    "tasks",
     "logging",
     "checkpoint",
     "output_dir",

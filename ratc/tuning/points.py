@@ -78,7 +78,8 @@ def _value(document: Document, path: str) -> Any:
 def _metric(document: Document, section: Node) -> tuple[str, bool, list[Diagnostic]]:
     """What a trial is judged by, and whether more of it is better. Code: R337."""
     task = _value(document, "task_type") or "segmentation"
-    known = tasks.metrics(task)
+    several = {name: str(node.data().get("task_type")) for name, node in _tasks(document)}
+    known = tasks.metrics(task, several)
     named = section.find(("metric",))
     metric = named.data() if named is not None else None
     metric = metric or _value(document, "checkpoint.best_metric") or known[0]
@@ -91,6 +92,11 @@ def _metric(document: Document, section: Node) -> tuple[str, bool, list[Diagnost
         message = f"a {task} task has no score `{metric}`"
         return metric, better, [Diagnostic("R337", message, span, helps=(f"use {', '.join(known)}",))]
     return metric, better, []
+
+
+def _tasks(document: Document) -> list[tuple[str, Node]]:
+    node = document.root.find(("tasks",))
+    return list(node.value.items()) if node is not None and isinstance(node.value, dict) else []
 
 
 def _grid(entries: list[Choices | Range]) -> Iterator[tuple[tuple[str, Node], ...]]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime import opened
-from ratc_runtime.data.loading import evaluation_loader
-from ratc_runtime.data.sources import SPLITS, open_split
+from ratc_runtime.data.joint import open_data_set, open_evaluation
+from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.evaluation import Evaluation, chosen, evaluate
+from ratc_runtime.evaluation import Evaluation, evaluate
 from ratc_runtime.opened import Opened
 from ratc_runtime.progress import say_scores
 from ratc_runtime.results import finite
@@ -31,15 +31,14 @@ def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = Non
     Raises R506 and R536 to R541 for the data, R509 where data set or loss cannot be built.
     """
     lock, task = model.lock, model.task
-    dataset = open_split(lock, data_dir, split)
+    dataset = open_data_set(lock, data_dir, split)
     task.opened({split: dataset})
     criterion = task.loss()
     move = getattr(criterion, "to", None)
     if callable(move):
         move(model.engine.world.device)
-    loader = evaluation_loader(dataset, lock, 0, task.collate)
-    wanted = chosen(len(loader), _PICTURES) if pictures is not None else frozenset()
-    found = evaluate(model.engine, loader, criterion, task, wanted)
+    loader = open_evaluation(dataset, lock, 0, task)
+    found = evaluate(model.engine, loader, criterion, task, _PICTURES if pictures is not None else 0)
     return found, task.draw(pictures, found.pictures) if pictures is not None else []
 
 

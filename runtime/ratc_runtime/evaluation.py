@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from ratc_runtime import nested
+from ratc_runtime.data.joint import JointLoader
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed import World
 from ratc_runtime.tasks.base import Task
@@ -16,7 +18,11 @@ from ratc_runtime.tasks.base import Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and scores of one split; `pictures` in order of the split, on every rank."""
+    """Loss and scores of one split; `pictures` in order of the split, on every rank.
+
+    Of several tasks the loss is the weighted sum, each score is named `task/score`, and each picture comes with its
+    task's name.
+    """
 
     loss: float
     scores: dict[str, float]
@@ -30,25 +36,46 @@ def chosen(length: int, count: int) -> frozenset[int]:
 
 
 @torch.no_grad()
-def evaluate(
-    engine: Any,
+def evaluate(engine: Any, loader: Loader | JointLoader, criterion: Any, task: Task, pictures: int = 0) -> Evaluation:
+    """Score the model on a whole split; every rank calls this.
+
+    The loss is the mean over samples, of several tasks the weighted sum of theirs. `pictures` is the number of samples
+    of which a picture is wanted, of each task.
+    """
+    if not isinstance(loader, JointLoader):
+        return _score(engine.predict, engine.world, loader, criterion, task, pictures)
+    found: dict[str, Evaluation] = {}
+    for name, part in task.parts.items():
+        predict = partial(_predict_part, engine, name)
+        found[name] = _score(predict, engine.world, loader.parts[name], criterion.parts[name], part, pictures)
+    scores = {f"{name}/{score}": value for name, one in found.items() for score, value in one.scores.items()}
+    return Evaluation(
+        sum(criterion.weights[name] * one.loss for name, one in found.items()),
+        {**scores, **{f"{name}/loss": one.loss for name, one in found.items()}},
+        sum(one.samples for one in found.values()),
+        [(name, picture) for name, one in found.items() for picture in one.pictures],
+    )
+
+
+def _predict_part(engine: Any, name: str, image: Any) -> Any:
+    return engine.predict({name: image})[name]
+
+
+def _score(
+    predict: Callable[[Any], Any],
+    world: World,
     loader: Loader,
     criterion: Callable[[Any, Any], torch.Tensor],
     task: Task,
-    pictures: frozenset[int] = frozenset(),
+    count: int,
 ) -> Evaluation:
-    """Score the model on a whole split; every rank calls this.
-
-    The loss is the mean over samples. `pictures` are the positions of which a picture is wanted.
-    """
-    world: World = engine.world
-    scorer = task.scorer()
+    scorer, pictures = task.scorer(), chosen(len(loader), count) if count else frozenset()
     totals = torch.zeros(2, dtype=torch.float64)  # loss, samples
     kept: list[tuple[int, Any]] = []
     for batch in loader:
         image = nested.to_device(batch.image, world.device)
         # Every rank makes as many calls, padding included: under ZeRO-3 they meet in each.
-        output = engine.predict(image)
+        output = predict(image)
         rows = torch.nonzero(batch.weight > 0).flatten().tolist()
         if not rows:
             continue

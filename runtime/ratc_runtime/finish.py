@@ -8,7 +8,7 @@ from typing import Any
 
 from ratc_runtime import accounting, memory, surroundings
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.evaluation import Evaluation, chosen, evaluate
+from ratc_runtime.evaluation import Evaluation, evaluate
 from ratc_runtime.progress import say_scores
 from ratc_runtime.results import RESULTS_FILE, write_results
 from ratc_runtime.run import Run
@@ -63,7 +63,7 @@ def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
     """Score model and trivial baseline on the test split, where there is one; every rank calls this."""
     if run.test is None:
         return None, {}
-    test = evaluate(run.engine, run.test, run.criterion, run.task, chosen(len(run.test), OVERLAYS))
+    test = evaluate(run.engine, run.test, run.criterion, run.task, OVERLAYS)
     baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
     run.account.lap("evaluation")
     return test, baseline

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ratc_runtime.strict import LOCK_VERSION, load_yaml, read_class, unreadable
-from ratc_runtime.tasks import METRICS, metrics
+from ratc_runtime.tasks import METRICS, PARTS, metrics
 
 # What of the data decides the weights: not where they lie, what classes are called, or how they are loaded.
 _LEARNT_DATA = (
@@ -112,6 +112,29 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class PartData:
+    """What the data of one of several tasks has for itself; sizes, channels and loading are those of all."""
+
+    folder: str
+    dataset: str
+    args: dict[str, Any]
+    num_classes: int
+    class_names: list[str]
+    ignore_index: int | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several tasks of a run."""
+
+    task_type: str
+    weight: float
+    loss: Loss
+    data: PartData
+    detection: Detection | None = None
+
+
+@dataclass(frozen=True)
 class Logging:
     tensorboard: bool
     mlflow: bool
@@ -185,6 +208,8 @@ class Lock:
     artifacts: dict[str, str]
     #: The detection head; None for other tasks.
     detection: Detection | None = None
+    #: The tasks of `task_type: multi`, by name; None where there is one.
+    tasks: dict[str, Part] | None = None
     #: What the job asked a scheduler for; absent on `local`. For people: nothing here is acted upon.
     job: dict[str, Any] | None = None
     #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
@@ -194,6 +219,21 @@ class Lock:
     def spatial_dims(self) -> int:
         """2 for images, 3 for volumes."""
         return len(self.data.image_size)
+
+    def part(self, name: str) -> Lock:
+        """Return the lock that one of several tasks would have for itself, but for `data.data_dir`."""
+        found = (self.tasks or {})[name]
+        known = {key: value for key, value in vars(found.data).items() if key != "folder"}
+        distances = bool(self.evaluation.hausdorff) and found.task_type == "segmentation"
+        return dataclasses.replace(
+            self,
+            task_type=found.task_type,
+            training=dataclasses.replace(self.training, loss=found.loss),
+            data=dataclasses.replace(self.data, **known),
+            evaluation=dataclasses.replace(self.evaluation, hausdorff=distances),
+            detection=found.detection,
+            tasks=None,
+        )
 
     def file(self, name: str) -> str | None:
         """Return the path, from the lock's folder, of the artifact of that name; None where the lock has none.
@@ -223,7 +263,7 @@ class Lock:
         # The same model, computed with less memory.
         model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
         head = None if self.detection is None else dataclasses.asdict(self.detection)
-        return {
+        learnt = {
             "task_type": self.task_type,
             "seed": self.seed,
             "model": model,
@@ -231,11 +271,21 @@ class Lock:
             "data": data,
             "detection": head,
         }
+        # Only where there are some: the fingerprints of other locks stay what they were.
+        return learnt if self.tasks is None else {**learnt, "tasks": _learnt_parts(self.tasks)}
 
     def fingerprint(self) -> str:
         """Return the hash of what decides the weights; a checkpoint is continued only under the same one."""
         parts = list(self.learnt().values())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:
+    """What of several tasks decides the weights: not where their data lie, or what classes are called."""
+    parts = {name: dataclasses.asdict(part) for name, part in tasks.items()}
+    for part in parts.values():
+        del part["data"]["folder"], part["data"]["class_names"]
+    return parts
 
 
 def read_lock(path: Path) -> Lock:
@@ -339,5 +389,14 @@ def _check_ranges(lock: Lock) -> None:
         raise unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
     if (lock.task_type == "detection") != (lock.detection is not None):
         raise unreadable("the lock's detection section goes with task_type detection, and only with it")
+    if (lock.task_type == "multi") != bool(lock.tasks):
+        raise unreadable("the lock's tasks section goes with task_type multi, and only with it")
+    for name, part in (lock.tasks or {}).items():
+        if part.task_type not in PARTS:
+            raise unreadable(f"the lock's tasks.{name}.task_type is {part.task_type!r:.40}")
+        if not 0 < part.weight < float("inf"):
+            raise unreadable(f"the lock's tasks.{name}.weight is {part.weight}, expected more than zero")
+        alone = dataclasses.replace(lock.checkpoint, best_metric="loss")
+        _check_ranges(dataclasses.replace(lock.part(name), checkpoint=alone))
     if lock.checkpoint.best_metric not in (*metrics(lock), "loss"):
         raise unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

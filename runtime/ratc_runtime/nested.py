@@ -46,4 +46,6 @@ def select(value: Any, rows: list[int]) -> Any:
     """Return the samples `rows` of a batch."""
     if isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value):
         return [value[row] for row in rows]
+    if isinstance(value, Mapping):
+        return {key: select(item, rows) for key, item in value.items()}
     return apply(lambda tensor: tensor[rows], value)

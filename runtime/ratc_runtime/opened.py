@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,6 +33,18 @@ class Predictor(BaseEngine):
         self.module = self.model = model.to(device).eval()
 
 
+class _PartPredictor(Predictor):
+    """One of several tasks of a model."""
+
+    def __init__(self, lock: Lock, whole: Predictor, name: str) -> None:
+        super().__init__(lock, whole.module, whole.world.device)
+        self._whole, self._name = whole, name
+
+    def predict(self, image: Any) -> Any:
+        """Return the outputs of that task for its images."""
+        return self._whole.predict({self._name: image})[self._name]
+
+
 @dataclass(frozen=True)
 class Opened:
     """`lock` is the checkpoint's for a single process on the device that is used; `fingerprint` is that of the
@@ -45,6 +58,19 @@ class Opened:
     fingerprint: str
     epoch: int | None = None
     step: int | None = None
+
+    def of(self, name: str | None) -> Opened:
+        """Return one of several tasks by itself; None is the whole. Raises R542 where there is no such task."""
+        if name is None:
+            return self
+        if name not in self.task.parts:
+            known = ", ".join(self.task.parts)
+            raise RuntimeFinding(
+                "R542", f"there is no task `{name}`", f"there are {known}" if known else "the checkpoint has one task"
+            )
+        part = self.task.parts[name]
+        engine = _PartPredictor(part.lock, self.engine, name)
+        return dataclasses.replace(self, lock=part.lock, engine=engine, task=part)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

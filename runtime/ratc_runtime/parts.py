@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from ratc_runtime.callbacks import Callback, from_names
-from ratc_runtime.data.sources import SPLITS, open_split
+from ratc_runtime.data.joint import open_data_set
+from ratc_runtime.data.sources import SPLITS
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock, Loss, Memory
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
@@ -60,7 +62,13 @@ class Parts:
 
 def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
     """Return the datasets by split; raise R506 or R509 where they cannot be opened."""
-    return own.datasets or {split: open_split(lock, data_dir, split) for split in SPLITS}
+    if lock.tasks and (own.datasets or own.criterion is not None or own.scores is not None):
+        raise RuntimeFinding(
+            "R509",
+            "several tasks take no data set, loss or scores from a caller",
+            help="name them for each task in the spec, `package.module:callable`",
+        )
+    return own.datasets or {split: open_data_set(lock, data_dir, split) for split in SPLITS}
 
 
 def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:

@@ -98,6 +98,13 @@ def _share(text: str) -> float:
 
 def _run(arguments: argparse.Namespace) -> int:
     model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size)
+    if arguments.task is None and model.task.parts:
+        raise RuntimeFinding(
+            "R542",
+            "an image is of one task, and the checkpoint has several",
+            help=f"--task {' or '.join(model.task.parts)}",
+        )
+    model = model.of(arguments.task)
     images = find_images(arguments.images, model.lock)
     bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
     print(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
@@ -118,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         default=0.5,
         help="of one foreground class, or of a box's score (default: 0.5)",
     )
+    parser.add_argument("--task", help="which of several tasks")
     parser.add_argument("--force", action="store_true", help="write over files that are there")
     try:
         return _run(parser.parse_args(argv))

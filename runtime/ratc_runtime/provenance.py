@@ -52,7 +52,8 @@ def of_folder(folder: Path, file: Path | None = None) -> dict[str, Any] | None:
 def of_run(lock: Lock, spec_folder: Path) -> dict[str, dict[str, Any]]:
     """Return the state of the spec's folder as `spec`, and of each imported module of one's own by its name."""
     found = {"spec": of_folder(spec_folder)}
-    for name in (lock.model.name, lock.data.dataset, lock.training.loss.name):
+    parts = [part for task in (lock.tasks or {}).values() for part in (task.data.dataset, task.loss.name)]
+    for name in (lock.model.name, lock.data.dataset, lock.training.loss.name, *parts):
         module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
         file = getattr(module, "__file__", None)
         # What was installed has a version, not a commit.

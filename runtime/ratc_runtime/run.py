@@ -21,7 +21,8 @@ from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
 from ratc_runtime.claim import Claim
 from ratc_runtime.data.cache import Cache, open_cache, wrap
-from ratc_runtime.data.loading import Loader, evaluation_loader, is_foreign, train_loader
+from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
+from ratc_runtime.data.loading import Loader, is_foreign, train_loader
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.evaluation import Evaluation
@@ -71,8 +72,8 @@ class Run:
     task: Task
     criterion: Any
     train: Loader
-    val: Loader
-    test: Loader | None  # somebody who brings data may bring none for it
+    val: Loader | JointLoader
+    test: Loader | JointLoader | None  # somebody who brings data may bring none for it
     steps: int  # optimizer steps in an epoch
     parameters: int
     checkpoints: Checkpoints
@@ -92,8 +93,8 @@ class Run:
 
     @property
     def loaders(self) -> list[Loader]:
-        """Those of train, val and, where there is one, test."""
-        return [loader for loader in (self.train, self.val, self.test) if loader is not None]
+        """Those that read train, val and, where there is one, test."""
+        return [leaf for loader in (self.train, self.val, self.test) if loader is not None for leaf in loader.leaves]
 
     @property
     def skipped(self) -> set[str]:
@@ -112,6 +113,10 @@ class Run:
             f" {training.gradient_accumulation_steps} x {self.world.size}; {training.epochs} epochs of"
             f" {self.steps} steps",
         ]
+        for name, part in (lock.tasks or {}).items():
+            sets = [one.dataset.parts[name] for one in (self.train, self.val, self.test) if one is not None]
+            sizes = " + ".join(str(len(dataset)) for dataset in sets)
+            lines.append(f"task {name}: {part.task_type}, weight {part.weight:g}, {sizes} samples")
         if self.progress.epoch or self.progress.step:
             lines.append(f"continuing after epoch {self.progress.epoch}, step {self.progress.step}")
         missing = self.skipped
@@ -133,10 +138,10 @@ class Run:
         before = self.loaders
         for loader in before:
             loader.close()
-        rank, collate = self.world.rank, self.task.collate
-        self.train = train_loader(self.train.dataset, self.lock, rank, collate)
-        self.val, *test = (evaluation_loader(one.dataset, self.lock, rank, collate) for one in before[1:])
-        self.test = test[0] if test else None
+        rank, task = self.world.rank, self.task
+        self.train = train_loader(self.train.dataset, self.lock, rank, task.collate)
+        self.val = open_evaluation(self.val.dataset, self.lock, rank, task)
+        self.test = None if self.test is None else open_evaluation(self.test.dataset, self.lock, rank, task)
         for old, new in zip(before, self.loaders, strict=True):
             new.skipped |= old.skipped
 
@@ -258,7 +263,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         claim.take(os.environ)
     datasets = open_data(lock, data_dir, own)
     if lock.debug:
-        datasets = debug.few(datasets, lock)
+        datasets = joined(debug.few(flat(datasets), lock))
     torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
     # The same weights on every rank, before DDP or DeepSpeed would make them so.
@@ -286,8 +291,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
     lock = split.lock
-    cache = open_cache(lock, datasets, data_dir, output_dir, world, bool(own.datasets))
-    datasets = wrap(cache, datasets, is_foreign(lock))
+    cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
+    datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
     starts, sources = None, {}
@@ -309,8 +314,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         task=task,
         criterion=criterion,
         train=train,
-        val=evaluation_loader(datasets["val"], lock, world.rank, task.collate),
-        test=evaluation_loader(datasets["test"], lock, world.rank, task.collate) if "test" in datasets else None,
+        val=open_evaluation(datasets["val"], lock, world.rank, task),
+        test=open_evaluation(datasets["test"], lock, world.rank, task) if "test" in datasets else None,
         steps=steps,
         parameters=parameters,
         checkpoints=checkpoints,

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ratc_runtime import lock as runtime
+from ratc_runtime.errors import RuntimeFinding
 
 from ratc import compiler, facts
 from ratc.compiler import File, Inputs
@@ -188,7 +189,7 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
         pytest.skip("a shared lock holds no whole run")
     try:
         before = runtime.read_class(runtime.Lock, tree, "").fingerprint()
-    except runtime.RuntimeFinding:
+    except RuntimeFinding:
         pytest.skip("a shared lock holds no whole run")
     sections = {key: value for key, value in tree.items() if key not in ("inputs", "artifacts", "job")}
     for path in leaves({key: value for key, value in sections.items() if isinstance(value, dict)}):

@@ -83,6 +83,28 @@ CASES: dict[str, dict[str, Any]] = {
         data={"image_size": [32, 32], "channels": 3, "scales": [1.0, 0.5], "num_classes": 5},
         training__loss={"name": "set_prediction", "args": {}},
     ),
+    # Each head's loss has a graph of its own over the backbone that they share.
+    "rat, two tasks": request(
+        task_type="multi",
+        tasks={
+            "masks": {
+                "task_type": "segmentation",
+                "weight": 1,
+                "loss": {"name": "combined"},
+                "data": {"num_classes": 3},
+            },
+            "boxes": {
+                "task_type": "detection",
+                "weight": 0.5,
+                "loss": {"name": "set_prediction"},
+                "data": {"num_classes": 2},
+                "detection": {"queries": 20, "decoder_layers": 2},
+            },
+        },
+        model={"name": "rat", "multi_scale": False, "args": RAT},
+        data={"image_size": [48, 48], "channels": 3, "scales": [1.0]},
+        training__loss={"name": "weighted_sum", "args": {}},
+    ),
     "mlp, checkpointed": zoo("Mlp", args={"checkpointed": True}, data__image_size=[64, 64]),
 }
 BATCH = 3  # neither of the two that are traced

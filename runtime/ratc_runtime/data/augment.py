@@ -100,6 +100,17 @@ class Augmentation:
         return made if isinstance(image, (list, tuple)) else moved, _unwrap(sample["target"], spatial)
 
 
+class OfEach:
+    """The same augmentations for the image and target of each of several tasks, with random numbers of its own."""
+
+    def __init__(self, augment: Augmentation) -> None:
+        self.augment = augment
+
+    def __call__(self, image: Mapping[str, Any], target: Mapping[str, Any], seed: int) -> tuple[Any, Any]:
+        made = {name: self.augment(image[name], target[name], seed + n) for n, name in enumerate(image)}
+        return {name: one[0] for name, one in made.items()}, {name: one[1] for name, one in made.items()}
+
+
 class _Step:
     """One transform, with its name for findings."""
 

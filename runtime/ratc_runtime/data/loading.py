@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from ratc_runtime import stacks, watchdog
-from ratc_runtime.data.augment import Augmentation
+from ratc_runtime.data.augment import Augmentation, OfEach
 from ratc_runtime.data.samples import Draw, Guarded, Sample
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock
@@ -205,6 +205,11 @@ class Loader:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def leaves(self) -> list[Loader]:
+        """The loaders that read data: this one."""
+        return [self]
+
     def begin(self, epoch: int) -> None:
         """Let the loader processes begin a whole epoch now; the next pass, if it is that one, finds batches waiting."""
         if self._loader.num_workers:
@@ -262,8 +267,9 @@ class Loader:
 
 
 def is_foreign(lock: Lock) -> bool:
-    """Tell whether the data set is the user's own, which may draw random numbers; those built in draw none."""
-    return ":" in lock.data.dataset
+    """Tell whether a data set is the user's own, which may draw random numbers; those built in draw none."""
+    named = [part.data.dataset for part in lock.tasks.values()] if lock.tasks else [lock.data.dataset]
+    return any(":" in name for name in named)
 
 
 def _worker_gone(text: str) -> RuntimeFinding:
@@ -300,7 +306,9 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
             "with `last_batch: drop` every optimizer step takes a full global batch",
             "set a smaller training.target_batch_size, or `training.last_batch: keep`, or give more samples",
         )
-    augment = Augmentation(lock.data.augmentations) if lock.data.augmentations else None
+    augment: Any = Augmentation(lock.data.augmentations) if lock.data.augmentations else None
+    if augment is not None and lock.tasks:
+        augment = OfEach(augment)
     return Loader(dataset, order, lock, rank, targets, augment)
 
 

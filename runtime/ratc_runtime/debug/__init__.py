@@ -63,9 +63,11 @@ def few(datasets: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Return the splits cut to what a debug run takes: the steps of its epoch, and a little evaluation."""
     training = lock.training
     steps = training.max_steps_per_epoch
-    lengths = dict.fromkeys(datasets, EVALUATED * training.micro_batch_size * lock.parallel.world_size)
+    lengths = dict.fromkeys(("train", "val", "test"), EVALUATED * training.micro_batch_size * lock.parallel.world_size)
     if steps is not None:
         lengths["train"] = steps * training.global_batch_size
     else:
         del lengths["train"]
-    return {split: Few(data, lengths[split]) if split in lengths else data for split, data in datasets.items()}
+    # Of several tasks each has its own, named `split/task`.
+    wanted = {key: lengths.get(key.partition("/")[0]) for key in datasets}
+    return {key: data if wanted[key] is None else Few(data, wanted[key]) for key, data in datasets.items()}

@@ -32,7 +32,10 @@ METRICS: dict[str, dict[str, Metric]] = {
     },
     "detection": {"map": Metric("mAP"), "map_50": Metric("mAP 50"), "map_75": Metric("mAP 75")},
     "custom": {},
+    "multi": {},  # those of each of its tasks, see `metrics`
 }
+#: What can be one of several tasks in a run.
+PARTS = ("segmentation", "detection")
 #: Scores that are made only where a spec asks for them: `evaluation.hausdorff`.
 DISTANCES = ("hausdorff95", "hausdorff")
 LOSS = Metric("loss", larger_is_better=False)
@@ -40,11 +43,18 @@ _CLASSES = {
     "segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation",
     "detection": "ratc_runtime.tasks.detection.task:Detection",
     "custom": "ratc_runtime.tasks.custom:Custom",
+    "multi": "ratc_runtime.tasks.multi:Multi",
 }
 
 
 def metrics(lock: Lock) -> dict[str, Metric]:
     """Return the scores that the task of a lock makes, by name."""
+    if lock.tasks:
+        return {
+            f"{name}/{score}": Metric(f"{name} {metric.label}", metric.larger_is_better)
+            for name in lock.tasks
+            for score, metric in metrics(lock.part(name)).items()
+        }
     known = METRICS[lock.task_type].items()
     return {name: metric for name, metric in known if lock.evaluation.hausdorff or name not in DISTANCES}
 

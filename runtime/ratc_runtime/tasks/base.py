@@ -56,6 +56,9 @@ class Task(ABC):
     #: The scores by name, in the order in which they are shown.
     metrics: Mapping[str, Metric]
 
+    #: The tasks that this one is made of, by name; none where it is one by itself.
+    parts: Mapping[str, Task] = {}
+
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
         self.metrics = metrics(lock)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ratc_runtime import lock as locks
-from ratc_runtime.tasks import METRICS
+from ratc_runtime.tasks import METRICS, PARTS
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 ENGINES = ("torch", "deepspeed")
@@ -103,8 +103,9 @@ def read(content: Any) -> Request:
         _one_of(_get(content, "model.attention_memory", str, "full"), ("full", "chunked"), "model.attention_memory"),
     )
     loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
+    lock = _lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0])
     return Request(
-        lock=_lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0]),
+        lock=dataclasses.replace(lock, tasks=_parts(content)),
         engine=_one_of(_get(content, "engine", str, "torch"), ENGINES, "engine"),
         accumulation=accumulation,
         capability=_capability(content),
@@ -132,6 +133,28 @@ def _detection(content: Any) -> locks.Detection | None:
     if min(queries, layers) <= 0:
         raise BadRequest(f"the request's detection has {queries} queries and {layers} layers")
     return locks.Detection(queries, layers)
+
+
+def _parts(content: Any) -> dict[str, locks.Part] | None:
+    """Return the tasks of `task_type: multi`."""
+    if _task(content) != "multi":
+        return None
+    parts = {}
+    for name in _get(content, "tasks", dict):
+        where = f"tasks.{name}"
+        one = _get(content, where, dict)
+        parts[name] = locks.Part(
+            task_type=_one_of(_get(one, "task_type", str), PARTS, f"{where}.task_type"),
+            weight=_get(one, "weight", float),
+            loss=locks.Loss(_get(one, "loss.name", str), _get(one, "loss.args", dict, {})),
+            data=_filled(
+                locks.PartData,
+                num_classes=_get(one, "data.num_classes", int),
+                ignore_index=_get(one, "data.ignore_index", (int, type(None)), None),
+            ),
+            detection=_detection(one),
+        )
+    return parts
 
 
 def _lock(

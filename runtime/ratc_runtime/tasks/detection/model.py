@@ -59,7 +59,10 @@ class DetectionModel(nn.Module):
     def forward(self, image: torch.Tensor | list[torch.Tensor]) -> dict[str, Any]:
         """Return logits, boxes and proposals for images in [0, 1]."""
         images = [image] if isinstance(image, torch.Tensor) else list(image)
-        groups = self.backbone(images, input_spacing=self.spacings)
+        return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
+
+    def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> dict[str, Any]:
+        """Return logits, boxes and proposals from what RAT made of the images."""
         memory, anchors = self._memory(images, groups)
         places = anchors[:, :2]
         waves = sine(places, self.features).to(memory.dtype)

@@ -55,7 +55,10 @@ class SegmentationModel(nn.Module):
     def forward(self, image: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """Return logits for images in [0, 1]."""
         images = [image] if isinstance(image, torch.Tensor) else list(image)
-        groups = self.backbone(images, input_spacing=self.spacings)
+        return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
+
+    def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> torch.Tensor:
+        """Return logits from what RAT made of the images."""
         size = images[self.finest].shape[2:]
         maps = [self.stem(images[self.finest])]
         for level, group, norm in zip(images, groups, self.norms, strict=True):

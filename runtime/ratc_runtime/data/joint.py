@@ -1,0 +1,129 @@
+"""The data of several tasks in one run: a sample of each at every position, and each by itself where it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ratc_runtime.data.loading import Loader, evaluation_loader
+from ratc_runtime.data.samples import Checked, as_finding, checked, name_of
+from ratc_runtime.data.sources import open_split
+from ratc_runtime.lock import Lock
+
+if TYPE_CHECKING:
+    from ratc_runtime.tasks.base import Task
+
+
+class Joint:
+    """As long as the longest of its data sets; the shorter ones begin again.
+
+    An item's `image` and `target` are mappings by task. Which samples meet in a batch is another with each epoch, for
+    the order of positions is; which of the tasks' samples lie at one position is not.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.parts = dict(parts)
+        lengths = [len(part) for part in self.parts.values()]
+        self._length = max(lengths) if min(lengths) else 0
+        self.missing = [f"{name} {one}" for name, part in self.parts.items() for one in getattr(part, "missing", ())]
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def names(self) -> _Names:
+        """The names of the samples, by position."""
+        return _Names(self)
+
+    def __getitem__(self, index: int) -> Checked:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        items = {name: self._item(name, part, index % len(part)) for name, part in self.parts.items()}
+        return Checked(
+            image={name: item["image"] for name, item in items.items()},
+            target={name: item["target"] for name, item in items.items()},
+            name=self.name(index),
+        )
+
+    def _item(self, name: str, part: Any, index: int) -> Checked:
+        try:
+            return checked(part[index], name_of(part, index))
+        except Exception as error:  # a data set of the user's may raise anything
+            raise as_finding(error, f"{name} {name_of(part, index)}") from error
+
+    def name(self, index: int) -> str:
+        """What the samples at a position are called together."""
+        return " + ".join(f"{name} {name_of(part, index % len(part))}" for name, part in self.parts.items())
+
+
+class _Names:
+    """Made when they are asked for."""
+
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
+
+    def __len__(self) -> int:
+        return len(self._joint)
+
+    def __getitem__(self, index: int) -> str:
+        return self._joint.name(index)
+
+
+class JointLoader:
+    """The loaders of the tasks' parts of a split, one after the other."""
+
+    def __init__(self, dataset: Any, parts: Mapping[str, Loader]) -> None:
+        self.dataset, self.parts = dataset, dict(parts)
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts.values())
+
+    @property
+    def leaves(self) -> list[Loader]:
+        """The loaders that read data."""
+        return list(self.parts.values())
+
+
+def open_data_set(lock: Lock, data_dir: Path, split: str) -> Any:
+    """Return the data set of a split, of one task or joined of several; raise what `sources.open_split` raises."""
+    if not lock.tasks:
+        return open_split(lock, data_dir, split)
+    return Joint(
+        {name: open_split(lock.part(name), data_dir / part.data.folder, split) for name, part in lock.tasks.items()}
+    )
+
+
+def open_evaluation(dataset: Any, lock: Lock, rank: int, task: Task) -> Loader | JointLoader:
+    """Return what reads a split to be scored: a loader, or one for each of several tasks. Raises R506."""
+    if not task.parts:
+        return evaluation_loader(dataset, lock, rank, task.collate)
+    return JointLoader(
+        dataset,
+        {
+            name: evaluation_loader(dataset.parts[name], part.lock, rank, part.collate)
+            for name, part in task.parts.items()
+        },
+    )
+
+
+def flat(datasets: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data sets that read something: those of several tasks as `split/task`."""
+    return {
+        f"{split}/{name}" if name else split: part
+        for split, dataset in datasets.items()
+        for name, part in _parts(dataset)
+    }
+
+
+def _parts(dataset: Any) -> Iterator[tuple[str, Any]]:
+    yield from dataset.parts.items() if isinstance(dataset, Joint) else (("", dataset),)
+
+
+def joined(datasets: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `flat`."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, dataset in datasets.items():
+        split, _, name = key.partition("/")
+        found.setdefault(split, {})[name] = dataset
+    return {split: parts[""] if "" in parts else Joint(parts) for split, parts in found.items()}
