@@ -57,6 +57,7 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
         "model": {**BASE["model"], "name": "mine:net", "args": {}},
         "checkpoint__every_steps": 1,
         "training__epochs": 3,
+        "data__augmentations": [{"RandomHorizontalFlip": {"p": 0.5}}, {"RandomRotation": {"degrees": 20}}],
     }
     write_lock(tmp_path / "sync", **changes)
     write_lock(tmp_path / "async", **changes, checkpoint__asynchronous=True)
