@@ -5,6 +5,8 @@ Defaults come from the schema too, so that a reader of the schema knows what a m
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -35,6 +37,8 @@ _SIZES = {
     "maxLength": "at most {} characters",
 }
 _validators: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]] = {}
+#: Keys that jsonschema_rs takes for an index.
+_NUMBER = re.compile(r"\+?[0-9]+")
 #: From here on two words are the same but for a slip of the fingers: one letter of five.
 _TYPO = 0.8
 
@@ -133,10 +137,29 @@ def _coerce(value: Any, schema: dict[str, Any]) -> Any:
     return value
 
 
+def _at(root: Node, path: Sequence[str | int]) -> Node:
+    """The node at a place that the validator names, or the nearest one above it.
+
+    It names keys that Rust reads as a number by that number (`007`, `+7`), and leaves empty keys out.
+    """
+    node = root
+    for step in path:
+        child = node.find((step,))
+        while child is None and isinstance(node.value, dict):
+            alike = [key for key in node.value if isinstance(step, int) and _NUMBER.fullmatch(key) and int(key) == step]
+            if not alike and "" not in node.value:
+                return node
+            node = node.value[alike[0] if alike else ""]
+            child = node if alike else node.find((step,))
+        if child is None:
+            return node
+        node = child
+    return node
+
+
 def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Diagnostic]:
     path = list(error.instance_path)
-    node = document.root.find(tuple(path))
-    assert node is not None, "the validator names a place in what it was given"
+    node = _at(document.root, path)
     kind, span = error.kind, _own_line(node.span)
     owner = _lookup(schema, list(error.schema_path)[:-1])
     name = _dotted(path)

@@ -138,6 +138,8 @@ BAD = {
     "a key with control characters": ("R101", HEAD + '"\\e[2J\\n\\tk": 1\n'),
     "a very long key": ("R101", HEAD + f"? {'k' * 100_000}\n: 1\n"),
     "an empty key": ("R101", HEAD + "'': 1\n"),
+    "a fault below empty keys": ("R102", HEAD + "tasks: {'': {'': {'': null}, task_type: null}, a: {}}\n"),
+    "a fault below keys like numbers": ("R102", HEAD + "tasks: {007: {task_type: null}, +7: {weight: a}}\n"),
     "a section is a number": ("R102", HEAD + "training: 5\n"),
     "a section is empty": ("R102", HEAD + "training:\n"),
     "a number is a text": ("R102", HEAD + "seed: '42'\n"),
