@@ -23,7 +23,7 @@ COMMANDS = {
     "diff": "say what differs between two specs, and with what consequence",
     "check": "say which compiled folders are not what their inputs give",
     "train": "compile for this machine and run the script",
-    "tune": "run a study's trials on this machine, and say which is best",
+    "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
     "submit": "compile for the scheduler of this machine and submit the script",
     "sample-data": "write a small real data set to try things on",
     "explain": "say what a code means, or where a value comes from",
@@ -33,6 +33,8 @@ COMMANDS = {
     "profile": "say what one step takes, predicted or measured",
 }
 
+#: Commands of two words, and their modules.
+_SECOND = {("tune", "lr"): "tune_lr"}
 #: Commands whose name no module can have.
 _MODULES = {"import": "import_"}
 
@@ -55,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "".join(f"\nhelp: {text}" for text in did_you_mean(name, COMMANDS))
         print(f"ratc: there is no command `{name}`{hint or '; see `ratc --help`'}", file=sys.stderr)
         return 2
-    command = import_module(f"ratc.cli.{_MODULES.get(name, name.replace('-', '_'))}")
+    module = _MODULES.get(name, name.replace("-", "_"))
+    second = _SECOND.get((name, arguments[1])) if len(arguments) > 1 else None
+    if second is not None:
+        name, module = " ".join(arguments[:2]), second
+    command = import_module(f"ratc.cli.{module}")
     parser = argparse.ArgumentParser(
         prog=f"ratc {name}",
         description=command.__doc__,
@@ -64,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(parser)
     try:
-        status: int = command.run(parser.parse_intermixed_args(arguments[1:]))
+        status: int = command.run(parser.parse_intermixed_args(arguments[len(name.split()) :]))
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -322,10 +322,13 @@ def _visible() -> list[str]:
     return [str(number) for number in range(machine(os.environ).gpus)]
 
 
-def keep_best(args: argparse.Namespace, trial: Compiled, folder: str) -> None:
-    """Compile the best trial into a folder, with an overlay of its values beside: what to put into the spec."""
+def keep_best(args: argparse.Namespace, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
+    """Compile the best trial into a folder, with an overlay of its values beside: what to put into the spec.
+
+    What this machine cannot run, a trial over several nodes, has the overlay alone; the reasons are returned.
+    """
     os.makedirs(folder, exist_ok=True)
-    _compile(args, trial, folder)
+    found = _compile(args, trial, folder)
     tree: dict[str, object] = {}
     for path, node in trial.point.nodes:
         *parents, key = path.split(".")
@@ -336,3 +339,4 @@ def keep_best(args: argparse.Namespace, trial: Compiled, folder: str) -> None:
     head = f"# The values of {trial.point.name}, the best trial of its study.\n"
     with open(os.path.join(folder, "overlay.yaml"), "w", encoding="utf-8") as file:
         file.write(head + mapping(tree))
+    return found

@@ -102,6 +102,7 @@ def _write(
         os.replace(work, os.path.join(folder, name))
     chosen = outcome.best(ended, study.larger_is_better)
     if chosen is not None:
-        trials.keep_best(
-            args, next(one for one in ready if one.point.name == chosen.name), os.path.join(folder, "best")
-        )
+        one = next(one for one in ready if one.point.name == chosen.name)
+        for item in trials.keep_best(args, one, os.path.join(folder, "best")):
+            said = f"[{item.code}] {item.message}"
+            print(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}", file=sys.stderr)

@@ -220,10 +220,15 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
     assert "task train: detection, weight 0.25, 10 + 4 + 3 samples" in done.stdout
     assert {path.name for path in (tmp_path / "whole" / "overlays").iterdir()} == {"discs", "train"}
 
-    command = [*train_command(lock), "--data-dir", "data", "--output-dir", "stopped"]
+    # From a cache, by loader processes: another way to the same samples.
+    loading = {"data__cache": "memory", "data__cache_size_bytes": 1 << 24, "data__num_workers": 1}
+    cached = write(tmp_path / "cached", content(**changes, **loading, data__prefetch_factor=2))
+    command = [*train_command(cached), "--data-dir", "data", "--output-dir", "stopped"]
     first = stop_midway(command, tmp_path, group_signal(signal.SIGTERM), "epoch 2/3")
     assert "stopped as asked" in first.stdout
-    assert train("stopped", train_command(lock)).returncode == 0
+    assert train("stopped", train_command(cached)).returncode == 0
+    # Of each split as many samples as both tasks have.
+    assert results(tmp_path / "stopped")["cache"]["of"] == 6 + 3 + 2 + 10 + 4 + 3
     states = [torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("whole", "stopped")]
     assert all(same(states[0][part], states[1][part]) for part in ("model", "optimizer"))
 
@@ -233,3 +238,13 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
     for one, other in zip(whole["epochs"], results(tmp_path / "pair")["epochs"], strict=True):
         for key in ("train_loss", "val_loss", "val_discs/dice"):
             assert other[key] == pytest.approx(one[key], rel=1e-4), key
+
+
+def test_a_debug_run_is_cut_task_by_task(tmp_path: Path) -> None:
+    data(tmp_path / "data")
+    lock = write(tmp_path / "one", {**content(training__epochs=1, training__max_steps_per_epoch=1), "debug": True})
+    command = [*train_command(lock), "--data-dir", "data"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "task discs: segmentation, weight 1, 4 + 3 + 2 samples" in done.stdout
+    assert "task train: detection, weight 0.25, 4 + 4 + 3 samples" in done.stdout

@@ -1,0 +1,70 @@
+"""Find a learning rate by a range test: train for some steps with one that grows, draw the curve, suggest a value.
+
+The spec's own model, data, loss and global batch, in one process on this machine; nothing is kept of the model. The
+outcome lies in `learning-rate/` below the output folder: curve.json, curve.svg, and the compiled files it was made by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+from ratc.cli import inputs
+from ratc.cli.compile import compile_spec
+from ratc.cli.telling import Telling
+from ratc.tuning import curve
+
+FOLDER = "learning-rate"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc tune lr``."""
+    inputs.add_spec_arguments(parser, target=False)
+    inputs.add_format_argument(parser)
+    parser.add_argument("--low", metavar="RATE", help="the first rate (default: 1e-6)")
+    parser.add_argument("--high", metavar="RATE", help="the last rate (default: 1)")
+    parser.add_argument("--steps", metavar="N", help="optimizer steps at most (default: 100)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 on errors and where no rate can be suggested, 2 for a range that is none."""
+    with Telling("ratc tune lr", args.format) as telling:
+        loaded = inputs.load(args, "local")
+        if loaded.settings is None:
+            telling.tell(loaded.diagnostics)
+            return 1
+        settings = loaded.settings
+        output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
+        folder = os.path.normpath(os.path.join(loaded.folder, output, FOLDER))
+        status, compiled = compile_spec(args, "local", os.path.join(folder, "compiled"), check=False, telling=telling)
+    if status:
+        return status
+    return _measure(args, loaded.folder, os.path.abspath(compiled), os.path.abspath(folder))
+
+
+def _measure(args: argparse.Namespace, base: str, compiled: str, folder: str) -> int:
+    path = os.path.join(folder, "curve.json")
+    if os.path.exists(path):
+        os.unlink(path)
+    command = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.range_test"]
+    command += [os.path.join(compiled, "lock.yaml"), "-o", path]
+    for name in ("low", "high", "steps"):
+        if getattr(args, name) is not None:
+            command.append(f"--{name}={getattr(args, name)}")
+    # As the job script does: paths of a spec start from its folder.
+    done = subprocess.run(command, cwd=base or ".", check=False)
+    if not os.path.exists(path):
+        return done.returncode if done.returncode > 0 else 1
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    with open(os.path.join(folder, "curve.svg"), "w", encoding="utf-8") as file:
+        file.write(curve.svg(found))
+    out = sys.stdout if args.format == "text" else sys.stderr
+    if found["learning_rate"] is not None:
+        print(f"learning rate {found['learning_rate']:.1e}: {found['reason']}", file=out)
+        print(f"help: `training.learning_rate: {found['learning_rate']:.1e}`", file=sys.stderr)
+    print(f"written: {os.path.relpath(folder)}", file=sys.stderr)
+    return 0 if done.returncode == 0 else 1

@@ -1,0 +1,220 @@
+"""A range test of the learning rate: `python -m ratc_runtime.range_test LOCK -o FILE`.
+
+The lock's own step on its own data, in one process, with a rate that grows from step to step; of the model nothing is
+kept. Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.lock import Lock, read_lock
+
+#: A running mean of the losses, each new one counting so much: steps differ by the samples that they see.
+NEW = 0.1
+#: The test ends where the mean loss is so many times the least one.
+DIVERGED = 4.0
+#: Fewer steps say nothing, and so does a loss that does not fall by this share.
+FEWEST, LEAST_FALL = 10, 0.02
+
+
+class Point(NamedTuple):
+    """One optimizer step: its rate, its loss, and the running mean of the losses."""
+
+    rate: float
+    loss: float
+    mean: float
+
+
+def alone(lock: Lock) -> Lock:
+    """Return the lock for one process of plain torch, whose steps have the same global batch."""
+    training = lock.training
+    accumulation = -(-training.global_batch_size // training.micro_batch_size)
+    return dataclasses.replace(
+        lock,
+        training=dataclasses.replace(
+            training,
+            gradient_accumulation_steps=accumulation,
+            global_batch_size=accumulation * training.micro_batch_size,
+            last_batch="drop",
+            max_steps_per_epoch=None,
+        ),
+        engine=dataclasses.replace(
+            lock.engine, use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False
+        ),
+        parallel=dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1),
+    )
+
+
+def rates(low: float, high: float, steps: int) -> list[float]:
+    """Return the rate of each step, even on a logarithmic scale, both ends in it."""
+    return [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
+
+
+def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> Iterator[Point]:
+    """Train with growing rates and yield every step; end early where the loss diverges.
+
+    Raises what opening a run raises (R503, R504, R506, R509), and R506 for a bad sample.
+    """
+    import torch
+
+    from ratc_runtime import nested
+    from ratc_runtime.data.joint import open_data_set
+    from ratc_runtime.data.loading import train_loader
+    from ratc_runtime.engine import TorchEngine
+    from ratc_runtime.parts import Own, make_parts
+    from ratc_runtime.run import seed_everything
+    from ratc_runtime.step import training_step
+
+    training = lock.training
+    torch.backends.cuda.matmul.allow_tf32 = training.tf32
+    torch.backends.cudnn.allow_tf32 = training.tf32
+    seed_everything(lock, 0)
+    parts = make_parts(lock, {"train": open_data_set(lock, data_dir, "train")}, Own())
+    engine = TorchEngine(lock, parts.model)
+    device = engine.world.device
+    if isinstance(parts.criterion, torch.nn.Module):
+        parts.criterion.to(device)
+    loader = train_loader(parts.datasets["train"], lock, 0, parts.task.collate)
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        for epoch in itertools.count():
+            loader.order.epoch = epoch
+            for batch in loader:
+                yield nested.to_device(batch.image, device), nested.to_device(batch.target, device)
+
+    engine.train()
+    feed, mean, best = batches(), 0.0, math.inf
+    try:
+        for step, rate in enumerate(rates(low, high, steps)):
+            accumulation = training.gradient_accumulation_steps
+            result = training_step(engine, parts.criterion, feed, accumulation, rate, training.gradient_clipping)
+            loss = float(result.losses.double().mean())
+            if not math.isfinite(loss):
+                return
+            mean += NEW * (loss - mean)
+            # The mean began at 0: this takes that out (as Adam does).
+            corrected = mean / (1 - (1 - NEW) ** (step + 1))
+            best = min(best, corrected)
+            yield Point(rate, loss, corrected)
+            if corrected > DIVERGED * best > 0:
+                return
+    finally:
+        loader.close()
+
+
+def suggest(points: Sequence[Point]) -> tuple[float, str]:
+    """Return the rate at which the mean loss falls fastest, two digits, and why it is that one.
+
+    Raises R549 where the loss does not fall.
+    """
+    if len(points) < FEWEST:
+        raise _nothing(f"after {len(points)} step(s) the loss is not finite or has diverged")
+    least = min(range(len(points)), key=lambda index: points[index].mean)
+    first = points[0].mean
+    if first - points[least].mean < LEAST_FALL * abs(first):
+        raise _nothing(f"the mean loss is {first:.4g} at first and {points[least].mean:.4g} at the least")
+
+    def slope(index: int) -> float:
+        before, after = points[max(0, index - 2)], points[min(least, index + 2)]
+        return (after.mean - before.mean) / math.log10(after.rate / before.rate)
+
+    chosen = min(range(1, least), key=slope, default=least)
+    rate = float(f"{points[chosen].rate:.1e}")
+    reason = f"the mean loss falls fastest there, by {-slope(chosen):.3g} a decade"
+    reason += f"; it is least ({points[least].mean:.4g}) at {points[least].rate:.1e}"
+    if points[-1].mean > DIVERGED * points[least].mean > 0:
+        reason += f", and {DIVERGED:g} times that at {points[-1].rate:.1e}"
+    return rate, reason
+
+
+def _nothing(note: str) -> RuntimeFinding:
+    return RuntimeFinding(
+        "R549",
+        "the range test finds no learning rate at which the loss falls",
+        note,
+        "look at the curve: a wider range (--low, --high) or more steps may show it; a loss that never falls may have"
+        " data or a model that do not fit it",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from ratc_runtime import train
+
+    found = read_lock(arguments.lock)
+    lock = alone(found)
+    train.prepare_environment(lock)
+    data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir)
+    from tqdm import tqdm
+
+    points = []
+    measured = measure(lock, data_dir.expanduser(), arguments.low, arguments.high, arguments.steps)
+    for point in tqdm(measured, total=arguments.steps, unit="step", disable=None, leave=False):
+        points.append(point)
+    content: dict[str, Any] = {
+        "experiment_name": lock.experiment_name,
+        "fingerprint": found.fingerprint(),
+        "global_batch_size": lock.training.global_batch_size,
+        "precision": lock.training.precision,
+        "device": lock.hardware.card or lock.hardware.device,
+        "points": [point._asdict() for point in points],
+        "learning_rate": None,
+        "reason": None,
+    }
+    try:
+        content["learning_rate"], content["reason"] = suggest(points)
+    finally:
+        # The curve is worth looking at where it suggests nothing, too.
+        try:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RuntimeFinding("R510", f"cannot write {arguments.output}", error.strerror or str(error)) from None
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number above 0")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and write; return 0, or 1 after a finding."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.range_test", description="Train with growing learning rates and suggest one."
+    )
+    parser.add_argument("lock", type=Path, help="the lock of a compiled spec")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the curve, as JSON")
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("--low", type=_positive, default=1e-6, help="the first rate (default: 1e-6)")
+    parser.add_argument("--high", type=_positive, default=1.0, help="the last rate (default: 1)")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps at most (default: 100)")
+    arguments = parser.parse_args(argv)
+    if arguments.low >= arguments.high or arguments.steps < FEWEST:
+        parser.error(f"the first rate is below the last, and there are {FEWEST} steps or more")
+    try:
+        _run(arguments)
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
