@@ -54,6 +54,8 @@ def _curve(found: Mapping[str, Any], points: list[Mapping[str, float]]) -> list[
         at = x(10.0**power)
         parts.append(f'<line class="axis" x1="{at:.1f}" y1="{bottom}" x2="{at:.1f}" y2="{bottom + 5}"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 20}" text-anchor="middle">1e{power}</text>')
+    middle = _SIDE + _WIDTH / 2
+    parts.append(f'<text x="{middle:.1f}" y="{bottom + 38}" text-anchor="middle">learning rate</text>')
     for value in (low, high):
         parts.append(f'<text x="{_SIDE - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     for name in ("loss", "mean"):
