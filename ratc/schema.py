@@ -35,6 +35,8 @@ _SIZES = {
     "maxItems": "at most {} entries",
     "minLength": "at least {} character",
     "maxLength": "at most {} characters",
+    "minProperties": "at least {} entries",
+    "maxProperties": "at most {} entries",
 }
 _validators: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]] = {}
 #: Keys that jsonschema_rs takes for an index.
@@ -209,7 +211,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         if kind.error.kind.name == "pattern" and kind.error.kind.pattern.endswith("._-]*$"):
             help_text = "use letters, digits, `.`, `_` and `-`, a letter or a digit first"
             return [Diagnostic("R106", f"{_shown(key)} is not a name", span, helps=(help_text,))]
-        message = f"{_shown(key)} is not the name of a variable or an argument"
+        message = f"{_shown(key)} is not the name of a variable, an argument or a task"
         return [Diagnostic("R106", message, span, helps=("use letters, digits and `_`",))]
     example = owner.get("examples", [])
     helps = (f"write it like `{example[0]}`",) if example else ()
