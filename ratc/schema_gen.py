@@ -16,8 +16,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schemas() -> dict[str, str]:
     """The text of every schema file, by file name."""
-    from ratc.spec import Facts, Spec
+    from ratc.spec import Spec
     from ratc.spec_cluster import Cluster
+    from ratc.spec_facts import Facts
 
     return {
         "experiment.schema.json": _text(Spec.model_json_schema(), "ratc experiment"),

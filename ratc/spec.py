@@ -8,32 +8,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-LOSS = f"^(bce|cross_entropy|dice|combined|set_prediction)$|{CALLABLE}"
-WALLTIME = r"^([0-9]+-)?[0-9]{1,4}(:[0-9]{1,2}){0,2}$"
-MEMORY = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?([KMGTkmgt]([iI]?[bB])?)?$"
-
-PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
-Bytes = Annotated[int, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-TaskName = Annotated[str, Field(max_length=30, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-ClassName = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
-KeyPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
-Arguments = dict[Variable, Any]
-
-
-class Section(BaseModel):
-    """A mapping of known keys. Unknown ones are errors, and a spec does not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+from ratc.spec_base import (
+    CALLABLE,
+    LOSS,
+    MEMORY,
+    WALLTIME,
+    Arguments,
+    ClassName,
+    Count,
+    KeyPath,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Probability,
+    Section,
+    TaskName,
+    Text,
+    Variable,
+)
+from ratc.spec_tuning import Tuning
 
 
 class Model(Section):
@@ -409,47 +405,6 @@ class Checkpoint(Section):
     )
 
 
-class Draw(Section):
-    """What a value is drawn from: either `choices` or a `range`."""
-
-    choices: list[Any] | None = Field(None, description="Values to choose from.", examples=[[16, 32, 64]])
-    range: list[float | int] | None = Field(
-        None, description="`[low, high]`, two numbers, both in it.", examples=[[1e-5, 1e-3]]
-    )
-    scale: Literal["linear", "log"] = Field("linear", description="On what scale the numbers of a range are even.")
-
-
-class Tuning(Section):
-    """A study: trials that differ in some values, and the best of them."""
-
-    backend: Literal["ray", "array"] = Field(
-        "ray",
-        description="Who runs the trials: `array`, an array job or `ratc tune`; `ray` is read and not run by this "
-        "version.",
-    )
-    search_space: dict[KeyPath, list[Any] | Draw] = Field(
-        {},
-        description="What is tried, by key (short names are taken): `{range: [low, high], scale: log}`, "
-        "`{choices: […]}`, or a list. A list of two ascending numbers, for a key that takes real numbers, is a range, "
-        "logarithmic where its ends are above 0 and 10 times apart; any other is of choices.",
-        examples=[{"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8, 16]}],
-    )
-    metric: Text | None = Field(
-        None,
-        description="Validation metric that trials are judged by, at their best epoch; `checkpoint.best_metric` where "
-        "absent.",
-        examples=["dice", "loss"],
-    )
-    mode: Literal["min", "max"] | None = Field(None, description="Whether less or more of it is better.")
-    trials: PositiveInt | None = Field(
-        None,
-        description="Trials; where absent every combination of choices, or 16 where there is a range.",
-        examples=[32],
-    )
-    max_parallel: PositiveInt | None = Field(None, description="Trials that may run at the same time.", examples=[4])
-    seed: Count | None = Field(None, description="Of where trials lie in ranges; the spec's `seed` where absent.")
-
-
 class Sweep(Section):
     """An array of runs on one cluster, a point each: one of `grid`, `list` and `points`."""
 
@@ -513,58 +468,3 @@ class Spec(Section):
     checkpoint: Checkpoint = Field(Checkpoint(), description="Checkpoints.")
     sweep: Sweep | None = Field(None, description="An array of runs that differ in a few values.")
     tuning: Tuning | None = Field(None, description="A study over values.")
-
-
-class MeasuredPoint(Section):
-    """What a training step took at one micro-batch size, in bytes."""
-
-    micro_batch: PositiveInt = Field(..., description="Samples in a micro-batch.", examples=[2])
-    peak_allocated_bytes: Bytes = Field(..., description="Tensors, at most.")
-    peak_reserved_bytes: Bytes = Field(..., description="Held by PyTorch's allocator, at most.")
-    device_used_bytes: Bytes = Field(..., description="In use on the whole device, after the steps.")
-    samples_per_second: NonNegative = Field(..., description="Throughput of the process.")
-
-
-class Measured(Section):
-    """A measured training step, as `ratc profile --measure` writes it; it holds only for the very step it is of."""
-
-    name: Text = Field(..., description="The model, for people.", examples=["my_package.models:UNet"])
-    step: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] = Field(
-        ..., description="Digest of model, loss, optimizer and inputs, and of your own modules beside the spec."
-    )
-    card: Text = Field(..., description="The card: its id in the catalogue.", examples=["h100"])
-    precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the step.")
-    image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
-        ..., description="Height and width of the images, or depth, height and width of the patches."
-    )
-    attention_memory: Literal["full", "chunked"] = Field(..., description="RAT's attention; `full` for other models.")
-    activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")
-    engine: Literal["torch"] = Field(..., description="One process, without DeepSpeed.")
-    points: Annotated[list[MeasuredPoint], Field(min_length=1, max_length=2)] = Field(
-        ..., description="Two sizes, the smaller first; one where the larger ran out of memory."
-    )
-    outside_bytes: Bytes = Field(..., description="In use on the device beside PyTorch's allocator.")
-    device_total_bytes: Bytes = Field(..., description="The device's memory, as CUDA reports it.")
-    gradient_bytes: Bytes = Field(..., description="Of all gradients; several processes hold them a second time.")
-    torch: Text = Field(..., description="Version of PyTorch.", examples=["2.13.0+cu130"])
-    driver: Text | None = Field(None, description="Version of the driver.", examples=["580.65.06"])
-    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] = Field(
-        ..., description="Day of the measurement.", examples=["'2026-11-23'"]
-    )
-
-
-class Facts(Section):
-    """One machine type: what `--facts FILE` holds. `gpu` names a card of the catalogue, or describes one."""
-
-    nodes: PositiveInt = Field(1, description="Machines of this kind.")
-    gpus_per_node: Count = Field(..., description="GPUs on each; 0 for none.", examples=[8])
-    gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["a100-80"])
-    gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that the catalogue lacks.")
-    compute_capability: str | None = Field(
-        None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="Of a card that the catalogue lacks."
-    )
-    cpus: PositiveInt = Field(..., description="CPU cores on each node.", examples=[64])
-    memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
-        None, description="Host memory on each node; a bare number is in GB.", examples=["512GB"]
-    )
-    measured: list[Measured] = Field([], description="Measured training steps; `ratc profile --measure` adds them.")

@@ -1,0 +1,64 @@
+"""Hardware facts' shape: the one source of ``schemas/facts.schema.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ratc.spec_base import MEMORY, Bytes, Count, NonNegative, PositiveInt, Section, Text
+
+
+class MeasuredPoint(Section):
+    """What a training step took at one micro-batch size, in bytes."""
+
+    micro_batch: PositiveInt = Field(..., description="Samples in a micro-batch.", examples=[2])
+    peak_allocated_bytes: Bytes = Field(..., description="Tensors, at most.")
+    peak_reserved_bytes: Bytes = Field(..., description="Held by PyTorch's allocator, at most.")
+    device_used_bytes: Bytes = Field(..., description="In use on the whole device, after the steps.")
+    samples_per_second: NonNegative = Field(..., description="Throughput of the process.")
+
+
+class Measured(Section):
+    """A measured training step, as `ratc profile --measure` writes it; it holds only for the very step it is of."""
+
+    name: Text = Field(..., description="The model, for people.", examples=["my_package.models:UNet"])
+    step: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] = Field(
+        ..., description="Digest of model, loss, optimizer and inputs, and of your own modules beside the spec."
+    )
+    card: Text = Field(..., description="The card: its id in the catalogue.", examples=["h100"])
+    precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the step.")
+    image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
+        ..., description="Height and width of the images, or depth, height and width of the patches."
+    )
+    attention_memory: Literal["full", "chunked"] = Field(..., description="RAT's attention; `full` for other models.")
+    activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")
+    engine: Literal["torch"] = Field(..., description="One process, without DeepSpeed.")
+    points: Annotated[list[MeasuredPoint], Field(min_length=1, max_length=2)] = Field(
+        ..., description="Two sizes, the smaller first; one where the larger ran out of memory."
+    )
+    outside_bytes: Bytes = Field(..., description="In use on the device beside PyTorch's allocator.")
+    device_total_bytes: Bytes = Field(..., description="The device's memory, as CUDA reports it.")
+    gradient_bytes: Bytes = Field(..., description="Of all gradients; several processes hold them a second time.")
+    torch: Text = Field(..., description="Version of PyTorch.", examples=["2.13.0+cu130"])
+    driver: Text | None = Field(None, description="Version of the driver.", examples=["580.65.06"])
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] = Field(
+        ..., description="Day of the measurement.", examples=["'2026-11-23'"]
+    )
+
+
+class Facts(Section):
+    """One machine type: what `--facts FILE` holds. `gpu` names a card of the catalogue, or describes one."""
+
+    nodes: PositiveInt = Field(1, description="Machines of this kind.")
+    gpus_per_node: Count = Field(..., description="GPUs on each; 0 for none.", examples=[8])
+    gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["a100-80"])
+    gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that the catalogue lacks.")
+    compute_capability: str | None = Field(
+        None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="Of a card that the catalogue lacks."
+    )
+    cpus: PositiveInt = Field(..., description="CPU cores on each node.", examples=[64])
+    memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
+        None, description="Host memory on each node; a bare number is in GB.", examples=["512GB"]
+    )
+    measured: list[Measured] = Field([], description="Measured training steps; `ratc profile --measure` adds them.")

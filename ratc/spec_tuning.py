@@ -1,0 +1,50 @@
+"""A study's shape: the section `tuning` of a spec."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ratc.spec_base import Count, KeyPath, PositiveInt, Section, Text
+
+
+class Draw(Section):
+    """What a value is drawn from: either `choices` or a `range`."""
+
+    choices: list[Any] | None = Field(None, description="Values to choose from.", examples=[[16, 32, 64]])
+    range: list[float | int] | None = Field(
+        None, description="`[low, high]`, two numbers, both in it.", examples=[[1e-5, 1e-3]]
+    )
+    scale: Literal["linear", "log"] = Field("linear", description="On what scale the numbers of a range are even.")
+
+
+class Tuning(Section):
+    """A study: trials that differ in some values, and the best of them."""
+
+    backend: Literal["ray", "array"] = Field(
+        "ray",
+        description="Who runs the trials: `array`, an array job or `ratc tune`; `ray` is read and not run by this "
+        "version.",
+    )
+    search_space: dict[KeyPath, list[Any] | Draw] = Field(
+        {},
+        description="What is tried, by key (short names are taken): `{range: [low, high], scale: log}`, "
+        "`{choices: […]}`, or a list. A list of two ascending numbers, for a key that takes real numbers, is a range, "
+        "logarithmic where its ends are above 0 and 10 times apart; any other is of choices.",
+        examples=[{"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8, 16]}],
+    )
+    metric: Text | None = Field(
+        None,
+        description="Validation metric that trials are judged by, at their best epoch; `checkpoint.best_metric` where "
+        "absent.",
+        examples=["dice", "loss"],
+    )
+    mode: Literal["min", "max"] | None = Field(None, description="Whether less or more of it is better.")
+    trials: PositiveInt | None = Field(
+        None,
+        description="Trials; where absent every combination of choices, or 16 where there is a range.",
+        examples=[32],
+    )
+    max_parallel: PositiveInt | None = Field(None, description="Trials that may run at the same time.", examples=[4])
+    seed: Count | None = Field(None, description="Of where trials lie in ranges; the spec's `seed` where absent.")
