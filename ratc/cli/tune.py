@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from ratc import compiler
 from ratc.cli import inputs, trials
 from ratc.cli.telling import Telling
-from ratc.cli.trials import Compiled, Runner
+from ratc.cli.trials import Compiled
+from ratc.cli.trials_here import Runner
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.tuning import outcome, picture
 from ratc.tuning.outcome import Trial
