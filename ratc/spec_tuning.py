@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import Count, KeyPath, PositiveInt, Section, Text
+from ratc.spec_base import Count, KeyPath, Positive, PositiveInt, Section, Text
 
 
 class Draw(Section):
@@ -24,8 +24,8 @@ class Tuning(Section):
 
     backend: Literal["ray", "array"] = Field(
         "ray",
-        description="Who runs the trials: `array`, an array job or `ratc tune`; `ray` is read and not run by this "
-        "version.",
+        description="Who runs the trials: `ray`, Ray Tune in one job or on this machine (extra `tune`); `array`, an "
+        "array job, or `ratc tune` without Ray.",
     )
     search_space: dict[KeyPath, list[Any] | Draw] = Field(
         {},
@@ -33,6 +33,11 @@ class Tuning(Section):
         "`{choices: […]}`, or a list. A list of two ascending numbers, for a key that takes real numbers, is a range, "
         "logarithmic where its ends are above 0 and 10 times apart; any other is of choices.",
         examples=[{"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8, 16]}],
+    )
+    search: Literal["spread", "tpe"] = Field(
+        "spread",
+        description="How trials are chosen: `spread`, evenly and all before the first one starts; `tpe`, each from "
+        "what is known by then (backend `ray`, with Optuna).",
     )
     metric: Text | None = Field(
         None,
@@ -47,4 +52,30 @@ class Tuning(Section):
         examples=[32],
     )
     max_parallel: PositiveInt | None = Field(None, description="Trials that may run at the same time.", examples=[4])
-    seed: Count | None = Field(None, description="Of where trials lie in ranges; the spec's `seed` where absent.")
+    early_stopping: Literal["asha", "none"] | None = Field(
+        None,
+        description="`asha`: a trial ends where others were better by the same epoch (asynchronous successive "
+        "halving); the way of `ray` where absent.",
+    )
+    grace_epochs: PositiveInt = Field(1, description="Epochs that every trial may train before it can end early.")
+    reduction_factor: Annotated[int, Field(ge=2, le=100)] = Field(
+        4,
+        description="Of so many trials one goes on: at `grace_epochs`, and whenever the epochs are as many times more.",
+    )
+    gpus_per_trial: Count | None = Field(
+        None, description="GPUs of a trial of `ray`, all on one node; 1 where absent and there are any.", examples=[1]
+    )
+    cpus_per_trial: PositiveInt | None = Field(
+        None,
+        description="CPU cores of a trial of `ray`; its GPUs' share of the node where absent, or an even share for "
+        "`max_parallel` trials.",
+        examples=[4],
+    )
+    budget_hours: Positive | None = Field(
+        None,
+        description="Hours after which `ratc tune` asks the trials that run to save, and begins no other.",
+        examples=[24],
+    )
+    seed: Count | None = Field(
+        None, description="Of where trials lie in ranges, and of `tpe`; the spec's `seed` where absent."
+    )

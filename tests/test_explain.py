@@ -280,7 +280,7 @@ def test_codes_are_listed_and_those_near_an_unknown_one_named(capsys):
     assert [row.split("  ")[0] for row in rows] == pages
     assert all(row.split("  ", 1)[1] for row in rows)
     status, _, err = told(capsys, "R399")
-    assert (status, "R339" in err, "R001" in err) == (1, True, False)
+    assert (status, "R34" in err, "R001" in err) == (1, True, False)
     assert "R330" in told(capsys, "r33")[2]
 
 

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratc import compiler, resources, tasks
-from ratc.cli import main
+from ratc.cli import budget, ledger, main
 from ratc.compiler import File, Inputs
-from ratc.tuning import outcome, picture
+from ratc.tuning import outcome, picture, proposals
+from ratc.tuning import share as shares
 from ratc.tuning.outcome import FAILED, FINISHED, LEFT_OUT, OPEN, Trial
 from ratc.tuning.points import Study, study
 from ratc.tuning.space import Choices, Range
@@ -216,7 +219,7 @@ def test_a_study_is_no_matter_for_one_run_on_this_machine(tmp_path, capsys):
     assert not (tmp_path / "compiled/demo/local/points").exists()
     path.write_text(path.read_text().replace("array", "ray"))
     assert main(["compile", str(path), "--num-gpus", "0"]) == 0
-    assert "warning[R206]" in capsys.readouterr().err
+    assert not (tmp_path / "compiled/demo/local/study.yaml").exists()
 
 
 def test_a_dry_run_names_the_trials_and_writes_nothing(tmp_path, capsys):
@@ -245,7 +248,7 @@ def test_the_outcome_in_every_form():
     assert outcome.best(TRIALS, False).name == "0001-a"
     assert outcome.best(TRIALS[2:], True) is None
     rows = outcome.table(made, TRIALS).splitlines()
-    assert rows[0].split() == ["trial", "learning_rate", "batch_size", "dice", "epoch"]
+    assert rows[0].split() == ["trial", "learning_rate", "batch_size", "dice", "epoch", "state"]
     assert [row.split()[0] for row in rows[1:]] == ["0003-c", "0002-b", "0001-a", "0004-d", "0005-e"]
     assert rows[4].split()[-2:] == ["failed", "R507"]
     table = list(csv.DictReader(io.StringIO(outcome.as_csv(made, TRIALS))))
@@ -284,3 +287,139 @@ def test_the_way_of_every_score_is_the_runtimes():
         for name, metric in known.items():
             assert tasks.larger_is_better(name) == metric.larger_is_better, name
     assert not tasks.larger_is_better("loss")
+
+
+def space_of(*entries):
+    return read({"backend": "ray", "search": "tpe", "search_space": dict(entries)}).space
+
+
+@given(st.floats(1e-5, 1e-3), st.integers(0, 2), st.integers(1, 6))
+def test_a_proposal_and_its_point_say_the_same(rate, choice, blocks):
+    space = space_of(
+        ("learning_rate", [1e-5, 1e-3]), ("batch_size", [4, 8, 16]), ("model.num_blocks", {"range": [1, 6]})
+    )
+    proposal = {"training.learning_rate": rate, "training.batch_size": choice, "model.num_blocks": blocks}
+    point = proposals.point(7, space, proposal)
+    told = {path: node.data() for path, node in point.nodes}
+    assert told["training.learning_rate"] == pytest.approx(rate, rel=1e-3)
+    assert 1e-5 <= told["training.learning_rate"] <= 1e-3
+    assert (told["training.batch_size"], told["model.num_blocks"]) == ([4, 8, 16][choice], blocks)
+    again = proposals.point(7, space, proposals.proposed(space, point))
+    assert (again.name, again.text) == (point.name, point.text)
+    other = proposals.point(8, space, {**proposal, "training.learning_rate": 1e-4})
+    assert proposals.alike(space, point, other)
+    assert (
+        not proposals.alike(space, point, proposals.point(8, space, {**proposal, "training.batch_size": 2 - choice}))
+        or choice == 1
+    )
+
+
+def test_what_stands_for_a_study_before_its_trials_are_known():
+    made = read({"search": "tpe", "trials": 5, "search_space": {"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8]}})
+    assert (made.adaptive, made.trials, made.halving, made.backend) == (True, 5, (1, 4), "ray")
+    assert [tuple(value.values()) for value in values(made)] == [(1e-4, 4), (1e-4, 8)]
+    # Of whole numbers the ends are looked at, too, and never more than a thousand in all.
+    whole = values(read({"search": "tpe", "search_space": {"epochs": {"range": [1, 100]}}}))
+    assert {1, 100} <= {value["training.epochs"] for value in whole}
+    many = {f"model.{key}": {"range": [1, 1000]} for key in ("num_blocks", "num_heads", "iters", "feature_dims")}
+    assert 1 <= len(values(read({"search": "tpe", "search_space": many}))) <= 1000
+    assert read({"early_stopping": "none", "search_space": {"epochs": [1, 2]}}).halving is None
+    assert read({"backend": "array", "search_space": {"epochs": [1, 2]}}).halving is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "tuning", "expected"),
+    [
+        ("num_gpus: 0, cpus: 8", "", (0, 8)),
+        ("num_gpus: 0, cpus: 8", "max_parallel: 3", (0, 2)),
+        ("num_gpus: 0, cpus: 2", "max_parallel: 8", (0, 1)),
+        ("num_gpus: 0, cpus: 8, nodes: 2", "max_parallel: 4", (0, 4)),
+        ("gpu: h100, num_gpus: 4, cpus: 64", "", (1, 16)),
+        ("gpu: h100, num_gpus: 4, cpus: 64", "gpus_per_trial: 2", (2, 32)),
+        ("gpu: h100, num_gpus: 4, cpus: 64", "gpus_per_trial: 3", (3, 64)),
+        ("gpu: h100, num_gpus: 4, cpus: 64", "gpus_per_trial: 1, cpus_per_trial: 4", (1, 4)),
+        ("gpu: h100, num_gpus: 4, cpus: 64", "gpus_per_trial: 5", "a trial of 5 GPUs does not fit"),
+        ("num_gpus: 0, cpus: 8", "gpus_per_trial: 1", "a trial of 1 GPU does not fit"),
+        ("num_gpus: 0, cpus: 8", "cpus_per_trial: 9", "a trial of 9 CPU cores does not fit"),
+    ],
+)
+def test_what_a_trial_has_of_a_node(resources, tuning, expected):
+    text = SPEC.replace("tuning:\n", f"tuning: {{search_space: {{epochs: [1, 2]}}, {tuning}}}\n")
+    text += f"resources: {{{resources}}}\n"
+    checked, found = compiler.analyse(Inputs(File("spec.yaml", text.encode())))
+    assert checked is not None, found
+    gpus, cpus = checked["resources.num_gpus"].value, checked["resources.cpus"].value
+    share, found = shares.share(checked, gpus, cpus)
+    if isinstance(expected, str):
+        assert share is None
+        assert (found[0].code, expected in found[0].message) == ("R343", True)
+        assert found[0].span is not None
+    else:
+        assert (share.gpus, share.cpus) == expected
+
+
+@pytest.mark.parametrize("asked", ["search: tpe", "early_stopping: asha", "gpus_per_trial: 0", "cpus_per_trial: 2"])
+def test_what_only_ray_does_is_refused_of_an_array(tmp_path, capsys, asked):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC + f"  backend: array\n  {asked}\n  search_space: {{epochs: [1, 2]}}\n")
+    for command in ("validate", "tune"):
+        assert main([command, str(path)]) == 1
+        assert "error[R342]" in capsys.readouterr().err
+    assert main(["tune", str(path), "--set", "tuning.backend=ray", "--num-gpus", "0", "--dry-run"]) == 0
+
+
+def test_a_ledger_survives_a_line_that_is_cut_off_and_forgets_another_space(tmp_path):
+    made = read({"search": "tpe", "search_space": {"learning_rate": [1e-5, 1e-3]}})
+    book = ledger.begin(str(tmp_path), made)
+    book.add({"training.learning_rate": 1e-4})
+    book.add({"training.learning_rate": 2e-4})
+    with open(book.path, "a") as file:
+        file.write('{"training.lear')
+    again = ledger.begin(str(tmp_path), made)
+    assert [value["training.learning_rate"] for value in again.entries] == [1e-4, 2e-4]
+    assert [point.name[:4] for point in again.points(made)] == ["0001", "0002"]
+    again.add({"training.learning_rate": 3e-4})
+    assert len(ledger.read(str(tmp_path), made).entries) == 3
+    other = read({"search": "tpe", "search_space": {"learning_rate": [1e-5, 1e-2]}})
+    assert ledger.read(str(tmp_path), other).entries == []
+    assert ledger.begin(str(tmp_path), other).entries == []
+    assert len((tmp_path / "proposals.jsonl.old").read_text().splitlines()) == 4
+
+
+def test_a_budget_counts_all_starts(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    first = budget.Budget(str(tmp_path), 100.0)
+    now[0] = 60.0
+    assert not first.is_spent()
+    first.keep()
+    now[0] = 1000.0
+    second = budget.Budget(str(tmp_path), 100.0)
+    now[0] = 1039.0
+    assert not second.is_spent()
+    now[0] = 1041.0
+    assert second.is_spent()
+    assert not budget.Budget(str(tmp_path), None).is_spent()
+    (tmp_path / "spent.json").write_text("{")
+    assert budget.Budget(str(tmp_path), 1.0).spent == 0.0
+
+
+def test_ray_that_is_not_there_is_said_with_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "ratc.cli.trials_ray", raising=False)
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC + "  search_space: {epochs: [1, 2]}\n")
+    assert main(["tune", str(path), "--num-gpus", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "error[R550]" in said
+    assert "pip install 'ratc[tune]'" in said
+
+
+def test_ray_is_only_imported_to_run_a_study(tmp_path):
+    (tmp_path / "spec.yaml").write_text(SPEC + "  search_space: {epochs: [1, 2]}\n")
+    code = "import sys; from ratc.cli import main; status = main(sys.argv[1:]); "
+    code += "sys.exit(status or any(name.split('.')[0] in ('ray', 'optuna') for name in sys.modules))"
+    for words in (["tune", "spec.yaml", "--dry-run", "--num-gpus", "0"], ["compile", "spec.yaml", "--target", "slurm",
+                  "--num-gpus", "0", "--set", "resources.cpus=2"]):  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

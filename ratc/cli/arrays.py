@@ -37,7 +37,7 @@ def of_study(
     array, left = Array(place, found.max_parallel, found.span), list[tuple[Point, Diagnostic]]()
 
     def record() -> Artifact:
-        return study.artifact(place, found, [entry.name for entry in array.entries], left)
+        return study.artifact(place, found, len(array.entries), left)
 
     made, plan, said = _files(args, loaded, gathered, target, found.points, array, left, record)
     return made, plan, (*said, *left_out(found, left))

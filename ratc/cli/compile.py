@@ -101,8 +101,6 @@ def make(
     place = _place(loaded, gathered, target, folder, elsewhere)
     points, said = compiler.points(loaded.document)
     study, more = compiler.study(loaded.document)
-    if study and loaded.settings["tuning.backend"].value != "array":
-        study = None  # R206 has said so
     found += (*said, *more)
     if has_errors(found):
         return None, found
@@ -112,7 +110,11 @@ def make(
         # Imported here: most specs are of one run.
         from ratc.cli import arrays
 
-        if study:
+        if study and study.backend == "ray":
+            from ratc.cli import pools
+
+            artifacts, plan, more = pools.of_study(args, loaded, gathered, target, place, study)
+        elif study:
             artifacts, plan, more = arrays.of_study(args, loaded, gathered, target, place, study)
         else:
             artifacts, plan, more = arrays.of_sweep(args, loaded, gathered, target, place, points)
@@ -165,15 +167,25 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     command = ["ratc", "compile", f"{up}/{os.path.basename(spec.name)}", "--target", target]
     if gathered.file:
         command += ["--facts", os.path.relpath(gathered.file.name, folder)]
+    sets: list[str] = []
     for override in loaded.inputs.overrides:
         assert loaded.settings is not None
         value = loaded.settings[override.path].value if override.path in loaded.settings else override.text
-        command += ["--set", f"{override.path}={as_word(value)}"]
+        sets += ["--set", f"{override.path}={as_word(value)}"]
+    command += sets
     if elsewhere:
         command += ["-o", "."]
     files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file)
+    laid_over = "".join(f" {quote(word)}" for word in sets)
     digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files if file}
-    return Place(up, down, os.path.basename(spec.name), " ".join(map(quote, command)), digests)
+    return Place(
+        up,
+        down,
+        os.path.basename(spec.name),
+        " ".join(map(quote, command)),
+        digests,
+        laid_over,
+    )
 
 
 def as_word(value: object) -> str:

@@ -7,13 +7,10 @@ import contextlib
 import copy
 import fcntl
 import io
-import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 
 from ratc import layers
 from ratc.cli import inputs
@@ -22,6 +19,7 @@ from ratc.cli.compile import as_word, compile_spec
 from ratc.cli.inputs import Loaded
 from ratc.cli.points import resolve
 from ratc.cli.telling import Telling
+from ratc.cli.trial_files import TrialFiles
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.sweep import Point
 from ratc.targets.array import Array
@@ -31,8 +29,8 @@ from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.yaml_text import mapping
 
-#: What the runtime keeps locked in an output folder while it trains there.
-_OWNER = "owner.json"
+#: The study's own folder, below the output folder.
+FOLDER = "study"
 #: Values that follow from the experiment's name, and stay those of the study.
 _SHARED = ("logging.mlflow_experiment_name", "logging.wandb_project")
 
@@ -43,90 +41,99 @@ class Held(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A trial that can run: its files in ``folder``, its results in ``output``, on ``gpus`` of the machine's.
+    """A trial that can run: what lies on the disk of it, and on how many GPUs of a machine it runs.
 
     ``settings`` are the words behind `--set` that make it of the spec.
     """
 
     point: Point
-    folder: str
-    output: str
+    files: TrialFiles
     gpus: int
     settings: tuple[str, ...]
 
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Makes trials of a study's points: what all of them share. ``gpus`` are those of each."""
+
+    args: argparse.Namespace
+    base: str
+    gpus: int
+    name: str
+    output: str
+    shared: tuple[str, ...]
+
     @property
-    def lock_digest(self) -> str:
-        """Of the lock, as the runtime notes it."""
-        with open(os.path.join(self.folder, "lock.yaml"), "rb") as file:
-            return sha256(file.read()).hexdigest()
+    def folder(self) -> str:
+        """The study's own folder, below the output folder."""
+        return os.path.join(self.base, FOLDER)
+
+    def trial(self, point: Point) -> Compiled:
+        """A point as a trial. As the points of an array: a name and a folder of its own, and tracked in one place."""
+        settings = (
+            *(f"{path}={as_word(node.data())}" for path, node in point.nodes),
+            f"experiment_name={self.name}-{point.name}",
+            f"output_dir={self.output}/{point.name}",
+            *self.shared,
+        )
+        files = TrialFiles(os.path.join(self.folder, "trials", point.name), os.path.join(self.base, point.name))
+        return Compiled(point, files, self.gpus, settings)
+
+    def compile(self, trial: Compiled, folder: str | None = None) -> tuple[Diagnostic, ...]:
+        """Compile a trial for this machine, as `ratc compile` does with its values as `--set`; the errors, if any."""
+        own = copy.copy(self.args)
+        own.assignments = [*self.args.assignments, *trial.settings]
+        own.short_experiment_name = own.short_output_dir = None
+        for path, _ in trial.point.nodes:
+            for short, full in layers.SHORT_NAMES.items():
+                if full == path:
+                    setattr(own, f"short_{short.replace('-', '_')}", None)
+        own.output = folder or trial.files.folder
+        telling = _Quiet()
+        # What is written is said of the study as a whole.
+        with contextlib.redirect_stderr(io.StringIO()):
+            status, _ = compile_spec(own, "local", own.output, check=False, telling=telling)
+        return tuple(telling.kept) if status else ()
 
 
-def prepare(
-    args: argparse.Namespace, loaded: Loaded, study: Study, write: bool
-) -> tuple[list[Compiled], list[tuple[Point, Diagnostic]], tuple[Diagnostic, ...]]:
-    """Resolve every trial, and where ``write`` compile it; those that cannot be are returned with the reason.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A study's points, looked at: the trials that can run, and those that cannot with the reason."""
 
-    All are looked at before a file is written. Codes: those of a spec, R338, R339.
-    """
+    ready: Sequence[Compiled] = ()
+    left: Sequence[tuple[Point, Diagnostic]] = ()
+    workshop: Workshop | None = None
+
+
+def prepare(args: argparse.Namespace, loaded: Loaded, study: Study) -> tuple[Prepared, tuple[Diagnostic, ...]]:
+    """Resolve every point of a study for this machine; nothing is written. Codes: those of a spec, R338, R339."""
     assert loaded.settings is not None
     assert loaded.document is not None
     gathered, found = inputs.gather(args, loaded.settings, "local")
     if gathered is None:
-        return [], [], found
+        return Prepared(), found
     hardware, more = gathered.settled(loaded.settings)
     found += more
     if hardware is None:
-        return [], [], found
+        return Prepared(), found
     array, left = Array(Place(".", ".", "", "", {}), None, study.span), list[tuple[Point, Diagnostic]]()
     found += resolve(args, loaded.document, study.points, hardware, array, left)
     found += left_out_finding(study, left)
     if has_errors(found) or array.first is None:
-        return [], left, found
+        return Prepared(left=left), found
     values = array.first.values
-    base = os.path.normpath(os.path.join(loaded.folder, values.get_as(str, "output_dir")))
-    gpus = values.get_as(int, "parallel.world_size") if values["hardware.device"].value == "cuda" else 0
+    output = values.get_as(str, "output_dir")
+    workshop = Workshop(
+        args,
+        os.path.normpath(os.path.join(loaded.folder, output)),
+        values.get_as(int, "parallel.world_size") if values["hardware.device"].value == "cuda" else 0,
+        values.get_as(str, "experiment_name"),
+        output,
+        tuple(f"{path}={as_word(values[path].value)}" for path in _SHARED),
+    )
     names = {entry.name for entry in array.entries}
-    points = [point for point in study.points if point.name in names]
-    # As the points of an array: a name and a folder of its own, and one place where all are tracked.
-    shared = [f"{path}={as_word(values[path].value)}" for path in _SHARED]
-    name, output = values["experiment_name"].value, values["output_dir"].value
-    ready = [
-        Compiled(
-            point,
-            os.path.join(base, "study", "trials", point.name),
-            os.path.join(base, point.name),
-            gpus,
-            (
-                *(f"{path}={as_word(node.data())}" for path, node in point.nodes),
-                f"experiment_name={name}-{point.name}",
-                f"output_dir={output}/{point.name}",
-                *shared,
-            ),
-        )
-        for point in points
-    ]
-    for one in ready if write else ():
-        wrong = _compile(args, one, one.folder)
-        if wrong:
-            return [], left, (*found, *wrong)
-    return ready, left, found
-
-
-def _compile(args: argparse.Namespace, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
-    """Compile a trial for this machine, as `ratc compile` does with its values as `--set`."""
-    own = copy.copy(args)
-    own.assignments = [*args.assignments, *trial.settings]
-    own.short_experiment_name = own.short_output_dir = None
-    for path, _ in trial.point.nodes:
-        for short, full in layers.SHORT_NAMES.items():
-            if full == path:
-                setattr(own, f"short_{short.replace('-', '_')}", None)
-    own.output = folder
-    telling = _Quiet()
-    # What is written is said of the study as a whole.
-    with contextlib.redirect_stderr(io.StringIO()):
-        status, _ = compile_spec(own, "local", folder, check=False, telling=telling)
-    return tuple(telling.kept) if status else ()
+    ready = [workshop.trial(point) for point in study.points if point.name in names]
+    return Prepared(ready, left, workshop), found
 
 
 class _Quiet(Telling):
@@ -141,16 +148,20 @@ class _Quiet(Telling):
 
 def result(trial: Compiled, study: Study) -> Trial:
     """What a trial's output folder says of it."""
-    values = {path: node.data() for path, node in trial.point.nodes}
-    try:
-        with open(os.path.join(trial.output, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
-    except (OSError, ValueError):
-        return Trial(trial.point.name, values, outcome.FAILED if why(trial) else outcome.OPEN, why=why(trial))
+    values, files = {path: node.data() for path, node in trial.point.nodes}, trial.files
+    results = files.results()
+    if not results:
+        held = files.is_held()
+        why = "" if held else files.why()
+        status = outcome.RUNNING if held else outcome.FAILED if why else outcome.OPEN
+        return Trial(trial.point.name, values, status, why=why)
     metric, epoch = outcome.judged(results, study.metric, study.larger_is_better)
-    done = results.get("status") == "finished"
-    seconds = results.get("wall_seconds")
-    return Trial(trial.point.name, values, outcome.FINISHED if done else outcome.OPEN, metric, epoch, seconds)
+    status = outcome.FINISHED if results.get("status") == "finished" else outcome.OPEN
+    if status == outcome.OPEN and os.path.exists(files.folder) and files.ended_early():
+        status = outcome.EARLY
+    elif status == outcome.OPEN and files.is_held():
+        status = outcome.RUNNING
+    return Trial(trial.point.name, values, status, metric, epoch, results.get("wall_seconds"))
 
 
 def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
@@ -159,22 +170,6 @@ def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
         Trial(point.name, {path: node.data() for path, node in point.nodes}, outcome.LEFT_OUT, why=why.code)
         for point, why in left
     ]
-
-
-def log_of(trial: Compiled) -> str:
-    """Where what its script prints is kept."""
-    return f"{trial.folder}.log"
-
-
-def why(trial: Compiled, begun: int = 0) -> str:
-    """The code of the last finding in a trial's log, from a place on; nothing where there is none."""
-    try:
-        with open(log_of(trial), "rb") as file:
-            file.seek(begun)
-            codes = re.findall(r"error\[(R\d{3})\]", file.read().decode(errors="replace"))
-    except OSError:
-        return ""
-    return codes[-1] if codes else ""
 
 
 @contextmanager
@@ -189,36 +184,13 @@ def alone_in(folder: str) -> Iterator[None]:
         yield
 
 
-def is_finished(trial: Compiled) -> bool:
-    """Whether its own lock was trained to the end."""
-    try:
-        with open(os.path.join(trial.output, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
-    except (OSError, ValueError):
-        return False
-    return results.get("status") == "finished" and str(results.get("lock_sha256", "")).endswith(trial.lock_digest)
-
-
-def is_held(trial: Compiled) -> bool:
-    """Whether a process still trains in a trial's folder: one that outlived a `ratc tune` that was killed."""
-    try:
-        with open(os.path.join(trial.output, _OWNER), "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.lockf(file, fcntl.LOCK_UN)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def keep_best(args: argparse.Namespace, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
+def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
     """Compile the best trial into a folder, with an overlay of its values beside: what to put into the spec.
 
     What this machine cannot run, a trial over several nodes, has the overlay alone; the reasons are returned.
     """
     os.makedirs(folder, exist_ok=True)
-    found = _compile(args, trial, folder)
+    found = workshop.compile(trial, folder)
     tree: dict[str, object] = {}
     for path, node in trial.point.nodes:
         *parents, key = path.split(".")

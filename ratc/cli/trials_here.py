@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ratc.cli import trials
+from ratc.cli.budget import Budget
+from ratc.cli.live import Live
 from ratc.cli.trials import Compiled
 from ratc.tuning import outcome
 from ratc.tuning.points import Study
@@ -25,34 +27,46 @@ class Runner:
 
     study: Study
     trials: Sequence[Compiled]
+    budget: Budget
+    live: Live = field(init=False)
     _stopping: bool = False
+    _spent: bool = False
     _waiting: list[Compiled] = field(default_factory=list)
     #: By slot: the trial, its process, and from where on its log is of this start.
     _running: dict[int, tuple[Compiled, subprocess.Popen[bytes], int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.live = Live(lambda: outcome.table(self.study, [trials.result(one, self.study) for one in self.trials]))
+
     def run(self) -> int:
         """Run what is not finished; 130 where it was interrupted, after the trials have saved."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._waiting = [trial for trial in self.trials if not trials.is_finished(trial)]
+        self._waiting = [trial for trial in self.trials if not trial.files.is_finished()]
         done = len(self.trials) - len(self._waiting)
         if done:
-            print(f"{done} of {len(self.trials)} trials are finished", file=sys.stderr)
+            self.live.say(f"{done} of {len(self.trials)} trials are finished")
         try:
             while (self._waiting and not self._stopping) or self._running:
                 for slot in self._free():
-                    ready = next((trial for trial in self._waiting if not trials.is_held(trial)), None)
+                    ready = next((trial for trial in self._waiting if not trial.files.is_held()), None)
                     if ready is None or self._stopping:
                         break
                     self._waiting.remove(ready)
                     # One that outlived a study that was killed may have ended by now.
-                    if not trials.is_finished(ready):
+                    if not ready.files.is_finished():
                         self._start(slot, ready)
                 time.sleep(_PAUSE)
                 self._look()
+                if self.budget.is_spent() and not self._spent and not self._stopping:
+                    self._spent = True
+                    self._stop_all("the budget is spent")
+                self.live.show()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        return 130 if self._stopping else 0
+            self.live.end()
+            self.budget.keep()
+        return 130 if self._stopping and not self._spent else 0
 
     def _free(self) -> list[int]:
         return [slot for slot in range(self._slots()) if slot not in self._running]
@@ -63,28 +77,12 @@ class Runner:
         return wanted if not gpus else max(1, min(wanted, len(_visible()) // gpus))
 
     def _start(self, slot: int, trial: Compiled) -> None:
-        environment = {"RATC_PYTHON": sys.executable, **os.environ}
-        # They lie over the lock, and every trial has its own.
-        environment.pop("RAT_OUTPUT_DIR", None)
+        variables: dict[str, str] = {}
         if trial.gpus and self._slots() > 1:
             mine = _visible()[slot * trial.gpus : (slot + 1) * trial.gpus]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        print(f"{trial.point.name}  {trial.point.text}", file=sys.stderr, flush=True)
-        # Behind what an earlier start wrote, which may write still.
-        with open(trials.log_of(trial), "ab") as log:
-            log.write(f"--- {time.strftime('%F %T')}\n".encode())
-            log.flush()
-            begun = log.tell()
-            # In a group of its own: Ctrl-C reaches it through this process alone, once.
-            process = subprocess.Popen(
-                [os.path.join(os.path.abspath(trial.folder), "run.sh")],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._running[slot] = trial, process, begun
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        self.live.say(f"{trial.point.name}  {trial.point.text}")
+        self._running[slot] = trial, *trial.files.start(sys.executable, variables)
 
     def _look(self) -> None:
         for slot, (trial, process, begun) in list(self._running.items()):
@@ -92,28 +90,31 @@ class Runner:
             if status is None:
                 continue
             del self._running[slot]
-            why = trials.why(trial, begun)
+            why = trial.files.why(begun)
             if status and why == "R517":
                 # It was begun by a study that was killed, and goes on: its end is waited for.
-                print(f"{trial.point.name}  runs already", file=sys.stderr, flush=True)
+                self.live.say(f"{trial.point.name}  runs already")
                 self._waiting.append(trial)
                 continue
             found = trials.result(trial, self.study)
             said = f"{self.study.metric} {found.metric:.4f}" if found.metric is not None else ""
             if status:
-                said = f"failed with status {status} {why}; its log: {os.path.relpath(trials.log_of(trial))}"
+                said = f"failed with status {status} {why}; its log: {os.path.relpath(trial.files.log)}"
             elif found.status != outcome.FINISHED:
                 said = "stopped, and saved"
-            print(f"{trial.point.name}  {said}", file=sys.stderr, flush=True)
+            self.live.say(f"{trial.point.name}  {said}")
 
     def _stop(self, number: int, frame: object) -> None:
         """Ask every trial to save and end; a second time, end them."""
+        self._stop_all(signal.Signals(number).name)
+
+    def _stop_all(self, reason: str) -> None:
         again, self._stopping = self._stopping, True
         for _, process, _ in self._running.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL if again else signal.SIGINT)
         if not again:
-            print("stopping: the running trials save; the same command continues", file=sys.stderr, flush=True)
+            self.live.say(f"stopping ({reason}): the running trials save; the same command continues")
 
 
 def _visible() -> list[str]:

@@ -1,8 +1,8 @@
 """Run the study that a spec's `tuning` describes on this machine, or gather what its array job has found.
 
-Every trial is compiled as a run of its own before the first one starts. What is finished is not run again, and what was
-cut off goes on from its checkpoint: after any end, the same command continues. The outcome lies in `study/` below
-the output folder: trials.csv, study.json, study.svg, and `best/`, the best trial's compiled files and its overlay.
+Every trial is compiled as a run of its own before it starts. What is finished is not run again, and what was cut off
+goes on from its checkpoint: after any end, the same command continues. The outcome lies in `study/` below the output
+folder: trials.csv, study.json, study.svg, and `best/`, the best trial's compiled files and its overlay.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import sys
 from collections.abc import Sequence
 
 from ratc import compiler
-from ratc.cli import inputs, trials
+from ratc.cli import inputs, ledger, trials
+from ratc.cli.budget import Budget
+from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
-from ratc.cli.trials import Compiled
+from ratc.cli.trials import Compiled, Prepared, Workshop
 from ratc.cli.trials_here import Runner
-from ratc.diagnostics import Diagnostic, has_errors
+from ratc.diagnostics import Diagnostic
 from ratc.tuning import outcome, picture
+from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
-
-FOLDER = "study"
+from ratc.tuning.share import Share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_format_argument(parser)
     parser.add_argument("--collect", action="store_true", help="run nothing: gather what has been found so far")
     parser.add_argument("--dry-run", action="store_true", help="say which trials there would be, and run nothing")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,56 +43,110 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, telling: Telling) -> int:
-    loaded = inputs.load(args, "local")
-    if loaded.settings is None or loaded.document is None:
-        telling.tell(loaded.diagnostics)
-        return 1
-    study, found = compiler.study(loaded.document)
+    loaded, study, share, found = _read(args)
     if study is None:
-        nothing = (Diagnostic("R336", "the spec has no `tuning`", helps=("`tuning.search_space` says what to try",)),)
-        telling.tell((*loaded.diagnostics, *(found or nothing)))
+        telling.tell(found)
         return 1
-    ready, left, more = trials.prepare(args, loaded, study, write=not (args.collect or args.dry_run))
-    # That Ray is not run is no matter here: the trials are.
-    said = [item for item in (*loaded.diagnostics, *found, *more) if item.code != "R206"]
-    if telling.tell(said) or has_errors(said):
+    prepared, more = trials.prepare(args, loaded, study)
+    if telling.tell((*found, *more)) or prepared.workshop is None:
         return 1
+    workshop = prepared.workshop
     out = sys.stdout if args.format == "text" else sys.stderr
     if args.dry_run:
-        for trial in ready:
-            print(f"{trial.point.name}  {trial.point.text}", file=out)
+        _foretell(study, prepared, out)
         return 0
     status = 0
-    folder = os.path.join(os.path.dirname(ready[0].output), FOLDER)
-    if not args.collect:
-        status = _execute(study, ready, folder)
+    if args.collect:
+        prepared = _proposed(study, prepared, workshop)
+    else:
+        status, prepared = _execute(study, prepared, workshop, share, args.ray_address)
         if status == 1:
             return 1
-    ended = [*(trials.result(one, study) for one in ready), *trials.left_out(left)]
+    ended = [*(trials.result(one, study) for one in prepared.ready), *trials.left_out(prepared.left)]
     ended.sort(key=lambda trial: trial.name)
-    _write(args, study, ready, ended, folder)
+    _write(workshop, study, prepared.ready, ended)
     print(outcome.table(study, ended), end="", file=out)
     chosen = outcome.best(ended, study.larger_is_better)
     if chosen is None:
         print("ratc tune: no trial has ended with a metric", file=sys.stderr)
         return status or 1
-    print(f"best: {chosen.name}; written: {os.path.relpath(folder)}", file=sys.stderr)
+    print(f"best: {chosen.name}; written: {os.path.relpath(workshop.folder)}", file=sys.stderr)
     return status
 
 
-def _execute(study: Study, ready: Sequence[Compiled], folder: str) -> int:
-    """Run what is not finished; 130 where somebody stopped it, 1 where another process runs it."""
+def _read(args: argparse.Namespace) -> tuple[Loaded, Study | None, Share | None, tuple[Diagnostic, ...]]:
+    """The spec and its study. Of one that Ray runs the spec is read as that of a trial: a part of one node."""
+    loaded = inputs.load(args, "local")
+    if loaded.settings is None or loaded.document is None:
+        return loaded, None, None, loaded.diagnostics
+    study, found = compiler.study(loaded.document)
+    if study is None:
+        nothing = Diagnostic("R336", "the spec has no `tuning`", helps=("`tuning.search_space` says what to try",))
+        return loaded, None, None, (*loaded.diagnostics, *(found or (nothing,)))
+    found = (*loaded.diagnostics, *found)
+    if study.backend != "ray":
+        return loaded, study, None, found
+    gathered, more = inputs.gather(args, loaded.settings, "local")
+    hardware, said = gathered.settled(loaded.settings) if gathered else (None, ())
+    found += (*more, *said)
+    if hardware is None:
+        return loaded, None, None, found
+    gpus, cpus = hardware.get_as(int, "gpus_per_node"), hardware.maybe(int, "cpus")
+    share, more = shares.share(loaded.settings, gpus, cpus)
+    if share is None:
+        return loaded, None, None, (*found, *more)
+    container = loaded.settings["environment.container"].value is not None
+    args.assignments = [*args.assignments, *share.settings(container)]
+    loaded = inputs.load(args, "local")
+    return loaded, study if loaded.settings else None, share, (*found, *more, *loaded.diagnostics)
+
+
+def _foretell(study: Study, prepared: Prepared, out: object) -> None:
+    """Which trials there would be."""
+    if study.adaptive:
+        print(f"{study.trials} trials, each chosen from what is known by then", file=out)  # type: ignore[call-overload]
+        return
+    for trial in prepared.ready:
+        print(f"{trial.point.name}  {trial.point.text}", file=out)  # type: ignore[call-overload]
+
+
+def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
+    """The trials that there are so far, where they are chosen one by one."""
+    if not study.adaptive:
+        return prepared
+    known = [workshop.trial(point) for point in ledger.read(workshop.folder, study).points(study)]
+    begun = [trial for trial in known if os.path.isdir(trial.files.folder)]
+    return Prepared(begun, prepared.left, workshop)
+
+
+def _execute(
+    study: Study, prepared: Prepared, workshop: Workshop, share: Share | None, address: str | None
+) -> tuple[int, Prepared]:
+    """Run what is not finished; 130 where somebody stopped it, 1 where it cannot be run or another process does."""
     try:
-        with trials.alone_in(folder):
-            return Runner(study, ready).run()
+        with trials.alone_in(workshop.folder):
+            for trial in () if study.adaptive else prepared.ready:
+                wrong = workshop.compile(trial)
+                if wrong:
+                    inputs.show(wrong, "ratc tune")
+                    return 1, prepared
+            if share is None:
+                budget = Budget(workshop.folder, study.budget_seconds)
+                return Runner(study, prepared.ready, budget).run(), prepared
+            try:
+                from ratc.cli import trials_ray
+            except ImportError as error:
+                helps = ("pip install 'ratc[tune]'", "or use `backend: array`, which needs no Ray")
+                inputs.show([Diagnostic("R550", f"Ray Tune cannot be imported: {error}", helps=helps)], "ratc tune")
+                return 1, prepared
+            return trials_ray.run(study, prepared, share, address)
     except trials.Held:
-        print(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(folder)}", file=sys.stderr)
-        return 1
+        print(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}", file=sys.stderr)
+        return 1, prepared
 
 
-def _write(
-    args: argparse.Namespace, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], folder: str
-) -> None:
+def _write(workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial]) -> None:
+    folder = workshop.folder
     os.makedirs(folder, exist_ok=True)
     texts = {
         "trials.csv": outcome.as_csv(study, ended),
@@ -104,6 +161,6 @@ def _write(
     chosen = outcome.best(ended, study.larger_is_better)
     if chosen is not None:
         one = next(one for one in ready if one.point.name == chosen.name)
-        for item in trials.keep_best(args, one, os.path.join(folder, "best")):
+        for item in trials.keep_best(workshop, one, os.path.join(folder, "best")):
             said = f"[{item.code}] {item.message}"
             print(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}", file=sys.stderr)

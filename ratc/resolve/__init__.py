@@ -6,11 +6,14 @@ and puts values with their reasons into the context. It touches nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
 from ratc.resolve import (
+    allocation,
     batch,
     checkpoints,
     engine,
@@ -46,15 +49,17 @@ DERIVATIONS = (
     memory,
     launch,
 )
+#: What a job asks for in which Ray runs a study: how each trial trains is resolved for itself.
+ALLOCATION = (experiment, parallelism, request, allocation, launch)
 
 
 def resolve(
-    settings: Values, facts: Values, decision: Decision | None = None
+    settings: Values, facts: Values, decision: Decision | None = None, derivations: Sequence[ModuleType] = DERIVATIONS
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
     """Work out every value of the run; a decision settles what memory decides. Codes: R3xx."""
     context = Context(settings, facts, decision)
     found: list[Diagnostic] = []
-    for derivation in DERIVATIONS:
+    for derivation in derivations:
         found += derivation.derive(context)
         if has_errors(found):
             return None, tuple(found)

@@ -30,6 +30,10 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     yield from _walltime(context)
     _requeue(context)
     _launcher(context)
+    start = context.facts["cluster.launcher"]
+    context.values["job.start"] = Value(
+        start.value, start.origin, start.reason, ("facts:cluster.launcher",), start.span
+    )
     yield from _ports(context)
     container = settings["environment.container"]
     if container.value is not None and context.facts["cluster.container"].value is None:
@@ -94,16 +98,14 @@ def _requeue(context: Context) -> None:
 
 
 def _launcher(context: Context) -> None:
+    if "job.launcher" in context.values:
+        return
     asked, accelerate = context.settings["launcher"], context.value("engine.use_accelerate")
     if asked.value is not None:
         context.keep("launcher", under="job.launcher")
     else:
         why = "use_accelerate is true" if accelerate else "use_accelerate is false"
         context.derive("job.launcher", "accelerate" if accelerate else "torchrun", why, "engine.use_accelerate")
-    start = context.facts["cluster.launcher"]
-    context.values["job.start"] = Value(
-        start.value, start.origin, start.reason, ("facts:cluster.launcher",), start.span
-    )
 
 
 def _ports(context: Context) -> Iterator[Diagnostic]:

@@ -21,7 +21,6 @@ from ratc.rules import (
     scales,
     secrets,
     several,
-    unavailable,
 )
 
 #: Of a task: where a spec has several, they look at each of them.
@@ -34,7 +33,6 @@ RULES = (
     scales,
     secrets,
     readonly,
-    unavailable,
     ineffective,
     grid,
     metric,

@@ -9,7 +9,17 @@ from ratc.targets.artifact import Artifact, Place
 
 TARGETS = {"local": local.files, "slurm": slurm.files, "lsf": lsf.files}
 #: The files that a target may have written beside its lock, by name; an array's points lie in a folder of their own.
-NAMES = (deepspeed.NAME, accelerate.NAME, job.NODE, local.NAME, slurm.NAME, lsf.NAME, job.TABLE, study.NAME)
+NAMES = (
+    deepspeed.NAME,
+    accelerate.NAME,
+    job.NODE,
+    local.NAME,
+    slurm.NAME,
+    lsf.NAME,
+    job.TABLE,
+    study.NAME,
+    study.FACTS,
+)
 
 
 def artifacts(target: str, plan: Plan, place: Place) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:

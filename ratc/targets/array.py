@@ -68,9 +68,18 @@ class Array:
                 yield from (replace(file, path=f"{down}/{file.path}") for file in own.values())
                 return
 
+    @property
+    def _varied(self) -> set[str]:
+        return {path for entry in self.entries for path in entry.values}
+
+    def shared(self) -> dict[str, Value]:
+        """What all points have in common."""
+        varied = self._varied
+        return {path: value for path, value in self._reference.items() if path not in varied}
+
     def artifacts(self, target: str, shared: Sequence[Artifact]) -> tuple[Artifact, ...]:
         """All files of the array; ``shared`` are those of the job. The shared lock comes last."""
-        varied = {path for entry in self.entries for path in entry.values}
+        varied = self._varied
         own = [list(self._point(entry, varied)) for entry in self.entries]
         rows = [
             f"{entry.name}\t{entry.text}\t{files[-1].digest}\n" for entry, files in zip(self.entries, own, strict=True)
@@ -80,7 +89,7 @@ class Array:
         common = lock.artifact(
             replace(self.place, remark=remark),
             target,
-            {path: value for path, value in self._reference.items() if path not in varied},
+            self.shared(),
             [*shared, table],
         )
         return (*shared, *(file for files in own for file in files), table, common)

@@ -30,8 +30,8 @@ class Place:
     """Where the artifacts lie, seen from the files around them; no absolute path is among these.
 
     ``up`` leads from the artifacts' folder to the spec's, ``down`` back. ``again`` is the command that makes the files
-    again from within their folder. ``inputs`` are digests by path from the spec's folder. ``remark`` is one more line
-    at the head of every file.
+    again from within their folder, ``sets`` those of its words that lie over the spec. ``inputs`` are digests by path
+    from the spec's folder. ``remark`` is one more line at the head of every file.
     """
 
     up: str
@@ -39,6 +39,7 @@ class Place:
     spec_name: str
     again: str
     inputs: Mapping[str, str]
+    sets: str = ""
     remark: str | None = None
 
     @property
@@ -58,6 +59,20 @@ class Shape:
     points: int
     max_parallel: int | None
     span: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What a job script knows of the study that Ray runs in it: its trials, the GPUs and cores of each, and what the
+    study has of each node. ``sets`` are the words of ``ratc tune`` that lie over the spec.
+    """
+
+    trials: int
+    gpus: int
+    cpus: int
+    node_gpus: int
+    node_cpus: int
+    sets: str
 
 
 def _one_line(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ratc.plan import Plan
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
-from ratc.targets.artifact import Artifact, Place, Shape
+from ratc.targets.artifact import Artifact, Place, Pool, Shape
 
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
@@ -24,9 +24,13 @@ def engine_files(plan: Plan, place: Place) -> list[Artifact]:
     return files
 
 
-def title(plan: Plan, where: str) -> str:
-    """One sentence: what is trained, on how many processes of what, with what batch."""
+def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
+    """One sentence: what is trained, on how many processes of what, with what batch; or how many trials there are."""
     values = plan.values
+    if pool:
+        each = f"{pool.gpus} GPU{'s' if pool.gpus > 1 else ''} and " if pool.gpus else ""
+        cores = f"{pool.cpus} core{'s' if pool.cpus > 1 else ''}"
+        return f"Runs the study {values['experiment_name'].value} {where}: {pool.trials} trials, each on {each}{cores}."
     world = values["parallel.world_size"].value
     device = values["hardware.card"].value or "the CPU"
     batch = " x ".join(
@@ -60,8 +64,8 @@ def environment(plan: Plan) -> dict[str, Any]:
         for key in ("modules", "venv", "conda", "variables", "secrets", "setup")
     }
     own_python = any(settings[f"environment.{key}"].value is not None for key in ("venv", "conda", "container"))
-    threads = values["parallel.threads_per_process"]
-    own = {} if threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}
+    threads = values.get("parallel.threads_per_process")
+    own = {} if threads is None or threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}
     if values["hardware.device"].value == "cpu":
         # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
         own["OMP_WAIT_POLICY"] = "passive"
@@ -83,30 +87,47 @@ def _network(plan: Plan) -> dict[str, str]:
     return {**names, **{key: str(value) for key, value in plan.facts["cluster.variables"].value.items()}}
 
 
-def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | None) -> Artifact:
-    """``node.sh``: the environment, and the launcher of one node. ``rank`` is how bash finds the node's rank there."""
+def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None) -> Artifact:
+    """``node.sh``: the environment, and the launcher of one node, or its part of a study. ``rank`` is how bash finds
+    the node's rank there.
+    """
     values, around = plan.values, environment(plan)
     container = plan.settings["environment.container"].value is not None
     if container:
         around["environment"] = {**around["environment"], "modules": []}
+    head = {
+        "header": place.header,
+        "caller": caller,
+        "rank": rank,
+        "rank_given": " RANK" if rank.startswith("$5") else "",
+        "up": place.up,
+        "modules_init": [] if container else modules_init(plan),
+        **around,
+    }
+    if isinstance(shape, Pool):
+        text = render(
+            "node_ray.sh.j2",
+            title=title(plan, where(plan), shape),
+            again=place.again,
+            spec=place.spec_name,
+            sets=shape.sets,
+            cpus=str(shape.node_cpus),
+            gpus=str(shape.node_gpus),
+            **head,
+        )
+        return Artifact(NODE, text, consumer="bash", executable=True)
     single = values["parallel.world_size"].value == 1
     launcher = values["job.launcher"].value
     text = render(
         "node.sh.j2",
-        header=place.header,
         title=title(plan, where(plan)),
-        caller=caller,
-        rank=rank,
-        rank_given=" RANK" if rank.startswith("$5") else "",
         array=shape is not None,
-        up=place.up,
-        modules_init=[] if container else modules_init(plan),
         direct=single and launcher == "torchrun",
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
         nodes=str(values["parallel.nodes"].value),
         several=values["parallel.nodes"].value > 1,
-        **around,
+        **head,
     )
     return Artifact(NODE, text, consumer="bash", executable=True)
 
@@ -141,24 +162,26 @@ def container(plan: Plan) -> list[str]:
     return [f"apptainer exec {cuda}{options}{' ' if options else ''}{binds}", quote(image)]
 
 
-def common(plan: Plan, place: Place, shape: Shape | None) -> dict[str, Any]:
+def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, Any]:
     """What the batch scripts of both schedulers are rendered from."""
     values = plan.values
     first, last = values["job.ports"].value
     nodes = values.get_as(int, "parallel.nodes")
+    pool = shape if isinstance(shape, Pool) else None
     return {
         "header": place.header,
-        "title": title(plan, where(plan)),
+        "title": title(plan, where(plan), pool),
         "up": place.up,
         "down": place.down,
         "data_dir": values["data.data_dir"].value,
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
-        "several": nodes > 1,
+        "several": nodes > 1 or pool is not None,  # Ray needs a port on one node, too
+        "outcome": "study/trials.csv" if pool else "results.json",
         "first_port": str(first),
         "ports": str(last - first + 1),
         "requeue": values["job.requeue"].value,
         "max_restarts": str(values["job.max_restarts"].value),
         "host_setup": host_setup(plan),
-        "array": shape is not None,
+        "array": isinstance(shape, Shape),
     }

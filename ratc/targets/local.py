@@ -6,15 +6,17 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Plan
 from ratc.shell import render
 from ratc.targets import accelerate, job
-from ratc.targets.artifact import Artifact, Place, Shape
+from ratc.targets.artifact import Artifact, Place, Pool, Shape
 
 NAME = "run.sh"
 _CLUSTER_ONLY = ("walltime", "partition", "queue", "account", "qos")
 
 
-def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
+def files(
+    plan: Plan, place: Place, shape: Shape | Pool | None
+) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
     """The files of a local run beside its lock. Codes: R401, R405."""
-    if shape:
+    if isinstance(shape, Shape):
         message = "the target `local` runs no arrays"
         helps = ("use a scheduler's target, or give one point's values with `--set` and a spec without `sweep`",)
         return None, (Diagnostic("R401", message, shape.span, helps=helps),)

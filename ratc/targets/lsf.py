@@ -9,7 +9,7 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Plan
 from ratc.shell import render
 from ratc.targets import job
-from ratc.targets.artifact import Artifact, Place, Shape
+from ratc.targets.artifact import Artifact, Place, Pool, Shape
 from ratc.units import duration, lsf_time
 
 NAME = "job.lsf"
@@ -18,7 +18,9 @@ _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 _NOT_IN_NAMES = "\"'\\[]%$`"
 
 
-def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
+def files(
+    plan: Plan, place: Place, shape: Shape | Pool | None
+) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
     """The files of an LSF job beside its lock. Codes: R401, R405."""
     settings = plan.settings
     name = plan.values["job.name"]
@@ -37,15 +39,16 @@ def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact
     jsrun = plan.values["job.start"].value == "jsrun"
     node = job.node(plan, place, NAME, "${JSM_NAMESPACE_RANK:?}" if jsrun else "$5", shape)
     script = Artifact(NAME, _script(plan, place, node, shape), consumer="bash")
-    return (*job.engine_files(plan, place), node, script), tuple(found)
+    engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
+    return (*engine, node, script), tuple(found)
 
 
-def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | None) -> str:
+def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None) -> str:
     return render(
         "job.lsf.j2",
         **job.common(plan, place, shape),
         name=NAME,
-        directives=_directives(plan, shape),
+        directives=_directives(plan, shape if isinstance(shape, Shape) else None),
         node_digest=node.digest.removeprefix("sha256:"),
         container=job.container(plan),
         jsrun=plan.values["job.start"].value == "jsrun",

@@ -6,13 +6,15 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Plan
 from ratc.shell import quote, render
 from ratc.targets import job
-from ratc.targets.artifact import Artifact, Place, Shape
+from ratc.targets.artifact import Artifact, Place, Pool, Shape
 from ratc.units import duration, slurm_time
 
 NAME = "job.sbatch"
 
 
-def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
+def files(
+    plan: Plan, place: Place, shape: Shape | Pool | None
+) -> tuple[tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
     """The files of a Slurm job beside its lock. Code: R405."""
     found = []
     settings = plan.settings
@@ -21,18 +23,20 @@ def files(plan: Plan, place: Place, shape: Shape | None) -> tuple[tuple[Artifact
         found.append(Diagnostic("R405", message, span, helps=("use `partition`",), severity=Severity.WARNING))
     node = job.node(plan, place, NAME, "${SLURM_NODEID:?}", shape)
     script = Artifact(NAME, _script(plan, place, shape), consumer="bash")
-    return (*job.engine_files(plan, place), node, script), tuple(found)
+    engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
+    return (*engine, node, script), tuple(found)
 
 
-def _script(plan: Plan, place: Place, shape: Shape | None) -> str:
+def _script(plan: Plan, place: Place, shape: Shape | Pool | None) -> str:
+    array = shape if isinstance(shape, Shape) else None
     return render(
         "job.sbatch.j2",
         **job.common(plan, place, shape),
         name=NAME,
-        directives=[(title, _aligned(lines)) for title, lines in _directives(plan, shape)],
+        directives=[(title, _aligned(lines)) for title, lines in _directives(plan, array)],
         container=plan.settings["environment.container"].value is not None,
         start=_start(plan),
-        task='"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' if shape else "$SLURM_JOB_ID",
+        task='"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' if array else "$SLURM_JOB_ID",
     )
 
 

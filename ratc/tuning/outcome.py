@@ -13,8 +13,10 @@ from typing import Any
 from ratc.tuning.points import Study
 from ratc.tuning.space import inline
 
-#: What a trial may be: it ended, it was stopped or never begun, it failed, its values cannot be.
-FINISHED, OPEN, FAILED, LEFT_OUT = "finished", "open", "failed", "left out"
+#: What a trial may be: it ended, the study ended it before its time, it trains, it was stopped or never begun, it
+#: failed, its values cannot be.
+FINISHED, EARLY, RUNNING, OPEN = "finished", "ended early", "running", "open"
+FAILED, LEFT_OUT = "failed", "left out"
 VERSION = 1
 
 
@@ -66,13 +68,14 @@ def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
 def table(study: Study, trials: Sequence[Trial]) -> str:
     """Best first, a column a key that is tried; why a trial has no metric stands in its place."""
     paths = [entry.path for entry in study.space]
-    head = ["trial", *(path.rpartition(".")[2] for path in paths), study.metric, "epoch"]
+    head = ["trial", *(path.rpartition(".")[2] for path in paths), study.metric, "epoch", "state"]
     rows = [
         [
             trial.name,
             *(inline(trial.values[path]) for path in paths),
-            f"{trial.metric:.4f}" if trial.metric is not None else trial.status,
-            str(trial.epoch) if trial.epoch is not None else trial.why,
+            f"{trial.metric:.4f}" if trial.metric is not None else "-",
+            str(trial.epoch) if trial.epoch is not None else "-",
+            f"{trial.status} {trial.why}".rstrip(),
         ]
         for trial in ranked(trials, study.larger_is_better)
     ]

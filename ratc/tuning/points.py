@@ -8,7 +8,7 @@ evenly than random numbers, needs none, and its first trials stay the same when 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 from math import prod
@@ -18,7 +18,8 @@ from ratc import tasks
 from ratc.diagnostics import Diagnostic, Span
 from ratc.document import Document, Node
 from ratc.sweep import MOST_POINTS, Point
-from ratc.tuning.space import Choices, Range, inline, read
+from ratc.tuning.proposals import standing_for
+from ratc.tuning.space import Choices, Range, number_at, point_of, read
 
 #: Trials where a spec has ranges and says no number.
 USUAL_TRIALS = 16
@@ -28,7 +29,11 @@ _PATIENCE = 20
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """``space`` as it was read; ``whole`` tells that the points are all there are."""
+    """``space`` as it was read, and ``trials`` points of it; ``whole`` tells that they are all there are.
+
+    Where the study is ``adaptive`` its trials are proposed while it runs, and ``points`` only stand for them. With
+    ``halving`` (grace epochs, reduction factor) poor trials end early.
+    """
 
     metric: str
     larger_is_better: bool
@@ -37,10 +42,19 @@ class Study:
     max_parallel: int | None
     span: Span | None
     whole: bool
+    trials: int
+    backend: str = "array"
+    adaptive: bool = False
+    halving: tuple[int, int] | None = None
+    seed: int = 0
+    budget_seconds: float | None = None
 
 
 def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tuple[Diagnostic, ...]]:
-    """The study of a spec that the schema accepts; None without one. Codes: R224, R331, R332, R333, R336, R337."""
+    """The study of a spec that the schema accepts; None without one.
+
+    Codes: R224, R331, R332, R333, R336, R337, R342.
+    """
     section = document.root.find(("tuning",))
     if section is None or not isinstance(section.value, dict):
         return None, ()
@@ -53,7 +67,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
         return None, (Diagnostic("R336", "`tuning` has no search space", where),)
     entries, found = read(space, schema)
     metric, better, wrong = _metric(document, section)
-    found += wrong
+    found += (*wrong, *_rays_alone(section))
     if found:
         return None, tuple(found)
     trials = _value(document, "tuning.trials")
@@ -65,9 +79,57 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
         return None, (Diagnostic("R333", message, where),)
     seed = _value(document, "tuning.seed")
     seed = seed if seed is not None else _value(document, "seed") or 0
-    drawn = _grid(entries) if grid else _spread(entries, wanted, seed)
-    points = tuple(_point(index, nodes) for index, nodes in enumerate(drawn, 1))
-    return Study(metric, better, tuple(entries), points, _value(document, "tuning.max_parallel"), where, grid), ()
+    backend = _value(document, "tuning.backend") or "ray"
+    adaptive = _value(document, "tuning.search") == "tpe"
+    if adaptive:
+        points = standing_for(entries)
+    else:
+        drawn = _grid(entries) if grid else _spread(entries, wanted, seed)
+        points = tuple(point_of(index, nodes) for index, nodes in enumerate(drawn, 1))
+        wanted = len(points)
+    halving = (_value(document, "tuning.grace_epochs") or 1, _value(document, "tuning.reduction_factor") or 4)
+    hours = _value(document, "tuning.budget_hours")
+    made = Study(
+        metric=metric,
+        larger_is_better=better,
+        space=tuple(entries),
+        points=points,
+        max_parallel=_value(document, "tuning.max_parallel"),
+        span=where,
+        whole=grid,
+        trials=wanted,
+        backend=backend,
+        adaptive=adaptive,
+        halving=halving if backend == "ray" and _value(document, "tuning.early_stopping") != "none" else None,
+        seed=seed,
+        budget_seconds=None if hours is None else hours * 3600,
+    )
+    return made, ()
+
+
+#: What only Ray does of a section `tuning`, with the value that asks for it; any where that is None.
+_RAYS: dict[str, str | None] = {
+    "search": "tpe",
+    "early_stopping": "asha",
+    "gpus_per_trial": None,
+    "cpus_per_trial": None,
+}
+
+
+def _rays_alone(section: Node) -> Iterator[Diagnostic]:
+    """What the spec asks of Ray without Ray. Code: R342."""
+    backend = section.find(("backend",))
+    if backend is None or backend.value != "array":
+        return
+    for key, asked in _RAYS.items():
+        node = section.find((key,))
+        if node is None or node.value is None or (asked is not None and node.value != asked):
+            continue
+        helps = ["use `backend: ray`"]
+        if asked is None:
+            helps.append("the trials of an array each have what `resources` asks for")
+        message = f"`{key}{f': {asked}' if asked else ''}` needs `backend: ray`"
+        yield Diagnostic("R342", message, node.span, helps=tuple(helps))
 
 
 def _value(document: Document, path: str) -> Any:
@@ -134,16 +196,4 @@ def _start(seed: int, path: str) -> float:
 
 def _at(entry: Choices | Range, share: float) -> Node:
     """The value at a share in [0, 1) of an entry."""
-    if isinstance(entry, Choices):
-        return entry.nodes[int(share * len(entry.nodes))]
-    low, high = entry.low, entry.high + (1 if entry.whole else 0)
-    value = low * (high / low) ** share if entry.log else low + (high - low) * share
-    # Four digits: a person reads them, and no training can tell more.
-    number = int(value) if entry.whole else float(f"{value:.3e}")
-    return replace(entry.node, value=min(max(number, entry.low), entry.high) if not entry.whole else number)
-
-
-def _point(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
-    """A trial; its name has its values in it, so that a changed space does not continue another's trial."""
-    text = " ".join(f"{path}={inline(node.data())}" for path, node in nodes)
-    return Point(index, f"{index:04}-{sha256(text.encode()).hexdigest()[:6]}", nodes)
+    return entry.nodes[int(share * len(entry.nodes))] if isinstance(entry, Choices) else number_at(entry, share)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.document import Node
 from ratc.layers import SHORT_NAMES
 from ratc.schema import key_paths, subschema
+from ratc.sweep import Point
 
 #: What all trials share: what the job asks for, and what a trial gets of its own.
 SHARED = (
@@ -105,6 +107,21 @@ def inline(value: Any) -> str:
     """A value on one line."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return " ".join(text.split())
+
+
+def number_at(entry: Range, share: float) -> Node:
+    """The number at a share in [0, 1) of a range."""
+    low, high = entry.low, entry.high + (1 if entry.whole else 0)
+    value = low * (high / low) ** share if entry.log else low + (high - low) * share
+    # Four digits: a person reads them, and no training can tell more.
+    number = int(value) if entry.whole else float(f"{value:.3e}")
+    return replace(entry.node, value=min(max(number, entry.low), entry.high) if not entry.whole else number)
+
+
+def point_of(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
+    """A trial; its name has its values in it, so that a changed space does not continue another's trial."""
+    text = " ".join(f"{path}={inline(node.data())}" for path, node in nodes)
+    return Point(index, f"{index:04}-{sha256(text.encode()).hexdigest()[:6]}", nodes)
 
 
 def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagnostic | None:

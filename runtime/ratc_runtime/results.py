@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,8 @@ from typing import Any
 from ratc_runtime.errors import RuntimeFinding
 
 RESULTS_FILE = "results.json"
+#: The same of a run that has not ended.
+EPOCHS_FILE = "epochs.json"
 
 
 def finite(value: Any) -> Any:
@@ -37,6 +40,19 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
     except OSError as error:
         work.unlink(missing_ok=True)
         raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error)) from None
+
+
+def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]]) -> None:
+    """Write epochs.json, for whoever follows the run: the scores of every epoch so far.
+
+    A run does not end for it: where it cannot be written, what follows is told nothing, and results.json comes anyway.
+    """
+    text = json.dumps(finite({"lock_sha256": lock_sha256, "epochs": epochs}), allow_nan=False) + "\n"
+    path = output_dir / EPOCHS_FILE
+    work = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(OSError):
+        work.write_text(text, encoding="utf-8")
+        os.replace(work, path)
 
 
 def read_results(output_dir: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from ratc_runtime.memory import allocated, start_measuring
 from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
 from ratc_runtime.progress import Reporter
-from ratc_runtime.results import prepare_output, read_results
+from ratc_runtime.results import prepare_output, read_results, write_epochs
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
 from ratc_runtime.starts import Starts
@@ -220,6 +220,8 @@ class Run:
         losses = {"train/loss": record["train_loss"], "val/loss": checked.loss}
         self.tracker.log({**losses, **scores, "epoch_seconds": record["seconds"]}, done)
         progress.history.append(record)
+        if self.world.main:
+            write_epochs(self.output_dir, self.lock_sha256, progress.history)
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
         self._note_lost()

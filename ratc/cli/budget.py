@@ -1,0 +1,47 @@
+"""How long a study has run, over all its starts, and whether that is enough: kept in a file of its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+_FILE = "spent.json"
+#: Seconds between two writings: no more is lost where a study is killed.
+_EVERY = 5.0
+
+
+class Budget:
+    """Seconds that a study may take; without end where that is None."""
+
+    def __init__(self, folder: str, seconds: float | None) -> None:
+        self._path, self._seconds = os.path.join(folder, _FILE), seconds
+        self._before = _read(self._path)
+        self._begun = self._written = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds up to now."""
+        return self._before + time.monotonic() - self._begun
+
+    def is_spent(self) -> bool:
+        """Whether no more is left; what has passed is written down from time to time."""
+        if time.monotonic() - self._written > _EVERY:
+            self.keep()
+        return self._seconds is not None and self.spent >= self._seconds
+
+    def keep(self) -> None:
+        """Write down what has passed."""
+        self._written = time.monotonic()
+        work = f"{self._path}.new"
+        with open(work, "w", encoding="utf-8") as file:
+            json.dump({"seconds": round(self.spent, 1)}, file)
+        os.replace(work, self._path)
+
+
+def _read(path: str) -> float:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return float(json.load(file)["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0

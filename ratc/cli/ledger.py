@@ -1,0 +1,74 @@
+"""The trials that a study has proposed so far, in order: one line of JSON each, written before anything else is done.
+
+A study that is continued proposes them again first, so that whatever chooses the next one knows as much as before. A
+ledger of another search space is put aside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from ratc.sweep import Point
+from ratc.tuning import proposals
+from ratc.tuning.points import Study
+
+_FILE = "proposals.jsonl"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was proposed: by path the index of a choice, or a number."""
+
+    path: str
+    entries: list[dict[str, Any]]
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Note the next one, on the disk."""
+        self.entries.append(values)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def points(self, study: Study) -> Sequence[Point]:
+        """All of them as points."""
+        return [proposals.point(number, study.space, values) for number, values in enumerate(self.entries, 1)]
+
+
+def read(folder: str, study: Study) -> Ledger:
+    """A study's ledger, empty where there is none yet; nothing is written."""
+    path, head = os.path.join(folder, _FILE), _head(study)
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return Ledger(path, [])
+    if not lines or lines[0].strip() != head:
+        return Ledger(path, [])
+    # The last line may be cut off: it was of a trial that was not begun.
+    return Ledger(path, [json.loads(line) for line in lines[1:] if line.endswith("\n")])
+
+
+def begin(folder: str, study: Study) -> Ledger:
+    """A study's ledger to write on."""
+    os.makedirs(folder, exist_ok=True)
+    found = read(folder, study)
+    # Anew in one piece: without what was cut off, and with one of another space put aside.
+    if not found.entries and os.path.exists(found.path):
+        os.replace(found.path, f"{found.path}.old")
+    work = f"{found.path}.new"
+    with open(work, "w", encoding="utf-8") as file:
+        file.write(_head(study) + "\n" + "".join(json.dumps(values) + "\n" for values in found.entries))
+    os.replace(work, found.path)
+    return found
+
+
+def _head(study: Study) -> str:
+    """What proposals depend on."""
+    space = repr([(entry.path, entry.text) for entry in study.space])
+    return json.dumps({"search_space": sha256(f"{space} {study.seed}".encode()).hexdigest()})

@@ -1,0 +1,143 @@
+"""What a node of a study's job runs: Ray, and on the first node the study; on the others until the study is over.
+
+Called by the job's `node.sh`: `python -m ratc.cli.ray_node --rank R --head HOST --port P … -- COMMAND`. Ports that Ray
+would take for itself alone are left to the system, for other jobs may share the node; and `ray stop` is never called,
+for it would end theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO
+
+#: Seconds for the first node to be there, and between two looks.
+_PATIENCE, _PAUSE = 300.0, 0.5
+#: Signals that are the batch script's matter: it asks the study to stop, which then saves.
+_NOT_OURS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the study's exit status on the first node, 0 on the others once it is over, 1 where Ray fails."""
+    parser = argparse.ArgumentParser(prog="python -m ratc.cli.ray_node", description=__doc__)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--head", required=True, help="the first node")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--cpus", type=int, required=True)
+    parser.add_argument("--gpus", type=int, required=True)
+    parser.add_argument("--over", required=True, metavar="FILE", help="made where the study is over")
+    parser.add_argument("--sockets", required=True, metavar="DIR", help="a short path, of this job alone")
+    parser.add_argument("--log", required=True, metavar="FILE", help="for what Ray prints")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args(argv)
+    for number in _NOT_OURS:
+        signal.signal(number, signal.SIG_IGN)
+    # Without it anybody who reaches the port may run what he likes as this user.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{args.over}.token")
+    try:
+        return _first(args) if args.rank == 0 else _other(args)
+    finally:
+        shutil.rmtree(args.sockets, ignore_errors=True)
+
+
+def _first(args: argparse.Namespace) -> int:
+    os.makedirs(os.path.dirname(args.over), exist_ok=True)
+    token = os.environ["RAY_AUTH_TOKEN_PATH"]
+    with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    unused = f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"
+    ray = _ray(args, "--head", f"--port={args.port}", *unused, f"--temp-dir={args.sockets}")
+    try:
+        if not _reached(args, ray):
+            print(f"ratc: Ray does not start: {args.log}", file=sys.stderr)
+            return 1
+        return _child(args.command[1:]).wait()
+    finally:
+        with open(args.over, "w"):
+            pass
+        _end(ray)
+        os.unlink(token)
+
+
+def _other(args: argparse.Namespace) -> int:
+    if not _reached(args, None):
+        return 0 if os.path.exists(args.over) else 1
+    ray = _ray(args, f"--address={args.head}:{args.port}")
+    try:
+        while ray.poll() is None and not os.path.exists(args.over):
+            time.sleep(_PAUSE)
+        if os.path.exists(args.over):
+            return 0
+        print(f"ratc: Ray has ended: {args.log}", file=sys.stderr)
+        return 1
+    finally:
+        _end(ray)
+
+
+def _ray(args: argparse.Namespace, *options: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    words += [f"--num-cpus={args.cpus}", f"--num-gpus={args.gpus}", "--object-store-memory=104857600"]
+    words += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+    with open(args.log, "ab") as log:
+        return _child([*words, *options], log)
+
+
+def _free_port() -> int:
+    """One that nobody has now: Ray insists on one for its client server, which nothing here uses."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _child(command: Sequence[str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """A process that signals reach as usual: what is ignored here would be ignored by all its children."""
+    return subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=log and subprocess.STDOUT,
+        preexec_fn=_usual_signals,  # there are no threads here
+    )
+
+
+def _usual_signals() -> None:
+    for number in _NOT_OURS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _reached(args: argparse.Namespace, ray: subprocess.Popen[bytes] | None) -> bool:
+    """Wait until the first node's Ray answers; False where it ends, the study is over or it takes too long."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end and not os.path.exists(args.over):
+        if ray is not None and ray.poll() is not None:
+            break
+        try:
+            with socket.create_connection((args.head, args.port), 5.0):
+                return True
+        except OSError:
+            time.sleep(_PAUSE)
+    else:
+        if not os.path.exists(args.over):
+            print(f"ratc: there is no Ray at {args.head}:{args.port} after {_PATIENCE:.0f} s", file=sys.stderr)
+    return False
+
+
+def _end(ray: subprocess.Popen[bytes]) -> None:
+    """End Ray on this node, and all that it has started: the kernel ends them with it."""
+    ray.terminate()
+    try:
+        ray.wait(10)
+    except subprocess.TimeoutExpired:
+        ray.kill()
+        ray.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""One trial as Ray sees it: starts the trial's script where Ray has put it, and tells the study of every epoch.
+
+What a trial has done lies in its own folder, so that one that is begun again, by a study that was stopped or killed,
+first tells what it knows and then goes on from its checkpoint. Ray's own checkpoints hold nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from ray import tune
+
+from ratc.cli.trial_files import TrialFiles
+from ratc.tuning.outcome import judged
+
+#: Seconds between two looks; for a run to save and end; and after which one that somebody else has stopped is given up.
+_PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
+#: What counts as worst, where a metric is no number.
+WORST = -1e30
+
+
+class TrialRun(tune.Trainable):  # type: ignore[misc]
+    """``config`` has the trial's ``folder`` and ``output``, and the ``metric`` with ``larger_is_better``."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take up a trial."""
+        self._files = TrialFiles(config["folder"], config["output"])
+        self._metric, self._larger = config["metric"], config["larger_is_better"]
+        self._told, self._begun = 0, 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped_at: float | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up the next one in the same process, once this one's has ended."""
+        self._end()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next epoch's result. Raises RuntimeError where the run has failed."""
+        while True:
+            results = self._files.own_results()
+            finished = results.get("status") == "finished"
+            if self._told < len(results.get("epochs", ())):
+                self._told += 1
+                return self._result(results, finished and self._told == len(results["epochs"]))
+            if finished or self._files.ended_early():
+                return self._result(results, True)
+            if self._stopped_at is not None:
+                return self._wait_for_the_study(results)
+            self._look()
+
+    def _look(self) -> None:
+        """Start the script, or see how it is."""
+        if self._process is None:
+            # It may have been begun by a study that was killed, and go on.
+            if not self._files.is_held():
+                self._process, self._begun = self._files.start(sys.executable, {}, leash=True)
+            time.sleep(_PAUSE)
+            return
+        status = self._process.poll()
+        if status is None:
+            time.sleep(_PAUSE)
+            return
+        self._process = None
+        why = self._files.why(self._begun)
+        if status and why != "R517":
+            raise RuntimeError(f"failed with status {status} {why}")
+        if not status and not self._files.is_finished():
+            self._stopped_at = time.monotonic()
+
+    def _wait_for_the_study(self, results: dict[str, Any]) -> dict[str, Any]:
+        """A run that was asked to save has; the study, which has asked, will end soon."""
+        assert self._stopped_at is not None
+        if time.monotonic() - self._stopped_at > _STOPPED:
+            raise RuntimeError("stopped by somebody else")
+        time.sleep(1.0)
+        return self._result(results, False)
+
+    def _result(self, results: dict[str, Any], done: bool) -> dict[str, Any]:
+        """The best score so far, the more the better: by it a trial is judged in the end, too."""
+        known = {"epochs": results.get("epochs", [])[: self._told]}
+        metric, _ = judged(known, self._metric, self._larger)
+        score = WORST if metric is None else metric if self._larger else -metric
+        return {"epoch": max(1, self._told), "score": score, "done": done}
+
+    def cleanup(self) -> None:
+        """End the run where it still runs: the study needs no more of it."""
+        self._end()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        if self._files.is_finished():  # it closes its books
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+                return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: the run keeps its own."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing."""

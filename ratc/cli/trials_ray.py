@@ -1,0 +1,288 @@
+"""Runs a study's trials with Ray Tune, on this machine or on a cluster of Ray's that is there.
+
+Ray places the trials, ends poor ones early (ASHA), and chooses them where the study is adaptive (Optuna's TPE). Its own
+state is thrown away: a study that is continued tells Ray again what its trials have done, from their own results.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ratc.cli import ledger, trials
+from ratc.cli.budget import Budget
+from ratc.cli.ledger import Ledger
+from ratc.cli.live import Live
+from ratc.cli.trial_files import TrialFiles
+from ratc.cli.trials import Compiled, Prepared
+from ratc.tuning import outcome, proposals
+from ratc.tuning.points import Study
+from ratc.tuning.share import Share
+from ratc.tuning.space import Choices
+
+# Ray reads these when it is imported. Nothing is sent anywhere; a trial's memory is the trial's own matter: Ray would
+# kill the process that waits for it.
+os.environ.update(
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_memory_monitor_refresh_ms="0",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_DISABLE_SIGINT_HANDLER="1",
+    TUNE_GLOBAL_CHECKPOINT_S="3600",
+)
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from ratc.cli.ray_trial import TrialRun
+
+#: Bytes of Ray's object store: no object of size goes through it.
+_STORE = 100 << 20
+#: Proposals in a row that may turn out known or impossible before no more are asked for.
+_PATIENCE = 100
+
+
+class _Stopped(Exception):
+    """The study ends before its trials: asked to, or out of its budget."""
+
+
+class Source(Searcher):  # type: ignore[misc]
+    """Gives Ray one trial after the other: those of a spread in their order, or what TPE proposes, compiled first."""
+
+    def __init__(self, study: Study, prepared: Prepared, book: Ledger) -> None:
+        super().__init__(metric="score", mode="max")
+        self.trials: list[Compiled] = []
+        self.left = list(prepared.left)
+        self._study, self._prepared, self._book = study, prepared, book
+        self._ready = iter(prepared.ready)
+        self._optuna = _optuna(study, book) if study.adaptive else None
+        self._asked: dict[str, str] = {}
+        self._number = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's folders, or that there is none."""
+        trial = self._propose(trial_id) if self._optuna else next(self._ready, None)
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self.trials.append(trial)
+        return {
+            "folder": os.path.abspath(trial.files.folder),
+            "output": os.path.abspath(trial.files.output),
+            "metric": self._study.metric,
+            "larger_is_better": self._study.larger_is_better,
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: TPE learns from trials that have ended."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell TPE how a trial has ended."""
+        if self._optuna:
+            self._optuna.on_trial_complete(self._asked[trial_id], result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger and the trials' results hold all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def _propose(self, trial_id: str) -> Compiled | None:
+        """The next proposal that can run and is new; those that cannot are kept with the reason."""
+        if len(self.trials) >= self._study.trials:
+            return None
+        assert self._prepared.workshop is not None
+        assert self._optuna is not None
+        for _ in range(_PATIENCE):
+            asked = f"{trial_id}.{self._number}"
+            self._number += 1
+            values = self._optuna.suggest(asked)
+            if self._number > len(self._book.entries):
+                self._book.add(values)
+            point = proposals.point(self._number, self._study.space, values)
+            trial = self._prepared.workshop.trial(point)
+            known = any(point.nodes == other.point.nodes for other in self.trials)
+            why = next((why for bad, why in self.left if proposals.alike(self._study.space, bad, point)), None)
+            wrong = () if known or why else self._prepared.workshop.compile(trial)
+            if not known and not why and not wrong:
+                self._asked[trial_id] = asked
+                return trial
+            if wrong:
+                self.left.append((point, wrong[0]))
+            self._optuna.on_trial_complete(asked, None, True)
+        return None
+
+
+def _optuna(study: Study, book: Ledger) -> Any:
+    """Ray's searcher that asks Optuna's TPE; what the book holds is proposed first."""
+    import optuna
+    from optuna import distributions
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space: dict[str, Any] = {}
+    for entry in study.space:
+        if isinstance(entry, Choices):
+            space[entry.path] = distributions.CategoricalDistribution(list(range(len(entry.nodes))))
+        elif entry.whole:
+            space[entry.path] = distributions.IntDistribution(int(entry.low), int(entry.high), log=entry.log)
+        else:
+            space[entry.path] = distributions.FloatDistribution(entry.low, entry.high, log=entry.log)
+    known = list(book.entries) or None
+    return OptunaSearch(space, metric="score", mode="max", seed=study.seed, points_to_evaluate=known)
+
+
+class Watch(tune.Callback):  # type: ignore[misc]
+    """Follows the study from Ray's loop: the table, trials that end, the budget, and being asked to stop.
+
+    ``reason`` is why the study ends before its trials, where it does.
+    """
+
+    def __init__(self, study: Study, source: Source, base: str, budget: Budget) -> None:
+        self.reason = ""
+        self._study, self._source, self._budget = study, source, budget
+        self._stop_file = os.path.join(base, "STOP")
+        self._running: dict[str, Compiled] = {}
+        self._asked = False
+        self.live = Live(self._table)
+
+    def ask(self, number: int, frame: object) -> None:
+        """A signal: the trials save and the study ends; a second time it does not wait for them."""
+        if self.reason:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say which trial begins."""
+        if trial.trial_id in self._running:
+            return
+        found = next(one for one in self._source.trials if os.path.abspath(one.files.folder) == trial.config["folder"])
+        self._running[trial.trial_id] = found
+        if not found.files.is_finished() and not found.files.ended_early():
+            self.live.say(f"{found.point.name}  {found.point.text}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has finished, or Ray has ended it: that is noted."""
+        found = self._running.pop(trial.trial_id)
+        if found.files.is_finished() or found.files.ended_early():
+            said = outcome_of(found, self._study)
+        else:
+            epoch = int(trial.last_result.get("epoch", 0))
+            found.files.end_early(epoch)
+            said = f"ended early, after epoch {epoch}: others were better by then"
+        self.live.say(f"{found.point.name}  {said}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has failed; the others go on."""
+        found = self._running.pop(trial.trial_id, None)
+        if found is not None:
+            said = f"failed {found.files.why()}".rstrip()
+            self.live.say(f"{found.point.name}  {said}; its log: {os.path.relpath(found.files.log)}")
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look around, some times a second. Raises _Stopped once all have saved."""
+        self.live.show()
+        if not self.reason and os.path.exists(self._stop_file):
+            self.reason = "the file STOP"
+        if not self.reason and self._budget.is_spent():
+            self.reason = "the budget is spent"
+        if not self.reason:
+            return
+        running: Sequence[TrialFiles] = [one.files for one in self._running.values()]
+        if not self._asked:
+            self._asked = True
+            self.live.say(f"stopping ({self.reason}): the running trials save; the same command continues")
+        for files in running:
+            files.ask_to_stop()
+        if not any(files.is_held() for files in running):
+            raise _Stopped
+
+    def _table(self) -> str:
+        return outcome.table(self._study, [trials.result(one, self._study) for one in self._source.trials])
+
+
+def outcome_of(trial: Compiled, study: Study) -> str:
+    """How a trial has ended, in words."""
+    found = trials.result(trial, study)
+    return f"{study.metric} {found.metric:.4f}" if found.metric is not None else found.status
+
+
+def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> tuple[int, Prepared]:
+    """Run what is not finished; 130 where it was asked to stop. Returns the trials that there were, too.
+
+    Without an address Ray is started on this machine, and ends with the study.
+    """
+    assert prepared.workshop is not None
+    workshop = prepared.workshop
+    source = Source(study, prepared, ledger.begin(workshop.folder, study))
+    budget = Budget(workshop.folder, study.budget_seconds)
+    watch = Watch(study, source, workshop.base, budget)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _ray(share, address):
+            for number in before:  # now: Ray has taken them for itself
+                signal.signal(number, watch.ask)
+            _tuner(study, source, share, workshop.folder, watch).fit()
+    except _Stopped:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        watch.live.end()
+        budget.keep()
+    if watch.reason:
+        # The job's script reads it.
+        with open(os.path.join(workshop.base, "STOPPED"), "w", encoding="utf-8") as file:
+            file.write(f"{watch.reason}\n")
+    spent = watch.reason == "the budget is spent"
+    return (130 if watch.reason and not spent else 0), Prepared(source.trials, source.left, workshop)
+
+
+@contextmanager
+def _ray(share: Share, address: str | None) -> Iterator[None]:
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": None}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(
+            num_cpus=share.node_cpus,
+            num_gpus=share.node_gpus,
+            object_store_memory=_STORE,
+            # A folder of one's own: what another user has left in Ray's usual one cannot be written.
+            _temp_dir=f"/tmp/ratc-ray-{os.getuid()}",
+            **{**quiet, "include_dashboard": False},
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _tuner(study: Study, source: Source, share: Share, folder: str, watch: Watch) -> Any:
+    storage = os.path.join(os.path.abspath(folder), "ray")
+    shutil.rmtree(storage, ignore_errors=True)
+    scheduler = FIFOScheduler()
+    if study.halving:
+        grace, factor = study.halving
+        # What no training reaches: trials end by themselves.
+        scheduler = ASHAScheduler(time_attr="epoch", max_t=10**9, grace_period=grace, reduction_factor=factor)
+    return tune.Tuner(
+        tune.with_resources(TrialRun, {"cpu": share.cpus, "gpu": share.gpus}),
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max",
+            search_alg=source,
+            scheduler=scheduler,
+            num_samples=study.trials,
+            max_concurrent_trials=study.max_parallel,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(name="study", storage_path=storage, verbose=0, callbacks=[watch]),
+    )

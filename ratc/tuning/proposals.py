@@ -1,0 +1,76 @@
+"""Trials that are proposed one after the other: values -> a point of the study, and what stands for all of them before.
+
+Values on a logarithmic or linear range are rounded to four digits, as those of a spread are: a person reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from math import prod
+from typing import Any
+
+from ratc.document import Node
+from ratc.sweep import Point
+from ratc.tuning.space import Choices, Range, number_at, point_of
+
+#: Combinations of what is not a real number that are looked at before a study starts.
+MOST_COMBINATIONS = 1000
+#: Whole numbers of a range that are looked at, its ends among them.
+_WHOLE = 9
+
+
+def point(index: int, space: Sequence[Choices | Range], values: Mapping[str, Any]) -> Point:
+    """The point of proposed values: of choices the index, of ranges the number, by path."""
+    return point_of(index, tuple((entry.path, _node(entry, values[entry.path])) for entry in space))
+
+
+def proposed(space: Sequence[Choices | Range], point: Point) -> dict[str, Any]:
+    """The inverse: what would have to be proposed for a point."""
+    nodes = dict(point.nodes)
+    return {entry.path: _value(entry, nodes[entry.path]) for entry in space}
+
+
+def standing_for(space: Sequence[Choices | Range]) -> tuple[Point, ...]:
+    """Every combination of choices and whole numbers, with real numbers in the middle of their ranges: what can be
+    told of a study before its trials are known. Where there are too many, fewer of the whole numbers.
+    """
+    for whole in (_WHOLE, 3, 2, 1):
+        lists = [list(_looked_at(entry, whole)) for entry in space]
+        if prod(map(len, lists)) <= MOST_COMBINATIONS:
+            break
+    paths = [entry.path for entry in space]
+    combinations = list(product(*lists))[:MOST_COMBINATIONS]
+    return tuple(point_of(index, tuple(zip(paths, nodes, strict=True))) for index, nodes in enumerate(combinations, 1))
+
+
+def alike(space: Sequence[Choices | Range], one: Point, other: Point) -> bool:
+    """Whether two points differ in real numbers alone."""
+    kept = [entry.path for entry in space if isinstance(entry, Choices) or entry.whole]
+    left, right = dict(one.nodes), dict(other.nodes)
+    return all(repr(left[path].data()) == repr(right[path].data()) for path in kept)
+
+
+def _looked_at(entry: Choices | Range, whole: int) -> Sequence[Node]:
+    if isinstance(entry, Choices):
+        return entry.nodes
+    if not entry.whole:
+        return [number_at(entry, 0.5)]
+    shares = [0.0] if whole == 1 else [step / (whole - 1) for step in range(whole)]
+    nodes = [number_at(entry, min(share, 0.999999)) for share in shares]
+    return [node for index, node in enumerate(nodes) if node.value not in [other.value for other in nodes[:index]]]
+
+
+def _node(entry: Choices | Range, value: Any) -> Node:
+    if isinstance(entry, Choices):
+        return entry.nodes[int(value)]
+    if entry.whole:
+        return replace(entry.node, value=int(value))
+    return replace(entry.node, value=min(max(float(f"{value:.3e}"), entry.low), entry.high))
+
+
+def _value(entry: Choices | Range, node: Node) -> Any:
+    if isinstance(entry, Choices):
+        return [repr(choice.data()) for choice in entry.nodes].index(repr(node.data()))
+    return node.value
