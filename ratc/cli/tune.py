@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,8 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     ended = [*(trials.result(one, study) for one in prepared.ready), *trials.left_out(prepared.left)]
     ended.sort(key=lambda trial: trial.name)
     _write(workshop, study, prepared.ready, ended)
+    if loaded.settings and loaded.settings["logging.use_mlflow"].value:
+        _track(workshop)
     print(outcome.table(study, ended), end="", file=out)
     chosen = outcome.best(ended, study.larger_is_better)
     if chosen is None:
@@ -143,6 +146,13 @@ def _execute(
     except trials.Held:
         print(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}", file=sys.stderr)
         return 1, prepared
+
+
+def _track(workshop: Workshop) -> None:
+    """Put the trials' runs below one of the study in MLflow, by the runtime; it says what it does, and where not."""
+    words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.tracking.study"]
+    experiment = dict(setting.split("=", 1) for setting in workshop.shared)["logging.mlflow_experiment_name"]
+    subprocess.run([*words, workshop.folder, "--experiment", experiment], check=False)
 
 
 def _write(workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial]) -> None:
