@@ -100,6 +100,14 @@ def read_facts(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     return schema.validate(document, resources.schema("facts"))
 
 
+def read_rate(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
+    """A measured learning rate, checked against its schema. Codes: R0xx, R1xx."""
+    document, found = parse(file.name, file.data)
+    if document is None:
+        return None, found
+    return schema.validate(document, resources.schema("rate"))
+
+
 def read_cluster(file: File) -> tuple[facts.Cluster | None, tuple[Diagnostic, ...]]:
     """A file of cluster facts, checked against its schema and against itself. Codes: R0xx, R1xx, R301, R325."""
     document, found = parse(file.name, file.data)

@@ -163,9 +163,18 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     is_path = override.path in PATHS or (override.path == "resources.cluster" and names_cluster_file(text))
     if is_path and source.name != "--set" and not posixpath.isabs(text) and text:
         text = posixpath.normpath(posixpath.join(shell_folder, text))
-    if "string" in kinds and not ("null" in kinds and text in ("null", "~")):
+    numeric = "number" in kinds and _is_number(text)
+    if "string" in kinds and not numeric and not ("null" in kinds and text in ("null", "~")):
         return Node(text, span, key_span, override.layer), None
     node = parse_value(source, text, override.column, override.layer)
     if node is None:
         return None, Diagnostic("R107", f"the value for `{override.path}` is not valid YAML", span)
     return replace(node, span=span, key_span=key_span), None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -18,11 +18,12 @@ def schemas() -> dict[str, str]:
     """The text of every schema file, by file name."""
     from ratc.spec import Spec
     from ratc.spec_cluster import Cluster
-    from ratc.spec_facts import Facts
+    from ratc.spec_facts import Facts, MeasuredRate
 
     return {
         "experiment.schema.json": _text(Spec.model_json_schema(), "ratc experiment"),
         "facts.schema.json": _text(Facts.model_json_schema(), "ratc hardware facts"),
+        "rate.schema.json": _text(MeasuredRate.model_json_schema(), "ratc measured learning rate"),
         "cluster.schema.json": _text(Cluster.model_json_schema(), "ratc cluster facts"),
     }
 

@@ -111,7 +111,21 @@ class Training(Section):
         "drop",
         description="The rest of an epoch that fills no global batch: left out, or made into a smaller step.",
     )
-    learning_rate: Positive = Field(1e-4, description="Peak learning rate.", examples=[1e-4])
+    learning_rate: Positive | Annotated[str, Field(pattern="^auto$")] = Field(
+        1e-4,
+        description="Peak learning rate; `auto`: what `ratc tune lr` has measured for this spec.",
+        examples=[1e-4],
+    )
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = Field(
+        "none",
+        description="How `learning_rate` follows the global batch size from `base_batch_size` on: with it, or with its "
+        "square root.",
+    )
+    base_batch_size: PositiveInt | None = Field(
+        None,
+        description="Global batch size that `learning_rate` is meant for; of a measured one what it was measured with.",
+        examples=[256],
+    )
     optimizer: Literal["adamw"] = Field("adamw", description="Optimizer.")
     weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.", examples=[0.01])
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import MEMORY, Bytes, Count, NonNegative, PositiveInt, Section, Text
+from ratc.spec_base import MEMORY, Bytes, Count, NonNegative, Positive, PositiveInt, Section, Text
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 
 
 class MeasuredPoint(Section):
@@ -23,7 +26,7 @@ class Measured(Section):
     """A measured training step, as `ratc profile --measure` writes it; it holds only for the very step it is of."""
 
     name: Text = Field(..., description="The model, for people.", examples=["my_package.models:UNet"])
-    step: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] = Field(
+    step: Digest = Field(
         ..., description="Digest of model, loss, optimizer and inputs, and of your own modules beside the spec."
     )
     card: Text = Field(..., description="The card: its id in the catalogue.", examples=["h100"])
@@ -42,9 +45,20 @@ class Measured(Section):
     gradient_bytes: Bytes = Field(..., description="Of all gradients; several processes hold them a second time.")
     torch: Text = Field(..., description="Version of PyTorch.", examples=["2.13.0+cu130"])
     driver: Text | None = Field(None, description="Version of the driver.", examples=["580.65.06"])
-    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] = Field(
-        ..., description="Day of the measurement.", examples=["'2026-11-23'"]
-    )
+    date: Day = Field(..., description="Day of the measurement.", examples=["'2026-11-23'"])
+
+
+class MeasuredRate(Section):
+    """A measured learning rate, as `ratc tune lr` writes it beside a spec."""
+
+    learning_rate: Positive = Field(..., description="The rate.", examples=[3.1e-3])
+    global_batch_size: PositiveInt = Field(..., description="Samples of a step it was measured with.", examples=[8])
+    of: Digest = Field(..., description="Digest of model, data, loss and optimizer.")
+    reason: Text = Field(..., description="Why it is this one.")
+    steps: PositiveInt = Field(..., description="Optimizer steps of the measurement.", examples=[87])
+    device: Text = Field(..., description="The card, or `cpu`.", examples=["h100"])
+    precision: Literal["fp32", "bf16", "fp16"] = Field(..., description="Precision of the steps.")
+    date: Day = Field(..., description="Day of the measurement.", examples=["'2026-11-25'"])
 
 
 class Facts(Section):

@@ -175,7 +175,7 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     command += sets
     if elsewhere:
         command += ["-o", "."]
-    files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file)
+    files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
     laid_over = "".join(f" {quote(word)}" for word in sets)
     digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files if file}
     return Place(

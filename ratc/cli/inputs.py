@@ -165,16 +165,25 @@ class Gathered:
     cluster: Cluster | None = None
     cluster_file: File | None = None
     target: str = "local"
+    rate: Values | None = None
+    rate_file: File | None = None
 
     def plan(self, settings: Values, decision: Decision | None = None) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
         """Resolve settings on this hardware. Codes: R3xx."""
-        return compiler.plan(settings, self.values, self.machine, decision, self.cluster, self.target)
+        hardware, found = self.settled(settings)
+        if hardware is None:
+            return None, found
+        plan, more = compiler.plan_on(settings, hardware, decision)
+        return plan, (*found, *more)
 
     def settled(self, settings: Values) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-        """The hardware facts for a spec's settings. Codes: R3xx."""
+        """The hardware facts for a spec's settings, and the learning rate that was measured. Codes: R3xx."""
         from ratc import facts
 
-        return facts.hardware(settings, self.values, self.machine, self.cluster, self.target)
+        hardware, found = facts.hardware(settings, self.values, self.machine, self.cluster, self.target)
+        if hardware is None or self.rate is None:
+            return hardware, found
+        return Values({**hardware, **{f"rate.{path}": self.rate[path] for path in self.rate}}), found
 
 
 def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gathered | None, tuple[Diagnostic, ...]]:
@@ -194,14 +203,38 @@ def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gat
         from ratc.probe.local import machine as probe
 
         machine = probe(os.environ)
+    rate, rate_file, found = _rate(args, settings)
+    if has_errors(found):
+        return None, found
     if target == "local":
-        return Gathered(values, machine, file), ()
+        return Gathered(values, machine, file, rate=rate, rate_file=rate_file), ()
     from ratc.cli import clusters
 
     cluster_file, cluster, found = clusters.load(settings, os.path.dirname(args.spec) or ".")
     if has_errors(found):
         return None, found
-    return Gathered(values, machine, file, cluster, cluster_file, target), found
+    return Gathered(values, machine, file, cluster, cluster_file, target, rate, rate_file), found
+
+
+def _rate(args: argparse.Namespace, settings: Values) -> tuple[Values | None, File | None, tuple[Diagnostic, ...]]:
+    """What was measured beside the spec, where the spec wants it and it is there. Codes: R00x, R1xx."""
+    from ratc import rates
+
+    folder, name = os.path.split(args.spec)
+    path = os.path.join(folder, rates.file_name(name))
+    wanted = settings["training.learning_rate"].value == "auto" or _tried(settings)
+    if not wanted or not os.path.exists(path):
+        return None, None, ()
+    file, problem = read(path)
+    if file is None:
+        return None, None, (problem,) if problem else ()
+    values, found = compiler.read_rate(file)
+    return values, file, found
+
+
+def _tried(settings: Values) -> bool:
+    """Whether a sweep or a study of the spec has `auto` among its values."""
+    return any("auto" in str(settings[path].value) for path in settings if path.startswith(("sweep", "tuning.search")))
 
 
 def decide(

@@ -46,7 +46,7 @@ def of_study(
     if share is None:
         return None, None, said
     facts = study.facts(plan, place, share.node_cpus)
-    array, left, more = _trials(args, loaded, found, share, facts)
+    array, left, more = _trials(args, loaded, gathered, found, share, facts)
     said += (*more, *left_out(found, left))
     if has_errors(said) or array is None:
         return None, None, said
@@ -82,7 +82,7 @@ def _allocation(settings: Values, gathered: Gathered) -> tuple[Plan | None, tupl
 
 
 def _trials(
-    args: argparse.Namespace, loaded: Loaded, found: Study, share: Share, facts: Artifact
+    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, found: Study, share: Share, facts: Artifact
 ) -> tuple[Array | None, list[tuple[Point, Diagnostic]], tuple[Diagnostic, ...]]:
     """The study's points, resolved as `ratc tune` will in the job."""
     assert loaded.settings is not None
@@ -95,7 +95,7 @@ def _trials(
         return None, left, trial.diagnostics
     read, said = compiler.read_facts(File(facts.path, facts.text.encode()))
     assert read is not None, said
-    hardware, more = Gathered(values=read).settled(trial.settings)
+    hardware, more = Gathered(values=read, rate=gathered.rate).settled(trial.settings)
     if hardware is None:
         return None, left, more
     array = Array(Place(".", ".", "", "", {}), None, found.span)

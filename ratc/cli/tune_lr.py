@@ -11,9 +11,14 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from typing import Any
 
+from ratc import rates
 from ratc.cli import inputs
 from ratc.cli.compile import compile_spec
+from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.tuning import curve
 
@@ -37,15 +42,18 @@ def run(args: argparse.Namespace) -> int:
             telling.tell(loaded.diagnostics)
             return 1
         settings = loaded.settings
+        if settings["training.learning_rate"].value == "auto":
+            # It is what is looked for; any number compiles, and none of it is trained with.
+            args.assignments = [*args.assignments, "training.learning_rate=1e-4"]
         output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
         folder = os.path.normpath(os.path.join(loaded.folder, output, FOLDER))
         status, compiled = compile_spec(args, "local", os.path.join(folder, "compiled"), check=False, telling=telling)
     if status:
         return status
-    return _measure(args, loaded.folder, os.path.abspath(compiled), os.path.abspath(folder))
+    return _measure(args, loaded, os.path.abspath(compiled), os.path.abspath(folder))
 
 
-def _measure(args: argparse.Namespace, base: str, compiled: str, folder: str) -> int:
+def _measure(args: argparse.Namespace, loaded: Loaded, compiled: str, folder: str) -> int:
     path = os.path.join(folder, "curve.json")
     if os.path.exists(path):
         os.unlink(path)
@@ -55,7 +63,7 @@ def _measure(args: argparse.Namespace, base: str, compiled: str, folder: str) ->
         if getattr(args, name) is not None:
             command.append(f"--{name}={getattr(args, name)}")
     # As the job script does: paths of a spec start from its folder.
-    done = subprocess.run(command, cwd=base or ".", check=False)
+    done = subprocess.run(command, cwd=loaded.folder, check=False)
     if not os.path.exists(path):
         return done.returncode if done.returncode > 0 else 1
     with open(path, encoding="utf-8") as file:
@@ -65,6 +73,29 @@ def _measure(args: argparse.Namespace, base: str, compiled: str, folder: str) ->
     out = sys.stdout if args.format == "text" else sys.stderr
     if found["learning_rate"] is not None:
         print(f"learning rate {found['learning_rate']:.1e}: {found['reason']}", file=out)
-        print(f"help: `training.learning_rate: {found['learning_rate']:.1e}`", file=sys.stderr)
+        kept = _keep(args, loaded, found)
+        print(f"help: `training.learning_rate: auto` takes it from {kept}", file=sys.stderr)
     print(f"written: {os.path.relpath(folder)}", file=sys.stderr)
     return 0 if done.returncode == 0 else 1
+
+
+def _keep(args: argparse.Namespace, loaded: Loaded, found: Mapping[str, Any]) -> str:
+    """Write the rate beside the spec, as a fact that `learning_rate: auto` takes; returns the file."""
+    assert loaded.settings is not None
+    folder, name = os.path.split(args.spec)
+    path = os.path.join(folder, rates.file_name(name))
+    measured = {
+        "learning_rate": found["learning_rate"],
+        "global_batch_size": found["global_batch_size"],
+        "of": rates.conditions(loaded.settings),
+        "reason": found["reason"],
+        "steps": len(found["points"]),
+        "device": found["device"],
+        "precision": found["precision"],
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    work = f"{path}.new"
+    with open(work, "w", encoding="utf-8") as file:
+        file.write(rates.text(measured))
+    os.replace(work, path)
+    return path

@@ -11,7 +11,6 @@ from ratc.units import gib
 
 DEBUG_STEPS = 4
 _AS_GIVEN = (
-    "learning_rate",
     "optimizer",
     "weight_decay",
     "betas",
@@ -35,6 +34,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("training.epochs", "logging.log_every_steps")
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
+    # Derived before; it stands among the numbers of the optimizer.
+    context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
     context.keep("training.last_batch")
     _checkpointing(context)
@@ -51,7 +52,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("training.loss", under="training.loss.name")
     context.keep_arguments("training.loss_args", under="training.loss.args")
-    if settings.number("training.min_learning_rate") > settings.number("training.learning_rate"):
+    if settings.number("training.min_learning_rate") > context.value("training.learning_rate"):
         span = settings["training.min_learning_rate"].span or settings["training.learning_rate"].span
         yield Diagnostic("R313", "`min_learning_rate` is above `learning_rate`", span)
     warmup, epochs = settings["training.warmup_epochs"], settings.get_as(int, "training.epochs")

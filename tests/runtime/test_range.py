@@ -113,6 +113,15 @@ def test_the_command_draws_and_suggests(tmp_path: Path) -> None:
     assert (folder / "compiled" / "lock.yaml").exists()
     assert not (folder / "checkpoints").exists()
 
+    # It is a fact from now on: a spec that wants it takes it, in a measurement of its own, too.
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("epochs: 1", "epochs: 1, learning_rate: auto"))
+    command = [sys.executable, "-m", "ratc", "compile", str(tmp_path / "spec.yaml"), "-o", str(tmp_path / "out")]
+    compiled = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert compiled.returncode == 0, compiled.stderr
+    written = (tmp_path / "out/lock.yaml").read_text()
+    assert f"learning_rate: {found['learning_rate']!r}  # measured on" in written
+    assert f"over {len(found['points'])} steps of 4 samples" in written
+
     nothing = tune("--low", "1e-12", "--high", "1e-10", "--steps", "12")
     assert nothing.returncode == 1
     assert "error[R549]" in nothing.stderr
