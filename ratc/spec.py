@@ -29,6 +29,7 @@ from ratc.spec_base import (
     Text,
     Variable,
 )
+from ratc.spec_compression import Compression
 from ratc.spec_tuning import Tuning
 
 
@@ -481,4 +482,5 @@ class Spec(Section):
     environment: Environment = Field(Environment(), description="The job's surroundings.")
     checkpoint: Checkpoint = Field(Checkpoint(), description="Checkpoints.")
     sweep: Sweep | None = Field(None, description="An array of runs that differ in a few values.")
+    compression: Compression | None = Field(None, description="A smaller model, while training or after it.")
     tuning: Tuning | None = Field(None, description="A study over values.")

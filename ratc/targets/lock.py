@@ -26,6 +26,7 @@ SECTIONS = (
     "evaluation",
     "detection",
     "tasks",
+    "compression",
     "logging",
     "checkpoint",
     "output_dir",

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
 
 from ratc_runtime import opened
 from ratc_runtime.checkpoint.files import beside, fault_of, write_file
@@ -30,43 +29,13 @@ from ratc_runtime.evaluate import score
 from ratc_runtime.lock import lock_from
 from ratc_runtime.models import build_model
 from ratc_runtime.opened import Opened
+from ratc_runtime.pruning import PRUNED, prune_weights
+from ratc_runtime.quantizing import MODES, quantize, torchao
 from ratc_runtime.rehearsal import noise
 from ratc_runtime.results import finite, prepare_output
 
-MODES = ("weight_only", "dynamic")
 MODEL, REPORT = "model.pt", "report.json"
-#: Layers whose weights are pruned. Norms and biases are few numbers, and matter more.
-_PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _WARM, _TIMED = 3, 15
-
-
-def prune_weights(model: nn.Module, sparsity: float) -> None:
-    """Set the share `sparsity` of smallest weights of each linear and convolution layer to zero, for good."""
-    for layer in model.modules():
-        if isinstance(layer, _PRUNED):
-            prune.l1_unstructured(layer, "weight", amount=sparsity)
-            prune.remove(layer, "weight")
-
-
-def quantize(model: nn.Module, mode: str) -> None:
-    """Hold the weights of linear layers in int8; `dynamic` computes with activations in int8, too.
-
-    Raises R545 where torchao is not there.
-    """
-    quantization = _torchao()
-    kinds = {
-        "weight_only": quantization.Int8WeightOnlyConfig,
-        "dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
-    }
-    quantization.quantize_(model, kinds[mode]())
-
-
-def _torchao() -> Any:
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise RuntimeFinding("R545", "torchao is not installed", str(error), "pip install 'ratc[compress]'") from None
-    return quantization
 
 
 def load_compressed(path: Path) -> nn.Module:
@@ -99,7 +68,7 @@ def sparsity_of(model: nn.Module) -> dict[str, float]:
     """Return the share of zeros in the weights of each linear and convolution layer, by name."""
     found = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, _PRUNED):
+        if isinstance(layer, PRUNED):
             weight: Any = layer.weight
             weight = (
                 weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not nn.Parameter else weight
@@ -152,8 +121,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if (output / MODEL).exists() and not arguments.force:
         raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
     model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size)
+    _from_lock(arguments, model)
     if arguments.quantize:
-        _torchao()  # before anything takes time
+        torchao()  # before anything takes time
     name = arguments.metric or model.lock.checkpoint.best_metric
     if name not in {*model.task.metrics, "loss"}:
         raise RuntimeFinding("R547", f"there is no score `{name}`", f"there are {', '.join(model.task.metrics)}, loss")
@@ -167,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> int:
         work.unlink()
         raise RuntimeFinding("R547", f"`{name}` means nothing before: there is nothing to hold it to")
     if arguments.sparsity:
-        prune_weights(model.engine.module, arguments.sparsity)
+        prune_weights(model.engine.module, arguments.sparsity, arguments.structured)
     if arguments.quantize:
         quantize(model.engine.module, arguments.quantize)
     after = _measure(model, arguments.split, data_dir, work)
@@ -179,6 +149,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "fingerprint": model.fingerprint,
         "split": arguments.split,
         "sparsity": arguments.sparsity,
+        "structured": arguments.structured,
         "quantization": arguments.quantize,
         "metric": name,
         "tolerance": arguments.tolerance,
@@ -196,6 +167,24 @@ def _run(arguments: argparse.Namespace) -> int:
             help="prune less, quantize weights only, or allow more with --tolerance",
         )
     return 0
+
+
+def _from_lock(arguments: argparse.Namespace, model: Opened) -> None:
+    """What the command line leaves open is as the lock's section `compression` says, where it has one."""
+    asked = model.lock.compression
+    if arguments.sparsity is None:
+        # What was pruned while training is pruned already.
+        arguments.sparsity = 0.0 if asked is None or asked.begin_epoch is not None else asked.sparsity
+    if arguments.structured is None:
+        arguments.structured = asked is not None and asked.structured
+    if arguments.quantize is None and asked is not None:
+        arguments.quantize = asked.quantization
+    if arguments.quantize == "none":
+        arguments.quantize = None
+    if arguments.metric is None and asked is not None:
+        arguments.metric = asked.metric
+    if arguments.tolerance is None:
+        arguments.tolerance = 0.01 if asked is None else asked.tolerance
 
 
 def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -234,12 +223,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch-size", type=opened.positive, help="samples at a time (default: the lock's micro-batch)"
     )
-    parser.add_argument("--sparsity", type=_share, default=0.0, help="share of each layer's weights set to zero")
-    parser.add_argument("--quantize", choices=MODES, help="int8, of weights or of activations too")
+    group = parser.add_argument_group("how, where not as the lock's section `compression` says")
+    group.add_argument("--sparsity", type=_share, help="share of each layer's weights set to zero")
+    group.add_argument(
+        "--structured", action=argparse.BooleanOptionalAction, help="whole output channels instead of single weights"
+    )
+    group.add_argument("--quantize", choices=(*MODES, "none"), help="int8, of weights or of activations too")
     parser.add_argument("--split", choices=SPLITS, default="val", help="what is scored (default: val)")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    parser.add_argument("--metric", help="the score that is held (default: the lock's best_metric)")
-    parser.add_argument("--tolerance", type=float, default=0.01, help="by how much it may be worse (default: 0.01)")
+    group.add_argument("--metric", help="the score that is held (without a section: the lock's best_metric)")
+    group.add_argument("--tolerance", type=float, help="by how much it may be worse (without a section: 0.01)")
     parser.add_argument("--force", action="store_true", help="write over a model that is there")
     try:
         return _run(parser.parse_args(argv))

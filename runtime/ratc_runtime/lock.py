@@ -182,6 +182,24 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """How the model is made smaller; without `begin_epoch` it is pruned after training."""
+
+    sparsity: float
+    structured: bool
+    begin_epoch: int | None
+    end_epoch: int | None
+    quantization: Literal["none", "weight_only", "dynamic"]
+    aware: bool
+    metric: str
+    tolerance: float
+
+    def learnt(self) -> dict[str, Any]:
+        """What of it decides the weights that are trained."""
+        return {key: getattr(self, key) for key in ("sparsity", "structured", "begin_epoch", "end_epoch", "aware")}
+
+
+@dataclass(frozen=True)
 class Lock:
     """One run, every value concrete."""
 
@@ -210,6 +228,8 @@ class Lock:
     detection: Detection | None = None
     #: The tasks of `task_type: multi`, by name; None where there is one.
     tasks: dict[str, Part] | None = None
+    #: How the model is made smaller; None where it is not.
+    compression: Compression | None = None
     #: What the job asked a scheduler for; absent on `local`. For people: nothing here is acted upon.
     job: dict[str, Any] | None = None
     #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
@@ -272,7 +292,11 @@ class Lock:
             "detection": head,
         }
         # Only where there are some: the fingerprints of other locks stay what they were.
-        return learnt if self.tasks is None else {**learnt, "tasks": _learnt_parts(self.tasks)}
+        if self.tasks is not None:
+            learnt["tasks"] = _learnt_parts(self.tasks)
+        if self.compression is not None:
+            learnt["compression"] = self.compression.learnt()
+        return learnt
 
     def fingerprint(self) -> str:
         """Return the hash of what decides the weights; a checkpoint is continued only under the same one."""
@@ -398,5 +422,10 @@ def _check_ranges(lock: Lock) -> None:
             raise unreadable(f"the lock's tasks.{name}.weight is {part.weight}, expected more than zero")
         alone = dataclasses.replace(lock.checkpoint, best_metric="loss")
         _check_ranges(dataclasses.replace(lock.part(name), checkpoint=alone))
+    if lock.compression is not None:
+        if not 0 <= lock.compression.sparsity < 1:
+            raise unreadable(f"the lock's compression.sparsity is {lock.compression.sparsity}, expected 0 to below 1")
+        if lock.engine.deepspeed and (lock.compression.begin_epoch is not None or lock.compression.aware):
+            raise unreadable("the lock's compression while training does not go with engine.deepspeed")
     if lock.checkpoint.best_metric not in (*metrics(lock), "loss"):
         raise unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

@@ -72,9 +72,14 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
 
 
 def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
-    """Build what nobody brought; the random state decides the weights. Raises R509."""
+    """Build what nobody brought; the random state decides the weights. Raises R509, R545."""
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
     model = own.model if own.model is not None else build_model(lock)
+    if lock.compression is not None and lock.compression.aware:
+        # Imported here: few runs need it.
+        from ratc_runtime.quantizing import make_aware
+
+        make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
     return Parts(model, task, criterion, datasets, [*from_names(lock.training.callbacks), *own.callbacks])

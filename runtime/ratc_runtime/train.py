@@ -248,14 +248,17 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
     from ratc_runtime import finish
     from ratc_runtime.evaluation import evaluate
+    from ratc_runtime.pruning import Pruning
     from ratc_runtime.schedule import learning_rate
     from ratc_runtime.step import training_step
 
+    pruning = Pruning(run.lock, run.engine.module)
     training, progress, engine = run.lock.training, run.progress, run.engine
     run.reporter.say(run.describe())
     while progress.epoch < training.epochs:
         run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
         run.reporter.start_epoch(progress.epoch, progress.step)
+        pruning.begin(progress.epoch, progress.step)
         batches = run.account.waiting(run.train)
         engine.train()
         run.account.lap("other")
@@ -265,15 +268,16 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
             rate = learning_rate(training, done, run.steps)
             names: list[list[str]] = []
             step = training_step if inspector is None else inspector.around(names)
-            result = step(
-                engine,
-                run.criterion,
-                feed(run, batches, names),
-                training.gradient_accumulation_steps,
-                rate,
-                training.gradient_clipping,
-                run.train.order.weights(progress.step),
-            )
+            with pruning.kept():
+                result = step(
+                    engine,
+                    run.criterion,
+                    feed(run, batches, names),
+                    training.gradient_accumulation_steps,
+                    rate,
+                    training.gradient_clipping,
+                    run.train.order.weights(progress.step),
+                )
             loss, asked_to_stop = agree(run, result.losses, names)
             progress.step += 1
             progress.loss_sum += loss

@@ -167,6 +167,7 @@ CHOICES = {
     "parallel.backend": ("gloo", "nccl"),
     "hardware.device": ("cpu", "cuda"),
     "logging.wandb_mode": ("online", "offline"),
+    "compression.quantization": ("dynamic", "weight_only"),
     "training.last_batch": ("drop", "keep"),
 }
 #: What no checkpoint survives for other reasons than its fingerprint: the engine's files.

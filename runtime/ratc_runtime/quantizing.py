@@ -1,0 +1,47 @@
+"""int8 by torchao (extra `compress`): of a trained model, or as rounding that a model is trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ratc_runtime.errors import RuntimeFinding
+
+MODES = ("weight_only", "dynamic")
+
+
+def quantize(model: nn.Module, mode: str) -> None:
+    """Hold the weights of linear layers in int8; `dynamic` computes with activations in int8, too.
+
+    Raises R545 where torchao is not there.
+    """
+    quantization = torchao()
+    kinds = {
+        "weight_only": quantization.Int8WeightOnlyConfig,
+        "dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
+    }
+    quantization.quantize_(model, kinds[mode]())
+
+
+def make_aware(model: nn.Module) -> None:
+    """Have linear layers compute with weights as int8 will round them, one scale an output channel.
+
+    Names and parameters of the model stay what they are, so its checkpoints are those of the plain one. Activations are
+    not rounded: torchao has no such training for those of `dynamic`. Raises R545 where torchao is not there.
+    """
+    quantization = torchao()
+    from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
+
+    weights = IntxFakeQuantizeConfig(torch.int8, "per_channel", is_symmetric=True)
+    quantization.quantize_(model, QATConfig(weight_config=weights, step="prepare"))
+
+
+def torchao() -> Any:
+    """The package; raises R545 where it is not there."""
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise RuntimeFinding("R545", "torchao is not installed", str(error), "pip install 'ratc[compress]'") from None
+    return quantization

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Trains brain_compressed on this machine: 1 process on the CPU, fp32, global batch 8 = 4 x 2 x 1.
+# Compiled by ratc from ../../../config.yaml: review it, do not edit it.
+# Again, from this folder: ratc compile ../../../config.yaml --target local
+set -euo pipefail
+unset CDPATH
+
+ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+# Where data and results lie may be said when this runs; everything else was decided when it was compiled.
+[ -z "${RAT_DATA_DIR:-}" ] || RAT_DATA_DIR=$(realpath -m -- "$RAT_DATA_DIR")
+[ -z "${RAT_OUTPUT_DIR:-}" ] || RAT_OUTPUT_DIR=$(realpath -m -- "$RAT_OUTPUT_DIR")
+cd -- "$ratc_here"/../../..  # the spec's folder: its relative paths start here
+ratc_data_dir=../brain/data
+ratc_output_dir=outputs/brain_compressed
+ratc_data_dir=${RAT_DATA_DIR:-$ratc_data_dir}
+ratc_output_dir=${RAT_OUTPUT_DIR:-$ratc_output_dir}
+
+# Environment
+export OMP_NUM_THREADS=2
+export OMP_WAIT_POLICY=passive
+ratc_python=${RATC_PYTHON:-python3}
+
+# The files here are those that were reviewed, and the hardware is what they were compiled for.
+"$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml"
+
+# A signal leaves a stop file; the run saves at the next step and ends by itself.
+rm -f -- "$ratc_output_dir/STOP"
+trap 'ratc_signal=1; mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"' INT TERM USR2
+"$ratc_python" -m accelerate.commands.launch --quiet --config_file "$ratc_here/accelerate.yaml" \
+  -m ratc_runtime.train --lock "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" --output-dir="$ratc_output_dir" "$@" &
+ratc_job=$!
+while :; do  # a signal ends `wait`, not the job
+  ratc_signal='' ratc_status=0
+  wait "$ratc_job" || ratc_status=$?
+  [ -n "$ratc_signal" ] || break
+done
+exit "$ratc_status"
