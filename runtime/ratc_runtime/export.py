@@ -108,16 +108,32 @@ def export(checkpoint: Path, output: Path, force: bool = False) -> int:
     return sum(value.numel() for value in weights.values())
 
 
+def _as_onnx(arguments: argparse.Namespace) -> int:
+    # Imported here: it needs packages of its own, and builds the model.
+    from ratc_runtime import onnx_model
+    from ratc_runtime.lock import lock_from
+
+    if arguments.output.exists() and not arguments.force:
+        raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
+    lock = lock_from(read(arguments.checkpoint)["lock"])
+    size, apart = onnx_model.write(arguments.checkpoint, lock, arguments.output)
+    print(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Export; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.export", description="Write the weights of a checkpoint as safetensors."
+        prog="python -m ratc_runtime.export",
+        description="Write the weights of a checkpoint as safetensors, or its model as ONNX (a file `.onnx`).",
     )
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a DeepSpeed folder below checkpoints/")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.output.suffix == ".onnx":
+            return _as_onnx(arguments)
         numbers = export(arguments.checkpoint, arguments.output, arguments.force)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)

@@ -1,0 +1,147 @@
+"""A trained model as ONNX, and run as such beside itself: `python -m ratc_runtime.export CHECKPOINT -o model.onnx`.
+
+RAT rotates its embeddings by complex numbers, which ONNX has not. The angles follow from the image size alone, so for
+the export every rotation becomes real arithmetic with sines and cosines that the published layer itself has computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ratc_runtime.checkpoint.files import beside
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.export import load_weights
+from ratc_runtime.lock import Lock
+from ratc_runtime.models import build_model
+from ratc_runtime.rehearsal import noise
+from ratc_runtime.tasks import make_task
+
+#: Largest difference of an output that is rounding, over the largest number in it.
+ROUNDING = 1e-3
+_HELP = "pip install 'ratc[onnx]'"
+
+
+def write(checkpoint: Path, lock: Lock, output: Path) -> tuple[int, float]:
+    """Export a checkpoint's model for its own image size and any number of images, and run the file by ONNX Runtime.
+
+    Returns the file's bytes, and the largest difference to the model itself over the largest number that it gives.
+    Raises R551 where the model cannot be exported or the file computes something else, R545 without the packages.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RuntimeFinding("R545", "ONNX is not installed", str(error), _HELP) from None
+    model = _model(checkpoint, lock)
+    task = make_task(lock)
+    image, _ = noise(task, lock, 2, torch.device("cpu"))
+    if not isinstance(image, torch.Tensor):
+        raise RuntimeFinding("R551", "a model of several inputs, or of several sizes, is not exported to ONNX")
+    # What it is compared with is of another number of images than it is exported with, by the published layers.
+    other, _ = noise(task, lock, 3, torch.device("cpu"))
+    with torch.no_grad():
+        expected = model(other)
+        make_real(model, image)
+    if not isinstance(expected, torch.Tensor):
+        raise RuntimeFinding("R551", f"a model that gives {type(expected).__name__}, not one tensor, is not exported")
+    work = beside(output, "new")
+    try:
+        # Its exporter tells of every stage on stdout, and warns of its own deprecations.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                (image,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["output"],
+                verbose=False,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            )
+        assert program is not None
+        program.save(str(work))
+    except Exception as error:  # its exporter raises what it likes
+        note = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
+        raise RuntimeFinding("R551", "the model cannot be exported to ONNX", note) from None
+    session = onnxruntime.InferenceSession(str(work), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"image": other.numpy()})[0])
+    apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not apart <= ROUNDING:
+        work.unlink()
+        note = f"{apart:.2g} of its largest number apart, where rounding makes less than {ROUNDING:g}"
+        raise RuntimeFinding("R551", "as ONNX the model computes something else", note)
+    os.replace(work, output)
+    return output.stat().st_size, apart
+
+
+def _model(checkpoint: Path, lock: Lock) -> nn.Module:
+    """The model with its weights, in evaluation mode, with attention as it was published."""
+    plain = dataclasses.replace(lock, model=dataclasses.replace(lock.model, attention_memory="full"))
+    model = build_model(plain)
+    model.load_state_dict(load_weights(checkpoint))
+    return model.eval()
+
+
+def make_real(model: nn.Module, image: torch.Tensor) -> int:
+    """Have every rotary embedding of the model compute with real numbers for images of this size; return how many."""
+    # By name: importing the package for a model that does not use it would cost seconds.
+    found = [module for module in model.modules() if type(module).__name__ == "RotarySpatialEmbedding"]
+    rotary: list[Any] = [module for module in found if module.rotary_dim]
+    angles: dict[int, dict[Any, tuple[torch.Tensor, torch.Tensor]]] = {id(module): {} for module in rotary}
+
+    def note(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if id(module) in looking:
+            return
+        looking.add(id(module))
+        spacing, grid = _size(given, named)
+        # One in the real part of every plane: what comes back is its cosine and sine.
+        heads, dims = module.num_heads, module.dims_per_head
+        count = given[0].shape[1]
+        ones = torch.zeros(1, count, heads, dims)
+        ones[..., 0::2] = 1.0
+        turned = module(ones, spacing, grid, flatten=False)[:, :, : module.num_rotary_heads]
+        angles[id(module)][spacing, grid] = (turned[..., 0::2].clone(), turned[..., 1::2].clone())
+        looking.discard(id(module))
+
+    looking: set[int] = set()
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in rotary]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    for module in rotary:
+        module.forward = _Turn(module, angles[id(module)])
+    return len(rotary)
+
+
+def _size(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    spacing = given[1] if len(given) > 1 else named["spacing"]
+    grid = given[2] if len(given) > 2 else named["grid_shape"]
+    return tuple(map(float, spacing)), tuple(map(int, grid))
+
+
+class _Turn:
+    """The rotary embedding's forward with real numbers: (a + bi)(cos + i sin)."""
+
+    def __init__(self, module: Any, angles: dict[Any, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.heads, self.dims, self.rotary = module.num_heads, module.dims_per_head, module.num_rotary_heads
+        self.angles = angles
+
+    def __call__(self, x: torch.Tensor, *given: Any, flatten: bool = False, **named: Any) -> torch.Tensor:
+        if len(given) > 2:
+            flatten = bool(given[2])
+        cos, sin = self.angles[_size((x, *given), named)]
+        x = x.reshape(x.shape[0], x.shape[1], self.heads, self.dims)
+        turned, rest = x[:, :, : self.rotary], x[:, :, self.rotary :]
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+        x = torch.cat((turned, rest), dim=2)
+        return x.flatten(2) if flatten else x
