@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/trace_times.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/review.py
+	$(BIN)/python benchmarks/study.py
 
 clean:
 	rm -rf "$(VENV)" build dist specs/*/data specs/*/outputs
