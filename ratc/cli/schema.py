@@ -6,7 +6,7 @@ import argparse
 
 from ratc import resources
 
-_KINDS = ("experiment", "facts", "cluster")
+_KINDS = ("experiment", "facts", "cluster", "rate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

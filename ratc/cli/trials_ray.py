@@ -43,6 +43,8 @@ from ray.tune.search import Searcher
 
 from ratc.cli.ray_trial import TrialRun
 
+#: Why a study ends that has had all its hours.
+SPENT = "the budget is spent"
 #: Bytes of Ray's object store: no object of size goes through it.
 _STORE = 100 << 20
 #: Proposals in a row that may turn out known or impossible before no more are asked for.
@@ -191,7 +193,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
         if not self.reason and os.path.exists(self._stop_file):
             self.reason = "the file STOP"
         if not self.reason and self._budget.is_spent():
-            self.reason = "the budget is spent"
+            self.reason = SPENT
         if not self.reason:
             return
         running: Sequence[TrialFiles] = [one.files for one in self._running.values()]
@@ -236,12 +238,12 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
             signal.signal(number, handler)
         watch.live.end()
         budget.keep()
-    if watch.reason:
-        # The job's script reads it.
+    stopped = watch.reason not in ("", SPENT)
+    if stopped:
+        # The job's script reads it, and sends the job back into the queue.
         with open(os.path.join(workshop.base, "STOPPED"), "w", encoding="utf-8") as file:
             file.write(f"{watch.reason}\n")
-    spent = watch.reason == "the budget is spent"
-    return (130 if watch.reason and not spent else 0), Prepared(source.trials, source.left, workshop)
+    return (130 if stopped else 0), Prepared(source.trials, source.left, workshop)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from ratc import compiler
 from ratc.cli import inputs, ledger, trials
@@ -104,13 +105,13 @@ def _read(args: argparse.Namespace) -> tuple[Loaded, Study | None, Share | None,
     return loaded, study if loaded.settings else None, share, (*found, *more, *loaded.diagnostics)
 
 
-def _foretell(study: Study, prepared: Prepared, out: object) -> None:
+def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
     """Which trials there would be."""
     if study.adaptive:
-        print(f"{study.trials} trials, each chosen from what is known by then", file=out)  # type: ignore[call-overload]
+        print(f"{study.trials} trials, each chosen from what is known by then", file=out)
         return
     for trial in prepared.ready:
-        print(f"{trial.point.name}  {trial.point.text}", file=out)  # type: ignore[call-overload]
+        print(f"{trial.point.name}  {trial.point.text}", file=out)
 
 
 def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
