@@ -6,6 +6,7 @@ state is thrown away: a study that is continued tells Ray again what its trials 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -43,6 +44,8 @@ from ray.tune.search import Searcher
 
 from ratc.cli.ray_trial import TrialRun
 
+#: What somebody leaves in the output folder who asks the study to stop: the job's script does.
+STOP = "STOP"
 #: Why a study ends that has had all its hours.
 SPENT = "the budget is spent"
 #: Bytes of Ray's object store: no object of size goes through it.
@@ -149,7 +152,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
     def __init__(self, study: Study, source: Source, base: str, budget: Budget) -> None:
         self.reason = ""
         self._study, self._source, self._budget = study, source, budget
-        self._stop_file = os.path.join(base, "STOP")
+        self._stop_file = os.path.join(base, STOP)
         self._running: dict[str, Compiled] = {}
         self._asked = False
         self.live = Live(self._table)
@@ -191,7 +194,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
         """Look around, some times a second. Raises _Stopped once all have saved."""
         self.live.show()
         if not self.reason and os.path.exists(self._stop_file):
-            self.reason = "the file STOP"
+            self.reason = f"the file {STOP}"
         if not self.reason and self._budget.is_spent():
             self.reason = SPENT
         if not self.reason:
@@ -233,11 +236,17 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
             _tuner(study, source, share, workshop.folder, watch).fit()
     except _Stopped:
         pass
+    except Exception:
+        # A scheduler that ends a job tells Ray's processes, too; the trials save all the same.
+        if not watch.reason:
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         watch.live.end()
         budget.keep()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(workshop.base, STOP))
     stopped = watch.reason not in ("", SPENT)
     if stopped:
         # The job's script reads it, and sends the job back into the queue.
