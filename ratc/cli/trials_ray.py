@@ -259,6 +259,8 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
 def _ray(share: Share, address: str | None) -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": None}
+    # A folder of one's own: what another user has left in Ray's usual one cannot be written. Sockets need it short.
+    folder = f"/tmp/ratc-ray-{os.getuid()}-{os.getpid()}"
     if address:
         ray.init(address=address, **quiet)
     else:
@@ -266,14 +268,14 @@ def _ray(share: Share, address: str | None) -> Iterator[None]:
             num_cpus=share.node_cpus,
             num_gpus=share.node_gpus,
             object_store_memory=_STORE,
-            # A folder of one's own: what another user has left in Ray's usual one cannot be written.
-            _temp_dir=f"/tmp/ratc-ray-{os.getuid()}",
+            _temp_dir=folder,
             **{**quiet, "include_dashboard": False},
         )
     try:
         yield
     finally:
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tuner(study: Study, source: Source, share: Share, folder: str, watch: Watch) -> Any:
