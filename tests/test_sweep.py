@@ -110,7 +110,7 @@ def test_a_wrong_sweep_is_said_at_its_place(sweep, code, column):
 def test_a_points_mistake_is_shown_once_at_its_value_with_the_first_point(capsys):
     assert compiled("{grid: {training.learning_rate: [1e-4, fast], seed: [1, 2]}}") == 1
     said = capsys.readouterr().err
-    assert said.count("error[R102]") == 1, said
+    assert said.count("error[R106]") == 1, said
     assert "spec.yaml:5:" in said
     assert "fast" in said
     assert "in point 0003: training.learning_rate=fast seed=1" in said

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from lockfile import run_training, write_data, write_lock
+from lockfile import environment, run_training, write_data, write_lock
 from ratc_runtime import compress, evaluate, opened
 from torch import nn
 
@@ -59,3 +62,38 @@ def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
     assert "error[R547]" in capsys.readouterr().err
     assert compress.main(["out", "-o", "strict", "--tolerance", "-1"]) == 1
     assert "error[R548]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    pytest.importorskip("onnxruntime")
+    root = Path(__file__).resolve().parents[2]
+    folder = tmp_path / "brain_compressed"
+    folder.mkdir()
+    shutil.copy(root / "specs/brain_compressed/config.yaml", folder)
+    environ = {**environment(), "PYTHONPATH": f"{root}:{root / 'runtime'}"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *words]
+        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=400)
+
+    assert run("ratc_runtime.data.sample", "--", "brain", str(tmp_path / "brain/data")).returncode == 0
+    shorter = ("--epochs", "6", "--set", "compression.begin_epoch=2", "--set", "compression.end_epoch=4")
+    trained = run("ratc", "train", "config.yaml", *shorter)
+    assert trained.returncode == 0, trained.stderr
+    output = folder / "outputs/brain_compressed"
+    assert json.loads((output / "results.json").read_text())["best_epoch"] in (5, 6)
+    # Nothing is said on the command line: the lock knows how small, by what score and within what tolerance.
+    done = run("ratc_runtime.compress", str(output), "-o", "small")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((folder / "small/report.json").read_text())
+    assert (report["metric"], report["tolerance"], report["quantization"]) == ("dice", 0.01, "weight_only")
+    assert report["before"]["scores"]["dice"] > 0.5, "six epochs find some of the white matter"
+    assert report["worse_by"] <= 0.01
+    assert report["after"]["bytes"] < 0.9 * report["before"]["bytes"]
+    for layers in (report["before"]["sparsity"], report["after"]["sparsity"]):
+        assert all(share == pytest.approx(0.5, abs=0.02) for share in layers.values())
+    exported = run("ratc_runtime.export", str(output / "checkpoints/best.pt"), "-o", "model.onnx")
+    assert exported.returncode == 0, exported.stderr
+    assert "run by ONNX Runtime" in exported.stdout
