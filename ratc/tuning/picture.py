@@ -13,12 +13,13 @@ from ratc.tuning.space import Choices, Range, inline
 _GAP, _TOP, _HEIGHT, _SIDE, _FOOT = 150, 70, 300, 90, 40
 #: Colours that differ in lightness too, from the worst to the best trial; the best is drawn on top, thicker.
 _STYLE = """\
-text { font: 12px sans-serif; fill: #222; } .axis { stroke: #888; } .name { font-weight: bold; }
+text { font: 12px sans-serif; fill: #222; paint-order: stroke; stroke: #fff; stroke-width: 4px; }
+.axis { stroke: #888; } .name { font-weight: bold; }
 .trial { fill: none; stroke-width: 1.5; opacity: .75; } .best { stroke: #d1495b; stroke-width: 3.5; opacity: 1; }
 .q0 { stroke: #c9d6df; } .q1 { stroke: #8fb3cc; } .q2 { stroke: #4d89b3; } .q3 { stroke: #1b5e8f; }
 .ground { fill: #fff; }
 @media (prefers-color-scheme: dark) {
-text { fill: #ddd; } .ground { fill: #181a1b; } .best { stroke: #ff7b8a; }
+text { fill: #ddd; stroke: #181a1b; } .ground { fill: #181a1b; } .best { stroke: #ff7b8a; }
 .q0 { stroke: #33424d; } .q1 { stroke: #3f6480; } .q2 { stroke: #5b9bc7; } .q3 { stroke: #a5d3f2; } }"""
 
 
@@ -35,9 +36,10 @@ def svg(study: Study, trials: Sequence[Trial]) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="ground" width="{width}" height="{height}"/>',
     ]
+    axes_drawn: list[str] = []
     for number, entry in enumerate(study.space):
-        parts += _axis(number, entry.path.rpartition(".")[2], _ticks(entry))
-    parts += _axis(
+        axes_drawn += _axis(number, entry.path.rpartition(".")[2], _ticks(entry))
+    axes_drawn += _axis(
         axes - 1, study.metric, [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")] if high > low else [(0.5, f"{low:.4g}")]
     )
     chosen = best(trials, study.larger_is_better)
@@ -51,7 +53,8 @@ def svg(study: Study, trials: Sequence[Trial]) -> str:
         told = " ".join(f"{path}={inline(value)}" for path, value in trial.values.items())
         title = escape(f"{trial.name}: {study.metric} {trial.metric:.4f}; {told}")
         parts.append(f'<polyline class="trial {kind}" points="{points}"><title>{title}</title></polyline>')
-    parts.append("</svg>\n")
+    # Last, so that no line crosses a word.
+    parts += [*axes_drawn, "</svg>\n"]
     return "\n".join(parts)
 
 
