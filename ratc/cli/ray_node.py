@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
+from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
+
 #: Seconds for the first node to be there, and between two looks.
 _PATIENCE, _PAUSE = 300.0, 0.5
 #: Signals that are the batch script's matter: it asks the study to stop, which then saves.
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in _NOT_OURS:
         signal.signal(number, signal.SIG_IGN)
     # Without it anybody who reaches the port may run what he likes as this user.
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{args.over}.token")
+    os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{args.over}.token")
     try:
         return _first(args) if args.rank == 0 else _other(args)
     finally:
@@ -84,7 +86,7 @@ def _other(args: argparse.Namespace) -> int:
 
 def _ray(args: argparse.Namespace, *options: str) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    words += [f"--num-cpus={args.cpus}", f"--num-gpus={args.gpus}", "--object-store-memory=104857600"]
+    words += [f"--num-cpus={args.cpus}", f"--num-gpus={args.gpus}", f"--object-store-memory={STORE_BYTES}"]
     words += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
     with open(args.log, "ab") as log:
         return _child([*words, *options], log)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+#: In an output folder: what somebody leaves who asks for a stop, and the answer, which a job's script reads.
+STOP, STOPPED = "STOP", "STOPPED"
 #: What the runtime keeps locked in an output folder while it trains there.
 _OWNER = "owner.json"
 #: The ranks of whoever runs the study, which are no trial's.
@@ -83,7 +85,7 @@ class TrialFiles:
     def ask_to_stop(self) -> None:
         """Leave word that the run may save and end, as its own script does."""
         if self.is_held():
-            with open(os.path.join(self.output, "STOP"), "w"):
+            with open(os.path.join(self.output, STOP), "w"):
                 pass
 
     def why(self, begun: int = 0) -> str:

@@ -19,23 +19,16 @@ from ratc.cli import ledger, trials
 from ratc.cli.budget import Budget
 from ratc.cli.ledger import Ledger
 from ratc.cli.live import Live
-from ratc.cli.trial_files import TrialFiles
+from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
+from ratc.cli.trial_files import STOP, STOPPED, TrialFiles
 from ratc.cli.trials import Compiled, Prepared
 from ratc.tuning import outcome, proposals
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
 from ratc.tuning.space import Choices
 
-# Ray reads these when it is imported. Nothing is sent anywhere; a trial's memory is the trial's own matter: Ray would
-# kill the process that waits for it.
-os.environ.update(
-    RAY_AIR_NEW_OUTPUT="0",
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_memory_monitor_refresh_ms="0",
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-    TUNE_DISABLE_SIGINT_HANDLER="1",
-    TUNE_GLOBAL_CHECKPOINT_S="3600",
-)
+# Before Ray is imported.
+os.environ.update(ENVIRONMENT)
 
 import ray
 from ray import tune
@@ -44,12 +37,8 @@ from ray.tune.search import Searcher
 
 from ratc.cli.ray_trial import TrialRun
 
-#: What somebody leaves in the output folder who asks the study to stop: the job's script does.
-STOP = "STOP"
 #: Why a study ends that has had all its hours.
 SPENT = "the budget is spent"
-#: Bytes of Ray's object store: no object of size goes through it.
-_STORE = 100 << 20
 #: Proposals in a row that may turn out known or impossible before no more are asked for.
 _PATIENCE = 100
 
@@ -236,10 +225,11 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
             _tuner(study, source, share, workshop.folder, watch).fit()
     except _Stopped:
         pass
-    except Exception:
-        # A scheduler that ends a job tells Ray's processes, too; the trials save all the same.
+    except Exception as error:
         if not watch.reason:
             raise
+        # A scheduler that ends a job tells Ray's processes, too; the trials save all the same.
+        watch.live.say(f"Ray ended before the study: {type(error).__name__}: {error}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -250,7 +240,7 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
     stopped = watch.reason not in ("", SPENT)
     if stopped:
         # The job's script reads it, and sends the job back into the queue.
-        with open(os.path.join(workshop.base, "STOPPED"), "w", encoding="utf-8") as file:
+        with open(os.path.join(workshop.base, STOPPED), "w", encoding="utf-8") as file:
             file.write(f"{watch.reason}\n")
     return (130 if stopped else 0), Prepared(source.trials, source.left, workshop)
 
@@ -267,7 +257,7 @@ def _ray(share: Share, address: str | None) -> Iterator[None]:
         ray.init(
             num_cpus=share.node_cpus,
             num_gpus=share.node_gpus,
-            object_store_memory=_STORE,
+            object_store_memory=STORE_BYTES,
             _temp_dir=folder,
             **{**quiet, "include_dashboard": False},
         )

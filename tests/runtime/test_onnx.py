@@ -57,9 +57,13 @@ def test_a_run_is_exported_and_the_file_gives_what_the_run_gives(
     assert export.main([str(checkpoint), "-o", str(file)]) == 1
     assert "error[R520]" in capfd.readouterr().err
     # A file that computes something else is not kept.
-    monkeypatch.setattr(onnx_model, "ROUNDING", 0.0)
-    monkeypatch.setattr(onnx_model, "load_weights", lambda path: {})
-    monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
+    real = onnx_model.make_real
+
+    def wrong(model: nn.Module, image: torch.Tensor) -> int:
+        next(model.parameters()).data.mul_(1.5)
+        return real(model, image)
+
+    monkeypatch.setattr(onnx_model, "make_real", wrong)
     with pytest.raises(RuntimeFinding) as raised:
         onnx_model.write(checkpoint, plain.lock, tmp_path / "other.onnx")
     assert raised.value.code == "R551"
