@@ -304,7 +304,8 @@ def test_a_proposal_and_its_point_say_the_same(rate, choice, blocks):
     assert told["training.learning_rate"] == pytest.approx(rate, rel=1e-3)
     assert 1e-5 <= told["training.learning_rate"] <= 1e-3
     assert (told["training.batch_size"], told["model.num_blocks"]) == ([4, 8, 16][choice], blocks)
-    again = proposals.point(7, space, proposals.proposed(space, point))
+    # A proposal that is read from a ledger with what a person was shown is the same trial.
+    again = proposals.point(7, space, {**proposal, "training.learning_rate": told["training.learning_rate"]})
     assert (again.name, again.text) == (point.name, point.text)
     other = proposals.point(8, space, {**proposal, "training.learning_rate": 1e-4})
     assert proposals.alike(space, point, other)

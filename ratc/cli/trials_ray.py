@@ -248,7 +248,7 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
 @contextmanager
 def _ray(share: Share, address: str | None) -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": None}
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     # A folder of one's own: what another user has left in Ray's usual one cannot be written. Sockets need it short.
     folder = f"/tmp/ratc-ray-{os.getuid()}-{os.getpid()}"
     if address:
@@ -259,7 +259,8 @@ def _ray(share: Share, address: str | None) -> Iterator[None]:
             num_gpus=share.node_gpus,
             object_store_memory=STORE_BYTES,
             _temp_dir=folder,
-            **{**quiet, "include_dashboard": False},
+            include_dashboard=False,
+            **quiet,
         )
     try:
         yield

@@ -26,12 +26,6 @@ def point(index: int, space: Sequence[Choices | Range], values: Mapping[str, Any
     return point_of(index, tuple((entry.path, _node(entry, values[entry.path])) for entry in space))
 
 
-def proposed(space: Sequence[Choices | Range], point: Point) -> dict[str, Any]:
-    """The inverse: what would have to be proposed for a point."""
-    nodes = dict(point.nodes)
-    return {entry.path: _value(entry, nodes[entry.path]) for entry in space}
-
-
 def standing_for(space: Sequence[Choices | Range]) -> tuple[Point, ...]:
     """Every combination of choices and whole numbers, with real numbers in the middle of their ranges: what can be
     told of a study before its trials are known. Where there are too many, fewer of the whole numbers.
@@ -68,9 +62,3 @@ def _node(entry: Choices | Range, value: Any) -> Node:
     if entry.whole:
         return replace(entry.node, value=int(value))
     return replace(entry.node, value=min(max(float(f"{value:.3e}"), entry.low), entry.high))
-
-
-def _value(entry: Choices | Range, node: Node) -> Any:
-    if isinstance(entry, Choices):
-        return [repr(choice.data()) for choice in entry.nodes].index(repr(node.data()))
-    return node.value
