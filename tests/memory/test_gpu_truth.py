@@ -1,7 +1,7 @@
-"""Predictions held against what a real GPU measured: every file of benchmarks/memory/data/ is replayed.
+"""Predictions held against what a real GPU measured: every folder of benchmarks/memory/data/ is replayed.
 
-`benchmarks/memory/gpu.py` makes such a file on a machine with a GPU. While there is none, the replay is skipped, and
-what judges it is tested with made-up rows.
+`benchmarks/memory/gpu.py` makes such a folder on a machine with a GPU. What judges the replay is tested with made-up
+rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,9 @@ BENCHMARKS = ROOT / "benchmarks" / "memory"
 sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).resolve().parent)]
 
 import gpu  # noqa: E402
+import replay  # noqa: E402
 from judge import Pair, Search, judge, summary  # noqa: E402
 
-from ratc import tracing  # noqa: E402
-from ratc.memory.estimate import Predictor  # noqa: E402
-from ratc.memory.terms import MARGIN, Device  # noqa: E402
-from ratc.memory.trace import Trace  # noqa: E402
-from ratc.memory.zero import Strategy, bucket_elements  # noqa: E402
-
-FILES = sorted((BENCHMARKS / "data").glob("*.json"))
 GIB = 1 << 30
 
 
@@ -100,52 +93,6 @@ def test_a_case_runs_the_step_for_real_and_says_what_fails(tmp_path: Path) -> No
     assert gpu.run_case({"mode": "facts"}, 120).keys() == {"card", "versions"}
 
 
-def strategy(row: dict[str, Any], trace: Trace) -> Strategy:
-    """How the row's step was spread: one process, with DeepSpeed where it names a stage."""
-    several = row["request"]["accumulation"] > 1
-    precision = row["request"]["training"]["precision"]
-    engine = "torch" if row["zero_stage"] is None else "deepspeed"
-    bucket = bucket_elements(trace.trainable)
-    return Strategy(engine, 1, row["zero_stage"] or 0, False, precision, bucket, True, several)
-
-
-def predictor(row: dict[str, Any]) -> Predictor:
-    trace, found = tracing.fetch(row["request"], str(Path(__file__).resolve().parent))
-    assert trace is not None, (row["name"], found)
-    return Predictor(trace, strategy(row, trace))
-
-
-def pairs_of(data: dict[str, Any]) -> Iterator[Pair]:
-    card = data["card"]
-    total = card.get("nvml_total_bytes") or card["memory_bytes"]
-    # With no other process on the card what was in use before is the driver's own.
-    own = card.get("nvml_used_bytes", 1 << 60) < GIB
-    device = Device(card["name"], total, card["compute_capability"])
-    for row in data["rows"]:
-        if not row.get("peak_reserved_bytes"):
-            continue
-        found = predictor(row).estimate(device, row["micro_batch"])
-        used = row.get("device_used_bytes")
-        outside = used - row["reserved_bytes"] if used is not None and own else None
-        bound = sum(term.bytes_ for term in found.outside)
-        yield Pair(row["name"], found.peak_reserved_bytes, row["peak_reserved_bytes"], MARGIN, outside, bound)
-
-
-def searches_of(data: dict[str, Any]) -> Iterator[Search]:
-    for row in data["rows"]:
-        if "largest" not in row:
-            continue
-        failed = min(number for number, fits in row["tried"] if not fits)
-        cap, least = int(row["cap_bytes"] * (1 - MARGIN)), 0
-        prediction = predictor(row)
-        for number in range(1, 2 * failed):
-            if prediction.lowest(number) > cap:
-                break
-            least = number
-        chosen = next((number for number in range(least, 0, -1) if prediction.at(cap, number)), 0)
-        yield Search(row["name"], chosen, row["largest"], failed)
-
-
 @pytest.mark.slow
 def test_the_replay_reads_a_data_file_as_the_harness_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up measurements: what is tested is that each reaches the judge with its own prediction."""
@@ -164,27 +111,24 @@ def test_the_replay_reads_a_data_file_as_the_harness_writes_it(monkeypatch: pyte
             {**row, "cap_bytes": GIB, "largest": 69, "tried": tried},
         ],
     }
-    (found,) = pairs_of(data)
+    (found,) = replay.pairs_of(data)
     assert (found.measured, found.outside) == (GIB, GIB)
     assert 50 << 20 < found.predicted < GIB
-    (search,) = searches_of(data)
+    (search,) = replay.searches_of(data)
     assert (search.largest, search.failed) == (69, 70)
-    prediction, cap = predictor(data["rows"][3]), int(GIB * (1 - MARGIN))
+    prediction = replay.predictor(data["rows"][3])
+    cap = int(GIB * (1 - prediction.margin))
     assert prediction.at(cap, search.chosen) is not None
     assert prediction.at(cap, search.chosen + 1) is None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not FILES, reason="NO GPU MEASUREMENT EXISTS: none has been lent yet; benchmarks/memory/gpu.py makes one"
-)
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_predictions_hold_against_the_measurements(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folder", replay.folders(), ids=lambda folder: folder.name)
+def test_predictions_hold_against_the_measurements(folder: Path) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, gpu.PATHS)))
-    data = json.loads(file.read_text())
-    assert data["data_version"] == gpu.VERSION
-    pairs, searches = list(pairs_of(data)), list(searches_of(data))
+    data = replay.load(folder)
+    replay.warm(data["rows"])
+    pairs, searches = list(replay.pairs_of(data)), list(replay.searches_of(data))
     print(summary(pairs, searches))
     found = judge(pairs, searches)
     assert not found, "\n".join([*found, "", summary(pairs, searches)])
