@@ -72,6 +72,16 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return known[1]
 
 
+def _cast_call(args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[tuple[Any, ...], Any]:
+    """Cast a call's arguments from the last to the first.
+
+    `WrapFunction_` of autocast_mode.h casts in the arguments of a call, which GCC evaluates from the right: on an H200
+    a convolution's weight is copied before its input.
+    """
+    named = {key: _cast(value, dtype) for key, value in reversed(kwargs.items())}
+    return tuple(_cast(value, dtype) for value in reversed(args))[::-1], named
+
+
 def _widest(arguments: Any, found: torch.dtype) -> torch.dtype:
     for value in arguments:
         if isinstance(value, (list, tuple)):
@@ -97,15 +107,16 @@ def _guarded(rule: Callable[..., Any]) -> Callable[..., Any]:
 def _in_lower(operator: Any) -> Callable[..., Any]:
     def rule(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype("cpu")
-        return operator(*_cast(args, dtype), **{key: _cast(value, dtype) for key, value in kwargs.items()})
+        args, kwargs = _cast_call(args, kwargs, dtype)
+        return operator(*args, **kwargs)
 
     return rule
 
 
 def _in_float32(operator: Any) -> Callable[..., Any]:
     def rule(*args: Any, **kwargs: Any) -> Any:
-        cast = {key: _cast(value, torch.float32) for key, value in kwargs.items()}
-        return operator(*_cast(args, torch.float32), **cast)
+        args, kwargs = _cast_call(args, kwargs, torch.float32)
+        return operator(*args, **kwargs)
 
     return rule
 
@@ -143,7 +154,8 @@ def _norm(name: str, overload: str) -> Callable[..., Any]:
 def _in_widest(operator: Any) -> Callable[..., Any]:
     def rule(*args: Any, **kwargs: Any) -> Any:
         dtype = _widest([*args, *kwargs.values()], torch.get_autocast_dtype("cpu"))
-        return operator(*_cast(args, dtype), **{key: _cast(value, dtype) for key, value in kwargs.items()})
+        args, kwargs = _cast_call(args, kwargs, dtype)
+        return operator(*args, **kwargs)
 
     return rule
 

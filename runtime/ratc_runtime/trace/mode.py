@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ratc_runtime.trace import attention, kernels
+from ratc_runtime.trace import attention, convolutions, kernels
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.owners import Owners
 
@@ -74,9 +74,15 @@ class RecordingMode(TorchDispatchMode):
     """Follows storages into a ledger. With `capability` None the CPU's own semantics are left as they are."""
 
     def __init__(
-        self, fake: FakeTensorMode, ledger: Ledger, owners: Owners, capability: tuple[int, int] | None
+        self,
+        fake: FakeTensorMode,
+        ledger: Ledger,
+        owners: Owners,
+        capability: tuple[int, int] | None,
+        tf32: bool = False,
     ) -> None:
         super().__init__()
+        self.tf32 = tf32 and capability is not None and capability >= (8, 0)
         self.fake, self.ledger, self.owners, self.capability = fake, ledger, owners, capability
         self.ranges = HostRanges()
         self.recording = False
@@ -101,10 +107,25 @@ class RecordingMode(TorchDispatchMode):
         if self.capability is not None:
             out = kernels.widen_statistics(func, out)
         if self.recording:
-            self._note(out)
+            if self.capability is not None and func in convolutions.OPERATORS:
+                self._convolve(func, args, out)
+            else:
+                self._note(out)
             for block in scratch:
                 self.ledger.release(block)
         return out
+
+    def _convolve(self, func: Any, args: Any, out: Any) -> None:
+        """Note a convolution's results, and after each the workspace that makes it."""
+        owner = self.owners.current()
+        copied: list[int] = []
+        for one in convolutions.passes(func, args, out, self.tf32):
+            copied += [self.ledger.allocate(size, owner) for size in one.copies]
+            self.ledger.add(one.result.untyped_storage(), owner)
+            if one.workspace.bytes_:
+                self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace"))
+        for block in copied:
+            self.ledger.release(block)
 
     def to_fake(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the fake tensor that stands for a real one."""

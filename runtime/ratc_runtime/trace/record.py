@@ -48,7 +48,7 @@ def record(request: Request, batch: int) -> Recording:
         kernels.install(request.capability)
     ledger, owners = Ledger(), Owners()
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
-    mode = RecordingMode(fake, ledger, owners, request.capability)
+    mode = RecordingMode(fake, ledger, owners, request.capability, request.lock.training.tf32)
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()
     # Chunked attention repeats the same allocations hundreds of times; two rounds of each loop say it all.
