@@ -67,7 +67,8 @@ class _Composer:
             self._leave(phase)
             self._update()
         tables = ALL_KINDS, tuple(self.modules)
-        return Program(self.ops, self.fixed, self.slope, self.kind, self.module, *tables, start, tuple(marks))
+        columns = self.ops, self.fixed, self.slope, self.kind, self.module
+        return Program(*columns, *tables, start, tuple(marks), source.scratch, source.processors)
 
     def _malloc(self, op: int, stepping: bool) -> None:
         kind = self.kind[op]
