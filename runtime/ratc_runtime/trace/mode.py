@@ -111,6 +111,7 @@ class RecordingMode(TorchDispatchMode):
                 self._convolve(func, args, out)
             else:
                 self._note(out)
+                self._work(func, args)
             for block in scratch:
                 self.ledger.release(block)
         return out
@@ -126,6 +127,12 @@ class RecordingMode(TorchDispatchMode):
                 self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace"))
         for block in copied:
             self.ledger.release(block)
+
+    def _work(self, func: Any, args: Any) -> None:
+        """Note what a CUDA kernel takes for itself while its result is there."""
+        size = kernels.working_bytes(func, args) if self.capability is not None else 0
+        if size:
+            self.ledger.release(self.ledger.allocate(size, self.owners.current()))
 
     def to_fake(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the fake tensor that stands for a real one."""
