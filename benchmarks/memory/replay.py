@@ -90,12 +90,13 @@ def pairs_of(data: dict[str, Any]) -> Iterator[Pair]:
 
 def searches_of(data: dict[str, Any]) -> Iterator[Search]:
     """Yield the largest micro-batch that a prediction allows under each bisected cap, and the largest that ran."""
+    card = device(data)
     for row in data["rows"]:
         if "largest" not in row:
             continue
         prediction = predictor(row)
         failed = min(number for number, fits in row["tried"] if not fits)
-        cap, low, high = int(row["cap_bytes"] * (1 - prediction.margin)), 0, 2 * failed
+        cap, low, high = int(row["cap_bytes"] * (1 - prediction.margin_of(card))), 0, 2 * failed
         # Live bytes grow with the micro-batch; replays need not, so from there down each is tried.
         while high - low > 1:
             middle = (low + high) // 2

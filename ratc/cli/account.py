@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ratc.memory.choose import Choice, Nothing
 from ratc.memory.estimate import Breakdown, Estimate
+from ratc.memory.margin import text
 from ratc.memory.terms import GIB, MIB
 
 #: Kinds of the trace in the order in which people ask for them, and what each is called.
@@ -21,7 +22,7 @@ _WORDS = {
     "temporary": "temporaries",
     "input": "inputs",
     "bucket": "communication buckets",
-    "workspace": "cuBLAS workspace",
+    "workspace": "workspaces of cuBLAS and cuDNN",
 }
 #: Told even where none of it is alive at the peak.
 _ALWAYS = ("parameter", "gradient", "optimizer", "activation")
@@ -69,13 +70,18 @@ def lines(choice: Choice, measured: str | None = None) -> list[str]:
         said.append(_line(part.bytes_, part.name + detail))
     said.append(_line(found.predicted_bytes, f"in all, of {size_text(found.device.memory_bytes)} on the card"))
     margin = found.budget_bytes - found.cap_bytes
-    said.append(_line(margin, f"kept free as a margin, {found.margin:.0%} of what those leave to the allocator"))
+    said.append(_line(margin, f"kept free as a margin, {margin_text(found)}"))
     said.append(_line(found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
     if found.host_bytes:
         said.append(_line(found.host_bytes, "of host memory, for what is offloaded"))
     said.append(taken(choice))
     said.append(more(choice.next_larger))
     return said
+
+
+def margin_text(found: Estimate) -> str:
+    """The margin as a share, and what it is for."""
+    return f"{found.margin:.1%} of what those leave to the allocator: {text(found.margin_parts)}"
 
 
 def nothing(result: Nothing) -> list[str]:

@@ -10,7 +10,7 @@ from ratc.cli.predict import variants
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
 from ratc.memory.request import variant
-from ratc.memory.terms import MARGIN, Device
+from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
 from ratc.render.fit import Row
@@ -56,7 +56,7 @@ def note(plan: Plan) -> str:
     world, total = plan.values["parallel.world_size"].value, plan.values["training.global_batch_size"].value
     return (
         f"Global batch {total} on {world} GPU{'s' if world > 1 else ''}. Sizes in GiB, predicted, not measured; "
-        f"a {MARGIN:.0%} margin is kept free."
+        "a margin is kept free, which `ratc explain SPEC memory.margin` explains."
     )
 
 

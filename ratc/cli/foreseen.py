@@ -97,7 +97,7 @@ def _account(choice: Choice, measured: str | None) -> Account:
     ]
     left = []
     if found.fits:
-        margin = f"{found.margin:.0%} of what those leave to the allocator"
+        margin = account.margin_text(found)
         left.append(Part("margin", found.budget_bytes - found.cap_bytes, "kept free as a margin", margin))
         left.append(Part("unused", found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
     sentences = [account.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` says what would."]

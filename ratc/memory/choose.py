@@ -8,7 +8,7 @@ from math import prod
 from typing import Protocol, TypeAlias
 
 from ratc.memory.estimate import Breakdown, Estimate, Predictor
-from ratc.memory.terms import MARGIN, Device
+from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy, bucket_elements
 
@@ -86,7 +86,7 @@ class Nothing:
 class Searcher:
     """Choices over one library. Predictors, and with them replays, are shared between cards."""
 
-    def __init__(self, library: Library, share: int, margin: float = MARGIN, expandable: bool = False) -> None:
+    def __init__(self, library: Library, share: int, margin: float | None = None, expandable: bool = False) -> None:
         """``share`` is global batch / world size: samples of one rank and optimizer step. Raises ValueError below 1."""
         if share < 1:
             raise ValueError(f"a rank's share of {share} samples")

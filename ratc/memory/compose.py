@@ -71,8 +71,9 @@ class _Composer:
             self._leave(phase, most)
             self.engine.update()
         tables = ALL_KINDS, tuple(self.modules)
+        columns = self.ops, self.fixed, self.slope, self.kind, self.module
         effects = self.streams, frozenset(self.flushes), self.moves
-        return Program(self.ops, self.fixed, self.slope, self.kind, self.module, *tables, start, tuple(marks), *effects)
+        return Program(*columns, *tables, start, tuple(marks), source.scratch, source.processors, *effects)
 
     def _passes(self) -> int:
         """Backward passes of a step."""

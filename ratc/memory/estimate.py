@@ -9,7 +9,8 @@ from itertools import accumulate
 
 from ratc.memory.allocator import Allocator, ExpandableAllocator, OutOfMemory, rounded
 from ratc.memory.compose import compose
-from ratc.memory.terms import MARGIN, Device, Term, outside
+from ratc.memory.margin import Part, parts, total
+from ratc.memory.terms import Device, Term, outside
 from ratc.memory.trace import Program, Trace
 from ratc.memory.zero import Layout, Strategy, layout
 
@@ -136,6 +137,7 @@ class Estimate:
     budget_bytes: int
     cap_bytes: int
     margin: float
+    margin_parts: tuple[Part, ...]
     outside: tuple[Term, ...]
     host_bytes: int
     peak: int
@@ -154,7 +156,7 @@ class Predictor:
 
     trace: Trace
     strategy: Strategy = field(default_factory=Strategy)
-    margin: float = MARGIN
+    margin: float | None = None
     expandable: bool = False
 
     def __post_init__(self) -> None:
@@ -173,7 +175,11 @@ class Predictor:
 
     def cap(self, device: Device) -> int:
         """Bytes that the allocator may reserve on a card, margin taken off; 0 where nothing is left."""
-        return max(0, int(self.budget(device) * (1 - self.margin)))
+        return max(0, int(self.budget(device) * (1 - self.margin_of(device))))
+
+    def margin_of(self, device: Device) -> float:
+        """The share of the budget that is kept free on a card: the given one, else `ratc.memory.margin`'s."""
+        return total(parts(self.trace, self.strategy, device)) if self.margin is None else self.margin
 
     def budget(self, device: Device) -> int:
         """Bytes of a card that are left beside everything outside the allocator."""
@@ -217,7 +223,8 @@ class Predictor:
             result.peak_reserved_bytes,
             self.budget(device),
             cap,
-            self.margin,
+            self.margin_of(device),
+            parts(self.trace, self.strategy, device) if self.margin is None else (),
             outside(device, self.strategy.world_size),
             self.layout.host_bytes,
             result.peak,
@@ -242,4 +249,6 @@ class Predictor:
                 high = middle
             else:
                 low = middle
-        return int(high / (1 - self.margin)) + sum(term.bytes_ for term in outside(device, self.strategy.world_size))
+        return int(high / (1 - self.margin_of(device))) + sum(
+            term.bytes_ for term in outside(device, self.strategy.world_size)
+        )

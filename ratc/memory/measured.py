@@ -11,8 +11,12 @@ from typing import Any
 
 from ratc.memory.choose import Choice
 from ratc.memory.estimate import Breakdown, Estimate
-from ratc.memory.terms import MARGIN, Device, Term, nccl
+from ratc.memory.margin import Part
+from ratc.memory.terms import Device, Term, nccl
 from ratc.memory.zero import Strategy
+
+#: Share kept free beyond the line through two measured points.
+MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ def estimate(
         budget,
         cap,
         margin,
+        (Part(margin, "what two measured points leave open"),),
         tuple(terms),
         0,
         0,

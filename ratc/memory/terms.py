@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 MIB, GIB = 1 << 20, 1 << 30
 
-#: Share of a card's memory kept free beyond every term: kernels' workspaces (cuDNN, cuBLASLt, sort) and what the replay
-#: misses.
-MARGIN = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class Device:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-VERSION = 1
+from ratc.memory.scratch import PROCESSORS, Processors, Scratch, read
+from ratc.memory.scratch import processors as of_capability
+
+VERSION = 2
+#: What the runtime may have estimated.
+ESTIMATES = ("convolutions", "bounds", "recurrent", "compiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 
 
@@ -18,9 +23,10 @@ class BadTrace(ValueError):
 class Program:
     """Allocations and frees in order. ``ops`` holds n where allocation n happens and ~n where it is freed.
 
-    Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes; ``kind`` and ``module`` index ``kinds`` and
-    ``modules``. ``start`` is the index in ``ops`` of the last traced step, the one whose timeline is that of all later
-    steps; ``marks`` are the indices in ``ops`` at which its phases begin, each with the phase (once composed).
+    Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes, or what ``scratch[n]`` says for ``processors``;
+    ``kind`` and ``module`` index ``kinds`` and ``modules``. ``start`` is the index in ``ops`` of the last traced step,
+    the one whose timeline is that of all later steps; ``marks`` are the indices in ``ops`` at which its phases begin,
+    each with the phase (once composed).
 
     ``streams`` are the allocations on another stream than the default one, with its number. ``flushes`` are the indices
     in ``ops`` before which the cache is emptied. ``moves`` are the indices of allocations that only happen on the card
@@ -36,13 +42,18 @@ class Program:
     modules: tuple[str, ...]
     start: int
     marks: tuple[tuple[int, str], ...] = ()
+    scratch: Mapping[int, Scratch] = field(default_factory=dict)
+    processors: Processors = PROCESSORS["9.0"]
     streams: Mapping[int, int] = field(default_factory=dict)
     flushes: frozenset[int] = frozenset()
     moves: Mapping[int, int] = field(default_factory=dict)
 
     def sizes(self, micro_batch: int) -> list[int]:
         """Bytes that every allocation asks for at a micro-batch size."""
-        return [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
+        sizes = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
+        for number, scratch in self.scratch.items():
+            sizes[number] = scratch.bytes_(micro_batch, self.processors)
+        return sizes
 
     def freed_first(self, index: int) -> Program:
         """The program with the blocks of one of its ``moves`` freed before the allocation, and the cache emptied."""
@@ -56,8 +67,9 @@ class Program:
 class Trace:
     """A traced step: the program of one process that shares nothing, with the phase of every allocation.
 
-    ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``groups`` are
-    the optimizer's group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
+    ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
+    names what was not followed but estimated, in the words of docs/trace.md. ``groups`` are the optimizer's group of
+    each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
     """
 
     program: Program
@@ -68,6 +80,7 @@ class Trace:
     trainable: int
     parameter_bytes: int
     torch: str
+    estimates: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
 
 
@@ -82,20 +95,28 @@ def parse(data: Any) -> Trace:
         counts = [int(data["parameters"][key]) for key in ("count", "trainable", "bytes")]
         steps, events = [int(step) for step in data["steps"]], data["events"]
         torch = str(data["torch"])
+        estimates = tuple(str(name) for name in data["estimates"])
+        uneven = {number: read(rest) for number, *rest in data["scratch"]}
+        processors = of_capability(str(data["request"].get("compute_capability", "9.0")))
     except (KeyError, TypeError, ValueError) as error:
         raise BadTrace(f"{type(error).__name__}: {error}") from error
     phases, modules, kinds = tables
+    if not set(estimates) <= set(ESTIMATES):
+        raise BadTrace(f"estimates {', '.join(estimates)}")
     if kinds != KINDS:
         raise BadTrace(f"kinds {', '.join(kinds) or 'missing'}")
     if not steps or not isinstance(events, list) or sorted({*steps, 0, len(events)})[-1] != len(events):
         raise BadTrace("steps outside the events")
     if not 0 <= counts[1] <= counts[0]:
         raise BadTrace("more trainable parameters than parameters")
-    ops, columns = _events(events, (len(phases), len(modules), len(kinds)))
+    ops, columns, numbers = _events(events, (len(phases), len(modules), len(kinds)))
     fixed, slope, phase, module, kind = columns
-    program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1])
+    if not uneven.keys() <= numbers.keys():
+        raise BadTrace("scratch of blocks that are never allocated")
+    scratch = {numbers[number]: one for number, one in uneven.items()}
+    program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], (), scratch, processors)
     groups = _groups(data["parameters"], program, steps[0])
-    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, groups)
+    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates, groups)
 
 
 def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[int, ...]:
@@ -109,7 +130,9 @@ def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[
     return tuple(groups)
 
 
-def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int], tuple[list[Any], ...]]:
+def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int], tuple[list[Any], ...], dict[int, int]]:
+    """The ops, the columns of allocations, and the number of each of the trace's blocks among them."""
+    numbers: dict[int, int] = {}
     live: dict[Any, int] = {}
     ops: list[int] = []
     fixed: list[float] = []
@@ -130,11 +153,11 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
                 raise ValueError
         except (KeyError, TypeError, ValueError) as error:
             raise BadTrace(f"event {number}: {str(event)[:80]}") from error
-        live[block] = len(fixed)
+        live[block] = numbers[block] = len(fixed)
         ops.append(len(fixed))
         fixed.append(constant)
         slope.append(growth)
         phase.append(in_phase)
         module.append(in_module)
         kind.append(of_kind)
-    return ops, (fixed, slope, phase, module, kind)
+    return ops, (fixed, slope, phase, module, kind), numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
+from ratc.memory.margin import text
 from ratc.resolve.context import Context
 
 
@@ -19,5 +20,6 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     inputs = ("training.micro_batch_size", "hardware.card", *left)
     context.derive("memory.peak_allocated_bytes", found.peak_allocated_bytes if found else None, reason, *inputs)
     context.derive("memory.peak_reserved_bytes", found.peak_reserved_bytes if found else None, reason, *inputs)
-    context.derive("memory.margin", found.margin if found else None, reason, *inputs)
+    parts = f"{reason}: {text(found.margin_parts)}" if found else reason
+    context.derive("memory.margin", found.margin if found else None, parts, *inputs)
     yield from ()

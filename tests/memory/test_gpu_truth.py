@@ -117,7 +117,7 @@ def test_the_replay_reads_a_data_file_as_the_harness_writes_it(monkeypatch: pyte
     (search,) = replay.searches_of(data)
     assert (search.largest, search.failed) == (69, 70)
     prediction = replay.predictor(data["rows"][3])
-    cap = int(GIB * (1 - prediction.margin))
+    cap = int(GIB * (1 - prediction.margin_of(replay.device(data))))
     assert prediction.at(cap, search.chosen) is not None
     assert prediction.at(cap, search.chosen + 1) is None
 

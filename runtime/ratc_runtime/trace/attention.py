@@ -28,7 +28,12 @@ def kernel(
     """Return "cudnn", "flash", "efficient" or "math": what CUDA picks on a card of this compute capability."""
     if any(t.dim() != 4 or t.stride(-1) != 1 or 0 in t.shape for t in (query, key, value)):
         return "math"
-    if not query.dtype == key.dtype == value.dtype:
+    # `check_last_dim_stride_equals_1_dense` looks at the mask too: a bias that was permuted is no longer in rows.
+    if mask is not None and mask.stride(-1) != 1:
+        return "math"
+    if not query.dtype == key.dtype == value.dtype or not query.shape[0] == key.shape[0] == value.shape[0]:
+        return "math"
+    if not _heads_fit(query, key, value, grouped):
         return "math"
     order = ("flash", "efficient")
     if capability in ((9, 0), (10, 0)):
@@ -38,6 +43,21 @@ def kernel(
         if possible[name](capability, query, key, value, mask, causal, dropout, grouped):
             return name
     return "math"
+
+
+def _heads_fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, grouped: bool) -> bool:
+    """`check_batch_size_and_num_heads_dense`: the same heads, or with `enable_gqa` so many that they divide."""
+    if not grouped:
+        return query.shape[1] == key.shape[1] == value.shape[1]
+    return query.shape[1] % key.shape[1] == 0 and query.shape[1] % value.shape[1] == 0
+
+
+def _broadcasts(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> bool:
+    """`check_attn_mask_shape`: two dimensions, or four, each of them 1 or the scores' own."""
+    wanted = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    return mask.dim() in (2, 4) and all(
+        have in (1, want) for have, want in zip(reversed(mask.shape), reversed(wanted), strict=False)
+    )
 
 
 def _flash(
@@ -53,7 +73,7 @@ def _flash(
     size = query.shape[-1]
     if capability < (8, 0) or query.dtype not in HALF or mask is not None:
         return False
-    if not size == key.shape[-1] == value.shape[-1] or size > 256:
+    if not size == key.shape[-1] == value.shape[-1] or size > 256 or key.shape[1] != value.shape[1]:
         return False
     if causal and query.shape[-2] != key.shape[-2]:
         return False
@@ -72,12 +92,13 @@ def _cudnn(
     dropout: float,
     grouped: bool,
 ) -> bool:
-    sizes = (query.shape[-1], key.shape[-1], value.shape[-1])
-    if query.dtype not in HALF or any(size % 8 or size > 128 for size in sizes):
+    sizes = (query.shape[-1], value.shape[-1])
+    # `check_cudnn_tensor_shapes`; 192 beside 128 from cuDNN 9.11 on.
+    if query.dtype not in HALF or any(size % 8 for size in sizes) or (max(sizes) > 128 and sizes != (192, 128)):
         return False
-    if mask is not None and mask.requires_grad:
+    if mask is not None and (mask.requires_grad or not _broadcasts(mask, query, key)):
         return False
-    return query.shape[-2] > 1 and key.shape[-2] > 1
+    return key.shape[-2] > 1 and (query.shape[-2] > 1 or not dropout)
 
 
 def _efficient(
@@ -94,6 +115,8 @@ def _efficient(
         return False
     if query.dtype == torch.bfloat16 and capability < (8, 0):
         return False
+    if not query.shape[1] == key.shape[1] == value.shape[1]:
+        return False  # it knows no groups of heads: `supports_gqa` is false
     half = query.dtype in HALF
     alignment = 4 if capability >= (8, 0) else 1
     if capability >= (8, 0) or (capability >= (7, 0) and half):  # tensor cores want 128 bits at once
@@ -146,9 +169,6 @@ def attend(
             query, key, value, mask, training, dropout_p, is_causal, False, scale=scale
         )[0]
     if name == "efficient":
-        if enable_gqa:
-            repeats = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         bias = None if mask is None else _aligned(mask, query, key)
         return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
             query, key, value, bias, training, dropout_p, is_causal, scale=scale
@@ -163,17 +183,28 @@ def _rounded(number: int, multiple: int) -> int:
 
 
 def backward_scratch(operator: Any, args: tuple[Any, ...]) -> list[int]:
-    """Return the bytes that an attention kernel's backward allocates for itself and frees at its end.
+    """Return the bytes that an attention kernel's backward allocates for itself after its results, in their order.
 
-    Flash attention (`flash_attn/flash_api.cpp`, mha_bwd) sums the query's gradient in float32 and keeps one
-    float32 a row; the memory-efficient one (`attention_backward.cu`) keeps the latter.
+    All are freed at its end. Flash attention (`flash_attn/flash_api.cpp`, mha_bwd) sums the query's gradient in
+    float32, keeps one float32 a row, and the gradients of keys and values for all heads if they have fewer. cuDNN's
+    does the first two in one workspace (read off an H200). The memory-efficient one (`attention_backward.cu`) sums the
+    query's gradient in float32 for 16-bit types; for float32 it multiplies the output with its gradient beforehand.
     """
     aten: Any = torch.ops.aten
     if operator is aten._scaled_dot_product_flash_attention_backward.default:
         batch, heads, rows, size = args[1].shape
+        length, few = args[2].shape[2], args[2].shape[1]
+        expanded = [batch * length * heads * size * args[1].element_size()] * 2 if few != heads else []
         rows, size = _rounded(rows, 128), _rounded(size, 32) if size <= 192 else 256
-        return [batch * heads * rows * 4, batch * rows * heads * size * 4]
+        return [batch * heads * rows * 4, batch * rows * heads * size * 4, *expanded]
+    if operator is aten._scaled_dot_product_cudnn_attention_backward.default:
+        batch, heads, rows, size = args[1].shape
+        return [batch * heads * rows * (size + 1) * 4 + 256]
     if operator is aten._scaled_dot_product_efficient_attention_backward.default:
-        batch, heads, rows, _ = args[1].shape
-        return [batch * heads * rows * 4]
+        batch, heads, rows, size = args[1].shape
+        delta = batch * heads * rows * 4
+        if args[1].dtype not in HALF:
+            return [delta * args[3].shape[-1], delta, delta]
+        blocks = -(-rows // 64)
+        return [delta, batch * heads * blocks * (64 * size * 4 + 16)]
     return []

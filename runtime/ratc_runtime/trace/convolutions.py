@@ -1,8 +1,9 @@
 """The workspaces of cuDNN's convolutions: bytes that a kernel takes while it runs, beside its input and output.
 
 cuDNN chooses an engine by heuristics that are not published. The rules here were read off a survey of 1,696
-convolutions on an H200 with cuDNN 9.19; `benchmarks/memory/workspaces.py` prints how well they hold. In short: kernels for 16-bit types and TF32 work on NHWC tensors, and strict fp32 on NCHW
-ones, so that a tensor in the other layout is copied: input, weight and output each once.
+convolutions on an H200 with cuDNN 9.19; `benchmarks/memory/workspaces.py` prints how well they hold. In short: kernels
+for 16-bit types and TF32 work on NHWC tensors, and strict fp32 on NCHW ones, so that a tensor in the other layout is
+copied: input, weight and output each once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+
+from ratc_runtime.trace.partial_sums import HALF, TF32, UNIT
 
 aten: Any = torch.ops.aten
 Direction = Literal["forward", "input", "weight"]
@@ -141,7 +144,7 @@ def _padded(count: int, channels: int, multiple: int) -> int:
     return count // channels * -(-channels // multiple) * multiple
 
 
-def _all(conv: Convolution, direction: Direction) -> int:
+def copies(conv: Convolution, direction: Direction) -> int:
     """Bytes of a copy of input, weight and output, channels padded; a 1 x 1 weight needs none."""
     multiple = 1 if conv.itemsize == 4 else 8 if conv.arithmetic == "bf16" or direction == "input" else 4
     elements = _padded(conv.inputs, conv.channels, multiple) + _padded(conv.outputs, conv.features, multiple)
@@ -151,16 +154,23 @@ def _all(conv: Convolution, direction: Direction) -> int:
 
 
 def _partial_sums(conv: Convolution) -> int:
-    """Bytes of the weight's gradient summed in parts, one more for every time that all tiles fit the card at once.
+    """Bytes of the weight's gradient summed in parts, as many as keep every multiprocessor busy; an upper bound.
 
-    Tiles grow with the gradient: 64 x 64, 128 x 64 and 128 x 128 values in fp32.
+    The most that was measured for a gradient of this shape, at batches that fill the card; for other shapes a formula:
+    tiles of fp32 values grow with the gradient, 64 x 64, 128 x 64, 128 x 128, and 128 x 256 for 16-bit types.
     """
     rows, rest = (conv.channels, conv.features) if conv.transposed else (conv.features, conv.channels)
     columns = rest * math.prod(conv.kernel)
+    half = conv.itemsize == 2
+    known = (HALF if half else TF32).get((rows, columns))
+    if known is not None:
+        return known * UNIT
     high, wide = (64, 64) if rows <= 64 else (128, 64 if columns < 1024 else 128)
+    if half and rows >= 256:
+        return 4 * high * min(256, columns) * MULTIPROCESSORS
     tiles = -(-rows // high) * -(-columns // wide)
     parts = MULTIPROCESSORS // tiles
-    if conv.arithmetic != "tf32":
+    if half:
         return 4 * high * wide * tiles * max(0, parts - 1)  # the first part is the result itself
     return 4 * high * wide * (tiles * parts if parts > 1 else MULTIPROCESSORS)
 
@@ -175,15 +185,15 @@ def _copied(conv: Convolution, direction: Direction) -> Workspace:
         if aligned and len(conv.kernel) < 3:
             return Workspace(conv.batch * 4 * conv.weights)  # a product a sample, summed afterwards
         if aligned:
-            return Workspace(2 * _all(conv, direction), sure=False)
+            return Workspace(2 * copies(conv, direction), sure=False)
     few = conv.channels * conv.itemsize < 16
     first = few and direction == "forward" and max(conv.kernel) <= 3 and conv.features <= 32
     if first and (conv.arithmetic != "fp16" or len(conv.kernel) < 3):
         return NONE  # a kernel for first layers
     if few and conv.arithmetic == "tf32" and direction != "weight":
         large = direction == "forward" and max(conv.kernel) > 4
-        return Workspace(_all(conv, direction) if large else 0, sure=False)
-    size = _all(conv, direction)
+        return Workspace(copies(conv, direction) if large else 0, sure=False)
+    size = copies(conv, direction)
     if direction == "weight":
         size += _partial_sums(conv)
     return Workspace(size, sure=not few)
@@ -197,11 +207,11 @@ def _native_layout(conv: Convolution, direction: Direction) -> Workspace:
     if conv.pointwise:
         pass
     elif tf32 and volume and direction == "weight":
-        size = _all(conv, direction)
+        size = copies(conv, direction)
     elif few and volume:
-        size = 0 if direction == "forward" or tf32 else _all(conv, direction)
+        size = 0 if direction == "forward" or tf32 else copies(conv, direction)
     elif few and tf32 and direction != "forward":
-        size = _all(conv, direction)
+        size = copies(conv, direction)
     elif few:
         size = _padded(conv.inputs, conv.channels, 16 // conv.itemsize) * conv.itemsize
         if max(conv.kernel) > 8:
@@ -213,20 +223,24 @@ def _native_layout(conv: Convolution, direction: Direction) -> Workspace:
 
 def _fp32(conv: Convolution, direction: Direction) -> Workspace:
     """Strict fp32: on NCHW tensors mostly nothing, but Winograd's and Fourier's transforms for some."""
-    copies = (conv.inputs + conv.outputs + (0 if conv.pointwise else conv.weights)) * conv.itemsize
+    copied = copies(conv, direction)
     few = conv.channels < 16
     size = 0
     if direction == "weight" and not few and not conv.pointwise:
         # Volumes, strides: an implicit product on copies. Winograd F(4 x 4, 3 x 3): 36 values for 16.
-        size = copies
-        if conv.kernel == (3, 3) and max(conv.stride) == 1 and max(conv.channels, conv.features) >= 64:
+        size = copied
+        plain = conv.kernel == (3, 3) and max(conv.stride) == 1 and not conv.transposed
+        if plain and (conv.channels >= 96 or min(conv.channels, conv.features) >= 64):
             size = 9 * (conv.inputs + conv.outputs) + 16 * conv.weights
-        elif len(conv.kernel) < 3 and (conv.transposed or max(conv.channels, conv.features) < 64):
+        elif len(conv.kernel) < 3 and (conv.transposed or conv.channels < 64 or plain):
             size = 0
+    if direction == "input" and conv.kernel == (3, 3) and max(conv.stride) == 1 and conv.groups == 1 and not few:
+        # Fourier transforms of 32 x 17 complex values: of the weight, and of two tiles an image at a time.
+        size = 32 * 17 * 8 * (conv.channels * conv.features + 2 * conv.batch * (conv.channels + conv.features))
     if conv.channels_last and direction == "weight":
-        size = size + copies if size and len(conv.kernel) < 3 else 0
+        size = size + copied if size and len(conv.kernel) < 3 else 0
     elif conv.channels_last and not (few and direction == "forward"):
-        size = copies
+        size += copied
     return Workspace(size, sure=len(conv.kernel) == 3)
 
 
@@ -235,12 +249,12 @@ def _grouped(conv: Convolution, direction: Direction) -> Workspace:
     if conv.groups == conv.channels:
         half = conv.arithmetic in ("bf16", "fp16")
         if conv.arithmetic == "fp16" and direction == "weight" and max(conv.kernel) <= 3 and not conv.channels_last:
-            return Workspace(_all(conv, direction), sure=False)
+            return Workspace(copies(conv, direction), sure=False)
         if conv.channels_last and direction == "weight" and half:
             return Workspace(8 * conv.batch * 4 * conv.weights, sure=False)
         if conv.channels_last and conv.arithmetic == "tf32" and direction == "weight" and max(conv.kernel) > 3:
-            return Workspace(4 * _all(conv, direction) + _partial_sums(conv), sure=False)
+            return Workspace(4 * copies(conv, direction) + _partial_sums(conv), sure=False)
         return Workspace(0, sure=not conv.channels_last)
     if conv.arithmetic == "fp32" or conv.channels_last:
         return Workspace(0, sure=False)
-    return Workspace(_all(conv, direction), sure=False)
+    return Workspace(copies(conv, direction), sure=False)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ratc_runtime.trace.scratch import Scratch
+
 PHASES = ("build", "input", "forward", "loss", "backward", "clip", "optimizer", "zero_grad")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 
@@ -22,6 +24,7 @@ class Block:
     kind: str = ""
     freed: tuple[int, str] | None = None  # step and phase; None while alive
     sees_backward: bool = False
+    scratch: Scratch | None = None  # its size follows from this instead
 
 
 @dataclass
@@ -66,10 +69,19 @@ class Ledger:
         self._watch[number] = weakref.ref(storage, lambda _: self._free(number, address))
         return number
 
-    def allocate(self, size: int, module: str, kind: str = "") -> int:
+    def move(self, old: torch.UntypedStorage, new: torch.UntypedStorage) -> None:
+        """Let a new storage stand for an old one's block: what made it would have worked in place."""
+        number = self._live.pop(old._cdata, None)
+        if number is None:
+            return
+        address = new._cdata
+        self._live[address] = number
+        self._watch[number] = weakref.ref(new, lambda _: self._free(number, address))
+
+    def allocate(self, size: int, module: str, kind: str = "", scratch: Scratch | None = None) -> int:
         """Note an allocation that no tensor shows (a workspace); free it with `release`, or never."""
         number = len(self.blocks)
-        self.blocks.append(Block(size, self.phase, module, self.step, kind))
+        self.blocks.append(Block(size, self.phase, module, self.step, kind, scratch=scratch))
         self.events.append((number, True))
         return number
 

@@ -8,7 +8,7 @@ from ratc_runtime.trace.failure import NOT_TRACEABLE, Failure, TraceError
 from ratc_runtime.trace.ledger import KINDS, PHASES
 from ratc_runtime.trace.record import Recording
 
-VERSION = 1
+VERSION = 2
 
 
 def _number(value: float) -> int | float:
@@ -22,6 +22,8 @@ def _differs(small: Recording, large: Recording) -> Failure | None:
             _, phase, module, _ = small.blocks[one[0]]
             place = f"module {module} " if module else ""
             return _apart(small, large, f"{place}in {phase}, event {position}")
+    if {n: one.rule for n, one in small.scratch.items()} != {n: one.rule for n, one in large.scratch.items()}:
+        return _apart(small, large, "what kernels take for themselves")
     if len(small.events) != len(large.events) or small.steps != large.steps:
         return _apart(small, large, f"{len(small.events)} and {len(large.events)} events")
     return None
@@ -33,6 +35,18 @@ def _apart(small: Recording, large: Recording, place: str) -> Failure:
         f"the step does not do the same at micro-batches {small.batch} and {large.batch}: they part at {place}",
         place,
     )
+
+
+def _line(one: int, other: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
+    """Return fixed and per sample of a number at two batch sizes."""
+    per_sample = (other - one) / (large.batch - small.batch)
+    return _number(one - per_sample * small.batch), _number(per_sample)
+
+
+def _described(number: int, small: Recording, large: Recording) -> list[Any]:
+    one, other = small.scratch[number], large.scratch[number]
+    pairs = zip(one.numbers, other.numbers, strict=True)
+    return [number, one.rule, *(list(_line(a, b, small, large)) for a, b in pairs)]
 
 
 def match(small: Recording, large: Recording, request: dict[str, Any], torch_version: str) -> dict[str, Any]:
@@ -47,13 +61,11 @@ def match(small: Recording, large: Recording, request: dict[str, Any], torch_ver
             events.append([number])
             continue
         size, phase, module, kind = small.blocks[number]
-        per_sample = (large.blocks[number][0] - size) / (large.batch - small.batch)
         index = modules.setdefault(module, len(modules))
         events.append(
             [
                 number,
-                _number(size - per_sample * small.batch),
-                _number(per_sample),
+                *_line(size, large.blocks[number][0], small, large),
                 PHASES.index(phase),
                 index,
                 KINDS.index(kind),
@@ -70,4 +82,6 @@ def match(small: Recording, large: Recording, request: dict[str, Any], torch_ver
         "kinds": list(KINDS),
         "steps": small.steps,
         "events": events,
+        "estimates": sorted({*small.estimates, *large.estimates}),
+        "scratch": [_described(number, small, large) for number in sorted(small.scratch)],
     }

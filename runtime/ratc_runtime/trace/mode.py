@@ -7,7 +7,9 @@ made without a device) are computed for real, so that code which reads their val
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,13 +17,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ratc_runtime.trace import attention, convolutions, kernels
+from ratc_runtime.trace import attention, convolutions, kernels, scratch
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.owners import Owners
 
 # Elements up to which a host tensor is computed for real: positions and shapes, not data.
 REAL_ELEMENTS = 65536
 aten: Any = torch.ops.aten
+#: References to a gradient that only autograd's buffer holds, as counted while an operator is called on it.
+HELD = 4
 _BY_SHAPE = frozenset((aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.expand, aten.repeat))
 _RANGES = frozenset((torch.arange, torch.linspace, torch.logspace))
 
@@ -70,6 +74,13 @@ def _small_range(args: tuple[Any, ...]) -> bool:
     return all(abs(value) <= REAL_ELEMENTS for value in args if isinstance(value, (int, float)))
 
 
+def _called_by_autograd(frame: FrameType | None) -> bool:
+    """Tell whether no Python code stands between the engine and a dispatched call, but for dynamo's guards."""
+    while frame is not None and frame.f_code.co_filename.endswith(("eval_frame.py", "_compile.py")):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
+
+
 class RecordingMode(TorchDispatchMode):
     """Follows storages into a ledger. With `capability` None the CPU's own semantics are left as they are."""
 
@@ -86,6 +97,7 @@ class RecordingMode(TorchDispatchMode):
         self.fake, self.ledger, self.owners, self.capability = fake, ledger, owners, capability
         self.ranges = HostRanges()
         self.recording = False
+        self.estimates: set[str] = set()
         self._workspaces: set[bool] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,27 +112,46 @@ class RecordingMode(TorchDispatchMode):
         if any(not isinstance(tensor, FakeTensor) for tensor in given):
             args = self._to_device(args)
             kwargs = {key: self._to_device(value) for key, value in kwargs.items()}
-        scratch: list[int] = []
-        if self.recording and self.capability is not None:
-            scratch = self._scratch(func, args)
+        cuda = self.recording and self.capability is not None
+        grown = cuda and self._accumulates(func, args)
         out = func(*args, **kwargs)
         if self.capability is not None:
             out = kernels.widen_statistics(func, out)
-        if self.recording:
-            if self.capability is not None and func in convolutions.OPERATORS:
-                self._convolve(func, args, out)
-            else:
-                self._note(out)
-                self._work(func, args)
-            for block in scratch:
-                self.ledger.release(block)
+        if grown and out.shape == args[0].shape and out.dtype == args[0].dtype:
+            self.ledger.move(args[0].untyped_storage(), out.untyped_storage())
+        elif cuda and func in convolutions.OPERATORS:
+            self._convolve(func, args, out)
+        elif self.recording:
+            self._note(out)
+        if cuda:
+            self._work(func, args)
+            self._scratch(func, args)
         return out
+
+    @staticmethod
+    def _accumulates(func: Any, args: Any) -> bool:
+        """Tell whether autograd adds a second gradient to one that nothing else holds: then it does so in place.
+
+        `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp refuses fake tensors. The call comes straight
+        from the engine; beside its buffer only this call holds the tensor, and beside the tensor only Python the
+        storage.
+        """
+        if func is not aten.add.Tensor or not _called_by_autograd(sys._getframe(2)):
+            return False
+        first: torch.Tensor = args[0]
+        storage = first.untyped_storage()
+        spans = sum((size - 1) * stride for size, stride in zip(first.shape, first.stride(), strict=True)) + 1
+        dense = spans == first.numel()
+        return dense and first._use_count() <= HELD and torch._C._storage_Use_Count(storage._cdata) <= 2
 
     def _convolve(self, func: Any, args: Any, out: Any) -> None:
         """Note a convolution's results, and after each the workspace that makes it."""
         owner = self.owners.current()
         copied: list[int] = []
+        self.estimates.add("convolutions")
         for one in convolutions.passes(func, args, out, self.tf32):
+            if not one.workspace.sure:
+                self.estimates.add("bounds")
             copied += [self.ledger.allocate(size, owner) for size in one.copies]
             self.ledger.add(one.result.untyped_storage(), owner)
             if one.workspace.bytes_:
@@ -157,8 +188,8 @@ class RecordingMode(TorchDispatchMode):
             self.ledger.add(fake.untyped_storage(), self.owners.current())
         return fake
 
-    def _scratch(self, func: Any, args: Any) -> list[int]:
-        """Note what a CUDA kernel allocates for itself; return the blocks to be freed after it."""
+    def _scratch(self, func: Any, args: Any) -> None:
+        """Note what a CUDA kernel allocates for itself, after its results, and frees at its end."""
         if func in kernels.PRODUCTS:
             # A workspace belongs to a cuBLAS handle, a handle to a thread, and backward has a thread of its own.
             backward = torch._C._current_autograd_node() is not None
@@ -166,8 +197,17 @@ class RecordingMode(TorchDispatchMode):
                 self._workspaces.add(backward)
                 assert self.capability is not None
                 self.ledger.allocate(kernels.workspace_bytes(self.capability), "", "workspace")
+            return
+        sizes = attention.backward_scratch(func, args)
+        uneven = scratch.described(func, args)
+        if not sizes and uneven is None:
+            return
         owner = self.owners.current()
-        return [self.ledger.allocate(size, owner) for size in attention.backward_scratch(func, args)]
+        blocks = [self.ledger.allocate(size, owner, "workspace") for size in sizes]
+        if uneven is not None:
+            blocks.append(self.ledger.allocate(0, owner, "workspace", uneven))
+        for block in reversed(blocks):
+            self.ledger.release(block)
 
     def _note(self, out: Any) -> None:
         owner: str | None = None

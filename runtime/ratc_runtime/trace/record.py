@@ -22,6 +22,7 @@ from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.mode import RecordingMode
 from ratc_runtime.trace.owners import Owners
 from ratc_runtime.trace.request import Request
+from ratc_runtime.trace.scratch import Scratch
 from ratc_runtime.trace.workload import AUTOCAST, make_engine, run_steps
 
 STEPS = 2  # the optimizer's state exists from the second one on
@@ -34,6 +35,8 @@ class Recording:
     batch: int
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
+    scratch: dict[int, Scratch]  # by block: what its bytes follow from
+    estimates: list[str]
     steps: list[int]
     parameters: dict[str, Any]
 
@@ -80,7 +83,12 @@ def record(request: Request, batch: int) -> Recording:
         gc.collect()
         mode.recording = False
         blocks = [(block.size, block.phase, block.module, ledger.kind_of(block)) for block in ledger.blocks]
-        recording = Recording(batch, ledger.in_order(), blocks, list(ledger.steps), _parameters(model, groups))
+        compiled = {"compiled"} if request.content["training"].get("compile") else set()
+        estimates = mode.estimates | compiled
+        uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
+        recording = Recording(
+            batch, ledger.in_order(), blocks, uneven, sorted(estimates), list(ledger.steps), _parameters(model, groups)
+        )
         ledger.close()
     owners.forget()
     return recording

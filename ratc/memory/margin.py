@@ -1,0 +1,70 @@
+"""The margin: the share of a card kept free beyond a prediction, from what the prediction rests on.
+
+Each part covers the largest under-estimate among the committed measurements of its kind, with some room: `python
+benchmarks/memory/replay.py` prints them, and tests/memory/test_gpu_truth.py fails if one is larger. Parts for which
+nothing was measured say so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ratc.memory.terms import Device
+from ratc.memory.trace import Trace
+from ratc.memory.zero import Strategy
+
+#: What was measured: a compute capability, and the versions of torch between whose traces and runs no difference was
+#: found.
+CAPABILITY, TORCH = "9.0", ((2, 11), (2, 13))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A share of the memory that is left to the allocator, and what it is for."""
+
+    share: float
+    reason: str
+
+
+EXACT = Part(0.005, "kernels whose memory is known")
+#: By the names in a trace's ``estimates``.
+ESTIMATES = {
+    "convolutions": Part(0.02, "cuDNN's workspaces of convolutions, by a fitted rule"),
+    "bounds": Part(0.02, "convolutions like which few were measured"),
+    "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
+    "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
+}
+DEEPSPEED = Part(0.015, "DeepSpeed's buffers")
+SEVERAL = Part(0.01, "several processes, which were never measured")
+CARD = Part(0.015, "a compute capability that was never measured")
+VERSION = Part(0.005, "a version of torch that was never measured")
+
+
+def parts(trace: Trace, strategy: Strategy, device: Device) -> tuple[Part, ...]:
+    """What the margin of a prediction is made of, the share of exact kernels first."""
+    found = [EXACT, *(ESTIMATES[name] for name in trace.estimates)]
+    if strategy.engine == "deepspeed":
+        found.append(DEEPSPEED)
+    if strategy.world_size > 1:
+        found.append(SEVERAL)
+    if device.kernels != CAPABILITY:
+        found.append(CARD)
+    if not TORCH[0] <= _version(trace.torch) <= TORCH[1]:
+        found.append(VERSION)
+    return tuple(found)
+
+
+def total(found: tuple[Part, ...]) -> float:
+    """The margin: the sum of its parts."""
+    return round(sum(part.share for part in found), 4)
+
+
+def text(found: tuple[Part, ...]) -> str:
+    """The parts in words."""
+    return ", ".join(f"{part.share:.1%} {part.reason}" for part in found)
+
+
+def _version(text: str) -> tuple[int, int]:
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
