@@ -1,7 +1,8 @@
 """Explain the gap between a recorded step and its prediction: `python benchmarks/memory/gap.py EVENTS.json.xz`.
 
-EVENTS is a stream that `gpu.py --events` records (benchmarks/memory/data/*/events). The allocations of its last step
-are aligned, phase by phase, with those that the trace predicts. Printed are the peaks of both, the first difference,
+EVENTS is a stream that `gpu.py --events` records (benchmarks/memory/data/*/events). The allocations of its last step,
+or of the part that --part names, are aligned, phase by phase, with those that the trace predicts; DeepSpeed's streams
+mark no phases, so that their steps are aligned as a whole. Printed are the peaks of both, the first difference,
 the largest ones by phase, module and frame, and blocks that both have but that live for a different time at the peak.
 """
 

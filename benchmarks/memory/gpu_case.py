@@ -73,8 +73,12 @@ class Step:
 
         self.micro_batch, self.device = micro_batch, torch.device(case["device"])
         request = read({**case["request"], "batch_sizes": [micro_batch, micro_batch + 1]})
+        # A request is traced uncompiled, whatever it says; the engine compiles the model as its lock says.
+        compiled = bool(case["request"]["training"].get("compile", False))
         lock = dataclasses.replace(
-            request.lock, hardware=dataclasses.replace(request.lock.hardware, device=self.device.type)
+            request.lock,
+            hardware=dataclasses.replace(request.lock.hardware, device=self.device.type),
+            training=dataclasses.replace(request.lock.training, compile=compiled),
         )
         request = dataclasses.replace(request, lock=lock)
         self.request = request
@@ -152,8 +156,9 @@ def _deepspeed(lock: Any, model: Any, case: dict[str, Any]) -> Any:
     }
     lock = dataclasses.replace(
         lock,
+        artifacts={},
         engine=dataclasses.replace(lock.engine, use_accelerate=True, deepspeed=True, zero_stage=case["zero_stage"]),
-        parallel=dataclasses.replace(lock.parallel, backend="nccl"),
+        parallel=dataclasses.replace(lock.parallel, backend="nccl" if lock.hardware.device == "cuda" else "gloo"),
     )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "deepspeed.json").write_text(json.dumps(content))

@@ -1,7 +1,7 @@
 """A replay of PyTorch's CUDA caching allocator: what it reserves, and whether it runs out, at a cap in bytes.
 
-Follows `DeviceCachingAllocator` in c10/cuda/CUDACachingAllocator.cpp; each rule names the function it comes from. One
-stream, no CUDA graphs, the default settings of `PYTORCH_ALLOC_CONF` (no `max_split_size_mb`, no garbage collection, no
+Follows `DeviceCachingAllocator` in c10/cuda/CUDACachingAllocator.cpp; each rule names the function it comes from. No
+CUDA graphs, no blocks that several streams use at once, the default settings of `PYTORCH_ALLOC_CONF` (no `max_split_size_mb`, no garbage collection, no
 power-of-two rounding) apart from `expandable_segments`. Addresses are invented: segments follow one another with a gap,
 never reused.
 """
@@ -9,6 +9,7 @@ never reused.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from itertools import chain
 
 #: kMinBlockSize, kSmallSize, kSmallBuffer, kLargeBuffer, kMinLargeAlloc and kRoundLarge (c10/core/AllocatorConfig.h),
 #: bytes.
@@ -53,20 +54,28 @@ class Allocator:
         self.large: list[int] = []
         self.used: dict[int, int] = {}
         self.segments: dict[int, int] = {}
+        # The pools of streams other than the default one, and the pool of each of their blocks in use.
+        self._streams: dict[int, tuple[list[int], list[int]]] = {}
+        self._elsewhere: dict[int, list[int]] = {}
         self._sizes: dict[int, int] = {}
         self._starts: dict[int, int] = {}
         self._top = 0
         self._split_from = SMALL + 1
 
-    def malloc(self, size: int) -> int:
+    def malloc(self, size: int, stream: int = 0) -> int:
         """The address of a new block of at least ``size`` bytes (more than 0): `malloc`.
+
+        Blocks that were cached on one ``stream`` serve no other one (`BlockComparatorSize`, `get_free_block`).
 
         Raises OutOfMemory at the cap. The smallest cached block that is large enough is taken (`get_free_block`), and
         split if the rest is at least 512 bytes in the small pool, more than 1 MiB in the large one (`should_split`).
         """
         size = (size + 511) & -512
         small = size <= SMALL
-        free = self.small if small else self.large
+        if stream:
+            free = self._pools(stream)[not small]
+        else:
+            free = self.small if small else self.large
         at = bisect_left(free, size << SHIFT)
         if at < len(free):
             at = self._choose(free, at)
@@ -74,12 +83,14 @@ class Allocator:
             start, have = key & MASK, key >> SHIFT
             del self._sizes[start], self._starts[start + have]
         else:
-            start, have = self._grow(size, small)
+            start, have = self._grow(size, free, small)
         rest = have - size
         if rest >= (MIN_BLOCK if small else self._split_from):
             self._cache(free, start + size, rest)
             have = size
         self.used[start] = have
+        if stream:
+            self._elsewhere[start] = free
         self.allocated += have
         if self.allocated > self.peak_allocated:
             self.peak_allocated = self.allocated
@@ -93,7 +104,10 @@ class Allocator:
         size = self.used.pop(start)
         self.allocated -= size
         # A block of the large pool is never as small as 1 MiB: its request was larger.
-        free = self.small if size <= SMALL else self.large
+        if start in self._elsewhere:
+            free = self._elsewhere.pop(start)
+        else:
+            free = self.small if size <= SMALL else self.large
         after = self._sizes.get(start + size)
         if after is not None:
             self._take(free, start + size, after)
@@ -104,6 +118,12 @@ class Allocator:
             size += start - before
             start = before
         self._cache(free, start, size)
+
+    def _pools(self, stream: int) -> tuple[list[int], list[int]]:
+        """The small and the large pool of a stream."""
+        if not stream:
+            return self.small, self.large
+        return self._streams.setdefault(stream, ([], []))
 
     def _cache(self, free: list[int], start: int, size: int) -> None:
         insort(free, size << SHIFT | start)
@@ -117,7 +137,7 @@ class Allocator:
     def _choose(self, free: list[int], at: int) -> int:
         return at
 
-    def _grow(self, size: int, small: bool) -> tuple[int, int]:
+    def _grow(self, size: int, free: list[int], small: bool) -> tuple[int, int]:
         """A new segment: `alloc_block`; where it fails, `release_cached_blocks` and once more."""
         want = segment_size(size)
         if self.cap is not None and self.reserved + want > self.cap:
@@ -138,7 +158,7 @@ class Allocator:
 
     def release_cached(self) -> None:
         """Give back every segment that is one free block: `release_blocks`, which keeps what is split."""
-        for free in (self.large, self.small):
+        for free in (self.large, self.small, *chain(*self._streams.values())):
             for key in list(free):
                 start, size = key & MASK, key >> SHIFT
                 if self.segments.get(start) == size:
@@ -155,26 +175,34 @@ class ExpandableAllocator(Allocator):
     def __init__(self, cap: int | None = None) -> None:
         super().__init__(cap)
         self._split_from = MIN_BLOCK
-        # A segment's address space is 9/8 of the card's memory, taken to be the cap; start -> end. `unmapped`, by pool,
-        # is what has no memory behind it.
+        # A segment's address space is 9/8 of the card's memory, taken to be the cap; start -> end. `_unmapped`, by the
+        # pool's identity, is what has no memory behind it.
         self.space = (cap if cap is not None else MASK >> 2) * 9 // 8
-        self.unmapped: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._unmapped: dict[int, dict[int, int]] = {id(self.small): {}, id(self.large): {}}
+
+    def _pools(self, stream: int) -> tuple[list[int], list[int]]:
+        pools = super()._pools(stream)
+        for free in pools:
+            self._unmapped.setdefault(id(free), {})
+        return pools
 
     def _choose(self, free: list[int], at: int) -> int:
         """`get_free_block` counts the address space behind a block as part of it, so that the tail is taken last."""
 
+        ranges = self._unmapped[id(free)]
+
         def room(key: int) -> int:
             end = (key & MASK) + (key >> SHIFT)
-            return (key >> SHIFT) + self.unmapped[free is self.large].get(end, end) - end
+            return (key >> SHIFT) + ranges.get(end, end) - end
 
         while at + 1 < len(free) and room(free[at + 1]) < room(free[at]):
             at += 1
         return at
 
-    def _grow(self, size: int, small: bool) -> tuple[int, int]:
+    def _grow(self, size: int, free: list[int], small: bool) -> tuple[int, int]:
         for retry in (False, True):
             # What is larger than the card is larger than a segment's address space too.
-            found = self._expand(size, small) if self.cap is None or size <= self.cap else None
+            found = self._expand(size, free, small) if self.cap is None or size <= self.cap else None
             if found:
                 return found
             if not retry:
@@ -182,10 +210,9 @@ class ExpandableAllocator(Allocator):
                 self.release_cached()
         raise OutOfMemory(segment_size(size), self.reserved)
 
-    def _expand(self, size: int, small: bool) -> tuple[int, int] | None:
+    def _expand(self, size: int, free: list[int], small: bool) -> tuple[int, int] | None:
         """`try_allocate_expandable_block`: map pages at the lowest address where the request fits; None at the cap."""
-        free, ranges = (self.small, self.unmapped[0]) if small else (self.large, self.unmapped[1])
-        page = SMALL_BUFFER if small else LARGE_BUFFER
+        ranges, page = self._unmapped[id(free)], SMALL_BUFFER if small else LARGE_BUFFER
         start = self._lowest(ranges, size, page)
         have = self._sizes.get(start, 0)
         if have:
@@ -229,10 +256,9 @@ class ExpandableAllocator(Allocator):
 
     def release_cached(self) -> None:
         """Unmap the whole pages inside free blocks (`unmap_block`), and forget segments that are left without any."""
-        for free, ranges, page in (
-            (self.large, self.unmapped[1], LARGE_BUFFER),
-            (self.small, self.unmapped[0], SMALL_BUFFER),
-        ):
+        pools = [(self.small, self.large), *self._streams.values()]
+        for free, page in [(pool[large], page) for pool in pools for large, page in ((1, LARGE_BUFFER), (0, SMALL_BUFFER))]:
+            ranges = self._unmapped[id(free)]
             for key in list(free):
                 start, size = key & MASK, key >> SHIFT
                 first, last = -(-start // page) * page, (start + size) // page * page

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from ratc.memory.trace import KINDS, Program, Trace
-from ratc.memory.zero import Block, Layout
+from ratc.memory.zero import Layout
+from ratc.memory.zero_events import Engine, StagesOneAndTwo, StageThree, Unpartitioned
 
 #: The trace's kinds and one more: an engine's communication buffers.
 ALL_KINDS = (*KINDS, "bucket")
-_PARAMETER, _GRADIENT = KINDS.index("parameter"), KINDS.index("gradient")
+_GRADIENT = KINDS.index("gradient")
 
 
 def compose(trace: Trace, layout: Layout) -> Program:
-    """The program of a trace under a layout. Frees of blocks that the layout frees itself are dropped."""
+    """The program of a trace under a layout. What the layout's engine owns, it frees."""
     return _Composer(trace, layout).run()
 
 
 class _Composer:
+    """Follows the trace and tells the engine where it is; the engine allocates and frees through `add` and `drop`."""
+
     def __init__(self, trace: Trace, layout: Layout) -> None:
-        self.trace, self.layout = trace, layout
+        self.trace = trace
         source = trace.program
         self.source = source
         self.ops: list[int] = []
@@ -26,117 +29,123 @@ class _Composer:
         self.modules = list(source.modules)
         self.names = {name: number for number, name in enumerate(self.modules)}
         self.live: set[int] = set()
-        self.backward: list[int] = []
-        self.pending: list[int] = []
-        self.pending_bytes = 0.0
-        self.gradients: list[int] = []
-        self.gathered: list[int] = []
+        self.streams: dict[int, int] = {}
+        self.flushes: set[int] = set()
+        self.moves: dict[int, int] = {}
+        self.engine = _engine(self, layout)
+        self.gradients: dict[int, None] = {}  # of this backward pass, those that were not handed to the engine yet
+        self.passes = 0
 
     def run(self) -> Program:
         phases, source = self.trace.phases, self.source
         first, last = self.trace.steps[0], self.trace.steps[-1]
         starts = frozenset(self.trace.steps)
+        most = self._passes()
         phase, stepping, start = "", False, 0
         marks: list[tuple[int, str]] = []
         for index, op in enumerate(source.ops):
             if index in starts:
-                self._leave(phase)
+                self._leave(phase, most)
                 if stepping:
-                    self._update()
-                phase, stepping = "", True
+                    self.engine.update()
+                phase, stepping, self.passes = "", True, 0
                 if index == last:
                     start = len(self.ops)
                 if index == first:
-                    for block in self.layout.persistent:
-                        self._add(block)
-                if self.layout.parameters == "gathered":
-                    self._gather()
+                    self.engine.built()
+                self.engine.step()
             if op < 0:
-                self._free(~op)
+                self._free(~op, phase)
                 continue
             now = phases[self.trace.phase[op]]
             if now != phase and stepping:
-                self._leave(phase)
-                if now == "backward":
-                    self.backward = [self._add(block) for block in self.layout.backward]
+                self._leave(phase, most)
                 if index >= last:
                     marks.append((len(self.ops), now))
                 phase = now
-            self._malloc(op, stepping)
-        if stepping:
-            self._leave(phase)
-            self._update()
-        tables = ALL_KINDS, tuple(self.modules)
-        columns = self.ops, self.fixed, self.slope, self.kind, self.module
-        return Program(*columns, *tables, start, tuple(marks), source.scratch, source.processors)
-
-    def _malloc(self, op: int, stepping: bool) -> None:
-        kind = self.kind[op]
-        if kind == _PARAMETER and self.layout.parameters != "kept" and not stepping:
-            if self.layout.parameters == "gathered":
-                self.gathered.append(op)
-            return
-        self.live.add(op)
-        self.ops.append(op)
-        if kind != _GRADIENT or self.layout.gradients == "traced":
-            return
-        self.gradients.append(op)
-        if self.layout.gradients == "reduced":
-            self.pending.append(op)
-            self.pending_bytes += self.fixed[op]
-            if self.pending_bytes > self.layout.pending_bytes:
-                self._reduce(all_but=op)
-
-    def _free(self, op: int) -> None:
-        # A gradient that the engine owns outlives the trace's own zero_grad, and is freed by the engine.
-        if op in self.live and not (self.layout.gradients == "until_update" and self.kind[op] == _GRADIENT):
-            self.live.discard(op)
-            self.ops.append(~op)
-
-    def _reduce(self, all_but: int | None = None) -> None:
-        for op in self.pending:
-            if op != all_but:
-                self._free(op)
-        self.pending = [] if all_but is None else [all_but]
-        self.pending_bytes = 0.0 if all_but is None else self.fixed[all_but]
-
-    def _leave(self, phase: str) -> None:
-        if phase != "backward":
-            return
-        self._reduce()
-        for op in self.backward:
-            self._drop(op)
-        self.backward = []
-
-    def _update(self) -> None:
-        for op in self.gathered:
-            self._drop(op)
-        for op in [self._add(block) for block in self.layout.update]:
-            self._drop(op)
-        for op in self.gradients:
-            self._drop(op)
-        self.gradients = []
-
-    def _gather(self) -> None:
-        for op in self.gathered:
             self.live.add(op)
             self.ops.append(op)
+            if stepping and self.kind[op] == _GRADIENT:
+                self.gradients[op] = None
+        if stepping:
+            self._leave(phase, most)
+            self.engine.update()
+        tables = ALL_KINDS, tuple(self.modules)
+        columns = self.ops, self.fixed, self.slope, self.kind, self.module
+        effects = self.streams, frozenset(self.flushes), self.moves
+        return Program(*columns, *tables, start, tuple(marks), source.scratch, source.processors, *effects)
 
-    def _drop(self, op: int) -> None:
+    def _passes(self) -> int:
+        """Backward passes of a step."""
+        found, before = 0, ""
+        for op in self.source.ops[self.trace.steps[0] : (*self.trace.steps, len(self.source.ops))[1]]:
+            now = self.trace.phases[self.trace.phase[op]] if op >= 0 else before
+            found += now == "backward" != before
+            before = now
+        return found
+
+    def _free(self, op: int, phase: str) -> None:
+        if op not in self.live:
+            return
+        if op in self.gradients and phase == "backward":
+            del self.gradients[op]
+            self.engine.gradient(op, self.passes)
+        elif self.kind[op] != _GRADIENT or not self.engine.owns_gradients:
+            self.gradients.pop(op, None)
+            self.drop(op)
+
+    def _leave(self, phase: str, most: int) -> None:
+        if phase != "backward":
+            return
+        for op in self.gradients if self.engine.owns_gradients else ():
+            self.engine.gradient(op, self.passes)
+        self.gradients = {}
+        self.passes += 1
+        self.engine.backward_ended(last=self.passes >= most)
+
+    def again(self, op: int) -> None:
+        """Allocate a traced block that was freed once more."""
+        self.live.add(op)
+        self.ops.append(op)
+
+    def drop(self, op: int) -> None:
+        """Free a block, if it is alive."""
         if op in self.live:
             self.live.discard(op)
             self.ops.append(~op)
 
-    def _add(self, block: Block) -> int:
-        name = f"({block.name})"
+    def flush(self) -> None:
+        """Empty the allocator's cache here."""
+        self.flushes.add(len(self.ops))
+
+    def add(self, name: str, kind: str, size: int, stream: int = 0) -> int:
+        """Allocate a block of the engine's own; return its number."""
+        name = f"({name})"
         if name not in self.names:
             self.names[name] = len(self.modules)
             self.modules.append(name)
         op = len(self.fixed)
-        self.fixed.append(float(block.bytes_))
+        self.fixed.append(float(size))
         self.slope.append(0.0)
-        self.kind.append(ALL_KINDS.index(block.kind))
+        self.kind.append(ALL_KINDS.index(kind))
         self.module.append(self.names[name])
-        self.live.add(op)
-        self.ops.append(op)
+        if stream:
+            self.streams[op] = stream
+        self.again(op)
         return op
+
+    def replace(self, name: str, kind: str, size: int, blocks: tuple[int, ...]) -> int:
+        """Allocate a block that takes the place of others, which are moved to the host if the card has no room."""
+        at = len(self.ops)
+        op = self.add(name, kind, size)
+        for block in blocks:
+            self.drop(block)
+        self.moves[at] = len(self.ops) - at - 1
+        return op
+
+
+def _engine(composer: _Composer, layout: Layout) -> Engine:
+    strategy = layout.strategy
+    if strategy.engine == "torch":
+        return Engine(composer, layout)
+    return (Unpartitioned, StagesOneAndTwo, StagesOneAndTwo, StageThree)[strategy.zero_stage](composer, layout)

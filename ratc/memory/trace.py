@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratc.memory.scratch import PROCESSORS, Processors, Scratch, read
@@ -27,6 +27,10 @@ class Program:
     ``kind`` and ``module`` index ``kinds`` and ``modules``. ``start`` is the index in ``ops`` of the last traced step,
     the one whose timeline is that of all later steps; ``marks`` are the indices in ``ops`` at which its phases begin,
     each with the phase (once composed).
+
+    ``streams`` are the allocations on another stream than the default one, with its number. ``flushes`` are the indices
+    in ``ops`` before which the cache is emptied. ``moves`` are the indices of allocations that only happen on the card
+    if it has room for them beside the blocks freed right after, whose number it gives; else those go first.
     """
 
     ops: list[int]
@@ -40,6 +44,9 @@ class Program:
     marks: tuple[tuple[int, str], ...] = ()
     scratch: Mapping[int, Scratch] = field(default_factory=dict)
     processors: Processors = PROCESSORS["9.0"]
+    streams: Mapping[int, int] = field(default_factory=dict)
+    flushes: frozenset[int] = frozenset()
+    moves: Mapping[int, int] = field(default_factory=dict)
 
     def sizes(self, micro_batch: int) -> list[int]:
         """Bytes that every allocation asks for at a micro-batch size."""
@@ -48,13 +55,21 @@ class Program:
             sizes[number] = scratch.bytes_(micro_batch, self.processors)
         return sizes
 
+    def freed_first(self, index: int) -> Program:
+        """The program with the blocks of one of its ``moves`` freed before the allocation, and the cache emptied."""
+        end = index + self.moves[index]
+        ops = [*self.ops[:index], *self.ops[index + 1 : end + 1], self.ops[index], *self.ops[end + 1 :]]
+        moves = {place: count for place, count in self.moves.items() if place != index}
+        return replace(self, ops=ops, moves=moves, flushes=self.flushes | {end})
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """A traced step: the program of one process that shares nothing, with the phase of every allocation.
 
     ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
-    names what was not followed but estimated, in the words of docs/trace.md.
+    names what was not followed but estimated, in the words of docs/trace.md. ``groups`` are the optimizer's group of
+    each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
     """
 
     program: Program
@@ -66,6 +81,7 @@ class Trace:
     parameter_bytes: int
     torch: str
     estimates: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
 
 
 def parse(data: Any) -> Trace:
@@ -99,7 +115,19 @@ def parse(data: Any) -> Trace:
         raise BadTrace("scratch of blocks that are never allocated")
     scratch = {numbers[number]: one for number, one in uneven.items()}
     program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], (), scratch, processors)
-    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates)
+    groups = _groups(data["parameters"], program, steps[0])
+    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates, groups)
+
+
+def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[int, ...]:
+    kind = KINDS.index("parameter")
+    count = sum(1 for op in program.ops[:end] if op >= 0 and program.kind[op] == kind)
+    groups = parameters.get("groups")
+    if groups is None:
+        return (0,) * count
+    if not isinstance(groups, list) or len(groups) != count or any(group not in (-1, 0, 1) for group in groups):
+        raise BadTrace(f"groups of {count} parameters: {str(groups)[:80]}")
+    return tuple(groups)
 
 
 def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int], tuple[list[Any], ...], dict[int, int]]:

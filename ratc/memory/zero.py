@@ -1,12 +1,14 @@
-"""How the parallel engines lay out what they hold: DDP's buckets and DeepSpeed's ZeRO partitions, in bytes on one rank.
+"""How the parallel engines divide what they hold: DDP's buckets and DeepSpeed's ZeRO partitions, on one rank.
 
 Read in torch/nn/parallel/distributed.py and in DeepSpeed 0.19's runtime/zero/stage_1_and_2.py, stage3.py and
-fp16/unfused_optimizer.py; each line names the attribute it stands for. P are parameter elements, N is the world size.
+fp16/unfused_optimizer.py; each line names the attribute it stands for. When the blocks are allocated and freed stands
+in `zero_events.py`. N is the world size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ratc.memory.trace import Trace
@@ -19,10 +21,12 @@ BUCKET = 50_000_000
 MAX_LIVE = 1_000_000_000
 #: `DistributedDataParallel`'s bucket_cap_mb, and `_DEFAULT_FIRST_BUCKET_BYTES`.
 DDP_BUCKET, DDP_FIRST_BUCKET = 25 << 20, 1 << 20
+#: `sub_group_size` of stage 3, elements (runtime/zero/config.py): larger groups are updated part by part.
+SUB_GROUP = 1_000_000_000
 #: `nccl_start_alignment_factor` x N elements is what a flat group is padded to.
 ALIGNMENT = 2
 MASTER = MOMENT = 4
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +53,37 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What an engine adds to a traced step, and what it does with the step's own parameters and gradients.
+class Group:
+    """A group of the optimizer as DeepSpeed flattens it, in elements.
 
-    ``persistent`` from before the first step; ``backward`` from the start of each backward pass to its end; ``update``
-    from there to the end of the step. ``parameters``: the traced blocks are kept, replaced (dropped), or gathered for
-    the step. ``gradients``: the traced blocks live as traced, until the update, or until ``pending_bytes`` of them are
-    reduced. ``host_bytes`` is page-locked or plain host memory of this rank.
+    ``blocks`` are the traced allocations of its parameters and ``parameters`` their elements, in the same order;
+    ``part`` is this rank's partition, and ``parts`` is the same, cut where stage 3 updates it in several turns.
     """
 
+    blocks: tuple[int, ...]
+    parameters: tuple[int, ...]
+    part: int
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What an engine adds to a traced step.
+
+    Without ZeRO ``persistent`` lives from before the first step, ``update`` at the end of each one. With it ``groups``
+    are the flattened weights; ``owned`` are the elements of all parameters of which the rank with most has a share;
+    ``frozen`` are the traced allocations of parameters that are not trained. ``host_bytes`` is page-locked or plain
+    host memory of this rank.
+    """
+
+    strategy: Strategy
     persistent: tuple[Block, ...] = ()
-    backward: tuple[Block, ...] = ()
     update: tuple[Block, ...] = ()
-    parameters: Literal["kept", "replaced", "gathered"] = "kept"
-    gradients: Literal["traced", "until_update", "reduced"] = "traced"
-    pending_bytes: int = 0
+    groups: tuple[Group, ...] = ()
+    frozen: tuple[int, ...] = ()
+    owned: int = 0
     host_bytes: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def bucket_elements(trainable: int, most: int = BUCKET) -> int:
@@ -86,15 +104,32 @@ def partition(elements: int, world_size: int) -> int:
     return -(-elements // unit) * ALIGNMENT
 
 
+def owned_elements(parameters: Sequence[int], world_size: int, round_robin: bool) -> int:
+    """Elements of all parameters that reach into a rank's partition, whole, on the rank where they are most.
+
+    `copy_grads_in_partition` of stage_1_and_2.py makes room for them; `_round_robin_reorder` deals them out before.
+    """
+    if round_robin:
+        parameters = [size for rank in range(world_size) for size in parameters[rank::world_size]]
+    part = partition(sum(parameters), world_size)
+    owned = [0] * world_size
+    start = 0
+    for size in parameters:
+        for rank in range(start // part, (start + size - 1) // part + 1 if size else 0):
+            owned[rank] += size
+        start += size
+    return max(owned)
+
+
 def layout(trace: Trace, strategy: Strategy) -> Layout:
     """The layout of an engine for a model. Raises ValueError for a combination that DeepSpeed does not have."""
     if strategy.engine == "torch":
-        return _ddp(trace) if strategy.world_size > 1 else Layout()
+        return _ddp(trace, strategy) if strategy.world_size > 1 else Layout(strategy)
     if strategy.zero_stage not in (0, 1, 2, 3):
         raise ValueError(f"ZeRO has no stage {strategy.zero_stage}")
     if strategy.offload_optimizer and strategy.zero_stage == 0:
         raise ValueError("the optimizer is offloaded from ZeRO stage 1 on")
-    return (_unpartitioned, _one_and_two, _one_and_two, _three)[strategy.zero_stage](trace, strategy)
+    return _partitioned(trace, strategy) if strategy.zero_stage else _unpartitioned(trace, strategy)
 
 
 def gradient_sizes(trace: Trace) -> list[int]:
@@ -105,7 +140,7 @@ def gradient_sizes(trace: Trace) -> list[int]:
     return [round(program.fixed[op]) for op in made]
 
 
-def _ddp(trace: Trace) -> Layout:
+def _ddp(trace: Trace, strategy: Strategy) -> Layout:
     # The reducer's buckets are copies of all gradients (gradient_as_bucket_view is False by default); with unused
     # parameters looked for, buckets follow `_compute_bucket_assignment_by_size` in parameter order and are never
     # rebuilt.
@@ -116,88 +151,63 @@ def _ddp(trace: Trace) -> Layout:
             buckets.append(open_bytes)
             open_bytes, limit = 0, DDP_BUCKET
     buckets += [open_bytes] if open_bytes else []
-    return Layout(persistent=tuple(Block("DDP gradient bucket", "bucket", size) for size in buckets))
+    return Layout(strategy, tuple(Block("DDP gradient bucket", "bucket", size) for size in buckets))
 
 
 def _unpartitioned(trace: Trace, strategy: Strategy) -> Layout:
     # FP16_UnfusedOptimizer: fp16_groups, fp32_groups, both moments; fp32 gradients in `step`. In fp32 torch's optimizer
     # alone. `buffered_allreduce_fallback` flattens up to 5e8 gradient elements before the update.
-    count, width = trace.trainable, _BYTES[strategy.precision]
+    count, width = trace.trainable, BYTES[strategy.precision]
     states = [Block("exp_avg", "optimizer", MOMENT * count), Block("exp_avg_sq", "optimizer", MOMENT * count)]
     update = [Block("flattened gradients", "bucket", width * min(count, 500_000_000))]
     if width < MASTER:
         states.insert(0, Block("fp32 weights", "optimizer", MASTER * count))
         update.append(Block("fp32 gradients", "gradient", MASTER * count))
-    return Layout(tuple(states), (), tuple(update), "kept", "until_update")
+    return Layout(strategy, tuple(states), tuple(update))
 
 
-def _one_and_two(trace: Trace, strategy: Strategy) -> Layout:
-    count, width = trace.trainable, _BYTES[strategy.precision]
-    part = partition(count, strategy.world_size)
-    buckets = 2 if strategy.overlap else 1
-    # bit16_groups_flat: the weights themselves, padded; the module's parameters become views of it. Frozen ones stay as
-    # they are.
-    persistent = [Block("flat weights", "parameter", width * part * strategy.world_size)]
-    if trace.count > count:
-        persistent.append(Block("frozen weights", "parameter", max(0, trace.parameter_bytes - width * count)))
-    # ipg_buckets: made at the start of each backward pass (`setup_buckets`), dropped at its end; two where
-    # communication overlaps.
-    backward = [Block("reduce bucket", "bucket", width * strategy.bucket)] * buckets
-    if strategy.zero_stage == 2:
-        # `copy_grads_in_partition`: this rank's share of the gradients, collected during backward.
-        backward.append(Block("gradient partition", "gradient", width * part))
-    if strategy.accumulates and strategy.zero_stage == 2:
-        persistent.append(Block("accumulated gradient partition", "gradient", width * part))  # all_grad_tensors
-    update: list[Block] = []
-    host = 0
-    if strategy.offload_optimizer:
-        # temp_grad_buffer_for_gpu_offload holds the largest parameter; the rest is on the host: master, moments and
-        # gradients in fp32, the bit16 copy back, and accumulated gradients.
-        backward.append(Block("offload staging", "bucket", width * (max(gradient_sizes(trace), default=0) // width)))
-        host = pinned(MASTER * part) * 2 + 2 * MOMENT * part + pinned(width * part) * (2 if strategy.accumulates else 1)
-    else:
-        # single_partition_of_fp32_groups (a copy in fp32 training too) and its two moments.
-        persistent += [
-            Block("fp32 weights", "optimizer", MASTER * part),
-            Block("exp_avg", "optimizer", MOMENT * part),
-            Block("exp_avg_sq", "optimizer", MOMENT * part),
-        ]
-        # averaged_gradients, flattened, turned to fp32 (`step`). The fused AdamW takes nothing of its own.
-        update = [Block("averaged gradients", "gradient", width * part)]
-        if width < MASTER:
-            update.append(Block("fp32 gradients", "gradient", MASTER * part))
-    pending = width * strategy.bucket * (2 if strategy.overlap else 1)
-    kept: Literal["until_update", "reduced"] = "until_update" if strategy.zero_stage == 1 else "reduced"
-    return Layout(tuple(persistent), tuple(backward), tuple(update), "replaced", kept, pending, host)
-
-
-def _three(trace: Trace, strategy: Strategy) -> Layout:
-    count, width = trace.trainable, _BYTES[strategy.precision]
-    part = partition(count, strategy.world_size)
-    every = partition(trace.count, strategy.world_size)
-    # lp_param_buffer, the IPG bucket (one, for good) and grad_partitions_flat_buffer.
-    persistent = [
-        Block("partition of the weights", "parameter", width * every),
-        Block("reduce bucket", "bucket", width * strategy.bucket),
-    ]
-    update: list[Block] = []
-    host = 0
-    if strategy.offload_optimizer:
-        host = pinned(MASTER * part) * 2 + 2 * MOMENT * part + pinned(width * part)
-    else:
-        persistent += [
-            Block("partition of the gradients", "gradient", width * part),
-            Block("fp32 weights", "optimizer", MASTER * part),
-            Block("exp_avg", "optimizer", MOMENT * part),
-            Block("exp_avg_sq", "optimizer", MOMENT * part),
-        ]
-        update = [Block("averaged gradients", "gradient", width * part)]
-        if width < MASTER:
-            update.append(Block("fp32 gradients", "gradient", MASTER * part))
+def _partitioned(trace: Trace, strategy: Strategy) -> Layout:
+    width, size, stage = BYTES[strategy.precision], strategy.world_size, strategy.zero_stage
+    program = trace.program
+    kind = program.kinds.index("parameter")
+    made = [op for op in program.ops[: trace.steps[0]] if op >= 0 and program.kind[op] == kind]
+    groups, owned, frozen = [], 0, []
+    for number in (0, 1):
+        blocks = [op for op, group in zip(made, trace.groups, strict=True) if group == number]
+        if not blocks:
+            continue
+        parameters = [round(program.fixed[op] / width) for op in blocks]
+        parts = _sub_groups([-(-elements // size) for elements in parameters]) if stage == 3 else []
+        part = sum(parts) if stage == 3 else partition(sum(parameters), size)
+        owned += part if stage == 3 else owned_elements(parameters, size, stage == 2)
+        groups.append(Group(tuple(blocks), tuple(parameters), part, tuple(parts) or (part,)))
+    frozen = [op for op, group in zip(made, trace.groups, strict=True) if group < 0]
+    host = _host_bytes(sum(group.part for group in groups), strategy) if strategy.offload_optimizer else 0
     notes: tuple[str, ...] = ()
-    if trace.count <= MAX_LIVE:
+    if stage == 3 and size > 1 and trace.count <= MAX_LIVE:
         # `__params_to_release` keeps what is used again within max_reuse_distance elements: here everything, from
         # forward on.
         notes = ("gathered weights stay for the whole step: the model is smaller than stage3_max_reuse_distance",)
-    pending = width * strategy.bucket
-    return Layout(tuple(persistent), (), tuple(update), "gathered", "reduced", pending, host, notes)
+    return Layout(strategy, (), (), tuple(groups), tuple(frozen), owned, host, notes)
+
+
+def _sub_groups(parts: Sequence[int]) -> list[int]:
+    """Elements of the sub-groups of stage 3, from those of each parameter's partition: `_create_fp16_sub_groups`."""
+    if sum(parts) <= SUB_GROUP:
+        return [sum(parts)]
+    found, open_elements = [], 0
+    for part in parts:
+        open_elements += part
+        if open_elements >= SUB_GROUP:
+            found.append(open_elements)
+            open_elements = 0
+    return [*found, open_elements] if open_elements else found
+
+
+def _host_bytes(part: int, strategy: Strategy) -> int:
+    """Master weights and gradients in fp32 are page-locked, moments are not; the 16-bit copy and, in stages 1 and 2
+    with accumulation, `accumulated_grads_in_cpu` are page-locked too.
+    """
+    width = BYTES[strategy.precision]
+    copies = 2 if strategy.accumulates and strategy.zero_stage < 3 else 1
+    return pinned(MASTER * part) * 2 + 2 * MOMENT * part + pinned(width * part) * copies

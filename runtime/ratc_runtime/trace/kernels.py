@@ -1,6 +1,6 @@
 """What CUDA's kernels keep and allocate where the CPU's do otherwise: dropout, statistics of norms, workspaces.
 
-Sources: `aten/src/ATen/native/Dropout.cpp`, `layer_norm.cpp`, `group_norm.cpp`,
+Sources: `aten/src/ATen/native/Dropout.cpp`, `SoftMax.cpp`, `cuda/SoftMax.cu`, `layer_norm.cpp`, `group_norm.cpp`,
 `aten/src/ATen/cuda/CublasHandlePool.cpp` (default workspaces) of torch 2.13.
 """
 
@@ -35,6 +35,28 @@ def widen_statistics(operator: Any, out: Any) -> Any:
     return (out[0], out[1].to(torch.float32), out[2].to(torch.float32))
 
 
+def working_bytes(operator: Any, args: Any) -> int:
+    """Return the bytes that a CUDA kernel takes beside its result, once that is allocated, and frees when it is done.
+
+    Softmax's backward multiplies the gradient by the output first (`softmax_backward_cuda_out` of cuda/SoftMax.cu):
+    one more tensor like the gradient.
+    """
+    if operator is not aten._softmax_backward_data.default:
+        return 0
+    return int(args[0].numel() * args[0].element_size())
+
+
+def _softmax(fused: Any) -> Any:
+    """Return a softmax that widens a half input inside the kernel if float32 is asked for (`softmax` of SoftMax.cpp)."""
+
+    def run(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        if input.dtype == torch.float16 and dtype == torch.float32:
+            return fused(input, dim, True)  # type: ignore[no-any-return]
+        return fused(input if dtype is None else input.to(dtype), dim, False)  # type: ignore[no-any-return]
+
+    return run
+
+
 def _dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
     if p == 0 or not train or input.numel() == 0:
         return input
@@ -64,6 +86,8 @@ def install(capability: tuple[int, int]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         library.impl("dropout", _dropout, "AutogradCPU")  # type: ignore[no-untyped-call]
+        library.impl("softmax.int", _softmax(aten._softmax.default), "AutogradCPU")  # type: ignore[no-untyped-call]
+        library.impl("log_softmax.int", _softmax(aten._log_softmax.default), "AutogradCPU")  # type: ignore[no-untyped-call]
         library.impl("scaled_dot_product_attention", attend, "AutogradCPU")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     # cuDNN keeps gates and cells of every time step in a reserve of undocumented size. Fake tensors have none for

@@ -124,6 +124,7 @@ class RecordingMode(TorchDispatchMode):
         elif self.recording:
             self._note(out)
         if cuda:
+            self._work(func, args)
             self._scratch(func, args)
         return out
 
@@ -157,6 +158,12 @@ class RecordingMode(TorchDispatchMode):
                 self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace"))
         for block in copied:
             self.ledger.release(block)
+
+    def _work(self, func: Any, args: Any) -> None:
+        """Note what a CUDA kernel takes for itself while its result is there."""
+        size = kernels.working_bytes(func, args) if self.capability is not None else 0
+        if size:
+            self.ledger.release(self.ledger.allocate(size, self.owners.current()))
 
     def to_fake(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the fake tensor that stands for a real one."""

@@ -38,7 +38,7 @@ class Recording:
     scratch: dict[int, Scratch]  # by block: what its bytes follow from
     estimates: list[str]
     steps: list[int]
-    parameters: dict[str, int]
+    parameters: dict[str, Any]
 
 
 def record(request: Request, batch: int) -> Recording:
@@ -60,12 +60,12 @@ def record(request: Request, batch: int) -> Recording:
         task = make_task(request.lock)
         criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
-        _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, ledger))
+        groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, ledger))
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
+        _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
         engine = make_engine(request, model)
         _as_on_cuda(engine, request)
-        _watch_gradients(model, ledger, owners)
 
         def before() -> None:
             gc.collect()
@@ -87,7 +87,7 @@ def record(request: Request, batch: int) -> Recording:
         estimates = mode.estimates | compiled
         uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
         recording = Recording(
-            batch, ledger.in_order(), blocks, uneven, sorted(estimates), list(ledger.steps), _parameters(model)
+            batch, ledger.in_order(), blocks, uneven, sorted(estimates), list(ledger.steps), _parameters(model, groups)
         )
         ledger.close()
     owners.forget()
@@ -136,8 +136,13 @@ def _fake_parameters() -> Iterator[None]:
         nn.init._no_grad_trunc_normal_ = truncated
 
 
-def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: Ledger) -> None:
-    """Put weights and buffers on the device, in the order in which `module.to(device)` does, and note them."""
+def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: Ledger) -> list[int]:
+    """Put weights and buffers on the device, in the order in which `module.to(device)` does, and note them.
+
+    Return each noted parameter's group of `make_optimizer`: 0 (decayed), 1 (not), or -1 if it is not trained.
+    """
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    groups: dict[int, int] = {}
     moved: dict[int, nn.Parameter] = {}  # by the old object, so that shared weights stay shared
     originals: list[nn.Parameter] = []  # alive until the end, so that no identity is used twice
     roots = [model, criterion] if isinstance(criterion, nn.Module) else [model]
@@ -150,12 +155,15 @@ def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: 
                 if fake is None:
                     fake = moved[id(parameter)] = _moved_parameter(parameter, dtype)
                     originals.append(parameter)
-                    ledger.add(fake.untyped_storage(), name, "parameter")
+                    block = ledger.add(fake.untyped_storage(), name, "parameter")
+                    group = int(parameter.dim() < 2) if id(parameter) in trained else -1
+                    groups.setdefault(block, group)
                 module._parameters[key] = fake
             for key, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[key] = _converted(buffer, dtype)
                     ledger.add(module._buffers[key].untyped_storage(), name, "buffer")
+    return list(groups.values())
 
 
 def _children_first(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
@@ -216,7 +224,7 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
     engine.scaler._maybe_opt_step = step
 
 
-def _parameters(model: nn.Module) -> dict[str, int]:
+def _parameters(model: nn.Module, groups: list[int]) -> dict[str, Any]:
     parameters = list(model.parameters())
     own = [sum(p.numel() * p.element_size() for p in module.parameters(recurse=False)) for module in model.modules()]
     return {
@@ -224,4 +232,5 @@ def _parameters(model: nn.Module) -> dict[str, int]:
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "bytes": sum(p.numel() * p.element_size() for p in parameters),
         "largest_module_bytes": max(own, default=0),
+        "groups": groups,
     }

@@ -32,7 +32,9 @@ Phase = Callable[[str], str]
 class DeepSpeedStep:
     """What DeepSpeed's engine computes: weights in the lock's precision, no autocast, no optimizer.
 
-    DeepSpeed's flat partitions and buckets are arithmetic, done by the compiler.
+    A gradient is freed in its hook, where ZeRO has copied it into a bucket (`process_gradients` of
+    deepspeed/runtime/zero/stage_1_and_2.py, `reduce_ready_partitions_and_remove_grads` of stage3.py). Flat partitions
+    and buckets are arithmetic, done by the compiler.
     """
 
     def __init__(self, request: Request, model: nn.Module) -> None:
@@ -41,6 +43,9 @@ class DeepSpeedStep:
         self.dtype = AUTOCAST.get(request.lock.training.precision, torch.float32)
         self.optimizer = None
         self.parameter_groups: list[dict[str, Any]] = []
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_forget_gradient)
 
     def model(self, image: Any) -> torch.Tensor:
         return self.module(nested.apply(lambda level: level.to(self.dtype), image))  # type: ignore[no-any-return]
@@ -55,9 +60,11 @@ class DeepSpeedStep:
         (loss / self.accumulation).backward()  # type: ignore[no-untyped-call]
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
-        for parameter in self.module.parameters():
-            parameter.grad = None
         return None
+
+
+def _forget_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
 
 
 def make_engine(request: Request, model: nn.Module) -> Any:
