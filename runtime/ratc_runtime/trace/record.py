@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ratc_runtime.chunked_maps import only_enough_for_memory
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
-from ratc_runtime.trace import kernels
+from ratc_runtime.trace import kernels, recurrent
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.mode import RecordingMode
@@ -57,7 +57,9 @@ def record(request: Request, batch: int) -> Recording:
         task = make_task(request.lock)
         criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
-        _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, ledger))
+        _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, mode, request))
+        for parameter in model.parameters():  # initial values are not those of training
+            mode.constants.forget(parameter)
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         engine = make_engine(request, model)
@@ -128,8 +130,11 @@ def _fake_parameters() -> Iterator[None]:
         nn.init._no_grad_trunc_normal_ = truncated
 
 
-def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: Ledger) -> None:
+def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, mode: RecordingMode, request: Request) -> None:
     """Put weights and buffers on the device, in the order in which `module.to(device)` does, and note them."""
+    ledger = mode.ledger
+    # Of a model that was built for real it is not known which buffers are random.
+    constant = all(isinstance(parameter, FakeTensor) for parameter in model.parameters())
     moved: dict[int, nn.Parameter] = {}  # by the old object, so that shared weights stay shared
     originals: list[nn.Parameter] = []  # alive until the end, so that no identity is used twice
     roots = [model, criterion] if isinstance(criterion, nn.Module) else [model]
@@ -146,8 +151,12 @@ def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: 
                 module._parameters[key] = fake
             for key, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[key] = _converted(buffer, dtype)
-                    ledger.add(module._buffers[key].untyped_storage(), name, "buffer")
+                    moved_buffer = module._buffers[key] = _converted(buffer, dtype)
+                    ledger.add(moved_buffer.untyped_storage(), name, "buffer")
+                    if constant:
+                        mode.constants.copy(buffer, moved_buffer)
+            if request.capability is not None and request.engine == "torch":  # DeepSpeed has buffers of its own
+                recurrent.flatten(module, ledger, name)
 
 
 def _children_first(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
