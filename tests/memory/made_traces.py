@@ -63,7 +63,7 @@ def layers(
         make.free(*gradients.values())
     elements = count * weight // width
     return {
-        "trace_version": 1,
+        "trace_version": 2,
         "torch": "2.13.0",
         "request": {},
         "batch_sizes": [2, 4],
@@ -78,6 +78,9 @@ def layers(
         "kinds": list(KINDS),
         "steps": make.steps,
         "events": make.events,
+        "scratch": [],
+        "optional": [],
+        "estimates": [],
     }
 
 

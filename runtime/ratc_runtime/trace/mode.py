@@ -174,7 +174,7 @@ class RecordingMode(TorchDispatchMode):
             copied += [self.ledger.allocate(size, owner) for size in one.copies]
             self.ledger.add(one.result.untyped_storage(), owner)
             if one.workspace.bytes_:
-                self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace"))
+                self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace", optional=True))
         for block in copied:
             self.ledger.release(block)
 
