@@ -41,7 +41,7 @@ class _Composer:
         first, last = self.trace.steps[0], self.trace.steps[-1]
         starts = frozenset(self.trace.steps)
         most = self._passes()
-        phase, stepping, start = "", False, 0
+        phase, stepping, begin, start = "", False, 0, 0
         marks: list[tuple[int, str]] = []
         for index, op in enumerate(source.ops):
             if index in starts:
@@ -49,10 +49,11 @@ class _Composer:
                 if stepping:
                     self.engine.update()
                 phase, stepping, self.passes = "", True, 0
-                if index == last:
-                    start = len(self.ops)
                 if index == first:
                     self.engine.built()
+                    begin = len(self.ops)
+                if index == last:
+                    start = len(self.ops)
                 self.engine.step()
             if op < 0:
                 self._free(~op, phase)
@@ -73,7 +74,7 @@ class _Composer:
         tables = ALL_KINDS, tuple(self.modules)
         columns = self.ops, self.fixed, self.slope, self.kind, self.module
         effects = self.streams, frozenset(self.flushes), self.moves
-        return Program(*columns, *tables, start, tuple(marks), source.scratch, source.processors, *effects)
+        return Program(*columns, *tables, start, begin, tuple(marks), source.scratch, source.processors, *effects)
 
     def _passes(self) -> int:
         """Backward passes of a step."""

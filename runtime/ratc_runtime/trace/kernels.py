@@ -47,7 +47,7 @@ def working_bytes(operator: Any, args: Any) -> int:
 
 
 def _softmax(fused: Any) -> Any:
-    """Return a softmax that widens a half input inside the kernel if float32 is asked for (`softmax` of SoftMax.cpp)."""
+    """Return a softmax that widens a half input inside its kernel if float32 is asked for: `softmax` of SoftMax.cpp."""
 
     def run(input: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         if input.dtype == torch.float16 and dtype == torch.float32:
