@@ -7,6 +7,7 @@ runtime reports.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +24,12 @@ from typing import Any
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
 
-#: Seconds for one trace; RAT takes about 5 on two cores, most of it the import of torch.
-TIMEOUT_S = 180.0
 #: Bytes of private memory that the tracing process may take: fake tensors need none, torch itself about one GiB.
 MEMORY_BYTES = 12 << 30
+#: Seconds between two looks at what a process has used.
+POLL_S = 0.5
+#: What to do if a limit was met.
+WITHOUT = "if `batch_size` is not set, set it: training then needs no prediction"
 #: Traces kept; the oldest go first.
 KEPT = 300
 _TAIL = 1 << 16
@@ -44,7 +48,25 @@ class Work:
     interpreter: str = sys.executable
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a process is ended. None is no limit.
+
+    Attributes:
+        cpu_s: Seconds of processor time, of the process and its children together. Other load on the machine does not
+            count, as it would by the clock.
+        idle_s: Seconds in which none of them runs or waits for a disk: it waits for something that does not come.
+        wall_s: Seconds by the clock, whatever it does.
+    """
+
+    cpu_s: float | None = None
+    idle_s: float | None = None
+    wall_s: float | None = None
+
+
 TRACING = Work("ratc_runtime.trace", "tracing", "R315")
+#: For one trace. RAT takes about 10 s of processor time, most of it the import of torch.
+LIMITS = Limits(cpu_s=360.0, idle_s=120.0, wall_s=1800.0)
 
 
 def fetch(
@@ -52,7 +74,7 @@ def fetch(
     folder: str,
     span: Span | None = None,
     progress: Callable[[str], None] | None = None,
-    timeout_s: float = TIMEOUT_S,
+    limits: Limits = LIMITS,
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
     """The trace for a request, from the cache or made now in ``folder``, the spec's. A corrupt cache entry is made
     again.
@@ -68,7 +90,7 @@ def fetch(
     handle, fresh = tempfile.mkstemp(suffix=".part", dir=os.path.dirname(path))
     os.close(handle)
     try:
-        problem = run(TRACING, request, folder, fresh, span, timeout_s)
+        problem = run(TRACING, request, folder, fresh, span, limits)
         if problem:
             return None, (problem,)
         trace = _read(fresh)
@@ -155,9 +177,11 @@ def _read(path: str) -> Trace | str:
 
 
 def run(
-    work: Work, request: Mapping[str, Any], folder: str, output: str, span: Span | None, timeout_s: float
+    work: Work, request: Mapping[str, Any], folder: str, output: str, span: Span | None, limits: Limits
 ) -> Diagnostic | None:
-    """Have the runtime do its work in a process of its own, in the spec's folder; what went wrong, if anything."""
+    """Have the runtime do its work in a process of its own, in the spec's folder; what went wrong, if anything: a
+    limit that was met, or what the runtime reports.
+    """
     runtime = _runtime_folder()
     if runtime is None:
         helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
@@ -174,34 +198,86 @@ def run(
     if not work.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [work.interpreter, "-m", work.module, os.path.abspath(output)]
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as asked:
+        asked.write(json.dumps(request).encode())
+        asked.seek(0)
         process = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,
+            stdin=asked,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             cwd=folder or ".",
             env=environment,
             start_new_session=True,
-            preexec_fn=None if work.gpu else _limit,
+            preexec_fn=None if work.gpu else functools.partial(_limit, limits),
         )
         try:
-            process.communicate(json.dumps(request).encode(), timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            message = f"{work.doing} the model did not end within {timeout_s:g} s"
-            return Diagnostic(work.code, message, span, helps=("give `batch_size` to go without a prediction",))
+            met = _await(process, limits)
         finally:
             _end(process)
+        if met:
+            return Diagnostic(work.code, f"{work.doing} the model {met}", span, helps=(WITHOUT,))
         errors.seek(max(0, os.fstat(errors.fileno()).st_size - _TAIL))
         said = errors.read().decode("utf-8", "replace")
     return None if process.returncode == 0 else _failure(work, process.returncode, said, span)
 
 
-def _limit() -> None:
+def _limit(limits: Limits) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limits.cpu_s is not None:
+        # Of each process; for the sum of them there is no such limit. Only where /proc says nothing is this one met.
+        most = int(limits.cpu_s) + 30
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
+
+
+def _await(process: subprocess.Popen[bytes], limits: Limits) -> str | None:
+    """Wait for a process that leads its session; the limit that it met, in words, or None if it ended by itself."""
+    start = active = time.monotonic()
+    counted = 0.0
+    while True:
+        try:
+            process.wait(POLL_S)
+            return None
+        except subprocess.TimeoutExpired:
+            pass
+        now = time.monotonic()
+        used, busy = _usage(process.pid)
+        if busy or used >= counted + 1:
+            active, counted = now, used
+        if limits.cpu_s is not None and used > limits.cpu_s:
+            return f"took more than {limits.cpu_s:g} s of processor time"
+        if limits.idle_s is not None and now - active > limits.idle_s and used:
+            return f"has done nothing for {limits.idle_s:g} s: it waits for something that does not come"
+        if limits.wall_s is not None and now - start > limits.wall_s:
+            return f"did not end within {limits.wall_s:g} s"
+
+
+def _usage(session: int) -> tuple[float, bool]:
+    """Seconds of processor time of a session's processes, with that of children that ended, and whether one of them
+    runs or waits for a disk now. (0, False) on a system without /proc.
+    """
+    ticks, busy = 0, False
+    try:
+        numbers = [name for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return 0.0, False
+    for number in numbers:
+        try:
+            with open(f"/proc/{number}/stat", "rb") as handle:
+                # After the name in parentheses, which may hold anything (proc_pid_stat(5)): state is the 3rd field of
+                # the file, session the 6th, utime to cstime the 14th to 17th.
+                fields = handle.read().rpartition(b")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[3]) == session:
+            ticks += sum(int(field) for field in fields[11:15])
+            busy = busy or fields[0] in (b"R", b"D")
+    return ticks / os.sysconf("SC_CLK_TCK"), busy
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

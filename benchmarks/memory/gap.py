@@ -86,12 +86,13 @@ def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
     if not starts:
         raise BadEvents("no step is marked")
     begin = starts[0 if part == "first" else -1]
-    following = next((index for index in starts if index > begin), len(marks))
+    ends = [index for index, (name, _) in enumerate(marks) if index > begin and (name == "end" or index in starts)]
+    following = ends[0] if ends else len(marks)
     first = marks[begin][1]
     end: float = marks[following][1] if following < len(marks) else math.inf
     if part == "build":
         first, end = 0, marks[starts[0]][1]
-    wanted = dict(reversed([(at, name) for name, at in marks[begin:following] if at > first and name != "end"]))
+    wanted = dict(reversed([(at, name) for name, at in marks[begin:following] if at > first]))
     if part != "last":
         wanted = {}
     phases = [Phase("build" if part == "build" else "input" if wanted else "step", 0)]

@@ -30,7 +30,7 @@ from ratc.plan import Plan
 from ratc.tracing import Work
 
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
-TIMEOUT_S = 900.0
+LIMITS = tracing.Limits(wall_s=900.0)
 #: The sizes measured where none are given; the smaller pair for a rank's share below four.
 SIZES, SMALL_SIZES = (2, 4), (1, 2)
 
@@ -234,7 +234,7 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     work = Work("ratc_runtime.profile", "measuring", "R515", gpu=True, interpreter=interpreter)
     with tempfile.TemporaryDirectory(prefix="ratc-") as place:
         output = os.path.join(place, "measured.json")
-        problem = tracing.run(work, asked, folder, output, plan.settings["model.name"].span, TIMEOUT_S)
+        problem = tracing.run(work, asked, folder, output, plan.settings["model.name"].span, LIMITS)
         if problem:
             raise _Failed(problem)
         with open(output, encoding="utf-8") as file:

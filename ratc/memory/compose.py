@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ratc.memory.trace import KINDS, Program, Trace
 from ratc.memory.zero import Layout
 from ratc.memory.zero_events import Engine, StagesOneAndTwo, StageThree, Unpartitioned
@@ -73,8 +75,8 @@ class _Composer:
             self.engine.update()
         tables = ALL_KINDS, tuple(self.modules)
         columns = self.ops, self.fixed, self.slope, self.kind, self.module
-        effects = self.streams, frozenset(self.flushes), self.moves
-        return Program(*columns, *tables, start, begin, tuple(marks), source.scratch, source.processors, *effects)
+        program = Program(*columns, *tables, start, begin, tuple(marks), source.scratch, source.processors)
+        return replace(program, streams=self.streams, flushes=frozenset(self.flushes), moves=self.moves)
 
     def _passes(self) -> int:
         """Backward passes of a step."""

@@ -181,9 +181,13 @@ class Predictor:
         """The share of the budget that is kept free on a card: the given one, else `ratc.memory.margin`'s."""
         return total(parts(self.trace, self.strategy, device)) if self.margin is None else self.margin
 
+    def outside(self, device: Device) -> tuple[Term, ...]:
+        """What is taken of a card beside the allocator."""
+        return outside(device, self.strategy.world_size, self.strategy.engine == "deepspeed")
+
     def budget(self, device: Device) -> int:
         """Bytes of a card that are left beside everything outside the allocator."""
-        return device.memory_bytes - sum(term.bytes_ for term in outside(device, self.strategy.world_size))
+        return device.memory_bytes - sum(term.bytes_ for term in self.outside(device))
 
     def lowest(self, micro_batch: int) -> int:
         """A lower bound of what the allocator must reserve, bytes."""
@@ -225,7 +229,7 @@ class Predictor:
             cap,
             self.margin_of(device),
             parts(self.trace, self.strategy, device) if self.margin is None else (),
-            outside(device, self.strategy.world_size),
+            self.outside(device),
             self.layout.host_bytes,
             result.peak,
         )
@@ -249,6 +253,4 @@ class Predictor:
                 high = middle
             else:
                 low = middle
-        return int(high / (1 - self.margin_of(device))) + sum(
-            term.bytes_ for term in outside(device, self.strategy.world_size)
-        )
+        return int(high / (1 - self.margin_of(device))) + sum(term.bytes_ for term in self.outside(device))

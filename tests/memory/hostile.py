@@ -93,6 +93,111 @@ class HostValues(_Layer):
         return super().forward(image) * scale / count + positions.to(image.device)
 
 
+class KnownMask(_Layer):
+    """Asks for values of tensors on the device that depend on no data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.linspace(0, 1, 4))
+        self.register_buffer("causal", torch.tril(torch.ones(8, 8)).bool())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        out = super().forward(image)
+        mask = torch.ones(image.shape[0], image.shape[-1], device=image.device)
+        if not mask.all() or (mask == 0).any() or self.causal.all():
+            return image.numpy()  # type: ignore[return-value]  # never
+        lengths = mask.sum(1).long()
+        longest = int(lengths.max())
+        assert lengths.tolist() == [longest] * image.shape[0]
+        assert longest == image.shape[-1]
+        wide = mask[:, None, None, :].expand(-1, 1, longest, -1)
+        assert bool((wide > 0.5).all())
+        assert torch.equal(mask, torch.full_like(mask, 1.0))
+        mask[:, 3:] = 0  # a view of it changes the whole
+        assert mask.sum().item() == 3 * image.shape[0]
+        assert int(mask.nonzero().shape[0]) == 3 * image.shape[0]
+        ids = torch.zeros(longest, dtype=torch.long, device=image.device)
+        ids[5:].fill_(1)
+        ids.scatter_(0, torch.arange(2, device=image.device), 2)
+        assert ids.unique().numel() == 3
+        assert float(self.weights[3]) == 1.0
+        columns = out[..., mask[0].bool()]  # as many as the mask has
+        assert columns.shape[-1] == 3
+        return out + columns.mean() + torch.arange(image.shape[0], device=image.device).max().item() * 0
+
+
+class _Forgotten(_Layer):
+    """A known mask becomes unknown; then its value is asked for."""
+
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        out = super().forward(image)
+        mask = self.change(torch.ones(4, 4, device=image.device), out.detach())
+        return out if mask.all() else -out
+
+
+class Overwritten(_Forgotten):
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        mask[0] = out[0, 0, 0, :4]
+        return mask
+
+
+class OverwrittenView(_Forgotten):
+    """A view that was taken before sees what is written into the whole later."""
+
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        view = mask.view(-1)[2:6]
+        mask.mul_(out.mean())
+        return view
+
+
+class Randomised(_Forgotten):
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return mask.bernoulli_(0.5)
+
+
+class Drawn(_Forgotten):
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return torch.rand_like(mask) * 0 + 1
+
+
+class FromWeights(_Forgotten):
+    """A bias begins as zeros, but does not stay so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.layer.bias)  # type: ignore[arg-type]
+
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return self.layer.bias + mask[0]  # type: ignore[operator, no-any-return]
+
+
+class RunningMean(_Forgotten):
+    """Batch norm's statistics begin as zeros and ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        self.norm(out)
+        return self.norm.running_mean + 1  # type: ignore[operator, no-any-return]
+
+
+class Empty(_Forgotten):
+    def change(self, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(mask)
+
+
+class FromTarget(_Layer):
+    """The image, made of noise by the tracer, is data even if it is compared with itself."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) if (image == image).all() else image
+
+
 def exits() -> Any:
     sys.exit(3)
 

@@ -278,6 +278,14 @@ def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
         ("BooleanMask", "R315", "reads a value", "in forward"),
         ("Numpy", "R315", "numpy", "in forward"),
         ("BatchDependent", "R315", "micro-batches 2 and 4", ""),
+        ("Overwritten", "R315", "reads a value", "in forward"),
+        ("OverwrittenView", "R315", "reads a value", "in forward"),
+        ("Randomised", "R315", "reads a value", "in forward"),
+        ("Drawn", "R315", "reads a value", "in forward"),
+        ("FromWeights", "R315", "reads a value", "in forward"),
+        ("RunningMean", "R315", "reads a value", "in forward"),
+        ("Empty", "R315", "reads a value", "in forward"),
+        ("FromTarget", "R315", "reads a value", "in forward"),
         ("Raising", "R316", "KeyError: 'no such scale'", "in forward"),
         ("Shapes", "R316", "RuntimeError", "in forward"),
         ("exits", "R316", "exit status 3", "in exits"),
@@ -300,7 +308,7 @@ def test_last_words_are_kept(tmp_path: Path) -> None:
     assert "last words" in found["traceback"]
 
 
-@pytest.mark.parametrize("name", ["Chatty", "HostValues", "large", "numbers"])
+@pytest.mark.parametrize("name", ["Chatty", "HostValues", "KnownMask", "large", "numbers"])
 def test_what_can_be_traced_is_traced(tmp_path: Path, name: str) -> None:
     output = tmp_path / "trace.json"
     done = run(["-m", "ratc_runtime.trace", str(output)], zoo(f"hostile:{name}"))

@@ -22,6 +22,8 @@ Arithmetic = Literal["bf16", "fp16", "tf32", "fp32"]
 
 #: Multiprocessors of the card that was measured: as many tiles of a weight's gradient are summed at once.
 MULTIPROCESSORS = 132
+#: Units of partial sums that fp16 takes for the few channels of a first layer, at most.
+FEW = 32
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ def _partial_sums(conv: Convolution) -> int:
     rows, rest = (conv.channels, conv.features) if conv.transposed else (conv.features, conv.channels)
     columns = rest * math.prod(conv.kernel)
     half = conv.itemsize == 2
+    if conv.arithmetic == "fp16" and conv.channels < 8:
+        return FEW * UNIT
     known = (HALF if half else TF32).get((rows, columns))
     if known is not None:
         return known * UNIT
@@ -196,7 +200,7 @@ def _copied(conv: Convolution, direction: Direction) -> Workspace:
     size = copies(conv, direction)
     if direction == "weight":
         size += _partial_sums(conv)
-    return Workspace(size, sure=not few)
+    return Workspace(size, sure=conv.arithmetic != "tf32")
 
 
 def _native_layout(conv: Convolution, direction: Direction) -> Workspace:
@@ -221,6 +225,11 @@ def _native_layout(conv: Convolution, direction: Direction) -> Workspace:
     return Workspace(size, sure=not few and not tf32)
 
 
+def _side(conv: Convolution) -> float:
+    """The side of an output, in elements: the mean of its dimensions."""
+    return float((conv.outputs / (conv.batch * conv.features)) ** (1 / len(conv.kernel)))
+
+
 def _fp32(conv: Convolution, direction: Direction) -> Workspace:
     """Strict fp32: on NCHW tensors mostly nothing, but Winograd's and Fourier's transforms for some."""
     copied = copies(conv, direction)
@@ -234,7 +243,7 @@ def _fp32(conv: Convolution, direction: Direction) -> Workspace:
             size = 9 * (conv.inputs + conv.outputs) + 16 * conv.weights
         elif len(conv.kernel) < 3 and (conv.transposed or conv.channels < 64 or plain):
             size = 0
-    if direction == "input" and conv.kernel == (3, 3) and max(conv.stride) == 1 and conv.groups == 1 and not few:
+    if direction == "input" and conv.kernel == (3, 3) and max(conv.stride) == 1 and not few and _side(conv) >= 28:
         # Fourier transforms of 32 x 17 complex values: of the weight, and of two tiles an image at a time.
         size = 32 * 17 * 8 * (conv.channels * conv.features + 2 * conv.batch * (conv.channels + conv.features))
     if conv.channels_last and direction == "weight":

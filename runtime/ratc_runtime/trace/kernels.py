@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.trace import attention, autocast
+from ratc_runtime.trace import attention, autocast, recurrent
 
 aten: Any = torch.ops.aten
 
@@ -90,6 +90,6 @@ def install(capability: tuple[int, int]) -> None:
         library.impl("log_softmax.int", _softmax(aten._log_softmax.default), "AutogradCPU")  # type: ignore[no-untyped-call]
         library.impl("scaled_dot_product_attention", attend, "AutogradCPU")  # type: ignore[no-untyped-call]
     _libraries.append(library)
-    # cuDNN keeps gates and cells of every time step in a reserve of undocumented size. Fake tensors have none for
-    # oneDNN's fused LSTM either; step by step, as torch runs it without both, gates and cells are kept as tensors.
+    # Fake tensors have no reserve for oneDNN's fused LSTM: where cuDNN is not taken, the layer runs step by step.
     torch._VF.lstm = _without_onednn(torch._VF.lstm)  # type: ignore[attr-defined]
+    recurrent.install(capability)

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ratc_runtime.trace import attention, convolutions, kernels, scratch
+from ratc_runtime.trace.constants import PHASES, Constants
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.owners import Owners
 
@@ -28,20 +29,28 @@ aten: Any = torch.ops.aten
 HELD = 4
 _BY_SHAPE = frozenset((aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.expand, aten.repeat))
 _RANGES = frozenset((torch.arange, torch.linspace, torch.logspace))
+_EXPORTS = frozenset((torch.Tensor.tolist, torch.Tensor.numpy))
 
 
 class HostRanges(TorchFunctionMode):
-    """Knows when a range is made without a device: on the host. Below Python every maker is given one.
+    """Knows when a range is made without a device: on the host. Below Python every maker is given one. Values that are
+    known become Python's or numpy's here.
 
     Ranges only: their values are read (rates of layers, positions), and their sizes seldom follow the batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, constants: Constants) -> None:
         super().__init__()
         self.making = False
+        self.constants = constants
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _EXPORTS and isinstance(args[0], FakeTensor):  # below Python fake tensors are refused
+            known = self.constants.value(args[0])
+            if known is not None:
+                with unset_fake_temporarily():
+                    return func(known.clone(), *args[1:], **kwargs)
         if func not in _RANGES or kwargs.get("device") is not None:
             return func(*args, **kwargs)
         self.making = True
@@ -95,7 +104,8 @@ class RecordingMode(TorchDispatchMode):
         super().__init__()
         self.tf32 = tf32 and capability is not None and capability >= (8, 0)
         self.fake, self.ledger, self.owners, self.capability = fake, ledger, owners, capability
-        self.ranges = HostRanges()
+        self.constants = Constants(fake)
+        self.ranges = HostRanges(self.constants)
         self.recording = False
         self.estimates: set[str] = set()
         self._workspaces: set[bool] = set()
@@ -109,6 +119,13 @@ class RecordingMode(TorchDispatchMode):
             if self.recording and self.capability is None:
                 self._note(out)
             return out
+        answer = self.constants.answer(func, args, kwargs)
+        if answer is not None:
+            if self.recording:
+                self._note(answer[0])
+            return answer[0]
+        before = args = self.constants.indices(func, args)
+        named = kwargs
         if any(not isinstance(tensor, FakeTensor) for tensor in given):
             args = self._to_device(args)
             kwargs = {key: self._to_device(value) for key, value in kwargs.items()}
@@ -117,6 +134,8 @@ class RecordingMode(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self.capability is not None:
             out = kernels.widen_statistics(func, out)
+        if self.ledger.phase in PHASES:
+            self.constants.follow(func, before, named, out)
         if grown and out.shape == args[0].shape and out.dtype == args[0].dtype:
             self.ledger.move(args[0].untyped_storage(), out.untyped_storage())
         elif cuda and func in convolutions.OPERATORS:

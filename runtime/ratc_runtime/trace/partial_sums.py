@@ -1,8 +1,8 @@
 """Partial sums of weights' gradients in cuDNN's convolutions, by rows and columns of the gradient as a matrix.
 
 Measured on an H200 with cuDNN 9.19, in units of 16 KiB; `python benchmarks/memory/workspaces.py --fit` prints the
-tables from the survey. Two entries are higher than there, as recorded in the steps of whole models: 512 x 4608 (ResNet-18,
-256 images) and 768 x 768 (ViT-B's patches, 96 images).
+tables from the survey. Two entries are higher than there, as recorded in the steps of whole models: 512 x 4608
+(ResNet-18, 256 images) and 768 x 768 (ViT-B's patches, 96 images).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ratc_runtime.chunked_maps import only_enough_for_memory
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
-from ratc_runtime.trace import kernels
+from ratc_runtime.trace import kernels, recurrent
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.mode import RecordingMode
@@ -60,7 +60,9 @@ def record(request: Request, batch: int) -> Recording:
         task = make_task(request.lock)
         criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
-        groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, ledger))
+        groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, mode, request))
+        for parameter in model.parameters():  # initial values are not those of training
+            mode.constants.forget(parameter)
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
@@ -84,7 +86,8 @@ def record(request: Request, batch: int) -> Recording:
         mode.recording = False
         blocks = [(block.size, block.phase, block.module, ledger.kind_of(block)) for block in ledger.blocks]
         compiled = {"compiled"} if request.content["training"].get("compile") else set()
-        estimates = mode.estimates | compiled
+        layered = {"recurrent"} if any(isinstance(module, nn.RNNBase) for module in model.modules()) else set()
+        estimates = mode.estimates | compiled | layered
         uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
         recording = Recording(
             batch, ledger.in_order(), blocks, uneven, sorted(estimates), list(ledger.steps), _parameters(model, groups)
@@ -136,11 +139,16 @@ def _fake_parameters() -> Iterator[None]:
         nn.init._no_grad_trunc_normal_ = truncated
 
 
-def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: Ledger) -> list[int]:
+def _place(
+    model: nn.Module, criterion: Any, dtype: torch.dtype | None, mode: RecordingMode, request: Request
+) -> list[int]:
     """Put weights and buffers on the device, in the order in which `module.to(device)` does, and note them.
 
     Return each noted parameter's group of `make_optimizer`: 0 (decayed), 1 (not), or -1 if it is not trained.
     """
+    ledger = mode.ledger
+    # Of a model that was built for real it is not known which buffers are random.
+    constant = all(isinstance(parameter, FakeTensor) for parameter in model.parameters())
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     groups: dict[int, int] = {}
     moved: dict[int, nn.Parameter] = {}  # by the old object, so that shared weights stay shared
@@ -161,8 +169,12 @@ def _place(model: nn.Module, criterion: Any, dtype: torch.dtype | None, ledger: 
                 module._parameters[key] = fake
             for key, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[key] = _converted(buffer, dtype)
-                    ledger.add(module._buffers[key].untyped_storage(), name, "buffer")
+                    moved_buffer = module._buffers[key] = _converted(buffer, dtype)
+                    ledger.add(moved_buffer.untyped_storage(), name, "buffer")
+                    if constant:
+                        mode.constants.copy(buffer, moved_buffer)
+            if request.capability is not None and request.engine == "torch":  # DeepSpeed has buffers of its own
+                recurrent.flatten(module, ledger, name)
     return list(groups.values())
 
 

@@ -1,0 +1,69 @@
+"""The limits of a process that traces: processor time, waiting for nothing, and the clock."""
+
+import sys
+import time
+
+import pytest
+
+from ratc import tracing
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+PROGRAMS = {
+    "spins": "while True: pass",
+    # The processor time of two children together, one of which has ended.
+    "forks": "import os, time\n"
+    "def spin(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n"
+    "for s in (0.6, 60):\n    child = os.fork()\n    if not child:\n        spin(s)\n        os._exit(0)\n"
+    "    if s < 60: os.waitpid(child, 0)\n"
+    "time.sleep(600)",
+    "sleeps": "import time\ntime.sleep(600)",
+    "reads": "import sys, pathlib\npathlib.Path(sys.argv[1]).write_text(sys.stdin.read())",
+    # Never used more of the processor than the limit, though it took longer than that by the clock.
+    "slow": "import sys, time\ntime.sleep(2.5)\nopen(sys.argv[1], 'w').write('done')",
+}
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    """Run a program under limits; the message and the help of what it met, and the seconds that it took."""
+    for name, text in PROGRAMS.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def run(name, **limits):
+        start = time.monotonic()
+        work = tracing.Work(name, "tracing", "R315")
+        output = str(tmp_path / "out")
+        found = tracing.run(work, {"asked": 1}, str(tmp_path), output, None, tracing.Limits(**limits))
+        return found, time.monotonic() - start
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["spins", "forks"])
+def test_processor_time_is_limited_over_all_processes(ended, name):
+    found, _ = ended(name, cpu_s=1, idle_s=300, wall_s=300)
+    assert (found.code, found.message) == ("R315", "tracing the model took more than 1 s of processor time")
+    assert found.helps == (tracing.WITHOUT,)
+
+
+def test_a_process_that_waits_for_nothing_is_ended_long_before_the_clock_s_limit(ended):
+    found, took = ended("sleeps", cpu_s=60, idle_s=1.5, wall_s=300)
+    assert found.message.startswith("tracing the model has done nothing for 1.5 s")
+    assert took < 60
+
+
+def test_the_clock_s_limit_holds_for_all(ended):
+    found, _ = ended("spins", wall_s=1)
+    assert found.message == "tracing the model did not end within 1 s"
+
+
+def test_what_takes_longer_by_the_clock_than_of_the_processor_is_let_go_on(ended, tmp_path):
+    assert ended("slow", cpu_s=2, idle_s=60, wall_s=300)[0] is None
+    assert (tmp_path / "out").read_text() == "done"
+
+
+def test_the_request_is_read_whole(ended, tmp_path):
+    assert ended("reads")[0] is None
+    assert (tmp_path / "out").read_text() == '{"asked": 1}'
