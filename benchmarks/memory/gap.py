@@ -79,7 +79,8 @@ def read(path: Path) -> dict[str, Any]:
 def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
     """Return the phases of a part of a recorded run: its "build", its "first" step or its "last" one.
 
-    Phases are told apart in the last step, if they are marked. Raises BadEvents if events and marks contradict each other.
+    Phases are told apart in the last step, if they are marked. Raises BadEvents if events and marks contradict each
+    other.
     """
     marks = [(str(name), int(made) + int(freed)) for name, made, freed in data["marks"]]
     starts = [index for index, (name, _) in enumerate(marks) if name.startswith("step ")]
