@@ -76,15 +76,27 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def recorded(data: dict[str, Any]) -> list[Phase]:
-    """Return the phases of the last recorded step. Raises BadEvents if events and marks contradict each other."""
+def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
+    """Return the phases of a part of a recorded run: its "build", its "first" step or its "last" one.
+
+    Phases are told apart in the last step, if they are marked. Raises BadEvents if events and marks contradict each
+    other.
+    """
     marks = [(str(name), int(made) + int(freed)) for name, made, freed in data["marks"]]
     starts = [index for index, (name, _) in enumerate(marks) if name.startswith("step ")]
     if not starts:
         raise BadEvents("no step is marked")
-    wanted = dict(reversed([(at, name) for name, at in marks[starts[-1] :]]))
-    first = marks[starts[-1]][1]
-    phases = [Phase("input", 0)]
+    begin = starts[0 if part == "first" else -1]
+    ends = [index for index, (name, _) in enumerate(marks) if index > begin and (name == "end" or index in starts)]
+    following = ends[0] if ends else len(marks)
+    first = marks[begin][1]
+    end: float = marks[following][1] if following < len(marks) else math.inf
+    if part == "build":
+        first, end = 0, marks[starts[0]][1]
+    wanted = dict(reversed([(at, name) for name, at in marks[begin:following] if at > first]))
+    if part != "last":
+        wanted = {}
+    phases = [Phase("build" if part == "build" else "input" if wanted else "step", 0)]
     alive: dict[int, tuple[int, int, str]] = {}  # address -> block, bytes, place
     live = done = blocks = 0
     for number, event in enumerate(data["events"]):
@@ -92,7 +104,7 @@ def recorded(data: dict[str, Any]) -> list[Phase]:
             action, size, address, frame = event
             if action not in ("a", "f"):
                 continue
-            if done in wanted and done > first:
+            if done in wanted and first < done < end:
                 phases.append(Phase(wanted.pop(done), live))
             elif done == first and phases[0].live == 0:
                 phases[0].live = live
@@ -106,24 +118,29 @@ def recorded(data: dict[str, Any]) -> list[Phase]:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise BadEvents(f"event {number}: {str(event)[:60]}: {type(error).__name__} {error}") from error
         live += rounded(size) if action == "a" else -rounded(size)
-        if done > first:
+        if first < done <= end:
             phases[-1].events.append(Event(action == "a", size, block, place))
     if done < marks[-1][1]:
         raise BadEvents(f"{done} events, and marks up to {marks[-1][1]}: the stream is cut off")
-    return [phase for phase in phases if phase.name != "end"]
+    return phases
 
 
-def predicted(program: Program, micro_batch: int) -> list[Phase]:
-    """Return the phases of the last traced step."""
+def predicted(program: Program, micro_batch: int, part: str = "last", phased: bool = True) -> list[Phase]:
+    """Return the build, the first traced step or the last one, whose phases are told apart if ``phased``."""
     sizes = program.sizes(micro_batch)
-    marks = dict(program.marks)
+    marks = dict(program.marks) if phased else {}
+    begin, end = {
+        "build": (0, program.first),
+        "first": (program.first, program.start),
+        "last": (program.start, len(program.ops)),
+    }[part]
     phases: list[Phase] = []
     live = 0
-    for index, op in enumerate(program.ops):
+    for index, op in enumerate(program.ops[:end]):
         block = op if op >= 0 else ~op
-        if index == program.start:
-            phases.append(Phase("input", live))
-        if index in marks and marks[index] != phases[-1].name:
+        if index == begin:
+            phases.append(Phase("build" if part == "build" else "input" if phased else "step", live))
+        if phases and index in marks and marks[index] != phases[-1].name:
             phases.append(Phase(marks[index], live))
         live += rounded(sizes[block]) if op >= 0 else -rounded(sizes[block])
         if phases and sizes[block]:
@@ -244,12 +261,13 @@ def main() -> int:
     """Exit status 2 for a stream that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("events", type=Path, nargs="+", metavar="EVENTS")
+    parser.add_argument("--part", choices=("build", "first", "last"), default="last", help="what is aligned")
     parser.add_argument("--most", type=int, default=12, metavar="N", help="rows of each list (default 12)")
     args = parser.parse_args()
     for path in args.events:
         try:
             data = read(path)
-            measured = recorded(data)
+            measured = recorded(data, args.part)
         except BadEvents as error:
             _refuse(str(error))
         row = {"name": data.get("name", path.name), "zero_stage": None, **data}
@@ -261,7 +279,9 @@ def main() -> int:
             want = getattr(found, f"peak_{kind}_bytes")
             off = f", {want / have - 1:+.2%}" if have else ""
             print(f"peak {kind}: measured {(have or 0) / MIB:.1f} MiB, predicted {want / MIB:.1f} MiB{off}")
-        print("\n".join(compare(measured, predicted(prediction.program, data["micro_batch"]), args.most)), end="\n\n")
+        phased = len(measured) > 1
+        traced = predicted(prediction.program, data["micro_batch"], args.part, phased)
+        print("\n".join(compare(measured, traced, args.most)), end="\n\n")
     return 0
 
 

@@ -72,8 +72,7 @@ class Allocator:
         """
         size = (size + 511) & -512
         small = size <= SMALL
-        own = (self.small, self.large) if not stream else self._pools(stream)
-        free = own[not small]
+        free = self._pools(stream)[not small] if stream else self.small if small else self.large
         at = bisect_left(free, size << SHIFT)
         if at < len(free):
             at = self._choose(free, at)
@@ -102,8 +101,9 @@ class Allocator:
         size = self.used.pop(start)
         self.allocated -= size
         # A block of the large pool is never as small as 1 MiB: its request was larger.
-        elsewhere = self._elsewhere.pop(start, None)
-        free = elsewhere if elsewhere is not None else self.small if size <= SMALL else self.large
+        free = self.small if size <= SMALL else self.large
+        if self._elsewhere:
+            free = self._elsewhere.pop(start, free)
         after = self._sizes.get(start + size)
         if after is not None:
             self._take(free, start + size, after)
@@ -252,10 +252,10 @@ class ExpandableAllocator(Allocator):
 
     def release_cached(self) -> None:
         """Unmap the whole pages inside free blocks (`unmap_block`), and forget segments that are left without any."""
-        pools = [(self.small, self.large), *self._streams.values()]
-        for free, page in [
-            (pool[large], page) for pool in pools for large, page in ((1, LARGE_BUFFER), (0, SMALL_BUFFER))
-        ]:
+        pools = [(self.large, LARGE_BUFFER), (self.small, SMALL_BUFFER)]
+        for small, large in self._streams.values():
+            pools += [(large, LARGE_BUFFER), (small, SMALL_BUFFER)]
+        for free, page in pools:
             ranges = self._unmapped[id(free)]
             for key in list(free):
                 start, size = key & MASK, key >> SHIFT

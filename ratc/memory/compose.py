@@ -43,7 +43,7 @@ class _Composer:
         first, last = self.trace.steps[0], self.trace.steps[-1]
         starts = frozenset(self.trace.steps)
         most = self._passes()
-        phase, stepping, start = "", False, 0
+        phase, stepping, begin, start = "", False, 0, 0
         marks: list[tuple[int, str]] = []
         for index, op in enumerate(source.ops):
             if index in starts:
@@ -51,10 +51,11 @@ class _Composer:
                 if stepping:
                     self.engine.update()
                 phase, stepping, self.passes = "", True, 0
-                if index == last:
-                    start = len(self.ops)
                 if index == first:
                     self.engine.built()
+                    begin = len(self.ops)
+                if index == last:
+                    start = len(self.ops)
                 self.engine.step()
             if op < 0:
                 self._free(~op, phase)
@@ -74,7 +75,7 @@ class _Composer:
             self.engine.update()
         tables = ALL_KINDS, tuple(self.modules)
         columns = self.ops, self.fixed, self.slope, self.kind, self.module
-        program = Program(*columns, *tables, start, tuple(marks), source.scratch, source.processors)
+        program = Program(*columns, *tables, start, begin, tuple(marks), source.scratch, source.processors)
         return replace(
             program, streams=self.streams, flushes=frozenset(self.flushes), moves=self.moves, optional=source.optional
         )

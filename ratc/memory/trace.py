@@ -25,8 +25,8 @@ class Program:
 
     Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes, or what ``scratch[n]`` says for ``processors``;
     ``kind`` and ``module`` index ``kinds`` and ``modules``. ``start`` is the index in ``ops`` of the last traced step,
-    the one whose timeline is that of all later steps; ``marks`` are the indices in ``ops`` at which its phases begin,
-    each with the phase (once composed).
+    the one whose timeline is that of all later steps; ``first`` is that of the first step. ``marks`` are the indices in
+    ``ops`` at which the last step's phases begin, each with the phase (once composed).
 
     ``streams`` are the allocations on another stream than the default one, with its number. ``flushes`` are the indices
     in ``ops`` before which the cache is emptied. ``moves`` are the indices of allocations that only happen on the card
@@ -42,6 +42,7 @@ class Program:
     kinds: tuple[str, ...]
     modules: tuple[str, ...]
     start: int
+    first: int = 0
     marks: tuple[tuple[int, str], ...] = ()
     scratch: Mapping[int, Scratch] = field(default_factory=dict)
     processors: Processors = PROCESSORS["9.0"]
@@ -117,7 +118,7 @@ def parse(data: Any) -> Trace:
     if not optional.union(uneven) <= numbers.keys():
         raise BadTrace("blocks that are never allocated")
     scratch = {numbers[number]: one for number, one in uneven.items()}
-    program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], (), scratch, processors)
+    program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], steps[0], (), scratch, processors)
     program = replace(program, optional=frozenset(numbers[number] for number in optional))
     groups = _groups(data["parameters"], program, steps[0])
     return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates, groups)

@@ -1,8 +1,8 @@
 """When DeepSpeed allocates and frees what it holds, in the order of its own code.
 
 What an allocator reserves depends on the order of allocations, so each method follows a function of DeepSpeed 0.19's
-runtime/zero/stage_1_and_2.py or stage3.py, and names it. Blocks of a few bytes (norms, flags, scales) are left out. N
-is the number of ranks, and sizes are bytes.
+runtime/zero/stage_1_and_2.py or stage3.py, and names it. Blocks of a few bytes (norms, flags, scales) are left out.
+Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -238,8 +238,9 @@ class StageThree(_Partitioned):
         self.gathered = sorted((*blocks, *layout.frozen)) if self.strategy.world_size > 1 else []
 
     def built(self) -> None:
-        """`_convert_to_zero_parameters`, `_create_fp16_partitions_with_defragmentation` and
-        `_setup_for_real_optimizer`.
+        """`_convert_to_zero_parameters`, `_create_fp16_partitions_with_defragmentation`, `_setup_for_real_optimizer`.
+
+        The whole model lies on the card before it is partitioned.
         """
         program, strategy, groups = self.program, self.strategy, self.layout.groups
         trained = {op for group in groups for op in group.blocks}

@@ -99,7 +99,7 @@ def record(request: Request, batch: int) -> Recording:
             optional,
             sorted(estimates),
             list(ledger.steps),
-            _parameters(model, groups),
+            _parameters(model, groups if request.engine == "deepspeed" else None),
         )
         ledger.close()
     owners.forget()
@@ -245,7 +245,7 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
     engine.scaler._maybe_opt_step = step
 
 
-def _parameters(model: nn.Module, groups: list[int]) -> dict[str, Any]:
+def _parameters(model: nn.Module, groups: list[int] | None) -> dict[str, Any]:
     parameters = list(model.parameters())
     own = [sum(p.numel() * p.element_size() for p in module.parameters(recurse=False)) for module in model.modules()]
     return {
