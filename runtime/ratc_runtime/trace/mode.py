@@ -131,6 +131,8 @@ class RecordingMode(TorchDispatchMode):
             kwargs = {key: self._to_device(value) for key, value in kwargs.items()}
         cuda = self.recording and self.capability is not None
         grown = cuda and self._accumulates(func, args)
+        copied = kernels.copied_bytes(func, args) if cuda else 0
+        copy = self.ledger.allocate(copied, self.owners.current()) if copied else None
         out = func(*args, **kwargs)
         if self.capability is not None:
             out = kernels.widen_statistics(func, out)
@@ -145,6 +147,8 @@ class RecordingMode(TorchDispatchMode):
         if cuda:
             self._work(func, args)
             self._scratch(func, args)
+        if copy is not None:
+            self.ledger.release(copy)
         return out
 
     @staticmethod
