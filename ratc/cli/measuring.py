@@ -33,7 +33,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
     first = predict.variants(plan, variant(plan, device.kernels))[0]
-    found = _matching(entries, conditions(plan, first, folder))
+    found = matching(entries, conditions(plan, first, folder))
     if found:
         choice = measured.choose(found, share, device, strategy)
         if choice:
@@ -46,7 +46,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         attention_memory=decision.attention_memory,
         activation_checkpointing=decision.activation_checkpointing,
     )
-    found = _matching(entries, conditions(plan, used, folder))
+    found = matching(entries, conditions(plan, used, folder))
     choice = measured.choose(found, share, device, strategy) if found else None
     if found and choice:
         return _measured(replace(decision, choice=choice), used, found), said
@@ -82,7 +82,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def _matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
+def matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
     """The latest measurement of a step; the last in the file of several on one day."""
     fitting = [one for one in entries if not measured.differences(one.conditions, wanted)]
     return max(reversed(fitting), key=lambda one: one.date, default=None)
