@@ -6,7 +6,7 @@ from ratc.cli import measuring, predict
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory import given, measured
-from ratc.memory.choose import Choice, Searcher
+from ratc.memory.choose import Choice
 from ratc.memory.given import Verdict
 from ratc.memory.request import variant
 from ratc.plan import Plan
@@ -25,7 +25,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     verdict = given.by_measurement(found, share, device, strategy, micro) if found else None
     if verdict is not None:
         return verdict, ""
-    searcher = Searcher(Library(plan, folder, None), share)
+    searcher = predict.own_searcher(plan, Library(plan, folder, None))
     higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
         return given.predicted(searcher, wanted, strategy, device, micro, higher), ""
@@ -84,10 +84,10 @@ def _without(plan: Plan, folder: str) -> list[str]:
     """Single changes with which some micro-batch fits, if none does as the spec is."""
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     library = Library(plan, folder, None)
-    share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
     wanted = variant(plan, device.kernels)
     try:
-        found = predict.why_nothing(Searcher(library, share), library, plan, wanted, strategy, device)
+        searcher = predict.own_searcher(plan, library)
+        found = predict.why_nothing(searcher, library, plan, wanted, strategy, device)
     except NoTrace:
         return []
     return [_way(way.change, way.choice) for way in found.ways_out]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ratc.alloc_conf import EXPANDABLE
 from ratc.memory import measured
 from ratc.memory.choose import Choice, Searcher, Variant, WayOut
 from ratc.memory.estimate import Breakdown, Estimate
@@ -47,6 +48,11 @@ def predicted(
     predictor = searcher.predictor(variant, strategy, micro_batch)
     is_tight = predictor.at(found.budget_bytes, micro_batch) is not None
     ways = []
+    if not searcher.expandable:
+        other_searcher = Searcher(searcher.library, searcher.share, searcher.margin, expandable=True)
+        if other_searcher.estimate(variant, strategy, device, micro_batch).fits:
+            choice_there = _choice(other_searcher, variant, strategy, device, micro_batch)
+            ways.append(WayOut(f"`allocator: {EXPANDABLE}`", choice_there))
     for stage in sorted(stages):
         other = replace(strategy, zero_stage=stage)
         if searcher.estimate(variant, other, device, micro_batch).fits:
