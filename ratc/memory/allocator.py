@@ -173,7 +173,7 @@ class ExpandableAllocator(Allocator):
         self._split_from = MIN_BLOCK
         # A segment's address space is 9/8 of the card's memory, taken to be the cap; start -> end. `_unmapped`, by the
         # pool's identity, is what has no memory behind it.
-        self.space = (cap if cap is not None else MASK >> 2) * 9 // 8
+        self.space = (cap if cap is not None else MASK >> 6) * 9 // 8
         self._unmapped: dict[int, dict[int, int]] = {id(self.small): {}, id(self.large): {}}
 
     def _pools(self, stream: int) -> tuple[list[int], list[int]]:

@@ -32,7 +32,10 @@ def layers(
     width: int = 4,
     accumulating: bool = False,
 ) -> dict:
-    """A step of ``count`` layers. ``weight`` is bytes a layer, ``activation`` and ``temporary`` bytes a sample."""
+    """A step of ``count`` layers. ``weight`` is bytes a layer, ``activation`` and ``temporary`` bytes a sample.
+
+    Without ``optimizer`` it is DeepSpeed's: each gradient is freed as soon as it is made, in its hook.
+    """
     make = Maker()
     for layer in range(count):
         make.allocate("parameter", "build", layer + 1, weight)
@@ -48,7 +51,9 @@ def layers(
                 make.free(working)
             for layer in reversed(range(count)):
                 working = make.allocate("temporary", "backward", layer + 1, 0, temporary)
-                if micro:
+                if not optimizer:
+                    make.free(make.allocate("gradient", "backward", layer + 1, weight))
+                elif micro:
                     make.free(make.allocate("temporary", "backward", layer + 1, weight))
                 else:
                     gradients[layer] = make.allocate("gradient", "backward", layer + 1, weight)
