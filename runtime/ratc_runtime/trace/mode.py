@@ -84,8 +84,8 @@ def _small_range(args: tuple[Any, ...]) -> bool:
 
 
 def _caller(frame: FrameType | None) -> tuple[str, str]:
-    """Return file and function of the Python code that made a dispatched call; dynamo's guards stand between."""
-    while frame is not None and frame.f_code.co_filename.endswith(("eval_frame.py", "_compile.py")):
+    """Return file and function of the Python code that made a dispatched call; torch's own wrappers stand between."""
+    while frame is not None and frame.f_code.co_filename.endswith(("eval_frame.py", "_compile.py", "_ops.py")):
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_code.co_name) if frame is not None else ("", "")
 
