@@ -143,7 +143,8 @@ class RecordingMode(TorchDispatchMode):
         elif cuda and func in convolutions.OPERATORS:
             self._convolve(func, args, out)
         elif self.recording:
-            self._note(out)
+            # Dropout makes its mask before its output (cuda/Dropout.cu).
+            self._note(out[::-1] if cuda and func is aten.native_dropout.default else out)
         if cuda:
             self._work(func, args)
             self._scratch(func, args)
