@@ -37,9 +37,17 @@ def explain(error: BaseException, device: torch.device) -> str | None:
 
 
 def give_back(device: torch.device) -> None:
-    """Free what a failed step left behind; call this where its traceback is gone."""
+    """Free what a failed step left behind, and all that the allocator keeps; call this where its traceback is gone.
+
+    cuBLAS's workspaces go, too (`CublasHandlePool.cpp`): they are tensors that a step makes when it first needs them,
+    often out of a large cached block, and such a block cannot be given back as long as a part of it is in use. A failed
+    step left gigabytes reserved that way, in pieces too small for the next one. cuBLAS makes new ones.
+    """
     gc.collect()
     if device.type == "cuda":
+        clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is not None:
+            clear()
         torch.cuda.empty_cache()
 
 

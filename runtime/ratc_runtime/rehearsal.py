@@ -1,14 +1,21 @@
-"""A rehearsal of the first step on a GPU: does the micro-batch fit, on every rank, before any weight is touched?
+"""A rehearsal of the first steps on a GPU: does the micro-batch fit, on every rank, before any weight is touched?
 
-In the middle of a step one rank that runs out of memory leaves the others waiting in a collective. So the model runs
-forward and backward once before, each rank for itself, with room taken for what the first update will allocate; then
-the ranks agree, and where one failed all take a smaller micro-batch. Weights, buffers, gradients, optimizer and
+In the middle of a step one rank that runs out of memory leaves the others waiting in a collective. So each rank makes
+three steps for itself before the first, by the code of the real step, on noise. All is allocated that a step allocates,
+in its order: in the first step the optimizer's state comes after backward, in the others it is there beside the
+activations. The rehearsal begins and ends with an empty cache, so that the real steps find what it found. Then the
+ranks agree, and if one of them failed, all take a smaller micro-batch. Weights, buffers, gradients, optimizer and
 random states are as before.
+
+Not rehearsed are the buckets that processes exchange gradients in: DistributedDataParallel has made them already, and
+arranges them again in its second step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,10 +26,17 @@ from ratc_runtime.checkpoint import rng_state, set_rng_state
 from ratc_runtime.engine.optimizer import fused_for
 from ratc_runtime.lock import Lock
 from ratc_runtime.split import Split
+from ratc_runtime.step import StepResult, training_step
 from ratc_runtime.tasks.base import Task
 
 FITS, MEMORY, OTHER = "fits", "memory", "other"
 WHEN = "in the rehearsal of the first step"
+#: The optimizer's state exists from the second step on; the third finds the cache that all later ones find. Of random
+#: models at random caps that passed two steps a fifth failed in the third, and none later
+#: (tests/memory/test_rehearsal_fits.py).
+STEPS = 3
+#: Micro-batches of a step, at most: the second finds gradients there, the third what the second left in the cache.
+MICRO_BATCHES = 3
 
 
 def worthwhile(device: torch.device) -> bool:
@@ -31,9 +45,9 @@ def worthwhile(device: torch.device) -> bool:
 
 
 def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, split: Split) -> None:
-    """Reduce the split until a step's forward and backward pass fit on every rank; every rank calls this.
+    """Reduce the split until three steps fit on every rank; every rank calls this.
 
-    Raises R511 on every rank where not even a micro-batch of 1 fits. Where the model cannot run for itself (ZeRO-3,
+    Raises R511 on every rank if not even a micro-batch of 1 fits. If the model cannot run for itself (ZeRO-3,
     synchronised batch norm), or raises anything else, nothing is said: the first real step will say it.
     """
     world = engine.world
@@ -55,8 +69,10 @@ def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, spli
 def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> tuple[str, str]:
     device = engine.world.device
     random = rng_state()
-    buffers = [(buffer, buffer.detach().clone()) for buffer in engine.module.buffers()]
+    # On the host: a copy on the device would lie between what the steps allocate.
+    buffers = [(buffer, buffer.detach().to("cpu", copy=True)) for buffer in _buffers(engine.module, criterion)]
     outcome = FITS, ""
+    outofmemory.give_back(device)  # what loading the model and a checkpoint left in the cache
     try:
         _run(engine, criterion, task, lock)
     except Exception as error:  # the user's model may raise anything
@@ -73,27 +89,75 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
     return outcome
 
 
-def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> None:
-    """Make the passes of a step, on noise of the lock's shape: the second micro-batch finds gradients there."""
-    device, training = engine.world.device, lock.training
-    wanted = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
-    engine.train()
-    # DeepSpeed allocates its optimizer's state when it starts, torch in the first update: two moments a weight.
-    missing = not engine.deepspeed and not engine.optimizer.state
-    state = [torch.empty_like(parameter) for parameter in wanted for _ in range(2)] if missing else []
-    for _ in range(min(2, training.gradient_accumulation_steps)):
-        image, target = noise(task, lock, training.micro_batch_size, device)
-        with engine.autocast():
-            loss = criterion(engine.alone(image), target)
-        if engine.deepspeed:
-            # Not backward(): its hooks on the weights make the processes meet. Gradients are not kept.
-            torch.autograd.grad(loss, wanted, allow_unused=True)
+def _buffers(*parts: Any) -> Iterator[torch.Tensor]:
+    for part in parts:
+        if isinstance(part, nn.Module):
+            yield from part.buffers()
+
+
+class Rehearsed:
+    """The engine of a rehearsal: it allocates what the real one does, meets no other process and changes no weight."""
+
+    def __init__(self, engine: Any, accumulation: int) -> None:
+        self.engine, self.accumulation = engine, accumulation
+        self.model, self.autocast = engine.alone, engine.autocast
+        self.parameter_groups: list[dict[str, Any]] = []  # no learning rate is set
+        self._wanted = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+        self._state: list[torch.Tensor] = []
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        """Return nothing to run in: no gradients are exchanged."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Make the gradients. With DeepSpeed they are not kept: its hooks on the weights make the processes meet."""
+        loss = loss / self.accumulation
+        if self.engine.deepspeed:
+            torch.autograd.grad(loss, self._wanted, allow_unused=True)
         else:
-            loss.backward()
-        del loss
-    # The fused update takes nothing more; torch's work on lists takes the roots of all second moments at once.
-    roots = [] if engine.deepspeed or fused_for(wanted) else [torch.empty_like(parameter) for parameter in wanted]
-    del state, roots
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, max_norm: float | None) -> torch.Tensor | None:
+        """Clip, take what the optimizer takes, forget the gradients; DeepSpeed has its state from its start on."""
+        if self.engine.deepspeed:
+            return None
+        norm = None
+        if max_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), max_norm).detach()
+        first = not self._state and not self.engine.optimizer.state
+        fused = fused_for(self._wanted)
+        for group in self.engine.optimizer.param_groups:
+            updated = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if first:  # in the order of AdamW's `_init_group`: a count of steps, two moments
+                for parameter in updated:
+                    count = torch.zeros((), device=parameter.device if fused else "cpu")
+                    self._state += [count, torch.zeros_like(parameter), torch.zeros_like(parameter)]
+            # The fused update takes nothing more; torch's work on lists takes the roots of all second moments at once.
+            roots = [] if fused else [torch.empty_like(parameter) for parameter in updated]
+            del roots
+        for parameter in self.engine.module.parameters():
+            parameter.grad = None
+        return norm
+
+
+def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> None:
+    """Make the steps, on noise of the lock's shape. Raises what the model, the loss and torch raise."""
+    training = lock.training
+    count = min(MICRO_BATCHES, training.gradient_accumulation_steps)
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        while True:
+            yield noise(task, lock, training.micro_batch_size, engine.world.device)  # no name here may keep it
+
+    engine.train()
+    rehearsed = Rehearsed(engine, count)
+    result: StepResult | None = None
+    for _ in range(STEPS):
+        # The last step's losses are kept over the next one, as in the loop.
+        result = training_step(
+            rehearsed, criterion, batches(), count, training.learning_rate, training.gradient_clipping
+        )
+    del result
 
 
 def noise(task: Task, lock: Lock, count: int, device: torch.device) -> tuple[Any, Any]:
