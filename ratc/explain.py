@@ -35,6 +35,7 @@ DECIDED_BY_MEMORY = frozenset(
         "training.gradient_accumulation_steps",
         "model.attention_memory",
         "training.activation_checkpointing",
+        "training.allocator",
         "engine.zero_stage",
         "deepspeed.bucket_elements",
     )

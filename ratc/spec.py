@@ -167,6 +167,11 @@ class Training(Section):
         False,
         description="Recompute activations in backward, to save memory; `auto` does where nothing fits without.",
     )
+    allocator: Literal["auto", "native", "expandable_segments"] = Field(
+        "auto",
+        description="How PyTorch's CUDA allocator takes memory; `auto` takes expandable segments if a larger "
+        "micro-batch or a lower ZeRO stage fits with them.",
+    )
     compile: bool = Field(False, description="Compile the model with torch.compile.")
     callbacks: list[Annotated[str, Field(pattern=CALLABLE)]] = Field(
         [],

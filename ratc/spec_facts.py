@@ -37,6 +37,9 @@ class Measured(Section):
     attention_memory: Literal["full", "chunked"] = Field(..., description="RAT's attention; `full` for other models.")
     activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")
     engine: Literal["torch"] = Field(..., description="One process, without DeepSpeed.")
+    allocator: Literal["native", "expandable_segments"] = Field(
+        "native", description="How PyTorch's allocator took memory."
+    )
     points: Annotated[list[MeasuredPoint], Field(min_length=1, max_length=2)] = Field(
         ..., description="Two sizes, the smaller first; one where the larger ran out of memory."
     )

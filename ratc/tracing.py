@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Span
@@ -39,6 +39,7 @@ _TAIL = 1 << 16
 class Work:
     """A module of the runtime that reads a request on standard input and writes a file: what it is called, the code of
     what goes wrong, and whether it needs the GPU (and then no limit of memory: CUDA maps more than there is).
+    ``variables`` are added to its environment.
     """
 
     module: str
@@ -46,6 +47,7 @@ class Work:
     code: str
     gpu: bool = False
     interpreter: str = sys.executable
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def run(
         # What is found must not depend on what the network answers.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
+        **work.variables,
     }
     if not work.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""

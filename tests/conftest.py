@@ -1,8 +1,12 @@
-"""What all tests share: no `RAT_*` variable of the developer's shell reaches them, and the slow ones run last."""
+"""What all tests share: no `RAT_*` variable of the developer's shell reaches them, micro-batches that a spec gives are
+not checked (a trace takes seconds; `checks_given` turns it on), and the slow ones run last.
+"""
 
 import os
 
 import pytest
+
+from ratc.cli.checks import SKIP
 
 
 @pytest.fixture(autouse=True)
@@ -11,6 +15,13 @@ def _no_settings_from_the_shell(monkeypatch):
         if name.startswith(("RAT_", "RATC_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv(SKIP, "1")
+
+
+@pytest.fixture
+def checks_given(monkeypatch, _no_settings_from_the_shell):
+    """Check micro-batches that a spec gives, as outside of tests."""
+    monkeypatch.delenv(SKIP)
 
 
 def pytest_collection_modifyitems(items):

@@ -16,6 +16,7 @@ import pytest
 
 from ratc import compiler, facts
 from ratc.cli import main
+from ratc.cli.checks import SKIP
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic
 from ratc.targets import artifacts
@@ -105,6 +106,7 @@ def run(commands: str, capsys) -> list[tuple[str, str]]:
 def outcome(code: str, heading: str, folder: Path, capsys, monkeypatch) -> list[tuple[str, str]]:
     """What the example under a heading gives."""
     monkeypatch.chdir(folder)
+    monkeypatch.delenv(SKIP, raising=False)
     files = {f"{info or 'spec'}.yaml": text.encode() for kind, info, text in blocks(code, heading) if kind == "yaml"}
     for name, data in files.items():
         (folder / name).parent.mkdir(exist_ok=True)

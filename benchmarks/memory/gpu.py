@@ -1,8 +1,9 @@
 """Measure training steps on a real GPU, for predictions to be held against: `python benchmarks/memory/gpu.py`.
 
 Needs CUDA torch, numpy, the RAT package and this checkout; no network. Every case is a process of its own; what cannot
-run here is skipped and said. The data file goes to benchmarks/memory/data/, and tests/memory/test_gpu_truth.py replays
-every file there. `--dry` only lists the cases: it needs no GPU and writes nothing.
+run here is skipped and said. What was measured, and the allocator's own events, go to a folder in
+benchmarks/memory/data/, one a card and day; tests/memory/test_gpu_truth.py replays every folder there. `--dry` only
+lists the cases: it needs no GPU and writes nothing.
 """
 
 from __future__ import annotations
@@ -107,7 +108,16 @@ def cases() -> list[dict[str, Any]]:
     def add(mode: str, model: str, what: str, micro_batch: int, changes: dict[str, Any], **more: Any) -> None:
         make, _, needs = MODELS[model]
         case = {"mode": mode, "name": f"{model}, {what}", "request": make(**changes), "micro_batch": micro_batch}
-        found.append({**case, "needs": [needs] if needs else [], "zero_stage": None, "cap_bytes": None, **more})
+        found.append(
+            {
+                **case,
+                "needs": [needs] if needs else [],
+                "zero_stage": None,
+                "cap_bytes": None,
+                "allocator": "native",
+                **more,
+            }
+        )
 
     def bisect(model: str, gib: int, precision: str = "bf16") -> None:
         what = f"{precision}, largest under {gib} GiB"
@@ -141,7 +151,23 @@ def cases() -> list[dict[str, Any]]:
     for model in MODELS:
         add("measure", model, "bf16, smaller", MODELS[model][1][0], PRECISIONS["bf16"])
     bisect("gpt-2 small", 24, "fp32")
+    for model in ("gpt-2 small", "resnet-18", "u-net"):
+        changes = {**PRECISIONS["bf16"], "training__compile": True}
+        add("measure", model, "bf16, compiled", MODELS[model][1][0], changes)
+    for model, precision in (("resnet-18", "bf16"), ("u-net", "bf16"), ("u-net", "tf32")):
+        changes = {**PRECISIONS[precision], "model__args": {**_args(model), "channels_last": True}}
+        add("measure", model, f"{precision}, channels_last", MODELS[model][1][0], changes)
+    for model in ("gpt-2 small", "u-net"):
+        more = {"allocator": "expandable_segments"}
+        add("measure", model, "bf16, expandable", MODELS[model][1][1], PRECISIONS["bf16"], **more)
+        what = "bf16, expandable, largest under 24 GiB"
+        add("bisect", model, what, MODELS[model][1][1], PRECISIONS["bf16"], cap_bytes=24 * GIB, **more)
     return found
+
+
+def _args(model: str) -> dict[str, Any]:
+    args: dict[str, Any] = MODELS[model][0]()["model"]["args"]
+    return args
 
 
 def run_case(case: dict[str, Any], limit_s: float) -> dict[str, Any]:
@@ -152,9 +178,11 @@ def run_case(case: dict[str, Any], limit_s: float) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "4",
     }
-    # The allocator as it comes.
+    # The allocator as it comes, or with the case's setting under both of its names.
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         environment.pop(name, None)
+        if case.get("allocator") == "expandable_segments":
+            environment[name] = "expandable_segments:True"
     command = [sys.executable, str(HERE / "gpu_case.py")]
     try:
         done = subprocess.run(
@@ -172,8 +200,8 @@ def run_case(case: dict[str, Any], limit_s: float) -> dict[str, Any]:
 class Session:
     """Cases in turn until the time is up, a few at once; the file is written anew after every result."""
 
-    def __init__(self, path: Path, head: dict[str, Any], budget_s: float, jobs: int) -> None:
-        self.path, self.head, self.jobs = path, head, jobs
+    def __init__(self, path: Path, head: dict[str, Any], budget_s: float, jobs: int, events: bool = False) -> None:
+        self.path, self.head, self.jobs, self.events = path, head, jobs, events
         self.start, self.end = time.monotonic(), time.monotonic() + budget_s
         self.rows: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
@@ -199,8 +227,11 @@ class Session:
             print(f"skipped  {case['name']}: {why}", flush=True)
             return
         begun = time.monotonic()
+        if self.events and case["mode"] == "measure":
+            slug = re.sub(r"[^a-z0-9]+", "-", case["name"].lower()).strip("-")
+            case = {**case, "record": str(self.path.parent / "events" / f"{slug}.json.xz")}
         found = run_case(case, min(left, 150))
-        keys = ("mode", "name", "request", "micro_batch", "zero_stage", "cap_bytes")
+        keys = ("mode", "name", "request", "micro_batch", "zero_stage", "cap_bytes", "allocator")
         row = {**{key: case[key] for key in keys}, **found, "seconds": round(time.monotonic() - begun, 1)}
         with self.lock:
             self.rows.append(row)
@@ -231,7 +262,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=540, metavar="S", help="seconds for all of it (default 540)")
     parser.add_argument("--jobs", type=int, help="cases at once (default: one for every 42 GiB of the card, 3 at most)")
-    parser.add_argument("--out", type=Path, default=DATA, metavar="DIR", help="folder of the data file")
+    parser.add_argument("--out", type=Path, default=DATA, metavar="DIR", help="where the card's folder goes")
+    parser.add_argument("--no-events", action="store_true", help="do not record the allocator's events")
     parser.add_argument("--only", metavar="TEXT", help="only cases whose name holds this")
     parser.add_argument("--dry", action="store_true", help="list the cases; measure and write nothing")
     args = parser.parse_args()
@@ -255,8 +287,9 @@ def main() -> int:
     jobs = args.jobs or max(1, min(3, card["memory_bytes"] // (42 * GIB)))
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", card["name"].lower()).strip("-")
+    budget = args.budget - (time.monotonic() - begun)
     head = {"data_version": VERSION, "date": day, "jobs": jobs, **about}
-    session = Session(args.out / f"{slug}-{day}.json", head, args.budget - (time.monotonic() - begun), jobs)
+    session = Session(args.out / f"{slug}-{day}" / "measured.json", head, budget, jobs, not args.no_events)
     session.run(wanted)
     measured = [row for row in session.rows if "peak_reserved_bytes" in row or "largest" in row]
     print(f"{len(measured)} of {len(wanted)} cases measured on {card['name']}; {session.path}")

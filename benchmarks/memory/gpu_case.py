@@ -13,11 +13,12 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import Recorder, write
 
 #: Optimizer steps of a measurement: the state exists from the second on, and the third shows that nothing grows.
 STEPS = 3
@@ -90,6 +91,13 @@ class Step:
         self.criterion = self.task.loss()
         self.engine = _deepspeed(lock, model, case) if case.get("zero_stage") is not None else _torch(request, model)
         self.engine.module.train()
+
+    def follow(self, phase: Callable[[str], str]) -> None:
+        """Say in which phase of the step it is, as the trace does."""
+        from ratc_runtime.trace.workload import PhasedEngine
+
+        if getattr(self.engine, "optimizer", None) is not None:
+            self.engine = PhasedEngine(self.engine, phase)
 
     def __call__(self) -> None:
         from ratc_runtime.step import training_step
@@ -169,22 +177,34 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Return the peaks of some steps, from the first byte on, in bytes. Running out of memory is a result."""
     on_gpu = torch.device(case["device"]).type == "cuda"
     _cap(case)
+    recorder = Recorder() if on_gpu and case.get("record") else None
     try:
         step = Step(case, case["micro_batch"])
-        for _ in range(STEPS):
+        if recorder:
+            recorder.mark("built")
+            step.follow(recorder.mark)
+        for number in range(STEPS):
+            if recorder:
+                recorder.mark(f"step {number}")
             step()
     except torch.OutOfMemoryError as error:
         return {"out_of_memory": str(error)[:300]}
     if not on_gpu:
         return {"peak_allocated_bytes": None, "peak_reserved_bytes": None, "device_used_bytes": None}
     torch.cuda.synchronize()
-    return {
+    found = {
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
         "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
         "reserved_bytes": torch.cuda.memory_reserved(),
         "device_used_bytes": _nvml().get("used_bytes") if case["alone"] else None,
+        "peak_requested_bytes": torch.cuda.memory_stats().get("requested_bytes.all.peak"),
         "retries": torch.cuda.memory_stats().get("num_alloc_retries", 0),
     }
+    if recorder:
+        recorder.mark("end")
+        kept = {key: case[key] for key in ("name", "micro_batch", "request", "zero_stage")}
+        write(Path(case["record"]), {**recorder.stop(), **kept, "found": found})
+    return found
 
 
 def bisect(case: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu
-from judge import Pair, Search, judge, summary
+from judge import Pair, Search, judge, overview, summary
 
 from ratc import tracing
 from ratc.memory.estimate import Predictor
@@ -57,7 +57,7 @@ def predictor(row: dict[str, Any]) -> Predictor:
     trace, found = tracing.fetch(row["request"], str(gpu.ZOO))
     if trace is None:
         raise RuntimeError(f"{row['name']}: {[item.message for item in found]}")
-    return Predictor(trace, strategy(row, trace))
+    return Predictor(trace, strategy(row, trace), expandable=row.get("allocator") == "expandable_segments")
 
 
 def warm(rows: list[dict[str, Any]], jobs: int = 1) -> None:
@@ -105,22 +105,49 @@ def searches_of(data: dict[str, Any]) -> Iterator[Search]:
         yield Search(row["name"], chosen, row["largest"], failed)
 
 
+#: The page that holds the tables, and the lines between which they stand.
+PAGE = gpu.ROOT / "docs" / "memory.md"
+BEGIN, END = "<!-- benchmarks/memory/replay.py writes from here -->", "<!-- to here -->"
+
+
+def tables(folder: Path, data: dict[str, Any], pairs: list[Pair], searches: list[Search]) -> str:
+    """Return what docs/memory.md says of a folder of measurements."""
+    versions = data["versions"]
+    card = f"{data['card']['name']}, torch {versions['torch']}, cuDNN {versions.get('cudnn')}, {data['date']}"
+    details = f"<details><summary>Every case</summary>\n\n{summary(pairs, searches)}\n\n</details>"
+    return f"### {card}\n\n{overview(pairs, searches)}\n\n{details}\n"
+
+
+def written(page: str, text: str) -> str:
+    """Return a page with the tables put in place. Raises ValueError if it has no place for them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+
+
 def main() -> int:
     """Exit status 1 if a prediction breaks a limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name holds this")
     parser.add_argument("--jobs", type=int, default=1, help="traces at once (default 1)")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/memory.md")
     args = parser.parse_args()
     status = 0
+    text = []
     for folder in folders():
         data = load(folder)
         data["rows"] = [row for row in data["rows"] if args.only in row["name"]]
         warm(data["rows"], args.jobs)
         pairs, searches = list(pairs_of(data)), list(searches_of(data))
-        print(f"{folder.name}\n\n{summary(pairs, searches)}\n")
+        text.append(tables(folder, data, pairs, searches))
+        print(text[-1])
         for line in judge(pairs, searches):
             print(line)
             status = 1
+    if args.write and not args.only:
+        PAGE.write_text(written(PAGE.read_text(), "\n".join(text)))
     return status
 
 

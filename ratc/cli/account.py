@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ratc.memory.choose import Choice, Nothing
+from ratc.memory.choose import Choice, Nothing, WayOut
 from ratc.memory.estimate import Breakdown, Estimate
+from ratc.memory.given import Verdict
 from ratc.memory.margin import text
 from ratc.memory.terms import GIB, MIB
 
@@ -58,7 +59,30 @@ def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> li
 
 
 def lines(choice: Choice, measured: str | None = None) -> list[str]:
-    """The account of a choice. Every sum of it is the allocator's: bytes rounded to 512.
+    """The account of a choice, with what it means for the global batch and why no more fits."""
+    return [*_sums(choice, measured), taken(choice), more(choice.next_larger)]
+
+
+def of_given(verdict: Verdict) -> list[str]:
+    """The account of a micro-batch that the spec gives."""
+    size = verdict.choice.estimate.micro_batch
+    if verdict.fits:
+        outcome = f"Micro-batch {size} is given by the spec, and fits."
+    elif verdict.is_tight:
+        outcome = f"Micro-batch {size} is given by the spec, and fits only within the margin."
+    else:
+        needs = f"a card of {size_text(verdict.need_bytes)} would be needed"
+        outcome = f"Micro-batch {size} is given by the spec, and does not fit: {needs}."
+    said = [*_sums(verdict.choice, verdict.measured), outcome]
+    if verdict.largest:
+        largest = verdict.largest.estimate
+        size_there = size_text(largest.predicted_bytes)
+        said.append(f"The largest that fits is {largest.micro_batch}: {size_there} on the card.")
+    return said + [_way(way) for way in verdict.ways]
+
+
+def _sums(choice: Choice, measured: str | None) -> list[str]:
+    """Every part of a step, and the sums of the allocator: bytes rounded to 512.
 
     ``measured`` says by what the choice was measured; None for a prediction. A measurement knows sums, not parts.
     """
@@ -71,11 +95,12 @@ def lines(choice: Choice, measured: str | None = None) -> list[str]:
     said.append(_line(found.predicted_bytes, f"in all, of {size_text(found.device.memory_bytes)} on the card"))
     margin = found.budget_bytes - found.cap_bytes
     said.append(_line(margin, f"kept free as a margin, {margin_text(found)}"))
-    said.append(_line(found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
+    unused = found.cap_bytes - found.peak_reserved_bytes
+    said.append(
+        _line(abs(unused), "unused below the cap" if unused >= 0 else "above what then remains: it does not fit")
+    )
     if found.host_bytes:
         said.append(_line(found.host_bytes, "of host memory, for what is offloaded"))
-    said.append(taken(choice))
-    said.append(more(choice.next_larger))
     return said
 
 
@@ -94,11 +119,13 @@ def nothing(result: Nothing) -> list[str]:
         said.append(
             "No single change of precision, checkpointing, image size, ZeRO stage or card was found that would do."
         )
-    for way in result.ways_out:
-        choice = way.choice.estimate
-        size = size_text(choice.predicted_bytes)
-        said.append(f"  would fit with {way.change}: micro-batch {choice.micro_batch}, {size} on the card")
-    return said
+    return said + [_way(way) for way in result.ways_out]
+
+
+def _way(way: WayOut) -> str:
+    choice = way.choice.estimate
+    size = size_text(choice.predicted_bytes)
+    return f"  would fit with {way.change}: micro-batch {choice.micro_batch}, {size} on the card"
 
 
 def size_text(size: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Loaded
 from ratc.cli.points import resolve
 from ratc.diagnostics import Diagnostic, Severity, has_errors
@@ -20,18 +21,30 @@ _NAMED = 5
 
 
 def of_sweep(
-    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, target: str, place: Place, points: tuple[Point, ...]
+    args: argparse.Namespace,
+    loaded: Loaded,
+    gathered: Gathered,
+    target: str,
+    place: Place,
+    points: tuple[Point, ...],
+    checks: Checks | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
     """The files of an array of a sweep's points, and the first point's plan. Codes: those of a spec, R334, R335."""
     assert loaded.document is not None
     assert loaded.settings is not None
     section = loaded.document.root.find(("sweep",))
     array = Array(place, loaded.settings.maybe(int, "sweep.max_parallel"), section.key_span if section else None)
-    return _files(args, loaded, gathered, target, points, array)
+    return _files(args, loaded, gathered, target, points, array, checks)
 
 
 def of_study(
-    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, target: str, place: Place, found: Study
+    args: argparse.Namespace,
+    loaded: Loaded,
+    gathered: Gathered,
+    target: str,
+    place: Place,
+    found: Study,
+    checks: Checks | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
     """The same of a study's trials, with `study.yaml` beside. Codes: as of a sweep, R338, R339."""
     array, left = Array(place, found.max_parallel, found.span), list[tuple[Point, Diagnostic]]()
@@ -39,7 +52,7 @@ def of_study(
     def record() -> Artifact:
         return study.artifact(place, found, len(array.entries), left)
 
-    made, plan, said = _files(args, loaded, gathered, target, found.points, array, left, record)
+    made, plan, said = _files(args, loaded, gathered, target, found.points, array, checks, left, record)
     return made, plan, (*said, *left_out(found, left))
 
 
@@ -50,6 +63,7 @@ def _files(
     target: str,
     points: tuple[Point, ...],
     array: Array,
+    checks: Checks | None,
     left: list[tuple[Point, Diagnostic]] | None = None,
     record: Callable[[], Artifact] | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
@@ -58,7 +72,7 @@ def _files(
     hardware, found = gathered.settled(loaded.settings)
     if hardware is None:
         return None, None, found
-    found += resolve(args, loaded.document, points, hardware, array, left)
+    found += resolve(args, loaded.document, points, hardware, array, left, checks)
     if has_errors(found) or array.first is None:
         return None, None, found
     shared, said = TARGETS[target](array.first, array.place, array.shape)

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from ratc import compiler, emit, layers, targets
 from ratc.cli import inputs
+from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
 from ratc.consumers import reread
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc compile``."""
     inputs.add_spec_arguments(parser)
     inputs.add_format_argument(parser)
+    inputs.add_predict_argument(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument(
         "--check",
@@ -69,7 +71,8 @@ def compile_spec(
     if loaded.settings is not None:
         name = loaded.settings.get_as(str, "experiment_name")
         folder = output or os.path.join(loaded.folder, "compiled", name, target)
-        made, diagnostics = make(args, loaded, target, folder)
+        # What is only compared was checked when it was compiled.
+        made, diagnostics = make(args, loaded, target, folder, checks=None if check else Checks())
         found += diagnostics
         if made is not None and before is not None:
             found += before(loaded, folder, made.artifacts)
@@ -87,42 +90,57 @@ class Made:
 
 
 def make(
-    args: argparse.Namespace, loaded: Loaded, target: str, folder: str, known: Known | None = None
+    args: argparse.Namespace,
+    loaded: Loaded,
+    target: str,
+    folder: str,
+    known: Known | None = None,
+    checks: Checks | None = None,
 ) -> tuple[Made | None, tuple[Diagnostic, ...]]:
     """The artifacts of a spec for a folder, not written: of one run, or of an array where the spec has a sweep.
-    ``known`` keeps the decisions of predictions for later calls.
+    ``known`` keeps the decisions of predictions for later calls; with ``checks`` micro-batches that the spec gives are
+    checked against their card.
     """
     assert loaded.settings is not None
     assert loaded.document is not None
     gathered, found = inputs.gather(args, loaded.settings, target)
     if gathered is None:
         return None, found
-    elsewhere = getattr(args, "output", None) is not None
-    place = _place(loaded, gathered, target, folder, elsewhere)
     points, said = compiler.points(loaded.document)
     study, more = compiler.study(loaded.document)
     found += (*said, *more)
     if has_errors(found):
         return None, found
+    no_predict = bool(getattr(args, "no_predict", False))
+    elsewhere = getattr(args, "output", None) is not None
     artifacts: tuple[Artifact, ...] | None
     plan: Plan | None
     if points or (study and target != "local"):
         # Imported here: most specs are of one run.
         from ratc.cli import arrays
 
+        # Ray's job compiles its trials itself.
+        no_predict = no_predict and (
+            inputs.leaves_open(loaded.settings) or (study is not None and study.backend == "ray")
+        )
+        place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
         if study and study.backend == "ray":
             from ratc.cli import pools
 
-            artifacts, plan, more = pools.of_study(args, loaded, gathered, target, place, study)
+            artifacts, plan, more = pools.of_study(args, loaded, gathered, target, place, study, checks)
         elif study:
-            artifacts, plan, more = arrays.of_study(args, loaded, gathered, target, place, study)
+            artifacts, plan, more = arrays.of_study(args, loaded, gathered, target, place, study, checks)
         else:
-            artifacts, plan, more = arrays.of_sweep(args, loaded, gathered, target, place, points)
+            artifacts, plan, more = arrays.of_sweep(args, loaded, gathered, target, place, points, checks)
     else:
         plan, more, _ = inputs.decide(args, loaded.settings, gathered, known=known)
         found += more
-        if plan is None:
+        if plan is not None and checks is not None:
+            found += checks.check(args, plan)
+        if plan is None or has_errors(found):
             return None, found
+        no_predict = no_predict and inputs.is_open(plan)
+        place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
         artifacts, more = targets.artifacts(target, plan, place)
     found += more
     if artifacts is None or plan is None:
@@ -157,11 +175,13 @@ def recorded(args: argparse.Namespace, target: str) -> str:
         given = getattr(args, f"short_{name}")
         words += [] if given is None else [f"--{name}"] if name == "debug" else [f"--{name}", given]
     words += [word for assignment in args.assignments for word in ("--set", assignment)]
+    words += ["--no-predict"] if args.no_predict else []
     words += ["-o", args.output] if getattr(args, "output", None) else []
     return shlex.join(words)
 
 
-def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhere: bool) -> Place:
+def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhere: bool, no_predict: bool) -> Place:
+    """``no_predict`` says that the files depend on the option of that name."""
     up, down = os.path.relpath(loaded.folder, folder), os.path.relpath(folder, loaded.folder)
     spec = loaded.inputs.spec
     command = ["ratc", "compile", f"{up}/{os.path.basename(spec.name)}", "--target", target]
@@ -173,10 +193,12 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
         value = loaded.settings[override.path].value if override.path in loaded.settings else override.text
         sets += ["--set", f"{override.path}={as_word(value)}"]
     command += sets
+    if no_predict:
+        command.append("--no-predict")
     if elsewhere:
         command += ["-o", "."]
     files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
-    laid_over = "".join(f" {quote(word)}" for word in sets)
+    laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else [])))
     digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files if file}
     return Place(
         up,

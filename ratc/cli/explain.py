@@ -132,7 +132,7 @@ def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Load
         remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
     _tell(args, plan, paths, remarks, warnings)
     if paths == ["training.micro_batch_size"] and args.format == "text":
-        print("\n" + "\n".join(_account(plan, decision)))
+        print("\n" + "\n".join(_account(plan, decision, loaded.folder)))
     return 0
 
 
@@ -226,7 +226,7 @@ def _unknown(args: argparse.Namespace, known: list[str]) -> int:
     return 1
 
 
-def _account(plan: Plan, decision: Decision | None) -> list[str]:
+def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     """What the micro-batch takes, part by part; or in one line why that is not known."""
     if decision is not None:
         from ratc.cli import account
@@ -234,9 +234,13 @@ def _account(plan: Plan, decision: Decision | None) -> list[str]:
         return account.lines(decision.choice, decision.measured)
     if plan.values["hardware.device"].value != "cuda":
         return ["No memory is predicted: it trains on the CPU."]
+    if inputs.is_given(plan):
+        from ratc.cli import account, given
+
+        verdict, why = given.judge(plan, folder)
+        return [f"No memory is predicted: {why}."] if verdict is None else account.of_given(verdict)
     if not inputs.is_open(plan):
-        known = plan.values["hardware.compute_capability"].value
-        why = "the spec gives the micro-batch" if known else "it is not known which NVIDIA card it will run on"
+        why = "it is not known which NVIDIA card it will run on"
         return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]
     return ["No memory is predicted: the model's step could not be traced here (see the warning)."]
 

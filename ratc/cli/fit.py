@@ -14,12 +14,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from ratc import facts
-from ratc.cli import account, fitting, inputs
-from ratc.cli.predict import strategy_of, variants, why_nothing
+from ratc.cli import account, fitting, given, inputs
+from ratc.cli.predict import asked_allocator, strategy_of, variants, why_nothing
 from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.memory.choose import Searcher
+from ratc.memory.allocators import Taken, searchers
+from ratc.memory.choose import Choice, Searcher
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.plan import Plan
@@ -82,13 +83,15 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     span = loaded.settings["model.name"].span
     library = Library(plan, loaded.folder, span)
     share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    searcher = Searcher(library, share)
+    allowed = searchers(library, share, asked_allocator(plan))
     wanted = [(card, _precisions(args, plan, card)) for card in cards]
     try:
-        rows, first = fitting.table(plan, wanted, searcher)
-        details = account.lines(first[0]) if first else []
+        rows, first = fitting.table(plan, wanted, allowed)
+        details = [*account.lines(first[0].choice), *_allocator(plan, first[0])] if first else []
         if first is None and len(cards) == 1 and rows:
+            searcher = next(iter(allowed.values()))
             details = _nothing(searcher, library, plan, cards[0], rows[0].precision)
+        details += _given(args, plan, loaded.folder, first[0].choice if first else None)
     except NoTrace as stopped:
         telling.tell((*loaded.diagnostics, *found, *stopped.found))
         return 1
@@ -157,6 +160,26 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
     wanted = variants(plan, replace(variant(plan, device.kernels), precision=precision))[-1]
     strategy = replace(strategy_of(plan), precision=precision)
     return account.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
+
+
+def _given(args: argparse.Namespace, plan: Plan, folder: str, told: Choice | None) -> list[str]:
+    """The account of the micro-batch that the spec gives, on its own card: only without options for other ones. Of the
+    choice that was told already, only the outcome.
+    """
+    if args.cards or args.all_cards or args.precisions or args.format != "text" or not inputs.is_given(plan):
+        return []
+    verdict, _ = given.judge(plan, folder)
+    if verdict is None:
+        return []
+    said = account.of_given(verdict)
+    return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
+
+
+def _allocator(plan: Plan, taken: Taken) -> list[str]:
+    """How the allocator takes memory on the first card, and why."""
+    given = plan.values["training.allocator"]
+    why = taken.reason if asked_allocator(plan) == "auto" else given.reason or "the spec asks for it"
+    return [f"The allocator's setting is {taken.allocator}: {why}."]
 
 
 def _cannot_draw(path: str) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ratc import facts
 from ratc.cli.predict import variants
+from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
 from ratc.memory.request import variant
@@ -22,9 +23,10 @@ _STAGES = (0, 1, 2, 3)
 
 
 def table(
-    plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], searcher: Searcher
-) -> tuple[list[Row], tuple[Choice, Drawing] | None]:
-    """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn.
+    plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], allowed: Mapping[str, Searcher]
+) -> tuple[list[Row], tuple[Taken, Drawing] | None]:
+    """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn. ``allowed`` are the
+    searchers of each allocator that the spec allows.
 
     Raises ``ratc.cli.traces.NoTrace`` where the model cannot be traced.
     """
@@ -33,21 +35,23 @@ def table(
     offload = bool(plan.values["engine.offload_optimizer"].value)
     stages: list[int | None] = [stage for stage in _STAGES if stage or not offload] if deepspeed else [None]
     rows: list[Row] = []
-    first: tuple[Choice, Drawing] | None = None
+    first: tuple[Taken, Drawing] | None = None
+    least = next(iter(allowed.values()))
     for card, precisions in wanted:
         device = Device(card.id, card.memory_bytes, card.compute_capability)
         for precision in precisions:
-            allowed = variants(plan, replace(variant(plan, device.kernels), precision=precision))
+            ways = variants(plan, replace(variant(plan, device.kernels), precision=precision))
             for stage in stages:
                 strategy = Strategy("torch" if stage is None else "deepspeed", world, stage or 0, offload, precision)
-                taken = searcher.choose_first(allowed, strategy, device, (strategy.zero_stage,))
+                taken = choose(allowed, ways, strategy, device, (strategy.zero_stage,))
                 if taken is None:
-                    rows.append(_without(card, stage, searcher, allowed[-1], strategy, device))
+                    rows.append(_without(card, stage, least, ways[-1], strategy, device))
                     continue
-                rows.append(_row(card, stage, *taken))
+                rows.append(_row(card, stage, taken))
                 if first is None:
                     model = plan.values.get_as(str, "model.name")
-                    first = taken[1], drawing(model, searcher, taken[0], strategy, taken[1])
+                    searcher = allowed[taken.allocator]
+                    first = taken, drawing(model, searcher, taken.variant, strategy, taken.choice)
     return rows, first
 
 
@@ -75,7 +79,8 @@ def drawing(model: str, searcher: Searcher, wanted: Variant, strategy: Strategy,
     return Drawing(title, told, program.kinds, points, marks, found.cap_bytes, found.peak_reserved_bytes)
 
 
-def _row(card: facts.Card, stage: int | None, used: Variant, choice: Choice) -> Row:
+def _row(card: facts.Card, stage: int | None, taken: Taken) -> Row:
+    used, choice = taken.variant, taken.choice
     found = choice.estimate
     return Row(
         card.id,
@@ -91,6 +96,7 @@ def _row(card: facts.Card, stage: int | None, used: Variant, choice: Choice) -> 
         found.host_bytes,
         used.attention_memory,
         used.activation_checkpointing,
+        taken.allocator,
     )
 
 

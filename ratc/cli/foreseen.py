@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ratc import facts
+from ratc.alloc_conf import EXPANDABLE
 from ratc.cli import account, fitting
-from ratc.cli.predict import device_of, strategy_of
+from ratc.cli.predict import asked_allocator, device_of, own_searcher, strategy_of
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
+from ratc.memory.allocators import searchers
 from ratc.memory.choose import Choice, Searcher
 from ratc.memory.decision import Decision
 from ratc.memory.request import variant
@@ -39,13 +41,12 @@ def foresee(args: argparse.Namespace, plan: Plan, decision: Decision | None, fol
     be traced.
     """
     library = Library(plan, folder, plan.settings["model.name"].span)
-    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    searcher = Searcher(library, share)
+    searcher = own_searcher(plan, library)
     why = _unpredictable(plan)
     choice, drawing, undrawn = (None, None, "") if why else _step(plan, decision, searcher)
     if not why and choice is None:
         why, undrawn = undrawn, ""
-    rows, no_cards, found = _cards(args, plan, searcher)
+    rows, no_cards, found = _cards(args, plan, searchers(library, searcher.share, asked_allocator(plan)))
     return Foreseen(
         _account(choice, decision.measured if decision else None) if choice else None,
         why,
@@ -119,7 +120,7 @@ def _account(choice: Choice, measured: str | None) -> Account:
 
 
 def _cards(
-    args: argparse.Namespace, plan: Plan, searcher: Searcher
+    args: argparse.Namespace, plan: Plan, allowed: Mapping[str, Searcher]
 ) -> tuple[list[CardRow], str, tuple[Diagnostic, ...]]:
     """The table of cards: the plan's own, and those that were named or a few common ones. Code: R301."""
     if args.no_cards:
@@ -135,7 +136,7 @@ def _cards(
         if card and card.compute_capability and card not in cards:
             cards.append(card)
     try:
-        rows, _ = fitting.table(plan, [(card, _precisions(plan, card)) for card in cards], searcher)
+        rows, _ = fitting.table(plan, [(card, _precisions(plan, card)) for card in cards], allowed)
     except NoTrace as stopped:
         reason = "; ".join(item.message for item in stopped.found)
         return [], f"Nothing is predicted for cards: {reason}.", ()
@@ -155,6 +156,7 @@ def _precisions(plan: Plan, card: facts.Card) -> list[str]:
 def _row(plan: Plan, row: Row) -> CardRow:
     values = plan.values
     remarks = [f"{row.attention_memory} attention"] if row.attention_memory != "full" else []
+    remarks += ["expandable segments"] if row.allocator == EXPANDABLE else []
     remarks += ["checkpointing"] if row.activation_checkpointing else []
     is_own = (row.card, row.precision, row.zero_stage or 0, row.micro_batch) == (
         values["hardware.card"].value,

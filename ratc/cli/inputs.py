@@ -242,7 +242,7 @@ def decide(
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
     """Resolve with what was gathered, and with what a memory prediction decides."""
     plan, found = gathered.plan(settings)
-    if plan is None or not predicts or not is_open(plan):
+    if plan is None or not predicts or getattr(args, "no_predict", False) or not is_open(plan):
         return plan, found, None
     known = {} if known is None else known
     key = predicted_from(plan, args)
@@ -271,9 +271,23 @@ def predicted_from(plan: Plan, args: argparse.Namespace) -> tuple[object, ...]:
 
 def is_open(plan: Plan) -> bool:
     """Whether the micro-batch is left to ratc, on a card whose kernels are known."""
+    return _is_known_card(plan) and leaves_open(plan.settings)
+
+
+def is_given(plan: Plan) -> bool:
+    """Whether the spec gives the micro-batch, on a card whose kernels and memory are known: it can be checked."""
+    return _is_known_card(plan) and not leaves_open(plan.settings) and bool(plan.values["hardware.memory_bytes"].value)
+
+
+def leaves_open(settings: Values) -> bool:
+    """Whether a spec's settings leave the micro-batch to ratc."""
     given = ("training.batch_size", "training.gradient_accumulation_steps")
-    cuda = plan.values["hardware.device"].value == "cuda" and plan.values["hardware.compute_capability"].value
-    return bool(cuda) and all(plan.settings[path].value is None for path in given)
+    return all(settings[path].value is None for path in given)
+
+
+def _is_known_card(plan: Plan) -> bool:
+    values = plan.values
+    return values["hardware.device"].value == "cuda" and bool(values["hardware.compute_capability"].value)
 
 
 def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:
@@ -310,6 +324,15 @@ def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None
         return None, Diagnostic("R001", f"there is no file `{path}`", helps=did_you_mean(name, near))
     except (OSError, ValueError) as error:
         return None, Diagnostic("R001", f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}")
+
+
+def add_predict_argument(parser: argparse.ArgumentParser) -> None:
+    """``--no-predict``: for commands that compile in order to run what comes out."""
+    parser.add_argument(
+        "--no-predict",
+        action="store_true",
+        help="trace no model: a given micro-batch is not checked against the card, an open one gets a default",
+    )
 
 
 def add_format_argument(parser: argparse.ArgumentParser) -> None:

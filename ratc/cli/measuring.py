@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 
 from ratc import tracing
+from ratc.alloc_conf import NATIVE
 from ratc.cli import predict
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory import measured
@@ -33,11 +34,14 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
     first = predict.variants(plan, variant(plan, device.kernels))[0]
-    found = _matching(entries, conditions(plan, first, folder))
+    found = matching(entries, conditions(plan, first, folder))
     if found:
         choice = measured.choose(found, share, device, strategy)
         if choice:
-            return _measured(Decision(choice, first.attention_memory), first, found), ()
+            why = "the step was measured with it"
+            allocator = found.conditions.allocator
+            taken = Decision(choice, first.attention_memory, allocator=allocator, allocator_reason=why)
+            return _measured(taken, first, found), ()
     decision, said = predict.decide(plan, folder)
     if decision is None:
         return None, (*said, *_unused(entries, conditions(plan, first, folder), given))
@@ -46,15 +50,19 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         attention_memory=decision.attention_memory,
         activation_checkpointing=decision.activation_checkpointing,
     )
-    found = _matching(entries, conditions(plan, used, folder))
+    of_decision = replace(conditions(plan, used, folder), allocator=decision.allocator)
+    found = matching(entries, of_decision)
     choice = measured.choose(found, share, device, strategy) if found else None
     if found and choice:
         return _measured(replace(decision, choice=choice), used, found), said
-    return decision, (*said, *_unused(entries, conditions(plan, used, folder), given))
+    return decision, (*said, *_unused(entries, of_decision, given))
 
 
 def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
-    """What a measurement must hold for to be of a variant of the plan's step."""
+    """What a measurement must hold for to be of a variant of the plan's step: with native segments, if the spec leaves
+    the allocator open.
+    """
+    asked = predict.asked_allocator(plan)
     return Conditions(
         step=step_digest(plan, wanted, folder),
         card=str(plan.values["hardware.card"].value),
@@ -63,6 +71,7 @@ def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
         attention_memory=wanted.attention_memory,
         activation_checkpointing=wanted.activation_checkpointing,
         engine=wanted.engine,
+        allocator=NATIVE if asked == "auto" else asked,
     )
 
 
@@ -82,7 +91,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def _matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
+def matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
     """The latest measurement of a step; the last in the file of several on one day."""
     fitting = [one for one in entries if not measured.differences(one.conditions, wanted)]
     return max(reversed(fitting), key=lambda one: one.date, default=None)

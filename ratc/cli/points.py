@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ratc import compiler
+from ratc.cli.checks import Checks
 from ratc.cli.inputs import is_open, predict, predicted_from
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.document import Document
@@ -23,7 +24,7 @@ USUAL_ARRAY = 1000
 
 
 #: What makes a point of a study one that cannot be: its values do not go together, or do not fit.
-INFEASIBLE = ("R303", "R304", "R310", "R313", "R317")
+INFEASIBLE = ("R303", "R304", "R310", "R313", "R317", "R318")
 
 
 def resolve(
@@ -33,11 +34,12 @@ def resolve(
     hardware: Values,
     array: Array,
     left: list[tuple[Point, Diagnostic]] | None = None,
+    checks: Checks | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Put every point of a sweep into the array. Codes: those of a spec, each said once, with its first point; R334.
 
     No point can ask for other resources than the spec, so the hardware is settled once for all. Of a study, points that
-    are INFEASIBLE go to ``left`` with the reason, and are no errors.
+    are INFEASIBLE go to ``left`` with the reason, and are no errors. With ``checks`` given micro-batches are checked.
     """
     found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
     if has_errors(found):
@@ -46,6 +48,9 @@ def resolve(
     failures = 0
     for point in points:
         plan, said = _plan(args, document, point, hardware, known)
+        if plan is not None and checks is not None:
+            said += met_at(point, checks.check(args, plan, point is points[-1]))
+            plan = None if has_errors(said) else plan
         errors = [item for item in said if item.severity is Severity.ERROR]
         if left is not None and errors and all(item.code in INFEASIBLE for item in errors):
             left.append((point, errors[0]))
@@ -87,7 +92,7 @@ def _plan(
     if settings is None:
         return None, said
     plan, more = compiler.plan_on(settings, hardware)
-    if plan is not None and is_open(plan):
+    if plan is not None and is_open(plan) and not getattr(args, "no_predict", False):
         key = predicted_from(plan, args)
         if key not in known:
             known[key], predicted = predict(args, plan)

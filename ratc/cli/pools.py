@@ -9,6 +9,7 @@ from dataclasses import replace
 from ratc import compiler
 from ratc.cli import inputs
 from ratc.cli.arrays import left_out
+from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Loaded
 from ratc.cli.points import resolve
 from ratc.compiler import File
@@ -27,7 +28,13 @@ _THE_JOBS = ("experiment_name", "output_dir", "parallel.", "hardware.", "job.", 
 
 
 def of_study(
-    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, target: str, place: Place, found: Study
+    args: argparse.Namespace,
+    loaded: Loaded,
+    gathered: Gathered,
+    target: str,
+    place: Place,
+    found: Study,
+    checks: Checks | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
     """The files of the job, and the plan of what it asks for. Codes: those of a spec, R338, R339, R343.
 
@@ -46,7 +53,7 @@ def of_study(
     if share is None:
         return None, None, said
     facts = study.facts(plan, place, share.node_cpus)
-    array, left, more = _trials(args, loaded, gathered, found, share, facts)
+    array, left, more = _trials(args, loaded, gathered, found, share, facts, checks)
     said += (*more, *left_out(found, left))
     if has_errors(said) or array is None:
         return None, None, said
@@ -82,7 +89,13 @@ def _allocation(settings: Values, gathered: Gathered) -> tuple[Plan | None, tupl
 
 
 def _trials(
-    args: argparse.Namespace, loaded: Loaded, gathered: Gathered, found: Study, share: Share, facts: Artifact
+    args: argparse.Namespace,
+    loaded: Loaded,
+    gathered: Gathered,
+    found: Study,
+    share: Share,
+    facts: Artifact,
+    checks: Checks | None,
 ) -> tuple[Array | None, list[tuple[Point, Diagnostic]], tuple[Diagnostic, ...]]:
     """The study's points, resolved as `ratc tune` will in the job."""
     assert loaded.settings is not None
@@ -99,7 +112,7 @@ def _trials(
     if hardware is None:
         return None, left, more
     array = Array(Place(".", ".", "", "", {}), None, found.span)
-    more = (*more, *resolve(own, trial.document, found.points, hardware, array, left))
+    more = (*more, *resolve(own, trial.document, found.points, hardware, array, left, checks))
     return array, left, more
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratc import facts
+from ratc.alloc_conf import EXPANDABLE, by_variables
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.memory.choose import Choice, Nothing, Searcher, Variant, in_order
+from ratc.memory.allocators import Taken, choose, searchers
+from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
 from ratc.memory.decision import Decision
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
@@ -27,17 +29,19 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     values, settings = plan.values, plan.settings
     device = device_of(plan)
     library = Library(plan, folder, settings["model.name"].span)
-    searcher = Searcher(library, values["training.global_batch_size"].value // values["parallel.world_size"].value)
+    share = values["training.global_batch_size"].value // values["parallel.world_size"].value
+    allowed_allocators = searchers(library, share, asked_allocator(plan))
     wanted, strategy = variant(plan, device.kernels), strategy_of(plan)
     stages: tuple[int, ...] = (strategy.zero_stage,)
     if strategy.engine == "deepspeed" and settings["training.zero_stage"].value is None:
         stages = STAGES
     try:
         allowed = variants(plan, wanted)
-        taken = searcher.choose_first(allowed, strategy, device, stages)
+        taken = choose(allowed_allocators, allowed, strategy, device, stages)
         if taken:
-            return _decision(searcher, taken, allowed, strategy, device), ()
+            return _decision(allowed_allocators[taken.allocator], taken, allowed, strategy, device), ()
         wanted = allowed[-1]
+        searcher = next(iter(allowed_allocators.values()))
         found = why_nothing(searcher, library, plan, wanted, replace(strategy, zero_stage=stages[-1]), device)
         return None, (_too_large(found, plan),)
     except NoTrace as stopped:
@@ -47,11 +51,9 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         )
 
 
-def _decision(
-    searcher: Searcher, taken: tuple[Variant, Choice], allowed: list[Variant], strategy: Strategy, device: Device
-) -> Decision:
+def _decision(searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy, device: Device) -> Decision:
     """What was taken, with what each setting that was passed over would have needed at micro-batch 1."""
-    used, choice = taken
+    used = taken.variant
 
     def need(passed: Variant) -> int | None:
         before = passed in allowed and allowed.index(passed) < allowed.index(used)
@@ -61,8 +63,26 @@ def _decision(
     # Of the steps without checkpointing the last is the leanest.
     plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
     return Decision(
-        choice, used.attention_memory, full, used.activation_checkpointing, need(plain[0]) if plain else None
+        taken.choice,
+        used.attention_memory,
+        full,
+        used.activation_checkpointing,
+        need(plain[0]) if plain else None,
+        allocator=taken.allocator,
+        allocator_reason=taken.reason,
     )
+
+
+def asked_allocator(plan: Plan) -> str:
+    """The allocator that the spec asks for, by its key or by a variable of its environment; `auto` leaves it open."""
+    asked = plan.settings.get_as(str, "training.allocator")
+    return asked if asked != "auto" else by_variables(plan.settings["environment.variables"].value or {}) or asked
+
+
+def own_searcher(plan: Plan, library: Library) -> Searcher:
+    """A searcher with the plan's own allocator and share of the global batch."""
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    return Searcher(library, share, expandable=plan.values["training.allocator"].value == EXPANDABLE)
 
 
 def variants(plan: Plan, wanted: Variant) -> list[Variant]:
@@ -111,7 +131,13 @@ def why_nothing(
         if wanted.precision == "fp32" or getattr(other, wanted.precision)
     ]
     library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
-    return searcher.nothing(wanted, strategy, device, devices, (0, *STAGES) if strategy.engine == "deepspeed" else ())
+    stages = (0, *STAGES) if strategy.engine == "deepspeed" else ()
+    found = searcher.nothing(wanted, strategy, device, devices, stages)
+    if searcher.expandable:
+        return found
+    choice = Searcher(library, searcher.share, searcher.margin, expandable=True).choose(wanted, strategy, device)
+    ways = (WayOut(f"`allocator: {EXPANDABLE}`", choice),) if choice else ()
+    return replace(found, ways_out=(*ways, *found.ways_out))
 
 
 def _attentions(plan: Plan) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from ratc import facts, tracing
+from ratc import alloc_conf, facts, tracing
 from ratc.cli import facts_file, inputs, measuring
-from ratc.cli.predict import decide, device_of, strategy_of, variants
+from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
-from ratc.memory.choose import Searcher, Variant
+from ratc.memory.choose import Variant
 from ratc.memory.estimate import Estimate
 from ratc.memory.measured import Measurement, Point
 from ratc.memory.request import request, variant
@@ -99,8 +99,7 @@ def _predict(plan: Plan, folder: str) -> tuple[Estimate | None, tuple[Diagnostic
             Diagnostic("R515", "the step runs on no NVIDIA card, so its memory is not predicted", helps=helps),
         )
     device, strategy = device_of(plan), strategy_of(plan)
-    share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
-    searcher = Searcher(Library(plan, folder, plan.settings["model.name"].span), share)
+    searcher = own_searcher(plan, Library(plan, folder, plan.settings["model.name"].span))
     micro = plan.values.get_as(int, "training.micro_batch_size")
     try:
         return searcher.estimate(variant(plan, device.kernels), strategy, device, micro), ()
@@ -231,7 +230,11 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     """What the runtime measured at a size. Accumulating, which is the larger step. Raises _Failed."""
     asked = {**request(plan, used, 2), "micro_batch": size}
     interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also measures
-    work = Work("ratc_runtime.profile", "measuring", "R515", gpu=True, interpreter=interpreter)
+    allocator = measuring.conditions(plan, used, folder).allocator
+    given = {name: str(value) for name, value in (plan.settings["environment.variables"].value or {}).items()}
+    # As the script does.
+    variables = dict.fromkeys(alloc_conf.NAMES, alloc_conf.settings(allocator, given))
+    work = Work("ratc_runtime.profile", "measuring", "R515", True, interpreter, variables)
     with tempfile.TemporaryDirectory(prefix="ratc-") as place:
         output = os.path.join(place, "measured.json")
         problem = tracing.run(work, asked, folder, output, plan.settings["model.name"].span, LIMITS)

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc submit``."""
     inputs.add_spec_arguments(parser, target=False)
     inputs.add_format_argument(parser)
+    inputs.add_predict_argument(parser)
     parser.add_argument("--target", metavar="T", help="slurm or lsf, instead of what this machine has")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("--dry-run", action="store_true", help="compile and show; submit nothing")

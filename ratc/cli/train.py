@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc train``."""
     inputs.add_spec_arguments(parser, target=False)
     inputs.add_format_argument(parser)
+    inputs.add_predict_argument(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("runtime", nargs="*", metavar="-- OPTION", help="options for the runtime")
 

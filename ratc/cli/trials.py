@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ratc import layers
 from ratc.cli import inputs
 from ratc.cli.arrays import left_out as left_out_finding
+from ratc.cli.checks import Checks
 from ratc.cli.compile import as_word, compile_spec
 from ratc.cli.inputs import Loaded
 from ratc.cli.points import resolve
@@ -117,7 +118,7 @@ def prepare(args: argparse.Namespace, loaded: Loaded, study: Study) -> tuple[Pre
     if hardware is None:
         return Prepared(), found
     array, left = Array(Place(".", ".", "", "", {}), None, study.span), list[tuple[Point, Diagnostic]]()
-    found += resolve(args, loaded.document, study.points, hardware, array, left)
+    found += resolve(args, loaded.document, study.points, hardware, array, left, None if args.collect else Checks())
     found += left_out_finding(study, left)
     if has_errors(found) or array.first is None:
         return Prepared(left=left), found

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc tune``."""
     inputs.add_spec_arguments(parser, target=False)
     inputs.add_format_argument(parser)
+    inputs.add_predict_argument(parser)
     parser.add_argument("--collect", action="store_true", help="run nothing: gather what has been found so far")
     parser.add_argument("--dry-run", action="store_true", help="say which trials there would be, and run nothing")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one")

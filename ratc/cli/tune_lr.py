@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc tune lr``."""
     inputs.add_spec_arguments(parser, target=False)
     inputs.add_format_argument(parser)
+    inputs.add_predict_argument(parser)
     parser.add_argument("--low", metavar="RATE", help="the first rate (default: 1e-6)")
     parser.add_argument("--high", metavar="RATE", help="the last rate (default: 1)")
     parser.add_argument("--steps", metavar="N", help="optimizer steps at most (default: 100)")

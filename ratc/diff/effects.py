@@ -38,6 +38,7 @@ PLAN: tuple[_Row, ...] = (
         "the rest of an epoch that fills no global batch is learnt from, or not",
     ),
     ("training.activation_checkpointing", (_M, _C), "activations are computed again instead of kept, or kept"),
+    ("training.allocator", (_M,), "the same tensors in other segments of the card's memory"),
     ("training.compile", (_C,), "other kernels for the same step"),
     ("training.callbacks", (_T,), "other code of your own is called by the loop"),
     ("training.epochs", (*_LEARNT, _C), "another length, and with it another schedule"),

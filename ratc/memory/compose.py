@@ -76,7 +76,9 @@ class _Composer:
         tables = ALL_KINDS, tuple(self.modules)
         columns = self.ops, self.fixed, self.slope, self.kind, self.module
         program = Program(*columns, *tables, start, begin, tuple(marks), source.scratch, source.processors)
-        return replace(program, streams=self.streams, flushes=frozenset(self.flushes), moves=self.moves)
+        return replace(
+            program, streams=self.streams, flushes=frozenset(self.flushes), moves=self.moves, optional=source.optional
+        )
 
     def _passes(self) -> int:
         """Backward passes of a step."""

@@ -22,6 +22,9 @@ class Decision:
     plain_need_bytes: int | None = None
     #: When and with what the choice was measured; None for a prediction.
     measured: str | None = None
+    #: How the allocator takes memory, and why that one.
+    allocator: str = "native"
+    allocator_reason: str = ""
 
     @property
     def zero_stage(self) -> int:

@@ -30,7 +30,11 @@ class Replay:
 
 
 def replay(program: Program, micro_batch: int, cap: int | None = None, expandable: bool = False) -> Replay:
-    """Run a program through the allocator at a cap in bytes. Running out is a result, not an exception."""
+    """Run a program through the allocator at a cap in bytes. Running out is a result, not an exception.
+
+    A convolution whose workspace finds no room is run by a kernel that needs less, as torch does (`try_plans` in
+    aten/src/ATen/native/cudnn/Conv_v8.cpp); here it then takes none.
+    """
     allocator = ExpandableAllocator(cap) if expandable else Allocator(cap)
     sizes = program.sizes(micro_batch)
     addresses = [-1] * len(sizes)
@@ -38,6 +42,7 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
     special = program.flushes.union(program.moves)
     peak = highest = 0
     index = -1
+    optional = program.optional
     try:
         for index, op in enumerate(program.ops):
             if index in special:
@@ -47,7 +52,12 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
                     return replay(program.freed_first(index), micro_batch, cap, expandable)
             if op >= 0:
                 if sizes[op]:
-                    addresses[op] = malloc(sizes[op], streams.get(op, 0))
+                    try:
+                        addresses[op] = malloc(sizes[op], streams.get(op, 0))
+                    except OutOfMemory:
+                        if op not in optional:
+                            raise
+                        sizes[op] = 0
                     if allocator.peak_allocated > highest:
                         highest, peak = allocator.peak_allocated, index
             elif sizes[~op]:
@@ -64,6 +74,8 @@ def live_peak(program: Program, micro_batch: int) -> int:
     for index in program.moves:
         program = program.freed_first(index)
     sizes = [(size + 511) & -512 for size in program.sizes(micro_batch)]
+    for op in program.optional:
+        sizes[op] = 0
     return max(accumulate([sizes[op] if op >= 0 else -sizes[~op] for op in program.ops]), default=0)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ratc.alloc_conf import NATIVE
 from ratc.memory.choose import Choice
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.margin import Part
@@ -41,6 +42,7 @@ class Conditions:
     attention_memory: str
     activation_checkpointing: bool
     engine: str
+    allocator: str = NATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ _OTHERS = ("name", "outside_bytes", "device_total_bytes", "gradient_bytes", "tor
 
 def read(entry: Mapping[str, Any]) -> Measurement:
     """The measurement in an entry that the schema has checked."""
-    known = {key: entry[key] for key in _CONDITIONS if key != "image_size"}
+    known = {key: entry[key] for key in _CONDITIONS if key != "image_size" and key in entry}
     points = sorted((Point(**point) for point in entry["points"]), key=lambda point: point.micro_batch)
     others: dict[str, Any] = {key: entry.get(key) for key in _OTHERS}
     return Measurement(
@@ -81,6 +83,8 @@ def entry(measurement: Measurement) -> dict[str, Any]:
     """What a facts file holds of a measurement: the inverse of `read`."""
     conditions = asdict(measurement.conditions)
     conditions["image_size"] = list(measurement.conditions.image_size)
+    if conditions["allocator"] == NATIVE:
+        del conditions["allocator"]
     return {
         "name": measurement.name,
         **conditions,

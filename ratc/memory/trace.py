@@ -30,7 +30,8 @@ class Program:
 
     ``streams`` are the allocations on another stream than the default one, with its number. ``flushes`` are the indices
     in ``ops`` before which the cache is emptied. ``moves`` are the indices of allocations that only happen on the card
-    if it has room for them beside the blocks freed right after, whose number it gives; else those go first.
+    if it has room for them beside the blocks freed right after, whose number it gives; else those go first. Without
+    the ``optional`` allocations a step runs, too, if more slowly.
     """
 
     ops: list[int]
@@ -48,6 +49,7 @@ class Program:
     streams: Mapping[int, int] = field(default_factory=dict)
     flushes: frozenset[int] = frozenset()
     moves: Mapping[int, int] = field(default_factory=dict)
+    optional: frozenset[int] = frozenset()
 
     def sizes(self, micro_batch: int) -> list[int]:
         """Bytes that every allocation asks for at a micro-batch size."""
@@ -98,6 +100,7 @@ def parse(data: Any) -> Trace:
         torch = str(data["torch"])
         estimates = tuple(str(name) for name in data["estimates"])
         uneven = {number: read(rest) for number, *rest in data["scratch"]}
+        optional = frozenset(int(number) for number in data["optional"])
         processors = of_capability(str(data["request"].get("compute_capability", "9.0")))
     except (KeyError, TypeError, ValueError) as error:
         raise BadTrace(f"{type(error).__name__}: {error}") from error
@@ -112,10 +115,11 @@ def parse(data: Any) -> Trace:
         raise BadTrace("more trainable parameters than parameters")
     ops, columns, numbers = _events(events, (len(phases), len(modules), len(kinds)))
     fixed, slope, phase, module, kind = columns
-    if not uneven.keys() <= numbers.keys():
-        raise BadTrace("scratch of blocks that are never allocated")
+    if not optional.union(uneven) <= numbers.keys():
+        raise BadTrace("blocks that are never allocated")
     scratch = {numbers[number]: one for number, one in uneven.items()}
     program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], steps[0], (), scratch, processors)
+    program = replace(program, optional=frozenset(numbers[number] for number in optional))
     groups = _groups(data["parameters"], program, steps[0])
     return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates, groups)
 

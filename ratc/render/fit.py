@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+EXPANDABLE = "expandable_segments"
 GIB = 1 << 30
 
 
@@ -30,6 +31,7 @@ class Row:
     host_bytes: int = 0
     attention_memory: str = "full"
     activation_checkpointing: bool = False
+    allocator: str = "native"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -51,6 +53,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _with(row: Row) -> str:
     """What was taken only because nothing fits without it, or was asked for."""
     parts = [f"{row.attention_memory} attention"] if row.attention_memory != "full" else []
+    parts += ["expandable segments"] if row.allocator == EXPANDABLE else []
     return ", ".join([*parts, *(["checkpointing"] if row.activation_checkpointing else [])])
 
 

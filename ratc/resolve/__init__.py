@@ -14,6 +14,7 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
 from ratc.resolve import (
     allocation,
+    allocator,
     batch,
     checkpoints,
     compression,
@@ -41,6 +42,7 @@ DERIVATIONS = (
     parallelism,
     request,
     precision,
+    allocator,
     batch,
     engine,
     model,

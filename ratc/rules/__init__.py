@@ -6,6 +6,7 @@ from ratc.diagnostics import Diagnostic
 from ratc.parts import parts
 from ratc.plan import Values
 from ratc.rules import (
+    allocator,
     augmentations,
     classes,
     custom,
@@ -34,6 +35,7 @@ RULES = (
     secrets,
     readonly,
     ineffective,
+    allocator,
     grid,
     metric,
     augmentations,

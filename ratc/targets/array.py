@@ -40,7 +40,7 @@ class Array:
     @property
     def shape(self) -> Shape:
         """The array as the job script sees it."""
-        return Shape(len(self.entries), self.max_parallel, self.span)
+        return Shape(len(self.entries), self.max_parallel, self.span, frozenset(self._varied))
 
     def add(self, name: str, text: str, plan: Plan) -> list[str]:
         """Take the next point; returns the paths of what it asks of the scheduler otherwise than the first does."""

@@ -54,11 +54,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a job script knows of its array: its points, and how many may run at once. ``span`` is the sweep's."""
+    """What a job script knows of its array: its points, how many may run at once, and the paths of the values that are
+    not the same in all of them. ``span`` is the sweep's.
+    """
 
     points: int
     max_parallel: int | None
     span: Span | None
+    varied: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratc import alloc_conf
 from ratc.plan import Plan
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
@@ -70,9 +71,16 @@ def environment(plan: Plan) -> dict[str, Any]:
         # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
         own["OMP_WAIT_POLICY"] = "passive"
     variables = {**own, **_network(plan), **{key: str(value) for key, value in given["variables"].items()}}
+    allocator = values.get("training.allocator")
+    setting = None
+    if allocator is not None and allocator.value is not None:
+        # Set last, under the names that torch reads in all its versions.
+        setting = alloc_conf.settings(allocator.value, variables)
+        variables = {name: value for name, value in variables.items() if name not in alloc_conf.READ}
     return {
         "environment": given,
         "variables": variables,
+        "allocator": setting,
         "loose": bool(given["modules"] or given["conda"]),
         "own_python": own_python,
     }
@@ -118,10 +126,14 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         return Artifact(NODE, text, consumer="bash", executable=True)
     single = values["parallel.world_size"].value == 1
     launcher = values["job.launcher"].value
+    varies = shape is not None and "training.allocator" in shape.varied
     text = render(
         "node.sh.j2",
         title=title(plan, where(plan)),
         array=shape is not None,
+        allocator_varies=varies,
+        native=alloc_conf.settings(alloc_conf.NATIVE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
+        expandable=alloc_conf.settings(alloc_conf.EXPANDABLE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         direct=single and launcher == "torchrun",
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),

@@ -69,6 +69,8 @@ class Training:
     activation_checkpointing: bool
     compile: bool
     callbacks: list[str]
+    #: How torch's CUDA allocator takes memory; None on the CPU, and in locks from before it was planned.
+    allocator: Literal["native", "expandable_segments"] | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,7 @@ class Lock:
             "compile",
             "tf32",
             "callbacks",
+            "allocator",
         ):
             del training[placement]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}

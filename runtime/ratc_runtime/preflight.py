@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime import allocator
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.strict import load_yaml
@@ -254,6 +255,8 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lo
         check_world_size(lock, environment)
     check_batch(lock, folder)
     check_card(lock, environment)
+    if launched:
+        allocator.check_variables(lock, environment)
     check_trackers(lock)
     return lock
 
@@ -267,11 +270,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
     arguments = parser.parse_args(argv)
     try:
-        check(arguments.lock, os.environ, launched=False)
+        lock = check(arguments.lock, os.environ, launched=False)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1
     warn_of_variables(os.environ)
+    allocator.warn_of_variables(lock, os.environ)
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import debug, provenance, rehearsal
+from ratc_runtime import allocator, debug, provenance, rehearsal
 from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
@@ -263,7 +263,7 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:
     """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
 
-    Raises RuntimeFinding: R502 to R506, R508 to R511, R517 and R518.
+    Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518 and R552.
     """
     claim = Claim(output_dir)
     began = time.perf_counter()
@@ -285,6 +285,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     parameters = sum(p.numel() for p in model.parameters())
     engine = make_engine(split.lock, model, lock_path.resolve().parent, bool(split.reductions))
     world = engine.world
+    allocator.check(lock, world.device)
     if split.follow(world, anew):
         engine.set_split(split.lock)
     if isinstance(criterion, torch.nn.Module):

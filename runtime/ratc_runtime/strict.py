@@ -60,7 +60,7 @@ def load_yaml(path: Path) -> Any:
 def _spell(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(kind))
-    if typing.get_origin(kind) is types.UnionType:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return " or ".join(_spell(part) for part in typing.get_args(kind))
     return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
@@ -70,7 +70,7 @@ def read_as(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return read_class(kind, value, where)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the second of a Literal or None
         if value is None and type(None) in arguments:
             return None
         return read_as(next(part for part in arguments if part is not type(None)), value, where)

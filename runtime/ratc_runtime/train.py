@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import debug, preflight, surroundings, watchdog
+from ratc_runtime import allocator, debug, preflight, surroundings, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
 
@@ -52,6 +52,7 @@ def prepare_environment(lock: Lock) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if not lock.engine.deepspeed:
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    allocator.prepare(lock, os.environ)
     if lock.debug:
         debug.prepare(os.environ, lock.parallel.backend)
 

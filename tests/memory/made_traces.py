@@ -69,8 +69,6 @@ def layers(
     elements = count * weight // width
     return {
         "trace_version": 2,
-        "estimates": [],
-        "scratch": [],
         "torch": "2.13.0",
         "request": {},
         "batch_sizes": [2, 4],
@@ -85,6 +83,9 @@ def layers(
         "kinds": list(KINDS),
         "steps": make.steps,
         "events": make.events,
+        "scratch": [],
+        "optional": [],
+        "estimates": [],
     }
 
 

@@ -124,7 +124,7 @@ def test_a_card_with_the_needed_memory_would_do_and_one_with_less_would_not():
     need = predictor.need(CARD, micro)
     # What the driver keeps is a share of the card's own memory, so the need is that of a card like this one.
     beside = sum(term.bytes_ for term in predictor.estimate(CARD, micro).outside)
-    cap = int((need - beside) * (1 - predictor.margin))
+    cap = int((need - beside) * (1 - predictor.margin_of(CARD)))
     assert replay(predictor.program, micro, cap + 1).fits
     assert not replay(predictor.program, micro, int(cap * 0.97)).fits
 
@@ -164,7 +164,7 @@ def spoiled(path, value):
     [
         (None, "not an object"),
         ([], "not an object"),
-        (spoiled(["trace_version"], 2), "version 2"),
+        (spoiled(["trace_version"], 1), "version 1"),
         (spoiled(["kinds"], ["parameter"]), "kinds parameter"),
         (spoiled(["steps"], []), "steps"),
         (spoiled(["steps"], [10**9]), "steps"),

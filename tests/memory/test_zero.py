@@ -224,10 +224,20 @@ def test_stage_3_starts_and_steps_in_deepspeeds_order():
         *[(sign, "gathered weights", 4) for _ in range(2) for sign in "+-"],
     ]
     assert program.flushes == {8}
-    first = [item[:2] for item in events(program, program.first, program.start) if item[1] in SHOWN | {"joined gradients"}]
+    first = [
+        item[:2] for item in events(program, program.first, program.start) if item[1] in SHOWN | {"joined gradients"}
+    ]
     update = [item for item in UPDATE if item[1] != "gradient partition"]
     joined = [("+", "joined gradients"), ("-", "joined gradients")]
-    assert first == [("+", "gradient"), ("-", "gradient"), ("+", "gradient"), *joined, ("-", "gradient"), *joined, *update * 2]
+    assert first == [
+        ("+", "gradient"),
+        ("-", "gradient"),
+        ("+", "gradient"),
+        *joined,
+        ("-", "gradient"),
+        *joined,
+        *update * 2,
+    ]
     assert {names(program, op) for op in program.streams} == {"(joined gradients)"}
 
 

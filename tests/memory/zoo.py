@@ -82,9 +82,13 @@ def resnet(**changes: Any) -> nn.Module:
     return ResNet(BasicBlock, **{"layers": (1, 1, 1, 1), "num_classes": 10, **changes})
 
 
-def resnet18() -> nn.Module:
+def resnet18(channels_last: bool = False) -> nn.Module:
     """ResNet-18 with 1,000 classes, for measurements."""
-    return resnet(layers=(2, 2, 2, 2), num_classes=1000)
+    model = resnet(layers=(2, 2, 2, 2), num_classes=1000)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+        model.register_forward_pre_hook(lambda _, given: (given[0].contiguous(memory_format=torch.channels_last),))
+    return model
 
 
 class _Double(nn.Sequential):
@@ -102,8 +106,9 @@ class _Double(nn.Sequential):
 class UNet(nn.Module):
     """Two levels, skip connections, transposed convolutions."""
 
-    def __init__(self, channels: int = 3, width: int = 16) -> None:
+    def __init__(self, channels: int = 3, width: int = 16, channels_last: bool = False) -> None:
         super().__init__()
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.down1, self.down2 = _Double(channels, width), _Double(width, 2 * width)
         self.middle = _Double(2 * width, 4 * width)
         self.up2, self.up1 = (
@@ -112,9 +117,11 @@ class UNet(nn.Module):
         )
         self.merge2, self.merge1 = _Double(4 * width, 2 * width), _Double(2 * width, width)
         self.out = nn.Conv2d(width, 1, 1)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        one = self.down1(image)
+        one = self.down1(image.contiguous(memory_format=self.layout))
         two = self.down2(F.max_pool2d(one, 2))
         three = self.up2(self.middle(F.max_pool2d(two, 2)))
         two = self.up1(self.merge2(torch.cat([two, three], 1)))

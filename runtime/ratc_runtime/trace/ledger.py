@@ -25,6 +25,7 @@ class Block:
     freed: tuple[int, str] | None = None  # step and phase; None while alive
     sees_backward: bool = False
     scratch: Scratch | None = None  # its size follows from this instead
+    optional: bool = False  # a step runs without it, too
 
 
 @dataclass
@@ -78,10 +79,12 @@ class Ledger:
         self._live[address] = number
         self._watch[number] = weakref.ref(new, lambda _: self._free(number, address))
 
-    def allocate(self, size: int, module: str, kind: str = "", scratch: Scratch | None = None) -> int:
+    def allocate(
+        self, size: int, module: str, kind: str = "", scratch: Scratch | None = None, optional: bool = False
+    ) -> int:
         """Note an allocation that no tensor shows (a workspace); free it with `release`, or never."""
         number = len(self.blocks)
-        self.blocks.append(Block(size, self.phase, module, self.step, kind, scratch=scratch))
+        self.blocks.append(Block(size, self.phase, module, self.step, kind, scratch=scratch, optional=optional))
         self.events.append((number, True))
         return number
 

@@ -82,6 +82,7 @@ def match(small: Recording, large: Recording, request: dict[str, Any], torch_ver
         "kinds": list(KINDS),
         "steps": small.steps,
         "events": events,
+        "optional": small.optional,
         "estimates": sorted({*small.estimates, *large.estimates}),
         "scratch": [_described(number, small, large) for number in sorted(small.scratch)],
     }

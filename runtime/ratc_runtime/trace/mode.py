@@ -83,11 +83,11 @@ def _small_range(args: tuple[Any, ...]) -> bool:
     return all(abs(value) <= REAL_ELEMENTS for value in args if isinstance(value, (int, float)))
 
 
-def _called_by_autograd(frame: FrameType | None) -> bool:
-    """Tell whether no Python code stands between the engine and a dispatched call, but for dynamo's guards."""
-    while frame is not None and frame.f_code.co_filename.endswith(("eval_frame.py", "_compile.py")):
+def _caller(frame: FrameType | None) -> tuple[str, str]:
+    """Return file and function of the Python code that made a dispatched call; torch's own wrappers stand between."""
+    while frame is not None and frame.f_code.co_filename.endswith(("eval_frame.py", "_compile.py", "_ops.py")):
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_name == "_engine_run_backward"
+    return (frame.f_code.co_filename, frame.f_code.co_name) if frame is not None else ("", "")
 
 
 class RecordingMode(TorchDispatchMode):
@@ -130,7 +130,9 @@ class RecordingMode(TorchDispatchMode):
             args = self._to_device(args)
             kwargs = {key: self._to_device(value) for key, value in kwargs.items()}
         cuda = self.recording and self.capability is not None
-        grown = cuda and self._accumulates(func, args)
+        grown = cuda and self._in_place(func, args)
+        copied = kernels.copied_bytes(func, args) if cuda else 0
+        copy = self.ledger.allocate(copied, self.owners.current()) if copied else None
         out = func(*args, **kwargs)
         if self.capability is not None:
             out = kernels.widen_statistics(func, out)
@@ -145,19 +147,27 @@ class RecordingMode(TorchDispatchMode):
         if cuda:
             self._work(func, args)
             self._scratch(func, args)
+        if copy is not None:
+            self.ledger.release(copy)
         return out
 
     @staticmethod
-    def _accumulates(func: Any, args: Any) -> bool:
-        """Tell whether autograd adds a second gradient to one that nothing else holds: then it does so in place.
+    def _in_place(func: Any, args: Any) -> bool:
+        """Tell whether torch would make this sum in place if its tensors were no fake ones.
 
-        `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp refuses fake tensors. The call comes straight
-        from the engine; beside its buffer only this call holds the tensor, and beside the tensor only Python the
-        storage.
+        Autograd adds a second gradient to one that nothing else holds (`can_accumulate_inplace` in
+        torch/csrc/autograd/input_buffer.cpp): the call comes straight from the engine; beside its buffer only this
+        call holds the tensor, and beside the tensor only Python the storage. `linear` adds its bias to a product
+        (aten/src/ATen/native/Linear.cpp), with autocast's rule or the module as its caller.
         """
-        if func is not aten.add.Tensor or not _called_by_autograd(sys._getframe(2)):
+        if func is not aten.add.Tensor:
             return False
+        file, function = _caller(sys._getframe(2))
         first: torch.Tensor = args[0]
+        if file.endswith(("autocast.py", "linear.py")):
+            return isinstance(args[1], torch.Tensor) and args[1].dim() == 1 < first.dim()
+        if function != "_engine_run_backward":
+            return False
         storage = first.untyped_storage()
         spans = sum((size - 1) * stride for size, stride in zip(first.shape, first.stride(), strict=True)) + 1
         dense = spans == first.numel()
@@ -174,7 +184,7 @@ class RecordingMode(TorchDispatchMode):
             copied += [self.ledger.allocate(size, owner) for size in one.copies]
             self.ledger.add(one.result.untyped_storage(), owner)
             if one.workspace.bytes_:
-                self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace"))
+                self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace", optional=True))
         for block in copied:
             self.ledger.release(block)
 

@@ -36,6 +36,7 @@ class Recording:
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
     scratch: dict[int, Scratch]  # by block: what its bytes follow from
+    optional: list[int]  # blocks without which a step runs, too
     estimates: list[str]
     steps: list[int]
     parameters: dict[str, Any]
@@ -88,9 +89,17 @@ def record(request: Request, batch: int) -> Recording:
         compiled = {"compiled"} if request.content["training"].get("compile") else set()
         layered = {"recurrent"} if any(isinstance(module, nn.RNNBase) for module in model.modules()) else set()
         estimates = mode.estimates | compiled | layered
+        optional = [number for number, block in enumerate(ledger.blocks) if block.optional]
         uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
         recording = Recording(
-            batch, ledger.in_order(), blocks, uneven, sorted(estimates), list(ledger.steps), _parameters(model, groups)
+            batch,
+            ledger.in_order(),
+            blocks,
+            uneven,
+            optional,
+            sorted(estimates),
+            list(ledger.steps),
+            _parameters(model, groups if request.engine == "deepspeed" else None),
         )
         ledger.close()
     owners.forget()
@@ -236,7 +245,7 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
     engine.scaler._maybe_opt_step = step
 
 
-def _parameters(model: nn.Module, groups: list[int]) -> dict[str, Any]:
+def _parameters(model: nn.Module, groups: list[int] | None) -> dict[str, Any]:
     parameters = list(model.parameters())
     own = [sum(p.numel() * p.element_size() for p in module.parameters(recurse=False)) for module in model.modules()]
     return {

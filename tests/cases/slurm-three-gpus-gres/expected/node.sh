@@ -24,6 +24,8 @@ ratc_keep() {
 ratc_run() {
   # The files here are those that were reviewed, and the hardware is what they were compiled for.
   "$ratc_python" -m ratc_runtime.preflight "$ratc_lock" || return
+  # How the CUDA allocator takes memory. Which of the two torch reads depends on its version.
+  export PYTORCH_ALLOC_CONF=expandable_segments:False PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False
   ratc_train=(ratc_runtime.train --lock "$ratc_lock" --data-dir="$RAT_DATA_DIR" --output-dir="$RAT_OUTPUT_DIR")
   export PET_SIGNALS_TO_HANDLE=SIGINT  # TERM is left to the ranks
   "$ratc_python" -m torch.distributed.run --nproc-per-node 3 \

@@ -35,6 +35,8 @@ ratc_keep() {
 ratc_run() {
   # The files here are those that were reviewed, and the hardware is what they were compiled for.
   "$ratc_python" -m ratc_runtime.preflight "$ratc_lock" || return
+  # How the CUDA allocator takes memory. Which of the two torch reads depends on its version.
+  export PYTORCH_ALLOC_CONF=expandable_segments:False PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False
   ratc_train=(ratc_runtime.train --lock "$ratc_lock" --data-dir="$RAT_DATA_DIR" --output-dir="$RAT_OUTPUT_DIR")
   # torchrun, which Accelerate calls, reads these: an id of this start's own, and TERM left to the ranks.
   export PET_RDZV_ID=$ratc_id PET_SIGNALS_TO_HANDLE=SIGINT

@@ -21,6 +21,8 @@ ratc_python=${RATC_PYTHON:-python3}
 
 # The files here are those that were reviewed, and the hardware is what they were compiled for.
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml"
+# How the CUDA allocator takes memory. Which of the two torch reads depends on its version.
+export PYTORCH_ALLOC_CONF=expandable_segments:False PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False
 
 # A signal leaves a stop file; the run saves at the next step and ends by itself.
 rm -f -- "$ratc_output_dir/STOP"

@@ -1,0 +1,45 @@
+"""The settings of PyTorch's CUDA allocator as variables hold them: ``max_split_size_mb:128,expandable_segments:True``.
+
+Which variable is read depends on the version of torch: up to 2.8 `PYTORCH_CUDA_ALLOC_CONF` is; 2.9 ignores
+`expandable_segments` in `PYTORCH_ALLOC_CONF` for CUDA (pytorch/pytorch#183387); in 2.13 parts of torch read the one
+first and parts the other (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h). So both are always set, alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+NATIVE, EXPANDABLE = "native", "expandable_segments"
+#: The variables that a script sets.
+NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+#: Those that torch reads; the last one with ROCm alone, and only if the second is not set.
+READ = (*NAMES, "PYTORCH_HIP_ALLOC_CONF")
+
+_OPTION = re.compile(r"([^,:\[\]]+)(?::(\[[^\]]*\]|[^,\[\]]*))?(?:,|$)")
+
+
+def options(text: str) -> dict[str, str]:
+    """The options of a variable's value, in order; what has no value has an empty one."""
+    return {match[1].strip(): (match[2] or "").strip() for match in _OPTION.finditer(text) if match[1].strip()}
+
+
+def implied(text: str) -> str | None:
+    """The allocator that a variable's value asks for; None if it does not say, or asks for another backend."""
+    found = options(text).get(EXPANDABLE)
+    return {"True": EXPANDABLE, "False": NATIVE}.get(found or "")
+
+
+def by_variables(variables: Mapping[str, object]) -> str | None:
+    """The allocator that an environment's variables ask for; None if they leave it open."""
+    said = [allocator for name in READ if (allocator := implied(str(variables.get(name, ""))))]
+    return said[0] if said else None
+
+
+def settings(allocator: str, variables: Mapping[str, str]) -> str:
+    """The value of both variables for an allocator, with every other option that the given variables hold."""
+    found: dict[str, str] = {}
+    for name in reversed(READ):
+        found |= options(variables.get(name, ""))
+    found.pop(EXPANDABLE, None)
+    return ",".join([*(f"{key}:{value}" for key, value in found.items()), f"{EXPANDABLE}:{allocator == EXPANDABLE}"])

@@ -1,0 +1,59 @@
+"""Checks micro-batches that a spec gives against their card.
+
+The outcome is said and never enters a file: a spec that gives its micro-batch compiles to the same bytes on a machine
+that cannot trace its model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from ratc.cli.inputs import is_given, predicted_from
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Plan
+
+#: If this variable is set, no given micro-batch is checked. No file depends on it.
+SKIP = "RATC_SKIP_BATCH_CHECK"
+#: Steps of one sweep or study that are checked: each that differs may take a trace of some seconds.
+MOST = 8
+
+
+class Checks:
+    """The checks of one command. Plans that are alike in all that memory depends on share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[Diagnostic, ...]] = {}
+        self._said: set[str] = set()
+
+    def check(self, args: argparse.Namespace, plan: Plan, is_last: bool = True) -> tuple[Diagnostic, ...]:
+        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Code: R318.
+
+        That it cannot be checked is a line on standard error. Of the plans of a sweep the first MOST are checked that
+        differ, and the last.
+        """
+        if getattr(args, "no_predict", False) or os.environ.get(SKIP) or not is_given(plan):
+            return ()
+        key = predicted_from(plan, args)
+        if key not in self._known:
+            if len(self._known) >= MOST and not is_last:
+                self._say(f"the micro-batches of {MOST} different points are checked, and that of the last")
+                return ()
+            self._known[key] = self._checked(plan, os.path.dirname(args.spec) or ".")
+        return self._known[key]
+
+    def _checked(self, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
+        # Imported here: only a known card needs it.
+        from ratc.cli import given
+
+        verdict, why = given.judge(plan, folder)
+        if verdict is None:
+            self._say(f"the micro-batch is not checked against {plan.values['hardware.card'].value}: {why}")
+            return ()
+        return given.findings(verdict, plan, folder)
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            print(f"ratc: {line}", file=sys.stderr)

@@ -1,0 +1,98 @@
+"""Judges a micro-batch that the spec gives, by a measurement or a prediction, and words the finding."""
+
+from __future__ import annotations
+
+from ratc.cli import measuring, predict
+from ratc.cli.traces import Library, NoTrace
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.memory import given, measured
+from ratc.memory.choose import Choice
+from ratc.memory.given import Verdict
+from ratc.memory.request import variant
+from ratc.plan import Plan
+from ratc.units import gib
+
+
+def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
+    """The verdict on the plan's own micro-batch; or None, and why there is none. ``folder`` is the spec's."""
+    device, strategy = predict.device_of(plan), predict.strategy_of(plan)
+    wanted = variant(plan, device.kernels)
+    micro = plan.values.get_as(int, "training.micro_batch_size")
+    share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
+    facts = plan.facts.get("measured")
+    entries = [measured.read(entry) for entry in facts.value] if facts is not None and facts.value else []
+    found = measuring.matching(entries, measuring.conditions(plan, wanted, folder)) if entries else None
+    verdict = given.by_measurement(found, share, device, strategy, micro) if found else None
+    if verdict is not None:
+        return verdict, ""
+    searcher = predict.own_searcher(plan, Library(plan, folder, None))
+    higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
+    try:
+        return given.predicted(searcher, wanted, strategy, device, micro, higher), ""
+    except NoTrace as stopped:
+        return None, "; ".join(item.message for item in stopped.found)
+
+
+def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
+    """What is to be said about a verdict: nothing if the micro-batch fits and leaves the margin free. Code: R318."""
+    if verdict.fits:
+        return ()
+    found, settings = verdict.choice.estimate, plan.settings
+    device = found.device
+    span = settings["training.batch_size"].span or settings["training.gradient_accumulation_steps"].span
+    source = "measured" if verdict.measured else "predicted"
+    helps = [_smaller(verdict.largest, plan)] if verdict.largest else []
+    helps += [_way(way.change, way.choice) for way in verdict.ways]
+    if verdict.is_tight:
+        message = (
+            f"micro-batch {found.micro_batch} fits on {device.name} only within the margin: "
+            f"{gib(found.predicted_bytes)} {source}, the card has {gib(device.memory_bytes)}"
+        )
+        note = f"{found.margin:.1%} of what the allocator may reserve is to be kept free, for what a prediction misses"
+        return (Diagnostic("R318", message, span, (note,), tuple(helps), Severity.WARNING),)
+    message = (
+        f"micro-batch {found.micro_batch} does not fit on {device.name}: "
+        f"it needs {gib(verdict.need_bytes)}, the card has {gib(device.memory_bytes)}"
+    )
+    notes = [
+        f"the allocator would reserve {gib(found.peak_reserved_bytes)}, {source}; it may reserve "
+        f"{gib(found.cap_bytes)}: the card less what stands beside the allocator and a margin of {found.margin:.1%}"
+    ]
+    if verdict.choice.breakdown.by_module:
+        largest = verdict.choice.breakdown.largest()
+        notes.append("largest: " + ", ".join(f"{name or 'the model'} {gib(size)}" for name, size in largest))
+    if verdict.largest is None and verdict.measured is None:
+        helps += _without(plan, folder)
+    helps.append("or compile without this check: `--no-predict`")
+    return (Diagnostic("R318", message, span, tuple(notes), tuple(helps)),)
+
+
+def _smaller(largest: Choice, plan: Plan) -> str:
+    """The largest micro-batch that fits, as it stands in a spec that keeps the global batch."""
+    micro, accumulation = largest.estimate.micro_batch, largest.accumulation
+    settings = plan.settings
+    keys = []
+    if settings["training.batch_size"].value is not None:
+        keys.append(f"`batch_size: {micro}`")
+    accumulates = settings["training.gradient_accumulation_steps"].value is not None
+    if accumulates or settings["training.target_batch_size"].value is None:
+        keys.append(f"`gradient_accumulation_steps: {accumulation}`")
+    return f"use {' with '.join(keys)}: micro-batch {micro} fits, {gib(largest.estimate.predicted_bytes)} in use"
+
+
+def _without(plan: Plan, folder: str) -> list[str]:
+    """Single changes with which some micro-batch fits, if none does as the spec is."""
+    device, strategy = predict.device_of(plan), predict.strategy_of(plan)
+    library = Library(plan, folder, None)
+    wanted = variant(plan, device.kernels)
+    try:
+        searcher = predict.own_searcher(plan, library)
+        found = predict.why_nothing(searcher, library, plan, wanted, strategy, device)
+    except NoTrace:
+        return []
+    return [_way(way.change, way.choice) for way in found.ways_out]
+
+
+def _way(change: str, choice: Choice) -> str:
+    found = choice.estimate
+    return f"would fit with {change}: micro-batch {found.micro_batch}, {gib(found.predicted_bytes)} predicted"

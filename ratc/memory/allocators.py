@@ -1,0 +1,71 @@
+"""The choice between both allocators: expandable segments are taken only if more fits, or with a lower ZeRO stage.
+
+Native segments are what most runs use, so they are kept wherever both give the same. Expandable segments cost no
+computation, and so come before checkpointing and before attention that is computed in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ratc.alloc_conf import EXPANDABLE, NATIVE
+from ratc.memory.choose import Choice, Library, Searcher, Variant
+from ratc.memory.terms import Device
+from ratc.memory.zero import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The first variant that fits, its choice, and the allocator with the reason for it."""
+
+    variant: Variant
+    choice: Choice
+    allocator: str
+    reason: str
+
+
+def searchers(library: Library, share: int, asked: str) -> dict[str, Searcher]:
+    """A searcher for each allocator that the spec allows (`auto`: both); they share the traces."""
+    allowed = (NATIVE, EXPANDABLE) if asked == "auto" else (asked,)
+    return {allocator: Searcher(library, share, expandable=allocator == EXPANDABLE) for allocator in allowed}
+
+
+def choose(
+    allowed: Mapping[str, Searcher],
+    variants: Iterable[Variant],
+    strategy: Strategy,
+    device: Device,
+    stages: Iterable[int],
+) -> Taken | None:
+    """The first of the variants that fits with any allocator that is allowed, at the stage of `choose_stage`."""
+    stages = tuple(stages)
+    for variant in variants:
+        native = allowed[NATIVE].choose_stage(variant, strategy, device, stages) if NATIVE in allowed else None
+        expandable = None
+        # With the whole share at the lowest stage nothing is left to be gained.
+        if EXPANDABLE in allowed and not (native and native.accumulation == 1 and _stage(native) == min(stages)):
+            expandable = allowed[EXPANDABLE].choose_stage(variant, strategy, device, stages)
+        if expandable and (native is None or _cost(expandable) < _cost(native)):
+            return Taken(variant, expandable, EXPANDABLE, _gain(native, expandable))
+        if native:
+            what = "raise the micro-batch" + (" or avoid a ZeRO stage" if len(stages) > 1 else "")
+            return Taken(variant, native, NATIVE, f"expandable segments would not {what}")
+    return None
+
+
+def _stage(choice: Choice) -> int:
+    return choice.estimate.strategy.zero_stage
+
+
+def _cost(choice: Choice) -> tuple[int, int]:
+    return choice.accumulation, _stage(choice)
+
+
+def _gain(native: Choice | None, expandable: Choice) -> str:
+    size = expandable.estimate.micro_batch
+    if native is None:
+        return f"nothing fits without expandable segments, with them micro-batch {size} does"
+    if expandable.accumulation < native.accumulation:
+        return f"with expandable segments micro-batch {size} fits, without them {native.estimate.micro_batch}"
+    return f"with expandable segments ZeRO stage {_stage(expandable)} is enough, without them {_stage(native)}"

@@ -1,0 +1,96 @@
+"""A micro-batch that the spec gives, held against its card: whether it fits, and what would. Pure: traces are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ratc.alloc_conf import EXPANDABLE
+from ratc.memory import measured
+from ratc.memory.choose import Choice, Searcher, Variant, WayOut
+from ratc.memory.estimate import Breakdown, Estimate
+from ratc.memory.measured import Measurement
+from ratc.memory.terms import Device
+from ratc.memory.zero import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known of a given micro-batch.
+
+    ``is_tight`` says that it fits, but leaves less than the margin. ``need_bytes`` is the memory of a card on which it
+    would fit with the margin. ``largest`` is the largest smaller divisor of a rank's share that fits; ``ways`` are
+    single changes with which the given one fits. Both are searched only if the given one does not fit.
+    """
+
+    choice: Choice
+    is_tight: bool
+    need_bytes: int
+    largest: Choice | None = None
+    ways: tuple[WayOut, ...] = ()
+    #: When and with what it was measured; None for a prediction.
+    measured: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits and leaves the margin free."""
+        return self.choice.estimate.fits
+
+
+def predicted(
+    searcher: Searcher, variant: Variant, strategy: Strategy, device: Device, micro_batch: int, stages: Iterable[int]
+) -> Verdict:
+    """What a trace says of a micro-batch that divides the share. ``stages`` are the ZeRO stages that may help."""
+    choice = _choice(searcher, variant, strategy, device, micro_batch)
+    found = choice.estimate
+    if found.fits:
+        return Verdict(choice, False, found.predicted_bytes)
+    predictor = searcher.predictor(variant, strategy, micro_batch)
+    is_tight = predictor.at(found.budget_bytes, micro_batch) is not None
+    ways = []
+    if not searcher.expandable:
+        other_searcher = Searcher(searcher.library, searcher.share, searcher.margin, expandable=True)
+        if other_searcher.estimate(variant, strategy, device, micro_batch).fits:
+            choice_there = _choice(other_searcher, variant, strategy, device, micro_batch)
+            ways.append(WayOut(f"`allocator: {EXPANDABLE}`", choice_there))
+    for stage in sorted(stages):
+        other = replace(strategy, zero_stage=stage)
+        if searcher.estimate(variant, other, device, micro_batch).fits:
+            ways.append(WayOut(f"`zero_stage: {stage}`", _choice(searcher, variant, other, device, micro_batch)))
+            break
+    largest = None
+    for size in searcher.divisors:
+        if size < micro_batch:
+            smaller = searcher.predictor(variant, strategy, size)
+            if smaller.at(smaller.cap(device), size) is not None:
+                largest = _choice(searcher, variant, strategy, device, size)
+                break
+    return Verdict(choice, is_tight, predictor.need(device, micro_batch), largest, tuple(ways))
+
+
+def by_measurement(
+    found: Measurement, share: int, device: Device, strategy: Strategy, micro_batch: int
+) -> Verdict | None:
+    """The same by a measurement; None if it says nothing of the micro-batch."""
+    estimate = measured.estimate(found, micro_batch, device, strategy)
+    if estimate is None:
+        return None
+    choice = Choice(estimate, share // micro_batch, Breakdown({}, {}, {}))
+    if estimate.fits:
+        return Verdict(choice, False, estimate.predicted_bytes, measured=found.source)
+    need = int(estimate.peak_reserved_bytes / (1 - estimate.margin)) + _outside(estimate)
+    is_tight = estimate.peak_reserved_bytes <= estimate.budget_bytes
+    largest = measured.choose(found, share, device, strategy)
+    if largest and largest.estimate.micro_batch > micro_batch:
+        largest = None
+    return Verdict(choice, is_tight, need, largest, measured=found.source)
+
+
+def _choice(searcher: Searcher, variant: Variant, strategy: Strategy, device: Device, micro_batch: int) -> Choice:
+    found = searcher.estimate(variant, strategy, device, micro_batch)
+    broken = searcher.predictor(variant, strategy, micro_batch).breakdown(found)
+    return Choice(found, searcher.share // micro_batch, broken)
+
+
+def _outside(estimate: Estimate) -> int:
+    return sum(term.bytes_ for term in estimate.outside)

@@ -1,0 +1,32 @@
+"""How PyTorch's CUDA allocator takes memory: in segments of fixed size, or in segments that grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.alloc_conf import NATIVE, by_variables
+from ratc.diagnostics import Diagnostic
+from ratc.resolve.context import Context
+
+_PATH = "training.allocator"
+#: What memory decides follows from this setting too: it left the micro-batch to ratc.
+_OPEN = "spec:training.batch_size"
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """What the spec asks for; left to ratc, expandable segments only if a prediction says that they help."""
+    asked, decision = context.settings[_PATH], context.decision
+    said = by_variables(context.settings["environment.variables"].value or {})
+    if context.value("hardware.device") != "cuda":
+        context.derive(_PATH, None, "trains on the CPU", f"spec:{_PATH}", "hardware.device")
+    elif asked.value != "auto":
+        context.keep(_PATH)
+    elif said:
+        inputs = (f"spec:{_PATH}", "spec:environment.variables")
+        context.derive(_PATH, said, "as `environment.variables` says", *inputs)
+    elif decision is None:
+        context.derive(_PATH, NATIVE, "no prediction asks for expandable segments", f"spec:{_PATH}")
+    else:
+        because = (f"spec:{_PATH}", "hardware.memory_bytes", _OPEN)
+        context.derive(_PATH, decision.allocator, decision.allocator_reason, *because)
+    yield from ()

@@ -1,0 +1,32 @@
+"""R227: variables that set PyTorch's CUDA allocator otherwise than the plan does, or in a way that it cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.alloc_conf import EXPANDABLE, READ, implied, options
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """The variables of the environment section agree with one another and with `training.allocator`."""
+    variables, asked = settings["environment.variables"], settings["training.allocator"].value
+    given = {name: str(variables.value[name]) for name in READ if name in (variables.value or {})}
+    for name, text in given.items():
+        found = options(text)
+        backend, switch = found.get("backend", "native"), found.get(EXPANDABLE)
+        if backend != "native":
+            message = f"`{name}` asks for the allocator `{backend}`, which no plan knows"
+            yield Diagnostic("R227", message, variables.span, helps=("remove `backend` from it",))
+        elif switch not in (None, "True", "False"):
+            message = f"`{name}` sets `{EXPANDABLE}` to `{switch}`: torch takes `True` or `False`"
+            yield Diagnostic("R227", message, variables.span)
+        elif asked != "auto" and implied(text) not in (None, asked):
+            message = f"`{name}` sets `{EXPANDABLE}:{switch}`, and `training.allocator` is `{asked}`"
+            yield Diagnostic("R227", message, variables.span, helps=(f"remove `{EXPANDABLE}` from `{name}`",))
+    said = {allocator for text in given.values() if (allocator := implied(text))}
+    if asked == "auto" and len(said) > 1:
+        message = f"{' and '.join(f'`{name}`' for name in given)} contradict each other in `{EXPANDABLE}`"
+        helps = ("remove it from both, and set `training.allocator`",)
+        yield Diagnostic("R227", message, variables.span, helps=helps)

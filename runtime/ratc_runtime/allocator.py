@@ -1,0 +1,105 @@
+"""The settings of torch's CUDA allocator: those of the lock, those that variables ask for, and those it really has.
+
+A script compiled by ratc sets the variables. Which one is read depends on the version of torch, so all of them count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.lock import Lock
+
+if TYPE_CHECKING:
+    import torch
+
+#: The variables that torch reads; the last one with ROCm alone.
+NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+EXPANDABLE = "expandable_segments"
+
+_OPTION = re.compile(r"([^,:\[\]]+)(?::(\[[^\]]*\]|[^,\[\]]*))?(?:,|$)")
+_HELP = "start training with the compiled script, which sets them, or unset them"
+
+
+def settings(allocator: str) -> str:
+    """Return what the variables hold for a lock's `training.allocator`."""
+    return f"{EXPANDABLE}:{allocator == EXPANDABLE}"
+
+
+def contradictions(lock: Lock, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables, with their values, by which torch's allocator would not be the lock's."""
+    asked = lock.training.allocator
+    if asked is None or lock.hardware.device != "cuda":
+        return {}
+    return {
+        name: environment[name] for name in NAMES if environment.get(name) and not _agrees(environment[name], asked)
+    }
+
+
+def _agrees(text: str, asked: str) -> bool:
+    options = {match[1].strip(): (match[2] or "").strip() for match in _OPTION.finditer(text)}
+    # A variable that says nothing of it hides another one that does, and leaves native segments.
+    wanted = str(asked == EXPANDABLE)
+    return options.get(EXPANDABLE, "False") == wanted and options.get("backend", "native") == "native"
+
+
+def warn_of_variables(lock: Lock, environment: Mapping[str, str]) -> None:
+    """Warn of inherited variables that the script replaces by what the lock says."""
+    for name, text in contradictions(lock, environment).items():
+        warn(f"{name}={text} is replaced: the lock says training.allocator: {lock.training.allocator}")
+
+
+def check_variables(lock: Lock, environment: Mapping[str, str]) -> None:
+    """Raise R552 where a variable asks for another allocator than the lock; before torch is imported."""
+    found = contradictions(lock, environment)
+    if found:
+        raise RuntimeFinding(
+            "R552",
+            f"the environment asks for another allocator than the lock, training.allocator: {lock.training.allocator}",
+            "\n".join(f"{name}={text}" for name, text in found.items()),
+            _HELP,
+            everywhere=False,
+        )
+
+
+def prepare(lock: Lock, environment: MutableMapping[str, str]) -> None:
+    """Set the variables where nobody has, as the compiled script does; torch reads them when CUDA is initialised."""
+    if lock.training.allocator is not None and lock.hardware.device == "cuda":
+        for name in NAMES[:2]:
+            environment.setdefault(name, settings(lock.training.allocator))
+
+
+def check(lock: Lock, device: torch.device) -> None:
+    """Raise R552 unless the allocator of this process is the lock's. On the CPU nothing is checked."""
+    asked = lock.training.allocator
+    if asked is None or device.type != "cuda":
+        return
+    used = in_use()
+    if used is not None and used != asked:
+        raise RuntimeFinding(
+            "R552",
+            f"torch's allocator runs with {used}, the lock says training.allocator: {asked}",
+            "asked of torch itself: its settings are read once, when CUDA is first used",
+            f"{_HELP}; in a program of your own, set them before torch is imported",
+            everywhere=False,
+        )
+
+
+def in_use() -> str | None:
+    """Return how torch's CUDA allocator takes memory in this process, or the name of another backend; None where this
+    torch cannot be asked.
+    """
+    import torch
+
+    backend = torch.cuda.get_allocator_backend()
+    if backend != "native":
+        return str(backend)
+    try:
+        told: dict[str, Any] = torch.cuda.memory._snapshot().get("allocator_settings", {})
+    except Exception:  # a private function: what it does in a later torch is not known
+        return None
+    if EXPANDABLE not in told:
+        return None
+    return EXPANDABLE if told[EXPANDABLE] else "native"
