@@ -93,10 +93,10 @@ class Step:
         self.engine.module.train()
 
     def follow(self, phase: Callable[[str], str]) -> None:
-        """Say in which phase of the step it is, as the trace does."""
+        """Say in which phase of the step it is, as the trace does; not with DeepSpeed, whose optimizer has no hooks."""
         from ratc_runtime.trace.workload import PhasedEngine
 
-        if getattr(self.engine, "optimizer", None) is not None:
+        if not self.engine.deepspeed:
             self.engine = PhasedEngine(self.engine, phase)
 
     def __call__(self) -> None:

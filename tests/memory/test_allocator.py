@@ -243,3 +243,42 @@ def test_no_cap_below_the_bytes_alive_does(actions, cap):
         peak = max(peak, sum(live.values()))
     _, done = carry_out(Allocator(cap), actions, lambda *_: None)
     assert not done or cap >= peak
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("size", [MIB // 2, 30 * MIB])
+def test_what_a_stream_has_cached_serves_no_other_one(kind, size):
+    allocator = kind()
+    first = allocator.malloc(size, 1)
+    allocator.free(first)
+    reserved = allocator.reserved
+    assert allocator.malloc(size, 1) == first
+    allocator.free(first)
+    assert allocator.reserved == reserved
+    other = allocator.malloc(size)
+    assert allocator.reserved == 2 * reserved
+    # The cache of every stream is given back, also when memory runs out.
+    allocator.release_cached()
+    assert allocator.reserved == reserved
+    allocator.free(other)
+    allocator.release_cached()
+    assert allocator.reserved == 0
+    tight = kind(2 * reserved - MIB)
+    tight.free(tight.malloc(size, 1))
+    assert tight.malloc(size) >= 0
+    assert tight.reserved == reserved
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40 * MIB)), max_size=30), st.booleans())
+def test_streams_do_not_touch_one_another(made, expandable):
+    """Each stream reserves what it would reserve alone, if nothing runs out."""
+    together = BOTH[expandable]()
+    alone = [BOTH[expandable]() for _ in range(3)]
+    for number, (stream, size) in enumerate(made):
+        places = [together.malloc(size, stream), alone[stream].malloc(size)]
+        if number % 3 == 0:
+            together.free(places[0])
+            alone[stream].free(places[1])
+    assert together.reserved == sum(one.reserved for one in alone)
+    assert together.allocated == sum(one.allocated for one in alone)
