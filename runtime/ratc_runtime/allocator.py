@@ -5,7 +5,9 @@ A script compiled by ratc sets the variables. Which one is read depends on the v
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +67,28 @@ def check_variables(lock: Lock, environment: Mapping[str, str]) -> None:
 
 
 def prepare(lock: Lock, environment: MutableMapping[str, str]) -> None:
-    """Set the variables where nobody has, as the compiled script does; torch reads them when CUDA is initialised."""
-    if lock.training.allocator is not None and lock.hardware.device == "cuda":
-        for name in NAMES[:2]:
-            environment.setdefault(name, settings(lock.training.allocator))
+    """Set the variables where nobody has, as the compiled script does.
+
+    Torch reads them when it is imported or when CUDA is first used, depending on its version. A program of your own may
+    have imported it before: then torch is also told.
+    """
+    if lock.training.allocator is None or lock.hardware.device != "cuda":
+        return
+    for name in NAMES[:2]:
+        environment.setdefault(name, settings(lock.training.allocator))
+    if "torch" in sys.modules:
+        _tell(environment[NAMES[1]])
+
+
+def _tell(text: str) -> None:
+    """Give torch the settings by its own function, which `check` does not rely on: it is private."""
+    import torch
+
+    setter = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    setter = setter or getattr(torch.cuda.memory, "_set_allocator_settings", None)
+    if setter is not None and not torch.cuda.is_initialized():
+        with contextlib.suppress(Exception):
+            setter(text)
 
 
 def check(lock: Lock, device: torch.device) -> None:

@@ -70,12 +70,15 @@ def test_variables_are_held_against_the_lock(lock, asked, variables, wrong):
 
 @pytest.mark.parametrize(("asked", "value"), [(NATIVE, OFF), (EXPANDABLE, ON)])
 def test_what_nobody_has_set_is_set_before_torch_reads_it(lock, monkeypatch, asked, value):
+    told = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append, raising=False)
     environment = {"PYTORCH_CUDA_ALLOC_CONF": f"max_split_size_mb:128,{value}"}
     allocator.prepare(lock(asked), environment)
     assert environment == {
         "PYTORCH_CUDA_ALLOC_CONF": f"max_split_size_mb:128,{value}",
         "PYTORCH_ALLOC_CONF": value,
     }
+    assert told == [f"max_split_size_mb:128,{value}"], "torch was imported before"
     for device, one in (("cpu", asked), ("cuda", None)):
         untouched: dict[str, str] = {}
         allocator.prepare(lock(one, device), untouched)
