@@ -172,7 +172,6 @@ def test_a_measured_choice_claims_no_parts():
     ("change", "said"),
     [
         (("num_gpus: 1, gpu: a100-40", "num_gpus: 0"), "No memory is predicted: it trains on the CPU."),
-        (("target_batch_size: 32", "batch_size: 4"), "No memory is predicted: the spec gives the micro-batch."),
     ],
 )
 def test_where_nothing_is_predicted_one_line_says_so(runtime, tmp_path, capsys, change, said):  # noqa: F811
