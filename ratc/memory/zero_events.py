@@ -101,7 +101,7 @@ class _Partitioned(Engine):
 
     def __init__(self, program: Composer, layout: Layout) -> None:
         super().__init__(program, layout)
-        self.elements_in_bucket = 0
+        self.elements_in_bucket = self.gradients_in_bucket = 0
         self.waiting: list[int] = []  # gradients that are larger than a bucket, until they are reduced
         self.has_moments = False
 
@@ -297,16 +297,18 @@ class StageThree(_Partitioned):
         else:
             self.program.drop(op)
         self.elements_in_bucket += count
+        self.gradients_in_bucket += 1
 
     def _reduce(self) -> None:
-        """`__avg_scatter_grads`: `reduce_scatter_coalesced` joins the gradients of a bucket."""
+        """`__avg_scatter_grads`: `reduce_scatter_coalesced` joins the gradients of a bucket, if they are several."""
         if not self.elements_in_bucket:
             return
         stream = COMMUNICATION if self.strategy.overlap else 0
-        self.shortly("joined gradients", "bucket", self.width * self.elements_in_bucket, stream)
+        if self.gradients_in_bucket > 1 or self.elements_in_bucket % self.strategy.world_size:
+            self.shortly("joined gradients", "bucket", self.width * self.elements_in_bucket, stream)
         for op in self.waiting:
             self.program.drop(op)
-        self.waiting, self.elements_in_bucket = [], 0
+        self.waiting, self.elements_in_bucket, self.gradients_in_bucket = [], 0, 0
 
     def backward_ended(self, last: bool) -> None:
         """`independent_gradient_partition_epilogue`."""
