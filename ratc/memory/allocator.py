@@ -2,8 +2,9 @@
 
 Follows `DeviceCachingAllocator` in c10/cuda/CUDACachingAllocator.cpp; each rule names the function it comes from. No
 CUDA graphs, no blocks that several streams use at once, the default settings of `PYTORCH_ALLOC_CONF` (no
-`max_split_size_mb`, no garbage collection, no power-of-two rounding) apart from `expandable_segments`. Addresses are
-invented: segments follow one another with a gap, never reused.
+`max_split_size_mb`, no garbage collection, no power-of-two rounding) apart from `expandable_segments`. Addresses count,
+for among free blocks of one size the allocator takes the lowest: they follow the driver's (`_place`), but none is used
+twice.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ MIN_LARGE, ROUND_LARGE = 10 << 20, 2 << 20
 #: A free block is one integer, size << SHIFT | address: integers sort as `BlockComparatorSize` does, by size, then
 #: address. An exbibyte of addresses: a step that is far too large for any card is replayed too, to say what it needs.
 SHIFT, MASK = 60, (1 << 60) - 1
+#: What the driver reserves of the address space at a time, bytes.
+RESERVATION = 32 << 20
 
 
 class OutOfMemory(Exception):
@@ -59,7 +62,8 @@ class Allocator:
         self._elsewhere: dict[int, list[int]] = {}
         self._sizes: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._top = 0
+        self._bottom = MASK >> 2
+        self._left: list[tuple[int, int]] = []
         self._split_from = SMALL + 1
 
     def malloc(self, size: int, stream: int = 0) -> int:
@@ -141,11 +145,30 @@ class Allocator:
             self.release_cached()
             if self.reserved + want > self.cap:
                 raise OutOfMemory(want, self.reserved)
-        start = self._top
-        self._top += want + MIN_BLOCK
+        start = self._place(want)
         self.segments[start] = want
         self._reserve(want)
         return start, want
+
+    def _place(self, size: int) -> int:
+        """An address for a segment, as `cudaMalloc` gives them: the driver reserves address space downwards, in
+        multiples of 32 MiB, and first fills what an earlier segment left of its own, lowest address first.
+
+        Found in the events of 51 cases on an H200 (benchmarks/memory/data): replayed at these addresses, the peak of
+        reserved bytes is the measured one to 0.1 % in all but one (1.1 %); at rising addresses it is up to 5.6 % off.
+        """
+        room = size + MIN_BLOCK  # a gap, so that blocks of two segments are no neighbours
+        for index in range(len(self._left) - 1, -1, -1):
+            start, end = self._left[index]
+            if end - start >= room:
+                self._left[index] = start + room, end
+                return start
+        left = -size % RESERVATION  # has room for as many of the smallest segments, each with its gap
+        end = self._bottom
+        start = self._bottom = end - room - left - left // SMALL_BUFFER * MIN_BLOCK
+        if left:
+            self._left.append((start + room, end))
+        return start
 
     def _reserve(self, size: int) -> None:
         self.reserved += size
@@ -171,6 +194,7 @@ class ExpandableAllocator(Allocator):
     def __init__(self, cap: int | None = None) -> None:
         super().__init__(cap)
         self._split_from = MIN_BLOCK
+        self._top = 0
         # A segment's address space is 9/8 of the card's memory, taken to be the cap; start -> end. `_unmapped`, by the
         # pool's identity, is what has no memory behind it.
         self.space = (cap if cap is not None else MASK >> 6) * 9 // 8
