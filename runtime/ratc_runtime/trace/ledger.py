@@ -107,22 +107,6 @@ class Ledger:
         if self._watch.pop(number, None) is not None:
             self.release(number)
 
-    def in_order(self) -> list[tuple[int, bool]]:
-        """Return the events with what is freed at one moment in order of its allocation.
-
-        Autocast forgets its casts of the weights all at once, in the order of a hash table of addresses, which is
-        another in every process. What is free after that is the same, and so is what an allocator makes of it.
-        """
-        ordered: list[tuple[int, bool]] = []
-        freed: list[tuple[int, bool]] = []
-        starts = set(self.steps)
-        for position, event in enumerate(self.events):
-            if event[1] or position in starts:
-                ordered += sorted(freed)
-                freed = []
-            (ordered if event[1] else freed).append(event)
-        return ordered + sorted(freed)
-
     def close(self) -> None:
         """Stop following; what is alive stays so. Without this, the end of the process would free it all."""
         self._watch.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ratc_runtime.trace.failure import NOT_TRACEABLE, Failure, TraceError
@@ -49,8 +50,36 @@ def _described(number: int, small: Recording, large: Recording) -> list[Any]:
     return [number, one.rule, *(list(_line(a, b, small, large)) for a, b in pairs)]
 
 
+def in_order(events: list[tuple[int, bool]], steps: list[int]) -> list[tuple[int, bool]]:
+    """Return events with what is freed at one moment in order of its allocation.
+
+    A hash table of addresses (a set of tensors, a collected cycle) frees in an order that is another in every process.
+    What is free after that is the same, and nearly always so is what an allocator makes of it.
+    """
+    ordered: list[tuple[int, bool]] = []
+    freed: list[tuple[int, bool]] = []
+    starts = set(steps)
+    for position, event in enumerate(events):
+        if event[1] or position in starts:
+            ordered += sorted(freed)
+            freed = []
+        (ordered if event[1] else freed).append(event)
+    return ordered + sorted(freed)
+
+
+def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
+    """Return both recordings in one order of events: their own, if it is one, for the allocator's peak follows it."""
+    if small.events == large.events:
+        return small, large
+    return (
+        replace(small, events=in_order(small.events, small.steps)),
+        replace(large, events=in_order(large.events, large.steps)),
+    )
+
+
 def match(small: Recording, large: Recording, request: dict[str, Any], torch_version: str) -> dict[str, Any]:
     """Return the trace of docs/trace.md; raise TraceError (R315) where the recordings are not of one program."""
+    small, large = _alike(small, large)
     failure = _differs(small, large)
     if failure is not None:
         raise TraceError(failure)

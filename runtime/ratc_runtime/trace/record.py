@@ -93,7 +93,7 @@ def record(request: Request, batch: int) -> Recording:
         uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
         recording = Recording(
             batch,
-            ledger.in_order(),
+            list(ledger.events),
             blocks,
             uneven,
             optional,
