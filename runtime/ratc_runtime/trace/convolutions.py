@@ -24,6 +24,16 @@ Arithmetic = Literal["bf16", "fp16", "tf32", "fp32"]
 MULTIPROCESSORS = 132
 #: Units of partial sums that fp16 takes for the few channels of a first layer, at most.
 FEW = 32
+#: Strict fp32 convolutions of 3 x 3 whose forward pass took whole Fourier transforms: channels, features and side of
+#: the output, and the batch from which it did. What lies between was not measured, and no rule was found.
+FOURIER = {
+    (64, 128, 64): 16,
+    (128, 128, 28): 64,
+    (128, 256, 32): 64,
+    (256, 256, 14): 64,
+    (256, 256, 32): 64,
+    (512, 512, 16): 64,
+}
 
 
 @dataclass(frozen=True)
@@ -243,7 +253,14 @@ def _fp32(conv: Convolution, direction: Direction) -> Workspace:
             size = 9 * (conv.inputs + conv.outputs) + 16 * conv.weights
         elif len(conv.kernel) < 3 and (conv.transposed or conv.channels < 64 or plain):
             size = 0
-    if direction == "input" and conv.kernel == (3, 3) and max(conv.stride) == 1 and not few and _side(conv) >= 28:
+    side = round(_side(conv))
+    plain = conv.kernel == (3, 3) and max(conv.stride) == 1 and not conv.transposed
+    enough = FOURIER.get((conv.channels, conv.features, side), conv.batch + 1)
+    if direction == "forward" and plain and conv.batch >= enough:
+        # Two spectra, each half of 8-byte complex values, for each channel of the weight and of the input.
+        length = 1 << (side + 1).bit_length()
+        size = 2 * length * (length // 2 + 1) * 8 * conv.channels * (conv.features + conv.batch) + 4 * conv.weights
+    if direction == "input" and conv.kernel == (3, 3) and max(conv.stride) == 1 and not few and side >= 28:
         # Fourier transforms of 32 x 17 complex values: of the weight, and of two tiles an image at a time.
         size = 32 * 17 * 8 * (conv.channels * conv.features + 2 * conv.batch * (conv.channels + conv.features))
     if conv.channels_last and direction == "weight":
