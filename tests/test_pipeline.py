@@ -340,8 +340,7 @@ def test_the_model_s_defaults_in_the_schema_are_rat_s_own():
 
     from ratc import resources
 
-    compat.define_torchvision_operators()
-    from resolution_aware_transformer import ResolutionAwareTransformer
+    ResolutionAwareTransformer = compat.import_rat()
 
     published = inspect.signature(ResolutionAwareTransformer).parameters
     ours = resources.schema("experiment")["properties"]["model"]["properties"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +30,31 @@ def define_torchvision_operators() -> None:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     _libraries.append(library)
+
+
+def import_rat() -> Any:
+    """Import RAT and return its class, without wandb.
+
+    timm, below RAT, imports wandb if it is installed, for the summaries of its own training script. That takes several
+    times as long as the import of torch.
+    """
+    define_torchvision_operators()
+    with _as_if_missing("wandb"):
+        from resolution_aware_transformer import ResolutionAwareTransformer
+    return ResolutionAwareTransformer
+
+
+@contextlib.contextmanager
+def _as_if_missing(package: str) -> Iterator[None]:
+    """Let an import of a package that is not imported yet fail, as if it were not installed."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def keep_rotary_in_float32(model: nn.Module) -> int:

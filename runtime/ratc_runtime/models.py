@@ -42,7 +42,7 @@ def build_model(lock: Lock) -> nn.Module:
 
 def _rat(lock: Lock) -> nn.Module:
     try:
-        from resolution_aware_transformer import ResolutionAwareTransformer
+        rat = compat.import_rat()
     except Exception as error:  # timm and torchvision below it fail in their own ways
         raise RuntimeFinding(
             "R509",
@@ -60,7 +60,7 @@ def _rat(lock: Lock) -> nn.Module:
             f" the data have {lock.data.channels} in {lock.spatial_dims}D",
             help="compile the spec again",
         )
-    return make_task(lock).model(call("model", "rat", ResolutionAwareTransformer, **arguments))
+    return make_task(lock).model(call("model", "rat", rat, **arguments))
 
 
 def _checkpoint_blocks(model: nn.Module) -> None:

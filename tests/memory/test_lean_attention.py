@@ -32,8 +32,7 @@ CHUNKS = {"all": 2**26, "heads": 50_000, "rows": 7000, "row": 1}
 
 def published(seed: int = 0, **arguments: Any) -> nn.Module:
     """RAT, with weights that make every part of it matter: its own start leaves queries and keys near zero."""
-    compat.define_torchvision_operators()
-    from resolution_aware_transformer import ResolutionAwareTransformer
+    ResolutionAwareTransformer = compat.import_rat()
 
     torch.manual_seed(seed)
     defaults = {"input_features": 1, "feature_dims": 16, "num_blocks": 2, "num_heads": 2, "iters": 3}
@@ -272,7 +271,7 @@ class Storages(TorchDispatchMode):
 @pytest.fixture
 def _positions_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """RoSE reads a number out of a tensor to count positions; fake tensors have none."""
-    compat.define_torchvision_operators()
+    compat.import_rat()
     import RoSE.rose
 
     def positions(dims: Any, spacing: Any, dtype: Any = torch.float32, device: Any = "cpu") -> torch.Tensor:

@@ -21,14 +21,15 @@ from ratc_runtime.schedule import learning_rate
 from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice
 from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, labels, score
 
+from tests.effort import examples
+
 
 def lock_with(folder: Path, **changes: Any) -> Lock:
     return read_lock(write_lock(folder, **changes))
 
 
 def published_rat(**arguments: Any) -> torch.nn.Module:
-    compat.define_torchvision_operators()
-    from resolution_aware_transformer import ResolutionAwareTransformer
+    ResolutionAwareTransformer = compat.import_rat()
 
     model: torch.nn.Module = ResolutionAwareTransformer(
         input_features=1, feature_dims=16, num_blocks=1, num_heads=2, iters=1, sga_kernel_size=5, stride=4, **arguments
@@ -161,7 +162,7 @@ def test_scores_are_of_sums_not_of_averages() -> None:
     assert score(torch.zeros(3)).dice == 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_the_baseline_is_the_best_threshold_of_the_mean(seed: int, number: int) -> None:
     masks = (torch.rand(number, 1, 3, 4, generator=torch.Generator().manual_seed(seed)) > 0.6).double()
@@ -176,7 +177,7 @@ def test_the_baseline_is_the_best_threshold_of_the_mean(seed: int, number: int) 
     assert dice(mask) == pytest.approx(best)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 60), st.sampled_from([(8, 1, 8), (8, 2, 2), (8, 4, 1), (8, 8, 1), (6, 3, 2)]), st.integers(0, 3))
 def test_a_step_holds_the_same_samples_for_any_world(
     tmp_path_factory: pytest.TempPathFactory, length: int, split: tuple[int, int, int], epoch: int

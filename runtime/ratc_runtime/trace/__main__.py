@@ -55,9 +55,8 @@ def _import_once() -> None:
     """Import RAT before the processes part; what is wrong with it they find themselves."""
     from ratc_runtime import compat
 
-    compat.define_torchvision_operators()
     try:
-        import resolution_aware_transformer  # noqa: F401
+        compat.import_rat()
     except Exception:
         return
 
