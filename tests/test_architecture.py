@@ -10,7 +10,7 @@ PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
 SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"}
 #: The only modules that may touch files, the environment, the clock or other processes.
-WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "__main__"}
+WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "processes", "kept", "__main__"}
 
 
 def imports(path: Path) -> set[str]:
@@ -78,11 +78,13 @@ def test_stages_know_only_what_comes_before_them():
         "migrate": {"document", "schema"},
         "render": {"diff", "explain"},
         "memory": set(),
-        "tracing": {"memory"},
+        "processes": set(),
+        "kept": set(),
+        "tracing": {"memory", "processes", "kept"},
         "explain": set(),
         "submission": {"document"},
         "probe": {"facts", "submission"},
-        "consumers": {"document", "targets"},
+        "consumers": {"document", "targets", "kept"},
         "emit": {"targets"},
         "compiler": {"document", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
     }

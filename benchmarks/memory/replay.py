@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,6 @@ def predictor(row: dict[str, Any]) -> Predictor:
     if trace is None:
         raise RuntimeError(f"{row['name']}: {[item.message for item in found]}")
     return Predictor(trace, strategy(row, trace), expandable=row.get("allocator") == "expandable_segments")
-
-
-def warm(rows: list[dict[str, Any]], jobs: int = 1) -> None:
-    """Trace all rows' requests once, some at a time, so that what follows finds them in the cache."""
-    several = {json.dumps(row["request"], sort_keys=True): row for row in rows}
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(predictor, several.values()))
 
 
 def device(data: dict[str, Any]) -> Device:
@@ -131,7 +123,6 @@ def main() -> int:
     """Exit status 1 if a prediction breaks a limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name holds this")
-    parser.add_argument("--jobs", type=int, default=1, help="traces at once (default 1)")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/memory.md")
     args = parser.parse_args()
     status = 0
@@ -139,7 +130,6 @@ def main() -> int:
     for folder in folders():
         data = load(folder)
         data["rows"] = [row for row in data["rows"] if args.only in row["name"]]
-        warm(data["rows"], args.jobs)
         pairs, searches = list(pairs_of(data)), list(searches_of(data))
         text.append(tables(folder, data, pairs, searches))
         print(text[-1])

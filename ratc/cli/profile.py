@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from ratc import alloc_conf, facts, tracing
+from ratc import alloc_conf, facts, processes, tracing
 from ratc.cli import facts_file, inputs, measuring
 from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
@@ -27,10 +27,10 @@ from ratc.memory.measured import Measurement, Point
 from ratc.memory.request import request, variant
 from ratc.memory.terms import GIB
 from ratc.plan import Plan
-from ratc.tracing import Work
+from ratc.processes import Work
 
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
-LIMITS = tracing.Limits(wall_s=900.0)
+LIMITS = processes.Limits(wall_s=900.0)
 #: The sizes measured where none are given; the smaller pair for a rank's share below four.
 SIZES, SMALL_SIZES = (2, 4), (1, 2)
 
@@ -237,7 +237,8 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     work = Work("ratc_runtime.profile", "measuring", "R515", True, interpreter, variables)
     with tempfile.TemporaryDirectory(prefix="ratc-") as place:
         output = os.path.join(place, "measured.json")
-        problem = tracing.run(work, asked, folder, output, plan.settings["model.name"].span, LIMITS)
+        span = plan.settings["model.name"].span
+        problem = processes.run(work, asked, tracing.runtime_folder(), folder, output, span, LIMITS)
         if problem:
             raise _Failed(problem)
         with open(output, encoding="utf-8") as file:

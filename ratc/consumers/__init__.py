@@ -6,6 +6,7 @@ neither. Their parsers are necessary and not enough (both let some mistakes pass
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,10 +16,13 @@ from importlib.util import find_spec
 
 import yaml
 
+from ratc import kept
 from ratc.diagnostics import Diagnostic
 from ratc.document import parse
 from ratc.targets.artifact import Artifact
 
+#: Accepted texts that are remembered; the oldest go first.
+KEPT = 2000
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -72,15 +76,42 @@ def _yaml_problem(artifact: Artifact) -> str:
 
 
 def _ask(package: str, texts: list[str], *arguments: str) -> dict[str, str]:
-    """What a package says of each text, in one process for all; nothing where it is not installed."""
+    """What a package says of each text, in one process for all; nothing where it is not installed. A text that these
+    versions of all packages have accepted before is not asked about again: importing Accelerate takes seconds.
+    """
     if not texts or find_spec(package) is None:
         return {}
-    command = [sys.executable, os.path.join(_FOLDER, f"read_{package}.py"), *arguments]
-    output, problem = _run(command, json.dumps(texts))
+    reader = os.path.join(_FOLDER, f"read_{package}.py")
+    accepted = {text: os.path.join(kept.folder("accepted"), _key(reader, text, arguments)) for text in texts}
+    unknown = [text for text, path in accepted.items() if not os.path.exists(path)]
+    if not unknown:
+        return {}
+    output, problem = _run([sys.executable, reader, *arguments], json.dumps(unknown))
     if problem:
-        return dict.fromkeys(texts, problem)
+        return dict.fromkeys(unknown, problem)
     # What a package prints while it is imported stands before the answer.
-    return dict(zip(texts, json.loads(output.splitlines()[-1]), strict=True))
+    said = dict(zip(unknown, json.loads(output.splitlines()[-1]), strict=True))
+    _keep([accepted[text] for text, problem in said.items() if not problem])
+    return said
+
+
+def _key(reader: str, text: str, arguments: Sequence[str]) -> str:
+    """The digest of all that an answer depends on."""
+    with open(reader, encoding="utf-8") as file:
+        whole = [sys.version, kept.packages(), file.read(), list(arguments), text]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+
+def _keep(paths: Sequence[str]) -> None:
+    """Remember what was accepted, as empty files; where that cannot be done, it is asked again."""
+    try:
+        os.makedirs(kept.folder("accepted"), exist_ok=True)
+        for path in paths:
+            with open(path, "w"):
+                pass
+        kept.prune(kept.folder("accepted"), KEPT)
+    except OSError:
+        return
 
 
 def _run(command: list[str], text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import made_traces
 import pytest
 
-from ratc import tracing
+from ratc import kept, processes, tracing
 from ratc.cli import main
 from ratc.memory.trace import Trace
 from ratc.render import fit as render
@@ -37,7 +37,7 @@ def runtime(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tracing, "_runtime_folder", lambda: str(package))
+    monkeypatch.setattr(tracing, "runtime_folder", lambda: str(package))
 
     def install(body: str) -> Path:
         calls = tmp_path / "calls"
@@ -68,7 +68,7 @@ def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
         assert not found
     assert calls.read_text() == "x"
     assert said == ["tracing rat: 8 x 8, bf16, compute capability 8.0"]
-    assert len(list(Path(tracing.cache_folder()).iterdir())) == 1, "nothing else is left there"
+    assert len(list(Path(kept.folder("traces")).iterdir())) == 1, "nothing else is left there"
 
 
 def test_another_request_another_code_and_another_spec_folder_are_other_traces(runtime, tmp_path):
@@ -91,8 +91,8 @@ def test_another_request_another_code_and_another_spec_folder_are_other_traces(r
 def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
     calls = runtime(answers())
     tracing.fetch(REQUEST, str(tmp_path))
-    (kept,) = Path(tracing.cache_folder()).iterdir()
-    kept.write_bytes(damage)
+    (entry,) = Path(kept.folder("traces")).iterdir()
+    entry.write_bytes(damage)
     trace, found = tracing.fetch(REQUEST, str(tmp_path))
     assert isinstance(trace, Trace)
     assert not found
@@ -123,7 +123,7 @@ def test_what_goes_wrong_is_one_diagnostic_and_leaves_nothing(runtime, tmp_path,
     assert len(found) == 1
     assert found[0].code == code
     assert said in found[0].message
-    assert not list(Path(tracing.cache_folder()).iterdir())
+    assert not list(Path(kept.folder("traces")).iterdir())
 
 
 def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
@@ -134,7 +134,7 @@ def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
         f"open({str(note)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    trace, found = tracing.fetch(REQUEST, str(tmp_path), limits=tracing.Limits(wall_s=3))
+    trace, found = tracing.fetch(REQUEST, str(tmp_path), limits=processes.Limits(wall_s=3))
     assert trace is None
     assert "3 s" in found[0].message
     child = int(note.read_text())
@@ -150,7 +150,7 @@ def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
 
 def test_without_the_runtime_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("RATC_CACHE", str(tmp_path))
-    monkeypatch.setattr(tracing, "_runtime_folder", lambda: None)
+    monkeypatch.setattr(tracing, "runtime_folder", lambda: None)
     _, found = tracing.fetch(REQUEST, str(tmp_path))
     assert found[0].code == "R315"
     assert "ratc[runtime]" in found[0].helps[0]
@@ -161,7 +161,7 @@ def test_the_cache_does_not_grow_without_end(runtime, tmp_path, monkeypatch):
     runtime(answers())
     for number in range(5):
         tracing.fetch({**REQUEST, "accumulation": number}, str(tmp_path))
-    assert len(list(Path(tracing.cache_folder()).iterdir())) == 3
+    assert len(list(Path(kept.folder("traces")).iterdir())) == 3
 
 
 def test_fit_prints_a_line_for_each_precision(runtime, tmp_path, capsys):

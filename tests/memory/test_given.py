@@ -204,7 +204,7 @@ def test_a_model_that_cannot_be_traced_is_a_line_and_no_finding(compiled, runtim
 
 def test_without_the_runtime_the_compiler_compiles_as_before_and_says_so_in_a_line(compiled, monkeypatch):
     with_it = compiled("batch_size: 8, target_batch_size: 64")[1]
-    monkeypatch.setattr(tracing, "_runtime_folder", lambda: None)
+    monkeypatch.setattr(tracing, "runtime_folder", lambda: None)
     monkeypatch.setenv("RATC_CACHE", os.path.abspath("empty"))
     status, files, said = compiled("batch_size: 8, target_batch_size: 64")
     assert status == 0

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ratc import tracing
+from ratc import processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -24,18 +24,22 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture
-def ended(tmp_path, monkeypatch):
-    """Run a program under limits; the message and the help of what it met, and the seconds that it took."""
+@pytest.fixture(params=["cold", "warm"])
+def ended(tmp_path, monkeypatch, request):
+    """Run a program under limits, in an interpreter of its own or in one with torch; the message and the help of what
+    it met, and the seconds that it took.
+    """
     for name, text in PROGRAMS.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def run(name, **limits):
         start = time.monotonic()
-        work = tracing.Work(name, "tracing", "R315")
+        work = processes.Work(name, "tracing", "R315", warm=request.param == "warm")
         output = str(tmp_path / "out")
-        found = tracing.run(work, {"asked": 1}, str(tmp_path), output, None, tracing.Limits(**limits))
+        found = processes.run(
+            work, {"asked": 1}, str(tmp_path), str(tmp_path), output, None, processes.Limits(**limits)
+        )
         return found, time.monotonic() - start
 
     return run
@@ -45,7 +49,7 @@ def ended(tmp_path, monkeypatch):
 def test_processor_time_is_limited_over_all_processes(ended, name):
     found, _ = ended(name, cpu_s=1, idle_s=300, wall_s=300)
     assert (found.code, found.message) == ("R315", "tracing the model took more than 1 s of processor time")
-    assert found.helps == (tracing.WITHOUT,)
+    assert found.helps == (processes.WITHOUT,)
 
 
 def test_a_process_that_waits_for_nothing_is_ended_long_before_the_clock_s_limit(ended):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2] / "runtime")]
 
+import tracing  # noqa: E402
 from tracing import failure, replay, request, run, trace, zoo  # noqa: E402
 
 pytestmark = [
@@ -303,6 +306,17 @@ def test_what_cannot_be_traced_is_a_finding(tmp_path: Path, name: str, code: str
     assert place in found["where"]
 
 
+def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
+    """Most tests here share one import of torch; this starts an interpreter as a user would."""
+    output = tmp_path / "trace.json"
+    content = zoo("Mlp", args={"width": 64, "depth": 1})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tracing.RUNTIME), str(tracing.HERE)])}
+    command = [sys.executable, "-m", "ratc_runtime.trace", str(output)]
+    done = subprocess.run(command, input=json.dumps(content), env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads(output.read_text()) == trace(content, tmp_path)
+
+
 def test_last_words_are_kept(tmp_path: Path) -> None:
     found = failure(zoo("hostile:Crashing"), tmp_path)
     assert "last words" in found["traceback"]
@@ -355,27 +369,17 @@ def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_freed_at_one_moment_has_one_order() -> None:
-    """Autocast forgets its casts in the order of a hash table of addresses: another in each of the two processes."""
-    from ratc_runtime.trace.ledger import Ledger
+def test_what_is_freed_in_two_orders_is_put_in_one() -> None:
+    """A hash table of addresses frees in another order in each process."""
+    from ratc_runtime.trace.match import in_order
 
-    found = []
+    steps, found = [0, 6], []
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
-        ledger = Ledger()
-        ledger.start_step()
-        for number in range(3):
-            ledger.allocate(10 + number, "")
-        for number in order:
-            ledger.release(number)
-        ledger.start_step()
-        ledger.allocate(5, "")
-        for _ in range(2):
-            ledger.allocate(5, "")
-        ledger.release(4)
-        ledger.allocate(1, "")
-        ledger.release(3)
-        found.append((ledger.in_order(), ledger.steps))
-        assert sorted(ledger.in_order()) == sorted(ledger.events)
+        made = [(number, True) for number in range(3)]
+        freed = [(number, False) for number in order]
+        events = [*made, *freed, (3, True), (4, True), (4, False), (5, True), (3, False)]
+        found.append(in_order(events, steps))
+        assert sorted(found[-1]) == sorted(events)
     assert found[0] == found[1] == found[2]
-    assert found[0][0][3:6] == [(0, False), (1, False), (2, False)]
-    assert found[0][0][-3:] == [(4, False), (6, True), (3, False)]
+    assert found[0][3:6] == [(0, False), (1, False), (2, False)]
+    assert found[0][-3:] == [(4, False), (5, True), (3, False)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from ratc.processes import warm
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = HERE.parents[1] / "runtime"
@@ -59,18 +62,28 @@ def zoo(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def run(arguments: list[str], content: Any, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run Python with a request on standard input, where the zoo can be imported."""
+    """Run Python with a request on standard input, where the zoo can be imported; torch is imported already.
+
+    ``arguments`` are those of Python: `-m MODULE`, `-c PROGRAM` or a file, and what follows.
+    """
     text = content if isinstance(content, str) else json.dumps(content)
-    paths = os.pathsep.join([str(RUNTIME), str(HERE)])
-    return subprocess.run(
-        [sys.executable, *arguments],
-        input=text,
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RUNTIME), str(HERE)])}
+    with tempfile.TemporaryDirectory() as place:
+        streams = [Path(place, name) for name in ("in", "out", "errors")]
+        streams[0].write_text(text)
+        program = Path(place, "program.py")
+        first, *others = arguments
+        if first == "-c":
+            program.write_text(others.pop(0))
+        work = {"module": others.pop(0)} if first == "-m" else {"file": str(program) if first == "-c" else first}
+        job = warm.start(work, others, str(HERE), environment, {}, tuple(map(str, streams)))  # type: ignore[arg-type]
+        try:
+            status = job.wait(timeout)
+        finally:
+            if job.returncode is None:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
+        return subprocess.CompletedProcess(arguments, status, streams[1].read_text(), streams[2].read_text())
 
 
 def trace(content: Any, folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ tensors, say) reaches the other, and both run at once.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import pickle
 import resource
@@ -115,6 +116,7 @@ def record_both(request: Request) -> tuple[Recording, Recording]:
 
     Raises TraceError: R315, R316; BadRequest where the request asks for what there is not.
     """
+    gc.freeze()  # the children collect garbage between steps: all imported modules need not be looked at
     selector = selectors.DefaultSelector()
     descriptors: list[int] = []
     children = [_start(request, batch, selector, descriptors) for batch in request.batch_sizes]

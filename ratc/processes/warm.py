@@ -1,0 +1,131 @@
+"""Jobs that share one import of torch: a process that has it forks itself for each (`fork_server.py`).
+
+The import takes longer than tracing most models does, and a command may need several traces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fork_server.py")
+#: Variables that no interpreter and no library reads when it starts: a server serves jobs in which they differ.
+_LATER = ("RATC_", "RAT_", "PYTEST_", "XDG_CACHE_HOME", "PYTHONPATH", "PWD", "OLDPWD")
+#: The server, by the environment it started in.
+_servers: dict[tuple[tuple[str, str], ...], _Server] = {}
+
+
+class _Server:
+    """A fork server, and what it has said but nobody has asked for yet."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, _SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=os.sep,
+            env=dict(environment),
+            start_new_session=True,  # Ctrl-C ends who asked, and with it this
+        )
+        self.owner = os.getpid()
+        self._said = b""
+
+    def alive(self) -> bool:
+        """Whether it still serves this process. One that was inherited by a fork is its parent's."""
+        return self.owner == os.getpid() and self._process.poll() is None
+
+    def ask(self, job: Mapping[str, Any]) -> None:
+        """Have a job started. Raises OSError if the server has gone."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(job).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def hear(self, seconds: float | None) -> dict[str, int] | None:
+        """The next line it says; None if it says nothing in that time. Raises EOFError if it has gone."""
+        assert self._process.stdout
+        end = None if seconds is None else time.monotonic() + seconds
+        while b"\n" not in self._said:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                return None
+            more = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not more:
+                raise EOFError
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        told: dict[str, int] = json.loads(line)
+        return told
+
+    def close(self) -> None:
+        """End it."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                stream.close()
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass(slots=True)
+class Job:
+    """A job that was asked for, with the part of `subprocess.Popen` that its user needs."""
+
+    _server: _Server
+    args: Sequence[str]
+    pid: int = 0
+    returncode: int | None = field(default=None)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, once it has ended; negative for a signal. Raises subprocess.TimeoutExpired."""
+        while self.returncode is None:
+            try:
+                told = self._server.hear(timeout)
+            except EOFError:
+                self.returncode = -9
+                break
+            if told is None:
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0.0)
+            if told.get("ended") == self.pid:
+                self.returncode = os.waitstatus_to_exitcode(told["status"])
+        return self.returncode
+
+
+def start(
+    work: Mapping[str, str],
+    arguments: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
+    limits: Mapping[str, tuple[int, int]],
+    streams: tuple[str, str, str],
+) -> Job:
+    """Start a job of Python's with torch imported; ``work`` is its ``module`` or ``file``. One runs at a time.
+
+    ``limits`` are those of `resource.setrlimit`, by name; ``streams`` are the files of its standard streams. Raises
+    OSError if no such process can be had.
+    """
+    key = tuple(sorted((name, value) for name, value in environment.items() if not name.startswith(_LATER)))
+    server = _servers.get(key)
+    if server is None or not server.alive():
+        for other in _servers.values():
+            if other.owner == os.getpid():
+                other.close()
+        _servers.clear()
+        server = _servers[key] = _Server(dict(key))
+    paths = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    job = {**work, "arguments": list(arguments), "folder": folder, "environment": dict(environment), "paths": paths}
+    server.ask({**job, "limits": limits, "streams": streams})
+    started = Job(server, [*work.values(), *arguments])
+    while not started.pid:
+        try:
+            told = server.hear(None)
+        except EOFError:
+            raise OSError("the process that starts others has ended") from None
+        started.pid = (told or {}).get("started", 0)
+    return started
