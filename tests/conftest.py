@@ -1,5 +1,5 @@
 """What all tests share: no `RAT_*` variable of the developer's shell reaches them, micro-batches that a spec gives are
-not checked (a trace takes seconds; `checks_given` turns it on), and the slow ones run last.
+not checked (a trace takes seconds; `checks_given` turns it on), the slow ones run last, and none starts too late.
 """
 
 import os
@@ -7,6 +7,7 @@ import os
 import pytest
 
 from ratc.cli.checks import SKIP
+from tests.effort import LATE, skip_if_late
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,18 @@ def _no_settings_from_the_shell(monkeypatch):
 def checks_given(monkeypatch, _no_settings_from_the_shell):
     """Check micro-batches that a spec gives, as outside of tests."""
     monkeypatch.delenv(SKIP)
+
+
+def pytest_terminal_summary(terminalreporter):
+    late = [report for report in terminalreporter.stats.get("skipped", []) if LATE in str(report.longrepr)]
+    if late:
+        terminalreporter.section("out of time")
+        files = sorted({report.nodeid.partition("::")[0] for report in late})
+        terminalreporter.write_line(f"{len(late)} tests did not run: {LATE}. They are of {', '.join(files)}")
+
+
+def pytest_runtest_setup():
+    skip_if_late()
 
 
 def pytest_collection_modifyitems(items):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ratc import fixes
 from ratc.cli import main
 from ratc.diagnostics import Edit, Source, Span
+from tests.effort import examples
 
 GOOD = """\
 # what it is for
@@ -110,7 +111,7 @@ def test_a_file_that_cannot_be_written_is_named(spec, capsys, monkeypatch):
 words = st.text(st.sampled_from("ab: \n\r\té\x85"), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(words, st.lists(st.tuples(st.integers(1, 6), st.integers(1, 8), st.integers(0, 4), words), max_size=4))
 def test_applied_edits_change_their_words_alone(text, wanted):
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n")

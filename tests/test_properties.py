@@ -25,6 +25,7 @@ from ratc.spec import Spec
 from ratc.spec_facts import Facts
 from ratc.targets.artifact import Artifact, Place
 from ratc.yaml_text import mapping
+from tests.effort import examples
 
 ROOT = Path(__file__).parent.parent
 CODES = {path.stem for path in (ROOT / "ratc" / "codes").glob("*.md")}
@@ -204,26 +205,26 @@ def mutated_texts(draw):
     return text
 
 
-@settings(max_examples=1200)
+@settings(max_examples=examples(1200))
 @given(mutated_trees())
 def test_a_mutated_tree_never_breaks_the_compiler(tree):
     check(yaml.safe_dump(tree, allow_unicode=True).encode())
 
 
-@settings(max_examples=2000)
+@settings(max_examples=examples(2000))
 @given(mutated_texts())
 def test_a_mutated_text_never_breaks_the_compiler(text):
     check(text.encode())
 
 
-@settings(max_examples=800)
+@settings(max_examples=examples(800))
 @given(st.sampled_from(SPECS), st.integers(0, 2000), st.binary(min_size=1, max_size=8), st.integers(0, 8))
 def test_spliced_bytes_never_break_the_compiler(text, at, junk, lost):
     raw = text.encode()
     check(raw[:at] + junk + raw[at + lost :])
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.binary(max_size=200) | words.map(str.encode))
 def test_any_bytes_never_break_the_compiler(raw):
     check(raw)
@@ -269,7 +270,7 @@ def exactly(value: Any) -> Any:
     return type(value).__name__, repr(value)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(trees)
 @example({text: text for text in TRICKY})
 @example({"list": TRICKY, "map": {text: [text] for text in TRICKY}})
@@ -282,7 +283,7 @@ def test_written_yaml_reads_back_as_it_was(tree):
     assert exactly(document.root.data()) == exactly(tree)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), scalars, min_size=1), texts)
 def test_comments_change_nothing(tree, comment):
     text = mapping(tree, dict.fromkeys(tree, comment))
@@ -322,7 +323,7 @@ def suggestions(diagnostic: Diagnostic) -> list[tuple[str, int]]:
     return named
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(sizes, sizes, st.none() | st.integers(1, 12), st.integers(1, 16), st.sampled_from([1, 1, 2, 4]))
 @example(32, 2, 2, 4, 1)
 @example(500, None, None, 64, 1)
@@ -385,7 +386,7 @@ KEYS = {
 LAYERS = ("spec", "cluster_spec.yaml", "slurm_spec.yaml", "environment", "option")
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.fixed_dictionaries({}, optional={name: st.fixed_dictionaries({}, optional=KEYS) for name in LAYERS}))
 def test_later_layers_win_and_every_value_knows_its_layer(given_values):
     def file(name: str, body: dict[str, Any]) -> File:
@@ -428,7 +429,7 @@ def _written(value: Any) -> str:
 # ---------------------------------------------------------------------- purity
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(mutated_trees())
 def test_compiling_twice_gives_the_same_bytes(tree):
     raw = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode()
@@ -455,6 +456,7 @@ def test_the_surroundings_change_no_byte(environment, tmp_path):
 import sys
 import ratc.consumers
 from ratc.cli import main
+from tests.effort import examples
 ratc.consumers.find_spec = lambda name: None
 sys.exit(main(sys.argv[1:]))
 """
@@ -537,13 +539,13 @@ def agree(tree: dict[str, Any], described: dict[str, Any], model: Any) -> None:
             assert exactly(owner) == exactly(value.value), path
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(mutated_trees())
 def test_schema_models_and_a_second_validator_agree_about_specs(tree):
     agree(tree, EXPERIMENT, Spec)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(mutated_trees(specs=(FACTS_TEXT,)))
 def test_schema_models_and_a_second_validator_agree_about_facts(tree):
     agree(tree, FACTS, Facts)

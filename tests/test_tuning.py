@@ -23,6 +23,7 @@ from ratc.tuning import share as shares
 from ratc.tuning.outcome import FAILED, FINISHED, LEFT_OUT, OPEN, Trial
 from ratc.tuning.points import Study, study
 from ratc.tuning.space import Choices, Range
+from tests.effort import examples
 
 SPEC = """\
 experiment_name: demo
@@ -110,7 +111,7 @@ SPACES = st.fixed_dictionaries(
 ).filter(bool)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(SPACES, st.integers(1, 40), st.integers(0, 2**31))
 def test_trials_lie_in_the_space_differ_and_stay_when_more_are_asked_for(space, trials, seed):
     made = read({"search_space": space, "trials": trials, "seed": seed})

@@ -1,5 +1,6 @@
 """What holds for any two plans: made-up specs, resolved as the compiler does it, and compared."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from ratc.diff.compare import compare, flat, same, without
 from ratc.diff.model import Change, Comparison, Effect, Side
 from ratc.diff.order import lines
 from ratc.plan import Plan, Value, Values
+from tests.effort import examples
 from tests.test_cases import CASES
 from tests.test_properties import SPECS, mutated_trees
 
@@ -52,7 +54,7 @@ def told(change: Change) -> tuple[Any, ...]:
     return change.path, change.old, change.new, change.effects, change.formerly
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(pairs())
 def test_nothing_differs_from_itself(both):
     for one in both:
@@ -62,7 +64,7 @@ def test_nothing_differs_from_itself(both):
         assert not comparison.remarks
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(pairs())
 def test_the_other_way_round_everything_is_mirrored(both):
     there, back = compare(*both), compare(*reversed(both))
@@ -76,7 +78,7 @@ def vars_of(row: Any) -> tuple[Any, ...]:
     return row.what, row.old, row.new
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(pairs())
 def test_the_listed_sources_applied_to_the_old_spec_give_the_new_plan(both):
     old, new = both
@@ -116,7 +118,7 @@ def rebuilt(path: str, value: Value, entries: dict[str, Value]) -> Value:
     return replace(value, value=tree)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(pairs())
 def test_every_change_is_told_once_and_below_what_it_follows_from(both):
     comparison = compare(*both)
@@ -129,7 +131,7 @@ def test_every_change_is_told_once_and_below_what_it_follows_from(both):
         assert line.depth <= (order[number - 1].depth + 1 if number else 0)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(pairs())
 def test_what_is_ignored_is_gone_and_nothing_else(both):
     comparison = compare(*both)
@@ -160,6 +162,7 @@ CHOICES = {
     "model.attention_memory": ("full", "chunked"),
     "training.scheduler": ("cosine", "step"),
     "training.precision": ("fp32", "bf16"),
+    "training.allocator": ("native", "expandable_segments"),
     "data.on_bad_sample": ("fail", "skip"),
     "data.cache": ("none", "memory"),
     "data.augmentations": ([], [{"RandomVerticalFlip": {"p": 0.5}}]),
@@ -194,7 +197,7 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
         pytest.skip("a shared lock holds no whole run")
     sections = {key: value for key, value in tree.items() if key not in ("inputs", "artifacts", "job")}
     for path in leaves({key: value for key, value in sections.items() if isinstance(value, dict)}):
-        after = yaml.safe_load((CASES / name).read_text())
+        after = copy.deepcopy(tree)
         *parents, key = path.split(".")
         inner = after
         for parent in parents:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratc.memory.allocator import SHIFT, Allocator, ExpandableAllocator, OutOfMemory, rounded, segment_size
+from tests.effort import examples
 
 MIB = 1 << 20
 BOTH = (Allocator, ExpandableAllocator)
@@ -197,14 +198,14 @@ def sound(allocator, live):
 
 @pytest.mark.parametrize("kind", BOTH)
 @given(actions=ACTIONS, cap=st.one_of(st.none(), st.integers(0, 300 * MIB)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_blocks_never_overlap_and_no_byte_is_lost(kind, actions, cap):
     carry_out(kind(cap), actions, sound)
 
 
 @pytest.mark.parametrize("kind", BOTH)
 @given(actions=ACTIONS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_when_all_is_free_all_can_be_given_back(kind, actions):
     allocator = kind()
     live, _ = carry_out(allocator, actions, lambda *_: None)
@@ -217,7 +218,7 @@ def test_when_all_is_free_all_can_be_given_back(kind, actions):
 
 
 @given(actions=ACTIONS, spare=st.integers(0, 100 * MIB))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_a_cap_from_the_unbounded_peak_on_changes_nothing(actions, spare):
     free = Allocator()
     carry_out(free, actions, lambda *_: None)
@@ -229,7 +230,7 @@ def test_a_cap_from_the_unbounded_peak_on_changes_nothing(actions, spare):
 
 
 @given(actions=ACTIONS, cap=st.integers(0, 300 * MIB))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_no_cap_below_the_bytes_alive_does(actions, cap):
     free = Allocator()
     live, peak = {}, 0
@@ -269,7 +270,7 @@ def test_what_a_stream_has_cached_serves_no_other_one(kind, size):
     assert tight.reserved == reserved
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40 * MIB)), max_size=30), st.booleans())
 def test_streams_do_not_touch_one_another(made, expandable):
     """Each stream reserves what it would reserve alone, if nothing runs out."""

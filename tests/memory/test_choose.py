@@ -10,6 +10,7 @@ from made_traces import MIB, trace
 from ratc.memory.choose import Searcher, Traced, Untraceable, Variant, describe, in_order
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
+from tests.effort import examples
 
 GIB = 1 << 30
 SMALL, LARGE = Device("small", 8 * GIB, "8.0"), Device("large", 80 * GIB, "8.0")
@@ -48,7 +49,7 @@ def test_a_step_of_one_micro_batch_is_predicted_from_its_own_trace():
 
 
 @given(share=st.integers(1, 400), activation=st.integers(1, 600))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_it_agrees_with_trying_every_divisor(share, activation):
     search = searcher(share, activation=activation * MIB)
     fitting = [n for n in range(1, share + 1) if share % n == 0 and search.estimate(FP32, Strategy(), SMALL, n).fits]

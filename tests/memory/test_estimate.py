@@ -14,6 +14,7 @@ from ratc.memory.estimate import Predictor, breakdown, live_peak, replay, timeli
 from ratc.memory.terms import Device
 from ratc.memory.trace import BadTrace, parse
 from ratc.memory.zero import Strategy
+from tests.effort import examples
 
 CARD = Device("card", 24 << 30, "8.6")
 
@@ -76,7 +77,7 @@ def test_at_a_cap_it_runs_out_and_says_where():
     activation=st.integers(0, 20 * MIB),
     share=st.floats(0.5, 1.5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_lower_bound_replay_and_upper_bound_keep_their_order(micro, count, weight, activation, share):
     predictor = Predictor(trace(count=count, weight=weight, activation=activation))
     free = predictor.unbounded(micro)
@@ -91,7 +92,7 @@ def test_lower_bound_replay_and_upper_bound_keep_their_order(micro, count, weigh
 
 
 @given(micro=st.integers(1, 200))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_more_samples_never_need_less(micro):
     program = trace().program
     assert live_peak(program, micro + 1) > live_peak(program, micro)

@@ -27,6 +27,8 @@ from ratc_runtime.distributed import World
 from ratc_runtime.lock import Lock, read_lock
 from torch.utils.data import default_collate
 
+from tests.effort import examples
+
 ALONE = World(0, 1, torch.device("cpu"))
 MIB = 2**20
 
@@ -73,7 +75,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(trees, trees, st.text())
 def test_a_packed_sample_comes_back_to_the_bit(image: Any, target: Any, name: str) -> None:
     packed = pack(image, target, name)

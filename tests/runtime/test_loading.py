@@ -23,6 +23,8 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock, read_lock
 from torch.utils.data import default_collate
 
+from tests.effort import examples
+
 AUGMENTATIONS = [
     {"RandomHorizontalFlip": {"p": 0.5}},
     {"RandomAffine": {"degrees": 20, "translate": [0.1, 0.1]}},
@@ -112,7 +114,7 @@ def same(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(
     foreign=st.booleans(),
     workers=st.sampled_from([0, 0, 1, 3]),

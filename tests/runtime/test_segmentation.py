@@ -25,6 +25,8 @@ from ratc_runtime.tasks.segmentation.losses import Bce, ClassCombined, ClassDice
 from ratc_runtime.tasks.segmentation.metrics import Overlap, counts
 from scipy.spatial.distance import directed_hausdorff
 
+from tests.effort import examples
+
 ALONE = World(0, 1, torch.device("cpu"))
 NAMES = ["background", "cell", "nucleus"]
 
@@ -98,7 +100,7 @@ def test_a_model_that_gives_another_shape_is_told_so() -> None:
         assert "2x3x4x4" in str(raised.value) or "2x1x4x4" in str(raised.value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(9, 12), (5, 6, 7)]))
 def test_the_distance_is_the_one_between_surfaces(seed: int, shape: tuple[int, ...]) -> None:
     random = np.random.default_rng(seed)

@@ -22,6 +22,8 @@ from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
 
+from tests.effort import examples
+
 PATCH = [8, 10, 12]
 RAT = {
     "spatial_dims": 3,
@@ -72,7 +74,7 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.tuples(*[st.integers(1, 30)] * 3), st.tuples(*[st.integers(1, 12)] * 3), st.sampled_from([0.0, 0.3, 0.5]))
 def test_the_grid_covers_every_voxel(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> None:
     voxels = np.arange(1, np.prod(shape) + 1).reshape(shape)
