@@ -5,9 +5,20 @@ not checked (a trace takes seconds; `checks_given` turns it on), the slow ones r
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ratc.cli.checks import SKIP
 from tests.effort import LATE, skip_if_late
+
+# On a slow machine an example may take seconds, and so may its making.
+settings.register_profile(
+    "ratc",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("ratc")
 
 
 @pytest.fixture(autouse=True)

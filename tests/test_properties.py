@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ratc import compiler, facts, layers, resources, schema, targets
@@ -33,14 +33,6 @@ MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source
 PLACE = Place("../../..", "compiled/demo/local", "spec.yaml", "ratc compile ../../../spec.yaml", {})
 EXPERIMENT, FACTS = resources.schema("experiment"), resources.schema("facts")
 
-settings.register_profile(
-    "ratc",
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-settings.load_profile("ratc")
 
 FULL = """\
 # every section, most keys

@@ -225,7 +225,8 @@ def test_which_attention_kernel() -> None:
 def test_each_thread_has_a_workspace(tmp_path: Path) -> None:
     for capability, size in (("8.0", 8_519_680), ("9.0", 32 * 2**20)):
         made = trace(request(compute_capability=capability), tmp_path)
-        found = [(event[1], event[3]) for event in allocations(made, kind="workspace")]
+        # Those of convolutions and reductions are their modules'.
+        found = [(event[1], event[3]) for event in allocations(made, kind="workspace") if not event[4]]
         assert found == [(size, "forward"), (size, "backward")]
 
 
