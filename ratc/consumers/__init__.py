@@ -76,8 +76,10 @@ def _yaml_problem(artifact: Artifact) -> str:
 
 
 def _ask(package: str, texts: list[str], *arguments: str) -> dict[str, str]:
-    """What a package says of each text, in one process for all; nothing where it is not installed. A text that these
-    versions of all packages have accepted before is not asked about again: importing Accelerate takes seconds.
+    """Return what a package says against each text; nothing if the package is not installed.
+
+    All texts are read in one process. A text that was accepted before, with the same versions of all packages, is not
+    read again, because importing Accelerate takes seconds.
     """
     if not texts or find_spec(package) is None:
         return {}
@@ -103,7 +105,7 @@ def _key(reader: str, text: str, arguments: Sequence[str]) -> str:
 
 
 def _keep(paths: Sequence[str]) -> None:
-    """Remember what was accepted, as empty files; where that cannot be done, it is asked again."""
+    """Remember accepted texts, as empty files. If a file cannot be written, the text is read again next time."""
     try:
         os.makedirs(kept.folder("accepted"), exist_ok=True)
         for path in paths:

@@ -5,6 +5,7 @@ A user's model may raise, hang, exit, print, or take all memory there: here that
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -102,13 +103,8 @@ def run(
         streams = os.path.join(place, "request.json"), os.devnull, os.path.join(place, "errors")
         with open(streams[0], "w", encoding="utf-8") as file:
             json.dump(request, file)
-        if work.warm:
-            with _one_at_a_time:
-                bounds = _bounds(limits)
-                job = warm.start({"module": work.module}, [output], folder, environment, bounds, streams)
-                status, met = _watched(job, limits)
-        else:
-            status, met = _watched(_cold(work, output, folder, environment, limits, streams), limits)
+        with _one_at_a_time if work.warm else contextlib.nullcontext():
+            status, met = _watched(_start(work, output, folder, environment, limits, streams), limits)
         if met:
             return Diagnostic(work.code, f"{work.doing} the model {met}", span, helps=(WITHOUT,))
         with open(streams[2], "rb") as errors:
@@ -130,6 +126,18 @@ def _environment(work: Work, runtime: str) -> dict[str, str]:
     if not work.gpu:
         found["CUDA_VISIBLE_DEVICES"] = ""
     return found
+
+
+def _start(
+    work: Work, output: str, folder: str, environment: dict[str, str], limits: Limits, streams: tuple[str, str, str]
+) -> Process:
+    """Start a piece of work; without the fork server if that cannot be had, for torch may crash when it is imported."""
+    if work.warm:
+        try:
+            return warm.start({"module": work.module}, [output], folder, environment, _bounds(limits), streams)
+        except OSError:
+            pass
+    return _cold(work, output, folder, environment, limits, streams)
 
 
 def _cold(

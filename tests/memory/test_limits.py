@@ -71,3 +71,16 @@ def test_what_takes_longer_by_the_clock_than_of_the_processor_is_let_go_on(ended
 def test_the_request_is_read_whole(ended, tmp_path):
     assert ended("reads")[0] is None
     assert (tmp_path / "out").read_text() == '{"asked": 1}'
+
+
+def test_without_a_fork_server_an_interpreter_is_started(tmp_path, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    (tmp_path / "reads.py").write_text(PROGRAMS["reads"])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(processes.warm, "start", gone)
+    work = processes.Work("reads", "tracing", "R315", warm=True)
+    place, output = str(tmp_path), str(tmp_path / "out")
+    assert processes.run(work, {"asked": 1}, place, place, output, None, processes.Limits()) is None
+    assert (tmp_path / "out").read_text() == '{"asked": 1}'
