@@ -119,3 +119,10 @@ def test_templates_hold_no_arithmetic(template):
     allowed = (jinja2.nodes.Filter, jinja2.nodes.Getattr, jinja2.nodes.Name, jinja2.nodes.Const, jinja2.nodes.Call)
     for node in environment().parse(template.read_text()).find_all(jinja2.nodes.Expr):
         assert isinstance(node, (*allowed, jinja2.nodes.Tuple, jinja2.nodes.TemplateData)), (template.name, node)
+
+
+def test_no_two_modules_of_the_tests_have_one_name():
+    """Folders of tests without an `__init__.py` share one space of names: pytest refuses to collect the second."""
+    folders = [folder for folder in (ROOT / "tests").iterdir() if folder.is_dir() and not (folder / "__init__.py").exists()]
+    names = [path.stem for folder in folders for path in folder.glob("*.py")]
+    assert sorted(names) == sorted(set(names))
