@@ -3,16 +3,17 @@ refused.
 """
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import MIB, layers, trace
 
-from ratc.memory.allocator import rounded
-from ratc.memory.estimate import Predictor, breakdown, live_peak, replay, timeline
+from ratc.memory.allocator import Allocator, rounded
+from ratc.memory.estimate import Predictor, breakdown, carried, live_peak, replay, timeline
 from ratc.memory.terms import Device
-from ratc.memory.trace import BadTrace, parse
+from ratc.memory.trace import BadTrace, Program, parse
 from ratc.memory.zero import Strategy
 from tests.effort import examples
 
@@ -39,6 +40,78 @@ def test_sizes_of_any_batch_follow_from_the_line():
     sizes = program.sizes(4)
     activations = [size for size, kind in zip(sizes, program.kind, strict=True) if program.kinds[kind] == "activation"]
     assert set(activations) == {6}
+
+
+#: Four blocks of a step and what the step before it left: (sizes in MiB, the order of allocations, ~ frees). Found by a
+#: search: only its third repetition reserves all that it ever will.
+SLOW = (37, 4, 18, 26, 14), (0, ~0, 1, 2, 3, 4, ~1, ~2, ~4, ~3)
+
+
+def made(sizes: Sequence[int], ops: Sequence[int], start: int) -> Program:
+    empty = [0] * len(sizes)
+    return Program(list(ops), [size * MIB for size in sizes], empty, empty, empty, ("activation",), ("",), start)
+
+
+def again(step: Sequence[int], count: int, by: int) -> list[int]:
+    """A step ``count`` times over, each time with blocks of its own."""
+    return [op + by * turn if op >= 0 else ~(~op + by * turn) for turn in range(count) for op in step]
+
+
+def test_the_last_step_is_repeated_until_it_reserves_no_more():
+    sizes, ops = SLOW
+    step = ops[2:]
+    for count, reserved in ((1, 64), (2, 78), (3, 92), (4, 92)):
+        allocator = Allocator()
+        addresses: dict[int, int] = {}
+        for op in (*ops[:2], *again(step, count, 10)):
+            if op >= 0:
+                addresses[op] = allocator.malloc(sizes[op % 10] * MIB)
+            else:
+                allocator.free(addresses[~op])
+        assert allocator.peak_reserved == reserved * MIB
+    assert replay(made(sizes, ops, 2), 1).peak_reserved_bytes == 92 * MIB
+    at_cap = replay(made(sizes, ops, 2), 1, cap=80 * MIB)
+    assert at_cap.retries
+    assert at_cap.peak_reserved_bytes <= 80 * MIB
+
+
+@settings(max_examples=examples(100))
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_a_repeated_step_is_one_written_out(sizes, chance):
+    """What a step leaves for the next one to free is freed by the repeated step, too."""
+    kept, left = 0, len(sizes)  # what the step before left, and what this one leaves
+    step, alive = [~kept], []
+    for number in range(left, 2 * left):
+        step.append(number)
+        if number != left:
+            alive.append(number)
+        if alive and chance.random() < 0.5:
+            step.append(~alive.pop(chance.randrange(len(alive))))
+    step += [~number for number in alive]
+    program = made([*sizes, *sizes], [kept, *step], 1)
+    assert carried(program, program.sizes(1)) == {kept: left}
+    allocator = Allocator()
+    here = allocator.malloc(sizes[kept] * MIB)
+    reserved = [0]
+    for _ in range(6):
+        addresses = {kept: here}
+        for op in step:
+            if op >= 0:
+                addresses[op] = allocator.malloc(sizes[op % len(sizes)] * MIB)
+            else:
+                allocator.free(addresses[~op])
+        here = addresses[left]
+        if allocator.reserved <= reserved[-1]:
+            break
+        reserved.append(allocator.reserved)
+    found = replay(program, 1)
+    assert (found.peak_reserved_bytes, found.fits) == (allocator.peak_reserved, True)
+
+
+def test_a_step_that_leaves_more_than_it_found_is_not_repeated():
+    program = made((8, 12), (0, 1, ~0), 1)
+    assert carried(program, program.sizes(1)) is None
+    assert replay(program, 1).peak_reserved_bytes == 20 * MIB
 
 
 def test_the_breakdown_at_the_peak_adds_up_to_the_peak():
