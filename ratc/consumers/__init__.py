@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import yaml
@@ -28,10 +29,12 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, ...]:
     """What the consumers refuse. Code: R402, which is a fault of ratc or of a version that it does not know."""
-    asked = {
-        **_ask("accelerate", _texts(artifacts, "accelerate")),
-        **_ask("deepspeed", _texts(artifacts, "deepspeed"), str(world_size)),
-    }
+    with ThreadPoolExecutor() as both:
+        answers = (
+            both.submit(_ask, "accelerate", _texts(artifacts, "accelerate")),
+            both.submit(_ask, "deepspeed", _texts(artifacts, "deepspeed"), str(world_size)),
+        )
+        asked = {text: problem for answer in answers for text, problem in answer.result().items()}
     found = []
     for artifact in artifacts:
         problem = _problem(artifact) or asked.get(artifact.text, "")
