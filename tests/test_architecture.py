@@ -123,6 +123,6 @@ def test_templates_hold_no_arithmetic(template):
 
 def test_no_two_modules_of_the_tests_have_one_name():
     """Folders of tests without an `__init__.py` share one space of names: pytest refuses to collect the second."""
-    folders = [folder for folder in (ROOT / "tests").iterdir() if folder.is_dir() and not (folder / "__init__.py").exists()]
-    names = [path.stem for folder in folders for path in folder.glob("*.py")]
+    paths = [path for path in (ROOT / "tests").glob("*/*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.stem for path in paths]
     assert sorted(names) == sorted(set(names))
