@@ -1,4 +1,6 @@
-"""What the published packages need from outside to work here: torchvision on CPU torch, RAT under autocast."""
+"""What the published packages need from outside to work here: torchvision on CPU torch, RAT under autocast, and imports
+without what nobody uses.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +44,16 @@ def import_rat() -> Any:
     with _as_if_missing("wandb"):
         from resolution_aware_transformer import ResolutionAwareTransformer
     return ResolutionAwareTransformer
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed and return it, without MLflow, which its autotuner imports if it has it. Raises ImportError.
+
+    That takes longer than the import of torch, on every rank; the process that tracks imports it for itself.
+    """
+    with _as_if_missing("mlflow"):
+        import deepspeed
+    return deepspeed
 
 
 @contextlib.contextmanager

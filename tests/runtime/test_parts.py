@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockfile import write_data, write_lock
+from lockfile import environment, write_data, write_lock
 from ratc_runtime import compat
 from ratc_runtime.data.loading import EvaluationOrder, TrainOrder
 from ratc_runtime.data.sources import open_split
@@ -56,6 +58,20 @@ def test_rat_as_published_takes_no_bf16_and_ours_trains(tmp_path: Path) -> None:
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
     full = Combined()(model(image), target)
     assert loss.item() == pytest.approx(full.item(), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("imported", "spared"), [("import_rat", "wandb"), ("import_deepspeed", "mlflow")])
+def test_a_package_is_imported_without_what_takes_longer_than_itself(imported: str, spared: str) -> None:
+    """And what was spared can be imported later."""
+    code = (
+        "import importlib.util, sys\n"
+        "from ratc_runtime import compat\n"
+        f"compat.{imported}()\n"
+        f"assert {spared!r} not in sys.modules\n"
+        f"assert importlib.util.find_spec({spared!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment())
 
 
 def test_positions_are_exact_under_bf16_autocast() -> None:
