@@ -121,5 +121,6 @@ def _describe(request: Mapping[str, Any]) -> str:
     size = " x ".join(str(side) for side in data["image_size"])
     more = ", checkpointed" if training["activation_checkpointing"] else ""
     several = ", accumulating" if request["accumulation"] > 1 else ""
+    several += ", one sample" if request.get("batch_sizes") == [1] else ""
     kernels = f"compute capability {request['compute_capability']}"
     return f"tracing {request['model']['name']}: {size}, {training['precision']}, {kernels}{more}{several}"

@@ -73,7 +73,7 @@ class Step:
         from ratc_runtime.trace.request import read
 
         self.micro_batch, self.device = micro_batch, torch.device(case["device"])
-        request = read({**case["request"], "batch_sizes": [micro_batch, micro_batch + 1]})
+        request = read({**case["request"], "batch_sizes": [micro_batch]})
         # A request is traced uncompiled, whatever it says; the engine compiles the model as its lock says.
         compiled = bool(case["request"]["training"].get("compile", False))
         lock = dataclasses.replace(

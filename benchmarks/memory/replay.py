@@ -53,7 +53,8 @@ def strategy(row: dict[str, Any], trace: Trace) -> Strategy:
 def predictor(row: dict[str, Any]) -> Predictor:
     """Trace a row's request, or take the cached trace. Raises RuntimeError if it cannot be traced."""
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, gpu.PATHS))
-    trace, found = tracing.fetch(row["request"], str(gpu.ZOO))
+    own = {"batch_sizes": [1]} if row.get("micro_batch") == 1 else {}
+    trace, found = tracing.fetch({**row["request"], **own}, str(gpu.ZOO))
     if trace is None:
         raise RuntimeError(f"{row['name']}: {[item.message for item in found]}")
     return Predictor(trace, strategy(row, trace), expandable=row.get("allocator") == "expandable_segments")

@@ -23,30 +23,22 @@ class NoTrace(Untraceable):
 
 
 class _Fetched:
-    """Both traces of a variant, each fetched when it is first needed."""
+    """The traces of a variant, each fetched when it is first needed."""
 
     def __init__(self, plan: Plan, wanted: Variant, folder: str, span: Span | None) -> None:
         self._plan, self._variant, self._folder, self._span = plan, wanted, folder, span
-        self._traces: dict[int, Trace] = {}
+        self._traces: dict[tuple[bool, bool], Trace] = {}
 
-    @property
-    def single(self) -> Trace:
-        """The trace of a step of one micro-batch."""
-        return self._fetch(1)
-
-    @property
-    def accumulating(self) -> Trace:
-        """The trace of a step of several."""
-        return self._fetch(2)
-
-    def _fetch(self, accumulation: int) -> Trace:
-        if accumulation not in self._traces:
-            asked = request(self._plan, self._variant, accumulation)
+    def trace(self, accumulating: bool, one_sample: bool) -> Trace:
+        """The trace of a step of one micro-batch or of several; of one sample, or of more. Raises NoTrace."""
+        key = accumulating, one_sample
+        if key not in self._traces:
+            asked = request(self._plan, self._variant, 2 if accumulating else 1, one_sample)
             trace, found = tracing.fetch(asked, self._folder, self._span, _progress)
             if trace is None:
                 raise NoTrace(found)
-            self._traces[accumulation] = trace
-        return self._traces[accumulation]
+            self._traces[key] = trace
+        return self._traces[key]
 
 
 class Library(Mapping[Variant, Traces]):

@@ -33,21 +33,22 @@ class Untraceable(Exception):
 
 
 class Traces(Protocol):
-    """A variant's traces: of a step of one micro-batch, and of more than one. Fetched when asked for, perhaps."""
+    """A variant's traces. Fetched when asked for, perhaps."""
 
-    @property
-    def single(self) -> Trace: ...
-
-    @property
-    def accumulating(self) -> Trace: ...
+    def trace(self, accumulating: bool, one_sample: bool) -> Trace:
+        """The trace of a step of one micro-batch or of several; of one sample, or of more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """Both traces, at hand."""
+    """Traces at hand, which hold for one sample, too."""
 
     single: Trace
     accumulating: Trace
+
+    def trace(self, accumulating: bool, one_sample: bool) -> Trace:
+        """One of both."""
+        return self.accumulating if accumulating else self.single
 
 
 #: Every variant that was traced. What is not here is not proposed.
@@ -92,18 +93,17 @@ class Searcher:
             raise ValueError(f"a rank's share of {share} samples")
         self.library, self.share, self.margin, self.expandable = library, share, margin, expandable
         self.divisors = [n for n in range(share, 0, -1) if share % n == 0]
-        self._predictors: dict[tuple[Variant, Strategy], Predictor] = {}
+        self._predictors: dict[tuple[Variant, Strategy, bool], Predictor] = {}
 
     def predictor(self, variant: Variant, strategy: Strategy, micro_batch: int) -> Predictor:
-        """The predictor for a micro-batch: the accumulating trace for any but the whole share. Raises KeyError if
-        untraced.
+        """The predictor for a micro-batch: the accumulating trace for any but the whole share, and one of its own for a
+        single sample. Raises KeyError if untraced.
         """
         several = micro_batch < self.share
-        traces = self.library[variant]
-        trace = traces.accumulating if several else traces.single
+        trace = self.library[variant].trace(several, one_sample=micro_batch == 1)
         bucket = min(strategy.bucket, bucket_elements(trace.trainable))
         exact = replace(strategy, accumulates=several, precision=variant.precision, bucket=bucket)
-        key = (variant, exact)
+        key = (variant, exact, micro_batch == 1)
         if key not in self._predictors:
             self._predictors[key] = Predictor(trace, exact, self.margin, self.expandable)
         return self._predictors[key]

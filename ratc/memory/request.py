@@ -31,8 +31,10 @@ def variant(plan: Plan, kernels: str) -> Variant:
     )
 
 
-def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
-    """The request for a variant of the plan's step; ``accumulation`` is 1, or 2 for any number above."""
+def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = False) -> dict[str, Any]:
+    """The request for a variant of the plan's step; ``accumulation`` is 1, or 2 for any number above. The trace of
+    ``one_sample`` holds for a micro-batch of 1 alone.
+    """
     values = plan.values
     model = {"name": values["model.name"].value, "multi_scale": values["model.multi_scale"].value}
     training: dict[str, Any] = {key: values[f"training.{key}"].value for key in _TRAINING}
@@ -66,6 +68,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int) -> dict[str, Any]:
         "engine": wanted.engine,
         "accumulation": accumulation,
         "compute_capability": wanted.kernels,
+        **({"batch_sizes": [1]} if one_sample else {}),
     }
 
 

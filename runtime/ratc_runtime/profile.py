@@ -57,7 +57,7 @@ def lock_of(content: Any) -> Lock:
     size = content.get("micro_batch") if isinstance(content, dict) else None
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise BadRequest(f"the request's micro_batch is {size!r:.40}")
-    request = read({**content, "batch_sizes": [size, size + 1]})
+    request = read({**content, "batch_sizes": [size]})
     if request.engine != "torch":
         raise BadRequest("the request's engine is not torch: a step of DeepSpeed on one GPU is not that of several")
     compiled = bool(content["training"].get("compile", False))

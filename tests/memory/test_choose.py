@@ -1,6 +1,6 @@
 """The choice: the largest divisor that fits, the lowest stage that needs no more, and ways out that were predicted."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +46,33 @@ def test_a_step_of_one_micro_batch_is_predicted_from_its_own_trace():
     found = Searcher({FP32: Traced(light, heavy)}, 8).choose(FP32, Strategy(), SMALL)
     assert found.accumulation == 1
     assert Searcher({FP32: Traced(heavy, light)}, 8).choose(FP32, Strategy(), SMALL).accumulation == 2
+
+
+@dataclass
+class Noting:
+    """Traces that note what is asked of them: (several micro-batches, one sample)."""
+
+    made: Traced
+    asked: set[tuple[bool, bool]] = field(default_factory=set)
+
+    def trace(self, accumulating, one_sample):
+        self.asked.add((accumulating, one_sample))
+        return self.made.trace(accumulating, one_sample)
+
+
+@pytest.mark.parametrize(
+    ("share", "activation", "micro_batch", "asked"),
+    [
+        (8, 2, 8, {(False, False)}),
+        (8, 600, 2, {(False, False), (True, False)}),
+        (8, 1200, 1, {(False, False), (True, False), (True, True)}),
+        (1, 2, 1, {(False, True)}),
+    ],
+)
+def test_one_sample_is_only_traced_where_it_is_at_stake(share, activation, micro_batch, asked):
+    traces = Noting(both(activation=activation * MIB))
+    choice = Searcher({FP32: traces}, share).choose(FP32, Strategy(), SMALL)
+    assert (choice.estimate.micro_batch, traces.asked) == (micro_batch, asked)
 
 
 @given(share=st.integers(1, 400), activation=st.integers(1, 600))
@@ -156,11 +183,8 @@ def test_ways_that_do_not_lead_out_are_not_named():
 
 def test_a_way_out_that_cannot_be_traced_is_left_out():
     class Broken:
-        @property
-        def single(self):
+        def trace(self, accumulating, one_sample):
             raise Untraceable
-
-        accumulating = single
 
     ways = (
         Searcher({**library(), replace(FP32, precision="bf16"): Broken()}, 8).nothing(FP32, Strategy(), SMALL).ways_out

@@ -95,6 +95,17 @@ def test_sizes_are_linear_in_the_batch(tmp_path: Path, precision: str) -> None:
     assert one["events"] == other["events"]
 
 
+def test_one_sample_has_a_trace_of_its_own(tmp_path: Path) -> None:
+    """Transposed, one sample is contiguous still, where two must be copied."""
+    made = trace({**request(), "batch_sizes": [1]}, tmp_path)
+    assert made["batch_sizes"] == [1]
+    one, several = list(allocations(made)), list(allocations(trace(request(), tmp_path)))
+    assert {growth for _, _, growth, *_ in one} == {0}
+    assert len(one) < len(several)
+    sizes = [{size + growth for _, size, growth, phase, *_ in found if phase == "input"} for found in (one, several)]
+    assert sizes[0] == sizes[1]
+
+
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -360,6 +371,9 @@ def test_a_model_that_hangs_is_the_callers_to_end(tmp_path: Path) -> None:
         request(data__image_size=[0, 32]),
         request(data__channels=True),
         {**request(), "batch_sizes": [4, 2]},
+        {**request(), "batch_sizes": [2, 2]},
+        {**request(), "batch_sizes": [2, 3, 4]},
+        {**request(), "batch_sizes": []},
     ],
 )
 def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:

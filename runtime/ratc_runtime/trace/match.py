@@ -1,4 +1,6 @@
-"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch."""
+"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch. One given
+twice becomes a trace of its batch size alone.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,8 @@ def _apart(small: Recording, large: Recording, place: str) -> Failure:
 
 def _line(one: int, other: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
     """Return fixed and per sample of a number at two batch sizes."""
+    if small.batch == large.batch:
+        return one, 0
     per_sample = (other - one) / (large.batch - small.batch)
     return _number(one - per_sample * small.batch), _number(per_sample)
 
@@ -104,7 +108,7 @@ def match(small: Recording, large: Recording, request: dict[str, Any], torch_ver
         "trace_version": VERSION,
         "torch": torch_version,
         "request": request,
-        "batch_sizes": [small.batch, large.batch],
+        "batch_sizes": sorted({small.batch, large.batch}),
         "parameters": small.parameters,
         "modules": list(modules),
         "phases": list(PHASES),

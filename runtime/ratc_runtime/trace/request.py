@@ -20,13 +20,16 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be traced. `capability` is None for the CPU's semantics (tests), else major and minor."""
+    """What is to be traced. `capability` is None for the CPU's semantics (tests), else major and minor.
+
+    `batch_sizes` are two micro-batches, the smaller first, or one: the trace then holds for no other.
+    """
 
     lock: locks.Lock
     engine: str
     accumulation: int
     capability: tuple[int, int] | None
-    batch_sizes: tuple[int, int]
+    batch_sizes: tuple[int, ...]
     content: dict[str, Any]
 
 
@@ -80,9 +83,9 @@ def read(content: Any) -> Request:
         "tf32": _get(content, "training.tf32", bool, True),
         "activation_checkpointing": _get(content, "training.activation_checkpointing", bool, False),
     }
-    sizes = _positive(_get(content, "batch_sizes", list, [2, 4]), 2, "batch_sizes")
-    if not all(isinstance(size, int) for size in sizes) or sizes[0] >= sizes[1]:
-        raise BadRequest(f"the request's batch_sizes are {sizes}, expected two whole numbers, the smaller first")
+    sizes = _positive(_get(content, "batch_sizes", list, [2, 4]), None, "batch_sizes")
+    if not all(isinstance(size, int) for size in sizes) or len(sizes) > 2 or sizes != sorted(set(sizes)):
+        raise BadRequest(f"the request's batch_sizes are {sizes}, expected one or two whole numbers, the smaller first")
     accumulation = _one_of(_get(content, "accumulation", int, 1), (1, 2), "accumulation")
     data = {
         "image_size": _positive(_get(content, "data.image_size", list), None, "data.image_size"),
@@ -109,7 +112,7 @@ def read(content: Any) -> Request:
         engine=_one_of(_get(content, "engine", str, "torch"), ENGINES, "engine"),
         accumulation=accumulation,
         capability=_capability(content),
-        batch_sizes=(sizes[0], sizes[1]),
+        batch_sizes=tuple(sizes),
         content=content,
     )
 
