@@ -35,7 +35,7 @@ ESTIMATES = {
     "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
     "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }
-DEEPSPEED = Part(0.015, "DeepSpeed's buffers")
+DEEPSPEED = Part(0.005, "DeepSpeed's buffers")
 SEVERAL = Part(0.01, "several processes, which were never measured")
 CARD = Part(0.015, "a compute capability that was never measured")
 VERSION = Part(0.005, "a version of torch that was never measured")
