@@ -2,7 +2,7 @@
 
 A folder holds `old/` and `new/`, each with a `spec.yaml` and what lies beside it, `args.txt` with options, and
 `expected.txt`, which is empty where nothing differs; `expected.md` and `expected.json` where those forms are held, too.
-`python -m tests.diff.test_changes` writes them again: read them as a reviewer would.
+`python -m tests.diff.test_changes [NAME ...]` writes them again: read them as a reviewer would.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def test_json_says_what_text_says():
 if __name__ == "__main__":
     os.environ["NO_COLOR"] = "1"
     for place in folders():
+        if len(sys.argv) > 1 and place.name not in sys.argv[1:]:
+            continue
         for name, form in FORMS.items():
             if name == "expected.txt" or (place / name).exists():
                 (place / name).write_text(told(place, form)[1])
