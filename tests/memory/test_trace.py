@@ -106,6 +106,13 @@ def test_one_sample_has_a_trace_of_its_own(tmp_path: Path) -> None:
     assert sizes[0] == sizes[1]
 
 
+def test_a_linear_layer_adds_its_bias_in_place(tmp_path: Path) -> None:
+    """Torch does so to a product that is no fake tensor; the input is transposed here, so that no `addmm` does both."""
+    made = trace(request(training__precision="fp32"), tmp_path)
+    found = allocations(made, phase="forward", module="backbone.sga_layers.0.kv")
+    assert {kind for *_, kind in found if kind != "workspace"} == {"activation"}  # no product beside the sum
+
+
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -84,8 +84,11 @@ def _small_range(args: tuple[Any, ...]) -> bool:
 
 
 def _caller(frame: FrameType | None) -> tuple[str, str]:
-    """Return file and function of the Python code that made a dispatched call; torch's own wrappers stand between."""
-    while frame is not None and frame.f_code.co_filename.endswith(("eval_frame.py", "_compile.py", "_ops.py")):
+    """Return file and function of the Python code that made a dispatched call; torch's own wrappers stand between, and
+    this module's `__torch_function__`.
+    """
+    between = "eval_frame.py", "_compile.py", "_ops.py", __file__
+    while frame is not None and frame.f_code.co_filename.endswith(between):
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_code.co_name) if frame is not None else ("", "")
 
