@@ -79,7 +79,7 @@ def _yaml_problem(artifact: Artifact) -> str:
 
 
 def _ask(package: str, texts: list[str], *arguments: str) -> dict[str, str]:
-    """Return what a package says against each text; nothing if the package is not installed.
+    """Return a package's complaint about each text, "" if it has none. The result is empty if it is not installed.
 
     All texts are read in one process. A text that was accepted before, with the same versions of all packages, is not
     read again, because importing Accelerate takes seconds.

@@ -96,7 +96,7 @@ def test_sizes_are_linear_in_the_batch(tmp_path: Path, precision: str) -> None:
 
 
 def test_one_sample_has_a_trace_of_its_own(tmp_path: Path) -> None:
-    """Transposed, one sample is contiguous still, where two must be copied."""
+    """A transposed batch of 1 is still contiguous, and is not copied."""
     made = trace({**request(), "batch_sizes": [1]}, tmp_path)
     assert made["batch_sizes"] == [1]
     one, several = list(allocations(made)), list(allocations(trace(request(), tmp_path)))

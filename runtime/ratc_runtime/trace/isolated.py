@@ -112,7 +112,7 @@ def _answer(child: _Child) -> Recording:
 
 
 def record_both(request: Request) -> tuple[Recording, Recording]:
-    """Record at both batch sizes of a request, at once. Where it has one, that recording is returned twice.
+    """Record at both batch sizes of a request, at the same time. If it has only one, return its recording twice.
 
     Raises TraceError: R315, R316; BadRequest where the request asks for what there is not.
     """

@@ -1,5 +1,5 @@
-"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch. One given
-twice becomes a trace of its batch size alone.
+"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch. The
+same recording given twice becomes a trace that holds for its batch size only.
 """
 
 from __future__ import annotations
