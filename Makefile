@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 DEMO := specs/brain
 SHAPES := specs/shapes
 
+# Modules are compiled when first imported, and only then if their code may be written.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test setup lint golden schema docs bench clean
 
 setup: $(VENV)/.ready

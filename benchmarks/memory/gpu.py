@@ -2,8 +2,8 @@
 
 Needs CUDA torch, numpy, the RAT package and this checkout; no network. Every case is a process of its own; what cannot
 run here is skipped and said. What was measured, and the allocator's own events, go to a folder in
-benchmarks/memory/data/, one a card and day; tests/memory/test_gpu_truth.py replays every folder there. `--dry` only
-lists the cases: it needs no GPU and writes nothing.
+benchmarks/memory/data/, one a card and day; tests/memory/test_gpu_truth.py replays every folder there. A second run on
+the same day goes on with the cases that are missing. `--dry` only lists the cases: it needs no GPU and writes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION = 1
 GIB = 1 << 30
 #: Where a request's models are found; the replay needs the same.
 PATHS = (ROOT / "runtime", HERE, ZOO)
-sys.path.insert(0, str(ZOO))
+sys.path[:0] = [str(ROOT), str(ZOO)]
 
 from tracing import request, zoo  # noqa: E402
 
@@ -101,12 +101,48 @@ MODELS: dict[str, tuple[Any, tuple[int, int], str | None]] = {
 }
 
 
+def _timm(name: str, pixels: int = 224, **args: Any) -> Any:
+    arguments = {"model_name": name, "num_classes": 10, **args}
+    return lambda **c: zoo("timm:create_model", args=arguments, **{"data__image_size": [pixels, pixels], **c})
+
+
+def _gru(**changes: Any) -> dict[str, Any]:
+    args = {"kind": "gru", "width": 256, "hidden": 512, "layers": 3, "bidirectional": True, "dropout": 0.2}
+    return zoo("recurrent_models:Layer", args=args, **{"data__image_size": [64, 256], **changes})
+
+
+def _video(**changes: Any) -> dict[str, Any]:
+    return zoo("torchvision.models.video:r3d_18", **{"data__image_size": [16, 112, 112], **changes})
+
+
+#: The same for models of other people, to which no rule was fitted.
+OTHERS: dict[str, tuple[Any, tuple[int, int], str | None]] = {
+    "resnet-50": (_timm("resnet50"), (32, 96), "timm"),
+    "convnext-tiny": (_timm("convnext_tiny"), (32, 96), "timm"),
+    "efficientnet-b0": (_timm("efficientnet_b0"), (48, 128), "timm"),
+    "swin-tiny": (_timm("swin_tiny_patch4_window7_224"), (32, 96), "timm"),
+    "densenet-121": (_timm("densenet121"), (32, 80), "timm"),
+    "regnety-016": (_timm("regnety_016"), (48, 128), "timm"),
+    "r3d-18": (_video, (4, 12), "torchvision"),
+    "mobilenet-v3": (_timm("mobilenetv3_large_100"), (64, 192), "timm"),
+    "vgg-11": (_timm("vgg11_bn"), (16, 64), "timm"),
+    "mixer-b": (_timm("mixer_b16_224"), (32, 96), "timm"),
+    "gru, both ways": (_gru, (24, 96), None),
+    "gpt-2, transformers": (
+        lambda **c: zoo("LanguageModel", args={"kind": "gpt2", "tokens": 512}, **{"data__image_size": [32, 32], **c}),
+        (4, 12),
+        "transformers",
+    ),
+}
+ALL = {**MODELS, **OTHERS}
+
+
 def cases() -> list[dict[str, Any]]:
     """Every case, the most informative first: each differs from those before it in one thing more."""
     found: list[dict[str, Any]] = []
 
     def add(mode: str, model: str, what: str, micro_batch: int, changes: dict[str, Any], **more: Any) -> None:
-        make, _, needs = MODELS[model]
+        make, _, needs = ALL[model]
         case = {"mode": mode, "name": f"{model}, {what}", "request": make(**changes), "micro_batch": micro_batch}
         found.append(
             {
@@ -121,52 +157,58 @@ def cases() -> list[dict[str, Any]]:
 
     def bisect(model: str, gib: int, precision: str = "bf16") -> None:
         what = f"{precision}, largest under {gib} GiB"
-        add("bisect", model, what, MODELS[model][1][1], PRECISIONS[precision], cap_bytes=gib * GIB)
+        add("bisect", model, what, ALL[model][1][1], PRECISIONS[precision], cap_bytes=gib * GIB)
 
-    for model in MODELS:
-        add("measure", model, "bf16", MODELS[model][1][1], PRECISIONS["bf16"])
+    for model in ALL:
+        add("measure", model, "bf16", ALL[model][1][1], PRECISIONS["bf16"])
+    for model in ("gpt-2 small", "resnet-18", "u-net"):
+        changes = {**PRECISIONS["bf16"], "training__compile": True}
+        add("measure", model, "bf16, compiled", ALL[model][1][0], changes)
+    for model, precision in (("resnet-18", "bf16"), ("u-net", "bf16"), ("u-net", "tf32")):
+        changes = {**PRECISIONS[precision], "model__args": {**_args(model), "channels_last": True}}
+        add("measure", model, f"{precision}, channels_last", ALL[model][1][0], changes)
+    for model in ("gpt-2 small", "u-net"):
+        more = {"allocator": "expandable_segments"}
+        add("measure", model, "bf16, expandable", ALL[model][1][1], PRECISIONS["bf16"], **more)
+        what = "bf16, expandable, largest under 24 GiB"
+        add("bisect", model, what, ALL[model][1][1], PRECISIONS["bf16"], cap_bytes=24 * GIB, **more)
+    for model in ("resnet-50", "efficientnet-b0", "r3d-18", "convnext-tiny", "swin-tiny"):
+        bisect(model, 24)
+    for model in ("resnet-50", "convnext-tiny", "regnety-016", "r3d-18"):
+        add("measure", model, "tf32", ALL[model][1][0], PRECISIONS["tf32"])
+    for model in ("efficientnet-b0", "gru, both ways"):
+        add("measure", model, "fp32", ALL[model][1][0], PRECISIONS["fp32"])
     for model in ("gpt-2 small", "rat", "resnet-18"):
         bisect(model, 24)
     for precision in ("fp32", "fp16", "tf32"):
         for model in list(MODELS)[:6]:
-            add("measure", model, precision, MODELS[model][1][0], PRECISIONS[precision])
+            add("measure", model, precision, ALL[model][1][0], PRECISIONS[precision])
     for model in ("gpt-2 small", "vit-b", "rat"):
         changes = {**PRECISIONS["bf16"], "training__activation_checkpointing": True}
-        add("measure", model, "bf16, checkpointed", MODELS[model][1][1], changes)
+        add("measure", model, "bf16, checkpointed", ALL[model][1][1], changes)
     for optimizer in ("sgd", "adam"):
         for model in ("gpt-2 small", "resnet-18"):
             changes = {**PRECISIONS["bf16"], "training__optimizer": optimizer}
-            add("measure", model, f"bf16, {optimizer}", MODELS[model][1][0], changes)
+            add("measure", model, f"bf16, {optimizer}", ALL[model][1][0], changes)
     for stage in (1, 2, 3):
         for model in ("gpt-2 small", "vit-b"):
             changes = {**PRECISIONS["bf16"], "engine": "deepspeed"}
             more = {"zero_stage": stage, "needs": ["deepspeed", "accelerate"]}
-            add("measure", model, f"bf16, ZeRO {stage}", MODELS[model][1][0], changes, **more)
+            add("measure", model, f"bf16, ZeRO {stage}", ALL[model][1][0], changes, **more)
     for model in ("gpt-2 small", "rat"):
-        add("measure", model, "bf16, accumulating", MODELS[model][1][0], {**PRECISIONS["bf16"], "accumulation": 2})
+        add("measure", model, "bf16, accumulating", ALL[model][1][0], {**PRECISIONS["bf16"], "accumulation": 2})
     for model in ("u-net", "vit-b"):
         bisect(model, 24)
     for model in ("gpt-2 small", "rat, own size, chunked"):
         bisect(model, 40)
     for model in MODELS:
-        add("measure", model, "bf16, smaller", MODELS[model][1][0], PRECISIONS["bf16"])
+        add("measure", model, "bf16, smaller", ALL[model][1][0], PRECISIONS["bf16"])
     bisect("gpt-2 small", 24, "fp32")
-    for model in ("gpt-2 small", "resnet-18", "u-net"):
-        changes = {**PRECISIONS["bf16"], "training__compile": True}
-        add("measure", model, "bf16, compiled", MODELS[model][1][0], changes)
-    for model, precision in (("resnet-18", "bf16"), ("u-net", "bf16"), ("u-net", "tf32")):
-        changes = {**PRECISIONS[precision], "model__args": {**_args(model), "channels_last": True}}
-        add("measure", model, f"{precision}, channels_last", MODELS[model][1][0], changes)
-    for model in ("gpt-2 small", "u-net"):
-        more = {"allocator": "expandable_segments"}
-        add("measure", model, "bf16, expandable", MODELS[model][1][1], PRECISIONS["bf16"], **more)
-        what = "bf16, expandable, largest under 24 GiB"
-        add("bisect", model, what, MODELS[model][1][1], PRECISIONS["bf16"], cap_bytes=24 * GIB, **more)
     return found
 
 
 def _args(model: str) -> dict[str, Any]:
-    args: dict[str, Any] = MODELS[model][0]()["model"]["args"]
+    args: dict[str, Any] = ALL[model][0]()["model"]["args"]
     return args
 
 
@@ -208,11 +250,19 @@ class Session:
         self.lock = threading.Lock()
 
     def run(self, wanted: list[dict[str, Any]]) -> None:
-        """Run all: the first two alone, so that the memory beside the allocator is known, the others together."""
-        for case in wanted[:2]:
+        """Run all that the file has not: the first two alone, so that the memory beside the allocator is known, the
+        others together.
+        """
+        if self.path.exists():
+            rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+            self.rows = [row for row in rows if "failed" not in row]
+        done = {row["name"] for row in self.rows}
+        alone = 0 if done else 2
+        left = [case for case in wanted if case["name"] not in done]
+        for case in left[:alone]:
             self.one({**case, "alone": True})
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self.one, [{**case, "alone": self.jobs == 1} for case in wanted[2:]]))
+            list(pool.map(self.one, [{**case, "alone": self.jobs == 1} for case in left[alone:]]))
 
     def one(self, case: dict[str, Any]) -> None:
         """Run one case, if there is time."""
