@@ -281,6 +281,8 @@ class Session:
             slug = re.sub(r"[^a-z0-9]+", "-", case["name"].lower()).strip("-")
             case = {**case, "record": str(self.path.parent / "events" / f"{slug}.json.xz")}
         found = run_case(case, min(left, 150))
+        if "failed" in found and case.pop("record", None):  # torch 2.11 cannot record every checkpointed model
+            found = run_case(case, min(left, 150))
         keys = ("mode", "name", "request", "micro_batch", "zero_stage", "cap_bytes", "allocator")
         row = {**{key: case[key] for key in keys}, **found, "seconds": round(time.monotonic() - begun, 1)}
         with self.lock:
