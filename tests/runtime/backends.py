@@ -141,6 +141,10 @@ def names_of(world: int, compiled: bool = False) -> list[str]:
     return [name for name, case in CASES.items() if case.world == world and case.compile == compiled]
 
 
+#: Only what hangs takes longer: some sixteen runs in one launch took ten minutes on a slow machine.
+LIMIT_S = 2400
+
+
 def train_cases(folder: Path, names: list[str], device: str = "cpu") -> dict[str, list[float]]:
     """Train cases of one world size in one launch; return each one's training and validation losses by epoch."""
     world = CASES[names[0]].world
@@ -148,7 +152,7 @@ def train_cases(folder: Path, names: list[str], device: str = "cpu") -> dict[str
         write_case(folder, name, CASES[name], device)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)] if world > 1 else []
     command = [sys.executable, *launcher, str(HERE / "backends.py"), str(folder), *names]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return {name: losses(folder, name) for name in names}
 
