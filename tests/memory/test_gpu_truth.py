@@ -206,6 +206,8 @@ OPEN = {
         "r3d-18, bf16",
         "r3d-18, bf16, largest under 24 GiB",
         "r3d-18, tf32",
+        "resnet-50, bf16",
+        "vgg-11, bf16",
     ),
 }
 
