@@ -113,8 +113,8 @@ def test_recorded_streams_reserve_what_they_reserved() -> None:
 
     off = {}
     for file in sorted(file for folder in replay.folders() for file in folder.glob("events/*.json.xz")):
-        if "zero" in file.name or "rat-" in file.name:
-            continue  # two streams, and long ones
+        if any(part in file.name for part in ("zero", "rat-", "expandable")):
+            continue  # two streams, long ones, and another allocator
         skip_if_late()
         data, allocator, blocks = gap.read(file), Allocator(), {}
         for action, size, address, _ in data["events"]:
@@ -122,10 +122,10 @@ def test_recorded_streams_reserve_what_they_reserved() -> None:
                 blocks[address] = allocator.malloc(size)
             elif action == "f" and address in blocks:
                 allocator.free(blocks.pop(address))
-        off[file.name] = allocator.peak_reserved / data["found"]["peak_reserved_bytes"] - 1
+        off[f"{file.parts[-3]} {file.name}"] = allocator.peak_reserved / data["found"]["peak_reserved_bytes"] - 1
     assert len(off) > 30
     assert max(map(abs, off.values())) < 0.012
-    assert sum(abs(error) < 0.0005 for error in off.values()) >= len(off) - 1, off
+    assert sum(abs(error) < 0.0005 for error in off.values()) >= len(off) - len(replay.folders()), off
 
 
 def test_every_case_is_of_its_own_and_can_be_asked_for() -> None:
