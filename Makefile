@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := specs/brain
 SHAPES := specs/shapes
 
-# Modules are compiled when first imported, and only then if their code may be written.
+# Setup compiles no module. With this variable set Python would compile each one again at every import.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test setup lint golden schema docs bench clean
