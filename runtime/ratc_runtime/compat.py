@@ -1,13 +1,8 @@
-"""What the published packages need from outside to work here: torchvision on CPU torch, RAT under autocast, and imports
-without what nobody uses.
-"""
+"""What the published packages need from outside to work here: torchvision on CPU torch, RAT under autocast."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,38 +30,11 @@ def define_torchvision_operators() -> None:
 
 
 def import_rat() -> Any:
-    """Import RAT and return its class, without wandb.
-
-    timm, below RAT, imports wandb if it is installed, for the summaries of its own training script. That takes several
-    times as long as the import of torch.
-    """
+    """Import RAT and return its class."""
     define_torchvision_operators()
-    with _as_if_missing("wandb"):
-        from resolution_aware_transformer import ResolutionAwareTransformer
+    from resolution_aware_transformer import ResolutionAwareTransformer
+
     return ResolutionAwareTransformer
-
-
-def import_deepspeed() -> Any:
-    """Import DeepSpeed and return it, without MLflow, which its autotuner imports if it has it. Raises ImportError.
-
-    That takes longer than the import of torch, on every rank; the process that tracks imports it for itself.
-    """
-    with _as_if_missing("mlflow"):
-        import deepspeed
-    return deepspeed
-
-
-@contextlib.contextmanager
-def _as_if_missing(package: str) -> Iterator[None]:
-    """Let an import of a package that is not imported yet fail, as if it were not installed."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
 
 
 def keep_rotary_in_float32(model: nn.Module) -> int:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ratc_runtime import compat
 from ratc_runtime.checkpoint.files import beside, sync_folder
 from ratc_runtime.checkpoint.header import UNREADABLE, open_content, read
 from ratc_runtime.errors import RuntimeFinding
@@ -50,7 +49,6 @@ def _consolidated(path: Path, header: dict[str, Any]) -> dict[str, torch.Tensor]
             content = torch.load(path / TAG / WHOLE, map_location="cpu", weights_only=False)
             weights = content["module"]
         else:
-            compat.import_deepspeed()
             from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
             # It tells of every shard on stdout and stderr.

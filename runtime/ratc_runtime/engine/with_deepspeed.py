@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import compat, nested
+from ratc_runtime import nested
 from ratc_runtime.distributed import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
 from ratc_runtime.engine.optimizer import make_optimizer
@@ -194,7 +194,7 @@ class AccelerateDeepSpeedEngine(DeepSpeedEngine):
 
 def _deepspeed() -> Any:
     try:
-        deepspeed = compat.import_deepspeed()
+        import deepspeed
     except ImportError as error:
         raise RuntimeFinding(
             "R529",

@@ -1,0 +1,54 @@
+"""Imports without what nobody uses here: a package that another one imports only because it is installed.
+
+Each takes several times as long as the import of torch, on every rank. Who needs it imports it for itself, as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+#: By the module that imports it: timm, below RAT, wants W&B for the summaries of its own training script, DeepSpeed
+#: wants MLflow for its autotuner.
+UNNEEDED = {"timm.utils.summary": "wandb", "deepspeed.autotuning.autotuner": "mlflow"}
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of `UNNEEDED` as Python does, and has them loaded without what they do not need."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in UNNEEDED else None
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_without(module: ModuleType) -> None:
+                with _as_if_missing(UNNEEDED[name]):
+                    load(module)
+
+            spec.loader.exec_module = load_without  # type: ignore[method-assign]
+        return spec
+
+
+def leave_out() -> None:
+    """Import the modules of `UNNEEDED` without, from now on. Calling it again changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+@contextlib.contextmanager
+def _as_if_missing(package: str) -> Iterator[None]:
+    """Let an import of a package that is not imported yet fail, as if it were not installed."""
+    if package in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules[package] = None
+    try:
+        yield
+    finally:
+        del modules[package]
