@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ratc.cli.checks import SKIP
-from tests.effort import LATE, skip_if_late
+from tests.effort import LATE, part_of, skip_if_late
 
 # On a slow machine an example may take seconds, and so may its making.
 settings.register_profile(
@@ -48,5 +48,16 @@ def pytest_runtest_setup():
     skip_if_late()
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+@pytest.hookimpl(trylast=True)  # after -k and -m: who names a test gets it
+def pytest_collection_modifyitems(config, items):
+    """Run the slow ones last, and of each of them a part of its parameters (`RATC_TEST_EFFORT`), or all (`every`)."""
+    quick, slow = [], {}
+    for item in items:
+        marker = item.get_closest_marker("slow")
+        if marker is None:
+            quick.append(item)
+        else:
+            slow.setdefault(item if "every" in marker.kwargs else item.nodeid.partition("[")[0], []).append(item)
+    chosen = [item for group in slow.values() for item in part_of(group)]
+    config.hook.pytest_deselected(items=sorted({*items} - {*quick, *chosen}, key=items.index))
+    items[:] = quick + chosen

@@ -11,9 +11,13 @@ from backends import CASES, GOLDEN, TOLERANCE, names_of, prepare, train_cases
 from lockfile import results
 from test_distributed import score_of_exported
 
-pytestmark = pytest.mark.slow
+from tests.effort import part_of
 
-COMMON = [name for name, case in CASES.items() if not case.compile]
+pytestmark = pytest.mark.slow(every=True)  # they share two launches
+
+#: Those that others are compared with, those that have tests of their own, and a part of the others.
+OWN = ("torch", "torch-keep", "ddp-keep", "zero2-keep", "zero3")
+COMMON = [*OWN, *part_of([name for name, case in CASES.items() if not case.compile and name not in OWN])]
 GOLDENS: dict[str, list[float]] = json.loads(GOLDEN.read_text())["losses"]
 
 
@@ -26,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def losses(folder: Path) -> dict[str, list[float]]:
-    return train_cases(folder, names_of(1)) | train_cases(folder, names_of(2))
+    worlds = [[name for name in COMMON if CASES[name].world == world] for world in (1, 2)]
+    return train_cases(folder, worlds[0]) | train_cases(folder, worlds[1])
 
 
 @pytest.mark.parametrize("name", COMMON)
@@ -61,7 +66,7 @@ def test_gradients_are_reduced_once_a_step(losses: dict[str, list[float]], folde
     assert found == [steps, steps]
 
 
-@pytest.mark.parametrize("name", ["zero2-keep", "zero2-bf16", "zero3"])
+@pytest.mark.parametrize("name", [name for name in ("zero2-keep", "zero2-bf16", "zero3") if name in COMMON])
 def test_exported_weights_have_the_scores_of_the_shards(
     losses: dict[str, list[float]], folder: Path, name: str
 ) -> None:
