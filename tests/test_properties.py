@@ -147,28 +147,33 @@ def paths(tree: Any, prefix: tuple = ()) -> list[tuple]:
     return [path for key, child in items for path in ((*prefix, key), *paths(child, (*prefix, key)))]
 
 
+def mutate(draw, tree):
+    """Drop, retype, rename or move one value of a tree, in place."""
+    places = paths(tree)
+    if not places:
+        return
+    *parents, key = draw(st.sampled_from(places))
+    owner = tree
+    for parent in parents:
+        owner = owner[parent]
+    kind = draw(st.sampled_from(["drop", "retype", "rename", "other key's value", "add"]))
+    if kind == "drop":
+        del owner[key]
+    elif kind == "retype":
+        owner[key] = draw(values)
+    elif kind == "other key's value":
+        owner[key] = draw(st.sampled_from([1, 2, 64, 0.5, True, None, "rat", "none", "fp16", "a:b", [1.0], {}]))
+    elif isinstance(owner, dict):
+        name = draw(words | st.sampled_from([f"{key}s", str(key)[:-1], str(key).upper()]))
+        owner[name] = owner.pop(key) if kind == "rename" else draw(values)
+
+
 @st.composite
 def mutated_trees(draw, specs=tuple(SPECS)):
     """A spec with one to four values dropped, retyped, renamed or moved."""
     tree = yaml.safe_load(draw(st.sampled_from(specs)))
     for _ in range(draw(st.integers(1, 4))):
-        places = paths(tree)
-        if not places:
-            break
-        *parents, key = draw(st.sampled_from(places))
-        owner = tree
-        for parent in parents:
-            owner = owner[parent]
-        kind = draw(st.sampled_from(["drop", "retype", "rename", "other key's value", "add"]))
-        if kind == "drop":
-            del owner[key]
-        elif kind == "retype":
-            owner[key] = draw(values)
-        elif kind == "other key's value":
-            owner[key] = draw(st.sampled_from([1, 2, 64, 0.5, True, None, "rat", "none", "fp16", "a:b", [1.0], {}]))
-        elif isinstance(owner, dict):
-            name = draw(words | st.sampled_from([f"{key}s", str(key)[:-1], str(key).upper()]))
-            owner[name] = owner.pop(key) if kind == "rename" else draw(values)
+        mutate(draw, tree)
     return tree
 
 
