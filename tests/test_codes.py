@@ -7,6 +7,7 @@ commands, run in a folder with these files. Without commands the spec is compile
 `docs/codes.md` is the table of all codes. After a change: `python -m tests.test_codes` writes it again.
 """
 
+import functools
 import re
 import shlex
 import subprocess
@@ -36,11 +37,14 @@ IN_WORDS = (
     | {f"R41{number}" for number in range(1, 10)}
     | {path.stem for path in CODES.glob("R5*.md")} - {"R515"}
 )
+#: Codes that come of checking a micro-batch that the spec gives, which takes a trace.
+CHECKING = {"R318"}
 
 FENCE = re.compile(r"^```(\w+) ?(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 TITLE = re.compile(r"# (R\d{3}): .*[^.\n]\n")
 
 
+@functools.cache
 def explanations() -> dict[str, str]:
     """The text of every explanation, by code."""
     return {path.stem: path.read_text() for path in sorted(CODES.glob("*.md"))}
@@ -106,7 +110,8 @@ def run(commands: str, capsys) -> list[tuple[str, str]]:
 def outcome(code: str, heading: str, folder: Path, capsys, monkeypatch) -> list[tuple[str, str]]:
     """What the example under a heading gives."""
     monkeypatch.chdir(folder)
-    monkeypatch.delenv(SKIP, raising=False)
+    if code in CHECKING:
+        monkeypatch.delenv(SKIP)
     files = {f"{info or 'spec'}.yaml": text.encode() for kind, info, text in blocks(code, heading) if kind == "yaml"}
     for name, data in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
