@@ -1,8 +1,11 @@
-"""What all tests share: no `RAT_*` variable of the developer's shell reaches them, micro-batches that a spec gives are
-not checked (a trace takes seconds; `checks_given` turns it on), the slow ones run last, and none starts too late.
+"""What all tests share: no `RAT_*` variable of the developer's shell reaches them, and the slow ones run last.
+
+Two things that take seconds are off: to check micro-batches that a spec gives (`checks_given` turns it on), and to have
+files read by Accelerate and DeepSpeed (`asks_consumers`).
 """
 
 import os
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +31,15 @@ def _no_settings_from_the_shell(monkeypatch):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv(SKIP, "1")
+
+    # `tests/test_cases.py` has them read all golden files, in one process each.
+    monkeypatch.setattr("ratc.consumers.find_spec", lambda name: None)
+
+
+@pytest.fixture
+def asks_consumers(monkeypatch, _no_settings_from_the_shell):
+    """Have files read by Accelerate and DeepSpeed, as outside of tests."""
+    monkeypatch.setattr("ratc.consumers.find_spec", find_spec)
 
 
 @pytest.fixture

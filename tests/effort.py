@@ -18,6 +18,9 @@ LATE = "the time for tests was up (RATC_TEST_END)"
 _EFFORT = float(os.environ.get("RATC_TEST_EFFORT", "0.2"))
 _END = float(os.environ.get("RATC_TEST_END") or "inf")
 
+#: Seconds that only a process that hangs takes: on a slow machine the import of torch alone may take a minute.
+HANGS_S = 900.0
+
 Item = TypeVar("Item")
 
 

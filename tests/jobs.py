@@ -13,13 +13,12 @@ from typing import Any
 
 import yaml
 
+from tests.effort import HANGS_S
 from tests.runtime.lockfile import write_data
 
 #: Artifacts by target and spec, in a file's bytes each. They hold no path of their folder, so a copy is as good.
 _COMPILED: dict[tuple[str, str], dict[str, bytes]] = {}
 ROOT = Path(__file__).resolve().parents[1]
-#: Seconds within which anything here must happen; a test that waits longer fails.
-PATIENCE = 300.0
 SLOW = """\
 import os, time
 from ratc_runtime.data.isic import IsicSegmentation
@@ -82,7 +81,7 @@ def ratc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ratc in a folder, as a user would there."""
     command = [sys.executable, "-m", "ratc", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS_S)
 
 
 def compiled(folder: Path, target: str) -> Path:
@@ -151,7 +150,7 @@ def as_soon_as(true: Callable[[Path], object], actions: Mapping[Path, Callable[[
     wait_until(none_waits, f"{true.__name__} for {', '.join(folder.name for folder in actions)}")
 
 
-def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def wait_until(true: Callable[[], object], what: str, patience: float = HANGS_S) -> None:
     """Wait until something is true; fail when it takes longer than `patience` seconds."""
     end = time.monotonic() + patience
     while not true():

@@ -10,8 +10,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ratc import consumers
 from ratc.cli import main
+from ratc.targets.artifact import Artifact
 
 CASES = Path(__file__).parent / "cases"
 OUTPUT = "out"
@@ -42,6 +45,34 @@ def test_case(case, tmp_path, capsys, monkeypatch):
     assert said == (words.read_text() if words.is_file() else ""), "what is said differs"
     assert status == (0 if expected.is_dir() else 1)
     assert files == texts(expected)
+
+
+@pytest.mark.slow(every=True)
+@pytest.mark.parametrize(("package", "name"), [("accelerate", "accelerate.yaml"), ("deepspeed", "deepspeed.json")])
+def test_the_package_that_reads_a_file_accepts_every_golden_one(package, name, asks_consumers):
+    """And refuses one that is wrong."""
+    pytest.importorskip(package)
+    files = sorted(CASES.glob(f"*/expected/**/{name}"))
+    worlds = [yaml.safe_load((file.parent / "lock.yaml").read_text())["parallel"]["world_size"] for file in files]
+    given = [(file.read_text(), world) for file, world in zip(files, worlds, strict=True)]
+    answers = consumers.ask(package, [*given, ("[]", 1)])
+    assert len(given) > 5
+    assert {answers.get(pair, "") for pair in given} == {""}
+    assert answers["[]", 1]
+
+
+def test_what_a_package_refuses_is_a_finding_with_its_words(monkeypatch):
+    monkeypatch.setattr(consumers, "ask", lambda package, given: dict.fromkeys(given, f"no, says {package}"))
+    files = [
+        Artifact("a.yaml", "a: 1\n", "accelerate"),
+        Artifact("d.json", "{}", "deepspeed"),
+        Artifact("t", "", "text"),
+    ]
+    found = consumers.reread(files, 2)
+    assert [(item.code, item.notes) for item in found] == [
+        ("R402", ("no, says accelerate",)),
+        ("R402", ("no, says deepspeed",)),
+    ]
 
 
 def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ratc.cli import init
+from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "cases"
@@ -24,7 +25,7 @@ def ratc(*arguments, cwd=None, **variables):
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_S,
         check=False,
     )
 

@@ -18,6 +18,7 @@ import yaml
 
 from ratc.cli import main
 from ratc.yaml_text import mapping
+from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parent.parent
 SPEC = """\
@@ -33,8 +34,6 @@ IS_ROOT = os.geteuid() == 0
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Accelerate and DeepSpeed take seconds to import; the golden cases ask them.
-    monkeypatch.setattr("ratc.consumers.find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def shell(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Runs ratc as a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     command = [sys.executable, "-m", "ratc", *arguments]
-    return subprocess.run(command, env=environment, timeout=60, check=False, **options)
+    return subprocess.run(command, env=environment, timeout=HANGS_S, check=False, **options)
 
 
 # ---------------------------------------------------------------------- what is in a file
@@ -462,7 +461,7 @@ for turn in range(25):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
     running = [subprocess.Popen([sys.executable, "-c", program, str(n)], **quiet) for n in range(4)]
-    said = [process.communicate(timeout=60)[1] for process in running]
+    said = [process.communicate(timeout=HANGS_S)[1] for process in running]
     assert [process.returncode for process in running] == [0] * 4, said
     assert_consistent()
 
@@ -513,7 +512,7 @@ def run_script(value: str, ratc, **variables: str) -> tuple[list[list[str]], dic
         **variables,
         "BASH_FUNC_module%%": '() { printf "%s\\0" "$@" > "$NOTES/module"; }',
     }
-    subprocess.run(["bash", "work/out/run.sh"], env=environment, check=True, capture_output=True, timeout=30)
+    subprocess.run(["bash", "work/out/run.sh"], env=environment, check=True, capture_output=True, timeout=HANGS_S)
     calls = Path("notes/arguments").read_bytes().decode().split("end-of-call\0")
     pairs = (item.partition("=") for item in Path("notes/environment").read_bytes().decode().split("\0"))
     assert Path("notes/module").read_bytes().decode().split("\0")[-2] == value
@@ -574,7 +573,7 @@ def test_a_variable_may_have_any_name(ratc):
         "NOTES": os.path.abspath("notes"),
         "RATC_PYTHON": os.path.abspath("python"),
     }
-    subprocess.run(["bash", "out/run.sh"], env=environment, check=True, capture_output=True, timeout=30)
+    subprocess.run(["bash", "out/run.sh"], env=environment, check=True, capture_output=True, timeout=HANGS_S)
     noted = Path("notes/environment").read_bytes().decode().split("\0")
     assert {f"{name}=theirs" for name in names} <= set(noted)
     arguments = Path("notes/arguments").read_bytes().decode().split("\0")

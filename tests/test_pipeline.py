@@ -14,6 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.effort import HANGS_S
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "RATC_PYTHON": sys.executable}
 SPEC = {
@@ -84,7 +86,7 @@ def run(command, status=0, **variables):
         env={**ENVIRONMENT, **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS_S,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr
@@ -107,7 +109,7 @@ def folder(tmp_path):
 def test_the_script_trains_from_anywhere_and_knows_that_it_has(folder, tmp_path):
     script = compiled(write_spec(folder))
     done = subprocess.run(
-        [script], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [script], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -131,7 +133,7 @@ def test_data_and_results_can_be_placed_when_the_script_runs(folder, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -153,7 +155,7 @@ def test_a_signal_to_the_script_saves_and_the_same_command_continues(folder, acc
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
-    assert process.wait(timeout=60) == 0, rest
+    assert process.wait(timeout=HANGS_S) == 0, rest
     assert "stopped as asked" in rest
     stopped = results(folder / "outputs/tiny")
     assert stopped["status"] == "stopped"

@@ -23,6 +23,7 @@ from ratc.submission import DIALECTS, record, summary
 from ratc.submission.dialect import Answer, Task
 from ratc.submission.refusal import refusal
 from ratc.targets.artifact import Artifact
+from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "echo 'ClusterName             = fake'\n"
@@ -87,7 +88,7 @@ class Place:
 
     def submit(self, *options: str, **variables: str) -> tuple[int, str, str]:
         process = self.start(*options, **variables)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=HANGS_S)
         return process.returncode, out, err
 
     def refused(self, code: str, *options: str, **variables: str) -> str:
@@ -295,7 +296,7 @@ def test_two_at_once_submit_one(slurm: Place) -> None:
     slurm.state(SHOW.format("PENDING", "0:0"))
     slurm.program("sbatch", f"sleep 2\n{SBATCH}")
     both = [slurm.start() for _ in range(2)]
-    said = [(*process.communicate(timeout=120), process.returncode) for process in both]
+    said = [(*process.communicate(timeout=HANGS_S), process.returncode) for process in both]
     assert sorted(status for *_, status in said) == [0, 1], said
     assert "error[R412]" in next(err for _, err, status in said if status)
     assert len(slurm.calls()) == 1
@@ -432,7 +433,7 @@ def test_interrupting_the_wait_leaves_the_job(slurm: Place) -> None:
     while "job 5: RUNNING" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 130
     assert "job 5 goes on" in err
 
@@ -444,7 +445,7 @@ def test_an_interrupt_does_not_lose_a_job_that_is_being_submitted(slurm: Place) 
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANGS_S)
     assert (process.returncode, out) == (0, "5\n"), err
     assert [entry["job"] for entry in slurm.record()] == ["5"]
 

@@ -22,19 +22,25 @@ from ratc.diagnostics import Diagnostic
 from ratc.document import parse
 from ratc.targets.artifact import Artifact
 
+#: Who is asked, in a process of its own.
+PACKAGES = ("accelerate", "deepspeed")
 #: Accepted texts that are remembered; the oldest go first.
 KEPT = 2000
+#: Only what hangs takes longer: on a busy machine or a network file system an import alone takes minutes.
+LIMIT_S = 900
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, ...]:
     """What the consumers refuse. Code: R402, which is a fault of ratc or of a version that it does not know."""
     with ThreadPoolExecutor() as both:
-        answers = (
-            both.submit(_ask, "accelerate", _texts(artifacts, "accelerate")),
-            both.submit(_ask, "deepspeed", _texts(artifacts, "deepspeed"), str(world_size)),
-        )
-        asked = {text: problem for answer in answers for text, problem in answer.result().items()}
+        answers = [
+            both.submit(
+                ask, package, [(artifact.text, world_size) for artifact in artifacts if artifact.consumer == package]
+            )
+            for package in PACKAGES
+        ]
+        asked = {text: problem for answer in answers for (text, _), problem in answer.result().items()}
     found = []
     for artifact in artifacts:
         problem = _problem(artifact) or asked.get(artifact.text, "")
@@ -46,11 +52,6 @@ def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, 
             helps = (f"nothing was written; this is {cause}",)
             found.append(Diagnostic("R402", message, notes=(problem,), helps=helps))
     return tuple(found)
-
-
-def _texts(artifacts: Sequence[Artifact], consumer: str) -> list[str]:
-    """Each text once: the points of an array often share theirs."""
-    return list(dict.fromkeys(artifact.text for artifact in artifacts if artifact.consumer == consumer))
 
 
 def _problem(artifact: Artifact) -> str:
@@ -78,32 +79,34 @@ def _yaml_problem(artifact: Artifact) -> str:
     return "" if new.root.data() == old else "YAML 1.1 and 1.2 readers disagree about a value"
 
 
-def _ask(package: str, texts: list[str], *arguments: str) -> dict[str, str]:
-    """Return a package's complaint about each text, "" if it has none. The result is empty if it is not installed.
+def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Return a package's complaint about each text at a world size, "" if it has none. The result is empty if it is not
+    installed.
 
-    All texts are read in one process. A text that was accepted before, with the same versions of all packages, is not
-    read again, because importing Accelerate takes seconds.
+    All are read in one process. What was accepted before, with the same versions of all packages, is not read again,
+    because importing Accelerate takes seconds.
     """
-    if not texts or find_spec(package) is None:
+    if not given or find_spec(package) is None:
         return {}
     reader = os.path.join(_FOLDER, f"read_{package}.py")
-    accepted = {text: os.path.join(kept.folder("accepted"), _key(reader, text, arguments)) for text in texts}
-    unknown = [text for text, path in accepted.items() if not os.path.exists(path)]
+    # Each once: the points of an array often share theirs.
+    accepted = {pair: os.path.join(kept.folder("accepted"), _key(reader, *pair)) for pair in given}
+    unknown = [pair for pair, path in accepted.items() if not os.path.exists(path)]
     if not unknown:
         return {}
-    output, problem = _run([sys.executable, reader, *arguments], json.dumps(unknown))
+    output, problem = _run([sys.executable, reader], json.dumps(unknown))
     if problem:
         return dict.fromkeys(unknown, problem)
     # What a package prints while it is imported stands before the answer.
     said = dict(zip(unknown, json.loads(output.splitlines()[-1]), strict=True))
-    _keep([accepted[text] for text, problem in said.items() if not problem])
+    _keep([accepted[pair] for pair, problem in said.items() if not problem])
     return said
 
 
-def _key(reader: str, text: str, arguments: Sequence[str]) -> str:
+def _key(reader: str, text: str, world_size: int) -> str:
     """The digest of all that an answer depends on."""
     with open(reader, encoding="utf-8") as file:
-        whole = [sys.version, kept.packages(), file.read(), list(arguments), text]
+        whole = [sys.version, kept.packages(), file.read(), world_size, text]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -128,7 +131,7 @@ def _run(command: list[str], text: str) -> tuple[str, str]:
             capture_output=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONUTF8": "1"},
-            timeout=120,
+            timeout=LIMIT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""Run by itself: has Accelerate's own loader read each of the YAML texts in the JSON list on standard input.
+"""Run by itself: has Accelerate's own loader read YAML texts. On standard input: a JSON list of [text, world size].
 
 Prints a JSON list: its words about each text that it refuses, nothing about the others.
 """
@@ -25,4 +25,4 @@ def problem(text: str) -> str:
     return "" if valid else "num_processes is not a count"
 
 
-print(json.dumps([problem(text) for text in json.load(sys.stdin)]))
+print(json.dumps([problem(text) for text, _ in json.load(sys.stdin)]))

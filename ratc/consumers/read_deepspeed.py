@@ -1,5 +1,4 @@
-"""Run by itself with the world size: has DeepSpeed's own config classes read each of the JSON texts in the JSON list on
-standard input.
+"""Run by itself: has DeepSpeed's own classes read JSON texts. On standard input: a JSON list of [text, world size].
 
 Prints a JSON list: its words about each text that it refuses, nothing about the others.
 """
@@ -16,7 +15,6 @@ sys.path.pop(0)  # this folder is no place to import from
 # DeepSpeed imports MLflow if it is installed, for its autotuner. That takes longer than all the rest together.
 sys.modules["mlflow"] = None  # type: ignore[assignment]
 
-world = int(sys.argv[1])
 with contextlib.redirect_stdout(io.StringIO()):
     from deepspeed.runtime.config import DeepSpeedConfig
 
@@ -24,22 +22,25 @@ with contextlib.redirect_stdout(io.StringIO()):
 class World:
     """Stands for the process group that is not there when compiling."""
 
+    def __init__(self, size: int) -> None:
+        self.size = size
+
     def get_data_parallel_world_size(self) -> int:
-        return world
+        return self.size
 
 
-def problem(text: str) -> str:
+def problem(text: str, world_size: int) -> str:
     """What DeepSpeed says against a text."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
         file.write(text)
         file.flush()
         try:
             with patch("deepspeed.runtime.config.dist.get_rank", return_value=0):
-                config = DeepSpeedConfig(file.name, mpu=World())
+                config = DeepSpeedConfig(file.name, mpu=World(world_size))
         except Exception as error:  # whatever it raises is its answer
             return " ".join(str(error).split()) or repr(error)
     same = config.train_batch_size == json.loads(text)["train_batch_size"]
     return "" if same else "it understands another global batch size"
 
 
-print(json.dumps([problem(text) for text in json.load(sys.stdin)]))
+print(json.dumps([problem(*item) for item in json.load(sys.stdin)]))

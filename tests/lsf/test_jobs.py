@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests import jobs
+from tests.effort import HANGS_S
 from tests.jobs import as_soon_as, assert_whole, losses, rank_processes, results, spec, wait_until, write_project
 from tests.lsf.grammar import problems
 
@@ -79,7 +80,7 @@ class Lsf:
 
     def end(self, process: subprocess.Popen[bytes]) -> int:
         """Wait for the end of a job's script, end its tasks as LSF then does, and return the exit status."""
-        status = process.wait(timeout=jobs.PATIENCE)
+        status = process.wait(timeout=HANGS_S)
         self.running.remove(process)
         return status
 

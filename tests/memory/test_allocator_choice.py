@@ -16,6 +16,7 @@ from ratc.memory.allocators import choose, searchers
 from ratc.memory.choose import Traced, Variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
+from tests.effort import HANGS_S
 
 MIB = made_traces.MIB
 VARIANT, CHECKPOINTED = Variant("fp32"), Variant("fp32", activation_checkpointing=True)
@@ -258,7 +259,7 @@ def started(script, *words, **environment):
         env={"PATH": os.environ["PATH"], "RATC_PYTHON": str(stub), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -24,6 +24,7 @@ from ratc.memory.measured import Conditions, Measurement, Point
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
+from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -389,7 +390,7 @@ def command(*words, **environment):
         [sys.executable, "-m", *words],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS_S,
         env={
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}",
@@ -421,7 +422,7 @@ def test_a_request_that_is_none_is_refused(tmp_path, text):
         input=text,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_S,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "runtime")},
     )
     assert done.returncode == 2, done.stderr

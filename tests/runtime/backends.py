@@ -19,9 +19,11 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE.parents[1] / "runtime")]
+    sys.path[:0] = [str(HERE), str(HERE.parents[1] / "runtime"), str(HERE.parents[1])]
 
 from lockfile import BASE, RUNTIME, environment, results, write_data, write_lock  # noqa: E402
+
+from tests.effort import HANGS_S  # noqa: E402
 
 GOLDEN = HERE / "losses.json"
 #: Relative differences allowed. fp32: sums are taken in another order (ranks, micro-batches, kernels of another CPU),
@@ -141,10 +143,6 @@ def names_of(world: int, compiled: bool = False) -> list[str]:
     return [name for name, case in CASES.items() if case.world == world and case.compile == compiled]
 
 
-#: Only what hangs takes longer: some sixteen runs in one launch took ten minutes on a slow machine.
-LIMIT_S = 2400
-
-
 def train_cases(folder: Path, names: list[str], device: str = "cpu") -> dict[str, list[float]]:
     """Train cases of one world size in one launch; return each one's training and validation losses by epoch."""
     world = CASES[names[0]].world
@@ -152,7 +150,7 @@ def train_cases(folder: Path, names: list[str], device: str = "cpu") -> dict[str
         write_case(folder, name, CASES[name], device)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)] if world > 1 else []
     command = [sys.executable, *launcher, str(HERE / "backends.py"), str(folder), *names]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=2 * HANGS_S)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return {name: losses(folder, name) for name in names}
 

@@ -15,6 +15,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from tests.effort import HANGS_S
+
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
 
 BASE: dict[str, Any] = {
@@ -191,7 +193,7 @@ def run_training(lock: Path, *arguments: str, **extra: str) -> subprocess.Comple
         env=environment(**extra),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS_S,
     )
 
 

@@ -13,6 +13,8 @@ from ratc_runtime import allocator, preflight, train
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import read_lock
 
+from tests.effort import HANGS_S
+
 NATIVE, EXPANDABLE = "native", "expandable_segments"
 ON, OFF = "expandable_segments:True", "expandable_segments:False"
 CUDA = torch.device("cuda")
@@ -130,7 +132,7 @@ def test_this_torch_reads_either_variable(name):
         pytest.skip("this torch does not say what it has read")
     code = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, name: ON}, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", code], env={**os.environ, name: ON}, capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.stdout.strip() == ON, done.stderr
 

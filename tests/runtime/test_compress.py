@@ -16,6 +16,8 @@ from lockfile import environment, run_training, write_data, write_lock
 from ratc_runtime import compress, evaluate, opened
 from torch import nn
 
+from tests.effort import HANGS_S
+
 
 def test_pruning_takes_the_smallest_weights_and_leaves_plain_names() -> None:
     layer = nn.Linear(4, 2)
@@ -76,7 +78,7 @@ def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: 
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", *words]
-        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=400)
+        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=HANGS_S)
 
     assert run("ratc_runtime.data.sample", "--", "brain", str(tmp_path / "brain/data")).returncode == 0
     shorter = ("--epochs", "6", "--set", "compression.begin_epoch=2", "--set", "compression.end_epoch=4")

@@ -24,6 +24,8 @@ from ratc_runtime.run import Progress
 from ratc_runtime.tasks.segmentation.losses import Combined
 from test_distributed import accelerate_command, deepspeed_artifacts, two_processes
 
+from tests.effort import HANGS_S
+
 TWO_STEPS = {"training__max_steps_per_epoch": 2, "training__epochs": 1}
 
 
@@ -307,7 +309,7 @@ def test_gradients_and_updates_are_seen_below_zero3_as_with_one_process(tmp_path
     files = deepspeed_artifacts(tmp_path / "zero", 3, "fp32")
     lock = two_processes(tmp_path, "zero", engine, files, debug=True, model=model, **TWO_STEPS)
     command = accelerate_command(lock)
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     for one, other in zip(lines(tmp_path / "out-one"), lines(tmp_path / "out-zero"), strict=True):
         for key in ("gradient_norms", "weight_norms", "update_to_weight"):

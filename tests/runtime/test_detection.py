@@ -27,6 +27,7 @@ from ratc_runtime.tasks.detection.losses import SetPrediction
 from ratc_runtime.tasks.detection.matching import Costs, match
 from ratc_runtime.tasks.detection.metrics import AveragePrecision
 
+from tests.effort import HANGS_S
 from tests.runtime.lockfile import BASE, environment, results, write_lock
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -400,7 +401,7 @@ def test_two_processes_have_the_losses_and_scores_of_one(tmp_path: Path) -> None
         lock.write_text(yaml.safe_dump(changed))
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes > 1 else []
         command = [sys.executable, *launcher, "-m", "ratc_runtime.train", "--lock", str(lock)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
         assert done.returncode == 0, done.stderr
         assert "test mAP" in done.stdout
         found.append(results(tmp_path / f"out-{name}"))

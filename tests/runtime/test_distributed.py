@@ -27,6 +27,8 @@ from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
 from test_resume import slow_project, stop_midway
 
+from tests.effort import HANGS_S
+
 pytestmark = pytest.mark.slow
 
 NO_DROPOUT = {**BASE["model"]["args"], "mlp_dropout": 0.0}
@@ -104,7 +106,7 @@ def accelerate_command(lock: Path) -> list[str]:
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
 
 
 def alone(header: dict[str, Any], folder: Path) -> tuple[Lock, Any]:
@@ -237,7 +239,7 @@ def test_processes_that_do_not_meet_are_refused(tmp_path: Path) -> None:
         env=variables,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_S,
     )
     assert done.returncode == 1, done.stdout
     assert "error[R502]: 1 process(es) found each other, the lock says 2" in done.stderr, done.stderr

@@ -21,6 +21,8 @@ from lockfile import BASE, environment, results, write_data, write_lock
 from test_distributed import ACCELERATE, TORCHRUN, TWO, accelerate_command
 from test_resume import same
 
+from tests.effort import HANGS_S
+
 pytestmark = pytest.mark.slow
 
 MINE = """
@@ -115,7 +117,7 @@ class Started:
     def end(self) -> subprocess.CompletedProcess[str]:
         """Wait for everything that holds the output, orphans too, and return what came of it."""
         try:
-            rest, _ = self.process.communicate(timeout=150)
+            rest, _ = self.process.communicate(timeout=HANGS_S)
         finally:
             for pid in {self.process.pid, *self.ranks.values()}:
                 if (Path("/proc") / str(pid) / "cwd").exists() and self.process.poll() is None:

@@ -15,6 +15,8 @@ import torch
 from lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
 from test_resume import group_signal, same, slow_project, stop_midway
 
+from tests.effort import HANGS_S
+
 HERE = Path(__file__).resolve().parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TWO = {**BASE["parallel"], "world_size": 2, "processes_per_node": 2}
@@ -67,7 +69,7 @@ def test_fifty_kills_leave_no_trace(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=HANGS_S,
     )
     log = (tmp_path / "log.txt").read_text() if (tmp_path / "log.txt").exists() else ""
     assert done.returncode == 0, (done.stderr, log[-3000:])
@@ -129,7 +131,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_continues(tmp_path: Path) -> N
     (tmp_path / "slow").unlink()
     for more in ((), ("--output-dir", "undisturbed")):
         done = subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+            [*command, *more], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S
         )
         assert done.returncode == 0, done.stderr
         assert ("continuing after epoch 0, step " in done.stdout) is not bool(more)

@@ -23,6 +23,8 @@ from ratc_runtime.lock import read_lock
 from ratc_runtime.split import Split, smaller, with_micro_batch
 from test_distributed import ACCELERATE, accelerate_command, deepspeed_artifacts
 
+from tests.effort import HANGS_S
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 # `limit` holds the largest micro-batch that fits, `from_call` the number of forward passes that are spared.
@@ -98,7 +100,7 @@ def start(
     command = [*(TORCHRUN if world == 2 else [sys.executable]), *program, "--lock", str(lock), *options]
     # `rehearsing.py` imports torch before the lock is read, which is too late for the lock's number of threads.
     env = {**environment(), "OMP_NUM_THREADS": str(BASE["parallel"]["threads_per_process"])}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANGS_S)
 
 
 def same_losses(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -350,7 +352,7 @@ def launched(folder: Path, lock: Path, rehearse: bool) -> subprocess.CompletedPr
     command = accelerate_command(lock)
     if rehearse:
         command[command.index("-m", 3) : command.index("--lock")] = [str(folder / "rehearsing.py")]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from ratc_runtime.lock import Compression, lock_from
 from ratc_runtime.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
 
+from tests.effort import HANGS_S
+
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = {
     "sparsity": 0.8,
@@ -151,7 +153,7 @@ def test_a_run_prunes_little_by_little_and_one_that_is_stopped_prunes_the_same(t
 
     # What the lock says is what compressing does: here int8 alone, as the weights are pruned already.
     command = [sys.executable, "-m", "ratc_runtime.compress", "first", "-o", "small"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "small/report.json").read_text())
     assert (report["sparsity"], report["quantization"], report["metric"], report["tolerance"]) == (

@@ -22,6 +22,8 @@ from ratc_runtime.range_test import DIVERGED, Point, alone, measure, rates, sugg
 from ratc_runtime.run import seed_everything
 from ratc_runtime.tasks import make_task
 
+from tests.effort import HANGS_S
+
 SPEC = """\
 experiment_name: tiny
 model: {feature_dims: 16, num_blocks: 1, num_heads: 2, iters: 1, sga_kernel_size: 5, stride: 4}
@@ -96,7 +98,7 @@ def test_the_command_draws_and_suggests(tmp_path: Path) -> None:
     def tune(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ratc", "tune", "lr", str(tmp_path / "spec.yaml"), *options]
         return subprocess.run(
-            command, cwd=tmp_path.parent, env=environment(), capture_output=True, text=True, timeout=240
+            command, cwd=tmp_path.parent, env=environment(), capture_output=True, text=True, timeout=HANGS_S
         )
 
     done = tune("--steps", "60", "--low", "1e-5")
@@ -116,7 +118,7 @@ def test_the_command_draws_and_suggests(tmp_path: Path) -> None:
     # It is a fact from now on: a spec that wants it takes it, in a measurement of its own, too.
     (tmp_path / "spec.yaml").write_text(SPEC.replace("epochs: 1", "epochs: 1, learning_rate: auto"))
     command = [sys.executable, "-m", "ratc", "compile", str(tmp_path / "spec.yaml"), "-o", str(tmp_path / "out")]
-    compiled = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    compiled = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert compiled.returncode == 0, compiled.stderr
     written = (tmp_path / "out/lock.yaml").read_text()
     assert f"learning_rate: {found['learning_rate']!r}  # measured on" in written

@@ -14,6 +14,8 @@ import pytest
 import torch
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
 
+from tests.effort import HANGS_S
+
 SLOW = """
 import os, time
 from ratc_runtime.data.isic import IsicSegmentation
@@ -55,7 +57,7 @@ def stop_midway(command: list[str], folder: Path, how: Any, line: str) -> subpro
             how(process)
             break
     try:
-        rest, errors = process.communicate(timeout=120)
+        rest, errors = process.communicate(timeout=HANGS_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -26,6 +26,8 @@ from ratc_runtime.run import seed_everything
 from ratc_runtime.tasks import make_task
 from test_resume import group_signal, same, stop_midway
 
+from tests.effort import HANGS_S
+
 WEIGHT = 0.25
 NO_DROPOUT = {**lock_content()["model"]["args"], "mlp_dropout": 0.0}
 
@@ -208,7 +210,7 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
 
     def train(output: str, command: list[str]) -> subprocess.CompletedProcess[str]:
         run = [*command, "--data-dir", "data", "--output-dir", output]
-        return subprocess.run(run, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+        return subprocess.run(run, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
 
     done = train("whole", train_command(lock))
     assert done.returncode == 0, done.stderr
@@ -244,7 +246,7 @@ def test_a_debug_run_is_cut_task_by_task(tmp_path: Path) -> None:
     data(tmp_path / "data")
     lock = write(tmp_path / "one", {**content(training__epochs=1, training__max_steps_per_epoch=1), "debug": True})
     command = [*train_command(lock), "--data-dir", "data"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     assert "task discs: segmentation, weight 1, 4 + 3 + 2 samples" in done.stdout
     assert "task train: detection, weight 0.25, 4 + 4 + 3 samples" in done.stdout

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from lockfile import environment, results
 
+from tests.effort import HANGS_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,12 +36,12 @@ def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: 
     output = tmp_path / "brain_tuning/outputs/brain_tuning"
 
     first = tune(tmp_path)
-    limit = time.monotonic() + 240
+    limit = time.monotonic() + HANGS_S
     while len(list(output.glob("*/results.json"))) < 3 and time.monotonic() < limit:
         time.sleep(0.05)
     # Another one is refused while this one runs.
     other = tune(tmp_path)
-    assert "another `ratc tune` runs this study" in other.communicate(timeout=60)[1]
+    assert "another `ratc tune` runs this study" in other.communicate(timeout=HANGS_S)[1]
     assert other.returncode == 1
     first.kill()
     first.communicate()
@@ -47,7 +49,7 @@ def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: 
     assert 3 <= len(finished) < 8
 
     second = tune(tmp_path)
-    out, err = second.communicate(timeout=400)
+    out, err = second.communicate(timeout=HANGS_S)
     assert second.returncode == 0, err
     for name, written in finished.items():
         if json.loads((output / name / "results.json").read_text())["status"] == "finished":
@@ -65,7 +67,7 @@ def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: 
     assert (kept / "run.sh").exists()
     digest = results(output / study["best"])["fingerprint"]
     environ = {**environment(RAT_OUTPUT_DIR=str(tmp_path / "again"), RATC_PYTHON=sys.executable)}
-    done = subprocess.run([str(kept / "run.sh")], env=environ, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([str(kept / "run.sh")], env=environ, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     again = results(tmp_path / "again")
     assert again["fingerprint"] == digest
@@ -76,7 +78,7 @@ def test_a_study_that_is_killed_goes_on_and_its_best_can_be_had_again(tmp_path: 
     while not list((tmp_path / "third").glob("*/checkpoints/last.pt")) and time.monotonic() < limit + 300:
         time.sleep(0.05)
     os.kill(third.pid, signal.SIGTERM)
-    _, err = third.communicate(timeout=120)
+    _, err = third.communicate(timeout=HANGS_S)
     assert third.returncode == 130, err
     assert "stopping (SIGTERM): the running trials save" in err
     assert "Traceback" not in err

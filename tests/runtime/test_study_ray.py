@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from lockfile import environment, results
 
+from tests.effort import HANGS_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytest.importorskip("ray")
@@ -49,7 +51,7 @@ def trainings(folder: Path) -> list[str]:
     return found
 
 
-def wait_until(true, what: str, patience: float = 240) -> None:
+def wait_until(true, what: str, patience: float = HANGS_S) -> None:
     limit = time.monotonic() + patience
     while not true():
         assert time.monotonic() < limit, f"waited {patience:.0f} s, and still not: {what}"
@@ -83,7 +85,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was_and_its_best_can_be_had_aga
     assert len(book) >= 4
 
     second = tune(project)
-    out, err = second.communicate(timeout=500)
+    out, err = second.communicate(timeout=HANGS_S)
     assert second.returncode == 0, err
     assert "Traceback" not in err
     assert "2 of 6 trials cannot run and are left out" in err
@@ -111,18 +113,18 @@ def test_a_study_that_is_killed_goes_on_where_it_was_and_its_best_can_be_had_aga
 
     environ = environment(RAT_OUTPUT_DIR=str(project / "again"), RATC_PYTHON=sys.executable)
     script = str(output / "study/best/run.sh")
-    done = subprocess.run([script], env=environ, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([script], env=environ, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     assert min(epoch["val_loss"] for epoch in results(project / "again")["epochs"]) == best["metric"]
 
     # Once more there is nothing to do; and gathering says the same without Ray.
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/results.json")}
     third = tune(project)
-    out_again, err = third.communicate(timeout=240)
+    out_again, err = third.communicate(timeout=HANGS_S)
     assert (third.returncode, out_again) == (0, out), err
     assert {path: path.stat().st_mtime_ns for path in output.glob("*/results.json")} == before
     collected = tune(project, "--collect")
-    assert collected.communicate(timeout=60)[0] == out
+    assert collected.communicate(timeout=HANGS_S)[0] == out
 
 
 def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_table(project: Path) -> None:
@@ -160,7 +162,7 @@ def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_t
         project, "--seed", "5", "--output-dir", str(folder), "--set", "training.epochs=500",
         "--set", "tuning.budget_hours=0.007",
     )  # fmt: skip
-    _, err = spent.communicate(timeout=240)
+    _, err = spent.communicate(timeout=HANGS_S)
     assert "stopping (the budget is spent)" in err, err
     assert spent.returncode == 1, "no trial has ended, so there is no best one"
     assert "no trial has ended with a metric" in err

@@ -25,6 +25,8 @@ from ratc_runtime.tracking.mlflow import without_secrets
 from ratc_runtime.tracking.tracker import Tracker
 from servers import MlflowServer, failing_server, free_port
 
+from tests.effort import HANGS_S
+
 
 def point(step: int, **values: float) -> Record:
     return {"kind": "metrics", "step": step, "time": 1_700_000_000_000 + step, "values": values}
@@ -414,7 +416,7 @@ def test_weights_and_biases_offline_and_tensorboard_over_a_stop(project: Path) -
         if line.startswith("epoch 1/2  train loss"):
             (project / "out/STOP").touch()
             break
-    rest, errors = process.communicate(timeout=120)
+    rest, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0, errors
     assert "stopped as asked" in rest
     done = run_training(lock)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from lockfile import environment, results, write_data, write_lock
 
+from tests.effort import HANGS_S
+
 BRING = """
 import json, sys
 from pathlib import Path
@@ -108,7 +110,7 @@ def bring(folder: Path, config: Any, *words: str) -> dict[str, Any]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS_S,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -145,7 +147,7 @@ def test_a_spec_that_does_not_compile_is_named_with_its_findings(tmp_path: Path)
     (tmp_path / "spec.yaml").write_text("experiment_name: x\ndata: {data_dir: data}\ntraining: {epocs: 3}\n")
     code = "from ratc_runtime.trainer import UnifiedTrainer; UnifiedTrainer('spec.yaml').train()"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 1
     assert "error[R544]" in done.stderr
@@ -207,7 +209,7 @@ def test_a_custom_task_by_names_in_the_lock(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS_S,
     )
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "out")

@@ -26,6 +26,8 @@ from ratc_runtime.step import training_step
 from ratc_runtime.tasks import make_task
 from ratc_runtime.watchdog import Watchdog
 
+from tests.effort import HANGS_S
+
 
 def seen_by_a_thread() -> phases.Phase:
     """What the watchdog would see of this, the main thread, right now."""
@@ -265,7 +267,9 @@ def hanging(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
         "watchdog.FIRST = watchdog.GROUP_MARGIN = 0.0\n"
         f"watchdog.Watchdog(1.0, Path({str(folder)!r}), 0, 1, range(1)).start()\n{code}"
     )
-    return subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=HANGS_S
+    )
 
 
 def test_a_single_process_that_hangs_is_ended_with_its_stacks(tmp_path: Path) -> None:
@@ -324,7 +328,7 @@ def test_who_cannot_see_that_another_rank_is_gone_is_ended(tmp_path: Path, kille
     else:
         other.end("R506, train4 cannot be loaded")
         other.close()
-    _, said = waiting.communicate(timeout=60)
+    _, said = waiting.communicate(timeout=HANGS_S)
     process.kill()
     assert waiting.returncode == 1
     assert "error[R514]: rank 0 has lost the other processes" in said
@@ -351,7 +355,9 @@ def test_a_loader_process_prints_its_stack_when_asked(tmp_path: Path) -> None:
         "[child.kill() for child in children]\n"
     )
     script = f"import time\nfrom ratc_runtime import stacks\n{code}"
-    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=HANGS_S
+    )
     assert done.stdout == "[True, True]\n", "a process that does not know the signal must not be sent it"
     assert done.stderr.count("loader process") == 1
     assert "in load" in done.stderr

@@ -90,11 +90,11 @@ def test_ray_runs_a_study_over_two_nodes_and_goes_on_after_a_stop(slurm: Slurm, 
         assert slurm.state(job) not in ENDED, "".join(path.read_text() for path in folder.glob(f"demo-{job}.out"))
         return True
 
-    wait_until(lambda: lives() and "finished" in status(output, names[0]), "one trial has ended", patience=300)
+    wait_until(lambda: lives() and "finished" in status(output, names[0]), "one trial has ended")
     first = (output / names[0] / "results.json").stat().st_mtime_ns
-    wait_until(lambda: lives() and "global batch" in log(output, names[2]), "the next one trains", patience=300)
+    wait_until(lambda: lives() and "global batch" in log(output, names[2]), "the next one trains")
     slurm.signal(job, "USR2", batch=True)
-    wait_until(lambda: slurm.state(job) in ENDED, "the study is done", patience=400)
+    wait_until(lambda: slurm.state(job) in ENDED, "the study is done")
     said = "".join(path.read_text() for path in folder.glob(f"demo-{job}.out"))
     assert slurm.state(job) == "COMPLETED", said
     assert slurm.facts(job)["Restarts"] == "1"
