@@ -25,7 +25,7 @@ demo: setup
 
 test: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm --ignore=tests/lsf
-	RATC_TEST_END=$${RATC_TEST_END:+$$((RATC_TEST_END + 1620))} $(BIN)/python -m pytest tests/lsf tests/slurm
+	RATC_TEST_END=$${RATC_TEST_END:+$$((RATC_TEST_END + 1200))} $(BIN)/python -m pytest tests/lsf tests/slurm
 
 lint: setup
 	$(BIN)/ruff check .
