@@ -59,6 +59,18 @@ def trace(content: Any) -> dict[str, Any]:
     return match(*record_both(request), request.content, "")
 
 
+def test_a_process_that_has_computed_with_several_threads_can_still_trace() -> None:
+    """The children of one that has would wait for OpenMP's threads, which it has and they have not."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.zeros(1 << 20).add_(1)
+        assert layer(image_size=(64, 256), hidden=512)["events"]
+    finally:
+        torch.set_num_threads(before)
+
+
 def rounded(size: int) -> int:
     return -(-size // 512) * 512
 

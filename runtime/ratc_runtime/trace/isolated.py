@@ -17,6 +17,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+import torch
+
 from ratc_runtime.trace.failure import FAILED, Failure, TraceError
 from ratc_runtime.trace.record import Recording, record
 from ratc_runtime.trace.request import BadRequest, Request
@@ -54,6 +56,8 @@ def _work(request: Request, batch: int, result: int, printed: int) -> NoReturn:
             # Who waits too long for the parent kills it; PR_SET_PDEATHSIG (prctl(2)) ends this process with it.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
             _limit_memory()
+        # OpenMP's threads do not come along with a fork: if the parent ever used them, a loop here would wait for ever.
+        torch.set_num_threads(1)
         answer: object
         try:
             answer = record(request, batch)
