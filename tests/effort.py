@@ -31,7 +31,7 @@ def examples(most: int) -> int:
 
 def part_of(items: Sequence[Item], effort: float = _EFFORT) -> list[Item]:
     """The part of ``items`` that is tried, at least one, spread evenly and always the same."""
-    count = min(len(items), math.ceil(len(items) * effort))
+    count = min(len(items), max(1, math.ceil(len(items) * effort)))
     return [items[number * len(items) // count] for number in range(count)]
 
 
