@@ -37,8 +37,9 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
     """Run a program through the allocator at a cap in bytes. Running out is a result, not an exception.
 
     The last step is repeated until it reserves no more than before. A convolution whose workspace finds no room is run
-    by a kernel that needs less, as torch does (`try_plans` in aten/src/ATen/native/cudnn/Conv_v8.cpp); here it then
-    takes none.
+    by a kernel that needs less, as torch does (`try_plans` in aten/src/ATen/native/cudnn/Conv_v8.cpp), from then on:
+    half, a copy of one tensor instead of two. With that, without a margin, the largest micro-batches of R3D-18, U-Net,
+    ResNet-18 and ResNet-50 under 24 GiB come out within 0.4 % of what ran; with none, R3D-18's is 3.4 % too large.
     """
     allocator = ExpandableAllocator(cap) if expandable else Allocator(cap)
     sizes = program.sizes(micro_batch)
@@ -47,7 +48,7 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
     special = program.flushes.union(program.moves)
     peak = highest = 0
     index = -1
-    optional = program.optional
+    slower: set[int] = set()
     ops, begin = program.ops, 0
     pairs = carried(program, sizes)
     try:
@@ -64,9 +65,11 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
                         try:
                             addresses[op] = malloc(sizes[op], streams.get(op, 0))
                         except OutOfMemory:
-                            if op not in optional:
+                            if op not in program.optional or op in slower:
                                 raise
-                            sizes[op] = 0
+                            slower.add(op)
+                            sizes[op] //= 2
+                            addresses[op] = malloc(sizes[op], streams.get(op, 0))
                         if allocator.peak_allocated > highest:
                             highest, peak = allocator.peak_allocated, index
                 elif sizes[~op] and addresses[~op] >= 0:
@@ -106,7 +109,7 @@ def live_peak(program: Program, micro_batch: int) -> int:
         program = program.freed_first(index)
     sizes = [(size + 511) & -512 for size in program.sizes(micro_batch)]
     for op in program.optional:
-        sizes[op] = 0
+        sizes[op] //= 2
     return max(accumulate([sizes[op] if op >= 0 else -sizes[~op] for op in program.ops]), default=0)
 
 

@@ -2,7 +2,8 @@
 
 Each part covers the largest under-estimate among the committed measurements of its kind, with some room: `python
 benchmarks/memory/replay.py` prints them, and tests/memory/test_gpu_truth.py fails if one is larger. Parts for which
-nothing was measured say so.
+nothing was measured say so. For convolutions it is the least cap under which a step runs that counts, since it decides
+what is chosen: `python benchmarks/memory/recorded.py`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ class Part:
 EXACT = Part(0.005, "kernels whose memory is known")
 #: By the names in a trace's ``estimates``.
 ESTIMATES = {
-    "convolutions": Part(0.02, "cuDNN's workspaces of convolutions, by a fitted rule"),
-    "bounds": Part(0.02, "convolutions like which few were measured"),
+    "convolutions": Part(0.02, "cuDNN's workspaces of convolutions"),
     "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
     "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }

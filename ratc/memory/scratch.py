@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from ratc.memory import convolutions
 
 #: `mnt_wrapper::MAX_NUM_THREADS`, the warp, and the values of a thread between which a reduction is split over blocks.
 THREADS, WARP, FEWEST, MOST = 512, 32, 16, 256
@@ -94,7 +97,17 @@ def segments(processors: Processors, indices: int, rows: int, width: int) -> int
     return SUM * width * (indices // 10 + min(indices, rows)) + 48 * indices if indices > 3072 else 0
 
 
-RULES: Mapping[str, Callable[..., int]] = {"reduction": reduction, "segments": segments}
+@lru_cache(maxsize=4096)
+def convolution(processors: Processors, *numbers: int) -> int:
+    """The workspace of one of a convolution's passes."""
+    return convolutions.workspace(*convolutions.described(numbers), processors.count)
+
+
+RULES: Mapping[str, Callable[..., int]] = {
+    "convolution": convolution,
+    "reduction": reduction,
+    "segments": segments,
+}
 
 
 def read(content: Any) -> Scratch:

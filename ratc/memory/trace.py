@@ -9,9 +9,9 @@ from typing import Any
 from ratc.memory.scratch import PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
 
-VERSION = 2
+VERSION = 3
 #: What the runtime may have estimated.
-ESTIMATES = ("convolutions", "bounds", "recurrent", "compiled")
+ESTIMATES = ("convolutions", "recurrent", "compiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 
 
@@ -30,8 +30,8 @@ class Program:
 
     ``streams`` are the allocations on another stream than the default one, with its number. ``flushes`` are the indices
     in ``ops`` before which the cache is emptied. ``moves`` are the indices of allocations that only happen on the card
-    if it has room for them beside the blocks freed right after, whose number it gives; else those go first. Without
-    the ``optional`` allocations a step runs, too, if more slowly.
+    if it has room for them beside the blocks freed right after, whose number it gives; else those go first. With half
+    of an ``optional`` allocation a step runs, too, if more slowly.
     """
 
     ops: list[int]

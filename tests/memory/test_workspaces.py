@@ -1,10 +1,9 @@
-"""What kernels take for themselves, held against the committed survey of an H200."""
+"""What kernels other than convolutions take for themselves, held against the committed survey of an H200."""
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -45,29 +44,6 @@ def test_every_attention_of_the_survey_runs_the_right_kernel_with_the_right_memo
         assert node == row["grad_fn"], row
         assert forward == pytest.approx(row["fwd"][0], rel=0.002), row
         assert backward == pytest.approx(row["bwd"][0], rel=0.003), row
-
-
-@pytest.mark.parametrize(
-    ("kind", "under"), [("bf16", 0.025), ("fp16", 0.03), ("tf32", 0.06)], ids=lambda value: str(value)
-)
-def test_the_rule_for_convolutions_holds(kind: str, under: float) -> None:
-    """Contiguous tensors: half of all passes are exact to 0.1 %, and few are under-estimated by more than 5 %."""
-    found = [
-        error
-        for row, _, error, rule in workspaces.errors(workspaces.rows(SURVEY, "conv"))
-        if row["dt"] == kind and not row["last"]
-    ]
-    assert len(found) > 200
-    assert statistics.median(abs(error) for error in found) < 0.001
-    assert sum(error < -0.05 for error in found) / len(found) <= under
-
-
-def test_what_the_rule_calls_sure_is_seldom_far_too_low() -> None:
-    found = list(workspaces.errors(workspaces.rows(SURVEY, "conv")))
-    sure = [error for _, _, error, rule in found if rule.sure]
-    unsure = [error for _, _, error, rule in found if not rule.sure]
-    assert min(len(sure), len(unsure)) > 500
-    assert sum(error < -0.05 for error in sure) / len(sure) < 0.02
 
 
 @pytest.mark.parametrize("row", workspaces.rows(SURVEY, "sum"), ids=lambda row: str(row["n"]))

@@ -19,7 +19,15 @@ PRODUCTS = frozenset(
     operator.default
     for operator in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.addmv, aten.mv, aten.addbmm, aten.dot)
 )
-STATISTICS = frozenset((aten.native_layer_norm.default, aten.native_group_norm.default))
+STATISTICS = frozenset(
+    operator.default
+    for operator in (
+        aten.native_layer_norm,
+        aten.native_group_norm,
+        aten.native_batch_norm,
+        aten._native_batch_norm_legit,
+    )
+)
 _libraries: list[torch.library.Library] = []
 
 

@@ -25,7 +25,7 @@ class Block:
     freed: tuple[int, str] | None = None  # step and phase; None while alive
     sees_backward: bool = False
     scratch: Scratch | None = None  # its size follows from this instead
-    optional: bool = False  # a step runs without it, too
+    optional: bool = False  # a step runs with half of it, too
 
 
 @dataclass

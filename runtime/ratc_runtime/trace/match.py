@@ -11,7 +11,7 @@ from ratc_runtime.trace.failure import NOT_TRACEABLE, Failure, TraceError
 from ratc_runtime.trace.ledger import KINDS, PHASES
 from ratc_runtime.trace.record import Recording
 
-VERSION = 2
+VERSION = 3
 
 
 def _number(value: float) -> int | float:

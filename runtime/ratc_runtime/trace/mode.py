@@ -183,12 +183,10 @@ class RecordingMode(TorchDispatchMode):
         copied: list[int] = []
         self.estimates.add("convolutions")
         for one in convolutions.passes(func, args, out, self.tf32):
-            if not one.workspace.sure:
-                self.estimates.add("bounds")
             copied += [self.ledger.allocate(size, owner) for size in one.copies]
             self.ledger.add(one.result.untyped_storage(), owner)
-            if one.workspace.bytes_:
-                self.ledger.release(self.ledger.allocate(one.workspace.bytes_, owner, "workspace", optional=True))
+            if one.workspace is not None:
+                self.ledger.release(self.ledger.allocate(0, owner, "workspace", one.workspace, optional=True))
         for block in copied:
             self.ledger.release(block)
 

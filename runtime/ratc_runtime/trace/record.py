@@ -36,7 +36,7 @@ class Recording:
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
     scratch: dict[int, Scratch]  # by block: what its bytes follow from
-    optional: list[int]  # blocks without which a step runs, too
+    optional: list[int]  # blocks that a step can do with half of
     estimates: list[str]
     steps: list[int]
     parameters: dict[str, Any]
