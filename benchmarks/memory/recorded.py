@@ -4,7 +4,8 @@ benchmarks/memory/recorded.py` prints a table.
 Every committed stream of a model with convolutions is aligned with its trace, which knows each pass; what the step
 allocated and freed right after a pass's result was its workspace. `workspaces.py --write` makes rules and look-ups of
 them. The table leaves each model's own measurements out, puts what the others and the survey say into its recorded
-stream, and replays that: what the allocator reserves, and the least cap under which the step runs.
+stream, and replays that: what the allocator reserves, and the least cap under which the step runs. "unmeasured" is the
+largest workspace like which none were measured then, as a share of what was allocated, as in `ratc.memory.margin`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import gap
 import replay
 
-from ratc.memory.convolutions import Convolution, Direction, described
+from ratc.memory.convolutions import Convolution, Direction, described, unmeasured, workspace
 from ratc.memory.estimate import replay as replayed
 from ratc.memory.trace import Program
 
@@ -68,8 +69,7 @@ def passes(data: Mapping[str, Any], row: Mapping[str, Any]) -> list[Recorded]:
         for result, number in convolved(program):
             if result in partner:
                 scratch = program.scratch[number]
-                numbers = (a + b * micro_batch for a, b in zip(scratch.fixed, scratch.slope, strict=True))
-                conv, direction = described([round(value) for value in numbers])
+                conv, direction = described(scratch.numbers(micro_batch))
                 block = follows.get(partner[result])
                 size = next((event.bytes_ for event in measured if event.block == block), 0)
                 found.append(Recorded(model_of(data["name"]), conv, direction, size))
@@ -134,7 +134,7 @@ def main() -> int:
     import workspaces as survey
 
     everything = survey.recorded_passes()
-    print("| case | images | passes | reserved, MiB | others say | least cap, MiB | others say |")
+    print("| case | images | unmeasured | reserved, MiB | others say | least cap, MiB | others say |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for file in streams():
         data = gap.read(file)
@@ -144,12 +144,15 @@ def main() -> int:
         model = model_of(data["name"])
         known = survey.fitted([one for one in everything if one.model != model])
         own = {one.bytes_: one.bytes_ for one in found if one.bytes_}
-        others = {one.bytes_: survey.workspace(one.conv, one.direction, known=known) for one in found if one.bytes_}
+        others = {one.bytes_: workspace(one.conv, one.direction, known=known) for one in found if one.bytes_}
         true, guess = changed(data, own), changed(data, others)
         reserved = replayed(true, 1).peak_reserved_bytes, replayed(guess, 1).peak_reserved_bytes
         caps = least_cap(true), least_cap(guess)
         cells = [f"{a >> 20:,} | {b / a - 1:+.1%}" for a, b in (reserved, caps)]
-        print(f"| {data['name']} | {data['micro_batch']} | {len(found)} | {cells[0]} | {cells[1]} |", flush=True)
+        strange = (
+            unmeasured([(one.conv, one.direction) for one in found], known) / data["found"]["peak_allocated_bytes"]
+        )
+        print(f"| {data['name']} | {data['micro_batch']} | {strange:.1%} | {cells[0]} | {cells[1]} |", flush=True)
     return 0
 
 

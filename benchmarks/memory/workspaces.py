@@ -7,7 +7,7 @@ dimensions; rows in fp16 and of one dimension were kept apart. Rows with less th
 a workspace is small whatever it is.
 
 `--write` makes ratc/facts/convolutions.json from the surveys and the recorded steps: partial sums of weights'
-gradients by shape, and the passes of each kind of convolution for which a rule is wrong at some size.
+gradients by shape, and every pass that was measured.
 """
 
 from __future__ import annotations
@@ -125,11 +125,7 @@ def content(found: Iterable[recorded.Recorded]) -> dict[str, Any]:
             points = passes[signature(one.conv, one.direction)]
             if one.bytes_ >= points.get(one.conv.positions, (-1, []))[0]:
                 points[one.conv.positions] = one.bytes_, _point(one, known)
-    kept = [
-        [list(key), [point for _, (_, point) in sorted(points.items())]]
-        for key, points in passes.items()
-        if any(point[1] is not None for _, point in points.values())
-    ]
+    kept = [[list(key), [point for _, (_, point) in sorted(points.items())]] for key, points in passes.items()]
     return {"sums": sums, "passes": sorted(kept, key=str)}
 
 
@@ -171,7 +167,9 @@ def _point(one: recorded.Recorded, known: Measured) -> list[Any]:
 def write() -> None:
     """Write convolutions.json, a line a kind of convolution."""
     made = content(recorded_passes())
-    sums, passes = (",\n  ".join(json.dumps(entry) for entry in made[key]) for key in ("sums", "passes"))
+    sums, passes = (
+        ",\n  ".join(json.dumps(entry, separators=(",", ":")) for entry in made[key]) for key in ("sums", "passes")
+    )
     TABLE.write_text(f'{{"sums": [\n  {sums}],\n"passes": [\n  {passes}]}}\n')
 
 

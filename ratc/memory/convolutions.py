@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -159,6 +159,13 @@ def workspace(conv: Convolution, direction: Direction, processors: int = 132, kn
             return sum(copied(conv, direction)[tensor] for tensor in point.copies) + round(beside)
     size = rule(conv, direction, processors, known)
     return size + BESIDE if size else 0
+
+
+def unmeasured(passes: Iterable[tuple[Convolution, Direction]], known: Measured | None = None) -> int:
+    """Return the largest workspace, in bytes, of the passes like which none were measured."""
+    known = measured() if known is None else known
+    strange = (one for one in passes if signature(*one) not in known.passes)
+    return max((workspace(*one, known=known) for one in strange), default=0)
 
 
 def many(conv: Convolution, processors: int) -> int:

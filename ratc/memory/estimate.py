@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from ratc.memory.allocator import Allocator, ExpandableAllocator, OutOfMemory, rounded
 from ratc.memory.compose import compose
+from ratc.memory.convolutions import unmeasured
 from ratc.memory.margin import Part, parts, total
 from ratc.memory.terms import Device, Term, outside
 from ratc.memory.trace import Program, Trace
@@ -215,6 +216,13 @@ class Predictor:
         return layout(self.trace, self.strategy)
 
     @cached_property
+    def unmeasured(self) -> float:
+        """The largest workspace of a convolution like which none were measured, as a share of the live peak of two
+        samples.
+        """
+        return unmeasured(self.trace.convolutions) / max(1, live_peak(self.trace.program, 2))
+
+    @cached_property
     def program(self) -> Program:
         """The step of one rank."""
         return compose(self.trace, self.layout)
@@ -225,7 +233,11 @@ class Predictor:
 
     def margin_of(self, device: Device) -> float:
         """The share of the budget that is kept free on a card: the given one, else `ratc.memory.margin`'s."""
-        return total(parts(self.trace, self.strategy, device)) if self.margin is None else self.margin
+        return total(self.parts(device)) if self.margin is None else self.margin
+
+    def parts(self, device: Device) -> tuple[Part, ...]:
+        """What the margin is made of on a card; nothing if it was given."""
+        return parts(self.trace, self.strategy, device, self.unmeasured) if self.margin is None else ()
 
     def outside(self, device: Device) -> tuple[Term, ...]:
         """What is taken of a card beside the allocator."""
@@ -274,7 +286,7 @@ class Predictor:
             self.budget(device),
             cap,
             self.margin_of(device),
-            parts(self.trace, self.strategy, device) if self.margin is None else (),
+            self.parts(device),
             self.outside(device),
             self.layout.host_bytes,
             result.peak,

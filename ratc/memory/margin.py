@@ -35,15 +35,22 @@ ESTIMATES = {
     "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
     "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }
+#: Where one of them takes more than this share of all that is alive at the peak.
+UNMEASURED, LEAST = Part(0.025, "convolutions like which none were measured"), 0.02
 DEEPSPEED = Part(0.005, "DeepSpeed's buffers")
 SEVERAL = Part(0.01, "several processes, which were never measured")
 CARD = Part(0.015, "a compute capability that was never measured")
 VERSION = Part(0.005, "a version of torch that was never measured")
 
 
-def parts(trace: Trace, strategy: Strategy, device: Device) -> tuple[Part, ...]:
-    """What the margin of a prediction is made of, the share of exact kernels first."""
+def parts(trace: Trace, strategy: Strategy, device: Device, unmeasured: float = 0.0) -> tuple[Part, ...]:
+    """What the margin of a prediction is made of, the share of exact kernels first.
+
+    ``unmeasured`` is the largest workspace of a convolution like which none were measured, as a share of the live peak.
+    """
     found = [EXACT, *(ESTIMATES[name] for name in trace.estimates)]
+    if unmeasured > LEAST:
+        found.append(UNMEASURED)
     if strategy.engine == "deepspeed":
         found.append(DEEPSPEED)
     if strategy.world_size > 1:

@@ -56,8 +56,11 @@ class Scratch:
 
     def bytes_(self, micro_batch: int, processors: Processors) -> int:
         """Bytes of the buffer at a micro-batch."""
-        numbers = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
-        return RULES[self.rule](processors, *numbers)
+        return RULES[self.rule](processors, *self.numbers(micro_batch))
+
+    def numbers(self, micro_batch: int) -> list[int]:
+        """What the rule is told at a micro-batch."""
+        return [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
 
 
 def _power(number: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ratc.memory.convolutions import Convolution, Direction, described
 from ratc.memory.scratch import PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
 
@@ -85,6 +86,12 @@ class Trace:
     torch: str
     estimates: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+
+    @property
+    def convolutions(self) -> list[tuple[Convolution, Direction]]:
+        """The passes of all convolutions, at two samples."""
+        scratch = self.program.scratch.values()
+        return [described(one.numbers(2)) for one in scratch if one.rule == "convolution"]
 
 
 def parse(data: Any) -> Trace:

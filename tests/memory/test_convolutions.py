@@ -19,7 +19,6 @@ from ratc.memory import estimate  # noqa: E402
 from ratc.memory.convolutions import (  # noqa: E402
     BESIDE,
     Convolution,
-    Measured,
     copies,
     described,
     many,
@@ -27,6 +26,7 @@ from ratc.memory.convolutions import (  # noqa: E402
     parsed,
     rule,
     signature,
+    unmeasured,
     workspace,
 )
 from ratc.memory.scratch import read  # noqa: E402
@@ -110,28 +110,37 @@ def test_the_nearest_size_that_was_measured_counts() -> None:
 
 
 def test_a_table_of_passes_holds_what_no_rule_explains() -> None:
-    """Without the rule's own the file stays small; a pass that was met twice counts with the larger workspace."""
+    """And which passes a rule explains; one that was met twice counts with the larger workspace."""
     right = Recorded("a", PLAIN, "forward", copies(PLAIN, "forward") + 16)
-    assert workspaces.content([right]) == {"sums": [], "passes": []}
+    (entry,) = workspaces.content([right])["passes"]
+    assert entry[1] == [[PLAIN.positions, None, 0]]
     input_only = Recorded("a", PLAIN, "input", 2 * PLAIN.inputs + 100)
     more = replace(input_only, bytes_=2 * PLAIN.inputs + 300)
     (entry,) = workspaces.content([input_only, more, input_only])["passes"]
     assert entry[1] == [[PLAIN.positions, "i", 300]]
     sums = Recorded("a", PLAIN, "weight", copies(PLAIN, "weight") + BESIDE + 3 * MIB)
     content = workspaces.content([sums])
-    assert content == {"sums": [[["half", 64, 576], [[PLAIN.positions, 3 * MIB]]]], "passes": []}
+    assert content["sums"] == [[["half", 64, 576], [[PLAIN.positions, 3 * MIB]]]]
     assert workspace(PLAIN, "weight", known=parsed(content)) == sums.bytes_
 
 
 def test_the_committed_table_is_what_the_data_says() -> None:
     """Of the survey: the recorded steps need their traces, and `workspaces.py --write` reads both."""
-    known, empty = measured(), Measured({}, {})
-    assert len(known.passes) > 500
+    known = measured()
+    assert len(known.passes) > 1500
     assert len(known.sums) > 60
-    for one in workspaces.surveyed_passes()[::50]:
-        if signature(one.conv, one.direction) not in known.passes and one.direction != "weight":
-            ruled = rule(one.conv, one.direction, 132, empty)
-            assert abs((ruled + BESIDE if ruled else 0) - one.bytes_) <= workspaces.UNIT, one
+    assert all(signature(one.conv, one.direction) in known.passes for one in workspaces.surveyed_passes())
+
+
+def test_the_largest_workspace_of_a_convolution_that_was_not_measured_counts() -> None:
+    strange = replace(PLAIN, features=72, outputs=PLAIN.outputs // 64 * 72)
+    known = parsed({"sums": [], "passes": [[list(signature(PLAIN, "forward")), [[1, None, 0]]]]})  # type: ignore[list-item]
+    assert unmeasured([], known) == unmeasured([(PLAIN, "forward")], known) == 0
+    assert unmeasured([(PLAIN, "forward"), (strange, "forward")], known) == workspace(strange, "forward", known=known)
+    assert unmeasured([(PLAIN, "weight"), (strange, "forward")], known) == workspace(strange, "forward", known=known)
+    # One that takes nothing does not count: a head of its own is no other model.
+    head = Convolution("bf16", False, False, 64, 64, 3, 1, PLAIN.inputs, 3 * 64 * 56 * 56, (1, 1), (1, 1))
+    assert unmeasured([(PLAIN, "forward"), (head, "forward")], known) == 0
 
 
 def test_without_room_a_workspace_is_halved_once() -> None:
