@@ -46,10 +46,11 @@ class Model(Section):
     args: Arguments = Field(
         {}, description="Keyword arguments of a `package.module:callable`.", examples=[{"width": 32}]
     )
-    attention_memory: Literal["full", "chunked", "auto"] = Field(
+    attention_memory: Literal["full", "fused", "chunked", "auto"] = Field(
         "auto",
-        description="RAT's dense attention: `full` keeps its maps, `chunked` recomputes them piece by piece in a "
-        "fraction of the memory; `auto` takes `full` where it fits.",
+        description="RAT's dense attention: `full` keeps its maps, `fused` (FlexAttention, compute capability 8.0 and "
+        "later) and `chunked` (anywhere, slower) recompute them in a fraction of the memory; `auto` takes `full` where "
+        "it fits, else `chunked`.",
     )
     spatial_dims: Literal[2, 3] = Field(2, description="Spatial dimensions of the input: 2 images, 3 volumes.")
     input_features: PositiveInt | None = Field(

@@ -34,7 +34,9 @@ class Measured(Section):
     image_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
         ..., description="Height and width of the images, or depth, height and width of the patches."
     )
-    attention_memory: Literal["full", "chunked"] = Field(..., description="RAT's attention; `full` for other models.")
+    attention_memory: Literal["full", "fused", "chunked"] = Field(
+        ..., description="RAT's attention; `full` for other models."
+    )
     activation_checkpointing: bool = Field(..., description="Whether activations were recomputed.")
     engine: Literal["torch"] = Field(..., description="One process, without DeepSpeed.")
     allocator: Literal["native", "expandable_segments"] = Field(

@@ -33,6 +33,7 @@ EXACT = Part(0.005, "kernels whose memory is known")
 ESTIMATES = {
     "convolutions": Part(0.02, "cuDNN's workspaces of convolutions"),
     "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
+    "fused": Part(0.02, "FlexAttention's kernels, whose memory was not measured in whole steps"),
     "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }
 #: Where one of them takes more than this share of all that is alive at the peak.

@@ -15,6 +15,15 @@ def shrink(length: int, kernel: int, stride: int) -> int:
     return max(0, (length + 2 * ((kernel - 1) // 2) - kernel) // stride + 1)
 
 
+#: The least compute capability for which FlexAttention's kernels are made.
+FUSED_FROM = (8, 0)
+
+
+def fused_runs_on(capability: str) -> bool:
+    """Whether FlexAttention has kernels for a compute capability, as "8.0"."""
+    return tuple(int(part) for part in capability.split(".")) >= FUSED_FROM
+
+
 def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:
     """A lower bound, in bytes a sample, of what the first block's attention keeps for backward when it is `full`.
 

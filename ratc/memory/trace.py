@@ -12,7 +12,7 @@ from ratc.memory.scratch import processors as of_capability
 
 VERSION = 3
 #: What the runtime may have estimated.
-ESTIMATES = ("convolutions", "recurrent", "compiled")
+ESTIMATES = ("convolutions", "recurrent", "fused", "compiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 
 

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import sides
-from ratc.memory.rat import map_bytes
+from ratc.memory.rat import FUSED_FROM, fused_runs_on, map_bytes
 from ratc.resolve.context import Context
 
 _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """RAT's arguments stand under `model` in a spec; a callable's under `args`. Code: R312."""
+    """RAT's arguments stand under `model` in a spec; a callable's under `args`. Codes: R312, R347."""
     settings = context.settings
     context.keep("model.name", "model.multi_scale")
-    _attention(context)
+    yield from _attention(context)
     if settings["model.name"].value != "rat":
         context.keep_arguments("model.args")
         return
@@ -40,12 +40,18 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("R312", message, given.span, helps=("remove it, or set `data.channels`",))
 
 
-def _attention(context: Context) -> None:
+def _attention(context: Context) -> Iterator[Diagnostic]:
     path, asked, decision = "model.attention_memory", context.settings["model.attention_memory"], context.decision
     if context.settings["model.name"].value != "rat":
         context.derive(path, "full", "the model is not RAT", "spec:model.name")
     elif asked.value != "auto":
         context.keep(path)
+        device, capability = context.value("hardware.device"), context.value("hardware.compute_capability")
+        if asked.value == "fused" and (device != "cuda" or not fused_runs_on(capability or "9.0")):
+            where = f"on compute capability {capability}" if device == "cuda" else f"on {device}"
+            least = ".".join(map(str, FUSED_FROM))
+            message = f"`attention_memory: fused` does not run {where}: its kernels need compute capability {least}"
+            yield Diagnostic("R347", message, asked.span, helps=("write `chunked`, or `auto`",))
     elif decision is None:
         context.derive(path, *_without_prediction(context), "training.micro_batch_size", "hardware.memory_bytes")
     elif decision.full_need_bytes is None:

@@ -1,17 +1,22 @@
 """Products with one layer's attention map, (heads x batch, groups, pixels), a chunk of it at a time.
 
 Neither `W @ v` nor `W^T @ x` keeps a map: the backward pass computes it again from queries and keys. A chunk is made
-of whole heads, or of rows of one head: heads come first, so that either is a slice without a copy.
+of whole heads, or of rows of one head: heads come first, so that either is a slice without a copy. Rows of
+`A = softmax(q k^T)` need no other rows: a first pass over chunks of rows adds up the columns, a second one uses the
+map.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+# Entries of a chunk for each sample of the batch: 256 MiB where it is float32, of which up to three are alive.
+# Smaller saves little beside the rest of the model, and a GPU would wait for the next launch.
+CHUNK_ELEMENTS = 2**26
 _shortened = False
 
 
@@ -191,3 +196,64 @@ class Spread(torch.autograd.Function):
                     del change
                 dk[heads] = total
         return dq, dk, dx, None, None, None
+
+
+class ChunkedFactor(NamedTuple):
+    """One layer's map, by its queries (groups) and keys (pixels); without `sums` its columns are as they are."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    sums: torch.Tensor | None
+    eps: float
+    pieces: Pieces
+
+    def gather(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the map times (heads x batch, pixels, n)."""
+        with no_autocast(vectors.device):
+            result: Any = Gather.apply(  # type: ignore[no-untyped-call]
+                self.q, self.k, vectors, self.sums is not None, self.eps, self.pieces
+            )
+        return result[0]  # type: ignore[no-any-return]
+
+    def spread(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the map's transpose times (heads x batch, groups, n)."""
+        with no_autocast(vectors.device):
+            result: torch.Tensor = Spread.apply(  # type: ignore[no-untyped-call]
+                self.q, self.k, vectors, self.sums, self.eps, self.pieces
+            )
+        return result
+
+    def dense(self) -> torch.Tensor:
+        """Form the map."""
+        return formed(self.q, self.k, None if self.sums is None else self.eps)
+
+
+def formed(q: torch.Tensor, k: torch.Tensor, eps: float | None) -> torch.Tensor:
+    """Return A / (sums + eps), (heads x batch, groups, pixels), or A itself without `eps`."""
+    attention = attention_map(q, k)
+    if eps is not None:
+        attention = attention / (attention.sum(dim=1, keepdim=True) + eps)
+    return attention.to(q.dtype)
+
+
+#: Queries (heads x batch, groups, features) to the gathered values and the layer's maps.
+Layer = Callable[[torch.Tensor], tuple[torch.Tensor, ChunkedFactor, ChunkedFactor]]
+
+
+class Chunked(NamedTuple):
+    """Products a chunk at a time. One holds at most `elements` numbers (heads x groups x pixels) for each sample of the
+    batch, or one row if that is more.
+    """
+
+    elements: int = CHUNK_ELEMENTS
+
+    def layer(self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float) -> Layer:
+        """Return what takes queries to the gathered values, and the layer's maps: A / (sums + eps), and A itself."""
+
+        def attended(q: torch.Tensor) -> tuple[torch.Tensor, ChunkedFactor, ChunkedFactor]:
+            pieces = Pieces(heads, len(q) // heads, q.shape[1], k.shape[1], max(1, self.elements))
+            with no_autocast(q.device):
+                gathered, sums = Gather.apply(q, k, v, True, eps, pieces)  # type: ignore[no-untyped-call]
+            return gathered, ChunkedFactor(q, k, sums, eps, pieces), ChunkedFactor(q, k, None, eps, pieces)
+
+        return attended

@@ -1,43 +1,66 @@
-"""RAT's dense grouping attention in chunks, keeping no attention map: the published model at its own image size.
+"""RAT's dense grouping attention without attention maps: the published model at its own image size.
 
 The published layer (`spatial_grouping_attention.DenseSpatialGroupingAttention`) keeps maps of batch x heads x
-groups x pixels for every iteration. Here the same layer computes a chunk of one at a time, and again in the
-backward pass; what it keeps is linear in the number of pixels. Two things make that exact:
+groups x pixels for every iteration. Here the same layer computes products with a map that is never formed as a whole,
+and computes its parts again in the backward pass; what it keeps is linear in the number of pixels. There are two ways:
+`fused_maps` by FlexAttention's kernels, on GPUs that have them, and `chunked_maps` a chunk at a time, anywhere.
 
-* A map is `A / (sums + eps)`, where `A = softmax(q k^T)` over the pixels and `sums` adds up A's columns. Rows of A
-  need no other rows: a first pass over chunks of rows adds up the columns, a second one uses the map.
-* Maps of deeper layers are only ever multiplied, by vectors or by the maps before them. `LazyMap` remembers the
-  factors and applies them to the vectors one after the other, so that their product is never formed.
+A map is `A / (sums + eps)`, where `A = softmax(q k^T)` over the pixels and `sums` adds up A's columns. Maps of deeper
+layers are only ever multiplied, by vectors or by the maps before them. `LazyMap` remembers the factors and applies them
+to the vectors one after the other, so that their product is never formed.
 
 Inside, heads come first, (heads x batch, positions, features): a chunk of heads is then a slice without a copy.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from ratc_runtime.chunked_maps import Gather, Pieces, Spread, attention_map, no_autocast
-
-# Entries of a chunk for each sample of the batch: 256 MiB where it is float32, of which up to three are alive.
-# Smaller saves little beside the rest of the model, and a GPU would wait for the next launch.
-CHUNK_ELEMENTS = 2**26
+from ratc_runtime.chunked_maps import no_autocast
 
 
-def keep_no_maps(model: nn.Module, chunk_elements: int = CHUNK_ELEMENTS) -> int:
-    """Let every dense grouping attention of `model` compute in chunks; return how many layers were changed.
+class Factor(Protocol):
+    """One layer's map, (heads x batch, groups, pixels), by its queries (groups) and keys (pixels)."""
+
+    @property
+    def q(self) -> torch.Tensor: ...
+    @property
+    def k(self) -> torch.Tensor: ...
+
+    def gather(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the map times (heads x batch, pixels, n)."""
+
+    def spread(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the map's transpose times (heads x batch, groups, n)."""
+
+    def dense(self) -> torch.Tensor:
+        """Form the map."""
+
+
+class Way(Protocol):
+    """How products with maps are computed: `chunked_maps.Chunked` or `fused_maps.Fused`."""
+
+    def layer(
+        self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float
+    ) -> Callable[[torch.Tensor], tuple[torch.Tensor, Factor, Factor]]:
+        """Return what takes a layer's queries to the gathered values and its maps: A / (sums + eps), and A itself."""
+
+
+def keep_no_maps(model: nn.Module, way: Way) -> int:
+    """Let every dense grouping attention of `model` compute without maps; return how many layers were changed.
 
     Outputs and gradients are those of the published layer up to rounding; its `attn_q` and `attn_k` become
-    `LazyMap`s. A chunk holds at most `chunk_elements` numbers (heads x groups x pixels) per sample of the batch, or
-    one row if that is more. Changing a layer twice does nothing; sparse layers and subclasses stay as they are.
+    `LazyMap`s. Changing a layer twice does nothing; sparse layers and subclasses stay as they are.
     """
     changed = 0
     for module in model.modules():
         # By name: importing the package for a model that does not use it would cost seconds.
         if type(module).__name__ == "DenseSpatialGroupingAttention" and "forward" not in module.__dict__:
-            module.forward = _LeanForward(module, max(1, chunk_elements))
+            module.forward = _LeanForward(module, way)
             changed += 1
     return changed
 
@@ -49,7 +72,7 @@ class LazyMap:
     `map @ vectors` gathers (batch, heads, pixels, n), `map @ map` chains layers; `dense` forms it after all.
     """
 
-    def __init__(self, factors: tuple[_Factor, ...], batch: int) -> None:
+    def __init__(self, factors: tuple[Factor, ...], batch: int) -> None:
         self._factors, self._batch = factors, batch  # as in a product: the last layer's first
 
     @property
@@ -93,41 +116,11 @@ class LazyMap:
         return _batch_first(result, self._batch)
 
 
-class _Factor(NamedTuple):
-    """One layer's map, by its queries (groups) and keys (pixels); without `sums` its columns are as they are."""
-
-    q: torch.Tensor
-    k: torch.Tensor
-    sums: torch.Tensor | None
-    eps: float
-    pieces: Pieces
-
-    def gather(self, vectors: torch.Tensor) -> torch.Tensor:
-        with no_autocast(vectors.device):
-            result: Any = Gather.apply(  # type: ignore[no-untyped-call]
-                self.q, self.k, vectors, self.sums is not None, self.eps, self.pieces
-            )
-        return result[0]  # type: ignore[no-any-return]
-
-    def spread(self, vectors: torch.Tensor) -> torch.Tensor:
-        with no_autocast(vectors.device):
-            result: torch.Tensor = Spread.apply(  # type: ignore[no-untyped-call]
-                self.q, self.k, vectors, self.sums, self.eps, self.pieces
-            )
-        return result
-
-    def dense(self) -> torch.Tensor:
-        attention = attention_map(self.q, self.k)
-        if self.sums is not None:
-            attention = attention / (attention.sum(dim=1, keepdim=True) + self.eps)
-        return attention.to(self.q.dtype)
-
-
 class _LeanForward:
     """The forward of one layer; line by line that of `SpatialGroupingAttention.forward`, but for the maps."""
 
-    def __init__(self, module: nn.Module, chunk_elements: int) -> None:
-        self.module, self.chunk_elements = module, chunk_elements
+    def __init__(self, module: nn.Module, way: Way) -> None:
+        self.module, self.way = module, way
 
     def __call__(
         self,
@@ -148,24 +141,23 @@ class _LeanForward:
         x_out = module.strider(x.transpose(1, 2).reshape(batch, features, *input_grid_shape))
         x_out = module.norm1(x_out.flatten(2).transpose(1, 2))
         groups = x_out.shape[1]
-        pieces = Pieces(module.num_heads, batch, groups, pixels, self.chunk_elements)
         # The published loop computes keys and values anew in every iteration, from the same x.
         k, v = module.kv(x).chunk(2, dim=-1)
         k = module.temp * module.rose(k, input_spacing, input_grid_shape, flatten=False).transpose(1, 2)
         eps = torch.finfo(k.dtype).eps
         # Reshaped, not transposed: this is how the published layer deals values out to heads, and takes them back.
         k, v = _heads_first(_lowered(k)), _heads_first(_lowered(v.reshape(*k.shape)))
+        attended = self.way.layer(k, v, module.num_heads, eps)
         for _ in range(module.iters):
             q = module.rose(module.q(x_out), q_spacing, q_grid_shape, flatten=False).transpose(1, 2)
             q = _heads_first(_lowered(q))
-            with no_autocast(x.device):
-                gathered, sums = Gather.apply(q, k, v, True, eps, pieces)  # type: ignore[no-untyped-call]
+            gathered, normal, plain = attended(q)
             x_out = x_out + module.norm2(_batch_first(gathered, batch).reshape(batch, groups, features))
             x_out = x_out + module.norm3(module.mlp(x_out))
         return {
             "x_out": x_out,
-            "attn_q": LazyMap((_Factor(q, k, sums, eps, pieces),), batch),
-            "attn_k": LazyMap((_Factor(q, k, None, eps, pieces),), batch),
+            "attn_q": LazyMap((normal,), batch),
+            "attn_k": LazyMap((plain,), batch),
             "out_grid_shape": q_grid_shape,
             "out_spacing": q_spacing,
         }

@@ -36,7 +36,7 @@ class Model:
     name: str
     multi_scale: bool
     args: dict[str, Any]
-    attention_memory: Literal["full", "chunked"]
+    attention_memory: Literal["full", "fused", "chunked"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime import compat
+from ratc_runtime.chunked_maps import Chunked
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.fused_maps import Fused
 from ratc_runtime.imports import build, call
 from ratc_runtime.lean_attention import keep_no_maps
 from ratc_runtime.lock import Lock
@@ -32,9 +34,9 @@ def build_model(lock: Lock) -> nn.Module:
                 "R509", f"model {lock.model.name} returned {type(model).__name__}, not a torch.nn.Module"
             )
     compat.keep_rotary_in_float32(model)
-    if lock.model.attention_memory == "chunked":
+    if lock.model.attention_memory != "full":
         # Before checkpointing, which wraps the forward of the moment.
-        keep_no_maps(model)
+        keep_no_maps(model, Fused() if lock.model.attention_memory == "fused" else Chunked())
     if lock.training.activation_checkpointing:
         _checkpoint_blocks(model)
     return model  # type: ignore[no-any-return]

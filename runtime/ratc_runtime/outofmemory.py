@@ -58,7 +58,7 @@ def nothing_smaller(when: str, error: str, everywhere: bool) -> RuntimeFinding:
         f"out of memory {when}, and a micro-batch of 1 is the smallest there is",
         error,
         "ratc fit SPEC shows what would fit; set training.activation_checkpointing: true, a smaller data.image_size,"
-        " model.attention_memory: chunked (RAT), or a higher training.zero_stage\n"
+        " model.attention_memory: fused or chunked (RAT), or a higher training.zero_stage\n"
         "see with nvidia-smi whether another process takes the card's memory",
         everywhere,
     )

@@ -172,6 +172,17 @@ def check_card(lock: Lock, environment: Mapping[str, str]) -> None:
             )
 
 
+def check_attention(lock: Lock) -> None:
+    """Raise R553 if the lock's attention needs Triton, and there is none."""
+    if lock.model.attention_memory == "fused" and importlib.util.find_spec("triton") is None:
+        raise RuntimeFinding(
+            "R553",
+            "the lock says attention_memory: fused, and Triton is not installed",
+            f"{sys.executable} finds no module triton",
+            "install the triton that your torch asks for, or compile the spec with model.attention_memory: chunked",
+        )
+
+
 def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]] | None:
     """Return (name, compute capability, bytes) per visible card; None where NVML cannot know (AMD)."""
     if Path("/dev/kfd").exists():
@@ -255,6 +266,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lo
         check_world_size(lock, environment)
     check_batch(lock, folder)
     check_card(lock, environment)
+    check_attention(lock)
     if launched:
         allocator.check_variables(lock, environment)
     check_trackers(lock)

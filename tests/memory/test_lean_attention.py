@@ -20,14 +20,29 @@ from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime"))
 
-from ratc_runtime import compat
-from ratc_runtime.chunked_maps import Gather, Pieces, Spread, only_enough_for_memory
-from ratc_runtime.lean_attention import LazyMap, keep_no_maps
+from ratc_runtime import compat, fused_maps
+from ratc_runtime.chunked_maps import Chunked, Gather, Pieces, Spread, only_enough_for_memory
+from ratc_runtime.fused_maps import Fused, _split
+from ratc_runtime.lean_attention import LazyMap, Way, keep_no_maps
 from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 
-# Chunks of whole maps, of some heads, and of some rows of one head, for the sizes used here.
-CHUNKS = {"all": 2**26, "heads": 50_000, "rows": 7000, "row": 1}
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What FlexAttention computes, by forming the scores: on a CPU its own kernels have no backward pass."""
+    scores = torch.bmm(q, k.mT).to(torch.promote_types(q.dtype, torch.float32))
+    return torch.bmm(torch.softmax(scores, -1), v.to(scores.dtype)).to(q.dtype), torch.logsumexp(scores, -1)
+
+
+FUSED = Fused(attend)
+#: Chunks of whole maps, of some heads, and of some rows of one head, for the sizes used here; and FlexAttention's way.
+WAYS: dict[str, Way] = {
+    "all": Chunked(2**26),
+    "heads": Chunked(50_000),
+    "rows": Chunked(7000),
+    "row": Chunked(1),
+    "fused": FUSED,
+}
 
 
 def published(seed: int = 0, **arguments: Any) -> nn.Module:
@@ -79,22 +94,25 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize(
-    ("size", "scales", "chunk", "arguments"),
+    ("size", "scales", "way", "arguments"),
     [
         ((24, 21), (1.0,), "all", {}),
         ((24, 21), (1.0,), "heads", {"num_heads": 4, "num_blocks": 3, "sga_kernel_size": 5}),
         ((24, 21), (1.0,), "rows", {"qkv_bias": False, "learnable_rose": False}),
         ((18, 15), (1.0,), "row", {"iters": 1, "num_blocks": 1, "num_heads": 1}),
         ((32, 24), (1.0, 0.5), "rows", {"num_heads": 4, "mlp_dropout": 0.2}),
+        ((24, 21), (1.0,), "fused", {"num_heads": 4, "num_blocks": 3, "sga_kernel_size": 5}),
+        ((18, 15), (1.0,), "fused", {"iters": 1, "num_blocks": 1, "num_heads": 1}),
+        ((32, 24), (1.0, 0.5), "fused", {"num_heads": 4, "mlp_dropout": 0.2}),
     ],
 )
 def test_outputs_and_gradients_are_those_of_the_published_model(
-    size: tuple[int, int], scales: tuple[float, ...], chunk: str, arguments: dict[str, Any]
+    size: tuple[int, int], scales: tuple[float, ...], way: str, arguments: dict[str, Any]
 ) -> None:
     image = images(size, scales)
     full, lean = segmentation(scales, **arguments), segmentation(scales, **arguments)
-    assert keep_no_maps(lean, CHUNKS[chunk]) == arguments.get("num_blocks", 2)
-    assert_same(step(lean, image), step(full, image), 1e-3)
+    assert keep_no_maps(lean, WAYS[way]) == arguments.get("num_blocks", 2)
+    assert_same(step(lean, image), step(full, image), 5e-3 if way == "fused" else 1e-3)
     # float32 rounds; in float64 nothing is left but a fault. The published rotary embedding takes it as it is.
     for model in (full, lean):
         model.zero_grad(set_to_none=True)
@@ -105,9 +123,10 @@ def test_outputs_and_gradients_are_those_of_the_published_model(
     assert_same(step(lean.double(), image), step(full.double(), image), 1e-9)
 
 
-def test_masked_pixels_are_replaced_as_published() -> None:
+@pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])
+def test_masked_pixels_are_replaced_as_published(way: Way) -> None:
     full, lean = published(), published()
-    keep_no_maps(lean, 700)
+    keep_no_maps(lean, way)
     image = images((24, 24), (1.0,))
     results = []
     for model in (full, lean):
@@ -142,6 +161,60 @@ def test_gradients_against_finite_differences() -> None:
             assert torch.autograd.gradcheck(lambda *t, n=normal: spread(*t, normal=n), (q, k, x))
 
 
+def test_gradients_of_the_fused_way_against_finite_differences() -> None:
+    """FlexAttention differentiates itself; the three passes around it are ours."""
+    torch.manual_seed(0)
+    q, k, v, x = (
+        torch.randn(6, n, d, dtype=torch.float64, requires_grad=True) for n, d in ((3, 2), (4, 2), (4, 3), (3, 2))
+    )
+    maps = FUSED.layer(k, v, 3, 1e-3)(q)
+    attention = torch.softmax(q @ k.mT, -1)
+    for number, expected in ((1, attention / (attention.sum(1, keepdim=True) + 1e-3)), (2, attention)):
+        assert torch.allclose(maps[number].gather(v), expected @ v)
+        assert torch.allclose(maps[number].spread(x), expected.mT @ x)
+        assert torch.allclose(maps[number].dense(), expected)
+        for function, vectors in (("gather", v), ("spread", x)):
+
+            def product(q: Any, k: Any, vectors: Any, number: int = number, function: str = function) -> torch.Tensor:
+                return getattr(FUSED.layer(k, v, 3, 1e-3)(q)[number], function)(vectors)  # type: ignore[no-any-return]
+
+            assert torch.autograd.gradcheck(product, (q, k, vectors))
+    assert torch.allclose(maps[0], maps[1].gather(v))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_bias_of_two_features_keeps_sixteen_bits(kind: torch.dtype) -> None:
+    """What tensor cores make of it, too: float32 is rounded to TF32, of 10 bits."""
+    number = -torch.linspace(3, 90, 1000)
+    features = _split(number, kind)
+    if kind == torch.float32:
+        features = tuple((part.view(torch.int32) & -8192).view(torch.float32) for part in features)
+    total = sum(part.double().squeeze(-1) for part in features)
+    assert (total / number.double() - 1).abs().max() < 2**-15
+    learned = number.clone().requires_grad_()
+    sum(part.float().sum() for part in _split(learned, kind)).backward()
+    assert torch.equal(learned.grad, torch.ones_like(number))
+
+
+@pytest.mark.parametrize("features", [3, 16, 20])
+def test_flex_attention_itself_gives_these_outputs(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a CPU goes: uncompiled, and forward. Its kernels are tested on a GPU (test_attention_gpu.py)."""
+    from torch.nn.attention import flex_attention as flex
+
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(fused_maps, "_compiled", lambda: fused_maps._flex)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(6, 7, features), torch.randn(6, 50, features), torch.randn(6, 50, 5)
+    for found, expected in zip(fused_maps.by_flex_attention(q, k, v), attend(q, k, v), strict=True):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-5)
+    y, normal, plain = Fused().layer(k, v, 3, 1e-6)(q)
+    expected_maps = Chunked().layer(k, v, 3, 1e-6)(q)
+    assert torch.allclose(y, expected_maps[0], atol=1e-5)
+    for found, expected in ((normal, expected_maps[1]), (plain, expected_maps[2])):
+        assert torch.allclose(found.spread(q), expected.spread(q), atol=1e-5)
+
+
 @pytest.mark.parametrize("elements", [1, 50, 77, 100, 154, 200, 10_000])
 def test_pieces_cover_every_entry_once_and_keep_to_their_size(elements: int) -> None:
     heads, batch, rows, columns = 5, 2, 7, 11
@@ -154,9 +227,10 @@ def test_pieces_cover_every_entry_once_and_keep_to_their_size(elements: int) -> 
     assert torch.equal(seen, torch.ones_like(seen))
 
 
-def test_lazy_maps_are_the_published_maps() -> None:
+@pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])
+def test_lazy_maps_are_the_published_maps(way: Way) -> None:
     full, lean = published(num_blocks=3), published(num_blocks=3)
-    keep_no_maps(lean, 700)
+    keep_no_maps(lean, way)
     image = images((36, 30), (1.0,))
     expected, found = full(image)[0], lean(image)[0]
     for name in ("attn_q", "attn_k"):
@@ -184,19 +258,21 @@ def test_lazy_maps_are_the_published_maps() -> None:
 
 def test_bf16_autocast_is_no_further_from_float32_than_as_published() -> None:
     """Summed over seeds: a single gradient of a scalar parameter is mostly rounding in either of them."""
-    errors = {"full": 0.0, "lean": 0.0}
+    ways: dict[str, Way | None] = {"full": None, "chunked": Chunked(9000), "fused": FUSED}
+    errors = dict.fromkeys(ways, 0.0)
     logits = dict(errors)
     for seed in range(4):
         image = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
         exact = step(segmentation(), image)
-        for name in errors:
+        for name, way in ways.items():
             model = segmentation()
-            keep_no_maps(model, 9000) if name == "lean" else None
+            keep_no_maps(model, way) if way else None
             found = step(model, image, torch.bfloat16)
             logits[name] += distance(found.pop("logits"), exact["logits"])
             errors[name] += sum(distance(found[key], exact[key]) for key in found if "mask" not in key) / len(found)
-    assert 0 < errors["lean"] < 1.2 * errors["full"]
-    assert 0 < logits["lean"] < 1.2 * logits["full"] < 0.4
+    for name in ("chunked", "fused"):
+        assert 0 < errors[name] < 1.2 * errors["full"]
+        assert 0 < logits[name] < 1.2 * logits["full"] < 0.4
 
 
 def test_bf16_weights_as_deepspeed_makes_them() -> None:
@@ -205,7 +281,7 @@ def test_bf16_weights_as_deepspeed_makes_them() -> None:
     found = {}
     for name in ("full", "lean"):
         model = segmentation()
-        keep_no_maps(model, 9000) if name == "lean" else None
+        keep_no_maps(model, Chunked(9000)) if name == "lean" else None
         found[name] = step(model.to(torch.bfloat16), image.to(torch.bfloat16))
     assert all(torch.isfinite(value).all() for value in found["lean"].values())
     assert distance(found["lean"]["logits"], found["full"]["logits"]) < 0.05
@@ -221,8 +297,8 @@ def test_under_activation_checkpointing_the_same_and_once_is_enough() -> None:
     image = images((32, 32), (1.0,))
     plain, recomputed = segmentation(mlp_dropout=0.2), segmentation(mlp_dropout=0.2)
     for model in (plain, recomputed):
-        assert keep_no_maps(model, 9000) == 2
-        assert keep_no_maps(model, 9000) == 0
+        assert keep_no_maps(model, Chunked(9000)) == 2
+        assert keep_no_maps(model, Chunked(9000)) == 0
     for blocks in (recomputed.backbone.sga_layers, recomputed.backbone.mr_attn_layers):
         for block in blocks:
             inner = block.forward
@@ -239,8 +315,8 @@ def test_only_the_published_dense_layer_is_changed() -> None:
         pass
 
     model.sga_layers[1].__class__ = Own
-    assert keep_no_maps(model) == 1
-    assert keep_no_maps(nn.Linear(2, 2)) == 0
+    assert keep_no_maps(model, FUSED) == 1
+    assert keep_no_maps(nn.Linear(2, 2), FUSED) == 0
     copied = copy.deepcopy(model)
     assert copied.sga_layers[0].forward.module is copied.sga_layers[0]
 
@@ -293,7 +369,7 @@ def traced(size: int, batch: int, chunk: int | None, shortened: bool = False, **
         model.to_empty(device="cpu")
         compat.keep_rotary_in_float32(model)
         if chunk is not None:
-            keep_no_maps(model, chunk)
+            keep_no_maps(model, Chunked(chunk))
         moments = [torch.zeros_like(p) for p in model.parameters() for _ in range(2)]
         image, target = torch.rand(batch, 3, size, size), torch.rand(batch, 1, size, size)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -336,7 +412,7 @@ def test_real_memory_of_a_step() -> None:
 
     def peak(lean: bool) -> int:
         model = segmentation(feature_dims=32, num_blocks=2, num_heads=4)
-        keep_no_maps(model, 2**16) if lean else None
+        keep_no_maps(model, Chunked(2**16)) if lean else None
         image = images((64, 64), (1.0,), batch=1)
         model(image).mean().backward()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -127,6 +127,14 @@ def test_r504_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert code_of(cuda_lock(tmp_path)) == "R504"
 
 
+def test_r553_where_fused_attention_has_no_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = write_lock(tmp_path, model__attention_memory="fused")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert code_of(lock) == "R553"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    check(lock, {}, launched=False)
+
+
 def test_cards_are_selected_as_cuda_does() -> None:
     handles, uuids = ["a", "b", "c"], ["GPU-1x", b"GPU-2y", "GPU-2z"]
     assert _select(handles, uuids, "2,0") == ["c", "a"]

@@ -13,10 +13,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ratc_runtime import fused_maps
 from ratc_runtime.chunked_maps import only_enough_for_memory
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
-from ratc_runtime.trace import kernels, recurrent
+from ratc_runtime.trace import flex, kernels, recurrent
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.mode import RecordingMode
@@ -56,7 +57,7 @@ def record(request: Request, batch: int) -> Recording:
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()
     # Chunked attention repeats the same allocations hundreds of times; two rounds of each loop say it all.
-    with only_enough_for_memory(), fake, mode, mode.ranges:
+    with only_enough_for_memory(), fused_maps.instead(flex.attend), fake, mode, mode.ranges:
         model = _build(request)
         task = make_task(request.lock)
         criterion = _guarded("building the loss", task.loss)
@@ -88,7 +89,8 @@ def record(request: Request, batch: int) -> Recording:
         blocks = [(block.size, block.phase, block.module, ledger.kind_of(block)) for block in ledger.blocks]
         compiled = {"compiled"} if request.content["training"].get("compile") else set()
         layered = {"recurrent"} if any(isinstance(module, nn.RNNBase) for module in model.modules()) else set()
-        estimates = mode.estimates | compiled | layered
+        fused = {"fused"} if request.lock.model.attention_memory == "fused" else set()
+        estimates = mode.estimates | compiled | layered | fused
         optional = [number for number, block in enumerate(ledger.blocks) if block.optional]
         uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
         recording = Recording(

@@ -12,6 +12,7 @@ from ratc_runtime.tasks import METRICS, PARTS
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 ENGINES = ("torch", "deepspeed")
+ATTENTIONS = ("full", "fused", "chunked")
 
 
 class BadRequest(ValueError):
@@ -103,7 +104,7 @@ def read(content: Any) -> Request:
         _get(content, "model.name", str),
         _get(content, "model.multi_scale", bool, False),
         _get(content, "model.args", dict, {}),
-        _one_of(_get(content, "model.attention_memory", str, "full"), ("full", "chunked"), "model.attention_memory"),
+        _one_of(_get(content, "model.attention_memory", str, "full"), ATTENTIONS, "model.attention_memory"),
     )
     loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
     lock = _lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0])
