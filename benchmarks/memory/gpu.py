@@ -52,8 +52,8 @@ def _rat(**changes: Any) -> dict[str, Any]:
     return request(**{"model": model, "data__image_size": [96, 96], **changes})
 
 
-def _rat_own_size(**changes: Any) -> dict[str, Any]:
-    model = {"name": "rat", "multi_scale": False, "args": OWN_SIZE, "attention_memory": "chunked"}
+def _rat_own_size(attention: str = "chunked", **changes: Any) -> dict[str, Any]:
+    model = {"name": "rat", "multi_scale": False, "args": OWN_SIZE, "attention_memory": attention}
     return request(**{"model": model, "data__image_size": [256, 256], **changes})
 
 
@@ -117,6 +117,7 @@ def _video(**changes: Any) -> dict[str, Any]:
 
 #: The same for models of other people, to which no rule was fitted.
 OTHERS: dict[str, tuple[Any, tuple[int, int], str | None]] = {
+    "rat, own size, fused": (lambda **changes: _rat_own_size("fused", **changes), (2, 8), None),
     "resnet-50": (_timm("resnet50"), (32, 96), "timm"),
     "convnext-tiny": (_timm("convnext_tiny"), (32, 96), "timm"),
     "efficientnet-b0": (_timm("efficientnet_b0"), (48, 128), "timm"),
