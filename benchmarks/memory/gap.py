@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import replay
 
 from ratc.memory.allocator import rounded
+from ratc.memory.scratch import LARGEST
 from ratc.memory.trace import Program
 
 MIB = 1 << 20
@@ -70,10 +71,14 @@ def read(path: Path) -> dict[str, Any]:
         data = json.loads(lzma.decompress(raw) if path.suffix == ".xz" else raw)
     except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
         raise BadEvents(f"{path}: {error}") from error
-    missing = {"events", "frames", "marks", "request", "micro_batch"} - set(data if isinstance(data, dict) else ())
+    wanted: dict[str, type] = {"events": list, "frames": list, "marks": list, "request": dict, "micro_batch": int}
+    given = data if isinstance(data, dict) else {}
+    missing = [name for name, kind in wanted.items() if not isinstance(given.get(name), kind)]
     if missing:
         raise BadEvents(f"{path}: no {', '.join(sorted(missing))}")
-    return data
+    if given["micro_batch"] < 1:
+        raise BadEvents(f"{path}: a micro-batch of {given['micro_batch']}")
+    return given
 
 
 def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
@@ -82,7 +87,10 @@ def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
     Phases are told apart in the last step, if they are marked. Raises BadEvents if events and marks contradict each
     other.
     """
-    marks = [(str(name), int(made) + int(freed)) for name, made, freed in data["marks"]]
+    try:
+        marks = [(str(name), int(made) + int(freed)) for name, made, freed in data["marks"]]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadEvents(f"marks: {error}") from error
     starts = [index for index, (name, _) in enumerate(marks) if name.startswith("step ")]
     if not starts:
         raise BadEvents("no step is marked")
@@ -104,6 +112,8 @@ def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
             action, size, address, frame = event
             if action not in ("a", "f"):
                 continue
+            if not isinstance(size, int) or not 0 <= size <= LARGEST:
+                raise ValueError(f"{size} bytes")
             if done in wanted and first < done < end:
                 phases.append(Phase(wanted.pop(done), live))
             elif done == first and phases[0].live == 0:

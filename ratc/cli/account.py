@@ -99,6 +99,10 @@ def _sums(choice: Choice, measured: str | None) -> list[str]:
     said.append(
         _line(abs(unused), "unused below the cap" if unused >= 0 else "above what then remains: it does not fit")
     )
+    if found.slower:
+        said.append(
+            "Some convolutions have no room for their fastest kernel's workspace; a slower one takes half of it."
+        )
     if found.host_bytes:
         said.append(_line(found.host_bytes, "of host memory, for what is offloaded"))
     return said

@@ -75,7 +75,7 @@ def drawing(model: str, searcher: Searcher, wanted: Variant, strategy: Strategy,
     told += f"; two of its {choice.accumulation} micro-batches are drawn" if choice.accumulation > 2 else ""
     steps = max(1, len(program.ops) - program.start)
     marks = [((index - program.start) / steps, phase) for index, phase in program.marks]
-    points = timeline(program, found.micro_batch)
+    points = timeline(program, found.micro_batch, slower=found.slower)
     return Drawing(title, told, program.kinds, points, marks, found.cap_bytes, found.peak_reserved_bytes)
 
 

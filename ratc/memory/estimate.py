@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -19,7 +19,7 @@ from ratc.memory.zero import Layout, Strategy, layout
 @dataclass(frozen=True, slots=True)
 class Replay:
     """What the allocator did. ``peak`` is the index in the program's ops where allocated bytes were highest, or where
-    it failed.
+    it failed. ``slower`` are the optional allocations for which there was room for half alone.
     """
 
     fits: bool
@@ -28,10 +28,13 @@ class Replay:
     peak: int
     retries: int
     wanted_bytes: int = 0
+    slower: frozenset[int] = frozenset()
 
 
 #: Free blocks that one step leaves change where the next one's go: an MLP on an H200 reserved most in its third step.
 MOST_STEPS = 6
+#: Micro-batches at which is asked what a step rests on, since that decides how much of a card may be used.
+FEW_AND_MANY = (2, 256)
 
 
 def replay(program: Program, micro_batch: int, cap: int | None = None, expandable: bool = False) -> Replay:
@@ -81,10 +84,10 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
                 addresses[found] = addresses[left] if left >= 0 else -1
             ops, begin = program.ops[program.start :], program.start
     except OutOfMemory as error:
-        return Replay(
-            False, allocator.peak_allocated, allocator.peak_reserved, index, allocator.retries, error.wanted_bytes
-        )
-    return Replay(True, allocator.peak_allocated, allocator.peak_reserved, peak, allocator.retries)
+        peaks = allocator.peak_allocated, allocator.peak_reserved
+        return Replay(False, *peaks, index, allocator.retries, error.wanted_bytes, frozenset(slower))
+    peaks = allocator.peak_allocated, allocator.peak_reserved
+    return Replay(True, *peaks, peak, allocator.retries, slower=frozenset(slower))
 
 
 def carried(program: Program, sizes: Sequence[int]) -> dict[int, int] | None:
@@ -108,9 +111,7 @@ def live_peak(program: Program, micro_batch: int) -> int:
     """The most bytes alive at once, each rounded to 512: no cap below this can do. Ten times as fast as a replay."""
     for index in program.moves:
         program = program.freed_first(index)
-    sizes = [(size + 511) & -512 for size in program.sizes(micro_batch)]
-    for op in program.optional:
-        sizes[op] //= 2
+    sizes = [(size + 511) & -512 for size in program.sizes(micro_batch, program.optional)]
     return max(accumulate([sizes[op] if op >= 0 else -sizes[~op] for op in program.ops]), default=0)
 
 
@@ -127,9 +128,9 @@ class Breakdown:
         return tuple(sorted(self.by_module.items(), key=lambda item: (-item[1], item[0]))[:count])
 
 
-def breakdown(program: Program, micro_batch: int, index: int) -> Breakdown:
-    """What is alive after the op at ``index``."""
-    sizes = program.sizes(micro_batch)
+def breakdown(program: Program, micro_batch: int, index: int, slower: Iterable[int] = ()) -> Breakdown:
+    """What is alive after the op at ``index``; half is taken for the allocations ``slower``."""
+    sizes = program.sizes(micro_batch, slower)
     alive: set[int] = set()
     for op in program.ops[: index + 1]:
         if op >= 0:
@@ -147,11 +148,13 @@ def breakdown(program: Program, micro_batch: int, index: int) -> Breakdown:
     return Breakdown({kind: size for kind, size in kinds.items() if size}, modules, both)
 
 
-def timeline(program: Program, micro_batch: int, samples: int = 400) -> list[tuple[int, ...]]:
+def timeline(
+    program: Program, micro_batch: int, samples: int = 400, slower: Iterable[int] = ()
+) -> list[tuple[int, ...]]:
     """The last traced step in ``samples`` parts at most: bytes alive by kind (as `kinds`), where their sum is highest
-    in each part.
+    in each part; half is taken for the allocations ``slower``.
     """
-    sizes = [rounded(size) for size in program.sizes(micro_batch)]
+    sizes = [rounded(size) for size in program.sizes(micro_batch, slower)]
     now = [0] * len(program.kinds)
     total = 0
     steps = max(1, len(program.ops) - program.start)
@@ -172,7 +175,7 @@ class Estimate:
     """One prediction. ``peak`` values are of the caching allocator; ``outside`` is beside it; all in bytes.
 
     ``budget_bytes`` is the card's memory less ``outside``; ``cap_bytes`` is that less the margin, the cap that was
-    replayed. ``need_bytes`` is the memory of a card on which it would fit.
+    replayed. ``slower`` are the workspaces of which there was room for half alone.
     """
 
     device: Device
@@ -188,6 +191,7 @@ class Estimate:
     outside: tuple[Term, ...]
     host_bytes: int
     peak: int
+    slower: frozenset[int] = frozenset()
 
     @property
     def predicted_bytes(self) -> int:
@@ -217,10 +221,12 @@ class Predictor:
 
     @cached_property
     def unmeasured(self) -> float:
-        """The largest workspace of a convolution like which none were measured, as a share of the live peak of two
-        samples.
+        """The largest workspace of a convolution like which none were measured, as a share of the live peak: at few
+        samples or at many, whichever is more.
         """
-        return unmeasured(self.trace.convolutions) / max(1, live_peak(self.trace.program, 2))
+        return max(
+            unmeasured(self.trace.convolutions(size)) / max(1, live_peak(self.program, size)) for size in FEW_AND_MANY
+        )
 
     @cached_property
     def program(self) -> Program:
@@ -290,11 +296,12 @@ class Predictor:
             self.outside(device),
             self.layout.host_bytes,
             result.peak,
+            result.slower,
         )
 
     def breakdown(self, estimate: Estimate) -> Breakdown:
         """What is alive at an estimate's peak."""
-        return breakdown(self.program, estimate.micro_batch, estimate.peak)
+        return breakdown(self.program, estimate.micro_batch, estimate.peak, estimate.slower)
 
     def need(self, device: Device, micro_batch: int) -> int:
         """Bytes that a card like this would need: the smallest cap at which the replay fits, to 1 %, and the rest put

@@ -113,11 +113,17 @@ RULES: Mapping[str, Callable[..., int]] = {
 }
 
 
+#: Bytes or elements that no step has for one sample: 1 PiB.
+LARGEST = 1 << 50
+
+
 def read(content: Any) -> Scratch:
     """The description in a trace: [rule, [fixed, per sample], ...]. Raises ValueError or TypeError for another."""
     rule, *numbers = content
-    if rule not in RULES or any(a + b < 0 or b < 0 for a, b in numbers):
+    if rule not in RULES or not all(0 <= a + b <= LARGEST and 0 <= b <= LARGEST for a, b in numbers):
         raise ValueError(f"scratch {str(content)[:60]}")
     found = Scratch(rule, tuple(float(a) for a, _ in numbers), tuple(float(b) for _, b in numbers))
+    if rule == "convolution" and any(found.slope[:4]):
+        raise ValueError(f"another convolution for every batch: {str(content)[:60]}")
     found.bytes_(1, PROCESSORS["9.0"])  # a wrong number of numbers is a TypeError
     return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ratc.memory.convolutions import Convolution, Direction, described
-from ratc.memory.scratch import PROCESSORS, Processors, Scratch, read
+from ratc.memory.scratch import LARGEST, PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
 
 VERSION = 3
@@ -52,11 +52,13 @@ class Program:
     moves: Mapping[int, int] = field(default_factory=dict)
     optional: frozenset[int] = frozenset()
 
-    def sizes(self, micro_batch: int) -> list[int]:
-        """Bytes that every allocation asks for at a micro-batch size."""
+    def sizes(self, micro_batch: int, slower: Iterable[int] = ()) -> list[int]:
+        """Bytes that every allocation asks for at a micro-batch size; the allocations ``slower`` for half of that."""
         sizes = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
         for number, scratch in self.scratch.items():
             sizes[number] = scratch.bytes_(micro_batch, self.processors)
+        for number in slower:
+            sizes[number] //= 2
         return sizes
 
     def freed_first(self, index: int) -> Program:
@@ -87,11 +89,10 @@ class Trace:
     estimates: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
 
-    @property
-    def convolutions(self) -> list[tuple[Convolution, Direction]]:
-        """The passes of all convolutions, at two samples."""
+    def convolutions(self, micro_batch: int) -> list[tuple[Convolution, Direction]]:
+        """The passes of all convolutions at a micro-batch."""
         scratch = self.program.scratch.values()
-        return [described(one.numbers(2)) for one in scratch if one.rule == "convolution"]
+        return [described(one.numbers(micro_batch)) for one in scratch if one.rule == "convolution"]
 
 
 def parse(data: Any) -> Trace:
@@ -109,11 +110,13 @@ def parse(data: Any) -> Trace:
         uneven = {number: read(rest) for number, *rest in data["scratch"]}
         optional = frozenset(int(number) for number in data["optional"])
         processors = of_capability(str(data["request"].get("compute_capability", "9.0")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadTrace(f"{type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise BadTrace(f"{type(error).__name__}: {str(error)[:80]}") from error
     phases, modules, kinds = tables
     if not set(estimates) <= set(ESTIMATES):
         raise BadTrace(f"estimates {', '.join(estimates)}")
+    if "convolutions" not in estimates and any(one.rule == "convolution" for one in uneven.values()):
+        raise BadTrace("convolutions that `estimates` does not name")
     if kinds != KINDS:
         raise BadTrace(f"kinds {', '.join(kinds) or 'missing'}")
     if not steps or not isinstance(events, list) or sorted({*steps, 0, len(events)})[-1] != len(events):
@@ -159,10 +162,12 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
                 continue
             block, constant, growth, in_phase, in_module, of_kind = event
             # Traced at batch sizes from 2 on: at 1 no size may have become negative, nor with growth at any other.
-            if block in live or constant + growth < 0 or growth < 0:
+            if block in live or not (0 <= constant + growth <= LARGEST and 0 <= growth <= LARGEST):
                 raise ValueError
-            if not (0 <= in_phase < limits[0] and 0 <= in_module < limits[1] and 0 <= of_kind < limits[2]):
+            places = in_phase, in_module, of_kind
+            if not all(place in range(limit) for place, limit in zip(places, limits, strict=True)):
                 raise ValueError
+            in_phase, in_module, of_kind = map(int, places)
         except (KeyError, TypeError, ValueError) as error:
             raise BadTrace(f"event {number}: {str(event)[:80]}") from error
         live[block] = numbers[block] = len(fixed)

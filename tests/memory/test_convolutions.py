@@ -152,4 +152,9 @@ def test_without_room_a_workspace_is_halved_once() -> None:
     assert [found.fits for found in fits.values()] == [True, True, False]
     assert fits[141].peak_allocated_bytes == 140 * MIB
     assert fits[130].peak_allocated_bytes == 120 * MIB
+    assert (fits[141].slower, fits[130].slower) == (frozenset(), frozenset([1]))
+    # What is alive at the peak adds up to the peak, whole or half.
+    for found in (fits[141], fits[130]):
+        alive = estimate.breakdown(program, 1, found.peak, found.slower)
+        assert sum(alive.by_module.values()) == found.peak_allocated_bytes
     assert not estimate.replay(replace(program, optional=frozenset()), 1, 130 * MIB).fits

@@ -3,6 +3,7 @@ refused.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -233,6 +234,11 @@ def spoiled(path, value):
     return data
 
 
+#: docs/trace.md: bf16, 64 -> 64 features, 3 x 3.
+CONVOLUTION = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [64, 0], [64, 0], [1, 0], [0, 9216], [0, 9216], *([[3, 0]] * 2)]
+CONVOLUTION += [[1, 0]] * 2
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
@@ -247,6 +253,16 @@ def spoiled(path, value):
         (spoiled(["events", 0], [0, 4, 0, 99, 0, 0]), "event 0"),
         (spoiled(["events", 0], "words"), "event 0"),
         (spoiled(["events", 1, 0], 0), "event 1"),
+        *((spoiled(["events", 0, 1], size), "event 0") for size in (math.nan, math.inf, 10**400)),
+        *((spoiled(["events", 0, place], 0.5), "event 0") for place in (3, 4, 5)),
+        *(
+            (spoiled(["scratch"], [[0, "segments", [n, 0], [1, 0], [1, 0]]]), "Error")
+            for n in (math.inf, math.nan, 1e300)
+        ),
+        (spoiled(["scratch"], [[0, "convolution", *CONVOLUTION]]), "convolutions that `estimates` does not name"),
+        (spoiled(["scratch"], [[0, "convolution", [0, 1], *CONVOLUTION[1:]]]), "another convolution for every batch"),
+        (spoiled(["request"], None), "AttributeError"),
+        (spoiled(["optional"], [math.inf]), "OverflowError"),
         (spoiled(["parameters"], {"count": 1}), "KeyError"),
         (spoiled(["parameters", "trainable"], 10**12), "more trainable"),
     ],

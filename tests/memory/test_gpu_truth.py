@@ -83,9 +83,26 @@ def test_a_recorded_stream_is_packed_and_read_again() -> None:
     double = {**data, "events": [stream["events"][1]] * 2, "marks": [["step 0", 0, 0], ["end", 2, 0]]}
     with pytest.raises(gap.BadEvents, match="event 1"):
         gap.recorded(double)
+    sound = {**data, "marks": [["step 0", 0, 0], ["end", 1, 0]]}
+    for broken in ({"marks": [["step 0", 0]]}, {"marks": [["step 0", float("nan"), 0]]}, {"marks": [None]}):
+        with pytest.raises(gap.BadEvents, match="marks"):
+            gap.recorded({**sound, **broken})
+    for size in (-1, 1.5, float("inf"), "x", None, 10**40):
+        with pytest.raises(gap.BadEvents, match="event 0"):
+            gap.recorded({**sound, "events": [["a", size, 0, 0]]})
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xfd7zXZ\x00 broken"])
+SOUND = b'{"events": [], "frames": [], "marks": [], "request": {}, "micro_batch": 1}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"[1]", b"null", b"\xfd7zXZ\x00 broken"]
+    + [
+        SOUND.replace(*change)
+        for change in ((b"[]", b"null"), (b"{}", b"null"), (b"1", b"0"), (b"1", b'"x"'), (b"1", b"1e999"))
+    ],
+)
 def test_a_damaged_stream_is_refused(content: bytes, tmp_path: Path) -> None:
     import gap
 
