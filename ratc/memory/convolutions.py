@@ -106,12 +106,12 @@ class Point(NamedTuple):
     beside: int
 
 
-#: What passes of one kind have in common, as convolutions.json writes it.
+#: What passes of one kind have in common; their key in convolutions.json.
 Signature = tuple[str, str, bool, bool, bool, int, int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def signature(conv: Convolution, direction: Direction) -> Signature:
-    """Return what a pass must have in common with a measured one."""
+    """Return the key under which measured passes of this kind are found."""
     sizes = conv.channels, conv.features, conv.groups
     form = conv.channels_last, conv.transposed, conv.aligned
     return direction, conv.arithmetic, *form, *sizes, conv.kernel, conv.stride

@@ -127,6 +127,15 @@ def by_flex_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tupl
 
 
 def _by_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    from torch.nn.attention import flex_attention
+
+    if not hasattr(flex_attention, "AuxRequest"):
+        raise RuntimeFinding(
+            "R553",
+            "this torch's FlexAttention gives no log-sum-exp as fused attention needs it",
+            f"torch {torch.__version__} has no torch.nn.attention.flex_attention.AuxRequest",
+            "install a later torch, or compile the spec with model.attention_memory: chunked",
+        )
     from torch._dynamo import config, exc
     from torch._inductor.exc import InductorError
 

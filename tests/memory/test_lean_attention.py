@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime"))
 
 from ratc_runtime import compat, fused_maps
 from ratc_runtime.chunked_maps import Chunked, Gather, Pieces, Spread, only_enough_for_memory
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.fused_maps import Fused, _split
 from ratc_runtime.lean_attention import LazyMap, Way, keep_no_maps
 from ratc_runtime.tasks.segmentation.losses import Combined
@@ -213,6 +214,15 @@ def test_flex_attention_itself_gives_these_outputs(features: int, monkeypatch: p
     assert torch.allclose(y, expected_maps[0], atol=1e-5)
     for found, expected in ((normal, expected_maps[1]), (plain, expected_maps[2])):
         assert torch.allclose(found.spread(q), expected.spread(q), atol=1e-5)
+
+
+def test_a_torch_without_what_fused_attention_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.delattr(flex_attention, "AuxRequest")
+    tensor = torch.zeros(1, 16, 16)
+    with pytest.raises(RuntimeFinding, match="R553"):
+        fused_maps.by_flex_attention(tensor, tensor, tensor)
 
 
 @pytest.mark.parametrize("elements", [1, 50, 77, 100, 154, 200, 10_000])
