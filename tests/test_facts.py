@@ -192,6 +192,9 @@ def test_facts_may_describe_a_card_that_the_catalogue_lacks(tmp_path, capsys):
 
 def test_full_attention_whose_maps_alone_exceed_the_card_is_not_chosen():
     plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8)
+    assert plan.values["model.attention_memory"].value == "fused"
+    assert plan.values["model.attention_memory"].reason == "one block's maps alone would take 1386.8 GiB of 79.1 GiB"
+    plan, _ = resolve(None, resources__gpu="v100-32", resources__cpus=8, training__batch_size=8)
     assert plan.values["model.attention_memory"].value == "chunked"
     small = {"data__image_size": 64, "model__num_blocks": 2, "model__num_heads": 2}
     plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8, **small)

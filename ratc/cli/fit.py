@@ -21,7 +21,6 @@ from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
-from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.plan import Plan
 from ratc.render import fit as render
@@ -157,7 +156,7 @@ def _precisions(args: argparse.Namespace, plan: Plan, card: facts.Card) -> list[
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
     """What to do where nothing fits; each way was predicted."""
     device = Device(card.id, card.memory_bytes, card.compute_capability)
-    wanted = variants(plan, replace(variant(plan, device.kernels), precision=precision))[-1]
+    wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
     return account.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from ratc import facts
 from ratc.cli.predict import variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
-from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
@@ -40,7 +38,7 @@ def table(
     for card, precisions in wanted:
         device = Device(card.id, card.memory_bytes, card.compute_capability)
         for precision in precisions:
-            ways = variants(plan, replace(variant(plan, device.kernels), precision=precision))
+            ways = variants(plan, device, precision)
             for stage in stages:
                 strategy = Strategy("torch" if stage is None else "deepspeed", world, stage or 0, offload, precision)
                 taken = choose(allowed, ways, strategy, device, (strategy.zero_stage,))

@@ -28,7 +28,8 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     searcher = predict.own_searcher(plan, Library(plan, folder, None))
     higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
-        return given.predicted(searcher, wanted, strategy, device, micro, higher), ""
+        others = [one for one in predict.variants(plan, device) if one != wanted]
+        return given.predicted(searcher, wanted, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
         return None, "; ".join(item.message for item in stopped.found)
 

@@ -15,7 +15,7 @@ from ratc.memory import measured
 from ratc.memory.choose import Variant
 from ratc.memory.decision import Decision
 from ratc.memory.measured import Conditions, Measurement
-from ratc.memory.request import request, variant
+from ratc.memory.request import request
 from ratc.plan import Plan, Value
 
 #: Of a request's `training` what the memory of a step follows from; the rest are numbers, or conditions of their own.
@@ -33,14 +33,14 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
-    first = predict.variants(plan, variant(plan, device.kernels))[0]
+    first = predict.variants(plan, device)[0]
     found = matching(entries, conditions(plan, first, folder))
     if found:
         choice = measured.choose(found, share, device, strategy)
         if choice:
             why = "the step was measured with it"
             allocator = found.conditions.allocator
-            taken = Decision(choice, first.attention_memory, allocator=allocator, allocator_reason=why)
+            taken = Decision(choice, first.attention_memory, why, allocator=allocator, allocator_reason=why)
             return _measured(taken, first, found), ()
     decision, said = predict.decide(plan, folder)
     if decision is None:

@@ -11,6 +11,7 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory.allocators import Taken, choose, searchers
 from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
 from ratc.memory.decision import Decision
+from ratc.memory.rat import full_at_least, maps_alone, without_maps
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
@@ -31,18 +32,17 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     library = Library(plan, folder, settings["model.name"].span)
     share = values["training.global_batch_size"].value // values["parallel.world_size"].value
     allowed_allocators = searchers(library, share, asked_allocator(plan))
-    wanted, strategy = variant(plan, device.kernels), strategy_of(plan)
+    strategy = strategy_of(plan)
     stages: tuple[int, ...] = (strategy.zero_stage,)
     if strategy.engine == "deepspeed" and settings["training.zero_stage"].value is None:
         stages = STAGES
     try:
-        allowed = variants(plan, wanted)
+        allowed = variants(plan, device)
         taken = choose(allowed_allocators, allowed, strategy, device, stages)
         if taken:
-            return _decision(allowed_allocators[taken.allocator], taken, allowed, strategy, device), ()
-        wanted = allowed[-1]
+            return _decision(plan, allowed_allocators[taken.allocator], taken, allowed, strategy), ()
         searcher = next(iter(allowed_allocators.values()))
-        found = why_nothing(searcher, library, plan, wanted, replace(strategy, zero_stage=stages[-1]), device)
+        found = why_nothing(searcher, library, plan, allowed[-1], replace(strategy, zero_stage=stages[-1]), device)
         return None, (_too_large(found, plan),)
     except NoTrace as stopped:
         measure = "measure it on its card: `ratc profile SPEC --measure -o FACTS`, then compile with `--facts FACTS`"
@@ -51,21 +51,28 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         )
 
 
-def _decision(searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy, device: Device) -> Decision:
+def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy) -> Decision:
     """What was taken, with what each setting that was passed over would have needed at micro-batch 1."""
-    used = taken.variant
+    used, device = taken.variant, taken.choice.estimate.device
 
-    def need(passed: Variant) -> int | None:
-        before = passed in allowed and allowed.index(passed) < allowed.index(used)
-        return searcher.predictor(passed, strategy, 1).need(device, 1) if before else None
+    def need(passed: Variant) -> int:
+        return searcher.predictor(passed, strategy, 1).need(device, 1)
 
-    full = need(replace(used, attention_memory="full"))
+    full = replace(used, attention_memory="full")
+    why = "it fits"
+    if taken.full:
+        micro, most = taken.choice.estimate.micro_batch, taken.full.estimate.micro_batch
+        why = f"micro-batch {micro} fits with it, {most} with full attention"
+    elif used != full and full in allowed:
+        why = f"full attention needs {gib(need(full))} at micro-batch 1 and does not fit"
+    elif used != full:
+        why = maps_alone(full_at_least(plan.settings), device.memory_bytes)
     # Of the steps without checkpointing the last is the leanest.
     plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
     return Decision(
         taken.choice,
         used.attention_memory,
-        full,
+        why,
         used.activation_checkpointing,
         need(plain[0]) if plain else None,
         allocator=taken.allocator,
@@ -85,10 +92,15 @@ def own_searcher(plan: Plan, library: Library) -> Searcher:
     return Searcher(library, share, expandable=plan.values["training.allocator"].value == EXPANDABLE)
 
 
-def variants(plan: Plan, wanted: Variant) -> list[Variant]:
-    """``wanted`` with every combination of attention and checkpointing that the spec leaves open, best first."""
+def variants(plan: Plan, device: Device, precision: str | None = None) -> list[Variant]:
+    """The plan's step on a card with every combination of attention and checkpointing that the spec leaves open, best
+    first; in the plan's own precision or another.
+    """
+    wanted = variant(plan, device.kernels)
+    if precision is not None:
+        wanted = replace(wanted, precision=precision)
     asked = plan.settings["training.activation_checkpointing"].value
-    return in_order(wanted, _attentions(plan), (False, True) if asked == "auto" else (bool(asked),))
+    return in_order(wanted, _attentions(plan, device), (False, True) if asked == "auto" else (bool(asked),))
 
 
 def device_of(plan: Plan) -> Device:
@@ -118,8 +130,8 @@ def why_nothing(
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
     if not wanted.activation_checkpointing:
         library.known.append(replace(wanted, activation_checkpointing=True))
-    if wanted.attention_memory == "full" and plan.values["model.name"].value == "rat":
-        library.known.append(replace(wanted, attention_memory="chunked"))
+    if wanted.attention_memory == "full" and full_at_least(plan.settings):
+        library.known.append(replace(wanted, attention_memory=without_maps(device.compute_capability or "0.0")))
     smaller = [tuple(side * part // 4 // 8 * 8 for side in wanted.image_size) for part in (3, 2, 1)]
     least = 32 if len(wanted.image_size) == 2 else 16
     library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= least]
@@ -140,12 +152,15 @@ def why_nothing(
     return replace(found, ways_out=(*ways, *found.ways_out))
 
 
-def _attentions(plan: Plan) -> tuple[str, ...]:
-    asked = plan.settings["model.attention_memory"].value
-    dense = plan.values["model.name"].value == "rat" and plan.values["model.args.sga_attention_type"].value == "dense"
-    if not dense:
+def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:
+    """Those that the spec allows on a card. Full attention needs no trace if a bound says that it cannot fit."""
+    asked, least = plan.settings.get_as(str, "model.attention_memory"), full_at_least(plan.settings)
+    if not least:
         return ("full",)
-    return ("full", "chunked") if asked == "auto" else (asked,)
+    if asked != "auto":
+        return (asked,)
+    lean = without_maps(device.compute_capability or "0.0")
+    return ("full", lean) if least <= device.memory_bytes else (lean,)
 
 
 def _too_large(found: Nothing, plan: Plan) -> Diagnostic:

@@ -128,7 +128,7 @@ def _measure(args: argparse.Namespace, plan: Plan, folder: str, telling: Telling
     if problem or machine is None:
         telling.tell((problem,) if problem else ())
         return 1
-    allowed = variants(plan, variant(plan, device_of(plan).kernels))
+    allowed = variants(plan, device_of(plan))
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
     measurement, problem = _points(args, plan, used, folder)
     if measurement is None:

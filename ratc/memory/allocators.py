@@ -7,7 +7,7 @@ computation, and so come before checkpointing and before attention that is compu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ratc.alloc_conf import EXPANDABLE, NATIVE
 from ratc.memory.choose import Choice, Library, Searcher, Variant
@@ -23,6 +23,8 @@ class Taken:
     choice: Choice
     allocator: str
     reason: str
+    #: What full attention would have given where fused attention is taken because it gives more.
+    full: Choice | None = None
 
 
 def searchers(library: Library, share: int, asked: str) -> dict[str, Searcher]:
@@ -38,20 +40,42 @@ def choose(
     device: Device,
     stages: Iterable[int],
 ) -> Taken | None:
-    """The first of the variants that fits with any allocator that is allowed, at the stage of `choose_stage`."""
+    """The first of the variants that fits with any allocator that is allowed, at the stage of `choose_stage`.
+
+    Fused attention is taken in the place of full attention where it gives a larger micro-batch or a lower stage, for it
+    costs no time as far as is known.
+    """
     stages = tuple(stages)
+    taken: Taken | None = None
     for variant in variants:
-        native = allowed[NATIVE].choose_stage(variant, strategy, device, stages) if NATIVE in allowed else None
-        expandable = None
-        # With the whole share at the lowest stage nothing is left to be gained.
-        if EXPANDABLE in allowed and not (native and native.accumulation == 1 and _stage(native) == min(stages)):
-            expandable = allowed[EXPANDABLE].choose_stage(variant, strategy, device, stages)
-        if expandable and (native is None or _cost(expandable) < _cost(native)):
-            return Taken(variant, expandable, EXPANDABLE, _gain(native, expandable))
-        if native:
-            what = "raise the micro-batch" + (" or avoid a ZeRO stage" if len(stages) > 1 else "")
-            return Taken(variant, native, NATIVE, f"expandable segments would not {what}")
+        if taken and (_least(taken.choice, stages) or variant != replace(taken.variant, attention_memory="fused")):
+            break
+        found = _with_any(allowed, variant, strategy, device, stages)
+        if taken is None:
+            taken = found
+        elif found and _cost(found.choice) < _cost(taken.choice):
+            taken = replace(found, full=taken.choice)
+    return taken
+
+
+def _with_any(
+    allowed: Mapping[str, Searcher], variant: Variant, strategy: Strategy, device: Device, stages: tuple[int, ...]
+) -> Taken | None:
+    native = allowed[NATIVE].choose_stage(variant, strategy, device, stages) if NATIVE in allowed else None
+    expandable = None
+    if EXPANDABLE in allowed and not (native and _least(native, stages)):
+        expandable = allowed[EXPANDABLE].choose_stage(variant, strategy, device, stages)
+    if expandable and (native is None or _cost(expandable) < _cost(native)):
+        return Taken(variant, expandable, EXPANDABLE, _gain(native, expandable))
+    if native:
+        what = "raise the micro-batch" + (" or avoid a ZeRO stage" if len(stages) > 1 else "")
+        return Taken(variant, native, NATIVE, f"expandable segments would not {what}")
     return None
+
+
+def _least(choice: Choice, stages: tuple[int, ...]) -> bool:
+    """Whether it is the whole share at the lowest stage: nothing is left to be gained."""
+    return choice.accumulation == 1 and _stage(choice) == min(stages)
 
 
 def _stage(choice: Choice) -> int:

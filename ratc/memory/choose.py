@@ -146,19 +146,6 @@ class Searcher:
         parts = self.predictor(variant, strategy, micro).breakdown(estimate)
         return Choice(estimate, self.share // micro, parts, above)
 
-    def choose_first(
-        self, variants: Iterable[Variant], strategy: Strategy, device: Device, stages: Iterable[int]
-    ) -> tuple[Variant, Choice] | None:
-        """The first of the variants that fits, at the stage of `choose_stage`. A later one is asked for, and traced,
-        only when no earlier one fits at any stage.
-        """
-        stages = tuple(stages)
-        for variant in variants:
-            found = self.choose_stage(variant, strategy, device, stages)
-            if found:
-                return variant, found
-        return None
-
     def choose_stage(
         self, variant: Variant, strategy: Strategy, device: Device, stages: Iterable[int]
     ) -> Choice | None:

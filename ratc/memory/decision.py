@@ -11,13 +11,13 @@ from ratc.memory.choose import Choice
 class Decision:
     """The micro-batch that fits, and with what.
 
-    ``full_need_bytes`` is what full attention would need and ``plain_need_bytes`` what a step without activation
-    checkpointing would, each at micro-batch 1, and each None unless it was passed over because it does not fit.
+    ``plain_need_bytes`` is what a step without activation checkpointing would need at micro-batch 1; None unless it
+    was passed over because it does not fit.
     """
 
     choice: Choice
     attention_memory: str
-    full_need_bytes: int | None = None
+    attention_reason: str = "it fits"
     activation_checkpointing: bool = False
     plain_need_bytes: int | None = None
     #: When and with what the choice was measured; None for a prediction.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ratc.alloc_conf import EXPANDABLE
 from ratc.memory import measured
-from ratc.memory.choose import Choice, Searcher, Variant, WayOut
+from ratc.memory.choose import Choice, Searcher, Untraceable, Variant, WayOut, describe
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.measured import Measurement
 from ratc.memory.terms import Device
@@ -38,9 +39,17 @@ class Verdict:
 
 
 def predicted(
-    searcher: Searcher, variant: Variant, strategy: Strategy, device: Device, micro_batch: int, stages: Iterable[int]
+    searcher: Searcher,
+    variant: Variant,
+    strategy: Strategy,
+    device: Device,
+    micro_batch: int,
+    stages: Iterable[int],
+    others: Iterable[Variant] = (),
 ) -> Verdict:
-    """What a trace says of a micro-batch that divides the share. ``stages`` are the ZeRO stages that may help."""
+    """What a trace says of a micro-batch that divides the share. ``stages`` are the ZeRO stages, and ``others`` the
+    variants, that may help.
+    """
     choice = _choice(searcher, variant, strategy, device, micro_batch)
     found = choice.estimate
     if found.fits:
@@ -53,6 +62,12 @@ def predicted(
         if other_searcher.estimate(variant, strategy, device, micro_batch).fits:
             choice_there = _choice(other_searcher, variant, strategy, device, micro_batch)
             ways.append(WayOut(f"`allocator: {EXPANDABLE}`", choice_there))
+    for there in others:
+        change = describe(variant, there)
+        with contextlib.suppress(Untraceable):
+            if change and searcher.estimate(there, strategy, device, micro_batch).fits:
+                ways.append(WayOut(change, _choice(searcher, there, strategy, device, micro_batch)))
+                break
     for stage in sorted(stages):
         other = replace(strategy, zero_stage=stage)
         if searcher.estimate(variant, other, device, micro_batch).fits:

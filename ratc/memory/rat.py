@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from ratc.memory.images import sides
+from ratc.plan import Values
+from ratc.units import gib
+
 
 def shrink(length: int, kernel: int, stride: int) -> int:
     """Tokens along one side after a block: a strided convolution with padding (kernel - 1) // 2, as
@@ -22,6 +26,25 @@ FUSED_FROM = (8, 0)
 def fused_runs_on(capability: str) -> bool:
     """Whether FlexAttention has kernels for a compute capability, as "8.0"."""
     return tuple(int(part) for part in capability.split(".")) >= FUSED_FROM
+
+
+def without_maps(capability: str) -> str:
+    """The `attention_memory` that keeps no maps and is the faster one on a compute capability."""
+    return "fused" if fused_runs_on(capability) else "chunked"
+
+
+def full_at_least(settings: Values) -> int:
+    """A lower bound, in bytes a sample, of what a spec's RAT keeps with `full` attention; 0 if it is not dense."""
+    if settings["model.name"].value != "rat" or settings["model.sga_attention_type"].value != "dense":
+        return 0
+    kernel, heads, iters = (settings.get_as(int, f"model.{key}") for key in ("sga_kernel_size", "num_heads", "iters"))
+    stride = settings.maybe(int, "model.stride") or max(1, kernel // 2)
+    return map_bytes(sides(settings), kernel, stride, heads, iters)
+
+
+def maps_alone(least: int, memory: int) -> str:
+    """Why `full` attention is out of the question: the bytes it takes at the least, and those of the card."""
+    return f"one block's maps alone would take {gib(least)} of {gib(memory)}"
 
 
 def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
-from ratc.memory.images import sides
-from ratc.memory.rat import FUSED_FROM, fused_runs_on, map_bytes
+from ratc.memory.rat import FUSED_FROM, full_at_least, fused_runs_on, maps_alone, without_maps
 from ratc.resolve.context import Context
 
 _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
@@ -54,22 +53,15 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
             yield Diagnostic("R347", message, asked.span, helps=("write `chunked`, or `auto`",))
     elif decision is None:
         context.derive(path, *_without_prediction(context), "training.micro_batch_size", "hardware.memory_bytes")
-    elif decision.full_need_bytes is None:
-        context.derive(path, decision.attention_memory, "it fits", "spec:model.attention_memory", "hardware.card")
     else:
-        need = f"{decision.full_need_bytes / 2**30:.1f} GiB"
-        why = f"full attention needs {need} at micro-batch 1 and does not fit"
+        why = decision.attention_reason
         context.derive(path, decision.attention_memory, why, "spec:model.attention_memory", "hardware.card")
 
 
 def _without_prediction(context: Context) -> tuple[str, str]:
-    """`chunked` where the maps of one block alone are more than the card has: a bound needs no trace."""
-    settings, memory = context.settings, context.value("hardware.memory_bytes")
-    if memory is None or settings["model.sga_attention_type"].value != "dense":
+    """No maps where those of one block alone are more than the card has: a bound needs no trace."""
+    memory = context.value("hardware.memory_bytes")
+    least = full_at_least(context.settings) * int(context.value("training.micro_batch_size"))
+    if memory is None or least <= memory:
         return "full", "no prediction says otherwise"
-    kernel, heads, iters = (settings.get_as(int, f"model.{key}") for key in ("sga_kernel_size", "num_heads", "iters"))
-    stride = settings.maybe(int, "model.stride") or max(1, kernel // 2)
-    least = map_bytes(sides(settings), kernel, stride, heads, iters) * int(context.value("training.micro_batch_size"))
-    if least > memory:
-        return "chunked", f"one block's maps alone would take {least / 2**30:.0f} GiB of {memory / 2**30:.1f} GiB"
-    return "full", "no prediction says otherwise"
+    return without_maps(context.value("hardware.compute_capability") or "0.0"), maps_alone(least, memory)

@@ -94,6 +94,46 @@ def test_they_come_before_checkpointing_which_costs_computation():
     assert found.reason.startswith("nothing fits without expandable segments, with them micro-batch ")
 
 
+# Fused attention, which costs no time as far as is known.
+
+
+def attentions(mib, *names, share=64, asked="native"):
+    """What is taken of attentions that need 12, 3 and 2 MiB a sample: full, fused and chunked."""
+    sizes = {"full": 12, "fused": 3, "chunked": 2}
+    every = {
+        Variant("fp32", attention_memory=name): Traced(
+            *(made_traces.trace(temporary=size * MIB, activation=0, accumulating=several) for several in (False, True))
+        )
+        for name, size in sizes.items()
+    }
+    wanted = [Variant("fp32", attention_memory=name) for name in names]
+    return choose(searchers(every, share, asked), wanted, Strategy(), Device("card", mib * MIB, "8.0"), (0,))
+
+
+def test_fused_attention_is_taken_where_it_raises_the_micro_batch():
+    kept = attentions(4000, "full", "fused")
+    assert (kept.variant.attention_memory, kept.choice.accumulation, kept.full) == ("full", 1, None)
+    found = attentions(1500, "full", "fused")
+    assert (found.variant.attention_memory, found.choice.accumulation) == ("fused", 1)
+    assert found.full == attentions(1500, "full").choice
+    assert found.full.accumulation > 1
+    alone = attentions(1500, "fused")
+    assert (alone.choice, alone.full) == (found.choice, None)
+
+
+def test_chunked_attention_which_costs_time_is_taken_only_where_full_attention_does_not_fit():
+    assert attentions(1500, "full", "chunked").variant.attention_memory == "full"
+
+
+@pytest.mark.parametrize("mib", range(900, 3000, 300))
+@pytest.mark.parametrize("asked", ["auto", "native"])
+def test_full_and_fused_are_together_never_worse_than_either(mib, asked):
+    alone = [attentions(mib, name, asked=asked) for name in ("full", "fused")]
+    best = min((one.choice.accumulation for one in alone if one), default=None)
+    found = attentions(mib, "full", "fused", asked=asked)
+    assert (found and found.choice.accumulation) == best
+
+
 # Variables.
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import MIB, trace
 
+from ratc.memory.allocators import choose, searchers
 from ratc.memory.choose import Searcher, Traced, Untraceable, Variant, describe, in_order
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
@@ -214,9 +215,10 @@ def lean():
 def test_checkpointing_is_taken_only_where_nothing_fits_without(gib, attention, checkpointed):
     card = Device("card", int(gib * GIB), "8.0")
     allowed = in_order(FP32, ("full", "chunked"), (False, True))
-    used, choice = Searcher(lean(), 1).choose_first(allowed, Strategy(), card, (0,))
+    taken = choose(searchers(lean(), 1, "native"), allowed, Strategy(), card, (0,))
+    used = taken.variant
     assert (used.attention_memory, used.activation_checkpointing) == (attention, checkpointed)
-    assert choice.estimate.fits
+    assert taken.choice.estimate.fits
     for passed in allowed[: allowed.index(used)]:
         assert Searcher(lean(), 1).choose(passed, Strategy(), card) is None
 
@@ -228,9 +230,9 @@ def test_what_a_spec_does_not_allow_is_never_asked_for():
             return super().__getitem__(wanted)
 
     card = Device("card", 4 * GIB, "8.0")
-    search = Searcher(Forbidden(lean()), 1)
-    assert search.choose_first(in_order(FP32, ("full", "chunked"), (False,)), Strategy(), card, (0,)) is None
-    assert search.choose_first([], Strategy(), card, (0,)) is None
+    search = searchers(Forbidden(lean()), 1, "native")
+    assert choose(search, in_order(FP32, ("full", "chunked"), (False,)), Strategy(), card, (0,)) is None
+    assert choose(search, [], Strategy(), card, (0,)) is None
 
 
 def test_a_change_is_told_as_it_stands_in_a_spec():

@@ -137,7 +137,23 @@ def test_the_product_document_s_model_at_its_own_size_fits_a_card_of_24_gib(comp
     document = (Path(__file__).parent.parent / "cases/product-document-cpu/spec.yaml").read_text()
     status, lock, text, said = compiled(24000, spec=document)
     assert status == 0, said
-    assert lock["model"]["attention_memory"] == "chunked"
+    assert lock["model"]["attention_memory"] == "fused"
     assert lock["model"]["args"]["num_heads"] == 16
-    assert re.search(r"attention_memory: chunked  # full attention needs \d{3}\.\d GiB at micro-batch 1", text)
+    assert "attention_memory: fused  # one block's maps alone would take 173.3 GiB of 23.4 GiB" in text
     assert lock["training"]["global_batch_size"] == 32
+    assert said.count("tracing") <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mib", "reason"),
+    [
+        (1000, r"micro-batch \d+ fits with it, \d+ with full attention"),
+        (615, r"full attention needs \d\.\d GiB at micro-batch 1 and does not fit"),
+    ],
+)
+def test_the_lock_says_why_attention_is_fused(compiled, mib, reason):
+    status, lock, text, said = compiled(mib, spec=SPEC.replace("image_size: 32", "image_size: 96"))
+    assert status == 0, said
+    assert lock["model"]["attention_memory"] == "fused"
+    assert re.search(f"attention_memory: fused  # {reason}\n", text)
