@@ -22,11 +22,19 @@ class Account:
     """Adds up what a run costs, in its progress, so that it goes on where a checkpoint is continued.
 
     Work that is lost between a checkpoint and a crash is not in there; `starts.jsonl` tells when the run began again.
+    What `compiling` counts, seconds of this process, is set-up whenever it happens: the clock stands still for it.
     """
 
-    def __init__(self, progress: Progress, now: Callable[[], float] = time.perf_counter) -> None:
-        self.progress, self._now = progress, now
-        self._since = self._interval_since = now()
+    def __init__(
+        self,
+        progress: Progress,
+        now: Callable[[], float] = time.perf_counter,
+        compiling: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.progress, self._compiling = progress, compiling
+        self._now = lambda: now() - compiling()
+        self._compiled = compiling()
+        self._since = self._interval_since = self._now()
         self._interval_loading = 0.0
         self._interval_samples = 0
         self._skipped_before = 0
@@ -43,9 +51,11 @@ class Account:
         """Count the seconds since the last call as spent on `kind`, one of KINDS."""
         now = self._now()
         seconds, self._since = now - self._since, now
-        progress = self.progress
+        progress, compiled = self.progress, self._compiling()
         self.add(kind, seconds)
-        progress.total_seconds += seconds
+        self.add("setup", compiled - self._compiled)
+        progress.total_seconds += seconds + compiled - self._compiled
+        self._compiled = compiled
         if kind in ("training", "evaluation"):
             progress.epoch_seconds += seconds
         if kind == "training":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import allocator, debug, provenance, rehearsal
+from ratc_runtime import allocator, compiling, debug, provenance, rehearsal
 from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
@@ -83,12 +83,13 @@ class Run:
     tracker: Tracker
     callbacks: Callbacks
     cache: Cache
+    compiling: compiling.Clock
     #: The starts so far and the state of the code, on the main process.
     starts: Starts | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.account = Account(self.progress)
+        self.account = Account(self.progress, compiling=self.compiling)
         self.account.begin_skipping_from(self.engine.skipped_steps)
 
     @property
@@ -117,6 +118,8 @@ class Run:
             sets = [one.dataset.parts[name] for one in (self.train, self.val, self.test) if one is not None]
             sizes = " + ".join(str(len(dataset)) for dataset in sets)
             lines.append(f"task {name}: {part.task_type}, weight {part.weight:g}, {sizes} samples")
+        if self.compiling() >= 1:
+            lines.append(f"kernels were compiled in {self.compiling():.0f} s")
         if self.progress.epoch or self.progress.step:
             lines.append(f"continuing after epoch {self.progress.epoch}, step {self.progress.step}")
         missing = self.skipped
@@ -266,7 +269,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518 and R552.
     """
     claim = Claim(output_dir)
-    began = time.perf_counter()
+    began, clock = time.perf_counter(), compiling.Clock(lock)
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
         claim.take(os.environ)
@@ -335,6 +338,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
         tracker=tracker,
         callbacks=Callbacks(parts.callbacks),
         cache=cache,
+        compiling=clock,
         starts=starts,
         sources=sources,
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import allocator, debug, preflight, surroundings, watchdog
+from ratc_runtime import allocator, compiling, debug, preflight, surroundings, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
 
@@ -173,6 +173,7 @@ def start_watched(
         if main_process:
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
         return 0
+    compiling.prepare(lock, output_dir, os.environ)
     run = open_run(lock, lock_path, data_dir, output_dir, fresh, own)
     if dog is not None:
         dog.follow(lambda: place(run))

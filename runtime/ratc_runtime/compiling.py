@@ -1,0 +1,53 @@
+"""What torch's compiler needs of a run: a place for its cache, and a clock for the time that it takes.
+
+Kernels are made for `training.compile` and for fused attention. They are kept in the output folder, where a job that
+comes back on another node finds them; and the seconds count as set-up, not as a slow first step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.lock import Lock
+
+#: The folder of kernels in the output folder.
+FOLDER = "kernels"
+#: The variables of torch's compiler and of Triton, which makes its kernels, with their folders.
+VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+
+
+def is_used(lock: Lock) -> bool:
+    """Tell whether a run of the lock compiles anything."""
+    return lock.training.compile or lock.model.attention_memory == "fused"
+
+
+def prepare(lock: Lock, output_dir: Path, environment: MutableMapping[str, str]) -> None:
+    """Name the folders where nobody has named others; torch reads the variables at its first compilation."""
+    if is_used(lock):
+        for name, folder in VARIABLES.items():
+            environment.setdefault(name, str((output_dir / FOLDER / folder).absolute()))
+
+
+class Clock:
+    """Adds up the seconds that this process spends compiling; torch tells it of each start and end."""
+
+    def __init__(self, lock: Lock) -> None:
+        self._seconds, self._began = 0.0, 0.0
+        if is_used(lock):
+            from torch._dynamo import callback
+
+            callback.on_compile_start(self._start)
+            callback.on_compile_end(self._end)
+
+    def __call__(self) -> float:
+        """Return the seconds so far."""
+        return self._seconds
+
+    def _start(self, *_: Any) -> None:
+        self._began = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self._seconds += time.perf_counter() - self._began

@@ -1,0 +1,63 @@
+"""The compiler's cache lies where the next start finds it, and what it takes is set-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lockfile import write_lock
+from ratc_runtime import compiling
+from ratc_runtime.accounting import Account
+from ratc_runtime.lock import Lock, read_lock
+from ratc_runtime.run import Progress
+
+
+@pytest.fixture(params=[{"training__compile": True}, {"model__attention_memory": "fused"}], ids=["compile", "fused"])
+def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Lock:
+    return read_lock(write_lock(tmp_path, **request.param))
+
+
+def test_kernels_are_kept_in_the_output_folder_unless_a_folder_was_named(lock: Lock, tmp_path: Path) -> None:
+    environment = {"TRITON_CACHE_DIR": "/fast/disk"}
+    compiling.prepare(lock, tmp_path / "outputs", environment)
+    assert environment == {
+        "TRITON_CACHE_DIR": "/fast/disk",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "outputs/kernels/inductor"),
+    }
+
+
+def test_a_run_that_compiles_nothing_is_left_alone(tmp_path: Path) -> None:
+    environment: dict[str, str] = {}
+    lock = read_lock(write_lock(tmp_path))
+    compiling.prepare(lock, tmp_path, environment)
+    assert not environment
+    clock = compiling.Clock(lock)
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
+    assert clock() == 0.0
+
+
+def test_the_clock_runs_while_torch_compiles(lock: Lock) -> None:
+    torch._dynamo.reset()  # what this process has compiled before
+    clock = compiling.Clock(lock)
+    function = torch.compile(lambda x: x * 2, backend="eager")
+    function(torch.ones(1))
+    first = clock()
+    assert first > 0
+    function(torch.ones(1))
+    assert clock() == first, "nothing was compiled again"
+
+
+def test_compiling_is_setup_whenever_it_happens() -> None:
+    time, compiled = [100.0], [5.0]
+    account = Account(Progress(), lambda: time[0], lambda: compiled[0])
+    account.start_interval()
+    time[0], compiled[0] = 120.0, 21.0  # a step of 20 seconds, 16 of which went into kernels
+    account.step(8, skipped=0)
+    assert account.interval()["speed/samples_per_second"] == 2.0
+    account.lap("training")
+    time[0] = 126.0
+    account.lap("training")
+    seconds = account.record(2, 16)["seconds"]
+    assert (seconds["training"], seconds["setup"], seconds["total"]) == (10.0, 16.0, 26.0)
+    assert account.progress.epoch_seconds == 10.0
