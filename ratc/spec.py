@@ -49,8 +49,8 @@ class Model(Section):
     attention_memory: Literal["full", "fused", "chunked", "auto"] = Field(
         "auto",
         description="RAT's dense attention: `full` keeps its maps, `fused` (FlexAttention, compute capability 8.0 and "
-        "later) and `chunked` (anywhere, slower) recompute them in a fraction of the memory; `auto` takes `full` where "
-        "it fits, else `chunked`.",
+        "later) and `chunked` (anywhere, slower) recompute them in a fraction of the memory; `auto` takes `full`, and "
+        "`fused` where that raises the micro-batch; without `fused`, `chunked` where `full` does not fit.",
     )
     spatial_dims: Literal[2, 3] = Field(2, description="Spatial dimensions of the input: 2 images, 3 volumes.")
     input_features: PositiveInt | None = Field(

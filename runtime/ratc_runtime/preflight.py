@@ -173,13 +173,25 @@ def check_card(lock: Lock, environment: Mapping[str, str]) -> None:
 
 
 def check_attention(lock: Lock) -> None:
-    """Raise R553 if the lock's attention needs Triton, and there is none."""
-    if lock.model.attention_memory == "fused" and importlib.util.find_spec("triton") is None:
+    """Raise R553 if the lock's attention needs Triton or a newer torch; neither is imported."""
+    if lock.model.attention_memory != "fused":
+        return
+    instead = "or compile the spec with model.attention_memory: chunked"
+    if importlib.util.find_spec("triton") is None:
         raise RuntimeFinding(
             "R553",
             "the lock says attention_memory: fused, and Triton is not installed",
             f"{sys.executable} finds no module triton",
-            "install the triton that your torch asks for, or compile the spec with model.attention_memory: chunked",
+            f"install the triton that your torch asks for, {instead}",
+        )
+    torch = importlib.util.find_spec("torch")
+    flex = Path(torch.origin or "").parent / "nn/attention/flex_attention.py" if torch else Path()
+    if not flex.is_file() or "class AuxRequest" not in flex.read_text(encoding="utf-8", errors="replace"):
+        raise RuntimeFinding(
+            "R553",
+            "the lock says attention_memory: fused, and this torch is too old for it",
+            f"{flex} has no AuxRequest, by which FlexAttention gives its log-sum-exp",
+            f"install a later torch, {instead}",
         )
 
 

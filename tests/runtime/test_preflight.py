@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import json
 import subprocess
 import sys
@@ -127,12 +129,26 @@ def test_r504_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert code_of(cuda_lock(tmp_path)) == "R504"
 
 
-def test_r553_where_fused_attention_has_no_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r553_where_fused_attention_has_no_triton_or_an_old_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = write_lock(tmp_path, model__attention_memory="fused")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert code_of(lock) == "R553"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    check(lock, {}, launched=False)
+    torch = importlib.util.find_spec("torch")
+    old = importlib.machinery.ModuleSpec("torch", None, origin=str(tmp_path / "torch/__init__.py"))
+    (tmp_path / "torch/nn/attention").mkdir(parents=True)
+    (tmp_path / "torch/nn/attention/flex_attention.py").write_text("def flex_attention(): ...")
+    for triton, found, code in (
+        (None, torch, "R553"),
+        (torch, None, "R553"),
+        (torch, old, "R553"),
+        (torch, torch, None),
+    ):
+        modules = {"triton": triton, "torch": found}
+        monkeypatch.setattr("importlib.util.find_spec", modules.get)
+        if code:
+            assert code_of(lock) == code
+        else:
+            check(lock, {}, launched=False)
 
 
 def test_cards_are_selected_as_cuda_does() -> None:
