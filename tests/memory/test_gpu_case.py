@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ sys.path[:0] = [str(BENCHMARKS)]
 
 import gpu  # noqa: E402
 import gpu_case  # noqa: E402
+
+from tests.effort import HANGS_S  # noqa: E402
 
 SMALL = {"layers": 1, "width": 32, "heads": 2, "tokens": 16, "words": 50}
 
@@ -40,3 +43,15 @@ def test_the_model_is_compiled_if_the_request_says_so(compiled: bool, monkeypatc
     step = gpu_case.Step(small, 2)
     assert (step.engine.module._compiled_call_impl is not None) is compiled
     assert step.request.lock.training.compile is compiled
+
+
+@pytest.mark.slow
+def test_whole_steps_of_rat_are_timed_on_a_cpu() -> None:
+    """What is left without a GPU: the table, and each attention that a CPU has."""
+    script = BENCHMARKS.parent / "rat_step.py"
+    done = subprocess.run([sys.executable, script, "--sides", "32"], capture_output=True, text=True, timeout=HANGS_S)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| 32 ")]
+    assert [row[1].strip() for row in rows] == ["chunked", "full"]
+    for row in rows:
+        assert all(float(cell) > 0 for cell in row[2:5]), row

@@ -28,12 +28,7 @@ from ratc_runtime.lean_attention import LazyMap, Way, keep_no_maps
 from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What FlexAttention computes, by forming the scores: on a CPU its own kernels have no backward pass."""
-    scores = torch.bmm(q, k.mT).to(torch.promote_types(q.dtype, torch.float32))
-    return torch.bmm(torch.softmax(scores, -1), v.to(scores.dtype)).to(q.dtype), torch.logsumexp(scores, -1)
-
+from tests.runtime.reference_attention import attend
 
 FUSED = Fused(attend)
 #: Chunks of whole maps, of some heads, and of some rows of one head, for the sizes used here; and FlexAttention's way.

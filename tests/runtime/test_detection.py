@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from ratc_runtime import evaluate, predict
+from ratc_runtime import evaluate, fused_maps, predict
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.distributed import World
 from ratc_runtime.errors import RuntimeFinding
@@ -29,6 +29,7 @@ from ratc_runtime.tasks.detection.metrics import AveragePrecision
 
 from tests.effort import HANGS_S
 from tests.runtime.lockfile import BASE, environment, results, write_lock
+from tests.runtime.reference_attention import attend
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -421,3 +422,20 @@ def test_two_processes_have_the_losses_and_scores_of_one(tmp_path: Path) -> None
     boxes = json.loads((tmp_path / "boxes/detections.json").read_text())
     assert [image["file_name"] for image in boxes["images"]] == ["0.png", "1.png", "2.png"]
     assert boxes["annotations"]
+
+
+@pytest.mark.parametrize("attention", ["chunked", "fused"])
+def test_attention_without_maps_detects_with_the_same_gradients(tmp_path: Path, attention: str) -> None:
+    def step(kind: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        lock = lock_of(tmp_path, model__attention_memory=kind, data__scales=[1.0, 0.5], model__multi_scale=True)
+        model, task = build_model(lock).double().eval(), make_task(lock)
+        torch.manual_seed(1)
+        outputs = model([torch.rand(2, 1, 32, 32).double(), torch.rand(2, 1, 16, 16).double()])
+        loss = task.loss()(outputs, task.example_target(2, torch.device("cpu")))
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    with fused_maps.instead(attend):
+        for found, expected in zip(step(attention), step("full"), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

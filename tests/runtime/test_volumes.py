@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockfile import write_lock
+from ratc_runtime import fused_maps
 from ratc_runtime.data import volume_store
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.data.volumes import corners, cut
@@ -23,6 +24,7 @@ from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
 
 from tests.effort import examples
+from tests.runtime.reference_attention import attend
 
 PATCH = [8, 10, 12]
 RAT = {
@@ -241,7 +243,13 @@ def test_a_volume_is_decoded_once_and_again_when_it_changes(volumes: Path, monke
 
 
 @pytest.mark.parametrize(
-    "changed", [{"model__attention_memory": "chunked"}, {"training__activation_checkpointing": True}]
+    "changed",
+    [
+        {"model__attention_memory": "chunked"},
+        {"model__attention_memory": "fused"},
+        {"training__activation_checkpointing": True},
+        {"model__attention_memory": "fused", "training__activation_checkpointing": True},
+    ],
 )
 def test_ways_to_save_memory_give_the_same_gradients_in_3d(tmp_path: Path, changed: dict[str, Any]) -> None:
     def step(**changes: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -254,19 +262,21 @@ def test_ways_to_save_memory_give_the_same_gradients_in_3d(tmp_path: Path, chang
         task.loss()(logits, task.example_target(2, torch.device("cpu"))).backward()
         return logits, [p.grad for p in model.parameters() if p.grad is not None]
 
-    (logits, gradients), (other, others) = step(), step(**changed)
+    with fused_maps.instead(attend):
+        (logits, gradients), (other, others) = step(), step(**changed)
     assert torch.allclose(logits, other, rtol=1e-5, atol=1e-6)
     for one, two in zip(gradients, others, strict=True):
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", ["full", "chunked"])
+@pytest.mark.parametrize("attention", ["full", "chunked", "fused"])
 def test_a_3d_model_trains_in_bf16(tmp_path: Path, attention: str) -> None:
     lock = lock_of(tmp_path, model__attention_memory=attention)
     model, task = build_model(lock), make_task(lock)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = task.loss()(model(torch.rand(2, 1, *PATCH)), task.example_target(2, torch.device("cpu")))
-    loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    # As DeepSpeed makes them.
-    assert build_model(lock).bfloat16()(torch.rand(1, 1, *PATCH).bfloat16()).dtype == torch.bfloat16
+    with fused_maps.instead(attend):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = task.loss()(model(torch.rand(2, 1, *PATCH)), task.example_target(2, torch.device("cpu")))
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        # As DeepSpeed makes them.
+        assert build_model(lock).bfloat16()(torch.rand(1, 1, *PATCH).bfloat16()).dtype == torch.bfloat16
