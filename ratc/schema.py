@@ -214,7 +214,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         message = f"{_shown(key)} is not the name of a variable, an argument or a task"
         return [Diagnostic("R106", message, span, helps=("use letters, digits and `_`",))]
     example = owner.get("examples", [])
-    helps = (f"write it like `{example[0]}`",) if example else ()
+    forms = [one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one]
+    helps = (*forms, *(f"write it like `{one}`" for one in example[:1]))
     return [Diagnostic("R106", f"`{name}` does not have the right form", span, (owner.get("description", ""),), helps)]
 
 

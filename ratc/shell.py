@@ -24,8 +24,21 @@ def quote(word: str) -> str:
 def path(word: str) -> str:
     """The path as one argument; a leading `~/` is the home of whoever runs the script, as in a shell."""
     if word == "~" or word.startswith("~/"):
-        return '"$HOME"' + (shlex.quote(word[1:]) if len(word) > 2 else "")
-    return shlex.quote(word)
+        return '"$HOME"' + (quote(word[1:]) if len(word) > 2 else "")
+    return quote(word)
+
+
+def line(text: object) -> str:
+    """The text on one line, for a comment."""
+    return printable(" ".join(str(text).split()))
+
+
+def printable(text: str) -> str:
+    """The text on one line as it is, with a question mark for what cannot be printed.
+
+    bsub reads directives anywhere in a script, sbatch up to the first command.
+    """
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 @cache
@@ -46,8 +59,8 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters["path"] = path
-    made.filters["sh"] = lambda value: shlex.quote(str(value))
-    made.filters["comment"] = lambda value: " ".join(str(value).split())
+    made.filters["sh"] = lambda value: quote(str(value))
+    made.filters["comment"] = line
     return made
 
 

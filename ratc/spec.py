@@ -19,6 +19,7 @@ from ratc.spec_base import (
     ClassName,
     Count,
     KeyPath,
+    Line,
     Name,
     NonNegative,
     Positive,
@@ -28,6 +29,7 @@ from ratc.spec_base import (
     TaskName,
     Text,
     Variable,
+    Word,
 )
 from ratc.spec_compression import Compression
 from ratc.spec_tuning import Tuning
@@ -361,14 +363,14 @@ class Resources(Section):
     walltime: str | None = Field(
         None, pattern=WALLTIME, description="HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
     )
-    partition: Text | None = Field(None, description="Slurm partition.", examples=["gpu"])
-    queue: Text | None = Field(None, description="LSF queue.", examples=["gpu_h100"])
-    account: Text | None = Field(None, description="Account or project charged.")
-    qos: Text | None = Field(None, description="Slurm quality of service.")
+    partition: Word | None = Field(None, description="Slurm partition.", examples=["gpu"])
+    queue: Word | None = Field(None, description="LSF queue.", examples=["gpu_h100"])
+    account: Word | None = Field(None, description="Account or project charged.", examples=["imaging"])
+    qos: Word | None = Field(None, description="Slurm quality of service.", examples=["normal"])
     node_type: Name | None = Field(
         None, description="Kind of node, where a partition has several; a name of the cluster facts.", examples=["h100"]
     )
-    job_name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = Field(
+    job_name: Line | None = Field(
         None, description="Name of the job in the queue; `experiment_name` where absent.", examples=["RAT on ISIC"]
     )
 

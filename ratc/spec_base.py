@@ -17,7 +17,39 @@ Bytes = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+#: What ends a line, moves a cursor or turns text around: C0, C1, separators of lines and paragraphs, bidi controls.
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
 Text = Annotated[str, Field(min_length=1)]
+#: One line that people read, such as a job's name.
+Line = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=f"^[^{_CONTROL}]+$",
+        json_schema_extra={"form": "use one line, without control characters"},
+    ),
+]
+#: A name that a scheduler knows. It stands in directives, and so holds no space, quote or sign of a shell.
+Word = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:@+/=~-]*$",
+        json_schema_extra={"form": "use letters, digits and `_.,:@+/=~-`, a letter, digit or `_` first"},
+    ),
+]
+#: What picks nodes: Slurm's features with their operators, or LSF's `select[]`. It stands in quotes in directives.
+Expression = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=1000,
+        pattern=r"^[A-Za-z0-9_(\[!][A-Za-z0-9_.,:@+/=~&|!*()\[\]<> -]*$",
+        json_schema_extra={"form": "use names and the operators `&|!*()[]<>=`, without quotes"},
+    ),
+]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TaskName = Annotated[str, Field(max_length=30, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]

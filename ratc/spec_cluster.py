@@ -9,7 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import MEMORY, WALLTIME, Count, Name, PositiveInt, Section, Text, Variable
+from ratc.spec_base import (
+    MEMORY,
+    WALLTIME,
+    Count,
+    Expression,
+    Line,
+    Name,
+    PositiveInt,
+    Section,
+    Text,
+    Variable,
+    Word,
+)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Memory = Annotated[str, Field(pattern=MEMORY)] | PositiveInt
@@ -34,7 +46,7 @@ class NodeType(Section):
     memory: Memory | None = Field(
         None, description="Memory that jobs can ask for on each node; a bare number is in GB.", examples=["1024GB"]
     )
-    constraint: Text | None = Field(
+    constraint: Expression | None = Field(
         None,
         description="What picks these nodes: a Slurm feature, or an LSF `select[]` expression.",
         examples=["h100", "type==X86_64"],
@@ -85,7 +97,7 @@ class Cluster(Section):
 
     name: Name = Field(..., description="How messages and job scripts call the cluster.", examples=["alps"])
     scheduler: Literal["slurm", "lsf"] = Field(..., description="What jobs are submitted to.", examples=["slurm"])
-    version: Text | None = Field(None, description="The scheduler's version.", examples=["23.02", "10.1.0.14"])
+    version: Line | None = Field(None, description="The scheduler's version.", examples=["23.02", "10.1.0.14"])
     node_types: dict[Name, NodeType] = Field(..., description="Kinds of nodes by name; below.")
     partitions: dict[Name, Partition] = Field({}, description="Slurm: partitions by name; below.")
     queues: dict[Name, Partition] = Field({}, description="LSF: queues by name, with the keys of partitions.")
@@ -105,7 +117,7 @@ class Cluster(Section):
     container_options: list[Text] = Field(
         [], description="Options for every container.", examples=[["--bind=/scratch"]]
     )
-    interface: Text | None = Field(
+    interface: Word | None = Field(
         None,
         description="Network interface between nodes: `NCCL_SOCKET_IFNAME` and `GLOO_SOCKET_IFNAME`.",
         examples=["ib0"],
@@ -119,7 +131,7 @@ class Cluster(Section):
         description="First and last port that the system gives away; the rendezvous avoids them.",
     )
     lsf: Lsf = Field(Lsf(), description="How this LSF site reads what is asked for.")
-    questions: list[Text] = Field(
+    questions: list[Line] = Field(
         [],
         description="What a probe could not learn, each `KEY: question`. Answer it under the key, then remove it.",
         examples=[["node_types.a100.gpu: a100-40 or a100-80?"]],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Plan
-from ratc.shell import render
+from ratc.shell import line, printable, render
 from ratc.targets import job
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
 from ratc.units import duration, lsf_time
@@ -24,13 +24,17 @@ def files(
     """The files of an LSF job beside its lock. Codes: R401, R405."""
     settings = plan.settings
     name = plan.values["job.name"]
-    if any(char in _NOT_IN_NAMES for char in name.value):
-        message = f"LSF takes none of {' '.join(_NOT_IN_NAMES)} in a job's name"
+    if any(char in _NOT_IN_NAMES for char in name.value) or name.value.startswith("-"):
+        message = f"LSF takes none of {' '.join(_NOT_IN_NAMES)} in a job's name, and no `-` at its start"
         return None, (Diagnostic("R401", message, settings["resources.job_name"].span),)
     if plan.facts["cluster.container"].value == "pyxis" and settings["environment.container"].value is not None:
         message = "pyxis starts containers through srun, which LSF does not have"
         span = plan.facts["cluster.container"].span
         return None, (Diagnostic("R401", message, span, helps=("use `container: apptainer` in the facts",)),)
+    constraint = plan.values["job.constraint"]
+    if constraint.value is not None and any(char in "[]" for char in constraint.value):
+        message = "LSF takes no brackets within `select[]`"
+        return None, (Diagnostic("R401", message, plan.facts["cluster.name"].span),)
     found = []
     for key, instead in (("partition", "use `queue`"), ("qos", "LSF has service classes in its queues")):
         if settings[f"resources.{key}"].value is not None and settings["resources.queue"].value is None:
@@ -142,8 +146,8 @@ def _lines(lines: list[tuple[str, str | None, str]]) -> list[str]:
     text = []
     for option, value, why in lines:
         if value is not None:
-            text += [f"# {option}: {why}"] if why else []
-            text.append(f"#BSUB {option} {value}".rstrip())
+            text += [f"# {option}: {line(why)}"] if why else []
+            text.append(printable(f"#BSUB {option} {value}".rstrip()))
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Plan
-from ratc.shell import quote, render
+from ratc.shell import line, printable, quote, render
 from ratc.targets import job
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
 from ratc.units import duration, slurm_time
@@ -103,7 +103,7 @@ def _directive(option: str, value: object) -> str:
 
 def _aligned(lines: list[tuple[str, str]]) -> list[str]:
     width = max((len(text) for text, why in lines if why), default=0)
-    return [f"{text:<{width}}  # {why}" if why else text for text, why in lines]
+    return [printable(f"{text:<{width}}  # {line(why)}" if why else text) for text, why in lines]
 
 
 def _start(plan: Plan) -> list[str]:

@@ -11,8 +11,7 @@ ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 [ -z "${RAT_OUTPUT_DIR:-}" ] || RAT_OUTPUT_DIR=$(realpath -m -- "$RAT_OUTPUT_DIR")
 cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
 ratc_data_dir='a '"'"'folder'"'"' with "quotes", $(touch pwned) and `ticks`; rm -rf $HOME'
-ratc_output_dir='-out
-next line'
+ratc_output_dir=$'-out\nnext line'
 ratc_data_dir=${RAT_DATA_DIR:-$ratc_data_dir}
 ratc_output_dir=${RAT_OUTPUT_DIR:-$ratc_output_dir}
 
@@ -27,8 +26,7 @@ export OMP_NUM_THREADS=2
 export OMP_WAIT_POLICY=passive
 export PLAIN=1
 export SPACED='a b'
-export TRICKY='$(touch pwned)'"'"'"
-'
+export TRICKY=$'$(touch pwned)\'"\n'
 : "${WANDB_API_KEY:?is named under secrets in the spec and must be set}"
 ulimit -n 4096
 ratc_python=python3  # of the environment that the spec names
