@@ -26,6 +26,8 @@ NEW = 0.1
 DIVERGED = 4.0
 #: Fewer steps say nothing, and so does a loss that does not fall by this share.
 FEWEST, LEAST_FALL = 10, 0.02
+#: The largest suggestion, by the rate at which the mean loss is least (Smith: an order of magnitude below it).
+SAFE = 0.1
 
 
 class Point(NamedTuple):
@@ -116,7 +118,8 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
 def suggest(points: Sequence[Point]) -> tuple[float, str]:
     """Return the rate at which the mean loss falls fastest, two digits, and why it is that one.
 
-    Raises R549 where the loss does not fall.
+    It is at most `SAFE` times the rate at which the mean is least: the mean lags behind the loss, and a training step
+    at the edge of divergence says nothing of a whole run. Raises R549 if the loss does not fall.
     """
     if len(points) < FEWEST:
         raise _nothing(f"after {len(points)} step(s) the loss is not finite or has diverged")
@@ -130,8 +133,11 @@ def suggest(points: Sequence[Point]) -> tuple[float, str]:
         return (after.mean - before.mean) / math.log10(after.rate / before.rate)
 
     chosen = min(range(1, least), key=slope, default=least)
-    rate = float(f"{points[chosen].rate:.1e}")
+    steepest, safe = points[chosen].rate, SAFE * points[least].rate
+    rate = float(f"{min(steepest, safe):.1e}")
     reason = f"the mean loss falls fastest there, by {-slope(chosen):.3g} a decade"
+    if safe < steepest:
+        reason = f"a tenth of the rate at which the mean loss is least; it falls fastest at {steepest:.1e}"
     reason += f"; it is least ({points[least].mean:.4g}) at {points[least].rate:.1e}"
     if points[-1].mean > DIVERGED * points[least].mean > 0:
         reason += f", and {DIVERGED:g} times that at {points[-1].rate:.1e}"
