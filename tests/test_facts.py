@@ -168,6 +168,8 @@ def test_a_named_card_needs_no_machine():
         ("gpus_per_node: 4\ngpu: a100-90\ncpus: 8\n", "R301"),
         ("gpus_per_node: 4\ngpu: l4\ncpus: 8\n", "R311"),
         ("gpus_per_node: 1\ngpu: h100\ncpus: 8\n", "R303"),
+        ("gpus_per_node: 2\ngpu: h100\ngpu_memory_mib: 16000\ncpus: 8\n", "R311"),
+        ("gpus_per_node: 2\ngpu: h100\ncompute_capability: '7.0'\ncpus: 8\n", "R311"),
         ("gpus: 4\n", "R101"),
         ("[]\n", "R004"),
     ],
@@ -193,9 +195,13 @@ def test_facts_may_describe_a_card_that_the_catalogue_lacks(tmp_path, capsys):
 def test_full_attention_whose_maps_alone_exceed_the_card_is_not_chosen():
     plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8)
     assert plan.values["model.attention_memory"].value == "fused"
-    assert plan.values["model.attention_memory"].reason == "one block's maps alone would take 1386.8 GiB of 79.1 GiB"
-    plan, _ = resolve(None, resources__gpu="v100-32", resources__cpus=8, training__batch_size=8)
-    assert plan.values["model.attention_memory"].value == "chunked"
+    assert (
+        plan.values["model.attention_memory"].reason
+        == "one block's maps alone would take 1386.8 GiB of 79.1 GiB with 8 samples"
+    )
+    for other in ({"resources__gpu": "v100-32"}, {"resources__gpu": "mi300x"}, {"resources__num_gpus": 0}):
+        plan, _ = resolve(None, **other, resources__cpus=8, training__batch_size=8)
+        assert plan.values["model.attention_memory"].value == "chunked"
     small = {"data__image_size": 64, "model__num_blocks": 2, "model__num_heads": 2}
     plan, _ = resolve(None, resources__gpu="a100-80", resources__cpus=8, training__batch_size=8, **small)
     assert plan.values["model.attention_memory"].value == "full"

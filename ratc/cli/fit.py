@@ -27,6 +27,7 @@ from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
 
 #: Forms of the table; in the others of `inputs.FORMS` what does not fit is a finding.
+_OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_json}
 
 
@@ -123,22 +124,22 @@ def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Ite
 
 
 def _cards(args: argparse.Namespace, plan: Plan) -> tuple[list[facts.Card], tuple[Diagnostic, ...]]:
-    """The cards to show. Code: R301."""
-    names = list(args.cards)
-    if args.all_cards:
-        names += facts.card_names()
-    if not names:
-        own = plan.values["hardware.card"].value
-        names = [own] if own else list(fitting.COMMON)
-    cards: list[facts.Card] = []
+    """The cards to show: those that were named, else the plan's own, else common ones. Codes: R301, R348."""
+    own = fitting.own_card(plan)
+    chosen: list[facts.Card] = [own] if own and not args.cards and not args.all_cards else []
     found: list[Diagnostic] = []
-    for name in names:
+    for name in args.cards:
         card, problems = facts.resolve_card(name, None)
         found += problems
-        # What a step takes on AMD's cards is not known here: their attention kernels and libraries are others.
-        if card and card not in cards and (card.compute_capability or not args.all_cards):
-            cards.append(card)
-    return cards, tuple(found)
+        chosen += [card] if card else []
+    for card in chosen:
+        why = fitting.unpredictable(plan, card)
+        if why:
+            found.append(Diagnostic("R348", f"nothing is predicted for {card.name}: {why}", helps=_OTHERS))
+    names = facts.card_names() if args.all_cards else () if chosen or args.cards else fitting.COMMON
+    others = [card for card in map(facts.find_card, names) if isinstance(card, facts.Card)]
+    shown = [*chosen, *(card for card in others if not fitting.unpredictable(plan, card))]
+    return list(dict.fromkeys(shown)), tuple(found)
 
 
 def _precisions(args: argparse.Namespace, plan: Plan, card: facts.Card) -> list[str]:

@@ -9,6 +9,7 @@ from ratc.cli.predict import variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
+from ratc.memory.rat import full_at_least, fused_runs_on
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
@@ -51,6 +52,29 @@ def table(
                     searcher = allowed[taken.allocator]
                     first = taken, drawing(model, searcher, taken.variant, strategy, taken.choice)
     return rows, first
+
+
+def own_card(plan: Plan) -> facts.Card | None:
+    """The plan's card, which the catalogue may lack: a facts file can describe it. None on the CPU."""
+    values = plan.values
+    name, memory = values["hardware.card"].value, values["hardware.memory_bytes"].value
+    capability = values["hardware.compute_capability"].value
+    if name is None:
+        return None
+    found = facts.find_card(name)
+    if isinstance(found, facts.Card) and (found.memory_bytes, found.compute_capability) == (memory, capability):
+        return found
+    return facts.describe_card(name, memory, capability)
+
+
+def unpredictable(plan: Plan, card: facts.Card) -> str:
+    """Why nothing is predicted for a card; empty if something is."""
+    if not card.compute_capability:
+        return "its attention kernels and libraries are not known to ratc, which predicts for NVIDIA cards"
+    fused = plan.settings["model.attention_memory"].value == "fused" and full_at_least(plan.settings)
+    if fused and not fused_runs_on(card.compute_capability):
+        return "`attention_memory: fused` has no kernels for it"
+    return ""
 
 
 def note(plan: Plan) -> str:

@@ -125,16 +125,16 @@ def _cards(
     """The table of cards: the plan's own, and those that were named or a few common ones. Code: R301."""
     if args.no_cards:
         return [], "It was asked for no other cards (`--no-cards`).", ()
-    own = plan.values["hardware.card"].value
+    own = fitting.own_card(plan)
     if not args.cards and _unpredictable(plan):
         return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
-    cards: list[facts.Card] = []
-    for name in (*([own] if own else []), *(args.cards or fitting.COMMON)):
+    cards: list[facts.Card] = [own] if own else []
+    for name in args.cards or fitting.COMMON:
         card, problems = facts.resolve_card(name, None)
         if problems:
             return [], "A card is not known.", problems
-        if card and card.compute_capability and card not in cards:
-            cards.append(card)
+        cards += [card] if card else []
+    cards = [card for card in dict.fromkeys(cards) if not fitting.unpredictable(plan, card)]
     try:
         rows, _ = fitting.table(plan, [(card, _precisions(plan, card)) for card in cards], allowed)
     except NoTrace as stopped:

@@ -6,7 +6,7 @@ from ratc.cli import measuring, predict
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory import given, measured
-from ratc.memory.choose import Choice
+from ratc.memory.choose import Choice, Variant
 from ratc.memory.given import Verdict
 from ratc.memory.request import variant
 from ratc.plan import Plan
@@ -29,7 +29,11 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
         others = [one for one in predict.variants(plan, device) if one != wanted]
-        return given.predicted(searcher, wanted, strategy, device, micro, higher, others), ""
+
+        def with_size(size: int) -> Variant:
+            return predict.with_micro_batch(plan, device, wanted, size)
+
+        return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
         return None, "; ".join(item.message for item in stopped.found)
 

@@ -11,7 +11,7 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory.allocators import Taken, choose, searchers
 from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
 from ratc.memory.decision import Decision
-from ratc.memory.rat import full_at_least, maps_alone, without_maps
+from ratc.memory.rat import full_at_least, fused_runs_on, maps_alone, without_maps, without_prediction
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
@@ -66,7 +66,7 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
     elif used != full and full in allowed:
         why = f"full attention needs {gib(need(full))} at micro-batch 1 and does not fit"
     elif used != full:
-        why = maps_alone(full_at_least(plan.settings), device.memory_bytes)
+        why = maps_alone(full_at_least(plan.settings), device.memory_bytes, 1)
     # Of the steps without checkpointing the last is the leanest.
     plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
     return Decision(
@@ -130,8 +130,9 @@ def why_nothing(
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
     if not wanted.activation_checkpointing:
         library.known.append(replace(wanted, activation_checkpointing=True))
-    if wanted.attention_memory == "full" and full_at_least(plan.settings):
-        library.known.append(replace(wanted, attention_memory=without_maps(device.compute_capability or "0.0")))
+    lean = without_maps(device.compute_capability or "0.0")
+    if wanted.attention_memory not in (lean, "fused") and full_at_least(plan.settings):
+        library.known.append(replace(wanted, attention_memory=lean))
     smaller = [tuple(side * part // 4 // 8 * 8 for side in wanted.image_size) for part in (3, 2, 1)]
     least = 32 if len(wanted.image_size) == 2 else 16
     library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= least]
@@ -141,6 +142,7 @@ def why_nothing(
         for other in others
         if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > device.memory_bytes
         if wanted.precision == "fp32" or getattr(other, wanted.precision)
+        if wanted.attention_memory != "fused" or fused_runs_on(other.compute_capability)
     ]
     library.known += [replace(wanted, kernels=kind) for kind in sorted({other.kernels for other in devices})]
     stages = (0, *STAGES) if strategy.engine == "deepspeed" else ()
@@ -150,6 +152,15 @@ def why_nothing(
     choice = Searcher(library, searcher.share, searcher.margin, expandable=True).choose(wanted, strategy, device)
     ways = (WayOut(f"`allocator: {EXPANDABLE}`", choice),) if choice else ()
     return replace(found, ways_out=(*ways, *found.ways_out))
+
+
+def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: int) -> Variant:
+    """The variant that the plan would have with another micro-batch in its spec, of which `auto` attention depends."""
+    if plan.settings["model.attention_memory"].value != "auto":
+        return wanted
+    capability = device.compute_capability or "0.0"
+    attention = without_prediction(plan.settings, micro_batch, device.memory_bytes, capability)
+    return replace(wanted, attention_memory=attention)
 
 
 def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:

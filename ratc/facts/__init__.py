@@ -143,6 +143,8 @@ def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Dia
         )
     elif gpus:
         card, diagnostics = resolve_card(str(given.value), given.span)
+        if card:
+            diagnostics = _contradictions(card, file)
     if card and wanted.value is not None:
         asked, more = resolve_card(str(wanted.value), wanted.span)
         diagnostics += more
@@ -163,6 +165,26 @@ def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Dia
     return Values({**facts, **_card_values(card, "the facts file", given.span)}), ()
 
 
+def _contradictions(card: Card, file: Values) -> tuple[Diagnostic, ...]:
+    """What a facts file says of a card of the catalogue that is not so. Code: R311."""
+    memory, capability = file["gpu_memory_mib"], file["compute_capability"]
+    helps = ("for a card that the catalogue lacks, such as a MIG slice, give both, under a name of its own",)
+    cases = (
+        (memory, f"{card.memory_bytes // MIB} MiB", _differ(memory.value, card.memory_bytes // MIB)),
+        (capability, f"{card.compute_capability}", capability.value not in (None, card.compute_capability)),
+    )
+    return tuple(
+        Diagnostic("R311", f"the facts give {card.name} {given.value}, and it has {has}", given.span, helps=helps)
+        for given, has, wrong in cases
+        if wrong
+    )
+
+
+def _differ(given: int | None, known: int) -> bool:
+    """Whether two sizes are of two cards: drivers' numbers for the same one differ by some percent."""
+    return given is not None and abs(given - known) > 0.05 * known
+
+
 def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     named, asked = settings["resources.gpu"], gpus_asked(settings)
     cpus, memory = settings["resources.cpus"], settings["resources.memory"]
@@ -180,12 +202,13 @@ def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None
             value = settings[
                 "resources.gpus_per_node" if settings["resources.gpus_per_node"].value else "resources.num_gpus"
             ]
+            wanted = f"{asked} GPU{'s are' if asked > 1 else ' is'}"
             has = f"this machine has {machine.gpus or 'no'} GPU{'' if machine.gpus == 1 else 's'}"
             helps = (
                 "name the card of the machine that will run this: `resources.gpu`",
                 "or train on the CPU: `num_gpus: 0`",
             )
-            return None, (Diagnostic("R309", f"{asked} GPUs are asked for, but {has}", value.span, helps=helps),)
+            return None, (Diagnostic("R309", f"{wanted} asked for, but {has}", value.span, helps=helps),)
     facts = {
         "gpus_per_node": Value(available or 0, "hardware" if card else "spec", source, span=span),
         "cpus": _given_or_found(cpus, machine.cpus if machine else None, machine),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ratc.alloc_conf import EXPANDABLE
@@ -40,16 +40,17 @@ class Verdict:
 
 def predicted(
     searcher: Searcher,
-    variant: Variant,
+    variant_of: Callable[[int], Variant],
     strategy: Strategy,
     device: Device,
     micro_batch: int,
     stages: Iterable[int],
     others: Iterable[Variant] = (),
 ) -> Verdict:
-    """What a trace says of a micro-batch that divides the share. ``stages`` are the ZeRO stages, and ``others`` the
-    variants, that may help.
+    """What a trace says of a micro-batch that divides the share. ``variant_of`` is the step with a micro-batch, which
+    may decide the attention. ``stages`` are the ZeRO stages, and ``others`` the variants, that may help.
     """
+    variant = variant_of(micro_batch)
     choice = _choice(searcher, variant, strategy, device, micro_batch)
     found = choice.estimate
     if found.fits:
@@ -76,9 +77,9 @@ def predicted(
     largest = None
     for size in searcher.divisors:
         if size < micro_batch:
-            smaller = searcher.predictor(variant, strategy, size)
+            smaller = searcher.predictor(variant_of(size), strategy, size)
             if smaller.at(smaller.cap(device), size) is not None:
-                largest = _choice(searcher, variant, strategy, device, size)
+                largest = _choice(searcher, variant_of(size), strategy, device, size)
                 break
     return Verdict(choice, is_tight, predictor.need(device, micro_batch), largest, tuple(ways))
 

@@ -33,6 +33,13 @@ def without_maps(capability: str) -> str:
     return "fused" if fused_runs_on(capability) else "chunked"
 
 
+def without_prediction(settings: Values, samples: int, memory: int, capability: str) -> str:
+    """The `attention_memory` of `auto` for a micro-batch, by a bound alone: no maps if those of one block exceed the
+    memory, in bytes.
+    """
+    return without_maps(capability) if full_at_least(settings) * samples > memory else "full"
+
+
 def full_at_least(settings: Values) -> int:
     """A lower bound, in bytes a sample, of what a spec's RAT keeps with `full` attention; 0 if it is not dense."""
     if settings["model.name"].value != "rat" or settings["model.sga_attention_type"].value != "dense":
@@ -42,9 +49,12 @@ def full_at_least(settings: Values) -> int:
     return map_bytes(sides(settings), kernel, stride, heads, iters)
 
 
-def maps_alone(least: int, memory: int) -> str:
-    """Why `full` attention is out of the question: the bytes it takes at the least, and those of the card."""
-    return f"one block's maps alone would take {gib(least)} of {gib(memory)}"
+def maps_alone(least: int, memory: int, samples: int) -> str:
+    """Why `full` attention is out of the question: the bytes it takes at the least for so many samples, and those of
+    the card or the machine.
+    """
+    number = "1 sample" if samples == 1 else f"{samples} samples"
+    return f"one block's maps alone would take {gib(least)} of {gib(memory)} with {number}"
 
 
 def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:

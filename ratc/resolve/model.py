@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
-from ratc.memory.rat import FUSED_FROM, full_at_least, fused_runs_on, maps_alone, without_maps
+from ratc.memory.rat import FUSED_FROM, full_at_least, fused_runs_on, maps_alone, without_prediction
 from ratc.resolve.context import Context
 
+#: Bytes of a host whose memory is not known.
+UNKNOWN_HOST = 256 << 30
 _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
 
 
@@ -43,11 +45,14 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
     path, asked, decision = "model.attention_memory", context.settings["model.attention_memory"], context.decision
     if context.settings["model.name"].value != "rat":
         context.derive(path, "full", "the model is not RAT", "spec:model.name")
+    elif context.settings["model.sga_attention_type"].value != "dense":
+        context.derive(path, "full", "its attention is not dense", "spec:model.sga_attention_type")
     elif asked.value != "auto":
         context.keep(path)
         device, capability = context.value("hardware.device"), context.value("hardware.compute_capability")
-        if asked.value == "fused" and (device != "cuda" or not fused_runs_on(capability or "9.0")):
-            where = f"on compute capability {capability}" if device == "cuda" else f"on {device}"
+        if asked.value == "fused" and (device != "cuda" or not fused_runs_on(capability or "0.0")):
+            card = context.value("hardware.card") or device
+            where = f"on compute capability {capability}" if capability else f"on {card}"
             least = ".".join(map(str, FUSED_FROM))
             message = f"`attention_memory: fused` does not run {where}: its kernels need compute capability {least}"
             yield Diagnostic("R347", message, asked.span, helps=("write `chunked`, or `auto`",))
@@ -60,8 +65,11 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
 
 def _without_prediction(context: Context) -> tuple[str, str]:
     """No maps where those of one block alone are more than the card has: a bound needs no trace."""
-    memory = context.value("hardware.memory_bytes")
-    least = full_at_least(context.settings) * int(context.value("training.micro_batch_size"))
-    if memory is None or least <= memory:
+    # On the CPU the host's memory counts; if nobody knows it, what hardly a machine has.
+    memory = context.value("hardware.memory_bytes") or context.facts["memory_bytes"].value or UNKNOWN_HOST
+    samples = int(context.value("training.micro_batch_size"))
+    capability = context.value("hardware.compute_capability") or "0.0"
+    attention = without_prediction(context.settings, samples, memory, capability)
+    if attention == "full":
         return "full", "no prediction says otherwise"
-    return without_maps(context.value("hardware.compute_capability") or "0.0"), maps_alone(least, memory)
+    return attention, maps_alone(full_at_least(context.settings) * samples, memory, samples)

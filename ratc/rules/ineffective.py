@@ -12,6 +12,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Each pair of a key without effect and what makes it so."""
     deepspeed = settings["training.deepspeed"].value is not False
     scheduler = settings["training.scheduler"].value
+    sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
         (not deepspeed, "training.zero_stage", "`deepspeed` is false"),
         (
@@ -22,6 +23,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),
+        (
+            sparse and settings["model.attention_memory"].value != "auto",
+            "model.attention_memory",
+            "`sga_attention_type` is sparse",
+        ),
         (settings["data.cache"].value == "none", "data.cache_size", "`cache` is none"),
         (not settings["logging.use_mlflow"].value, "logging.mlflow_experiment_name", "`use_mlflow` is false"),
         (not settings["logging.use_wandb"].value, "logging.wandb_project", "`use_wandb` is false"),

@@ -67,7 +67,7 @@ def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
         assert isinstance(trace, Trace)
         assert not found
     assert calls.read_text() == "x"
-    assert said == ["tracing rat: 8 x 8, bf16, compute capability 8.0"]
+    assert said == ["tracing rat: 8 x 8, bf16, kernels of compute capability 8.0"]
     assert len(list(Path(kept.folder("traces")).iterdir())) == 1, "nothing else is left there"
 
 
@@ -225,6 +225,27 @@ def test_where_nothing_fits_it_fails_and_says_what_would_do(runtime, tmp_path, c
     assert "would fit with `activation_checkpointing: true`" in out
     assert "precision: bf16" not in out
     assert "would fit with card" in out
+
+
+def test_a_card_that_only_the_facts_describe_is_shown(runtime, tmp_path, capsys):
+    runtime(answers())
+    own = re.sub(r"(?m)^resources: .*$", "", SPEC)
+    facts = tmp_path / "facts.yaml"
+    facts.write_text("gpus_per_node: 1\ngpu_memory_mib: 16000\ncompute_capability: '8.0'\ncpus: 16\n")
+    assert main(["fit", spec(tmp_path, own), "--facts", str(facts)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("gpu ")]
+    assert [row[1] for row in rows] == ["15.6", "15.6"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attention"),
+    [(["--card", "mi300x"], "auto"), (["--card", "t4"], "fused"), (["--gpu", "mi300x"], "auto")],
+)
+def test_a_card_without_a_prediction_is_refused(runtime, tmp_path, capsys, arguments, attention):
+    runtime(answers())
+    own = SPEC + f"model: {{attention_memory: {attention}}}\n"
+    assert main(["fit", spec(tmp_path, own), *arguments]) == 1
+    assert "error[R348]: nothing is predicted for " in capsys.readouterr().err
 
 
 def test_what_cannot_be_drawn_or_named_is_refused(runtime, tmp_path, capsys):

@@ -52,8 +52,12 @@ def searcher(share: int = 64) -> Searcher:
     return Searcher(LIBRARY, share)
 
 
+def always(size: int) -> Variant:
+    return VARIANT
+
+
 def verdict(gib: float, micro_batch: int, share: int = 64, stages=(), strategy=None) -> given.Verdict:
-    return given.predicted(searcher(share), VARIANT, strategy or Strategy(), device(gib), micro_batch, stages)
+    return given.predicted(searcher(share), always, strategy or Strategy(), device(gib), micro_batch, stages)
 
 
 def test_one_that_fits_is_judged_by_one_replay_and_nothing_else_is_searched():
@@ -89,7 +93,7 @@ def test_of_zero_stages_the_first_that_helps_is_named():
     heavy = {"weight": 256 * made_traces.MIB, "activation": 1024, "temporary": 1024}
     library = {VARIANT: Traced(made_traces.trace(**heavy), made_traces.trace(**heavy, accumulating=True))}
     for stage in (1, 2):
-        found = given.predicted(Searcher(library, 4), VARIANT, strategy, device(4.5), 2, range(stage + 1, 4))
+        found = given.predicted(Searcher(library, 4), always, strategy, device(4.5), 2, range(stage + 1, 4))
         assert not found.fits
         assert [way.change for way in found.ways] in ([], ["`zero_stage: 2`"], ["`zero_stage: 3`"])
         for way in found.ways:
@@ -332,3 +336,24 @@ def test_checks_need_no_option_that_a_command_does_not_have(compiled):
     plan, _ = compiler.plan(settings, None, None)
     found = Checks().check(argparse.Namespace(spec="spec.yaml"), plan)
     assert [item.code for item in found] == ["R318"]
+
+
+def test_a_smaller_micro_batch_is_judged_with_the_attention_that_it_would_have():
+    """`auto` attention follows from the micro-batch: what is advised must fit as the spec would then be compiled."""
+    lean, full = Variant("fp32", attention_memory="chunked"), VARIANT
+    small = {"activation": 64 * 1024, "temporary": 64 * 1024}
+    library = {
+        lean: Traced(made_traces.trace(**small), made_traces.trace(**small, accumulating=True)),
+        full: LIBRARY[VARIANT],
+    }
+    searched = Searcher(library, 4096)
+    of = {4096: lean}
+    found = given.predicted(searched, lambda size: of.get(size, full), Strategy(), device(2), 4096, ())
+    assert not found.fits
+    assert found.largest.estimate.fits
+    advised = given.predicted(
+        searched, lambda size: full, Strategy(), device(2), found.largest.estimate.micro_batch, ()
+    )
+    assert advised.fits
+    always_lean = given.predicted(searched, lambda size: lean, Strategy(), device(2), 4096, ())
+    assert always_lean.largest.estimate.micro_batch > found.largest.estimate.micro_batch

@@ -139,7 +139,7 @@ def test_the_product_document_s_model_at_its_own_size_fits_a_card_of_24_gib(comp
     assert status == 0, said
     assert lock["model"]["attention_memory"] == "fused"
     assert lock["model"]["args"]["num_heads"] == 16
-    assert "attention_memory: fused  # one block's maps alone would take 173.3 GiB of 23.4 GiB" in text
+    assert "attention_memory: fused  # one block's maps alone would take 173.3 GiB of 23.4 GiB with 1 sample" in text
     assert lock["training"]["global_batch_size"] == 32
     assert said.count("tracing") <= 2
 
