@@ -164,6 +164,8 @@ def start_watched(
     dog: watchdog.Watchdog | None,
 ) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
+    from ratc_runtime.lock import lock_digest
+    from ratc_runtime.results import confirm
     from ratc_runtime.run import is_finished, open_run
 
     main_process = os.environ.get("RANK", "0") == "0"
@@ -171,6 +173,7 @@ def start_watched(
         preflight.warn_of_variables(os.environ)
     if is_finished(lock, output_dir, fresh):
         if main_process:
+            confirm(output_dir, lock_digest(lock_path))
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
         return 0
     compiling.prepare(lock, output_dir, os.environ)
@@ -242,7 +245,7 @@ def survive(run: Run, error: str) -> None:
     run.split.reduce(when, run.world.rank, error, everywhere=False)
     run.split.write()
     run.checkpoints.finish_write()
-    checkpoint = run.checkpoints.path("last")
+    checkpoint = run.checkpoints.newest()
     raise outofmemory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
 
@@ -343,13 +346,13 @@ def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float
         everywhere = [name for part in by_rank for name in part]
         where = ", ".join(f"rank {rank}" for rank, part in enumerate(by_rank) if part)
         run.checkpoints.finish_write()
-        kept = run.checkpoints.path("last")
+        kept = run.checkpoints.newest()
         raise RuntimeFinding(
             "R507",
             f"the loss is not finite in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
             + (f", on {where}" if run.world.size > 1 else ""),
             f"samples of the batch: {', '.join(everywhere)}\n"
-            + (f"the last good checkpoint is kept: {kept}" if kept.exists() else "no checkpoint was made before"),
+            + (f"the last good checkpoint is kept: {kept}" if kept else "no checkpoint was made before"),
             "look at these samples; lower training.learning_rate, or set training.gradient_clipping",
         )
     return loss / run.world.size, stopping > 0
