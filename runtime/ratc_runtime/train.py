@@ -88,6 +88,11 @@ def tell(error: Exception, finding: RuntimeFinding | None, dog: watchdog.Watchdo
         finding = unforeseen(error)
     if finding.code == "R514" and dog is not None:
         finding.note = f"{dog.lost()}\n{finding.note}".lstrip()
+    if finding.code == "R514":
+        host = socket.gethostname()
+        address = None if any(os.environ.get(name) for name in meeting.INTERFACES) else meeting.loopback(host)
+        if address is not None and os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+            finding.note += f"\n{meeting.told(host, address)}"
     if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
         print(finding.render(), file=sys.stderr, flush=True)
 
