@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import allocator, compiling, debug, preflight, surroundings, watchdog
+from ratc_runtime import allocator, compiling, debug, meeting, preflight, surroundings, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
 
@@ -264,6 +264,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
 
     pruning = Pruning(run.lock, run.engine.module)
     training, progress, engine = run.lock.training, run.progress, run.engine
+    engine.verify(run.lock)
     run.reporter.say(run.describe())
     while progress.epoch < training.epochs:
         run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
