@@ -15,10 +15,10 @@ NODE = "node.sh"
 TABLE, POINTS = "points.tsv", "points"
 #: What a script removes from the environment before it starts a launcher.
 OVER = {
-    "prefixes": launch_variables.PREFIXES,
-    "names": launch_variables.NAMES,
-    "mpi_prefixes": launch_variables.MPI_PREFIXES,
-    "mpi_names": launch_variables.MPI_NAMES,
+    "begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.PREFIXES),  # bash: all names that begin so
+    "names": " ".join(launch_variables.NAMES),
+    "mpi_begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.MPI_PREFIXES),
+    "mpi_names": " ".join(launch_variables.MPI_NAMES),
 }
 #: Of the submission's variables, what a run needs on hosts that get none: proxies for trackers, and Python's own.
 GIVEN = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -199,6 +199,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "study": pool is not None,
         "outcome": "study/study.json" if pool else "results.json",
         "anew": pool is None and values["checkpoint.resume"].value == "never",
+        "goes_on": pool is None and values["checkpoint.resume"].value != "never",
         "first_port": str(first),
         "ports": str(ports),
         # Starts and tasks of one job lie as far apart as can be, whatever their number: neighbours have other jobs.

@@ -145,10 +145,20 @@ def _as_finding(error: Exception) -> RuntimeFinding | None:
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> int:
-    """Train under the eyes of the watchdog; return the exit status."""
+    """Train under the eyes of the watchdog; return the exit status. Raises R565 where code of the run's own exits."""
     dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
     try:
-        return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, dog)
+        try:
+            return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, dog)
+        except SystemExit as error:
+            # A launcher would take status 0 for a finished run.
+            raise RuntimeFinding(
+                "R565",
+                f"code of the run's own ended the process, with {error.code!r:.60}",
+                "".join(traceback.format_tb(error.__traceback__)[-1:]).strip(),
+                "raise an exception where something is wrong; leave exit() to scripts",
+                everywhere=False,
+            ) from None
     except Exception as error:
         finding = _as_finding(error) or unforeseen(error)
         # Who misses another process is not the reason that the others look for.

@@ -41,6 +41,20 @@ def test_r503_for_variables_that_lie_over_the_lock(project: Path, variables: dic
     assert not (project / "out/results.json").exists()
 
 
+@pytest.mark.parametrize("status", ["", "0", "3", "'done'"])
+def test_r565_for_own_code_that_ends_the_process(project: Path, status: str) -> None:
+    (project / "mine.py").write_text(
+        "import sys\nfrom ratc_runtime.data.isic import IsicSegmentation\n"
+        "class Ends(IsicSegmentation):\n    def __getitem__(self, index):\n"
+        f"        sys.exit({status})\n"
+        "def open_ends(data_dir, split):\n    return Ends(data_dir, split, (32, 32), 1)\n"
+    )
+    lock = write_lock(project / "compiled", data__dataset="mine:open_ends")
+    printed = refused(run_training(lock), "R565")
+    assert "mine.py" in printed
+    assert not (project / "out/results.json").exists()
+
+
 def _another_optimizer(engine: Any) -> str:
     import torch
 
