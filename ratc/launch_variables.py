@@ -8,6 +8,8 @@ The job scripts remove them before they start a launcher, and no spec or cluster
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 #: Of launchers and their libraries: names that begin so.
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "PET_", "TORCHELASTIC_", "TORCH_ELASTIC_")
 #: The place of a process among others, where they meet, and what else lies over the lock.
@@ -37,6 +39,12 @@ MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAM
 MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
 #: Where data and results lie: a spec has keys for it, and the scripts take these from whoever submits.
 FOLDERS = {"RAT_DATA_DIR": "data.data_dir", "RAT_OUTPUT_DIR": "output_dir"}
+
+
+def without(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what a launcher or MPI would read, for a process that is alone."""
+    begin, names = (*PREFIXES, *MPI_PREFIXES), (*NAMES, *MPI_NAMES)
+    return {name: text for name, text in environment.items() if not name.startswith(begin) and name not in names}
 
 
 def reason(name: str) -> str | None:
