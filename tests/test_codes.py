@@ -63,9 +63,11 @@ def table() -> str:
 
 
 def emitted() -> set[str]:
-    """Every code that the compiler's and the runtime's sources can give."""
+    """Every code that the compiler's and the runtime's sources and the scripts can give."""
     sources = [*(ROOT / "ratc").rglob("*.py"), *(ROOT / "runtime" / "ratc_runtime").rglob("*.py")]
-    return {code for path in sources for code in re.findall(r'"(R\d{3})"', path.read_text())}
+    found = {code for path in sources for code in re.findall(r'"(R\d{3})"', path.read_text())}
+    scripts = [path.read_text() for path in (ROOT / "templates").glob("*.j2")]
+    return found.union(code for text in scripts for code in re.findall(r"error\[(R\d{3})\]", text))
 
 
 def blocks(code: str, heading: str) -> list[tuple[str, str, str]]:

@@ -100,6 +100,8 @@ class Runner:
             said = f"{self.study.metric} {found.metric:.4f}" if found.metric is not None else ""
             if status:
                 said = f"failed with status {status} {why}; its log: {os.path.relpath(trial.files.log)}"
+            elif found.status != outcome.FINISHED and trial.files.own_results().get("status") != "stopped":
+                said = f"ended with status 0 and without results; its log: {os.path.relpath(trial.files.log)}"
             elif found.status != outcome.FINISHED:
                 said = "stopped, and saved"
             self.live.say(f"{trial.point.name}  {said}")

@@ -8,10 +8,12 @@ folder: trials.csv, study.json, study.svg, and `best/`, the best trial's compile
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler
@@ -36,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_predict_argument(parser)
     parser.add_argument("--collect", action="store_true", help="run nothing: gather what has been found so far")
     parser.add_argument("--dry-run", action="store_true", help="say which trials there would be, and run nothing")
+    # A study's job asks for it: of which lock the study is that is finished.
+    parser.add_argument("--job-lock", metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one")
 
 
@@ -67,11 +71,13 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
             return 1
     ended = [*(trials.result(one, study) for one in prepared.ready), *trials.left_out(prepared.left)]
     ended.sort(key=lambda trial: trial.name)
-    _write(workshop, study, prepared.ready, ended)
+    chosen = outcome.best(ended, study.larger_is_better)
+    whole = status == 0 and chosen is not None and args.job_lock is not None
+    finished = _finished(workshop.folder) if args.collect else [_digest(args.job_lock)] if whole else []
+    _write(workshop, study, prepared.ready, ended, finished)
     if loaded.settings and loaded.settings["logging.use_mlflow"].value:
         _track(workshop)
     print(outcome.table(study, ended), end="", file=out)
-    chosen = outcome.best(ended, study.larger_is_better)
     if chosen is None:
         print("ratc tune: no trial has ended with a metric", file=sys.stderr)
         return status or 1
@@ -157,12 +163,30 @@ def _track(workshop: Workshop) -> None:
     subprocess.run([*words, workshop.folder, "--experiment", experiment], check=False)
 
 
-def _write(workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial]) -> None:
+def _digest(lock: str) -> str:
+    """The SHA-256 of a lock."""
+    with open(lock, "rb") as file:
+        return sha256(file.read()).hexdigest()
+
+
+def _finished(folder: str) -> list[str]:
+    """Of which jobs' locks the study was at its end when it was written last."""
+    try:
+        with open(os.path.join(folder, "study.json"), encoding="utf-8") as file:
+            return [str(digest) for digest in json.load(file)["finished_locks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _write(
+    workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], finished: Sequence[str]
+) -> None:
+    """Write the study's files. ``finished`` are the digests of the jobs' locks of which the study is at its end."""
     folder = workshop.folder
     os.makedirs(folder, exist_ok=True)
     texts = {
         "trials.csv": outcome.as_csv(study, ended),
-        "study.json": outcome.as_json(study, ended),
+        "study.json": outcome.as_json(study, ended, finished),
         "study.svg": picture.svg(study, ended),
     }
     for name, text in texts.items():

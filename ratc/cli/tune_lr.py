@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ratc import rates
+from ratc import launch_variables, rates
 from ratc.cli import inputs
 from ratc.cli.compile import compile_spec
 from ratc.cli.inputs import Loaded
@@ -64,7 +64,7 @@ def _measure(args: argparse.Namespace, loaded: Loaded, compiled: str, folder: st
         if getattr(args, name) is not None:
             command.append(f"--{name}={getattr(args, name)}")
     # As the job script does: paths of a spec start from its folder.
-    done = subprocess.run(command, cwd=loaded.folder, check=False)
+    done = subprocess.run(command, cwd=loaded.folder, check=False, env=launch_variables.without(os.environ))
     if not os.path.exists(path):
         return done.returncode if done.returncode > 0 else 1
     with open(path, encoding="utf-8") as file:

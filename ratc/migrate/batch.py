@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 
+from ratc import launch_variables
 from ratc.diagnostics import Source, Span
 from ratc.migrate.model import Carried, Item, Left
 from ratc.redact import looks_secret
@@ -253,6 +254,9 @@ def _variable(word: str, line: str, span: Span) -> Item:
         return Left(
             f"export {name}", span, f"it looks like a secret, which is never copied: `secrets: [{name}]` names it"
         )
+    why = launch_variables.reason(name)
+    if why is not None:
+        return Left(line, span, f"it {why}")
     if "$" in value:
         return Left(line, span, "the shell's variables are not known here")
     return Carried(f"environment.variables.{name}", value, span, line)

@@ -1,4 +1,4 @@
-"""What a job asks a scheduler for, and how it is started, stopped and started again. Codes: R401, R406.
+"""What a job asks a scheduler for, and how it is started, stopped and started again. Codes: R353, R401, R406.
 
 Only where the facts are a cluster's; on `local` nothing is asked for.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc import launch_variables
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Value
 from ratc.resolve.context import Context
@@ -35,6 +36,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         start.value, start.origin, start.reason, ("facts:cluster.launcher",), start.span
     )
     yield from _ports(context)
+    yield from _variables(context)
     container = settings["environment.container"]
     if container.value is not None and context.facts["cluster.container"].value is None:
         where = context.facts["cluster.name"].value
@@ -106,6 +108,16 @@ def _launcher(context: Context) -> None:
     else:
         why = "use_accelerate is true" if accelerate else "use_accelerate is false"
         context.derive("job.launcher", "accelerate" if accelerate else "torchrun", why, "engine.use_accelerate")
+
+
+def _variables(context: Context) -> Iterator[Diagnostic]:
+    """What the cluster sets for every job lies over no lock."""
+    fact = context.facts["cluster.variables"]
+    for name in fact.value:
+        why = launch_variables.reason(name)
+        if why is not None:
+            message = f"the cluster's variable `{name}` {why}"
+            yield Diagnostic("R353", message, fact.span, helps=("remove it from the cluster's facts",))
 
 
 def _ports(context: Context) -> Iterator[Diagnostic]:

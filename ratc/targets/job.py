@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratc import alloc_conf
+from ratc import alloc_conf, launch_variables
 from ratc.plan import Plan
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
@@ -13,6 +13,15 @@ from ratc.targets.artifact import Artifact, Place, Pool, Shape
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
 TABLE, POINTS = "points.tsv", "points"
+#: What a script removes from the environment before it starts a launcher.
+OVER = {
+    "begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.PREFIXES),  # bash: all names that begin so
+    "names": " ".join(launch_variables.NAMES),
+    "mpi_begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.MPI_PREFIXES),
+    "mpi_names": " ".join(launch_variables.MPI_NAMES),
+}
+#: Of the submission's variables, what a run needs on hosts that get none: proxies for trackers, and Python's own.
+GIVEN = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 def engine_files(plan: Plan, place: Place) -> list[Artifact]:
@@ -56,9 +65,9 @@ def where(plan: Plan) -> str:
     return f"on {nodes} node{'s' if nodes > 1 else ''}"
 
 
-def environment(plan: Plan) -> dict[str, Any]:
-    """What the environment's part of a script is rendered from: ``environment`` and ``variables``; ``loose`` where it
-    sources what may read variables that are not set, ``own_python`` where it says where Python comes from."""
+def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
+    """What the environment's part of a script is rendered from: ``environment`` and ``variables``; ``sourced`` if it
+    sources anything, ``own_python`` if it says where Python comes from. Without ``modules`` a host has loaded them."""
     settings, values = plan.settings, plan.values
     given = {
         key: settings[f"environment.{key}"].value
@@ -78,11 +87,13 @@ def environment(plan: Plan) -> dict[str, Any]:
         setting = alloc_conf.settings(allocator.value, variables)
         variables = {name: value for name, value in variables.items() if name not in alloc_conf.READ}
     return {
-        "environment": given,
+        "environment": {**given, "modules": given["modules"] if modules else []},
         "variables": variables,
         "allocator": setting,
-        "loose": bool(given["modules"] or given["conda"]),
+        "modules_init": modules_init(plan) if modules else None,
+        "sourced": bool(given["modules"] or given["venv"] or given["conda"]),
         "own_python": own_python,
+        "over": OVER,
     }
 
 
@@ -95,21 +106,20 @@ def _network(plan: Plan) -> dict[str, str]:
     return {**names, **{key: str(value) for key, value in plan.facts["cluster.variables"].value.items()}}
 
 
-def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None) -> Artifact:
+def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None, given: bool = False) -> Artifact:
     """``node.sh``: the environment, and the launcher of one node, or its part of a study. ``rank`` is how bash finds
-    the node's rank there.
+    the node's rank there; ``given`` if the batch script leaves its variables in a file.
     """
-    values, around = plan.values, environment(plan)
-    container = plan.settings["environment.container"].value is not None
-    if container:
-        around["environment"] = {**around["environment"], "modules": []}
+    values = plan.values
+    around = environment(plan, modules=plan.settings["environment.container"].value is None)
     head = {
         "header": place.header,
         "caller": caller,
         "rank": rank,
         "rank_given": " RANK" if rank.startswith("$5") else "",
         "up": place.up,
-        "modules_init": [] if container else modules_init(plan),
+        "given": given,
+        "infiniband": infiniband(plan),
         **around,
     }
     if isinstance(shape, Pool):
@@ -144,20 +154,16 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
     return Artifact(NODE, text, consumer="bash", executable=True)
 
 
-def modules_init(plan: Plan) -> list[str]:
-    """The lines that make ``module`` known, where modules are loaded and the cluster's facts name a file for it."""
-    init = plan.facts["cluster.modules_init"].value
-    return (
-        ["# shellcheck disable=SC1091", f"source {quote(init)}"]
-        if init and plan.settings["environment.modules"].value
-        else []
-    )
+def modules_init(plan: Plan) -> str | None:
+    """The file that makes ``module`` known, if modules are loaded and the cluster's facts name one."""
+    init: str | None = plan.facts["cluster.modules_init"].value if "cluster.modules_init" in plan.facts else None
+    return init if plan.settings["environment.modules"].value else None
 
 
-def host_setup(plan: Plan) -> list[str]:
-    """Modules that the host loads before it starts a container."""
-    modules = [f"module load {quote(name)}" for name in plan.settings["environment.modules"].value]
-    return [*modules_init(plan), *modules]
+def infiniband(plan: Plan) -> bool:
+    """Whether the cluster's facts speak of InfiniBand, whose driver locks memory."""
+    interface, variables = plan.facts["cluster.interface"].value, plan.facts["cluster.variables"].value
+    return str(interface or "").startswith("ib") or any(name.startswith(("NCCL_IB_", "UCX_")) for name in variables)
 
 
 def container(plan: Plan) -> list[str]:
@@ -178,6 +184,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
     """What the batch scripts of both schedulers are rendered from."""
     values = plan.values
     first, last = values["job.ports"].value
+    ports = last - first + 1
     nodes = values.get_as(int, "parallel.nodes")
     pool = shape if isinstance(shape, Pool) else None
     return {
@@ -189,11 +196,18 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
         "several": nodes > 1 or pool is not None,  # Ray needs a port on one node, too
-        "outcome": "study/trials.csv" if pool else "results.json",
+        "study": pool is not None,
+        "outcome": "study/study.json" if pool else "results.json",
+        "anew": pool is None and values["checkpoint.resume"].value == "never",
+        "goes_on": pool is None and values["checkpoint.resume"].value != "never",
         "first_port": str(first),
-        "ports": str(last - first + 1),
+        "ports": str(ports),
+        # Starts and tasks of one job lie as far apart as can be, whatever their number: neighbours have other jobs.
+        "spread": str(round(ports * 0.618034)),
+        "index_spread": str(round(ports * 0.754878)),
         "requeue": values["job.requeue"].value,
         "max_restarts": str(values["job.max_restarts"].value),
-        "host_setup": host_setup(plan),
+        "host_modules": plan.settings["environment.modules"].value if container(plan) else [],
+        "modules_init": modules_init(plan),
         "array": isinstance(shape, Shape),
     }

@@ -41,7 +41,9 @@ def files(
             message, span = f"`{key}` means nothing to the target `lsf`", settings[f"resources.{key}"].span
             found.append(Diagnostic("R405", message, span, helps=(instead,), severity=Severity.WARNING))
     jsrun = plan.values["job.start"].value == "jsrun"
-    node = job.node(plan, place, NAME, "${JSM_NAMESPACE_RANK:?}" if jsrun else "$5", shape)
+    blaunch = plan.values["job.start"].value == "blaunch" and plan.values["parallel.nodes"].value > 1
+    rank = "${JSM_NAMESPACE_RANK:?}" if jsrun else "$5"
+    node = job.node(plan, place, NAME, rank, shape, given=blaunch)
     script = Artifact(NAME, _script(plan, place, node, shape), consumer="bash")
     engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
     return (*engine, node, script), tuple(found)
@@ -57,6 +59,7 @@ def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None
         container=job.container(plan),
         jsrun=plan.values["job.start"].value == "jsrun",
         blaunch=plan.values["job.start"].value == "blaunch" and plan.values["parallel.nodes"].value > 1,
+        given=(*plan.settings["environment.secrets"].value, *job.GIVEN),
     )
 
 

@@ -62,6 +62,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     signal = f"B:USR2@{lead}" if walltime.value else None
     requeue = "--requeue" if values["job.requeue"].value else "--no-requeue"
     end = [
+        ("--export", "ALL", "the submitting shell's variables: where Python is, secrets, trackers"),
         ("--signal", signal, f"{duration(lead)} before the time is up this script asks the run to save"),
         (requeue, "", job.why(plan, "job.requeue")),
         ("--open-mode", "append", "a job that starts again keeps its log"),

@@ -99,8 +99,10 @@ def as_csv(study: Study, trials: Sequence[Trial]) -> str:
     return text.getvalue()
 
 
-def as_json(study: Study, trials: Sequence[Trial]) -> str:
-    """The study, as it was read, and its trials in their own order; docs/tuning.md describes it."""
+def as_json(study: Study, trials: Sequence[Trial], finished: Sequence[str] = ()) -> str:
+    """The study, as it was read, and its trials in their own order; docs/tuning.md describes it. ``finished`` are
+    the digests of the locks of jobs that have run it to its end: a job is finished only if its own stands there.
+    """
     chosen = best(trials, study.larger_is_better)
     tree = {
         "version": VERSION,
@@ -108,6 +110,7 @@ def as_json(study: Study, trials: Sequence[Trial]) -> str:
         "larger_is_better": study.larger_is_better,
         "search_space": {entry.path: entry.text for entry in study.space},
         "best": chosen.name if chosen else None,
+        "finished_locks": list(finished),
         "trials": [
             {
                 "name": trial.name,

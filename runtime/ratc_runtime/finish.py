@@ -36,18 +36,30 @@ def stop(run: Run) -> int:
     asked = f" ({run.stop.reason})" if run.stop.reason else ""
     run.reporter.say(
         f"stopped as asked{asked} after epoch {progress.epoch} of {run.lock.training.epochs}, step {progress.step}"
-        f" of {run.steps}; saved in {run.checkpoints.path('last')}\nrun the same command again to continue"
+        f" of {run.steps}; saved in {run.checkpoints.newest()}\nrun the same command again to continue"
     )
     return 0
 
 
 def finish(run: Run) -> int:
-    """Score the best checkpoint on the test split, draw, and write the results; return the exit status."""
+    """Score the best checkpoint on the test split, draw, and write the results; return the exit status.
+
+    Raises R562 if no checkpoint of the run could be written.
+    """
     best = run.checkpoints.load_best(run.ranking())
     run.progress.best_epoch = best.epoch if best is not None else None
-    if best is None and run.world.main:
-        # It could not be written (a full disk said so); the last weights are scored instead.
-        warn("there is no best checkpoint; the last weights are scored")
+    if best is None:
+        # It could not be written (a full disk said so): perhaps it can be now.
+        if not run.save(wait=True):
+            run.stop.done()
+            raise RuntimeFinding(
+                "R562",
+                f"all {run.lock.training.epochs} epochs are trained, and no checkpoint of them could be written",
+                "the warnings above say why; without a checkpoint nothing of the training is left",
+                f"make room in {run.output_dir}, or name another folder with RAT_OUTPUT_DIR, and train again",
+            )
+        if run.world.main:
+            warn("there is no best checkpoint; the last weights are scored")
     test, baseline = _test(run)
     use = memory.measure(run.world)
     run.note_skipped()
@@ -77,6 +89,7 @@ def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: m
         **common,
         "memory": memory.record(use, prediction, common["samples_per_second"]),
         "status": "finished",
+        "finished_locks": [run.lock_digest],
     }
     logged: dict[str, float | None] = dict(memory.metrics(use))
     if test is not None:
@@ -115,7 +128,8 @@ def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str
     best = run.progress.best_epoch
     scores = run.progress.history[best - 1] if best else {}
     said = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in scores.items() if key.startswith("val_"))
-    files = [run.checkpoints.path("best"), run.output_dir / RESULTS_FILE]
+    weights = run.checkpoints.best(best) or run.checkpoints.newest()
+    files = [path for path in (weights, run.output_dir / RESULTS_FILE) if path is not None]
     return [
         ("best epoch", f"{best} of {len(run.progress.history)}: {said}" if best else "none was saved"),
         *rows,

@@ -326,6 +326,22 @@ def read_lock(path: Path) -> Lock:
     return lock_from(content)
 
 
+def lock_digest(path: Path) -> str:
+    """Return the SHA-256 of a lock's files, one after the other: by this a job script knows "this very lock".
+
+    A point's lock is two files, the shared one first. Raises R505 if a file cannot be read.
+    """
+    content = load_yaml(path)
+    shared = content.get("shared") if isinstance(content, dict) else None
+    digest = hashlib.sha256()
+    try:
+        for file in [path] if shared is None else [path.parent / str(shared), path]:
+            digest.update(file.read_bytes())
+    except OSError as error:
+        raise unreadable(f"{error.filename} cannot be read", error.strerror or str(error)) from None
+    return digest.hexdigest()
+
+
 def lock_from(content: Any) -> Lock:
     """Return the lock of a plain mapping, as `dataclasses.asdict` makes it of one; raises R505 as `read_lock` does."""
     lock: Lock = read_class(Lock, content, "")

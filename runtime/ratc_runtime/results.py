@@ -13,6 +13,8 @@ from typing import Any
 from ratc_runtime.errors import RuntimeFinding
 
 RESULTS_FILE = "results.json"
+#: The results of an earlier run of the same folder, kept while another one trains from the start.
+PREVIOUS_FILE = "results.previous.json"
 #: The same of a run that has not ended.
 EPOCHS_FILE = "epochs.json"
 
@@ -62,6 +64,28 @@ def read_results(output_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def confirm(output_dir: Path, lock_digest: str) -> None:
+    """Note in results.json, which is finished, that it answers another lock too; raise R510 if it cannot be written.
+
+    Locks may differ in what does not decide the weights. A job is finished only if `finished_locks` has its lock.
+    """
+    results = read_results(output_dir)
+    known = [str(one) for one in results.get("finished_locks") or []]
+    if lock_digest not in known:
+        write_results(output_dir, {**results, "finished_locks": [*known, lock_digest]})
+
+
+def set_aside(output_dir: Path) -> None:
+    """Move the results of an earlier run away: this one starts from nothing, and has not finished."""
+    path = output_dir / RESULTS_FILE
+    try:
+        path.replace(output_dir / PREVIOUS_FILE)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RuntimeFinding("R510", f"cannot move {path}", error.strerror or str(error)) from None
 
 
 def prepare_output(output_dir: Path) -> None:

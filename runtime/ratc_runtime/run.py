@@ -26,12 +26,12 @@ from ratc_runtime.data.loading import Loader, is_foreign, train_loader
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.evaluation import Evaluation
-from ratc_runtime.lock import Lock
+from ratc_runtime.lock import Lock, lock_digest
 from ratc_runtime.memory import allocated, start_measuring
 from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
 from ratc_runtime.progress import Reporter
-from ratc_runtime.results import prepare_output, read_results, write_epochs
+from ratc_runtime.results import prepare_output, read_results, set_aside, write_epochs
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
 from ratc_runtime.starts import Starts
@@ -66,6 +66,7 @@ class Run:
     lock: Lock
     split: Split
     lock_sha256: str
+    lock_digest: str  # of all files of the lock
     output_dir: Path
     engine: Any
     world: World
@@ -297,6 +298,8 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     checkpoints = Checkpoints(output_dir, engine, lock, claim)
     if anew:
         checkpoints.clear()
+        if world.main:
+            set_aside(output_dir)
     stop = StopRequest(output_dir, world.main)
     stop.listen()
     saved = checkpoints.load_last()
@@ -316,11 +319,12 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, starts.run_id if starts else "", done)
     tracker.note(split.parameters())
     if starts:
-        tracker.tag({**provenance.tags(sources), **starts.tags(str(checkpoints.path("last")) if saved else None)})
+        tracker.tag({**provenance.tags(sources), **starts.tags(str(checkpoints.newest()) if saved else None)})
     run = Run(
         lock=lock,
         split=split,
         lock_sha256=lock_sha256,
+        lock_digest=lock_digest(lock_path),
         output_dir=output_dir,
         engine=engine,
         world=world,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: Ports below the ephemeral ones, as the compiled scripts take them.
 FIRST_PORT, PORTS = 10_000, 19_000
+#: How far apart starts of one job lie, and tasks of one array: neighbours have other jobs.
+SPREAD, INDEX_SPREAD = 11_743, 14_343
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,15 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     # The first host of a job that jsrun starts is the launch node, where no rank runs.
     hosts = here.hosts[1:] if here.launcher == "jsrun" else here.hosts
     environment.setdefault("MASTER_ADDR", hosts[0] if hosts else "localhost")
-    number = int(re.sub("[^0-9]", "", here.job or "") or 0)
-    environment.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
+    environment.setdefault("MASTER_PORT", str(FIRST_PORT + _number(environment, here.restarts) % PORTS))
+
+
+def _number(environment: Mapping[str, str], restarts: int) -> int:
+    """A number of this start's own, as job scripts have it: tasks of a Slurm array have ids, those of LSF share one."""
+    job = environment.get("SLURM_JOB_ID") or environment.get("LSB_JOBID", "0")
+    index = "0" if "SLURM_JOB_ID" in environment else environment.get("LSB_JOBINDEX", "0")
+    first, second = (int(text) if text.isdecimal() else 0 for text in (job, index))
+    return first + second * INDEX_SPREAD + restarts * SPREAD
 
 
 def record(environment: Mapping[str, str]) -> dict[str, object] | None:
@@ -105,8 +114,9 @@ def _job(environment: Mapping[str, str], scheduler: str | None) -> str | None:
 
 
 def _restarts(environment: Mapping[str, str]) -> int:
-    text = environment.get("SLURM_RESTART_COUNT", "0")
-    return int(text) if text.isdigit() else 0
+    # LSF counts none: its job script does.
+    text = environment.get("SLURM_RESTART_COUNT") or environment.get("RATC_RESTARTS", "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def _slurm_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:

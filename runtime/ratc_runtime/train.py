@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import allocator, compiling, debug, preflight, surroundings, watchdog
+from ratc_runtime import allocator, compiling, debug, meeting, preflight, surroundings, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
 
@@ -88,6 +88,11 @@ def tell(error: Exception, finding: RuntimeFinding | None, dog: watchdog.Watchdo
         finding = unforeseen(error)
     if finding.code == "R514" and dog is not None:
         finding.note = f"{dog.lost()}\n{finding.note}".lstrip()
+    if finding.code == "R514":
+        host = socket.gethostname()
+        address = None if any(os.environ.get(name) for name in meeting.INTERFACES) else meeting.loopback(host)
+        if address is not None and os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+            finding.note += f"\n{meeting.told(host, address)}"
     if os.environ.get("RANK", "0") == "0" or not finding.everywhere:
         print(finding.render(), file=sys.stderr, flush=True)
 
@@ -140,10 +145,20 @@ def _as_finding(error: Exception) -> RuntimeFinding | None:
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> int:
-    """Train under the eyes of the watchdog; return the exit status."""
+    """Train under the eyes of the watchdog; return the exit status. Raises R565 where code of the run's own exits."""
     dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
     try:
-        return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, dog)
+        try:
+            return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, dog)
+        except SystemExit as error:
+            # A launcher would take status 0 for a finished run.
+            raise RuntimeFinding(
+                "R565",
+                f"code of the run's own ended the process, with {error.code!r:.60}",
+                "".join(traceback.format_tb(error.__traceback__)[-1:]).strip(),
+                "raise an exception where something is wrong; leave exit() to scripts",
+                everywhere=False,
+            ) from None
     except Exception as error:
         finding = _as_finding(error) or unforeseen(error)
         # Who misses another process is not the reason that the others look for.
@@ -164,6 +179,8 @@ def start_watched(
     dog: watchdog.Watchdog | None,
 ) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
+    from ratc_runtime.lock import lock_digest
+    from ratc_runtime.results import confirm
     from ratc_runtime.run import is_finished, open_run
 
     main_process = os.environ.get("RANK", "0") == "0"
@@ -171,6 +188,7 @@ def start_watched(
         preflight.warn_of_variables(os.environ)
     if is_finished(lock, output_dir, fresh):
         if main_process:
+            confirm(output_dir, lock_digest(lock_path))
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
         return 0
     compiling.prepare(lock, output_dir, os.environ)
@@ -242,7 +260,7 @@ def survive(run: Run, error: str) -> None:
     run.split.reduce(when, run.world.rank, error, everywhere=False)
     run.split.write()
     run.checkpoints.finish_write()
-    checkpoint = run.checkpoints.path("last")
+    checkpoint = run.checkpoints.newest()
     raise outofmemory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
 
@@ -256,6 +274,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
 
     pruning = Pruning(run.lock, run.engine.module)
     training, progress, engine = run.lock.training, run.progress, run.engine
+    engine.verify(run.lock)
     run.reporter.say(run.describe())
     while progress.epoch < training.epochs:
         run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
@@ -343,13 +362,13 @@ def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float
         everywhere = [name for part in by_rank for name in part]
         where = ", ".join(f"rank {rank}" for rank, part in enumerate(by_rank) if part)
         run.checkpoints.finish_write()
-        kept = run.checkpoints.path("last")
+        kept = run.checkpoints.newest()
         raise RuntimeFinding(
             "R507",
             f"the loss is not finite in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"
             + (f", on {where}" if run.world.size > 1 else ""),
             f"samples of the batch: {', '.join(everywhere)}\n"
-            + (f"the last good checkpoint is kept: {kept}" if kept.exists() else "no checkpoint was made before"),
+            + (f"the last good checkpoint is kept: {kept}" if kept else "no checkpoint was made before"),
             "look at these samples; lower training.learning_rate, or set training.gradient_clipping",
         )
     return loss / run.world.size, stopping > 0

@@ -26,6 +26,76 @@ def test_r503_for_too_few_samples(tmp_path: Path) -> None:
     assert "3 sample(s), fewer than one global batch of 4" in said
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "gradient accumulation 4, lock 2"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}, "gradient accumulation 1, lock 2"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, "Accelerate's compiler EAGER, lock none"),
+    ],
+)
+def test_r503_for_variables_that_lie_over_the_lock(project: Path, variables: dict[str, str], said: str) -> None:
+    lock = write_lock(project / "compiled", engine__use_accelerate=True)
+    printed = refused(run_training(lock, **variables), "R503")
+    assert said in printed
+    assert not (project / "out/results.json").exists()
+
+
+@pytest.mark.parametrize("status", ["", "0", "3", "'done'"])
+def test_r565_for_own_code_that_ends_the_process(project: Path, status: str) -> None:
+    (project / "mine.py").write_text(
+        "import sys\nfrom ratc_runtime.data.isic import IsicSegmentation\n"
+        "class Ends(IsicSegmentation):\n    def __getitem__(self, index):\n"
+        f"        sys.exit({status})\n"
+        "def open_ends(data_dir, split):\n    return Ends(data_dir, split, (32, 32), 1)\n"
+    )
+    lock = write_lock(project / "compiled", data__dataset="mine:open_ends")
+    printed = refused(run_training(lock), "R565")
+    assert "mine.py" in printed
+    assert not (project / "out/results.json").exists()
+
+
+def _another_optimizer(engine: Any) -> str:
+    import torch
+
+    groups = [{key: group[key] for key in ("params", "weight_decay")} for group in engine.optimizer.param_groups]
+    engine.optimizer = torch.optim.Adam(groups, lr=0.1)
+    return "optimizer adam, lock adamw"
+
+
+def _another_decay(engine: Any) -> str:
+    engine.optimizer.param_groups[0]["weight_decay"] = 0.5
+    return "weight decay [0.0, 0.5], lock 0.01"
+
+
+def _another_accumulation(engine: Any) -> str:
+    engine.accumulation = 7
+    return "gradient accumulation 7, lock 2"
+
+
+def _another_precision(engine: Any) -> str:
+    import torch
+
+    engine._dtype = torch.bfloat16
+    return "precision bf16, lock fp32"
+
+
+@pytest.mark.parametrize("change", [_another_optimizer, _another_decay, _another_accumulation, _another_precision])
+def test_r503_for_an_engine_that_does_something_else_than_the_lock(tmp_path: Path, change: Any) -> None:
+    import torch
+    from ratc_runtime.engine import TorchEngine
+    from ratc_runtime.errors import RuntimeFinding
+    from ratc_runtime.lock import read_lock
+
+    lock = read_lock(write_lock(tmp_path / "compiled"))
+    engine = TorchEngine(lock, torch.nn.Linear(2, 2))
+    engine.verify(lock)
+    said = change(engine)
+    with pytest.raises(RuntimeFinding, match="R503") as caught:
+        engine.verify(lock)
+    assert caught.value.note == said
+
+
 def test_r504_where_torch_has_no_cuda(project: Path) -> None:
     (project / "pynvml.py").write_text(
         "def nvmlInit(): pass\ndef nvmlShutdown(): pass\ndef nvmlDeviceGetCount(): return 1\n"

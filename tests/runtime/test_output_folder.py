@@ -150,6 +150,69 @@ def test_a_run_outlives_what_happens_to_its_folder(mounted: Path, asynchronous: 
     assert not list((out / "checkpoints").glob(".*"))
 
 
+#: A model whose checkpoint does not fit beside what `crowded` leaves, which results and tables do.
+CROWDED = (
+    SCENE.replace("    2: full,", "    1: crowded,")
+    .replace("    3: lambda", "    3 + 10**6: lambda")
+    .replace(
+        "faults = {",
+        """def crowded():
+    full()
+    os.truncate(OUT / "filler", (OUT / "filler").stat().st_size - 40 * 1024)
+
+faults = {""",
+    )
+    .replace(
+        "nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1)", "nn.Conv2d(1, 2000, 3, padding=1), nn.Conv2d(2000, 1, 1)"
+    )
+)
+
+
+def test_a_run_that_never_wrote_a_checkpoint_fails(mounted: Path) -> None:
+    write_data(mounted / "data", train=4, val=1, test=1)
+    (mounted / "mine.py").write_text(CROWDED)
+    lock = write_lock(mounted / "compiled", model=NET, data__dataset="mine:open_scene", training__epochs=3)
+    done = run_training(lock)
+    assert done.returncode == 1, done.stdout
+    assert "error[R562]: all 3 epochs are trained, and no checkpoint of them could be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "best.pt" not in done.stdout
+    assert not (mounted / "out/results.json").exists()
+    # With room the same command trains again, to the end.
+    (mounted / "out/filler").unlink()
+    (mounted / "mine.py").write_text(CROWDED.replace("    1: crowded,", ""))
+    done = run_training(lock)
+    assert done.returncode == 0, done.stderr
+    assert results(mounted / "out")["status"] == "finished"
+
+
+def test_what_is_said_to_be_written_exists_without_links_too(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", train=4, val=1, test=1)
+    lost = SCENE.replace(
+        "faults = {", "def refuse(*_):\n    raise OSError('no links here')\n\nos.symlink = refuse\n\nfaults = {} and {"
+    )
+    (tmp_path / "mine.py").write_text(lost)
+    lock = write_lock(tmp_path / "compiled", model=NET, data__dataset="mine:open_scene")
+    done = run_training(lock)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("written ")[2].partition("tracked ")[0].split()
+    assert len(table) == 2
+    assert all((tmp_path / path).is_file() for path in table)
+
+
+def test_results_of_an_earlier_run_do_not_stand_for_one_that_begins_anew(mounted: Path) -> None:
+    write_data(mounted / "data", train=4, val=1, test=1)
+    (mounted / "mine.py").write_text(CROWDED.replace("    1: crowded,", ""))
+    never = {"checkpoint__resume": "never", "model": NET, "data__dataset": "mine:open_scene", "training__epochs": 1}
+    lock = write_lock(mounted / "compiled", **never)
+    assert run_training(lock).returncode == 0
+    assert results(mounted / "out")["status"] == "finished"
+    (mounted / "mine.py").write_text(CROWDED)
+    assert run_training(lock).returncode == 1
+    assert not (mounted / "out/results.json").exists()
+    assert json.loads((mounted / "out/results.previous.json").read_text())["status"] == "finished"
+
+
 def test_a_stop_that_cannot_be_saved_is_an_error(mounted: Path) -> None:
     write_data(mounted / "data", train=4, val=1, test=1)
     stop = SCENE.replace("    2: full,", "    2: lambda: ((OUT / 'STOP').touch(), full()),")

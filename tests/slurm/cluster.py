@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.jobs import wait_until
 
+#: Where `up` keeps the daemons' files (`common`).
+BASE = "/var/lib/ratc-test-slurm"
 #: States that a job does not leave. A requeued one is pending again, and so in none of them.
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY"}
 
@@ -84,6 +88,24 @@ class Slurm:
         """Take a node away, as when it fails. It comes back by itself, for its daemon lives."""
         command = ["scontrol", "update", f"nodename={node}", "state=down", "reason=test"]
         subprocess.run(command, check=True, timeout=60)
+
+    @contextlib.contextmanager
+    def without_daemon(self, node: str) -> Iterator[None]:
+        """Kill a node's daemon, as a node dies: its processes go on, and nobody can reach it. It comes back after."""
+        pid = int(Path(f"{BASE}/run/{node}.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        self.take_down(node)
+        try:
+            yield
+        finally:
+            start = f"hostname {node} && exec slurmd -N {node}"
+            alone = (
+                ["unshare", "--uts"] if not subprocess.run(["unshare", "--uts", "true"], check=False).returncode else []
+            )
+            command = [*alone, "sh", "-c", start] if alone else ["slurmd", "-N", node]
+            path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+            subprocess.run(command, check=True, env={**os.environ, "PATH": path}, timeout=60)
+            wait_until(lambda: "idle" in ask("sinfo", "-h", "-n", node, "-p", "gpu", "-o", "%T"), f"{node} is idle")
 
     def cancel_all(self) -> None:
         """Cancel what still runs of the submitted jobs, and wait until it is gone."""

@@ -201,6 +201,28 @@ def test_what_dies_or_is_cancelled_ends_and_keeps_its_checkpoint(slurm: Slurm, t
         wait_until(lambda job=job: not rank_processes(SLURM_JOB_ID=job), "no rank is left")
 
 
+def test_a_node_whose_daemon_is_killed_finishes_no_job(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+    """`srun` says that the node has failed, and comes back with 0: only the run's own word counts."""
+    ends, goes_on = tmp_path / "ends", tmp_path / "goes on"
+    submitted = {
+        ends: start(slurm, ends, "--nodelist=ratc-n4", slow=1.0, checkpoint__requeue="never", **DIRECT),
+        goes_on: start(slurm, goes_on, "--nodelist=ratc-n4", slow=1.0, **ONE),
+    }
+    begun: set[Path] = set()
+    when_an_epoch_is_done(slurm, submitted, {folder: lambda folder=folder: begun.add(folder) for folder in submitted})
+    with slurm.without_daemon("ratc-n4"):
+        for folder, job in submitted.items():
+            wait_until(lambda folder=folder: "error[R561]" in log(folder), "the script has seen it")
+            assert not (folder / "outputs/demo/DONE").exists(), log(folder)
+            assert slurm.state(job) != "COMPLETED"
+    assert slurm.wait_for_end(submitted[ends])["JobState"] == "NODE_FAIL", log(ends)
+    # The other is back in the queue, and trains what is left.
+    facts = slurm.wait_for_end(submitted[goes_on])
+    assert facts["JobState"] == "COMPLETED", log(goes_on)
+    assert facts["Restarts"] == "1"
+    assert_same_run(goes_on, undisturbed)
+
+
 def test_an_array_runs_two_at_a_time_and_its_tasks_come_back_alone(slurm: Slurm, tmp_path: Path) -> None:
     folder = tmp_path / "array"
     points = {name: {"seed": seed} for seed, name in enumerate("abcde")}

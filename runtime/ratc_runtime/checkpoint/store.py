@@ -45,6 +45,24 @@ class Checkpoints:
         """Return where `last`, `best` or the checkpoint of that name lies."""
         return self.folder / f"{name}{self.suffix}"
 
+    def newest(self) -> Path | None:
+        """Return where the newest checkpoint lies, under the name `last` if that leads to it; None if there is none."""
+        there = self._present()
+        return self._shown("last", there[0]) if there else None
+
+    def best(self, epoch: int | None) -> Path | None:
+        """Return where the checkpoint of an epoch lies, under the name `best` if that leads to it; None if nowhere."""
+        place = None if epoch is None else Place(epoch, 0)
+        return self._shown("best", place) if place is not None and place in self._present() else None
+
+    def _shown(self, link: str, place: Place) -> Path:
+        """Return the link, or the file itself: not every file system has links."""
+        link_path, path = self.path(link), self.path(place.name)
+        with contextlib.suppress(OSError):
+            if os.path.samefile(link_path, path):
+                return link_path
+        return path
+
     def clear(self) -> None:
         """Put the checkpoints of an earlier run aside, as `checkpoints.previous`."""
         if self.world.main and self.folder.exists():

@@ -139,8 +139,8 @@ class Inspector:
             if found is not None:
                 lines.append((f"rank {rank}: " if several else "") + found["what"])
                 lines.append(f"samples of the micro-batch: {', '.join(found['samples'])}")
-        last = run.checkpoints.path("last")
-        lines.append(f"the last good checkpoint is kept: {last}" if last.exists() else "no checkpoint was made before")
+        last = run.checkpoints.newest()
+        lines.append(f"the last good checkpoint is kept: {last}" if last else "no checkpoint was made before")
         raise RuntimeFinding(
             "R526",
             f"the loss is not finite in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}"

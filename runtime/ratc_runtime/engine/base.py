@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ratc_runtime import nested
 from ratc_runtime.distributed import World
+from ratc_runtime.engine.optimizer import optimizer_facts
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +62,45 @@ class BaseEngine:
         """The model without what makes processes meet; None where there is no such thing."""
         return self.module
 
+    def effective(self) -> dict[str, Any]:
+        """Return what this engine really does, in the words of `verify`; read from what computes, not from the lock."""
+        return {
+            "world size": dist.get_world_size() if dist.is_initialized() else 1,
+            "gradient accumulation": self.accumulation,
+            "precision": next((name for name, dtype in AUTOCAST.items() if dtype == self._dtype), "fp32"),
+            **optimizer_facts(self.optimizer),
+        }
+
+    def verify(self, lock: Lock) -> None:
+        """Raise R503 unless what the engine really does is what the lock says; called before the first step.
+
+        Libraries read variables of the environment that lie over what they are called with.
+        """
+        training, found = lock.training, self.effective()
+        expected = {
+            "world size": lock.parallel.world_size,
+            "gradient accumulation": training.gradient_accumulation_steps,
+            "precision": training.precision,
+            "optimizer": training.optimizer,
+            "betas": tuple(training.betas),
+        }
+        decays = {training.weight_decay, 0.0}
+        wrong = [f"{name} {found[name]}, lock {value}" for name, value in expected.items() if found[name] != value]
+        if not found["weight decay"] <= decays:
+            wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
+        # What the lock has no key for, because there is one value.
+        wrong += [f"{name} {value}, lock none" for name, value in found.get("more", {}).items()]
+        if self.world.device.type == "cuda":
+            wrong += _tf32(training.tf32)
+        if wrong:
+            raise RuntimeFinding(
+                "R503",
+                "the engine does not do what the lock says",
+                "\n".join(wrong),
+                "a variable of the environment lies over the lock (ACCELERATE_…, FSDP_…, NVIDIA_TF32_OVERRIDE): start"
+                " with the compiled script, which removes them",
+            )
+
     def set_split(self, lock: Lock) -> None:
         """Take over another micro-batch and accumulation, at a step boundary."""
         self.accumulation = lock.training.gradient_accumulation_steps
@@ -101,6 +144,13 @@ class BaseEngine:
     def load_shards(self, folder: Path) -> None:
         """Read back what `save_shards` wrote; every rank calls this."""
         raise NotImplementedError
+
+
+def _tf32(wanted: bool) -> list[str]:
+    """Return what is wrong with the use of TF32, which NVIDIA's libraries let a variable of theirs decide."""
+    asked = os.environ.get("NVIDIA_TF32_OVERRIDE")
+    found = torch.backends.cuda.matmul.allow_tf32 if asked is None else asked != "0"
+    return [] if found == wanted else [f"tf32 {found}, lock {wanted}"]
 
 
 class SkipCounter:

@@ -33,6 +33,20 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     )
 
 
+def optimizer_facts(optimizer: Any) -> dict[str, Any]:
+    """Return the name, betas and weight decays of the optimizer that updates weights, below what wraps it."""
+    innermost = optimizer
+    while getattr(innermost, "optimizer", None) is not None:
+        innermost = innermost.optimizer
+    groups = optimizer.param_groups
+    betas = {tuple(group["betas"]) for group in groups}
+    return {
+        "optimizer": type(innermost).__name__.lower(),
+        "betas": betas.pop() if len(betas) == 1 else sorted(betas),
+        "weight decay": {float(group["weight_decay"]) for group in groups},
+    }
+
+
 def fused_for(parameters: Iterable[torch.Tensor]) -> bool:
     """Tell whether torch's fused AdamW updates these parameters: it does for all that are real, on CUDA and the CPU.
 

@@ -12,6 +12,7 @@ from torch import nn
 from ratc_runtime.distributed import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import BaseEngine, SkipCounter
 from ratc_runtime.engine.optimizer import make_optimizer, with_own_kernels
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock
 
 
@@ -31,6 +32,7 @@ class AccelerateEngine(BaseEngine):
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.module = self.accelerator.unwrap_model(self.model)
         self._skipped = SkipCounter()
+        self._last = True
 
     @property
     def skipped_steps(self) -> int:
@@ -43,11 +45,21 @@ class AccelerateEngine(BaseEngine):
         # Not the optimizer's: in the middle of a step Accelerate makes that do nothing.
         self.module.zero_grad(set_to_none=True)
 
+    def effective(self) -> dict[str, Any]:
+        return super().effective() | accelerator_facts(self.accelerator)
+
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         # Accelerate counts; every step has all its micro-batches, so its count and `last` agree.
+        self._last = last
         return self.accelerator.accumulate(self.model)  # type: ignore[no-any-return]
 
     def backward(self, loss: torch.Tensor) -> None:
+        if self.accelerator.sync_gradients != self._last:
+            raise RuntimeFinding(
+                "R503",
+                "Accelerate steps after another micro-batch than the lock says",
+                f"accumulation over {self.accelerator.gradient_accumulation_steps}, lock {self.accumulation}",
+            )
         self.accelerator.backward(loss)  # divides by the accumulation steps
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
@@ -76,6 +88,21 @@ class AccelerateEngine(BaseEngine):
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._skipped.value = int(state.get("skipped_steps", 0))
+
+
+def accelerator_facts(accelerator: Any) -> dict[str, Any]:
+    """Return what Accelerate really does, which ACCELERATE_* variables may have changed, in the words of `verify`."""
+    kind, compiler = accelerator.distributed_type.value, accelerator.state.dynamo_plugin.backend.value
+    more = {} if kind in ("NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED") else {"distributed type": kind}
+    if compiler != "NO":
+        more["Accelerate's compiler"] = compiler
+    precision = accelerator.mixed_precision
+    return {
+        "world size": accelerator.num_processes,
+        "gradient accumulation": accelerator.gradient_accumulation_steps,
+        "precision": "fp32" if precision == "no" else precision,
+        "more": more,
+    }
 
 
 def make_accelerator(lock: Lock, **options: Any) -> Any:

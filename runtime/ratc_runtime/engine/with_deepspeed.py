@@ -105,6 +105,14 @@ class DeepSpeedEngine(BaseEngine):
         if wrong:
             raise RuntimeFinding("R503", "DeepSpeed runs with other values than the lock", "\n".join(wrong))
 
+    def effective(self) -> dict[str, Any]:
+        weights = self._engine.get_data_types()[0]
+        named = {dtype: name for name, dtype in AUTOCAST.items()}
+        return super().effective() | {
+            "gradient accumulation": self._engine.gradient_accumulation_steps(),
+            "precision": named.get(weights, "fp32" if weights == torch.float32 else str(weights)),
+        }
+
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         # DeepSpeed's counter would go on where a failed step left it; said outright, the last one is always the last.
         self._engine.set_gradient_accumulation_boundary(last)
@@ -179,6 +187,13 @@ class AccelerateDeepSpeedEngine(DeepSpeedEngine):
         self.accelerator.gradient_accumulation_steps = lock.training.gradient_accumulation_steps
         self.accelerator.step = 0  # counts micro-batches; some of a failed step are among them
         super().set_split(lock)
+
+    def effective(self) -> dict[str, Any]:
+        from ratc_runtime.engine.with_accelerate import accelerator_facts
+
+        own, found = super().effective(), accelerator_facts(self.accelerator)
+        # The weights themselves have the precision; Accelerate says what deepspeed.json does.
+        return own | found | {"precision": own["precision"]}
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         return self.accelerator.accumulate(self._engine)  # type: ignore[no-any-return]

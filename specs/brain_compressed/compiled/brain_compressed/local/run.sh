@@ -15,10 +15,31 @@ ratc_output_dir=outputs/brain_compressed
 ratc_data_dir=${RAT_DATA_DIR:-$ratc_data_dir}
 ratc_output_dir=${RAT_OUTPUT_DIR:-$ratc_output_dir}
 
+ratc_doing=''
+# shellcheck disable=SC2317,SC2329  # the trap calls it
+ratc_end() {
+  local ratc_last=$?
+  if [ -n "$ratc_doing" ]; then echo "error[R560]: the environment is not set up: $ratc_doing ended with status $ratc_last" >&2; fi
+}
+trap ratc_end EXIT
+ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
+
 # Environment
 export OMP_NUM_THREADS=2
 export OMP_WAIT_POLICY=passive
 ratc_python=${RATC_PYTHON:-python3}
+command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"
+
+# What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
+ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
+for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE; do
+  if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
+done
+if [ "${#ratc_over[@]}" -gt 0 ]; then
+  echo "ratc: not for this run, the lock decides: ${ratc_over[*]}" >&2
+  unset "${ratc_over[@]}"
+fi
+unset "${!OMPI_COMM_WORLD_@}" "${!MV2_COMM_WORLD_@}" "${!PMI_@}" "${!PMIX_@}" "${!JSM_NAMESPACE_@}" MPI_LOCALRANKID MPI_LOCALNRANKS SLURM_PROCID SLURM_LOCALID
 
 # The files here are those that were reviewed, and the hardware is what they were compiled for.
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml"

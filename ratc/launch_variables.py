@@ -1,0 +1,56 @@
+"""Variables that decide what the lock decides: launchers and their libraries read them, and they win over what was
+compiled.
+
+The job scripts remove them before they start a launcher, and no spec or cluster may set them. Sources: Accelerate 1.15
+(`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual and `torch/distributed/argparse_util.py`
+(PET_…), DeepSpeed 0.18 (`comm/comm.py`, `mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI, MPICH, PMIx, IBM JSM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Of launchers and their libraries: names that begin so.
+PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "PET_", "TORCHELASTIC_", "TORCH_ELASTIC_")
+#: The place of a process among others, where they meet, and what else lies over the lock.
+NAMES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_NAME",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "NODE_RANK",
+    "CROSS_RANK",
+    "CROSS_SIZE",
+    "LOCAL_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "FORK_LAUNCHED",
+    "DS_ACCELERATOR",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+#: What MPI and the schedulers set for each of their own processes, a launcher among them: removed without a word.
+MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAMESPACE_")
+MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
+#: Where data and results lie: a spec has keys for it, and the scripts take these from whoever submits.
+FOLDERS = {"RAT_DATA_DIR": "data.data_dir", "RAT_OUTPUT_DIR": "output_dir"}
+
+
+def without(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what a launcher or MPI would read, for a process that is alone."""
+    begin, names = (*PREFIXES, *MPI_PREFIXES), (*NAMES, *MPI_NAMES)
+    return {name: text for name, text in environment.items() if not name.startswith(begin) and name not in names}
+
+
+def reason(name: str) -> str | None:
+    """Why no spec may set the variable, as the rest of a sentence; None if it may."""
+    if name.startswith((*PREFIXES, *MPI_PREFIXES)) or name in (*NAMES, *MPI_NAMES):
+        return "lies over what was compiled, for launchers and their libraries read it"
+    if name in FOLDERS:
+        return f"lies over `{FOLDERS[name]}`"
+    return None

@@ -1,0 +1,22 @@
+"""R228: variables that lie over what the lock says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc import launch_variables
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """The environment section sets nothing that a launcher would prefer to the lock."""
+    variables = settings["environment.variables"]
+    for name in variables.value or {}:
+        why = launch_variables.reason(name)
+        if why is not None:
+            instead = launch_variables.FOLDERS.get(name)
+            helps = (
+                (f"set `{instead}`",) if instead else ("remove it, and say in `training` or `resources` what is meant",)
+            )
+            yield Diagnostic("R228", f"the variable `{name}` {why}", variables.span, helps=helps)

@@ -1,0 +1,489 @@
+"""Emitted scripts under stand-ins for the scheduler: whose word counts, what reaches a launcher, what stays behind."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import jobs
+from tests.effort import HANGS_S
+from tests.jobs import spec
+
+HERE = Path(__file__).parent
+CLUSTERS = {"slurm": HERE / "slurm/cluster.yaml", "lsf": HERE / "lsf/cluster.yaml"}
+SCRIPT = {"slurm": "job.sbatch", "lsf": "job.lsf", "local": "run.sh"}
+#: Two tasks of one start: this machine, under two names.
+HOSTS = ("localhost", "127.0.0.1")
+ONE = {"training__batch_size": 4, "launcher": "torchrun", "training__use_accelerate": False}
+TWO = {"training__batch_size": 4, "resources__nodes": 2}
+SWEEP = {"points": {"a": {"seed": 1}, "b": {"seed": 2}}}
+STUDY = {"backend": "ray", "search_space": {"learning_rate": {"choices": [1e-3, 1e-2]}}, "metric": "loss"}
+#: In place of Python: notes what it is called with and its environment, and does what `act` says.
+PYTHON = """\
+#!/bin/bash
+printf '%s\\n' "$*" >>"$NOTES/calls"
+case "$*" in *ratc_runtime.train*)
+  env -0 >"$NOTES/environment"
+  if [ -d "${TMPDIR:-}" ]; then echo "$TMPDIR" >>"$NOTES/tmp"; fi ;;
+esac
+exit 0
+"""
+
+
+@dataclass
+class Job:
+    """A compiled project, and stand-ins for the scheduler's programs and for Python."""
+
+    folder: Path
+    target: str
+    hosts: tuple[str, ...] = HOSTS[:1]
+
+    def __post_init__(self) -> None:
+        self.bin, self.notes = self.folder / "bin", self.folder / "notes"
+        self.notes.mkdir()
+        self.bin.mkdir()
+        self.stub("python3", PYTHON)
+        self.stub("squeue", "#!/bin/sh\necho RUNNING\n")
+        names = "".join(f"echo {host}; " for host in self.hosts)
+        self.stub("scontrol", f'#!/bin/sh\ncase "$*" in *hostnames*) {names};; esac\n')
+        self.stub("srun", '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nSLURM_NODEID=0 exec "$@"\n')
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "outputs/demo"
+
+    def stub(self, name: str, text: str) -> None:
+        (self.bin / name).write_text(text)
+        (self.bin / name).chmod(0o755)
+
+    def run(self, number: str = "70", **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the script as the scheduler would."""
+        environment = {
+            "PATH": f"{self.bin}:{HERE / 'lsf'}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "NOTES": str(self.notes),
+        }
+        script: list[str] = ["bash", str(self.folder / "job" / SCRIPT[self.target])]
+        if self.target == "slurm":
+            environment |= {
+                "SLURM_JOB_ID": number,
+                "SLURM_JOB_NODELIST": ",".join(self.hosts),
+                "SLURM_CPUS_PER_TASK": "1",
+            }
+        if self.target == "lsf":
+            slots = " ".join(f"{host} 1" for host in self.hosts)
+            environment |= {
+                "LSB_JOBID": number,
+                "LSB_JOBINDEX": "0",
+                "LSB_MCPU_HOSTS": slots,
+                "LS_SUBCWD": str(self.folder),
+            }
+        return subprocess.run(
+            script,
+            cwd=self.folder,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=HANGS_S,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What the launcher was given."""
+        return read(self.notes / "environment")
+
+
+def read(path: Path) -> dict[str, str]:
+    """What `env -0` wrote."""
+    return dict(pair.split("=", 1) for pair in path.read_text().split("\0") if pair)
+
+
+def make(folder: Path, target: str, hosts: tuple[str, ...] = HOSTS[:1], **changes: Any) -> Job:
+    folder.mkdir(parents=True)
+    content = spec(**changes) if target == "local" else spec(resources__cluster=str(CLUSTERS[target]), **changes)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    jobs.compiled(folder, target)
+    return Job(folder, target, hosts)
+
+
+# ---------------------------------------------------------------------- whose word counts
+
+
+def digest(*files: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def of_run(lock: str, **changes: Any) -> str:
+    content = {"status": "finished", "finished_locks": [lock], "lock_sha256": f"sha256:{lock}", "test": {"dice": 1.0}}
+    return json.dumps({**content, **changes}, indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("target", ["slurm", "lsf"])
+@pytest.mark.parametrize("kind", ["run", "array", "study"])
+def test_a_launcher_s_zero_is_no_end_without_the_run_s_own_word(target: str, kind: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"run": {}, "array": {"sweep": SWEEP}, "study": {"tuning": STUDY}}[kind]
+    job = make(tmp_path / "project", target, **(ONE | changes))
+    index = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "70", "LSB_JOBINDEX": "1"} if kind == "array" else {}
+    output = job.output / "a" if kind == "array" else job.output
+    shared, own = job.folder / "job/lock.yaml", job.folder / "job/points/a/lock.yaml"
+    lock = digest(shared, own) if kind == "array" else digest(shared)
+    word = output / ("study/study.json" if kind == "study" else "results.json")
+    word.parent.mkdir(parents=True)
+
+    submissions = itertools.count(71)
+
+    def said(text: str | None) -> subprocess.CompletedProcess[str]:
+        word.unlink(missing_ok=True)
+        if text is not None:
+            word.write_text(text)
+        return job.run(str(next(submissions)), **index)
+
+    other = "0" * 64
+    wrong = [None, "", "{", of_run(other), of_run(lock)[:-10], "null\n"]
+    if kind == "study":
+        wrong.append(json.dumps({"trials": [{"status": "finished"}], "finished_locks": []}))
+    else:
+        wrong.append(of_run(lock, status="stopped", finished_locks=[]))
+    if kind == "array":
+        # The point's file is the same; what all points share is another.
+        wrong.append(of_run(other, lock_sha256=f"sha256:{digest(own)}"))
+    for text in wrong:
+        done = said(text)
+        assert done.returncode not in (0, 75, 99), (text, done.stdout)
+        assert "error[R561]" in done.stderr, (text, done.stderr)
+        assert "finished" not in done.stdout
+        assert not (output / "DONE").exists()
+    done = said(of_run(lock))
+    assert done.returncode == 0, done.stderr
+    assert f"finished: {word}" in done.stdout
+    assert (output / "DONE").read_text().split()[0] == lock
+    calls = (job.notes / "calls").read_text()
+    # Again: nothing is run; and DONE alone, of somebody else's hand, says nothing.
+    assert "finished before" in job.run(**index).stdout
+    assert (job.notes / "calls").read_text() == calls
+    assert said(None).returncode == 1
+    assert (job.notes / "calls").read_text() != calls
+    assert not (output / "DONE").exists()
+
+
+def test_earlier_results_are_no_word_of_a_run_that_begins_anew(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", checkpoint__resume="never", **ONE)
+    job.output.mkdir(parents=True)
+    (job.output / "results.json").write_text(of_run(digest(job.folder / "job/lock.yaml")))
+    done = job.run()
+    assert done.returncode == 1, done.stdout
+    assert "error[R561]" in done.stderr
+    assert (job.output / "results.previous.json").exists()
+
+
+def test_the_runtime_s_own_results_are_the_word(tmp_path: Path) -> None:
+    """What `ratc_runtime` writes at the end of a run, and for a lock that asks for the same again."""
+    from ratc_runtime.lock import lock_digest
+    from ratc_runtime.results import confirm, write_results
+
+    job = make(tmp_path / "project", "slurm", sweep=SWEEP, **ONE)
+    lock = job.folder / "job/points/a/lock.yaml"
+    output = job.output / "a"
+    output.mkdir(parents=True)
+    write_results(output, {"status": "finished", "finished_locks": ["0" * 64], "test": {"dice": 1.0}})
+    index = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "70"}
+    assert job.run(**index).returncode == 1
+    confirm(output, lock_digest(lock))
+    assert job.run(**index).returncode == 0
+
+
+# ---------------------------------------------------------------------- what reaches the launcher
+
+LEFT_OVER = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+    "PET_NPROC_PER_NODE": "7",
+    "PET_MASTER_ADDR": "elsewhere",
+    "TORCHELASTIC_RUN_ID": "none",
+    "MASTER_ADDR": "elsewhere",
+    "MASTER_PORT": "1",
+    "RANK": "3",
+    "LOCAL_RANK": "three",
+    "WORLD_SIZE": "8",
+    "LOCAL_WORLD_SIZE": "",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "PMI_SIZE": "8",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "DS_ACCELERATOR": "cuda",
+}
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+@pytest.mark.parametrize("how", ["shell", "setup"])
+def test_no_variable_that_lies_over_the_lock_reaches_the_launcher(target: str, how: str, tmp_path: Path) -> None:
+    setup = [f"export {name}='{value}'" for name, value in LEFT_OVER.items()] if how == "setup" else []
+    job = make(tmp_path / "project", target, environment__setup=setup, **ONE)
+    done = job.run(**(LEFT_OVER if how == "shell" else {}), MINE="kept", ACCELERATED="kept")
+    given = job.environment()
+    assert not LEFT_OVER.keys() & given.keys()
+    assert given["MINE"] == given["ACCELERATED"] == "kept"
+    said = done.stdout + done.stderr
+    assert "not for this run, the lock decides: ACCELERATE_GRADIENT_ACCUMULATION_STEPS" in said
+    assert "PMI_SIZE" not in said  # of every process below MPI
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_the_launcher_s_own_variables_are_set_after_that(launcher: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", HOSTS, launcher=launcher, **TWO)
+    job.run(**LEFT_OVER)
+    given = job.environment()
+    assert {name for name in given if name.startswith("PET_")} <= {"PET_RDZV_ID", "PET_SIGNALS_TO_HANDLE"}
+    assert given["PET_SIGNALS_TO_HANDLE"] == "SIGINT"
+
+
+def test_nothing_sourced_moves_data_or_results(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", environment__setup=["export RAT_OUTPUT_DIR=/elsewhere"], **ONE)
+    job.run()
+    assert job.environment()["RAT_OUTPUT_DIR"] == str(job.output)
+
+
+# ---------------------------------------------------------------------- the environment
+
+NAMED = {"conda": "train", "venv": "env"}
+#: A hook as conda's packages have them: its last line fails.
+HOOK = '[ -n "${NEVER_SET:-}" ] && echo x\n'
+CONDA = """\
+#!/bin/sh
+[ "$1 $2" = "info --base" ] && echo "$HOME/conda"
+"""
+CONDA_SH = """\
+conda() {
+  [ -d "$HOME/conda/envs/$2" ] || { echo "EnvironmentNameNotFound: $2" >&2; return 1; }
+  export CONDA_DEFAULT_ENV=$2 CONDA_PREFIX=$HOME/conda/envs/$2
+  . "$CONDA_PREFIX/hook.sh"
+}
+"""
+
+
+def with_conda(job: Job, hook: str = HOOK) -> None:
+    (job.folder / "conda/etc/profile.d").mkdir(parents=True)
+    (job.folder / "conda/etc/profile.d/conda.sh").write_text(CONDA_SH)
+    (job.folder / "conda/envs/train").mkdir(parents=True)
+    (job.folder / "conda/envs/train/hook.sh").write_text(hook)
+    job.stub("conda", CONDA)
+
+
+def with_venv(job: Job, hook: str = HOOK) -> None:
+    (job.folder / "env/bin").mkdir(parents=True)
+    (job.folder / "env/pyvenv.cfg").write_text("")
+    (job.folder / "env/bin/activate").write_text(f'export VIRTUAL_ENV="{job.folder}/env"\n{hook}')
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+@pytest.mark.parametrize("kind", ["conda", "venv"])
+def test_an_environment_whose_hook_ends_with_a_failing_test_is_used(target: str, kind: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, **{f"environment__{kind}": NAMED[kind]}, **ONE)
+    {"conda": with_conda, "venv": with_venv}[kind](job)
+    done = job.run()
+    assert "R560" not in done.stderr
+    assert "CONDA_PREFIX" in job.environment() or "VIRTUAL_ENV" in job.environment()
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "said"),
+    [
+        ("conda", None, "conda activate train left no environment active"),
+        ("conda", "exit 3\n", "conda activate train ended with status 3"),
+        ("conda", "set -e\nfalse\n", "conda activate train ended with status 1"),
+        ("venv", None, "there is no env/bin/activate"),
+        ("venv", "export VIRTUAL_ENV=/usr\n", "env/bin/activate activates /usr"),
+        ("venv", "exit 0\n", "sourcing env/bin/activate ended with status 0"),
+    ],
+)
+def test_an_environment_that_is_not_active_is_named(kind: str, hook: str | None, said: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", **{f"environment__{kind}": NAMED[kind]}, **ONE)
+    if hook is not None:
+        {"conda": with_conda, "venv": with_venv}[kind](job, hook)
+    elif kind == "conda":
+        with_conda(job)
+        (job.folder / "conda/envs/train").rename(job.folder / "conda/envs/another")
+    done = job.run()
+    assert done.returncode != 0
+    assert "error[R560]: the environment is not set up: " in done.stderr
+    assert said in done.stderr
+    assert not (job.notes / "calls").exists()
+
+
+@pytest.mark.parametrize(("loads", "works"), [("LOADEDMODULES=cuda/12.4", True), (":", False)])
+def test_a_module_that_says_that_it_failed_is_looked_for(loads: str, works: bool, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", environment__modules=["cuda"], **ONE)
+    done = job.run(**{"BASH_FUNC_module%%": f"() {{ {loads}; [ -n '' ]; }}"})
+    assert (job.notes / "calls").exists() == works
+    assert ("error[R560]: the environment is not set up: module load cuda failed" in done.stderr) != works
+
+
+def test_a_line_of_setup_that_ends_the_job_is_named(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", environment__setup=["false", "true"], **ONE)
+    assert "a line of environment.setup ended with status 1" in job.run().stderr
+
+
+# ---------------------------------------------------------------------- where the nodes meet
+
+
+def port_of(job: Job, number: str, **variables: str) -> int:
+    """The port that a start gives its launchers."""
+    (job.notes / "calls").unlink(missing_ok=True)
+    job.run(number, **variables)
+    found = re.search(r"(?:rdzv-endpoint \S+:|main_process_port )(\d+)", (job.notes / "calls").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return make(tmp_path_factory.mktemp("pair") / "project", "slurm", HOSTS, **TWO)
+
+
+def test_requeued_neighbours_never_get_one_port(pair: Job) -> None:
+    """Ten requeues of two jobs with consecutive numbers, and of a task of an array beside them."""
+    ports = [
+        port_of(pair, str(number), SLURM_RESTART_COUNT=str(restart)) for number in (4711, 4712) for restart in range(11)
+    ]
+    assert len(set(ports)) == len(ports)
+    assert all(10_000 <= port < 29_000 for port in ports)
+
+
+def test_no_port_is_shared_among_many_jobs_and_all_their_restarts() -> None:
+    from ratc_runtime import surroundings
+
+    def number(job: int, restart: int, index: int = 0, lsf: bool = False) -> int:
+        names = {"LSB_JOBID": str(job), "LSB_JOBINDEX": str(index)} if lsf else {"SLURM_JOB_ID": str(job)}
+        return surroundings._number(names, restart) % surroundings.PORTS
+
+    slurm = [number(job, restart) for job in range(9000, 9200) for restart in range(21)]
+    assert len(set(slurm)) == len(slurm)
+    lsf = [
+        number(job, restart, index, lsf=True) for job in range(80, 90) for index in range(20) for restart in range(4)
+    ]
+    assert len(set(lsf)) == len(lsf)
+
+
+def test_a_port_that_is_taken_is_passed_over(pair: Job) -> None:
+    first = port_of(pair, "31")
+    for address in ("127.0.0.1", "0.0.0.0"):
+        with socket.socket() as taken:
+            taken.bind((address, first))
+            taken.listen()
+            assert port_of(pair, "31") != first
+    assert port_of(pair, "31") == first
+    assert port_of(pair, "31", RATC_PORT="12345") == 12345
+
+
+def test_a_head_that_no_name_service_knows_ends_the_job_at_once(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", ("no-such-host.invalid", "localhost"), **TWO)
+    real = f'PYTHONPATH="{jobs.ROOT}/runtime" exec "{sys.executable}" "$@"'
+    job.stub("python3", f'#!/bin/sh\necho "$*" >>"$NOTES/calls"\ncase "$*" in *meeting*) {real} ;; esac\n')
+    done = job.run()
+    assert done.returncode == 1
+    assert "error[R563]: the head node no-such-host.invalid cannot be resolved on the node " in done.stdout
+    assert "ratc_runtime.train" not in (job.notes / "calls").read_text()
+
+
+# ---------------------------------------------------------------------- what is left behind, and what is handed on
+
+
+@pytest.mark.parametrize("target", ["slurm", "lsf"])
+def test_a_start_has_a_temporary_folder_of_its_own_that_goes_with_it(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, **ONE)
+    base = tmp_path / "tmp"
+    base.mkdir()
+    task = "70" if target == "slurm" else "70.0"
+    # Of an earlier start that was killed; of a job whose number begins alike; of another node of the same.
+    gone, other, sibling = (base / f"ratc-{name}.abcdef" for name in (f"{task}.0-n0", "700.0-n0", f"{task}.0-n1"))
+    for folder in (gone, other, sibling):
+        (folder / "deep").mkdir(parents=True)
+    job.run(TMPDIR=str(base), SLURM_RESTART_COUNT="1")
+    (used,) = (job.notes / "tmp").read_text().split()
+    assert Path(used).parent == base
+    assert set(base.iterdir()) == {other, sibling}
+    # A folder of the submitting machine that is not here.
+    job.run(TMPDIR=str(tmp_path / "nowhere"))
+    assert Path((job.notes / "tmp").read_text().split()[-1]).parent == Path("/tmp")
+
+
+def test_secrets_trackers_and_restarts_reach_every_host_of_lsf(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "lsf", HOSTS, environment__secrets=["MY_TOKEN"], **TWO)
+    token = "se'cret $(touch pwned)\nof two lines"
+    watch = 'umask 022; stat -c %a "$RATC_GIVEN" >"$RAT_OUTPUT_DIR/mode"\n'
+    # blaunch hands nothing on, so Python is given as a path, and notes where the task tells it.
+    (job.bin / "python3").unlink()  # the stand-in for blaunch is itself written in Python
+    python = job.bin / "noting"
+    python.write_text(
+        f'#!/bin/bash\nexport NOTES="{job.notes}"\n{watch}'
+        'case "$*" in *ratc_runtime.train*) env -0 >"$NOTES/environment-$$" ;; esac\nexit 0\n'
+    )
+    python.chmod(0o755)
+    shell = {"MY_TOKEN": token, "MLFLOW_TRACKING_URI": "http://tracker:5000", "RATC_PYTHON": str(python)}
+    job.output.mkdir(parents=True)
+    (job.output / "RESTARTS").write_text("70.0 1\n")
+    done = job.run(**shell)
+    found = list(job.notes.glob("environment-*"))
+    assert len(found) == 2, done
+    for path in found:
+        given = read(path)
+        assert given["MY_TOKEN"] == token
+        assert given["MLFLOW_TRACKING_URI"] == "http://tracker:5000"
+        assert given["RATC_RESTARTS"] == "2"
+    assert (job.output / "mode").read_text() == "600\n"
+    assert not list((job.output / "logs").glob(".*.env"))
+    assert not (job.folder / "pwned").exists()
+
+
+def test_a_restart_of_lsf_is_known_to_the_runtime() -> None:
+    from ratc_runtime import surroundings
+
+    here = surroundings.detect({"LSB_JOBID": "70", "LSB_JOBINDEX": "0", "RATC_RESTARTS": "2"})
+    assert (here.job, here.restarts) == ("70", 2)
+
+
+def test_no_core_is_dumped(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", **ONE)
+    job.stub("python3", '#!/bin/bash\nulimit -c >"$NOTES/core"\n')
+    job.run()
+    assert (job.notes / "core").read_text() == "0\n"
+
+
+def test_a_submission_without_the_shell_s_variables_is_named(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", **ONE)
+    assert "submitted with --export=NONE" in job.run(SLURM_EXPORT_ENV="NONE").stderr
+    assert "submitted with --export=NONE" not in job.run().stderr
+    assert "#SBATCH --export=ALL" in (job.folder / "job/job.sbatch").read_text()
+
+
+@pytest.mark.parametrize("target", ["slurm", "lsf"])
+def test_a_job_that_gets_no_further_is_not_started_for_ever(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, **ONE)
+    checkpoints = job.output / "checkpoints"
+
+    def start(restart: int) -> str:
+        return job.run(SLURM_RESTART_COUNT=str(restart)).stderr
+
+    assert not any("R566" in start(restart) for restart in range(3))
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "epoch-0000-step-000001.pt").touch()
+    assert not any("R566" in start(restart) for restart in range(3, 6))
+    (checkpoints / "epoch-0000-step-000002.pt").touch()
+    assert not any("R566" in start(restart) for restart in range(6, 9))
+    assert "error[R566]: job 70" in start(9)
+    calls = (job.notes / "calls").read_text()
+    assert "the newest checkpoint is still: epoch-0000-step-000002.pt" in start(10)
+    assert (job.notes / "calls").read_text() == calls
+    # Another submission begins to count anew.
+    assert "R566" not in job.run("71").stderr
