@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import MEMORY, WALLTIME, Count, Name, PositiveInt, Section, Text, Variable
+from ratc.spec_base import MEMORY, Count, Name, PositiveInt, Section, Text, Variable
+from ratc.units import WALLTIME
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Memory = Annotated[str, Field(pattern=MEMORY)] | PositiveInt

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc validate``."""
     inputs.add_spec_arguments(parser)
     inputs.add_format_argument(parser)
-    parser.add_argument("--fix", action="store_true", help="correct mistyped keys in the spec and its overlays")
+    parser.add_argument("--fix", action="store_true", help="correct mistyped keys and values of the wrong form in the spec and its overlays")
 
 
 def run(args: argparse.Namespace) -> int:
