@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
 SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"}
+SHARED |= {"callables", "corrections"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "processes", "kept", "__main__"}
 

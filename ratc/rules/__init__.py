@@ -22,6 +22,7 @@ from ratc.rules import (
     scales,
     secrets,
     several,
+    unexpanded,
 )
 
 #: Of a task: where a spec has several, they look at each of them.
@@ -39,6 +40,7 @@ RULES = (
     grid,
     metric,
     augmentations,
+    unexpanded,
 )
 
 
