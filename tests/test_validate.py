@@ -175,11 +175,11 @@ def test_a_module_that_is_no_python_is_told_with_its_line(validate, tmp_path):
 @pytest.mark.parametrize(
     "key", ["data.data_dir", "output_dir", "environment.venv", "environment.container", "resources.cluster"]
 )
-def test_a_path_with_a_variable_is_refused_with_what_to_write(validate, key, path):
+def test_a_path_with_a_variable_is_said_with_what_to_write(validate, key, path):
     section, _, name = key.rpartition(".")
     more = f"{section}: {{{name}: '{path}'}}" if section else f"{name}: '{path}'"
-    status, said = validate(more)
-    assert (status, ("error", "R234") in codes(said)) == (1, True), said
+    said = validate(more)[1]
+    assert ("warning", "R234") in codes(said), said
     assert "write the path itself" in said
     if path.startswith("${oc.env"):
         assert "$WORK/x" in said
@@ -187,7 +187,7 @@ def test_a_path_with_a_variable_is_refused_with_what_to_write(validate, key, pat
 
 @pytest.mark.parametrize("path", ["~/x", "it costs $5", "100%/of%", "a ~ b", "data$"])
 def test_a_path_without_one_is_not(validate, path):
-    assert ("error", "R234") not in codes(validate(f"data: {{data_dir: '{path}'}}\nresources: {{num_gpus: 0}}")[1])
+    assert ("warning", "R234") not in codes(validate(f"data: {{data_dir: '{path}'}}\nresources: {{num_gpus: 0}}")[1])
 
 
 def test_a_variable_in_a_value_of_the_environment_is_said(validate):

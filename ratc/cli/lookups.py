@@ -98,15 +98,15 @@ def _callable(name: Value, args: Value, given: tuple[str, ...], folder: str) -> 
         return
     for argument, is_extra in callables.misfits(signature, (*(args.value or {}), *given)):
         if is_extra:
-            helps = did_you_mean(argument, signature.takes)
+            advice = did_you_mean(argument, signature.takes)
             message = f"`{name.value}` takes no argument `{argument}`"
         else:
-            helps = ()
+            advice = ()
             message = f"`{name.value}` needs an argument `{argument}`, which it is not given"
         takes = ", ".join(f"`{taken}`" for taken in signature.takes) or "none"
         note = f"it takes {takes} ({path})"
         from_runtime = (f"the runtime gives it {' and '.join(f'`{item}`' for item in given)}",) if given else ()
-        yield Diagnostic("R237", message, args.span or name.span, (note, *from_runtime), helps)
+        yield Diagnostic("R237", message, args.span or name.span, (note, *from_runtime), advice)
 
 
 def _find(module: str, folder: str) -> tuple[str | None, bool]:

@@ -91,7 +91,9 @@ def _resolved(args: argparse.Namespace, loaded: inputs.Loaded, runs: Sequence[Va
         return
     hardware, found = gathered.settled(settings)
     yield from _without_prediction(found, settings)
-    for run in runs if hardware is not None else ():
+    if hardware is None:
+        return
+    for run in runs:
         yield from _without_prediction(compiler.plan_on(run, hardware)[1], run)
 
 

@@ -27,7 +27,7 @@ _NAMED = re.compile(r"\$\{(?:oc\.)?env[:.]([A-Za-z_]\w*)[^}]*\}|\$\{env:([A-Za-z
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """A path with a variable in it is an error; another value with one is taken as it is, which is said."""
+    """Every path and every free value with a variable in it is a warning: it is taken as it is."""
     paths = dict(_PATHS)
     folders = (path for path in settings if path.startswith("tasks.") and path.endswith(".data.folder"))
     paths |= {path: f'--set "{path}={{}}"' for path in folders}
@@ -35,7 +35,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         text = settings[path].value
         if isinstance(text, str) and (match := _TEMPLATE.search(text)):
             message = f"`{path}` holds `{match[0]}`, which nothing fills in: it is taken as a name"
-            yield Diagnostic("R234", message, settings[path].span, helps=tuple(_instead(path, option, text)))
+            helps = tuple(_instead(path, option, text))
+            yield Diagnostic("R234", message, settings[path].span, (), helps, Severity.WARNING)
     for path in _FREE:
         for name, text in (settings[path].value or {}).items():
             if isinstance(text, str) and "\n" not in text and (match := _TEMPLATE.search(text)):
