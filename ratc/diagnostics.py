@@ -5,6 +5,7 @@ A stage returns ``(output | None, tuple[Diagnostic, ...])``. How a diagnostic lo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -92,10 +93,32 @@ def did_you_mean(word: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The closest of the known words, or None where none is close."""
-    # Imported here: difflib is only needed once something is wrong.
-    from difflib import get_close_matches
-
+    """The closest of the known words, or None if none is close: a slip of the fingers away, one for every three
+    letters, or made of the same words. A word without dots can mean the last part of a dotted path.
+    """
+    wanted = word.lower()
     candidates = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), list(candidates), n=1, cutoff=0.6)
-    return candidates[close[0]] if close else None
+    distances = {name: _distance(wanted, name if "." in word else name.rpartition(".")[2]) for name in candidates}
+    near = [name for name in candidates if distances[name] <= max(len(wanted), 3) // 3]
+    if near:
+        return candidates[min(near, key=lambda name: distances[name])]
+    parts = set(re.split(r"[^a-z0-9]+", wanted))
+    alike = [name for name in candidates if (other := set(re.split(r"[^a-z0-9]+", name))) <= parts or parts <= other]
+    return candidates[alike[0]] if len(alike) == 1 and len(wanted) > 2 else None
+
+
+def _distance(one: str, other: str) -> int:
+    """Letters to insert, remove, replace or swap with their neighbour (optimal string alignment)."""
+    if abs(len(one) - len(other)) > len(one):
+        return len(other)
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, char in enumerate(one, 1):
+        line = [row]
+        for column, against in enumerate(other, 1):
+            cost = min(last[column] + 1, line[-1] + 1, last[column - 1] + (char != against))
+            if row > 1 and column > 1 and (char, one[row - 2]) == (other[column - 2], against):
+                cost = min(cost, before[column - 2] + 1)
+            line.append(cost)
+        before, last = last, line
+    return last[-1]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from ratc import files
 from ratc.diagnostics import Diagnostic
 from ratc.targets.artifact import Artifact
 
@@ -38,13 +39,14 @@ def write(
     try:
         os.makedirs(folder, exist_ok=True)
         with _alone_in(folder):
+            files.clear(folder)
             remove = stale(folder, artifacts, former())
             new = changed(folder, artifacts)
             many = len(new) > MANY
             for artifact in new:
                 if many and artifact is new[-1]:
                     os.sync()  # before the lock that vouches for them
-                _replace(os.path.join(folder, artifact.path), artifact, flush=not many or artifact is new[-1])
+                _replace(folder, artifact, flush=not many or artifact is new[-1])
                 done.append(artifact.path)
             for name in remove:
                 _remove(folder, name)
@@ -85,52 +87,23 @@ def steady(folder: str) -> Iterator[None]:
 
 
 def on_disk(folder: str, name: str) -> bytes | None:
-    """The bytes of a file of the folder, or None."""
-    try:
-        with open(os.path.join(folder, name), "rb") as file:
-            return file.read()
-    except OSError:
-        return None
+    """The bytes of a file of the folder, or None. What lies behind a link is not of the folder."""
+    return None if files.link_above(folder, name) else files.read(os.path.join(folder, name))
 
 
 def _remove(folder: str, name: str) -> None:
     """Delete a file, and the folders above it, below ``folder``, that it leaves empty."""
+    files.refuse_link(folder, name)
     os.unlink(os.path.join(folder, name))
     with suppress(OSError):
         while name := os.path.dirname(name):
             os.rmdir(os.path.join(folder, name))
 
 
-def _replace(path: str, artifact: Artifact, flush: bool) -> None:
-    head, name = os.path.split(path)
+def _replace(folder: str, artifact: Artifact, flush: bool) -> None:
+    files.refuse_link(folder, artifact.path)
+    path = os.path.join(folder, artifact.path)
     if "/" in artifact.path:
-        os.makedirs(head, exist_ok=True)
-    temporary = os.path.join(head, f".{name}.ratc-{os.getpid()}")
-    _guarded(temporary, lambda: _write_then_rename(temporary, path, artifact, flush))
-
-
-def _write_then_rename(temporary: str, path: str, artifact: Artifact, flush: bool) -> None:
-    with open(temporary, "wb") as file:
-        file.write(artifact.text.encode())
-        file.flush()
-        if flush:
-            os.fsync(file.fileno())
-        mode = 0o777 if artifact.executable else 0o666
-        os.fchmod(file.fileno(), mode & ~_umask())
-    os.replace(temporary, path)
-
-
-def _guarded(temporary: str, action: Callable[[], None]) -> None:
-    """Run it and leave no temporary file behind, not even at Ctrl-C."""
-    try:
-        action()
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        files.clear(os.path.dirname(path))
+    files.replace(path, artifact.text.encode(), executable=artifact.executable, flush=flush)

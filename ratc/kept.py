@@ -8,6 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from contextlib import suppress
+
+from ratc import files
+
+#: Seconds after which an unfinished file is nobody's: no trace takes so long.
+_UNFINISHED_S = 86_400
+#: Folders that could not be written, of which that was said.
+_told: set[str] = set()
 
 
 def folder(kind: str) -> str:
@@ -26,18 +35,39 @@ def packages() -> list[str]:
     return sorted(found)
 
 
-def prune(place: str, most: int) -> None:
-    """Delete the oldest files of a folder, if there are more than so many. Others may do so at the same time."""
+def keep(path: str, data: bytes, most: int) -> None:
+    """Write a file of a kind, and delete the oldest of its folder if there are more than ``most``.
+
+    A cache that cannot be written is said in one line, once: everything works without it.
+    """
+    place = os.path.dirname(path)
+    try:
+        os.makedirs(place, exist_ok=True)
+        files.clear(place)
+        files.replace(path, data, flush=False)
+        _prune(place, most)
+    except OSError as error:
+        if place not in _told:
+            _told.add(place)
+            print(
+                f"ratc: nothing is kept in {place}: {error.strerror}; RATC_CACHE names another place", file=sys.stderr
+            )
+
+
+def _prune(place: str, most: int) -> None:
+    """Delete the oldest files of a folder. Others may do so at the same time."""
     times = {}
     for name in os.listdir(place):
         path = os.path.join(place, name)
-        if not name.endswith(".part"):
-            try:
-                times[path] = os.path.getmtime(path)
-            except FileNotFoundError:
-                continue
-    for path in sorted(times, key=times.__getitem__)[: max(0, len(times) - most)]:
         try:
-            os.unlink(path)
+            age = time.time() - os.path.getmtime(path)
+            if name.startswith(".") or name.endswith(".part"):
+                if age > _UNFINISHED_S:  # of a ratc that named them otherwise
+                    os.unlink(path)
+            else:
+                times[path] = -age
         except FileNotFoundError:
             continue
+    for path in sorted(times, key=times.__getitem__)[: max(0, len(times) - most)]:
+        with suppress(FileNotFoundError):
+            os.unlink(path)

@@ -14,6 +14,7 @@ import jsonschema_rs
 from ratc.diagnostics import Diagnostic, Edit, Fix, Span, did_you_mean
 from ratc.document import Document, Node
 from ratc.plan import Origin, Value, Values
+from ratc.units import WALLTIME
 
 _WORDS = {
     "integer": "a whole number",
@@ -184,14 +185,12 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         ]
     if kind.name == "type":
         wanted = " or ".join(_WORDS[t] for t in sorted(kind.types, key=list(_WORDS).index) if t != "null")
-        return [
-            Diagnostic(
-                "R102",
-                f"`{name}` must be {wanted}, not {_describe(node)}",
-                span,
-                helps=_retype(node, kind.types),
-            )
-        ]
+        if readings := _time_readings(name, node, owner):
+            return [readings]
+        helps, fix = _corrected(node, owner)
+        if node.value is None and "object" in kind.types:
+            helps = ("give it keys, or remove it",)
+        return [Diagnostic("R102", f"`{name}` must be {wanted}, not {_describe(node)}", span, helps=helps, fix=fix)]
     if kind.name == "enum":
         choices = [option for option in kind.options if option is not None]
         words = [str(option).lower() if isinstance(option, bool) else str(option) for option in choices]
@@ -213,10 +212,46 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
             return [Diagnostic("R106", f"{_shown(key)} is not a name", span, helps=(help_text,))]
         message = f"{_shown(key)} is not the name of a variable, an argument or a task"
         return [Diagnostic("R106", message, span, helps=("use letters, digits and `_`",))]
+    if readings := _time_readings(name, node, owner):
+        return [readings]
+    helps, fix = _corrected(node, owner)
     example = owner.get("examples", [])
-    forms = [one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one]
-    helps = (*forms, *(f"write it like `{one}`" for one in example[:1]))
-    return [Diagnostic("R106", f"`{name}` does not have the right form", span, (owner.get("description", ""),), helps)]
+    forms = tuple(one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one)
+    helps = helps or (*forms, *(f"write it like `{one}`" for one in example[:1]))
+    notes = (owner["description"],) if owner.get("description") else ()
+    return [Diagnostic("R106", f"`{name}` does not have the right form", span, notes, helps, fix=fix)]
+
+
+def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic | None:
+    """That a number without a unit is no walltime, with the times that it can mean."""
+    if owner.get("pattern") != WALLTIME:
+        return None
+    # Imported here: only what is wrong needs it.
+    from ratc.corrections import walltimes
+
+    readings = walltimes(node.value)
+    if not readings:
+        return None
+    message = f"`{name}` {_shown(node.value)} has no unit: hours or minutes?"
+    notes = ("schedulers disagree: Slurm and LSF read a number alone as minutes, people as hours",)
+    helps = (f'write `"{readings[0]}"` for {node.value} h, or `"{readings[1]}"` for {node.value} min',)
+    return Diagnostic("R106", message, _own_line(node.span), notes, helps)
+
+
+def _corrected(node: Node, owner: dict[str, Any]) -> tuple[tuple[str, ...], Fix | None]:
+    """How the same value is written as its key takes it, and the fix if there is one way only."""
+    from ratc.corrections import corrections
+
+    span = node.span
+    written = span.source.line(span.line)[span.column - 1 : span.end_column - 1]
+    ways = corrections(node.value, written, owner)
+    if not ways:
+        return (), None
+    helps = (f"write {' or '.join(f'`{way}`' for way in ways)}",)
+    # An anchor or a tag belongs to the value's span and must be kept; a list or a block is not rewritten.
+    if len(ways) > 1 or written[:1] in ("&", "!", "*") or span.end_line != span.line:
+        return helps, None
+    return helps, Fix(f"`{written}` is `{ways[0]}` now", (Edit(span, ways[0]),))
 
 
 def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema: dict[str, Any]) -> Diagnostic:
@@ -242,20 +277,6 @@ def _renaming(key: str, span: Span, node: Node, owner: dict[str, Any]) -> Fix | 
     if len(close) != 1 or (given and given.key_span and given.key_span.source.name == span.source.name):
         return None
     return Fix(f"`{key}` is `{close[0]}` now", (Edit(span, close[0]),))
-
-
-def _retype(node: Node, types: list[str]) -> tuple[str, ...]:
-    text = node.value
-    if "boolean" in types and isinstance(text, str) and text.lower() in ("yes", "on", "no", "off", "y", "n"):
-        return (f"write `{'true' if text.lower() in ('yes', 'on', 'y') else 'false'}`",)
-    if isinstance(text, str) and {"integer", "number"} & set(types) and text.strip().replace(".", "", 1).isdigit():
-        return ("remove the quotes",)
-    if text is None and "object" in types:
-        return ("give it keys, or remove it",)
-    if "string" in types and isinstance(text, (int, float)):
-        written = node.span.source.line(node.span.line)[node.span.column - 1 : node.span.end_column - 1]
-        return (f'write it as text: `"{written}"`',)
-    return ()
 
 
 def _describe(node: Node) -> str:

@@ -14,7 +14,6 @@ from ratc.spec_base import (
     CALLABLE,
     LOSS,
     MEMORY,
-    WALLTIME,
     Arguments,
     ClassName,
     Count,
@@ -33,6 +32,7 @@ from ratc.spec_base import (
 )
 from ratc.spec_compression import Compression
 from ratc.spec_tuning import Tuning
+from ratc.units import WALLTIME
 
 
 class Model(Section):

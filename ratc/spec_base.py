@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 LOSS = f"^(bce|cross_entropy|dice|combined|set_prediction)$|{CALLABLE}"
-WALLTIME = r"^([0-9]+-)?[0-9]{1,4}(:[0-9]{1,2}){0,2}$"
 MEMORY = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?([KMGTkmgt]([iI]?[bB])?)?$"
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from ratc.spec_base import (
     MEMORY,
-    WALLTIME,
     Count,
     Expression,
     Line,
@@ -22,6 +21,7 @@ from ratc.spec_base import (
     Variable,
     Word,
 )
+from ratc.units import WALLTIME
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Memory = Annotated[str, Field(pattern=MEMORY)] | PositiveInt

@@ -8,11 +8,11 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from ratc import kept
+from ratc import files, kept
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
 from ratc.processes import Limits, Work, run
@@ -37,26 +37,22 @@ def fetch(
     path = os.path.join(kept.folder("traces"), f"{key(request, folder)}.json")
     known = _read(path)
     if isinstance(known, Trace):
-        os.utime(path)
+        with suppress(OSError):  # another user's cache
+            os.utime(path)
         return known, ()
     if progress:
         progress(_describe(request))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle, fresh = tempfile.mkstemp(suffix=".part", dir=os.path.dirname(path))
-    os.close(handle)
-    try:
+    with files.temporary_folder() as place:
+        fresh = os.path.join(place, "trace.json")
         problem = run(TRACING, request, runtime_folder(), folder, fresh, span, limits)
         if problem:
             return None, (problem,)
         trace = _read(fresh)
         if not isinstance(trace, Trace):
             return None, (Diagnostic("R315", f"the runtime wrote a trace that cannot be used: {trace}", span),)
-        os.replace(fresh, path)
-        kept.prune(os.path.dirname(path), KEPT)
+        with open(fresh, "rb") as file:
+            kept.keep(path, file.read(), KEPT)
         return trace, ()
-    finally:
-        if os.path.exists(fresh):
-            os.unlink(fresh)
 
 
 def key(request: Mapping[str, Any], folder: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+#: The form of a walltime: a number alone would be minutes to Slurm and hours to a reader, so it is none.
+WALLTIME = r"^([0-9]{1,4}-[0-9]{1,4}(:[0-9]{1,2}){0,2}|[0-9]{1,4}(:[0-9]{1,2}){1,2})$"
+
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -21,20 +24,22 @@ def gib(size: int) -> str:
 
 
 def walltime_seconds(text: str) -> int:
-    """Seconds of ``HH:MM``, ``HH:MM:SS``, ``D-HH[:MM[:SS]]`` or minutes alone.
+    """Seconds of ``HH:MM``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``.
 
     ``24:00`` is a day here, as on LSF and in the schema; Slurm itself would read 24 minutes, so what is emitted for it
     always has all its parts (:func:`slurm_time`).
     """
-    days, dash, rest = text.rpartition("-")
+    days, _, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
-    if dash:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 1:
-        hours, minutes, seconds = 0, parts[0], 0
-    else:
-        hours, minutes, seconds = (*parts, 0)[:3]
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
     return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+
+
+def walltime_text(seconds: int) -> str:
+    """``H:MM:SS``, as a spec takes it; from 10,000 hours on with days."""
+    if seconds >= 36_000_000:
+        return slurm_time(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def slurm_time(seconds: int) -> str:

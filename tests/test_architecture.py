@@ -8,12 +8,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
-SHARED = {
-    *("diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"),
-    "launch_variables",
-}
+SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"}
+SHARED |= {"callables", "corrections", "launch_variables"}
 #: The only modules that may touch files, the environment, the clock or other processes.
-WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "processes", "kept", "__main__"}
+WORLDLY = {
+    "cli",
+    "probe",
+    "consumers",
+    "emit",
+    "resources",
+    "schema_gen",
+    "tracing",
+    "processes",
+    "kept",
+    "files",
+    "__main__",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -81,14 +91,15 @@ def test_stages_know_only_what_comes_before_them():
         "migrate": {"document", "schema"},
         "render": {"diff", "explain"},
         "memory": set(),
-        "processes": set(),
-        "kept": set(),
-        "tracing": {"memory", "processes", "kept"},
+        "files": set(),
+        "processes": {"files"},
+        "kept": {"files"},
+        "tracing": {"memory", "processes", "kept", "files"},
         "explain": set(),
         "submission": {"document"},
         "probe": {"facts", "submission"},
         "consumers": {"document", "targets", "kept"},
-        "emit": {"targets"},
+        "emit": {"targets", "files"},
         "compiler": {"document", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
     }
     for path in sources():

@@ -216,7 +216,7 @@ REFUSED = [
         "`h100`, `a100`",
         "`scavenge` would do",
     ),
-    ("slurm", ["gpu: h900", "num_gpus: 4"], "R301", "gpu: h900", "no card `h900`", None, "did you mean"),
+    ("slurm", ["gpu: h900", "num_gpus: 4"], "R301", "gpu: h900", "no card `h900`", None, "h100"),
     (
         "slurm",
         ["partition: long", "num_gpus: 4"],

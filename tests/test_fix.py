@@ -130,3 +130,44 @@ def test_applied_edits_change_their_words_alone(text, wanted):
         ],
     )
     assert same == text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("image_size: 64x64, x", "image_size: [64, 64], x"),
+        ("image_size: (48, 64), x", "image_size: [48, 64], x"),
+        ('learning_rate: "1e-3"', "learning_rate: 1e-3"),
+        ('batch_size: "8"', "batch_size: 8"),
+        ("mixed_precision: yes", "mixed_precision: true"),
+        ("loss: own.losses.Focal", "loss: own.losses:Focal"),
+        ("loss: own/losses.py:Focal", "loss: own.losses:Focal"),
+        ("name: own.net.Small", "name: own.net:Small"),
+        ("callbacks: [own.Freeze]", "callbacks: [own:Freeze]"),
+        ("account: 0123", 'account: "0123"'),
+        ("walltime: 36h", 'walltime: "36:00:00"'),
+    ],
+)
+def test_a_value_of_the_wrong_form_is_shown_and_written_in_the_right_form(spec, capsys, wrong, right):
+    section = {"image_size": "data", "account": "resources", "walltime": "resources", "name": "model"}.get(
+        wrong.partition(":")[0], "training"
+    )
+    right, wrong = right.removesuffix(", x"), wrong.removesuffix(", x")
+    data = "{data_dir: data}" if section != "data" else None
+    text = "experiment_name: demo\n" + (f"data: {data}\n" if data else "")
+    text += f"{section}:\n  {wrong}  # kept\n" + ("" if data else "  data_dir: data\n")
+    spec.write_text(text)
+    capsys.readouterr()
+    assert main(["validate", "spec.yaml"]) == 1
+    shown = right.partition(": ")[2]
+    assert f"help: write `{shown if section == 'data' else shown.strip('[]')}`" in capsys.readouterr().err
+    fix(capsys)
+    assert spec.read_text() == text.replace(wrong, right)
+
+
+@pytest.mark.parametrize("wrong", ['learning_rate: &rate "1e-3"', "walltime: 24", 'walltime: "90"', "walltime: 1.5"])
+def test_what_can_be_read_in_two_ways_or_is_used_elsewhere_is_not_fixed(spec, capsys, wrong):
+    section = "resources" if "walltime" in wrong else "training"
+    spec.write_text(text := f"experiment_name: demo\ndata: {{data_dir: data}}\n{section}: {{{wrong}}}\n")
+    assert fix(capsys)[0] == 1
+    assert spec.read_text() == text

@@ -25,6 +25,7 @@ TOKEN = "hf_" + "a" * 30
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
     return tmp_path
 
 

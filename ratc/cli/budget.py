@@ -6,6 +6,8 @@ import json
 import os
 import time
 
+from ratc import files
+
 _FILE = "spent.json"
 #: Seconds between two writings: no more is lost where a study is killed.
 _EVERY = 5.0
@@ -33,10 +35,7 @@ class Budget:
     def keep(self) -> None:
         """Write down what has passed."""
         self._written = time.monotonic()
-        work = f"{self._path}.new"
-        with open(work, "w", encoding="utf-8") as file:
-            json.dump({"seconds": round(self.spent, 1)}, file)
-        os.replace(work, self._path)
+        files.replace(self._path, json.dumps({"seconds": round(self.spent, 1)}).encode(), flush=False)
 
 
 def _read(path: str) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ratc import compiler, emit, layers, targets
+from ratc import compiler, emit, files, layers, targets
 from ratc.cli import inputs
 from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Known, Loaded
@@ -197,9 +197,9 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
         command.append("--no-predict")
     if elsewhere:
         command += ["-o", "."]
-    files = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
+    sources = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
     laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else [])))
-    digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in files if file}
+    digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}
     return Place(
         up,
         down,
@@ -219,11 +219,10 @@ def as_word(value: object) -> str:
 
 def former(folder: str) -> list[str]:
     """The artifacts that the lock lying in the folder vouches for, and the points of the array that it belongs to."""
-    try:
-        with open(os.path.join(folder, lock.NAME), "rb") as file:
-            document, _ = parse(lock.NAME, file.read(MAX_BYTES + 1))
-    except OSError:
+    data = files.read(os.path.join(folder, lock.NAME), MAX_BYTES + 1)
+    if data is None:
         return []
+    document, _ = parse(lock.NAME, data)
     artifacts = document.root.find(("artifacts",)) if document else None
     named = artifacts.value if artifacts and isinstance(artifacts.value, dict) else {}
     points = _points(folder) if job.TABLE in named else []
@@ -231,10 +230,13 @@ def former(folder: str) -> list[str]:
 
 
 def _points(folder: str) -> list[str]:
-    """The files of the points that lie there: no more than what a point can have."""
+    """The files of the points that lie there: no more than what a point can have. Links are none of ratc's making."""
     try:
-        names = os.listdir(os.path.join(folder, job.POINTS))
+        with os.scandir(os.path.join(folder, job.POINTS)) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
+        return []
+    if os.path.islink(os.path.join(folder, job.POINTS)):
         return []
     own = (lock.NAME, deepspeed.NAME, accelerate.NAME)
     return [f"{job.POINTS}/{name}/{file}" for name in sorted(names) for file in own]

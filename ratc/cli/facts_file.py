@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from ratc import compiler, facts
+from ratc import compiler, facts, files
 from ratc.cli import inputs
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic
@@ -40,14 +40,9 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     if values is None or len(values["measured"].value) != len(kept) + 1:
         message = f"cannot add to `{os.path.normpath(path)}`: its `measured` is written in a way of its own"
         return Diagnostic("R403", message, helps=("name another file",))
-    work = f"{path}.new"
     try:
-        with open(work, "w", encoding="utf-8") as handle:
-            handle.write(content)
-        os.replace(work, path)
+        files.replace(path, content.encode())
     except OSError as error:
-        if os.path.exists(work):
-            os.unlink(work)
         return Diagnostic("R403", f"cannot write `{os.path.normpath(path)}`: {error.strerror}")
     return None
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
+import stat
 from collections.abc import Iterable, Sequence
 
-from ratc import fixes
+from ratc import files, fixes
 from ratc.diagnostics import Diagnostic, Edit
 
 
@@ -38,16 +38,7 @@ def _rewrite(name: str, asked: list[tuple[Edit, str]]) -> list[str]:
         return []
     if not os.access(path, os.W_OK):
         raise PermissionError(13, os.strerror(13))
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.ratc-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(fixed.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    files.clear(os.path.dirname(path) or ".")
+    files.replace(path, fixed.encode("utf-8"), mode=stat.S_IMODE(os.stat(path).st_mode))
     words = dict(asked)
     return [f"{edit.span.place}: {words[edit]}" for edit in done]

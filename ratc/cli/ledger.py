@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from ratc import files
 from ratc.sweep import Point
 from ratc.tuning import proposals
 from ratc.tuning.points import Study
@@ -61,10 +62,8 @@ def begin(folder: str, study: Study) -> Ledger:
     # Anew in one piece: without what was cut off, and with one of another space put aside.
     if not found.entries and os.path.exists(found.path):
         os.replace(found.path, f"{found.path}.old")
-    work = f"{found.path}.new"
-    with open(work, "w", encoding="utf-8") as file:
-        file.write(_head(study) + "\n" + "".join(json.dumps(values) + "\n" for values in found.entries))
-    os.replace(work, found.path)
+    text = _head(study) + "\n" + "".join(json.dumps(values) + "\n" for values in found.entries)
+    files.replace(found.path, text.encode())
     return found
 
 

@@ -10,12 +10,11 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from ratc import alloc_conf, facts, processes, tracing
+from ratc import alloc_conf, facts, files, processes, tracing
 from ratc.cli import facts_file, inputs, measuring
 from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
@@ -235,7 +234,7 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     # As the script does.
     variables = dict.fromkeys(alloc_conf.NAMES, alloc_conf.settings(allocator, given))
     work = Work("ratc_runtime.profile", "measuring", "R515", True, interpreter, variables)
-    with tempfile.TemporaryDirectory(prefix="ratc-") as place:
+    with files.temporary_folder() as place:
         output = os.path.join(place, "measured.json")
         span = plan.settings["model.name"].span
         problem = processes.run(work, asked, tracing.runtime_folder(), folder, output, span, LIMITS)

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from tempfile import TemporaryDirectory
 
+from ratc import files
 from ratc.diagnostics import Diagnostic, Source, Span, did_you_mean
 from ratc.document import MAX_BYTES
 from ratc.plan import Value
@@ -78,7 +78,7 @@ def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revisio
     inside = next((name for name in _candidates(path, prefix) if _holds(names, name)), None)
     if inside is None:
         return None, (_no_file(revision, path, names),)
-    folder = os.path.realpath(stack.enter_context(TemporaryDirectory(prefix="ratc-")))
+    folder = os.path.realpath(stack.enter_context(files.temporary_folder()))
     _write(near, entries, folder)
     return Revision(revision, folder, os.path.join(folder, inside)), ()
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from ratc import files
 from ratc.diagnostics import Diagnostic
 from ratc.submission import record
 from ratc.submission.record import Submission
@@ -27,7 +28,9 @@ def alone_in(folder: str) -> Iterator[None]:
     """
     inner = os.path.join(folder, FOLDER)
     os.makedirs(inner, exist_ok=True)
-    _write(os.path.join(inner, ".gitignore"), "*\n")
+    files.refuse_link(folder, os.path.join(FOLDER, _LOCK))
+    files.clear(inner)
+    files.replace(os.path.join(inner, ".gitignore"), b"*\n", flush=False)
     handle = os.open(os.path.join(inner, _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
@@ -60,9 +63,7 @@ def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
 
 def write(folder: str, submissions: Sequence[Submission]) -> None:
     """Replace the record, whole or not at all. Raises OSError."""
-    path = os.path.join(folder, FOLDER, _RECORD)
-    _write(f"{path}.new", record.dump(submissions))
-    os.replace(f"{path}.new", path)
+    files.replace(os.path.join(folder, FOLDER, _RECORD), record.dump(submissions).encode())
 
 
 def former_lock(folder: str) -> str | None:
@@ -74,11 +75,4 @@ def former_lock(folder: str) -> str | None:
 
 def keep_lock(folder: str, text: str) -> None:
     """Remember the lock that is submitted. Raises OSError."""
-    _write(os.path.join(folder, FOLDER, _FORMER), text)
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    files.replace(os.path.join(folder, FOLDER, _FORMER), text.encode())

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from ratc import files
+
 #: In an output folder: what somebody leaves who asks for a stop, and the answer, which a job's script reads.
 STOP, STOPPED = "STOP", "STOPPED"
 #: What the runtime keeps locked in an output folder while it trains there.
@@ -85,8 +87,7 @@ class TrialFiles:
     def ask_to_stop(self) -> None:
         """Leave word that the run may save and end, as its own script does."""
         if self.is_held():
-            with open(os.path.join(self.output, STOP), "w"):
-                pass
+            files.replace(os.path.join(self.output, STOP), b"", flush=False)
 
     def why(self, begun: int = 0) -> str:
         """The code of the last finding in its log, from a place on; nothing where there is none."""
@@ -100,8 +101,7 @@ class TrialFiles:
 
     def end_early(self, epoch: int) -> None:
         """Note that the study needs no more of it."""
-        with open(self._early, "w") as file:
-            file.write(f"{self.lock_digest} {epoch}\n")
+        files.replace(self._early, f"{self.lock_digest} {epoch}\n".encode(), flush=False)
 
     def ended_early(self) -> bool:
         """Whether the study has ended it, of this very lock."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TextIO
 
-from ratc import compiler
+from ratc import compiler, files
 from ratc.cli import inputs, ledger, trials
 from ratc.cli.budget import Budget
 from ratc.cli.inputs import Loaded
@@ -190,10 +190,7 @@ def _write(
         "study.svg": picture.svg(study, ended),
     }
     for name, text in texts.items():
-        work = os.path.join(folder, f".{name}.new")
-        with open(work, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(work, os.path.join(folder, name))
+        files.replace(os.path.join(folder, name), text.encode(), flush=False)
     chosen = outcome.best(ended, study.larger_is_better)
     if chosen is not None:
         one = next(one for one in ready if one.point.name == chosen.name)

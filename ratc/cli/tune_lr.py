@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ratc import launch_variables, rates
+from ratc import files, launch_variables, rates
 from ratc.cli import inputs
 from ratc.cli.compile import compile_spec
 from ratc.cli.inputs import Loaded
@@ -69,8 +69,7 @@ def _measure(args: argparse.Namespace, loaded: Loaded, compiled: str, folder: st
         return done.returncode if done.returncode > 0 else 1
     with open(path, encoding="utf-8") as file:
         found = json.load(file)
-    with open(os.path.join(folder, "curve.svg"), "w", encoding="utf-8") as file:
-        file.write(curve.svg(found))
+    files.replace(os.path.join(folder, "curve.svg"), curve.svg(found).encode())
     out = sys.stdout if args.format == "text" else sys.stderr
     if found["learning_rate"] is not None:
         print(f"learning rate {found['learning_rate']:.1e}: {found['reason']}", file=out)
@@ -95,8 +94,5 @@ def _keep(args: argparse.Namespace, loaded: Loaded, found: Mapping[str, Any]) ->
         "precision": found["precision"],
         "date": time.strftime("%Y-%m-%d"),
     }
-    work = f"{path}.new"
-    with open(work, "w", encoding="utf-8") as file:
-        file.write(rates.text(measured))
-    os.replace(work, path)
+    files.replace(path, rates.text(measured).encode())
     return path

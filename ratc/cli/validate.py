@@ -1,13 +1,20 @@
-"""Check a spec against the schema and the rules, with everything that lies over it for a target."""
+"""Check a spec against the schema and the rules, resolve it for a target, and look up what it names.
+
+Nothing is run, traced or written: whether the model fits on its card, only `ratc compile` predicts.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from ratc import compiler
-from ratc.cli import fixing, inputs
-from ratc.diagnostics import Diagnostic
+from ratc.cli import fixing, inputs, lookups
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Values
 from ratc.sweep import once
 
 #: One finding may hide others; nothing takes more rounds than keys lie within one another.
@@ -18,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc validate``."""
     inputs.add_spec_arguments(parser)
     inputs.add_format_argument(parser)
-    parser.add_argument("--fix", action="store_true", help="correct mistyped keys in the spec and its overlays")
+    parser.add_argument(
+        "--fix",
+        action="store_true",
+        help="correct keys that are mistyped and values of the wrong form",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,15 +44,70 @@ def run(args: argparse.Namespace) -> int:
         loaded = inputs.load(args, args.target)
     found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
-        points, said = compiler.points(loaded.document)
-        study, more = compiler.study(loaded.document)
-        found += (*said, *more)
-        trials = study.points if study else ()
-        found += once(item for point in (*points, *trials) for item in compiler.check_point(loaded.document, point)[1])
+        found = once((*found, *_outcome(args, loaded)))
     if inputs.show(found, "ratc validate", args.format):
         return 1
     print(f"{args.spec}: valid", file=sys.stderr)
+    if loaded.settings is not None and _has_gpus(loaded.settings):
+        print("not checked: whether the model fits on its card, which `ratc compile` predicts", file=sys.stderr)
     return 0
+
+
+def _has_gpus(settings: Values) -> bool:
+    return not {settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")} & {0}
+
+
+def _outcome(args: argparse.Namespace, loaded: inputs.Loaded) -> Iterator[Diagnostic]:
+    """What `compile` would find but for a prediction, and what the runtime would find on this machine."""
+    assert loaded.settings is not None
+    assert loaded.document is not None
+    points, said = compiler.points(loaded.document)
+    study, more = compiler.study(loaded.document)
+    yield from (*said, *more)
+    trials = (*points, *(study.points if study else ()))
+    runs = [compiler.check_point(loaded.document, point) for point in trials]
+    yield from (item for _, said in runs for item in said)
+    every = [settings for settings, _ in runs if settings is not None] if trials else [loaded.settings]
+    for settings in every:
+        yield from lookups.check(settings, loaded.folder)
+    yield from _resolved(args, loaded, every)
+
+
+def _resolved(args: argparse.Namespace, loaded: inputs.Loaded, runs: Sequence[Values]) -> Iterator[Diagnostic]:
+    """What resolving finds: R3xx, and R4xx if the target writes more than the files of one local run."""
+    assert loaded.settings is not None
+    settings = loaded.settings
+    if args.target != "local" or settings["environment.container"].value or settings.get_as(int, "resources.nodes") > 1:
+        # Imported here: only scripts need the templates.
+        from ratc.cli import compile as compiling
+
+        folder = os.path.join(loaded.folder, "compiled", settings.get_as(str, "experiment_name"), args.target)
+        alone = argparse.Namespace(**{**vars(args), "no_predict": True})
+        yield from _without_prediction(compiling.make(alone, loaded, args.target, folder)[1], settings)
+        return
+    gathered, found = inputs.gather(args, settings, args.target)
+    yield from found
+    if gathered is None:
+        return
+    hardware, found = gathered.settled(settings)
+    yield from _without_prediction(found, settings)
+    if hardware is None:
+        return
+    for run in runs:
+        yield from _without_prediction(compiler.plan_on(run, hardware)[1], run)
+
+
+def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterator[Diagnostic]:
+    """The findings, but a default that `compile` replaces by a prediction is none. That this machine lacks the GPUs is
+    no fault of the spec: the rest is not checked then.
+    """
+    for item in found:
+        if item.code == "R305" and _has_gpus(settings):
+            continue
+        if item.code == "R309":
+            notes = (*item.notes, "how it trains on its GPUs is not checked here")
+            item = replace(item, severity=Severity.WARNING, notes=notes)
+        yield item
 
 
 def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic, ...]:

@@ -112,14 +112,8 @@ def _key(reader: str, text: str, world_size: int) -> str:
 
 def _keep(paths: Sequence[str]) -> None:
     """Remember accepted texts, as empty files. If a file cannot be written, the text is read again next time."""
-    try:
-        os.makedirs(kept.folder("accepted"), exist_ok=True)
-        for path in paths:
-            with open(path, "w"):
-                pass
-        kept.prune(kept.folder("accepted"), KEPT)
-    except OSError:
-        return
+    for path in paths:
+        kept.keep(path, b"", KEPT)
 
 
 def _run(command: list[str], text: str) -> tuple[str, str]:

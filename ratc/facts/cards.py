@@ -85,8 +85,16 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
         *catalogue["cards"],
         *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
     ]
-    helps = did_you_mean(re.sub(r"[\s_]+", "-", text.strip()), spellings) or ("cards: " + ", ".join(card_names()),)
+    wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
+    # Another number is another card, not a slip: nobody who has the smaller one is helped by the larger one's name.
+    alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
+    same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
+    helps = did_you_mean(wanted, alike) or ("cards: " + ", ".join(same_model or card_names()),)
     return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=helps),)
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", name)
 
 
 def either(words: tuple[str, ...]) -> str:

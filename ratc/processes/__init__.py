@@ -13,13 +13,13 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ratc import files
 from ratc.diagnostics import Diagnostic, Span
 from ratc.processes import warm
 
@@ -99,7 +99,7 @@ def run(
         return Diagnostic(work.code, f"memory cannot be {known}: the runtime is not installed here", span, helps=helps)
     environment = _environment(work, runtime)
     folder, output = os.path.abspath(folder or "."), os.path.abspath(output)
-    with tempfile.TemporaryDirectory(prefix="ratc-") as place:
+    with files.temporary_folder() as place:
         streams = os.path.join(place, "request.json"), os.devnull, os.path.join(place, "errors")
         with open(streams[0], "w", encoding="utf-8") as file:
             json.dump(request, file)

@@ -23,6 +23,7 @@ from ratc.rules import (
     scales,
     secrets,
     several,
+    unexpanded,
 )
 
 #: Of a task: where a spec has several, they look at each of them.
@@ -41,6 +42,7 @@ RULES = (
     grid,
     metric,
     augmentations,
+    unexpanded,
 )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.parts import kinds
 from ratc.plan import Values
 from ratc.tasks import metrics
@@ -20,6 +19,6 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if asked is None or asked.value is None or asked.value in known:
             continue
         message = f"{task} has no metric `{asked.value}`"
-        near = get_close_matches(str(asked.value), known, 1)
-        helps = (f"did you mean `{near[0]}`?",) if near else (f"use one of {', '.join(f'`{name}`' for name in known)}",)
+        listed = ", ".join(f"`{name}`" for name in known)
+        helps = did_you_mean(str(asked.value), known) or (f"use one of {listed}",)
         yield Diagnostic("R225", message, asked.span, helps=helps)

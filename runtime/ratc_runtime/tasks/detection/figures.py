@@ -26,6 +26,8 @@ SHOWN = 0.3
 
 def draw_boxes(folder: Path, pictures: Sequence[Picture], class_names: Sequence[str]) -> list[Path]:
     """Draw one PNG per picture: truth, and detections with their scores; return the files."""
+    if folder.is_symlink():
+        folder.unlink()  # what lies behind a link is not this run's to delete
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

@@ -38,6 +38,8 @@ PLANES = ("middle of the first axis", "middle of the second axis", "middle of th
 
 def draw_overlays(folder: Path, pictures: list[Picture]) -> list[Path]:
     """Draw one PNG per picture: image, truth, prediction, and both over the image; return the files."""
+    if folder.is_symlink():
+        folder.unlink()  # what lies behind a link is not this run's to delete
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

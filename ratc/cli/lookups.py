@@ -1,0 +1,145 @@
+"""What a spec names outside of itself, looked up on this machine without running any of it.
+
+A folder or a package may be on another machine only: that is a warning. What the spec's own folder holds is certain.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+
+from ratc import callables
+from ratc.diagnostics import Diagnostic, Severity, did_you_mean
+from ratc.plan import Value, Values
+
+#: Keys that name a callable, those of its arguments, and what the runtime gives it beside them.
+_CALLABLES = (
+    ("model.name", "model.args", ()),
+    ("data.dataset", "data.args", ("data_dir", "split")),
+    ("training.loss", "training.loss_args", ()),
+)
+#: Nobody's module is longer.
+_MAX_BYTES = 4 << 20
+
+
+def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
+    """Whether folders, modules, classes and arguments are there. ``folder`` is the spec's. Codes: R235-R237."""
+    yield from _folders(settings, folder)
+    prefixes = [f"tasks.{name}." for name in settings["tasks"].value or {}]
+    named = [(settings[name], settings[args], given) for name, args, given in _CALLABLES]
+    for prefix in prefixes:
+        named.append((settings[f"{prefix}loss"], settings[f"{prefix}loss_args"], ()))
+        named.append((settings[f"{prefix}data.dataset"], settings[f"{prefix}data.args"], ("data_dir", "split")))
+    nothing = Value({}, "default")
+    callbacks = settings["training.callbacks"]
+    named += [(Value(name, "spec", span=callbacks.span), nothing, ()) for name in callbacks.value or []]
+    for name, args, given in named:
+        if isinstance(name.value, str) and ":" in name.value:
+            yield from _callable(name, args, given, folder)
+
+
+def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
+    data = settings.get_as(str, "data.data_dir")
+    wanted = [("data.data_dir", data)]
+    if os.path.isdir(_path(folder, data)):
+        tasks = settings["tasks"].value or {}
+        wanted = [
+            (path, os.path.join(data, str(settings[path].value))) for path in (f"tasks.{n}.data.folder" for n in tasks)
+        ]
+    container = settings["environment.container"].value
+    for path, text in (
+        *wanted,
+        ("environment.venv", settings["environment.venv"].value),
+        ("environment.container", container if container and "://" not in container and "/" in container else None),
+    ):
+        if text is not None and not os.path.exists(_path(folder, text)):
+            message = f"`{path}` is not on this machine: there is no `{text}`"
+            notes = (f"looked for at {os.path.abspath(_path(folder, text))}",)
+            helps = ("correct the path, or check the spec on the machine of the run",)
+            yield Diagnostic("R235", message, settings[path].span, notes, helps, Severity.WARNING)
+
+
+def _path(folder: str, text: str) -> str:
+    return os.path.join(folder, os.path.expanduser(text))
+
+
+def _callable(name: Value, args: Value, given: tuple[str, ...], folder: str) -> Iterator[Diagnostic]:
+    module, _, attribute = str(name.value).partition(":")
+    path, own = _find(module, folder)
+    if path is None:
+        message = f"the module `{module}` of `{name.value}` is not found"
+        looked = "the spec's folder" if own else "the spec's folder and the Python environment of this ratc"
+        severity = Severity.ERROR if own else Severity.WARNING
+        helps = ("correct the name, or install the package where the run will look for it",)
+        yield Diagnostic("R236", message, name.span, (f"looked for in {looked}",), helps, severity)
+        return
+    if not own or not path.endswith(".py"):
+        return
+    try:
+        with open(path, "rb") as file:
+            tree = ast.parse(file.read(_MAX_BYTES))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = error.msg if isinstance(error, SyntaxError) else getattr(error, "strerror", None) or str(error)
+        message = f"the module `{module}` of `{name.value}` cannot be read"
+        yield Diagnostic("R236", message, name.span, (f"{path}{line}: {reason}",))
+        return
+    try:
+        known = callables.names(tree)
+        if attribute not in known and not attribute.startswith("__"):
+            message = f"the module `{module}` has no `{attribute}`"
+            yield Diagnostic("R236", message, name.span, (f"it is {path}",), did_you_mean(attribute, known))
+            return
+        signature = callables.signature(tree, attribute)
+    except callables.Unknown:
+        return
+    for argument, is_extra in callables.misfits(signature, (*(args.value or {}), *given)):
+        if is_extra:
+            advice = did_you_mean(argument, signature.takes)
+            message = f"`{name.value}` takes no argument `{argument}`"
+        else:
+            advice = ()
+            message = f"`{name.value}` needs an argument `{argument}`, which it is not given"
+        takes = ", ".join(f"`{taken}`" for taken in signature.takes) or "none"
+        note = f"it takes {takes} ({path})"
+        from_runtime = (f"the runtime gives it {' and '.join(f'`{item}`' for item in given)}",) if given else ()
+        yield Diagnostic("R237", message, args.span or name.span, (note, *from_runtime), advice)
+
+
+def _find(module: str, folder: str) -> tuple[str | None, bool]:
+    """The file of a module, or None; and whether its package is of the spec's folder. Nothing is imported."""
+    first, *rest = module.split(".")
+    if any(os.path.exists(os.path.join(folder, name)) for name in (f"{first}.py", os.path.join(first, "__init__.py"))):
+        return _below(folder, [first, *rest]), True
+    if path := _below(folder, [first, *rest]):  # a folder without `__init__.py`
+        return path, True
+    spec = None if first in sys.builtin_module_names else PathFinder.find_spec(first, _environment())
+    if spec is None:
+        return ("built-in" if first in sys.builtin_module_names else None), False
+    if not rest:
+        return spec.origin or "namespace", False
+    found = (_below(place, rest) for place in spec.submodule_search_locations or ())
+    return next((path for path in found if path), None), False
+
+
+def _environment() -> list[str]:
+    """Where installed modules are: the folder that the shell happens to be in is not among these."""
+    here = os.path.realpath(os.curdir)
+    return [path for path in sys.path if path and os.path.realpath(path) != here]
+
+
+def _below(folder: str, parts: list[str]) -> str | None:
+    """The file of a module below a folder: `a/b.py` or `a/b/__init__.py`; compiled ones count where installed."""
+    path = os.path.join(folder, *parts)
+    for candidate in (f"{path}.py", os.path.join(path, "__init__.py")):
+        if os.path.isfile(candidate):
+            return candidate
+    try:
+        siblings = os.listdir(os.path.dirname(path))
+    except OSError:
+        return None
+    compiled = next((name for name in siblings if name.startswith(f"{parts[-1]}.") and name.endswith(".so")), None)
+    return os.path.join(os.path.dirname(path), compiled) if compiled else None

@@ -1,0 +1,156 @@
+"""Replaces files whole or not at all, never through a link, and clears what killed processes have left behind.
+
+A file in the making is `.NAME.ratc-PID-N@HOST` beside its place, and locked; a temporary folder is
+`ratc-PID-N@HOST-…`. So the next run can tell what belongs to nobody any more, on this host or on another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_MARK = re.compile(r"^(?:\..*\.)?ratc-(\d+)(?:-\d+)?(?:@([A-Za-z0-9-]+?))?(?:-[a-z0-9_]{8})?(?:\.part(?:\.\d+)?)?$")
+#: Seconds after which what another host has left is nobody's: no file takes so long to write.
+_OLD_S = 86_400
+_count = itertools.count()
+
+
+def replace(path: str, data: bytes, mode: int | None = None, executable: bool = False, flush: bool = True) -> None:
+    """Write a file beside its place and rename it; a link in its place is replaced, not followed.
+
+    ``mode`` are its permission bits, the usual ones if None: 0666 or 0777 less the umask. With ``flush`` the disk has
+    it before it has the name. Raises OSError, and leaves nothing behind then, not even at Ctrl-C.
+    """
+    with _own(path) as (temporary, handle):
+        with os.fdopen(handle, "wb", closefd=False) as file:
+            file.write(data)
+        if flush:
+            os.fsync(handle)
+        os.fchmod(handle, (0o777 if executable else 0o666) & ~_umask() if mode is None else mode)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _own(path: str) -> Iterator[tuple[str, int]]:
+    """A new file beside a place, open for writing and locked; it is removed if it is still there at the end."""
+    head, name = os.path.split(path)
+    temporary = os.path.join(head, f".{name[:100]}.{mark()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        handle = os.open(temporary, flags, 0o600)
+    except FileExistsError:  # of an earlier process of this number
+        os.unlink(temporary)
+        handle = os.open(temporary, flags, 0o600)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary, handle
+    finally:
+        os.close(handle)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def mark() -> str:
+    """What names of this process's unfinished files end in."""
+    return f"ratc-{os.getpid()}-{next(_count)}@{_host()}"
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """A folder of this process alone, mode 0700, removed at the end; those of killed processes are removed first."""
+    clear(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=f"{mark()}-") as folder:
+        yield folder
+
+
+def clear(folder: str) -> None:
+    """Remove what killed processes of this user have left unfinished in a folder."""
+    try:
+        names = [name for name in os.listdir(folder) if _MARK.match(name)]
+    except OSError:
+        return
+    for name in names:
+        with suppress(OSError):
+            _clear(os.path.join(folder, name), name)
+
+
+def _clear(path: str, name: str) -> None:
+    match, found = _MARK.match(name), os.lstat(path)
+    assert match
+    if found.st_uid != os.geteuid() or not _is_dead(int(match[1]), match[2], found.st_mtime):
+        return
+    if stat.S_ISDIR(found.st_mode):
+        shutil.rmtree(path)
+    elif stat.S_ISREG(found.st_mode):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by who writes it, on whatever host
+            os.unlink(path)
+        finally:
+            os.close(handle)
+
+
+def _is_dead(pid: int, host: str | None, changed: float) -> bool:
+    """Whether a process is gone. Of another host only the time tells."""
+    if host is not None and host != _host():
+        return time.time() - changed > _OLD_S
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def read(path: str, most: int | None = None) -> bytes | None:
+    """The bytes of a regular file, at most so many; None for what is none, a link to one included."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read() if most is None else file.read(most)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+
+
+def link_above(folder: str, name: str) -> str | None:
+    """The first folder of a relative path that is a link: what lies behind it is not the folder's."""
+    at = ""
+    for part in os.path.dirname(name).split("/"):
+        at = os.path.join(at, part)
+        if part and os.path.islink(os.path.join(folder, at)):
+            return at
+    return None
+
+
+def refuse_link(folder: str, name: str) -> None:
+    """Raise OSError if a folder of the relative path is a link."""
+    if (link := link_above(folder, name)) is not None:
+        raise OSError(errno.ELOOP, f"`{link}` is a link, and links below the folder are not followed", name)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", os.uname().nodename)[:40].strip("-") or "host"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,60 @@
+"""R234: no path holds a variable, a home or a template of another tool: nothing that reads the spec fills them in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Values
+
+#: Keys that hold a path, with the option that gives it from a shell.
+_PATHS = {
+    "data.data_dir": '--data-dir "{}"',
+    "output_dir": '--output-dir "{}"',
+    "environment.venv": '--set "environment.venv={}"',
+    "environment.conda": '--set "environment.conda={}"',
+    "environment.container": '--set "environment.container={}"',
+    "resources.cluster": '--cluster "{}"',
+}
+#: Free values that may hold paths.
+_FREE = ("environment.variables", "data.args", "model.args", "training.loss_args")
+#: `$NAME`, `${NAME}`, `${oc.env:NAME}`, `%NAME%`, `{{ NAME }}`, `~user`. `~` and `~/` are filled in by the scripts.
+_TEMPLATE = re.compile(
+    r"(?<!\s)\$(?:\{[^}]*\}?|[A-Za-z_]\w*)|%[A-Za-z_]\w*%|\{\{.*?\}\}|^(?:(?:\.\.?/)*~)[^/\s]+", re.ASCII
+)
+_NAMED = re.compile(r"\$\{(?:oc\.)?env[:.]([A-Za-z_]\w*)[^}]*\}|\$\{env:([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%")
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """Every path and every free value with a variable in it is a warning: it is taken as it is."""
+    paths = dict(_PATHS)
+    folders = (path for path in settings if path.startswith("tasks.") and path.endswith(".data.folder"))
+    paths |= {path: f'--set "{path}={{}}"' for path in folders}
+    for path, option in paths.items():
+        text = settings[path].value
+        if isinstance(text, str) and (match := _TEMPLATE.search(text)):
+            message = f"`{path}` holds `{match[0]}`, which nothing fills in: it is taken as a name"
+            helps = tuple(_instead(path, option, text))
+            yield Diagnostic("R234", message, settings[path].span, (), helps, Severity.WARNING)
+    for path in _FREE:
+        for name, text in (settings[path].value or {}).items():
+            if isinstance(text, str) and "\n" not in text and (match := _TEMPLATE.search(text)):
+                message = f"`{name}` of `{path}` holds `{match[0]}`, which nothing fills in: it is taken as it is"
+                helps = ("write the value itself, or export it in a line of `environment.setup`",)
+                yield Diagnostic("R234", message, settings[path].span, (), helps, Severity.WARNING)
+
+
+def _instead(path: str, option: str, text: str) -> Iterator[str]:
+    filled = _for_shell(text)
+    if "{{" in text or "~" in text.partition("/")[0]:
+        yield "write the path itself"
+        return
+    yield f"write the path itself, or let your shell fill it in: `{option.format(filled)}`"
+    if path == "data.data_dir":
+        yield f'or name the folder when the job starts: `export RAT_DATA_DIR="{filled}"`'
+
+
+def _for_shell(text: str) -> str:
+    """The text as a shell would fill it in."""
+    return _NAMED.sub(lambda match: f"${next(name for name in match.groups() if name)}", text)

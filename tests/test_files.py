@@ -1,0 +1,177 @@
+"""Files of others are left alone: links are not followed, and only what dead processes have left is removed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ratc import files, kept
+from ratc.cli import main
+
+SPEC = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\ntraining: {batch_size: 2}\n"
+ARRAY = SPEC + "sweep: {grid: {seed: [1, 2]}}\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SPEC)
+    Path("other").mkdir()
+    for name in ("lock.yaml", "deepspeed.json", "accelerate.yaml", "run.sh", "keep.txt"):
+        Path("other", name).write_text("other's\n")
+    return tmp_path
+
+
+def untouched() -> bool:
+    return sorted(os.listdir("other")) == [
+        "accelerate.yaml",
+        "deepspeed.json",
+        "keep.txt",
+        "lock.yaml",
+        "run.sh",
+    ] and all(path.read_text() == "other's\n" for path in Path("other").iterdir())
+
+
+def compile_array() -> int:
+    Path("spec.yaml").write_text(ARRAY)
+    return main(["compile", "spec.yaml", "-o", "out", "--target", "slurm"])
+
+
+@pytest.mark.parametrize("name", ["zz", "0", "seed=1"])
+def test_a_link_among_the_points_is_not_followed(here, name):
+    assert compile_array() == 0
+    os.symlink("../../other", f"out/points/{name}")
+    assert main(["compile", "spec.yaml", "-o", "out", "--target", "slurm"]) == 0
+    Path("spec.yaml").write_text(SPEC)
+    assert main(["compile", "spec.yaml", "-o", "out", "--target", "slurm"]) == 0
+    assert untouched()
+
+
+def test_a_point_or_all_points_behind_a_link_are_refused(here, capsys):
+    assert compile_array() == 0
+    points = sorted(os.listdir("out/points"))
+    for link in ("out/points", f"out/points/{points[0]}"):
+        os.rename(link, "moved")
+        os.symlink(os.path.abspath("other"), link)
+        capsys.readouterr()
+        assert main(["compile", "spec.yaml", "-o", "out", "--target", "slurm", "--epochs", "3"]) == 1
+        said = capsys.readouterr().err
+        assert "R403" in said
+        assert "link" in said
+        assert untouched()
+        os.unlink(link)
+        os.rename("moved", link)
+
+
+@pytest.mark.parametrize("name", ["run.sh", "lock.yaml", "accelerate.yaml"])
+def test_a_link_in_the_place_of_a_file_is_replaced(here, name):
+    os.makedirs("out")
+    os.symlink(f"../other/{name}", f"out/{name}")
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert untouched()
+    assert not os.path.islink(f"out/{name}")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero"])
+def test_what_is_no_file_in_the_place_of_one_is_not_read(here, kind):
+    os.makedirs("out")
+    os.mkfifo("out/run.sh") if kind == "fifo" else os.symlink("/dev/zero", "out/run.sh")
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert Path("out/run.sh").is_file()
+
+
+def test_a_link_in_the_place_of_the_unfinished_file_is_not_written_through(here, monkeypatch):
+    monkeypatch.setattr(files, "mark", lambda: "ratc-mark")
+    os.symlink("other/keep.txt", ".new.txt.ratc-mark")
+    files.replace("new.txt", b"new")
+    assert untouched()
+    assert Path("new.txt").read_bytes() == b"new"
+
+
+def dead() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("form", [".lock.yaml.ratc-{pid}", ".lock.yaml.ratc-{pid}-3@{host}"])
+def test_what_a_dead_process_has_left_is_removed_by_the_next_run(here, form):
+    host = files._host()
+    leftover = Path("out") / form.format(pid=dead(), host=host)
+    living = Path("out") / form.format(pid=os.getppid(), host=host)
+    elsewhere = Path("out") / f".lock.yaml.ratc-{dead()}-0@another-host"
+    mine = Path("out") / ".notes.ratc-x"
+    leftover.parent.mkdir()
+    for path in (leftover, living, elsewhere, mine):
+        path.write_text("half")
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert not leftover.exists()
+    assert living.exists()
+    assert elsewhere.exists()
+    assert mine.exists()
+    os.utime(elsewhere, (0, 0))
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert not elsewhere.exists()
+
+
+def test_a_file_that_somebody_holds_is_not_removed(here):
+    path = f".x.ratc-{dead()}-0@{files._host()}"
+    code = f"import fcntl, time; f = open({path!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True)"
+    code += "; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        files.clear(".")
+        assert os.path.exists(path)
+        holder.kill()
+    files.clear(".")
+    assert not os.path.exists(path)
+
+
+def test_killed_at_any_moment_a_compile_leaves_nothing_for_ever(here):
+    code = (
+        "import os, signal, sys\nfrom ratc import files\nfrom ratc.cli import main\n"
+        "real = os.replace\n"
+        "def kill(*words): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.os.replace = kill\nmain(['compile', 'spec.yaml', '-o', 'out'])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert [name for name in os.listdir("out") if "ratc-" in name]
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert sorted(os.listdir("out")) == ["accelerate.yaml", "lock.yaml", "run.sh"]
+
+
+def test_a_temporary_folder_is_private_and_a_dead_one_is_removed(here, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(here))
+    left = here / f"ratc-{dead()}-0@{files._host()}-abcdefgh"
+    (left / "inner").mkdir(parents=True)
+    with files.temporary_folder() as folder:
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+        assert not left.exists()
+        files.clear(str(here))
+        assert os.path.exists(folder)
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "/proc/none"])
+def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys, place):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", place)
+    for _ in range(2):
+        kept.keep(os.path.join(kept.folder("traces"), "a.json"), b"{}", 3)
+    assert capsys.readouterr().err.count("ratc: nothing is kept in") == 1
+
+
+def test_the_cache_forgets_what_was_left_unfinished(here, monkeypatch):
+    monkeypatch.setenv("RATC_CACHE", str(here / "cache"))
+    place = Path(kept.folder("traces"))
+    place.mkdir(parents=True)
+    (place / "tmpold.part").write_text("half")
+    (place / "tmpnew.part").write_text("half")
+    (place / f".abc.ratc-{dead()}-0@{files._host()}").write_text("half")
+    os.utime(place / "tmpold.part", (0, time.time() - 2 * 86_400))
+    kept.keep(str(place / "a.json"), b"{}", 3)
+    assert sorted(os.listdir(place)) == ["a.json", "tmpnew.part"]

@@ -1,0 +1,102 @@
+"""What a value of the wrong form can have meant is shown, and nothing that is no help is suggested."""
+
+import pytest
+
+from ratc.cli import main
+from ratc.diagnostics import closest
+from ratc.facts.cards import card_names, resolve_card
+
+SPEC = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(walltime: str | None, *words: str) -> tuple[int, str]:
+        extra = f", walltime: {walltime}" if walltime is not None else ""
+        (tmp_path / "spec.yaml").write_text(SPEC.replace("cpus: 4", f"cpus: 4{extra}"))
+        status = main(["validate", "spec.yaml", *words])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "hours", "minutes"),
+    [
+        ("24", "24:00:00", "0:24:00"),
+        ("90", "90:00:00", "1:30:00"),
+        ("1.5", "1:30:00", "0:01:30"),
+        ("1440", "1440:00:00", "24:00:00"),
+    ],
+)
+def test_a_walltime_without_a_unit_is_refused_with_both_readings(validate, monkeypatch, number, hours, minutes):
+    told = [validate(number), validate(f'"{number}"'), validate(None, "--walltime", number)]
+    told.append(validate(None, "--set", f"resources.walltime={number}"))
+    monkeypatch.setenv("RAT_WALLTIME", number)
+    told.append(validate(None))
+    for status, said in told:
+        assert (status, "error[R106]" in said, f'`"{hours}"`' in said, f'`"{minutes}"`' in said) == (
+            1,
+            True,
+            True,
+            True,
+        )
+    monkeypatch.delenv("RAT_WALLTIME")
+    for reading in (hours, minutes):
+        assert validate(f'"{reading}"')[0] == 0
+
+
+def test_cluster_facts_take_no_time_without_a_unit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(
+        "name: c\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\n"
+        "partitions: {p: {nodes: {n: 1}, max_walltime: 24}}\n"
+    )
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("cpus: 4", "cluster: ./c.yaml"))
+    assert main(["compile", "spec.yaml", "--target", "slurm"]) == 1
+    said = capsys.readouterr().err
+    assert '`"24:00:00"`' in said
+    assert '`"0:24:00"`' in said
+
+
+@pytest.mark.parametrize(
+    "value", ["3:4:5:6", "24:", "[1]", "true", "1e5", "-3", "99999999", '"forty"', "2024-01-01T00:00"]
+)
+def test_no_form_of_a_walltime_is_advised_that_is_refused_itself(validate, value):
+    status, said = validate(value)
+    assert status == 1
+    for line in said.splitlines():
+        for advised in line.split("`")[1::2] if line.startswith("help: write") else []:
+            assert validate(advised)[0] == 0, advised
+
+
+@pytest.mark.parametrize("word", ["freeze", "colour_space", "x", "resume_from", "optim"])
+def test_nothing_is_suggested_that_is_another_word(word):
+    assert closest(word, ("deepspeed", "scheduler", "betas", "precision", "epochs", "zero_stage")) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("epoch", "epochs"),
+        ("lerning_rate", "learning_rate"),
+        ("batch", "batch_size"),
+        ("rate_learning", "learning_rate"),
+    ],
+)
+def test_a_slip_or_the_same_words_are_suggested(word, meant):
+    assert closest(word, ("epochs", "learning_rate", "batch_size", "deepspeed", "seed")) == meant
+
+
+@pytest.mark.parametrize("name", ["RTX 3060", "rtx3080", "gtx1080", "a100-3g.20gb", "h10", "v10", "l400"])
+def test_another_card_is_never_suggested_for_a_card_of_another_number(name):
+    card, found = resolve_card(name, None)
+    assert card is None
+    assert not any("did you mean" in text for item in found for text in item.helps)
+
+
+def test_a_slip_in_the_letters_of_a_card_is_corrected():
+    assert "rtx4090" in card_names()
+    assert resolve_card("rxt4090", None)[1][0].helps == ("did you mean `rtx4090`?",)
