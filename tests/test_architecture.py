@@ -8,9 +8,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
-SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"}
+SHARED = {"diagnostics", "plan", "resources", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"} | {
+    "redact",
+    "secret_names",
+    "secret_shapes",
+    "excerpt",
+}
 #: The only modules that may touch files, the environment, the clock or other processes.
-WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "tracing", "processes", "kept", "__main__"}
+WORLDLY = {
+    "cli",
+    "probe",
+    "consumers",
+    "emit",
+    "resources",
+    "schema_gen",
+    "secret_shapes_gen",
+    "tracing",
+    "processes",
+    "kept",
+    "__main__",
+}
 
 
 def imports(path: Path) -> set[str]:
