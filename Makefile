@@ -43,6 +43,7 @@ golden: setup
 
 docs schema: setup
 	$(BIN)/python -m ratc.schema_gen
+	$(BIN)/python -m ratc.secret_shapes_gen
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.test_codes
 

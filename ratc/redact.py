@@ -1,22 +1,189 @@
-"""What looks like a secret, and text with secrets starred out: what a compiler prints ends up in logs."""
+"""What looks like a secret, and text with secrets starred out: what a compiler prints ends up in logs.
+
+A secret is known by its name (:mod:`ratc.secret_names`), by its form (:mod:`ratc.secret_shapes`), or by its place:
+behind `NAME=` or an option, or before the `@` of a URL.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-_NAME = r"(?:TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)"
-_IS_NAME = re.compile(rf"(?:[A-Za-z0-9_]*_)?{_NAME}(?:_[A-Za-z0-9_]*)?", re.I)
-# Prefixes that issuers document for their keys: GitHub, GitLab, Hugging Face, AWS, Slack, OpenAI and Anthropic.
-_KEY = re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|AKIA|xox[abprs]-|sk-)[A-Za-z0-9_-]{16,}")
-_ASSIGNED = re.compile(rf"({_NAME}\s*[:=]\s*)([^\s,}}\]]+)", re.I)
+from ratc import secret_shapes
+from ratc.secret_names import is_weak, names_secret
+from ratc.yaml_text import scalar
+
+STARS = "***"
+#: A name as it stands before its value; a bound keeps a long word from being looked at again and again.
+_NAME = r"(?<![\w.-])(?<!\$\{)(?P<name>[A-Za-z_][\w.-]{0,120})"
+_ASSIGNED = re.compile(_NAME + r"[\"']?\s{0,20}(?P<sign>:=|[:=])\s{0,20}")
+_OPTION = re.compile(r"(?<![\w-])--?(?P<name>[A-Za-z][\w-]{0,60})(?P<sign>=|\s{1,20})(?!-)")
+_QUOTED = r"\"(?:[^\"\\]|\\[\s\S]){0,1000}\"|'(?:[^']|''){0,1000}'"
+_VALUE = re.compile(rf"{_QUOTED}|\$\{{[^}}]{{0,200}}\}}|\$\([^)]{{0,200}}\)|[^\s,}}\]\"';&]+")
+#: Commands that take a secret as a word, as their manuals have it.
+_COMMANDS = (
+    re.compile(
+        rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})"
+    ),
+    re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
+    re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
+    re.compile(
+        rf"\b(?:docker|podman|apptainer|singularity)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"
+    ),
+    re.compile(rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    re.compile(r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
+    re.compile(r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9_.~+/=-]{16,})"),
+    re.compile(r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>\S+)"),
+    re.compile(rf"\blogin\s*\([^)\n]{{0,200}}?\b(?:key|token)\s*=\s*(?P<value>{_QUOTED})"),
+)
+_WORD = re.compile(r"[^\s'\"`]+")
+#: What stands for a secret and is none: stars, a variable of the shell, a place to fill in, a word of a vocabulary.
+_STAND_IN = re.compile(
+    r"\**|\$[A-Z_][A-Z0-9_]*|\$\{[A-Za-z_]\w*(?::?\?[^}]*|:?-)?\}|\$\(.*|`.*|<[^<>]*>|\[[^\[\]]*\]|\{\{.*\}\}|\$\{\{.*\}\}|"
+    r"x{3,}|\.{3}|…|true|false|null|none|yes|no",
+    re.I | re.S,
+)
 
 
 def looks_secret(name: str, value: str) -> bool:
     """Whether a variable of this name and value should be named, not written."""
-    return bool(value) and bool(_IS_NAME.fullmatch(name) or _KEY.search(value))
+    return (names_secret(name) and not _stands_in(value)) or has_secret(value)
 
 
-def redact(line: str) -> str:
-    """The line with what looks like a secret starred out, column for column."""
-    line = _KEY.sub(lambda match: "*" * len(match[0]), line)
-    return _ASSIGNED.sub(lambda match: match[1] + "*" * len(match[2]), line)
+def has_secret(text: str) -> bool:
+    """Whether a secret stands somewhere in a text."""
+    return next(_spans(text), None) is not None
+
+
+def found(name: str, value: Any, strict: bool = False) -> Iterator[str]:
+    """The dotted paths of what looks like a secret in a value, lists and mappings included; ``name`` is its own path.
+
+    With ``strict`` a name alone is enough, as for variables of an environment. Elsewhere an argument called `token` has
+    to look like one too.
+    """
+    yield from dict.fromkeys(_found(name, name.rpartition(".")[2], value, strict))
+
+
+def _found(path: str, name: str, value: Any, strict: bool) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if has_secret(str(key)):
+                yield path
+            inherits = names_secret(name) and not is_weak(name) and isinstance(item, (dict, list))
+            yield from _found(f"{path}.{key}", name if inherits else str(key), item, strict)
+    elif isinstance(value, (list, tuple)):
+        former = ""
+        for index, item in enumerate(value):
+            yield from _found(f"{path}[{index}]", option_of(former) or name, item, strict)
+            former = item if isinstance(item, str) else ""
+    elif isinstance(value, (str, int, float)) and not isinstance(value, bool) and _is_secret(name, value, strict):
+        yield path
+
+
+def option_of(word: str) -> str:
+    """The name of an option whose value, a secret, is the next word of a command: of `--token`; else nothing."""
+    name = word.lstrip("-")
+    return name if name != word and names_secret(name) else ""
+
+
+def _is_secret(name: str, value: str | int | float, strict: bool) -> bool:
+    text = str(value)
+    if has_secret(text):
+        return True
+    if not names_secret(name) or _stands_in(text):
+        return False
+    return strict or not is_weak(name) or (isinstance(value, str) and _is_random(value))
+
+
+def _is_random(text: str) -> bool:
+    """Whether a text is more than a word of small letters."""
+    return len(text) > 3 and not re.fullmatch(r"[a-z_ -]+|[A-Z_]+|[A-Z][a-z]+|[\d.]+", text)
+
+
+def _stands_in(text: str) -> bool:
+    return _STAND_IN.fullmatch(text.strip().strip("\"'")) is not None
+
+
+def redact(text: str) -> str:
+    """The text with what looks like a secret starred out, column for column."""
+    return starred(text, _spans(text, printed=True))
+
+
+def starred(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with stars in some places; ends of lines stay."""
+    done, parts = 0, []
+    for start, end in sorted(spans):
+        if end > done:
+            start = max(start, done)
+            parts += [text[done:start], re.sub(r"[^\n]", "*", text[start:end])]
+            done = end
+    return "".join([*parts, text[done:]]) if parts else text
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value for people or machines to read, every secret in it starred out; ``name`` is its key or its path."""
+    key = name.rpartition(".")[2]
+    if isinstance(value, dict):
+        return {redact(str(inner)): plain(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        formers = ["", *value]
+        return [plain(option_of(str(former)) or name, item) for former, item in zip(formers, value, strict=False)]
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        if names_secret(key) and not _stands_in(str(value)):
+            return STARS
+        return redact(value) if isinstance(value, str) else value
+    return value
+
+
+def shown(path: str, value: Any) -> str:
+    """A value on one line, as YAML has it, every secret in it starred out."""
+    told = plain(path, value)
+    return STARS if told == STARS else scalar(told)
+
+
+def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
+    """Where secrets stand in a text. Where it is only ``printed``, stars for too much do no harm."""
+    yield from secret_shapes.spans(text)
+    if "://" in text:
+        yield from _in_urls(text)
+    for command in _COMMANDS:
+        for match in command.finditer(text):
+            if not _stands_in(match["value"]):
+                yield match.span("value")
+    for pattern in (_ASSIGNED, _OPTION):
+        for match in pattern.finditer(text):
+            if names_secret(match["name"]):
+                value = _VALUE.match(text, match.end())
+                if value and _is_assigned(match["name"], match["sign"], value[0], printed):
+                    yield value.span()
+
+
+def _is_assigned(name: str, sign: str, value: str, printed: bool) -> bool:
+    if _stands_in(value):
+        return False
+    if printed:
+        return True
+    if ":" in sign and not value.startswith(("'", '"')):  # prose has colons too
+        return False
+    return not is_weak(name) or name.isupper() or _is_random(value.strip("'\""))
+
+
+def _in_urls(text: str) -> Iterator[tuple[int, int]]:
+    """Passwords before the `@` of a URL, and long user names that are tokens."""
+    for word in _WORD.finditer(text):
+        start = word.start()
+        for number, part in enumerate(word[0].split("://")):
+            before, at, _ = part.rpartition("@")
+            if number and at:
+                user, colon, password = before.partition(":")
+                if colon and not _stands_in(password) and not _is_of_a_path(user, password):
+                    yield start + len(user) + 1, start + len(before)
+                elif not colon and re.fullmatch(r"(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,256}", user):
+                    yield start, start + len(user)
+            start += len(part) + len("://")
+
+
+def _is_of_a_path(user: str, password: str) -> bool:
+    """Whether an @ stands in the path of a URL without credentials: `host:5000/image@sha256:…`."""
+    return bool(re.match(r"\d{1,5}/", password)) or (bool(re.search(r"[/?#]", user + password)) and "." in user)

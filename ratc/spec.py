@@ -358,7 +358,7 @@ class Resources(Section):
     )
     cpus: PositiveInt | None = Field(None, description="CPU cores on each node.", examples=[32])
     memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
-        None, description="Host memory on each node; a bare number is in GB.", examples=["128GB", 128]
+        None, description="Host memory on each node, more than 0; a bare number is in GB.", examples=["128GB", 128]
     )
     walltime: str | None = Field(
         None, pattern=WALLTIME, description="HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]

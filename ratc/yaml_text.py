@@ -48,6 +48,11 @@ def mapping(
     return "\n".join(lines) + "\n" if lines else ""
 
 
+def comment(text: str, indent: int = 1) -> str:
+    """A line that is a comment, whatever stands in the text."""
+    return f"#{' ' * indent}{_one_line(text)}\n"
+
+
 def _number(value: float) -> str:
     text = repr(value)
     if "e" in text:
@@ -74,4 +79,5 @@ def _escaped(char: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "".join(_escaped(char) if char not in '"\\' else char for char in " ".join(text.split()))
+    line = re.sub(r"\s*[\n\r\t]\s*", " ", text).strip()
+    return "".join(char if char in '"\\' else _escaped(char) for char in line)

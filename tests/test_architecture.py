@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
 SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"}
-SHARED |= {"callables", "corrections", "launch_variables"}
+SHARED |= {"callables", "corrections", "excerpt", "launch_variables", "secret_names", "secret_shapes"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {
     "cli",
@@ -18,6 +18,7 @@ WORLDLY = {
     "emit",
     "resources",
     "schema_gen",
+    "secret_shapes_gen",
     "tracing",
     "processes",
     "kept",

@@ -251,16 +251,23 @@ def test_options_that_would_be_ignored_are_refused(spec, capsys):
     assert (status, "the spec has none" in err) == (1, True)
 
 
-def test_how_a_value_varies_over_a_sweep_and_without_the_secrets_of_its_points(tmp_path, capsys, monkeypatch):
+def test_how_a_value_varies_over_a_sweep(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SPEC + "sweep: {list: [{description: first}, {seed: 2}, {seed: 3}]}\n")
+    for form in ("text", "json"):
+        _, out, err = told(capsys, "spec.yaml", "seed", "--format", form)
+        assert "seed has 3 values over the sweep's 3 points: 42, 2, 3" in out + err
+    assert "values over" not in told(capsys, "spec.yaml", "task_type")[2]
+    assert "values over" not in told(capsys, "spec.yaml", "seed", "--point", "0002")[2]
+
+
+def test_a_secret_of_a_sweeps_point_is_not_told(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     token = "hf_" + "a" * 30
     Path("spec.yaml").write_text(SPEC + f"sweep: {{list: [{{description: {token}}}, {{seed: 2}}, {{seed: 3}}]}}\n")
     for form in ("text", "json"):
-        _, out, err = told(capsys, "spec.yaml", "seed", "--format", form)
-        assert "seed has 3 values over the sweep's 3 points: 42, 2, 3" in out + err
-        assert token not in out + err
-    assert "values over" not in told(capsys, "spec.yaml", "task_type")[2]
-    assert "values over" not in told(capsys, "spec.yaml", "seed", "--point", "0002")[2]
+        status, out, err = told(capsys, "spec.yaml", "seed", "--format", form)
+        assert (status, "R205" in out + err, token in out + err) == (1, True, False)
 
 
 def test_json_stays_json_where_nothing_can_be_told(spec, capsys):

@@ -181,6 +181,164 @@ def test_what_is_no_configuration_is_refused(data, tmp_path, capsys):
     assert re.search(r"error\[R00\d\]", said.err)
 
 
+def carried(script: str, kind: str = "slurm") -> dict[str, object]:
+    """What a script gives for a spec."""
+    return {path: item.value for path, item in merge.merge(batch.read(kind, "f", script)).values.items()}
+
+
+def left(script: str, kind: str = "slurm") -> list[str]:
+    """What of a script is reported as lost."""
+    return [item.source for item in batch.read(kind, "f", script) if isinstance(item, Left) and not item.deliberate]
+
+
+def test_the_last_of_repeated_options_counts():
+    script = "#SBATCH --time=1:00:00 -N 1\n#SBATCH --time=5:00:00\n#SBATCH --nodes=3\npython x\n"
+    assert carried(script) == {"resources.walltime": "0-05:00:00", "resources.nodes": 3}
+    whys = [item.why for item in batch.read("slurm", "f", script) if isinstance(item, Left)]
+    assert "f:2:1 says it again, and the last counts" in whys
+    assert carried("#BSUB -W 1:00\n#BSUB -q a\n#BSUB -W 2:00\n", "lsf")["resources.walltime"] == "0-02:00:00"
+
+
+def test_the_last_of_repeated_commands_counts():
+    script = "export A=1 B=2\nexport A=3\nmodule load a\nmodule load b\nconda activate x\nconda activate y\n"
+    assert carried(script) == {
+        "environment.variables.A": "3",
+        "environment.variables.B": "2",
+        "environment.modules": ["a", "b"],
+        "environment.conda": "y",
+    }
+    assert carried("export A=1\nunset A\nexport B=1\nexport B=$HOME\n") == {}
+    assert carried("module load a\nmodule purge\nmodule load b\n") == {"environment.modules": ["b"]}
+
+
+SIZES = {
+    "tasks by node, GPUs by task": (
+        "slurm",
+        "--ntasks=16 --ntasks-per-node=8 --gpus-per-task=1",
+        {"nodes": 2, "gpus_per_node": 8},
+    ),
+    "nodes and tasks by node": (
+        "slurm",
+        "-N 2 --ntasks-per-node=4 --gpus-per-task=a100:1 -c 8",
+        {"nodes": 2, "gpus_per_node": 4, "cpus": 32},
+    ),
+    "nodes and tasks": ("slurm", "-N 2 -n 8 --gpus-per-task=1", {"nodes": 2, "gpus_per_node": 4}),
+    "one task": ("slurm", "-n 1 -c 16 --gres=gpu:2", {"gpus_per_node": 2, "cpus": 16}),
+    "cores by GPU": ("slurm", "-N 1 --gpus-per-node=4 --cpus-per-gpu=6", {"nodes": 1, "gpus_per_node": 4, "cpus": 24}),
+    "memory by core": ("slurm", "-N 1 -c 8 --mem-per-cpu=4G", {"nodes": 1, "cpus": 8, "memory": "32GB"}),
+    "memory by GPU": ("slurm", "-N 1 --gpus-per-node=2 --mem-per-gpu=1500", {"nodes": 1, "gpus_per_node": 2}),
+    "tasks, but no nodes": ("slurm", "--ntasks=16 --gpus-per-task=1", {}),
+    "a range of nodes": ("slurm", "--nodes=2-4", {}),
+    "slots by host, GPUs by task": (
+        "lsf",
+        '-n 8 -R "span[ptile=4]" -gpu num=1/task',
+        {"nodes": 2, "gpus_per_node": 4},
+    ),
+    "slots by host, GPUs by host": (
+        "lsf",
+        '-n 8 -R "span[ptile=4]" -gpu "num=2/host"',
+        {"nodes": 2, "gpus_per_node": 2},
+    ),
+    "one host": ("lsf", '-n 8 -R "span[hosts=1]" -gpu num=1/task', {"nodes": 1, "gpus_per_node": 8}),
+    "several resource strings": (
+        "lsf",
+        '-R "rusage[mem=4G]" -n 4 -R "span[ptile=2]" -gpu num=2',
+        {"nodes": 2, "gpus_per_node": 2},
+    ),
+    "slots, but no hosts": ("lsf", "-n 8 -gpu num=1/task", {}),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_worked_out_or_said_to_be_lost(name):
+    kind, options, expected = SIZES[name]
+    sign = "#SBATCH" if kind == "slurm" else "#BSUB"
+    found = {path.removeprefix("resources."): value for path, value in carried(f"{sign} {options}\n", kind).items()}
+    if "memory" in found and "memory" not in expected:
+        assert found.pop("memory") == "3000MB"
+    assert found == expected
+    if not expected:
+        assert left(f"{sign} {options}\n", kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "lost"),
+    [
+        ("gpu:4", 4, []),
+        ("gpu", 1, []),
+        ("gpu:a100:2", 2, ["a100"]),
+        ("gpu:1g.5gb:1", 1, ["1g.5gb"]),
+        ("gpu:3g.20gb", 1, ["3g.20gb"]),
+        ("gpu:4,lscratch:200", 4, ["lscratch:200"]),
+        ("lscratch:200,gpu:v100:2", 2, ["lscratch:200", "v100"]),
+        ("gpu:a100:2,gpu:v100:1", None, ["a100", "v100", "gres gpu:a100:2,gpu:v100:1"]),
+        ("craynetwork:1", None, ["craynetwork:1"]),
+        ("gpu:4(S:0-1)", 4, []),
+    ],
+)
+def test_generic_resources(value, number, lost):
+    script = f"#SBATCH --gres={value}\n"
+    assert carried(script).get("resources.gpus_per_node") == number
+    assert left(script) == lost
+
+
+NO_COMMANDS = {
+    "a here-document": "cat <<EOF > job.sh\nmodule load x\nexport A=1\nEOF\n",
+    "a quoted here-document": "cat <<-'END'\n\tmodule load x\n\tEND\n",
+    "an array": "ml=(a\n module load x\n)\n",
+    "a quoted text": "echo 'first\nmodule load x\nexport A=1\n'\n",
+    "both branches": 'if [ -n "$X" ]; then\n  module load x\nelse\n  module load y\nfi\n',
+    "a loop": "for m in a b; do\n  module load x\ndone\n",
+    "a case": "case $HOST in\n  a) module load x ;;\n  *) module load y ;;\nesac\n",
+    "a function": "setup() {\n  module load x\n  export A=1\n}\n",
+    "a test": "[ -d /x ] && module load x\n",
+    "another way": "module avail x || module load y\n",
+    "after the end": "exit 0\nmodule load x\n",
+    "a comment": "# module load x\n",
+}
+
+
+@pytest.mark.parametrize("name", NO_COMMANDS)
+def test_what_is_no_command_or_may_not_run_is_left_and_listed(name):
+    script = f"#!/bin/bash\n#SBATCH -N 2\n{NO_COMMANDS[name]}export KEPT=1\n"
+    expected = {"resources.nodes": 2, "environment.variables.KEPT": "1"}
+    if name == "after the end":
+        del expected["environment.variables.KEPT"]
+    assert carried(script) == expected
+    if name != "a comment":
+        assert left(script)
+    if name in ("both branches", "a case"):
+        assert [source for source in left(script) if source.startswith("module")] == ["module load x", "module load y"]
+
+
+def test_commands_in_a_row_are_commands():
+    script = "cd /x && module load a && source v/bin/activate; export A=1 B='$HOME'\nmodule load b || exit 1\n"
+    assert carried(script) == {
+        "environment.modules": ["a", "b"],
+        "environment.venv": "v",
+        "environment.variables.A": "1",
+        "environment.variables.B": "$HOME",
+    }
+    assert carried("srun torchrun --nnodes=2 \\\n  x.py 2>&1 | tee log\n") == {"resources.nodes": 2}
+
+
+def test_no_memory_at_all_is_not_carried():
+    """Slurm reads 0 as all of a node's memory."""
+    assert carried("#SBATCH --mem=0\n") == {}
+    document, _ = parse("f", b"resources: {memory: 0MB}\n")
+    assert document is not None
+    merged = merge.merge(unified.read(document))
+    text, _ = specification.write(merged, ["f"])
+    assert "memory" not in yaml.safe_load(text).get("resources", {})
+    assert [item.source for item in merged.left] == ["resources.memory"]
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "RANK", "WORLD_SIZE", "PET_NNODES"])
+def test_what_launchers_read_is_not_copied(name):
+    assert carried(f"export {name}=4\n") == {}
+    assert left(f"export {name}=4\n") == [f"export {name}=4"]
+
+
 if __name__ == "__main__":
     os.environ["NO_COLOR"] = "1"
     for place in folders():

@@ -147,14 +147,15 @@ def _no_point(name: str, points: Sequence[Point]) -> int:
 def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
     """Where the lock says something else than its inputs give now."""
     from ratc.diff.compare import flat, same
-    from ratc.render.plan import shown
+    from ratc.redact import shown
 
     now = flat({path: plan.values[path] for path in paths if path in plan.values})
     told = []
     for path, value in now.items():
         then = read.values.get(path)
         if then is not None and not same(then.value, value.value):
-            words = f"the lock says {shown(path, then)}, and its inputs give {shown(path, value)} now{where}"
+            old, new = shown(path, then.value), shown(path, value.value)
+            words = f"the lock says {old}, and its inputs give {new} now{where}"
             told.append(f"{path}: {words}; `ratc check` says why")
     return told
 

@@ -10,7 +10,7 @@ from ratc.diff.compare import flat
 from ratc.document import Document
 from ratc.explain import decided_by_memory
 from ratc.plan import Plan, Value, Values
-from ratc.render.plan import shown
+from ratc.redact import shown
 from ratc.sweep import Point
 
 #: Points that are resolved, and different values that are named: more of either takes long and helps nobody.
@@ -49,5 +49,5 @@ def _told(plan: Plan, paths: Sequence[str]) -> list[tuple[str, Value]]:
 
 def _line(path: str, values: list[Value], among: str) -> str:
     path = path.removeprefix("spec:").removeprefix("facts:")
-    named = ", ".join(shown(path, value) for value in values[:_MOST_VALUES])
+    named = ", ".join(shown(path, value.value) for value in values[:_MOST_VALUES])
     return f"{path} has {len(values)} values over {among}: {named}{', …' if len(values) > _MOST_VALUES else ''}"

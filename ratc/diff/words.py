@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ratc.diff.model import Change, Comparison, Effect
 from ratc.diff.order import Line
 from ratc.plan import Value
-from ratc.redact import looks_secret, redact
+from ratc.redact import redact
+from ratc.redact import shown as secret_free
 from ratc.units import duration, gib
-from ratc.yaml_text import scalar
 
 #: What an effect is called beside a change.
 LABELS = {
@@ -64,9 +64,7 @@ def _inline(value: Value | None, path: str) -> str:
         return ABSENT
     if path.startswith("point ") and isinstance(value.value, str):
         return redact(value.value)
-    text = _measured(value.value, path) or scalar(value.value)
-    text = _DIGEST.sub(r"\1", text)
-    text = "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
+    text = _DIGEST.sub(r"\1", _measured(value.value, path) or secret_free(path, value.value))
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 

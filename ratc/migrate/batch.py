@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ratc import launch_variables
 from ratc.diagnostics import Source, Span
+from ratc.migrate import shell, sizes
 from ratc.migrate.model import Carried, Item, Left
-from ratc.redact import looks_secret
+from ratc.migrate.sizes import Option
 from ratc.units import slurm_time
 
 _Made = list[tuple[str, object]] | str
@@ -41,25 +42,10 @@ def _time(text: str) -> _Made:
 
 
 def _mem(text: str) -> _Made:
-    match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
+    match = re.fullmatch(r"(\d{1,9})([KMGT]?)B?", text.upper())
+    if match and not int(match[1]):
+        return "0 asks Slurm for all of a node's memory; `resources.memory` says how much"
     return [("resources.memory", f"{match[1]}{match[2] or 'M'}B")] if match else "it is no size that can be read"
-
-
-def _gpus(text: str) -> _Made:
-    match = re.fullmatch(r"(?:gpu:)?(?:[A-Za-z][\w.-]*:)?(\d+)", text) or re.fullmatch(
-        r"gpu(?::[A-Za-z][\w.-]*)?()", text
-    )
-    return [("resources.gpus_per_node", int(match[1] or 1))] if match else "it asks for something else than GPUs"
-
-
-def _all_gpus(text: str) -> _Made:
-    match = re.fullmatch(r"(?:[A-Za-z][\w.-]*:)?(\d+)", text)
-    return [("resources.num_gpus", int(match[1]))] if match else "it is no number of GPUs"
-
-
-def _lsf_gpus(text: str) -> _Made:
-    match = re.search(r"\bnum=(\d+)", text)
-    return [("resources.gpus_per_node", int(match[1]))] if match else "it names no number of GPUs"
 
 
 def _lsf_time(text: str) -> _Made:
@@ -87,32 +73,25 @@ _SITE = "its unit and scope depend on the site; `resources.memory` says it for a
 _Table = Mapping[str, Callable[[str], _Made]]
 SLURM: _Table = {
     "job-name": _name,
-    "nodes": _number("resources.nodes"),
     "time": _time,
     "partition": _text("resources.partition"),
     "account": _text("resources.account"),
     "qos": _text("resources.qos"),
     "mem": _mem,
-    "gres": _gpus,
-    "gpus-per-node": _gpus,
-    "gpus": _all_gpus,
-    "cpus-per-task": lambda _: "cores of one task; `resources.cpus` says those of a node",
 }
 SLURM_SHORT = {"J": "job-name", "N": "nodes", "t": "time", "p": "partition", "A": "account", "q": "qos", "G": "gpus"}
-SLURM_SHORT |= {"c": "cpus-per-task", "n": "ntasks", "o": "output", "e": "error"}
+SLURM_SHORT |= {"c": "cpus-per-task", "n": "ntasks", "o": "output", "e": "error", "tasks-per-node": "ntasks-per-node"}
 LSF: _Table = {
     "J": _name,
     "q": _text("resources.queue"),
     "P": _text("resources.account"),
     "W": _lsf_time,
-    "gpu": _lsf_gpus,
     "M": lambda _: _SITE,
-    "R": lambda _: f"a resource string; {_SITE}",
 }
+#: Options of bsub that add to one another; of all others the last counts.
+ADDED = frozenset("R")
 #: Options that ratc works out for itself.
-UNNEEDED = frozenset(
-    ("output", "error", "ntasks", "ntasks-per-node", "signal", "requeue", "open-mode", "o", "oo", "e", "eo", "n", "cwd")
-)
+UNNEEDED = frozenset(("output", "error", "signal", "requeue", "open-mode", "o", "oo", "e", "eo", "cwd"))
 #: What a launcher is told, by option.
 LAUNCHER: _Table = {
     "nproc_per_node": _number("resources.gpus_per_node"),
@@ -128,35 +107,48 @@ LAUNCHER: _Table = {
 
 
 def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
-    """Every directive and every command of a script, carried or left."""
+    """Every directive and every command of a script, carried or left. Of what is said twice the last counts."""
     source = Source(name, "\n".join(line.rstrip("\r") for line in text.split("\n")))
+    lines = source.text.split("\n")
+    first = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     items: list[Item] = []
-    commands = False
-    for number, line in _lines(source.text):
-        span = Span(source, number, 1, number, max(2, len(source.line(number)) + 1))
+    options: list[Option] = []
+    for number, line in enumerate(lines, 1):
         directive = re.match(r"#(?:SBATCH|BSUB)\b(.*)", line)
-        if directive and commands:
-            items.append(
-                Left(line.strip(), span, "a directive after the first command, which the scheduler does not read")
-            )
+        if directive and number > first:
+            why = "a directive after the first command, which the scheduler does not read"
+            items.append(Left(line.strip(), _span(source, number), why))
         elif directive:
-            items += _directive(kind, directive[1], span)
-        elif line.strip() and not line.startswith("#"):
-            commands = True
-            items += _command(line.strip(), span)
-    return tuple(items)
+            for item in _directive(kind, directive[1], _span(source, number)):
+                (items if isinstance(item, Left) else options).append(item)  # type: ignore[arg-type]
+    items += _requested(kind, options)
+    done = _Environment()
+    for command in shell.commands(source.text):
+        items += _command(command, _span(source, command.line), done)
+    return tuple(sorted((*items, *done.items()), key=lambda item: item.span.line))
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, those that a backslash continues as one."""
-    held, start = "", 0
-    for number, line in enumerate(text.split("\n"), 1):
-        start = start or number
-        if line.endswith("\\") and not line.startswith("#"):
-            held += line[:-1] + " "
-            continue
-        yield start, held + line
-        held, start = "", 0
+def _span(source: Source, number: int) -> Span:
+    return Span(source, number, 1, number, max(2, len(source.line(number)) + 1))
+
+
+def _requested(kind: str, options: list[Option]) -> Iterator[Item]:
+    """What the directives ask for together."""
+    last: dict[str, Option] = {}
+    for option in options:
+        former = last.get(option.name)
+        if former and option.name in ADDED and kind == "lsf":
+            option = Option(option.name, f"{former.value} {option.value}", former.span)
+        elif former:
+            why = f"{option.span.place} says it again, and the last counts"
+            yield Left(former.source, former.span, why, deliberate=True)
+        last[option.name] = option
+    counted, table = (sizes.SLURM, SLURM) if kind == "slurm" else (sizes.LSF, LSF)
+    known = {name: option for name, option in last.items() if name in counted and "$" not in option.value}
+    for option in last.values():
+        if option.name not in known:
+            yield from _option(table, option.name, option.value, option.span)
+    yield from sizes.slurm(known) if kind == "slurm" else sizes.lsf(known)
 
 
 def _words(text: str) -> list[str] | None:
@@ -166,14 +158,13 @@ def _words(text: str) -> list[str] | None:
         return None
 
 
-def _directive(kind: str, text: str, span: Span) -> Iterator[Item]:
+def _directive(kind: str, text: str, span: Span) -> Iterator[Option | Left]:
     words = _words(text)
     if words is None:
         yield Left(text.strip(), span, "its quotes do not close")
         return
     for option, value in _options(words, single=kind == "lsf"):
-        name = SLURM_SHORT.get(option, option) if kind == "slurm" else option
-        yield from _option(SLURM if kind == "slurm" else LSF, name, value, span)
+        yield Option(SLURM_SHORT.get(option, option) if kind == "slurm" else option, value, span)
 
 
 def _options(words: list[str], single: bool = False) -> Iterator[tuple[str, str]]:
@@ -208,66 +199,100 @@ def _option(table: _Table, name: str, value: str, span: Span) -> Iterator[Item]:
             yield Left(source, span, made)
         else:
             yield from (Carried(path, item, span, source) for path, item in made)
-            yield from _beside_the_number(name, value, span)
 
 
-def _beside_the_number(name: str, value: str, span: Span) -> Iterator[Item]:
-    """What a request for GPUs says but their number: a card, by a name of that scheduler's, or how they are shared."""
-    if name in ("gres", "gpus-per-node", "gpus"):
-        said = [part for part in value.split(":") if part != "gpu" and not part.isdecimal()]
-    elif name == "gpu":
-        said = [part for part in re.split(r"[:/ ]", value) if part and not re.fullmatch(r"num=\d+", part)]
-    else:
-        said = []
-    for part in said:
-        known = name != "gpu" or part.startswith("gmodel=")
-        why = "a name of the scheduler's for a card: say it as `resources.gpu`" if known else "the spec has no such key"
-        yield Left(part, span, why)
+class _Environment:
+    """What the script sets up, each value as the last command leaves it."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Carried] = {}
+        self._left: list[Left] = []
+
+    def add(self, item: Carried) -> None:
+        """Take a value; modules are gathered."""
+        former = self._last.get(item.path)
+        if former and item.path == _MODULES:
+            item = Carried(item.path, [*former.value, *item.value], former.span, former.source)
+        elif former:
+            self.drop(item.path, f"{item.span.place} sets it again, and the last counts")
+        self._last[item.path] = item
+
+    def drop(self, path: str, why: str) -> None:
+        """Forget a value."""
+        former = self._last.pop(path, None)
+        if former:
+            self._left.append(Left(former.source, former.span, why, deliberate=True))
+
+    def items(self) -> Iterator[Item]:
+        """What is left in the end."""
+        yield from self._last.values()
+        yield from self._left
 
 
-def _command(line: str, span: Span) -> Iterator[Item]:
-    words = _words(line)
-    if words is None:
-        yield Left(line, span, _COMMAND)
-    elif words[:2] == ["module", "load"] or words[:1] == ["ml"]:
+_MODULES = "environment.modules"
+
+
+def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
+    line, words = command.text, list(command.words or ())
+    if not words or command.unsure:
+        yield Left(line, span, f"{command.unsure}: {_COMMAND}" if command.unsure else _COMMAND)
+    elif (words[:2] == ["module", "load"] or words[:1] == ["ml"]) and not command.dynamic:
         names = words[2:] if words[0] == "module" else words[1:]
-        yield Carried("environment.modules", names, span, line)
-    elif words[:2] == ["conda", "activate"] and len(words) == 3:
-        yield Carried("environment.conda", words[2], span, line)
-    elif (
-        words[:1] in (["source"], ["."]) and len(words) == 2 and words[1].endswith("/bin/activate") and "$" not in line
-    ):
-        yield Carried("environment.venv", words[1].removesuffix("/bin/activate"), span, line)
-    elif words[:1] == ["export"] and len(words) == 2 and "=" in words[1]:
-        yield _variable(words[1], line, span)
-    elif line.startswith("set ") or line in ("wait", "exit 0"):
+        if any(name.startswith("-") or _MODULE_COMMANDS.fullmatch(name) for name in names[:1]):
+            yield Left(line, span, _COMMAND)
+        else:
+            done.add(Carried(_MODULES, names, span, line))
+    elif words[:2] == ["module", "purge"]:
+        done.drop(_MODULES, f"{span.place} unloads all modules")
+        yield Left(line, span, _COMMAND)
+    elif words[:2] == ["conda", "activate"] and len(words) == 3 and not command.dynamic:
+        done.add(Carried("environment.conda", words[2], span, line))
+    elif words[:1] in (["source"], ["."]) and _is_venv(words) and not command.dynamic and "$" not in line:
+        done.add(Carried("environment.venv", words[1].removesuffix("/bin/activate"), span, line))
+    elif words[:1] == ["export"] and all(re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.S) for word in words[1:]):
+        yield from _variables(command, span, done)
+    elif words[:1] == ["unset"]:
+        for name in words[1:]:
+            done.drop(f"environment.variables.{name}", f"{span.place} unsets it")
+        yield Left(line, span, _COMMAND)
+    elif words[0] == "set" or line in ("wait", "exit 0"):
         yield Left(line, span, _OURS, deliberate=True)
     elif _LAUNCH.match(line):
-        yield from _launch(words, span)
+        yield from _launch(command, span)
     else:
         yield Left(line, span, _COMMAND)
 
 
-def _variable(word: str, line: str, span: Span) -> Item:
-    name, _, value = word.partition("=")
-    if looks_secret(name, value):
-        return Left(
-            f"export {name}", span, f"it looks like a secret, which is never copied: `secrets: [{name}]` names it"
-        )
-    why = launch_variables.reason(name)
-    if why is not None:
-        return Left(line, span, f"it {why}")
-    if "$" in value:
-        return Left(line, span, "the shell's variables are not known here")
-    return Carried(f"environment.variables.{name}", value, span, line)
+#: What `ml` does beside loading.
+_MODULE_COMMANDS = re.compile("load|unload|purge|swap|list|avail|spider|use|unuse|save|restore|show")
 
 
-def _launch(words: list[str], span: Span) -> Iterator[Item]:
+def _is_venv(words: list[str]) -> bool:
+    return len(words) == 2 and words[1].endswith("/bin/activate")
+
+
+def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
+    words = command.words or ()
+    for number, word in enumerate(words[1:], 1):
+        name, _, value = word.partition("=")
+        path = f"environment.variables.{name}"
+        source = command.text if len(words) == 2 else f"export {word}"
+        if number in command.dynamic:
+            done.drop(path, f"{span.place} sets it again, to what is not known here")
+            yield Left(source, span, "the shell's variables are not known here")
+        elif (why := launch_variables.reason(name)) is not None:
+            yield Left(source, span, f"it {why}")
+        else:
+            done.add(Carried(path, value, span, source))
+
+
+def _launch(command: shell.Command, span: Span) -> Iterator[Item]:
     """The launcher's own options that the spec knows; the command itself is ratc's."""
-    for name, value in _options(words):
+    for name, value in _options(list(command.words or ())):
         key = name.replace("-", "_")
         if key in LAUNCHER and "$" not in value:
             yield from _option(LAUNCHER, key, value, span)
         elif key in ("config_file", "deepspeed", "deepspeed_config") and value:
             yield Left(f"{name} {value}", span, "give that file to `ratc import` too", deliberate=True)
-    yield Left(" ".join(words), span, "ratc writes the command; what the program itself is told belongs into the spec")
+    why = "ratc writes the command; what the program itself is told belongs into the spec"
+    yield Left(re.sub(r"\\\n", " ", command.text), span, why)

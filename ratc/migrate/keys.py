@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from ratc.diagnostics import Span
 from ratc.document import Document, Node
 from ratc.migrate.model import Carried, Item, Left
-from ratc.redact import looks_secret
 
 #: A path of the spec, or what gives path and value (or, as text, why the value is left).
 Target = str | Callable[[object], "tuple[str, object] | str"]
@@ -30,11 +29,6 @@ def place(node: Node) -> Span:
     return node.key_span or node.span
 
 
-def secret(keys: tuple[str, ...], node: Node) -> bool:
-    """Whether a leaf must not be copied."""
-    return looks_secret(keys[-1] if keys else "", str(node.data()))
-
-
 def read(document: Document, table: Mapping[str, Target], unneeded: Mapping[str, str]) -> tuple[Item, ...]:
     """Each leaf as the table says; ``unneeded`` are the keys that ratc decides itself, with why."""
     return tuple(_item(keys, node, table, unneeded) for keys, node in leaves(document.root))
@@ -42,15 +36,13 @@ def read(document: Document, table: Mapping[str, Target], unneeded: Mapping[str,
 
 def _item(keys: tuple[str, ...], node: Node, table: Mapping[str, Target], unneeded: Mapping[str, str]) -> Item:
     source, span, value = ".".join(keys), place(node), node.data()
-    if secret(keys, node):
-        return Left(source, span, "it looks like a secret, which is never copied; name it in `environment.secrets`")
     if value == "auto" or (value is None and source in table):
         return Left(source, span, OPEN, deliberate=True)
-    if source in unneeded or keys[0] in unneeded:
+    if source in unneeded or (keys and keys[0] in unneeded):
         return Left(source, span, unneeded.get(source) or unneeded[keys[0]], deliberate=True)
     target = table.get(source)
     if target is None:
-        return Left(source, span, UNKNOWN)
+        return Left(source or "the file", span, UNKNOWN)
     if isinstance(target, str):
         return Carried(target, value, span, source)
     made = target(value)

@@ -8,6 +8,9 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.migrate.model import Carried, Item, Left
+from ratc.redact import found, shown
+
+_VARIABLES = "environment.variables."
 
 
 @dataclass(slots=True)
@@ -25,6 +28,8 @@ def merge(items: Iterable[Item]) -> Merged:
     for item in items:
         if isinstance(item, Left):
             merged.left.append(item)
+        elif any(found(item.path, item.value, strict=item.path.startswith(_VARIABLES))):
+            merged.left.append(_secret(item))
         else:
             _add(merged, item)
     _gpus(merged)
@@ -32,9 +37,23 @@ def merge(items: Iterable[Item]) -> Merged:
     return merged
 
 
+def _secret(item: Carried) -> Left:
+    """A secret is named, never copied."""
+    name = item.path.removeprefix(_VARIABLES)
+    if name != item.path:
+        why = f"it looks like a secret, which is never copied: `secrets: [{name}]` names it"
+        return Left(f"export {name}" if item.source.startswith("export ") else item.path, item.span, why)
+    why = "it looks like a secret, which is never copied; name it in `environment.secrets`"
+    return Left(item.path, item.span, why)
+
+
 def _add(merged: Merged, item: Carried) -> None:
     first = merged.values.get(item.path)
-    if first is None:
+    other = _around(merged, item.path)
+    if other is not None:
+        why = f"{other.span.place} says `{other.path}`, which cannot be beside it"
+        merged.left.append(Left(item.source, item.span, why))
+    elif first is None:
         merged.values[item.path] = item
     elif item.path == "environment.modules":
         merged.values[item.path] = Carried(item.path, [*first.value, *item.value], first.span, first.source)
@@ -44,11 +63,20 @@ def _add(merged: Merged, item: Carried) -> None:
         _disagree(merged, first, item.value, item)
 
 
+def _around(merged: Merged, path: str) -> Carried | None:
+    """A value that holds this path, or that this path would hold."""
+    parents = [path[:index] for index, char in enumerate(path) if char == "."]
+    above = next((merged.values[parent] for parent in parents if parent in merged.values), None)
+    below = next((item for known, item in merged.values.items() if known.startswith(f"{path}.")), None)
+    return above or below
+
+
 def _disagree(merged: Merged, first: Carried, value: Any, item: Carried) -> None:
-    message = f"`{item.path}` is {value} here and {first.value} at {first.span.place}"
-    note = (f"the first counts: {first.value}",)
+    old, new = shown(item.path, first.value), shown(item.path, value)
+    message = f"`{item.path}` is {new} here and {old} at {first.span.place}"
+    note = (f"the first counts: {old}",)
     merged.found.append(Diagnostic("R432", message, item.span, note, severity=Severity.WARNING))
-    merged.left.append(Left(item.source, item.span, f"{first.span.place} says {first.value}", deliberate=True))
+    merged.left.append(Left(item.source, item.span, f"{first.span.place} says {old}", deliberate=True))
 
 
 def _engine(merged: Merged) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from ratc import resources, schema
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.document import parse
+from ratc.document import Document, parse
 from ratc.migrate.merge import Merged
 from ratc.migrate.model import Left
 from ratc.redact import redact
-from ratc.yaml_text import mapping
+from ratc.yaml_text import comment, mapping
 
 #: What a spec must say, and what stands there until somebody says it.
 REQUIRED = {"experiment_name": "imported", "data.data_dir": "data"}
@@ -22,7 +22,7 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
     _refused(merged)
     found = list(merged.found)
     values = {path: item.value for path, item in merged.values.items()}
-    comments = {path: f"from {item.span.source.name}:{item.span.line}" for path, item in merged.values.items()}
+    comments = {path: f"from {redact(item.span.source.name)}:{item.span.line}" for path, item in merged.values.items()}
     for path, stand_in in REQUIRED.items():
         if path not in values:
             values[path], comments[path] = stand_in, "to be said: no imported file says it"
@@ -31,9 +31,9 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
             found.append(Diagnostic("R433", message, notes=note, severity=Severity.WARNING))
     lost = [item for item in merged.left if not item.deliberate]
     for item in lost:
-        message = f"not carried over: `{redact(_short(item.source))}`"
+        message = f"not carried over: `{_short(redact(item.source))}`"
         found.append(Diagnostic("R434", message, item.span, (item.why,), severity=Severity.WARNING))
-    head = f"# Imported by ratc from {', '.join(names)}. Look it through, then `ratc validate` it.\n"
+    head = comment(f"Imported by ratc from {redact(', '.join(names))}. Look it through, then `ratc validate` it.")
     return head + mapping(_tree(values), comments) + "".join(_account(merged.left)), tuple(found)
 
 
@@ -41,11 +41,11 @@ def _refused(merged: Merged) -> None:
     """Leave what the schema does not take, with its words."""
     for _ in range(len(merged.values)):
         values = {**REQUIRED, **{path: item.value for path, item in merged.values.items()}}
-        text = mapping(_tree(values))
-        document, found = parse("spec", text.encode())
-        if document is not None:
-            _, found = schema.validate(document, resources.schema("experiment"))
-        bad = {_path_at(text, item.span): item.message for item in found if item.span}
+        document, found = parse("spec", mapping(_tree(values)).encode())
+        if document is None:
+            return
+        _, found = schema.validate(document, resources.schema("experiment"))
+        bad = {path: item.message for item in found if item.span and (path := _path_of(document, item.span))}
         known = {path: words for path, words in bad.items() if path in merged.values}
         if not known:
             return
@@ -54,13 +54,10 @@ def _refused(merged: Merged) -> None:
             merged.left.append(Left(item.source, item.span, words))
 
 
-def _path_at(text: str, span: Span) -> str:
-    """The dotted path of the key on a line of what :func:`ratc.yaml_text.mapping` wrote."""
-    keys: list[str] = []
-    for line in text.split("\n")[: span.line]:
-        depth = (len(line) - len(line.lstrip())) // 2
-        keys = [*keys[:depth], line.strip().partition(":")[0].strip('"')]
-    return ".".join(keys)
+def _path_of(document: Document, span: Span) -> str | None:
+    """The dotted path of the leaf that a place of the spec's text is in: each stands on a line of its own."""
+    lines = ((path, node.key_span or node.span) for path, node in document.root.leaves())
+    return next((path for path, place in lines if place.line == span.line), None)
 
 
 def _tree(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,9 +77,10 @@ def _account(left: Sequence[Left]) -> Iterator[str]:
     for title, deliberate in groups:
         rows = [item for item in left if item.deliberate == deliberate]
         if rows:
-            yield f"\n# {title}:\n"
+            yield "\n" + comment(f"{title}:")
         for item in rows:
-            yield f"#   {item.span.source.name}:{item.span.line}  {redact(_short(item.source))}: {redact(item.why)}\n"
+            place = f"{redact(item.span.source.name)}:{item.span.line}"
+            yield comment(f"{place}  {_short(redact(item.source))}: {redact(item.why)}", indent=3)
 
 
 def _short(text: str) -> str:

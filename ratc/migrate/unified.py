@@ -15,11 +15,11 @@ def read(document: Document) -> tuple[Item, ...]:
     items: list[Item] = []
     for names, node in keys.leaves(document.root):
         source, span = ".".join(names), keys.place(node)
-        if keys.secret(names, node):
-            why = "it looks like a secret, which is never copied; name it in `environment.secrets`"
-            items.append(Left(source, span, why))
-        elif any("." in name for name in names) or not source or subschema(schema, source) is None:
+        if any("." in name for name in names) or not source or subschema(schema, source) is None:
             items.append(Left(source or "the file", span, keys.UNKNOWN))
+        elif "properties" in (subschema(schema, source) or {}) and node.value is not None:
+            empty = isinstance(node.value, dict)
+            items.append(Left(source, span, "it is empty" if empty else "it must be a mapping of keys", empty))
         else:
             items.append(Carried(source, node.data(), span, source))
     return tuple(items)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ratc import excerpt
 from ratc.explain import Link, source
 from ratc.markup import code, escape
 from ratc.plan import Plan, Value
-from ratc.redact import looks_secret, redact
-from ratc.yaml_text import scalar
+from ratc.redact import plain, redact, shown
 
 VERSION = 1
 #: Narrower columns than these cannot be read.
@@ -20,7 +20,7 @@ _LEAST = 20
 def chain(link: Link, depth: int = 0) -> str:
     """An indented list, one line a link, with the line of the spec or of the facts that each ends in."""
     pad = "  " * depth
-    lines = [f"{pad}{link.path} = {shown(link.path, link.value)}  [{visible(source(link.value))}]"]
+    lines = [f"{pad}{link.path} = {shown(link.path, link.value.value)}  [{visible(source(link.value))}]"]
     if link.value.origin == "derived" and link.value.reason:
         lines.append(f"{pad}  because: {redact(link.value.reason)}")
     if link.is_above:
@@ -34,7 +34,7 @@ def chain(link: Link, depth: int = 0) -> str:
 def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
     """One line a value: path, value, where from or why. Cut at ``width`` columns; whole where that is None."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
-    rows = [(path, shown(path, value), _why(value)) for path, value in found if value is not None]
+    rows = [(path, shown(path, value.value), _why(value)) for path, value in found if value is not None]
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     if width is not None:
         second = min(second, max(_LEAST, (width - first - 4) // 2))
@@ -52,7 +52,9 @@ def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
 def markdown(plan: Plan, paths: Sequence[str], remarks: Sequence[str] = ()) -> str:
     """A Markdown table of path, value, and where from or why."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
-    rows = [(code(path), code(shown(path, value)), escape(_why(value))) for path, value in found if value is not None]
+    rows = [
+        (code(path), code(shown(path, value.value)), escape(_why(value))) for path, value in found if value is not None
+    ]
     lines = [*(f"- {escape(redact(remark))}\n" for remark in remarks), "\n" * bool(remarks)]
     lines += ["| value | is | why |\n|---|---|---|\n", *(f"| {' | '.join(row)} |\n" for row in rows)]
     return "".join(lines)
@@ -74,22 +76,16 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def shown(path: str, value: Value) -> str:
-    """The value on one line, without secrets."""
-    text = scalar(value.value)
-    return "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
-
-
 def _object(link: Link) -> dict[str, Any]:
     value, span = link.value, link.value.span
     place = None
     if span is not None:
         file = span.source.name if span.source.is_file else None
         place = {"source": span.source.name, "file": file, "line": span.line, "column": span.column}
-        place["text"] = redact(span.source.line(span.line))
+        place["text"] = excerpt.line(span.source, span.line)
     return {
         "path": link.path,
-        "value": _plain(link.path, value.value),
+        "value": plain(link.path, value.value),
         "origin": value.origin,
         "reason": redact(value.reason),
         "place": place,
@@ -98,20 +94,10 @@ def _object(link: Link) -> dict[str, Any]:
     }
 
 
-def _plain(path: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return "***" if looks_secret(path.rpartition(".")[2], value) else redact(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(path, item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(str(key), item) for key, item in value.items()}
-    return value
-
-
 def _quoted(value: Value) -> str:
     if value.span is None or not value.span.source.is_file:
         return ""
-    return _cut(visible(redact(value.span.source.line(value.span.line)).strip()), 100)
+    return _cut(visible(excerpt.line(value.span.source, value.span.line).strip()), 100)
 
 
 def _why(value: Value) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ratc import excerpt
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.redact import redact
 
@@ -16,8 +17,6 @@ _COLOURS = {
 }
 _RESET = "\x1b[0m"
 _WIDTH = 160
-#: How far beyond the shown part of a long line a secret may begin or end.
-_CONTEXT = 1000
 #: More findings than this help nobody; the counts at the end are of all.
 _MOST = 50
 
@@ -51,17 +50,16 @@ def diagnostic(item: Diagnostic, colour: bool = False) -> str:
 
 
 def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
-    text = span.source.line(span.line)
+    text = excerpt.line(span.source, span.line)
     number = str(span.line)
     pad = " " * len(number)
     column = span.column
     end = span.end_column if span.end_line == span.line else len(text) + 1
     if len(text) > _WIDTH:  # keep the underlined part of a very long line in view
         cut = max(0, column - 1 - _WIDTH // 2)
-        before = text[max(0, cut - _CONTEXT) : cut]
-        text = redact(before + text[cut : cut + _WIDTH + _CONTEXT])[len(before) :][:_WIDTH]
+        text = text[cut : cut + _WIDTH]
         column, end = column - cut, end - cut
-    text = _visible(redact(text))
+    text = _visible(text)
     marked = text[column - 1 : max(column, min(end, len(text) + 1) - 1)]
     carets = "^" * max(1, _cells(marked))
     return [

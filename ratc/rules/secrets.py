@@ -6,14 +6,29 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
-from ratc.redact import looks_secret
+from ratc.redact import found, redact
+
+_VARIABLES = "environment.variables"
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No variable of the environment section holds what looks like a secret."""
-    variables = settings["environment.variables"]
-    for name, value in (variables.value or {}).items():
-        if looks_secret(name, str(value)):
-            helps = (f"name it instead, and set it in the shell that submits: `secrets: [{name}]`",)
-            message = f"the variable `{name}` holds what looks like a secret"
-            yield Diagnostic("R205", message, variables.span, helps=helps)
+    """No value of the spec holds what looks like a secret, by its name or by its form."""
+    told = set()
+    for path, value in settings.items():
+        if not settings.given(path):
+            continue
+        for place in found(path, value.value, strict=path == _VARIABLES):
+            if place in told:
+                continue
+            told.add(place)
+            name = place.removeprefix(f"{_VARIABLES}.")
+            if name != place:
+                message = f"the variable `{redact(name)}` holds what looks like a secret"
+                helps = (f"name it instead, and set it in the shell that submits: `secrets: [{redact(name)}]`",)
+            else:
+                message = f"`{redact(place)}` holds what looks like a secret"
+                helps = (
+                    "set a variable in the shell that submits, name it under `environment.secrets`, and read it from "
+                    "the environment where it is used",
+                )
+            yield Diagnostic("R205", message, value.span, helps=helps)

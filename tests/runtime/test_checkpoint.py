@@ -52,6 +52,15 @@ def listed(checkpoints: Checkpoints) -> list[str]:
 # Files.
 
 
+def test_nobody_else_may_read_a_checkpoint(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        files.write_file(tmp_path / "a.pt", {"a": 1})
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.pt").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_is_read_by_torch_and_by_zip_and_proves_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     files.write_file(path, {"a": torch.arange(1000.0), "b": "text"})

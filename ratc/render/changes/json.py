@@ -9,7 +9,7 @@ from typing import Any
 from ratc.diff import words
 from ratc.diff.model import Change, Comparison, Side
 from ratc.plan import Value
-from ratc.redact import looks_secret, redact
+from ratc.redact import plain
 
 VERSION = 1
 
@@ -54,19 +54,8 @@ def _value(change: Change, value: Value | None) -> dict[str, Any] | None:
     if value is None:
         return None
     return {
-        "value": _plain(change.path, value.value),
+        "value": plain(change.path, value.value),
         "origin": value.origin,
         "why": words.why(value),
         "place": value.span.place if value.span else None,
     }
-
-
-def _plain(path: str, value: Any) -> Any:
-    """The value as it is, but no secret."""
-    if isinstance(value, str):
-        return "***" if looks_secret(path.rpartition(".")[2], value) else redact(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(path, item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(key, item) for key, item in value.items()}
-    return value

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-from ratc import __version__
+from ratc import __version__, excerpt
 from ratc.diagnostics import Diagnostic, Span
 from ratc.redact import redact
 
@@ -100,6 +100,6 @@ def _region(span: Span) -> dict[str, Any]:
 
 def _fingerprint(item: Diagnostic) -> str:
     """The same for the same finding when lines above it come or go."""
-    line = item.span.source.line(item.span.line).strip() if item.span else ""
+    line = excerpt.line(item.span.source, item.span.line).strip() if item.span else ""
     name = item.span.source.name if item.span else ""
-    return sha256(f"{item.code}\n{name}\n{item.message}\n{line}".encode()).hexdigest()[:32]
+    return sha256(f"{item.code}\n{name}\n{redact(item.message)}\n{line}".encode()).hexdigest()[:32]

@@ -13,7 +13,7 @@ from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from ratc import __version__, resources, units
+from ratc import __version__, excerpt, resources, units
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.diff import words
 from ratc.diff.model import Comparison, Side
@@ -239,7 +239,7 @@ def _finding(item: Diagnostic) -> Finding:
         item.code,
         redact(item.message),
         redact(span.place) if span else "",
-        redact(span.source.line(span.line)).strip() if span and span.source.is_file else "",
+        excerpt.line(span.source, span.line).strip() if span and span.source.is_file else "",
         tuple(redact(text) for text in item.notes if text),
         tuple(redact(text) for text in item.helps if text),
     )

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ratc import units
+from ratc import excerpt, units
 from ratc.explain import Link, source, tree
 from ratc.plan import Plan, Value
-from ratc.redact import looks_secret, redact
-from ratc.yaml_text import scalar
+from ratc.redact import redact, shown
 
 #: What the values without a section belong to.
 EXPERIMENT = "experiment"
@@ -82,12 +81,6 @@ def anchor(path: str) -> str:
     return "v." + re.sub(r"[^A-Za-z0-9.-]", lambda match: f"_{ord(match[0]):x}_", path)
 
 
-def shown(path: str, value: Value) -> str:
-    """The value on one line, without secrets."""
-    text = scalar(value.value)
-    return "***" if looks_secret(path.rpartition(".")[2], text) else redact(text)
-
-
 def _row(plan: Plan, path: str) -> Row:
     link = tree(plan, path)
     assert link is not None
@@ -97,7 +90,7 @@ def _row(plan: Plan, path: str) -> Row:
         anchor(path),
         head + dot,
         name,
-        shown(path, value),
+        shown(path, value.value),
         _size(path, value),
         _origin(value),
         _why(value),
@@ -112,7 +105,7 @@ def _step(plan: Plan, link: Link) -> Step:
     return Step(
         link.path,
         anchor(link.path) if known else "",
-        shown(link.path, value),
+        shown(link.path, value.value),
         _why(value),
         _quoted(value),
         link.is_above,
@@ -133,7 +126,7 @@ def _quoted(value: Value) -> str:
     """The line that it was written on."""
     if value.span is None or not value.span.source.is_file:
         return ""
-    return redact(value.span.source.line(value.span.line)).strip()
+    return excerpt.line(value.span.source, value.span.line).strip()
 
 
 def _size(path: str, value: Value) -> str:

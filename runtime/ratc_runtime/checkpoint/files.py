@@ -80,7 +80,7 @@ def write_file(path: Path, content: dict[str, Any]) -> None:
 def _write_file(path: Path, content: dict[str, Any]) -> None:
     work = beside(path, "new")
     try:
-        with work.open("w+b", buffering=0) as file:
+        with open(work, "w+b", buffering=0, opener=_private) as file:
             writer = _Writer(file)
             try:
                 torch.save(content, writer)  # type: ignore[arg-type]
@@ -101,6 +101,11 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             work.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else may read: a model and its progress may tell of the data they come from."""
+    return os.open(path, flags, 0o600)
 
 
 def _seal(file: IO[bytes], writer: _Writer) -> None:

@@ -214,7 +214,7 @@ class Checkpoints:
     def _begin(self, work: Path) -> None:
         self._prepare()
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        work.mkdir(mode=0o700)
 
     def _seal(self, place: Place, work: Path, content: dict[str, Any], best: Sequence[Place]) -> None:
         target = self.path(place.name)

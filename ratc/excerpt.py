@@ -1,0 +1,101 @@
+"""A line of a source as people may see it: secrets are starred out, however YAML quotes them.
+
+A text that is no YAML, as a script, is starred by what :mod:`ratc.redact` finds in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from ratc.diagnostics import Source
+from ratc.redact import has_secret, option_of, redact, starred
+from ratc.secret_names import names_secret
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def line(source: Source, number: int) -> str:
+    """The text of line ``number`` (from 1) with secrets starred out, column for column; empty beyond the end."""
+    return Source(source.name, _shown(source)).line(number)
+
+
+def _shown(source: Source) -> str:
+    if source.is_file:
+        return _file(source.text)
+    name, equals, value = source.text.partition("=")
+    if names_secret(source.name):  # the value of a variable of the environment
+        return "*" * len(source.text)
+    if equals and re.fullmatch(r"(?:--[\w-]+ )?[\w.-]+", name):  # an assignment on the command line
+        return f"{name}={'*' * len(value) if names_secret(name) else _file(value)}"
+    return _file(source.text)
+
+
+@lru_cache(maxsize=8)
+def _file(text: str) -> str:
+    return redact(starred(text, _values(text)))
+
+
+def _values(text: str) -> Iterator[tuple[int, int]]:
+    """Where the values of secret keys stand in a YAML text, and values with a secret that escapes or folding hide."""
+    anchors: dict[str, tuple[int, int]] = {}
+    stack: list[_Level] = []
+    for event in _events(text):
+        if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)) and stack:
+            stack.pop()
+        level = stack[-1] if stack else None
+        is_value = level is not None and level.is_secret
+        if isinstance(event, yaml.AliasEvent):
+            if is_value and event.anchor in anchors:
+                yield anchors[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            start, end = event.start_mark, event.end_mark
+            assert start is not None
+            assert end is not None
+            span = start.index, end.index
+            if event.anchor:
+                anchors[event.anchor] = span
+            is_key = level is not None and level.awaits_key
+            if (is_value and not is_key) or (has_secret(event.value) and not has_secret(text[slice(*span)])):
+                yield span
+            if level is not None and (is_key or not level.is_mapping):
+                level.key = event.value
+                level.awaits_key = False
+                continue
+        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            stack.append(_Level(isinstance(event, yaml.MappingStartEvent), is_value))
+            continue
+        if level is not None:
+            level.key, level.awaits_key = "", level.is_mapping
+
+
+class _Level:
+    """A mapping or a list that is being read."""
+
+    def __init__(self, is_mapping: bool, inherits: bool) -> None:
+        self.is_mapping = self.awaits_key = is_mapping
+        self.inherits = inherits
+        #: Of a mapping the key whose value comes next, of a list the entry before.
+        self.key = ""
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether what comes next, if it is a value, is a secret's."""
+        names = names_secret if self.is_mapping else option_of
+        return self.inherits or (not self.awaits_key and bool(names(self.key)))
+
+
+def _events(text: str) -> Iterator[Any]:
+    """The events of a YAML text, up to where it is none any more."""
+    loader = _Loader(text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()
+    except yaml.YAMLError:
+        return
+    finally:
+        loader.dispose()

@@ -1,0 +1,67 @@
+"""Finds keys and tokens by their form: `ghp_…`, `AKIA…`, a JWT, the block of a private key.
+
+The forms are those of detect-secrets (:mod:`ratc.secret_shapes_gen`) and what it lacks. A text without a long word
+costs one search; the first that has one compiles the patterns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from ratc import resources
+
+#: Every form has at least so many letters and digits in a row, or is a private key.
+_CANDIDATE = re.compile(r"[A-Za-z0-9_+/=.-]{16}|PRIVATE KEY")
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d")
+_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_BODY = re.compile(r"[^\n\"']*(?:\n[ \t]*[A-Za-z0-9+/=-]+[ \t]*(?=\n|\Z))*")
+#: Forms that their issuers document and detect-secrets does not have, or only at one length: GitHub, Hugging Face, AWS,
+#: Slack, OpenAI and Anthropic, GitLab, Google, Weights & Biases, npm, Docker, NVIDIA, and JWTs.
+_FORMS = (
+    r"gh[pousr]_[A-Za-z0-9]{16,}",
+    r"github_pat_[A-Za-z0-9_]{16,}",
+    r"hf_[A-Za-z0-9]{16,}",
+    r"AKIA[A-Z0-9]{16}",
+    r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
+    r"sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}",
+    r"glpat-[A-Za-z0-9_-]{16,}",
+    r"AIza[A-Za-z0-9_-]{35}",
+    r"ya29\.[A-Za-z0-9_-]{20,}",
+    r"wandb_v1_[A-Za-z0-9_-]{20,}",
+    r"npm_[A-Za-z0-9]{36}",
+    r"dckr_pat_[A-Za-z0-9_-]{16,}",
+    r"nvapi-[A-Za-z0-9_-]{20,}",
+    r"eyJ[A-Za-z0-9_=-]{8,}\.[A-Za-z0-9_=-]{8,}(?:\.[A-Za-z0-9_.+/=-]*)?",
+)
+
+
+def spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where a key stands in a text: first character, and the one behind the last."""
+    if not _CANDIDATE.search(text):
+        return
+    for pattern in _patterns():
+        for match in pattern.finditer(text):
+            group = 1 if match.re.groups and match.re.flags & re.IGNORECASE and match[1] else 0
+            start, end = match.span(group)
+            if not (text[start].isalnum() and text[start - 1 : start].isalnum()):
+                yield start, end
+    yield from _private_keys(text)
+
+
+def _private_keys(text: str) -> Iterator[tuple[int, int]]:
+    """From the first line of a private key to its last; without one, as long as lines look like its body."""
+    position = 0
+    while begin := _PRIVATE_KEY.search(text, position):
+        end = _END.search(text, begin.end()) or _BODY.match(text, begin.end())
+        assert end is not None
+        position = end.end()
+        yield begin.start(), position
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], ...]:
+    known = json.loads(resources.read("facts", "secret_shapes.json"))["patterns"]
+    return tuple(re.compile(one["pattern"], one["flags"]) for one in known) + tuple(map(re.compile, _FORMS))

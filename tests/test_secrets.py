@@ -1,0 +1,264 @@
+"""A secret is found by its name, its form or its place, refused in a spec, and never printed or copied."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratc import excerpt, redact
+from ratc.cli import main
+from ratc.diagnostics import Source
+from ratc.secret_names import names_secret
+
+SECRET = "sEcReT1"
+HEAD = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\n"
+#: A key of each form, made here so that no scanner takes this file for a leak.
+FORMS = {
+    "GitHub": "ghp_" + "a1B2" * 9,
+    "GitHub, fine-grained": "github_pat_" + "11ABCDE_0123456789abcdef",
+    "Hugging Face": "hf_" + "aBcDeFgH" * 4,
+    "AWS": "AKIA" + "IOSFODNN7EXAMPLE",
+    "OpenAI": "sk-" + "proj-0123456789abcdefghij",
+    "Anthropic": "sk-" + "ant-api03-0123456789abcdefghij",
+    "Slack": "xoxb-" + "123456789012-abcdefghijkl",
+    "GitLab": "glpat-" + "0123456789abcdefghij",
+    "Stripe": "sk_live_" + "0123456789abcdefghijklmn",
+    "PyPI": "pypi-" + "AgEIcHlwaS5vcmc" + "a1" * 40,
+    "JWT": "eyJ" + "hbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0.abcdefghijklmnop",
+    "private key": "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA " + "PRIVATE KEY-----",
+    "Weights & Biases": "wandb login 0123456789abcdef0123456789abcdef01234567",
+    "a URL's password": "https://user:pw@host/ml",
+    "a URL's password with a slash": "https://user:p@ss/w@host/ml",
+    "a URL's query": "https://host/ml?api_key=abc123&x=1",
+    "a URL's token": "https://0123456789abcdef0123456789abcdef01234567@host/x.git",
+}
+NAMES = """
+    PGPASSWORD GITHUB_PAT MY_TOKEN2 MY_TOKEN_2 DB_PASS TRACKING_PASSWORD api_key apiKey APIKEY x-api-key SSHPASS
+    MYSQL_PWD AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY DBPASSWORD clientSecret auth_token KAGGLE_KEY WANDB_API_KEY
+    CREDENTIALS
+"""
+HARMLESS_NAMES = """
+    TOKENIZERS_PARALLELISM MAX_TOKENS cls_token token_dim num_tokens monkey key query_key PATH PWD OLDPWD COMPASS bypass
+    patch compat author WANDB_IDENTITY_TOKEN_FILE secrets pattern num_passes low_pass
+"""
+HARMLESS = (
+    "export MY_TOKEN=$(cat ~/.token)",
+    'export MY_TOKEN="$OTHER"',
+    ': "${WANDB_API_KEY:?must be set}"',
+    'test -n "$WANDB_API_KEY"',
+    "docker://host:5000/image@sha256:abcd",
+    "git+https://github.com/a/b@v1.2",
+    "ssh://git@github.com:22/x",
+    "the mask token: learned",
+    "password: see the wiki",
+    "sk-learn-pipeline-experiment",
+    "hf_transfer_learning_baseline",
+    "0123456789abcdef0123456789abcdef01234567",  # a commit
+    "/scratch/me/experiments/2024-10-01_run/out",
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def told(*arguments: str, capsys) -> tuple[int, str]:
+    """Exit status and all that a command prints."""
+    with contextlib.suppress(SystemExit):
+        status = main(arguments)
+        said = capsys.readouterr()
+        assert "internal error" not in said.err
+        return status, said.out + said.err
+    raise AssertionError("the command was misused")
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_name_tells_a_secret(name):
+    assert names_secret(name)
+    assert redact.looks_secret(name, "swordfish")
+    assert list(redact.found("environment.variables", {name: "swordfish"}, strict=True)) == [
+        f"environment.variables.{name}"
+    ]
+
+
+@pytest.mark.parametrize("name", HARMLESS_NAMES.split())
+def test_a_name_that_only_resembles_one_does_not(name):
+    assert not names_secret(name)
+
+
+def test_words_of_models_are_no_secrets():
+    args = {"token": "mean", "mask_token": "[MASK]", "tokens": 5, "class_token": True, "key": "swordfish", "auth": None}
+    assert not list(redact.found("model.args", args))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_tells_a_secret_wherever_it_stands(form):
+    text = f"before {FORMS[form]} behind"
+    assert redact.has_secret(text)
+    shown = redact.redact(text)
+    assert len(shown) == len(text)
+    assert shown.startswith("before ")
+    assert shown.endswith(" behind")
+    for part in re.findall(r"[A-Za-z0-9_]{16,}", FORMS[form]):
+        assert part not in shown
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_only_names_a_secret_holds_none(text):
+    assert not redact.has_secret(text)
+
+
+#: A secret in every field that can hold text, by the kind of the field.
+FIELDS = {
+    "description": "description: {}",
+    "output_dir": "output_dir: {}",
+    "setup": "environment: {{setup: [{}]}}",
+    "variables": "environment: {{variables: {{OK: {}}}}}",
+    "modules": "environment: {{modules: [{}]}}",
+    "container": "environment: {{container: {}}}",
+    "model.args": "model: {{name: 'a:b', args: {{a: {{b: [{}]}}}}}}",
+    "loss_args": "training: {{loss: 'a:b', loss_args: {{a: {}}}}}",
+    "account": "resources: {{account: {}, num_gpus: 0}}",
+    "project": "logging: {{use_wandb: true, wandb_project: {}}}",
+    "experiment": "logging: {{mlflow_experiment_name: {}}}",
+}
+
+
+@pytest.mark.parametrize("form", ["GitHub", "Hugging Face", "AWS", "a URL's password"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_is_looked_at(field, form, capsys):
+    head = HEAD if "resources" not in FIELDS[field] else HEAD.rpartition("resources")[0]
+    Path("spec.yaml").write_text(f"{head}{FIELDS[field].format(f'{chr(34)}{FORMS[form]}{chr(34)}')}\n")
+    status, said = told("compile", "spec.yaml", "-o", "out", capsys=capsys)
+    assert status == 1
+    assert "error[R205]" in said
+    assert (":pw@" if "://" in FORMS[form] else FORMS[form]) not in said
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["api_key", "password", "hub_token", "private_key"])
+def test_an_argument_is_known_by_its_name(name, capsys):
+    Path("spec.yaml").write_text(f"{HEAD}model: {{name: 'a:b', args: {{{name}: {SECRET}}}}}\n")
+    status, said = told("validate", "spec.yaml", capsys=capsys)
+    assert status == 1
+    assert f"`model.args.{name}` holds what looks like a secret" in said
+    assert SECRET not in said
+
+
+#: The same value as YAML can write it.
+SPELLINGS = {
+    "plain": f"MY_TOKEN: {SECRET}",
+    "quoted key": f'"MY_TOKEN": {SECRET}',
+    "JSON": f'"variables": {{"MY_TOKEN": "{SECRET}"}}',
+    "several words": f'MY_TOKEN: "one {SECRET} tail"',
+    "several plain words": f"MY_TOKEN: one {SECRET}, tail",
+    "single quotes": f"MY_TOKEN: 'it''s {SECRET}'",
+    "an escape": f'MY_TOKEN: "\\"{SECRET}"',
+    "an anchor": f"MY_TOKEN: &a {SECRET}",
+    "a tag": f"MY_TOKEN: !!str {SECRET}",
+    "an alias": f"OTHER: &a {SECRET}\n    MY_TOKEN: *a",
+    "the next line": f"MY_TOKEN:\n      {SECRET}",
+    "a block": f"MY_TOKEN: |\n      one\n      {SECRET}",
+    "a folded text": f"MY_TOKEN: >-\n      one\n      {SECRET}",
+    "an explicit key": f"? MY_TOKEN\n    : {SECRET}",
+    "a number": "MY_TOKEN: 90817263",
+}
+
+
+@pytest.mark.parametrize("form", ["text", "json", "github", "sarif", "markdown"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_finding_hides_the_value_however_it_is_written(spelling, form, capsys):
+    lines = SPELLINGS[spelling]
+    lines = lines if spelling == "JSON" else f"variables:\n    {lines}"
+    Path("spec.yaml").write_text(f"{HEAD}environment:\n  {lines}\n")
+    status, said = told("validate", "spec.yaml", "--format", form, capsys=capsys)
+    assert status == 1
+    assert "R205" in said
+    assert SECRET not in said
+    assert "90817263" not in said
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_line_of_the_file_shows_it(spelling):
+    """Other findings quote other lines; a file that is no YAML after this one is quoted as well."""
+    for behind in ("", "training:\n\tepochs: 3\n", "a: [\n"):
+        text = f"{HEAD}environment:\n  variables:\n    {SPELLINGS[spelling]}\n{behind}"
+        source = Source("spec.yaml", text)
+        lines = [excerpt.line(source, number) for number in range(1, text.count("\n") + 2)]
+        assert SECRET not in "\n".join(lines)
+        assert [len(line) for line in lines] == [len(line) for line in text.split("\n")]
+        assert lines[:3] == HEAD.split("\n")[:3]
+
+
+@pytest.mark.parametrize("value", [SECRET, f"one {SECRET} tail", f'"{SECRET}"'])
+def test_options_and_variables_of_the_shell_hide_it_too(value, capsys, monkeypatch):
+    Path("spec.yaml").write_text(HEAD)
+    status, said = told("validate", "spec.yaml", "--set", f"environment.variables.MY_TOKEN={value}", capsys=capsys)
+    assert (status, SECRET in said) == (1, False), said
+    assert "R205" in said
+    for text in (f"{{MY_TOKEN: {value}}}", f"{{MY_TOKEN: {value}"):
+        status, said = told("validate", "spec.yaml", "--set", f"environment.variables={text}", capsys=capsys)
+        assert (status, SECRET in said) == (1, False), said
+        monkeypatch.setenv("RAT_ENVIRONMENT__VARIABLES", text)
+        status, said = told("validate", "spec.yaml", capsys=capsys)
+        assert (status, SECRET in said) == (1, False), said
+        monkeypatch.delenv("RAT_ENVIRONMENT__VARIABLES")
+
+
+_WORDS = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=12)
+
+
+@given(before=_WORDS, behind=_WORDS, flow=st.booleans(), style=st.sampled_from(["'", '"', "|", ">", None]))
+def test_what_a_yaml_writer_makes_of_it_is_hidden(before, behind, flow, style):
+    tree = {"variables": {"DB_PASS": f"{before}Zq{SECRET}qZ{behind}", "other": 1}}
+    text = yaml.safe_dump(tree, default_flow_style=flow, default_style=style, width=20)
+    assert SECRET not in "\n".join(excerpt.line(Source("x", text), number) for number in range(text.count("\n") + 2))
+
+
+@given(st.text(max_size=60))
+def test_any_text_keeps_its_lines_and_columns(text):
+    shown = redact.redact(text)
+    assert [len(line) for line in shown.split("\n")] == [len(line) for line in text.split("\n")]
+
+
+@pytest.mark.parametrize(
+    "piece", ["k", 'token="', "a: ", "://", "wandb login ", "-", "mysql ", "curl ", "login(", "x=sk-", "eyJ", "\\"]
+)
+def test_hostile_text_costs_no_more_than_its_length(piece):
+    """A quadratic pattern would take minutes."""
+    redact.redact(piece * (200_000 // len(piece)))
+
+
+def test_the_generated_patterns_are_those_of_the_library():
+    pytest.importorskip("detect_secrets")
+    from ratc.secret_shapes_gen import shapes
+
+    path = Path(redact.__file__).parent / "facts" / "secret_shapes.json"
+    assert path.read_text() == shapes(), "run `make docs`"
+
+
+def test_a_spec_without_long_words_compiles_no_pattern():
+    """`ratc validate` has to stay fast."""
+    from ratc import secret_shapes
+
+    secret_shapes._patterns.cache_clear()
+    assert not redact.has_secret("experiment_name: demo, data_dir: data, learning_rate: 1e-4")
+    assert secret_shapes._patterns.cache_info().misses == 0
+
+
+def test_the_library_itself_is_never_imported(monkeypatch):
+    import subprocess
+    import sys
+
+    code = "import sys, ratc.redact; ratc.redact.redact('a' * 40); print('detect_secrets' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(redact.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
