@@ -192,7 +192,9 @@ class Data(Section):
         examples=["isic", "volumes", "coco"],
     )
     args: Arguments = Field(
-        {}, description="Keyword arguments of a `package.module:callable`; `volumes` takes `window` and `overlap`."
+        {},
+        description="Keyword arguments of a `package.module:callable`; `isic` and `volumes` take `mask_threshold`,"
+        " `volumes` also `window` and `overlap`.",
     )
     data_dir: Text = Field(
         ...,

@@ -11,7 +11,6 @@ from ratc.tasks import default_loss
 _COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
 _PAIRS = (
     ("model.name", "model.args", "rat"),
-    ("data.dataset", "data.args", "isic"),
     ("data.dataset", "data.args", "coco"),
 )
 #: What each built-in loss takes: of segmentation with one foreground class and with several, and of detection
@@ -29,8 +28,11 @@ CLASS_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
 BOX_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "set_prediction": ("class_weight", "l1_weight", "giou_weight", "alpha", "gamma", "repeats"),
 }
-#: What the built-in data set of volumes takes (`ratc_runtime.data.volumes`).
-VOLUME_ARGUMENTS = ("window", "overlap")
+#: What the built-in data sets of segmentation take (`ratc_runtime.data.isic` and `.volumes`).
+DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "isic": ("mask_threshold",),
+    "volumes": ("window", "overlap", "mask_threshold"),
+}
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -53,8 +55,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     loss, dataset = settings["training.loss"].value or default_loss(task), settings["data.dataset"].value
     if loss in known:
         yield from _unknown(settings["training.loss_args"], known[loss], f"the built-in loss `{loss}`")
-    if dataset == "volumes":
-        yield from _unknown(settings["data.args"], VOLUME_ARGUMENTS, "the built-in dataset `volumes`")
+    if dataset in DATA_ARGUMENTS:
+        yield from _unknown(settings["data.args"], DATA_ARGUMENTS[dataset], f"the built-in dataset `{dataset}`")
 
 
 def _unknown(given: Value, known: tuple[str, ...], owner: str) -> Iterator[Diagnostic]:

@@ -180,7 +180,8 @@ class Run:
     def ranking(self) -> list[Place]:
         """Return the places of the evaluated epochs by `checkpoint.best_metric`, best first, the earlier of equals.
 
-        Where weights are pruned while training, those come first in which all of them have gone.
+        Epochs in which that score means nothing come after all others, by their validation loss. If weights are pruned
+        while training, those epochs come first in which all of them have gone.
         """
         name = self.lock.checkpoint.best_metric
         sign = -1.0 if self.task.metrics.get(name, LOSS).larger_is_better else 1.0
@@ -188,10 +189,11 @@ class Run:
         asked = self.lock.compression
         pruned = (asked.end_epoch or 0) if asked is not None and asked.begin_epoch is not None else 0
 
-        def key(record: dict[str, Any]) -> tuple[bool, float]:
-            value = record.get(f"val_{name}")
-            worse = sign * value if value is not None and math.isfinite(value) else math.inf
-            return record["epoch"] <= pruned, worse
+        def key(record: dict[str, Any]) -> tuple[bool, bool, float]:
+            value, loss = record.get(f"val_{name}"), record["val_loss"]
+            if value is not None and math.isfinite(value):
+                return record["epoch"] <= pruned, False, sign * value
+            return record["epoch"] <= pruned, True, loss if loss is not None and math.isfinite(loss) else math.inf
 
         kept = [record for record in self.progress.history if record["epoch"] not in self.progress.lost]
         return [Place(record["epoch"], 0) for record in sorted(kept, key=key)]

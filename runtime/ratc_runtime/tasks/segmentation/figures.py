@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ def _draw_overlay(folder: Path, picture: Picture) -> Path:
             axis.set_title(title if whole or title != "image" else PLANES[number], fontsize=12 if whole else 9)
             axis.set_axis_off()
     figure.legend(handles=_legend(picture.names, kinds), loc="outside lower right", ncols=4, frameon=False, fontsize=10)
-    figure.suptitle(f"{picture.name}     Dice {picture.dice:.3f}", fontsize=13)
+    dice = "no foreground" if math.isnan(picture.dice) else f"Dice {picture.dice:.3f}"
+    figure.suptitle(f"{picture.name}     {dice}", fontsize=13)
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png"
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -87,7 +87,9 @@ class Segmentation(Task):
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
         """Say the Dice of each class, and which have none."""
-        # None of one class; nor where a trainer was given scores of its own.
+        if "dice" in scores and scores["dice"] != scores["dice"]:
+            return ["no score: the split has no foreground, and none is predicted"]
+        # None of one class; nor if a trainer was given scores of its own.
         dice = {name: scores[f"dice/{name}"] for name in self._foreground if f"dice/{name}" in scores}
         if not dice:
             return []
