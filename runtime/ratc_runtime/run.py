@@ -22,9 +22,11 @@ from ratc_runtime.checkpoint.places import Place
 from ratc_runtime.claim import Claim
 from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
-from ratc_runtime.data.loading import Loader, is_foreign, train_loader
+from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
+from ratc_runtime.data.survey import first_look
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
+from ratc_runtime.errors import warn
 from ratc_runtime.evaluation import Evaluation
 from ratc_runtime.lock import Lock
 from ratc_runtime.memory import allocated, start_measuring
@@ -268,7 +270,8 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:
     """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
 
-    Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518 and R552.
+    The first start looks at a few samples of each split. Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518,
+    R536, R541, R552, R570, R571 and R573.
     """
     claim = Claim(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -308,8 +311,13 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     lock = split.lock
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
+    if saved is None:
+        first_look(flat(datasets), task, world, is_foreign(lock))
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
+    left = left_out(len(datasets["train"]), lock) if world.main else ""
+    if left:
+        warn(left)
     starts, sources = None, {}
     if world.main:
         starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)

@@ -38,15 +38,18 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 class Header(NamedTuple):
-    """What a file says of its picture: width and height upright, Pillow's mode, the EXIF orientation (1: upright)."""
+    """What a file says of its picture: width and height upright, Pillow's mode, the EXIF orientation (1: upright).
 
-    size: tuple[int, int]
+    Of a volume: depth, height and width, and the number of channels.
+    """
+
+    size: tuple[int, ...]
     mode: str
     orientation: int
 
     def __str__(self) -> str:
         """Return the size in words, with the orientation if that was applied."""
-        said = f"{self.size[0]} x {self.size[1]}"
+        said = " x ".join(map(str, self.size))
         return said if self.orientation == 1 else f"{said} (upright, by its EXIF orientation {self.orientation})"
 
 
@@ -80,7 +83,7 @@ def open_picture(
             kept = kept if turn is None else kept.transpose(turn)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
         raise undecodable(path, error) from None
-    return kept, header.size
+    return kept, (header.size[0], header.size[1])
 
 
 def open_numbers(path: Path) -> tuple[Any, tuple[int, int]]:

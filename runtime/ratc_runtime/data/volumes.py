@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from ratc_runtime.data.folders import find_files
 from ratc_runtime.data.masks import checked_threshold
+from ratc_runtime.data.pictures import Header
 from ratc_runtime.data.volume_store import Recipe, Volume, VolumeStore, look_at
 from ratc_runtime.errors import RuntimeFinding
 
@@ -111,6 +112,11 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
             "target": self._target(mask, patch),
             "name": self.names[index],
         }
+
+    def header(self, index: int) -> Header:
+        """Return the shape of the volume that a sample is cut from, and the number of its channels."""
+        channels = self._store.recipe.channels
+        return Header(self.volumes[self.patches[index].volume].shape, str(channels), 1)
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Return the files that one sample is made from: image and mask."""
