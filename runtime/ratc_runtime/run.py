@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import allocator, compiling, debug, provenance, rehearsal
+from ratc_runtime import allocator, batch_norm, compiling, debug, provenance, rehearsal
 from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
@@ -271,7 +271,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
 
     The first start looks at a few samples of each split. Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518,
-    R536, R541, R552, R570, R571 and R573.
+    R536, R541, R552, R570, R571, R573 and R575.
     """
     claim = Claim(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -318,6 +318,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     left = left_out(len(datasets["train"]), lock) if world.main else ""
     if left:
         warn(left)
+    batch_norm.check_last_batch(engine, datasets["train"], train.order)
     starts, sources = None, {}
     if world.main:
         starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lockfile import lock_content, results, run_training, write_data, write_lock
+from lockfile import environment, lock_content, run_training, write_lock
 from PIL import Image
 from ratc_runtime.data.pictures import look_at, open_picture
 from ratc_runtime.data.sources import open_split
@@ -19,9 +23,12 @@ from ratc_runtime.distributed import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock, lock_from
 from ratc_runtime.progress import say_scores
+from ratc_runtime.run import Run
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tracking.interface import finite_only
+
+from tests.effort import HANGS_S
 
 SHAPE = (20, 30)
 INSIDE = np.zeros(SHAPE, dtype=bool)
@@ -236,8 +243,6 @@ def test_only_single_pictures_of_known_formats_are_opened(tmp_path: Path, make: 
 
 def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     eps(tmp_path / "a.png")
-    import subprocess
-
     monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: pytest.fail(f"{given}"))
     lock = lock_from(lock_content())
     [piece] = pieces([tmp_path / "a.png"], lock)
@@ -274,13 +279,8 @@ def test_a_score_of_nothing_is_none() -> None:
     assert math.isnan(picture.dice)
 
 
-def test_scores_of_a_split_without_foreground_are_null_in_every_record(tmp_path: Path) -> None:
-    """Val and test have none here, and training goes on: only its own masks can teach."""
-    splits = write_data(tmp_path / "data")
-    for name in (*splits["val"], *splits["test"]):
-        Image.new("L", (32, 32)).save(tmp_path / f"data/masks/{name}_segmentation.png")
-    # A bias so low that nothing is predicted.
-    (tmp_path / "own.py").write_text(
+def test_a_split_without_foreground_is_evaluated_to_null(project: Path) -> None:
+    (project / "own.py").write_text(
         "import torch\n\n\n"
         "class Nothing(torch.nn.Module):\n"
         "    def __init__(self):\n"
@@ -290,12 +290,32 @@ def test_scores_of_a_split_without_foreground_are_null_in_every_record(tmp_path:
         "        return image * 0 + self.bias\n"
     )
     model = {"name": "own:Nothing", "multi_scale": False, "args": {}, "attention_memory": "full"}
-    lock = write_lock(tmp_path / "compiled", model=model)
-    told = run_training(lock, "--data-dir", str(tmp_path / "data"))
+    told = run_training(write_lock(project / "compiled", model=model, training__epochs=1))
     assert told.returncode == 0, told.stderr
-    found = results(tmp_path / "out")
-    assert found["test"]["dice"] is None
-    assert found["baseline"]["dice"] is not None  # it predicts something, and all of it is wrong
-    assert [epoch["val_dice"] for epoch in found["epochs"]] == [None, None]
+    for path in (project / "data/masks").glob("test*"):
+        Image.new("L", (32, 32)).save(path)
+    command = [sys.executable, "-m", "ratc_runtime.evaluate", "out/checkpoints/best.pt", "-o", "scores.json"]
+    told = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    assert told.returncode == 0, told.stderr
+    scores = json.loads((project / "scores.json").read_text())["scores"]
+    assert scores["dice"] is None
+    assert scores["iou"] is None
     assert "Dice n/a" in told.stdout
-    assert "Dice 1.0" not in told.stdout
+    assert "no score: the split has no foreground" in told.stdout
+
+
+def test_an_epoch_without_a_score_is_not_the_best_one() -> None:
+    lock = lock_from(lock_content())
+    nothing = float("nan")
+
+    def best(*epochs: tuple[float | None, float]) -> list[int]:
+        history = [
+            {"epoch": number, "val_dice": dice, "val_loss": loss} for number, (dice, loss) in enumerate(epochs, 1)
+        ]
+        progress = SimpleNamespace(history=history, lost=[])
+        run: Any = SimpleNamespace(lock=lock, task=make_task(lock), progress=progress)
+        return [place.epoch for place in Run.ranking(run)]
+
+    assert best((nothing, 0.1), (0.0, 0.9), (0.3, 0.8)) == [3, 2, 1]
+    assert best((None, 0.1), (0.0, 0.9)) == [2, 1]
+    assert best((nothing, 0.5), (nothing, 0.2), (nothing, nothing)) == [2, 1, 3]

@@ -318,7 +318,8 @@ def left_out(length: int, lock: Lock) -> str:
     """
     batch = lock.training.global_batch_size
     check_length(length, lock)
-    rest = length % batch if lock.training.last_batch == "drop" else 0
+    capped = lock.training.max_steps_per_epoch is not None  # then an epoch is meant to be a part
+    rest = length % batch if lock.training.last_batch == "drop" and not capped else 0
     if rest <= MOST_LEFT_OUT * length:
         return ""
     return (

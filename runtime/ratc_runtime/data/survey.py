@@ -202,7 +202,7 @@ def _search_everywhere(name: str, dataset: Any, task: Task, world: World) -> Non
     number = sum(read for _, read in found)
     if any(yes for yes, _ in found):
         return
-    if number >= len(dataset):
+    if number >= len(dataset) and not task.lock.debug:  # a debug run has a few of the samples only
         raise nothing_there(name, number)
     if world.main:
         warn(f"[R571] the first {number} samples of {name} have no foreground or object; there are {len(dataset)}")

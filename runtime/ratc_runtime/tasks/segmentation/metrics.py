@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ratc_runtime.distributed import World
+from ratc_runtime.tasks.outputs import tensor_of
 from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff
 
 
@@ -27,8 +28,10 @@ def labels(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
     """Return the class numbers that logits predict and that targets hold, both (B, ...).
 
     Of one foreground class both are (B, 1, ...): a pixel is predicted where its logit is above zero, true where the
-    target is at least half. Of K classes the logits are (B, K, ...), the targets (B, ...).
+    target is at least half. Of K classes the logits are (B, K, ...), the targets (B, ...). Raises R574 for an output
+    that is no tensor.
     """
+    output = tensor_of(output)
     if output.dim() == target.dim():
         return (output[:, 0] > 0).long(), (target[:, 0] >= 0.5).long()
     return output.argmax(1), target
