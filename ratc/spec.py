@@ -46,6 +46,11 @@ class Model(Section):
     args: Arguments = Field(
         {}, description="Keyword arguments of a `package.module:callable`.", examples=[{"width": 32}]
     )
+    output: Name | None = Field(
+        None,
+        description="Key of the logits in what a model of your own returns, if that is a mapping.",
+        examples=["out"],
+    )
     attention_memory: Literal["full", "fused", "chunked", "auto"] = Field(
         "auto",
         description="RAT's dense attention: `full` keeps its maps, `fused` (FlexAttention, compute capability 8.0 and "

@@ -8,13 +8,15 @@ from ratc.diagnostics import Diagnostic
 from ratc.memory.rat import FUSED_FROM, full_at_least, fused_runs_on, maps_alone, without_maps
 from ratc.resolve.context import Context
 
-_OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
+_OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory", "model.output")
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
     """RAT's arguments stand under `model` in a spec; a callable's under `args`. Codes: R312, R347."""
     settings = context.settings
     context.keep("model.name", "model.multi_scale")
+    if settings["model.output"].value is not None:
+        context.keep("model.output")
     yield from _attention(context)
     if settings["model.name"].value != "rat":
         context.keep_arguments("model.args")

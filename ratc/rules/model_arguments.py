@@ -8,7 +8,7 @@ from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.plan import Value, Values
 from ratc.tasks import default_loss
 
-_COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
+_COMMON = ("model.name", "model.multi_scale", "model.args", "model.output")  # `attention_memory` is of `rat` too
 _PAIRS = (
     ("model.name", "model.args", "rat"),
     ("data.dataset", "data.args", "coco"),
@@ -44,6 +44,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
                 key = path.rpartition(".")[2]
                 message = f"`{key}` is an argument of the built-in model `rat`, not of `{name}`"
                 yield Diagnostic("R203", message, settings[path].span, helps=(f"move it: `args: {{{key}: …}}`",))
+    elif settings["model.output"].value is not None:
+        message = "`output` is of a model of your own; what `rat` returns is known"
+        yield Diagnostic("R203", message, settings["model.output"].span, helps=("remove it",))
     for owner, args, built_in in _PAIRS:
         if settings[owner].value == built_in and settings[args].value:
             hint = "write RAT's arguments directly under `model`" if built_in == "rat" else "remove it"

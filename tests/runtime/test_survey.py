@@ -476,8 +476,21 @@ def test_a_model_that_returns_a_mapping_is_refused_with_its_keys(project: Path) 
     told = run_training(own_model(project, "Dict"))
     assert told.returncode == 1
     assert "error[R574]: the model returns a mapping with the keys `out`, `aux`" in told.stderr
-    assert "return self.net(image)['out']" in told.stderr
+    assert "`model: {output: out}`" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_the_key_of_the_logits_may_be_named(project: Path) -> None:
+    model = {"name": "own:Dict", "multi_scale": False, "args": {}, "attention_memory": "full"}
+    (project / "own.py").write_text(NORM)
+    told = run_training(write_lock(project / "compiled", model={**model, "output": "logits"}))
+    assert told.returncode == 1
+    assert "the keys `out`, `aux`, and the lock's model.output is `logits`" in told.stderr
+    told = run_training(write_lock(project / "compiled", model={**model, "output": "out"}))
+    assert told.returncode == 0, told.stderr
+    assert results(project / "out")["test"]["dice"] is not None
+    assert lock_with(model=model).fingerprint() != lock_with(model={**model, "output": "out"}).fingerprint()
+    assert lock_with(model=model).fingerprint() == lock_with(model={**model, "output": None}).fingerprint()
 
 
 def test_a_custom_task_may_take_a_mapping_as_its_input(tmp_path: Path) -> None:

@@ -21,14 +21,27 @@ def tensor_of(output: Any) -> torch.Tensor:
             "R574",
             f"the model returns a mapping with {_listed(keys)}, and segmentation needs one tensor of logits",
             "models of torchvision's `segmentation` return {'out': …, 'aux': …}",
-            "name a callable of your own as the model, which returns a module whose forward ends with"
-            f" `return self.net(image)[{first!r}]`",
+            f"name the key: `model: {{output: {first}}}`",
         )
     what = f"a {type(output).__name__}" + (f" of {len(output)}" if isinstance(output, (list, tuple)) else "")
     raise RuntimeFinding(
         "R574",
         f"the model returns {what}, and segmentation needs one tensor of logits",
         help="name a callable of your own as the model, which returns a module whose forward gives the logits alone",
+    )
+
+
+def entry_of(output: Any, key: str) -> Any:
+    """Return the entry of a mapping that a model returned; raise R574 if there is none of that key."""
+    if isinstance(output, Mapping) and key in output:
+        return output[key]
+    given = f"a {type(output).__name__}"
+    if isinstance(output, Mapping):
+        given = f"a mapping with {_listed([str(one) for one in output])}"
+    raise RuntimeFinding(
+        "R574",
+        f"the model returns {given}, and the lock's model.output is `{key}`",
+        help="name a key that is there, or remove `model.output`, and compile again",
     )
 
 
