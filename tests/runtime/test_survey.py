@@ -371,7 +371,12 @@ def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: 
 def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in SPLITS:
         coco(tmp_path / "data", split)
-    lock = coco_lock(tmp_path)
+    lock = coco_lock(
+        tmp_path,
+        training__global_batch_size=2,
+        training__micro_batch_size=2,
+        training__gradient_accumulation_steps=1,
+    )
     status, out, err = checked(lock, tmp_path, capsys, "--pictures", str(tmp_path / "pictures"))
     assert status == 0, err
     assert "[R572] class dog never occurs" in err
@@ -415,7 +420,7 @@ def test_the_command_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch
         "training: {target_batch_size: 5}\nresources: {num_gpus: 0, cpus: 2}\n"
     )
     monkeypatch.chdir(project.parent)
-    monkeypatch.setenv("RAT_DATA_DIR", "")
+    monkeypatch.delenv("RAT_DATA_DIR", raising=False)
     runtime = Path(preflight.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(runtime), str(runtime.parent)]))
     spec, pictures = f"{project.name}/spec.yaml", project / "looked"

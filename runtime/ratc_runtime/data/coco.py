@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ratc_runtime.data.folders import SKIP_HELP
-from ratc_runtime.data.near import is_possible, listed, nearest, shown
+from ratc_runtime.data.near import is_file, is_possible, listed, nearest, shown
 from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
 from ratc_runtime.errors import RuntimeFinding, warn
 
@@ -94,7 +94,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         folders = _folders(self.data_dir, split)
         for identity in sorted(images):
             name, width, height = images[identity]
-            file = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            file = next((folder / name for folder in folders if is_file(folder / name)), None)
             if file is None and skip_missing:
                 self.missing.append(name)
                 continue
@@ -163,7 +163,7 @@ def _missing(path: Path, name: str, folders: list[Path], data_dir: Path) -> Runt
     note, helps = f"looked in {looked} of {data_dir}", SKIP_HELP
     slashed = name.replace("\\", "/")
     for folder in folders:
-        if slashed != name and is_possible(slashed) and (folder / slashed).is_file():
+        if slashed != name and is_possible(slashed) and is_file(folder / slashed):
             note += f"\n{shown(str(folder / slashed))} is there: the list has backslashes where folders begin"
             helps = "write `/` instead of `\\` in every file_name of the annotations"
             break

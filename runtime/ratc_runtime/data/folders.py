@@ -55,13 +55,13 @@ def find_files(
 
 def _missing(message: str, folder: Path, stem: str, suffixes: Sequence[str], names: set[str]) -> RuntimeFinding:
     """Return R506 for a sample without a file, with the file that is nearly called so, if there is one."""
-    for suffix in suffixes:
-        near = nearest(stem + suffix, names)
-        if near is not None:
-            helps = "rename the file, or write its name into splits.json as the file system has it"
-            if near[1] == ANOTHER_ENDING:
-                helps = f"convert it: names end in {', '.join(suffixes)} here"
-            return RuntimeFinding("R506", message, f"{shown(str(folder / near[0]))} is there, {near[1]}", helps)
+    found = [near for suffix in suffixes if (near := nearest(stem + suffix, names)) is not None]
+    if found:
+        name, how = min(found, key=lambda near: near[1] == ANOTHER_ENDING)
+        helps = "rename the file, or write its name into splits.json as the file system has it"
+        if how == ANOTHER_ENDING:
+            helps = f"convert it: names end in {', '.join(suffixes)} here"
+        return RuntimeFinding("R506", message, f"{shown(str(folder / name))} is there, {how}", helps)
     return RuntimeFinding("R506", message, str(folder.parent), SKIP_HELP)
 
 

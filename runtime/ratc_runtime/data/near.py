@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 #: Entries of a folder that are looked at.
 _MOST = 200_000
 ANOTHER_ENDING = "with another ending"
-#: The longest part of a path that file systems take, in bytes (NAME_MAX of Linux).
-LONGEST = 255
+#: The longest part of a path, and the longest path, that file systems take, in bytes (NAME_MAX, PATH_MAX of Linux).
+LONGEST, LONGEST_PATH = 255, 4095
 
 
 def shown(name: str) -> str:
@@ -22,7 +22,16 @@ def shown(name: str) -> str:
 
 def is_possible(name: str) -> bool:
     """Tell whether a file can have this path: no NUL, no part that is too long."""
-    return "\0" not in name and all(len(part.encode("utf-8", "replace")) <= LONGEST for part in name.split("/"))
+    parts = [part.encode("utf-8", "replace") for part in name.split("/")]
+    return "\0" not in name and max(map(len, parts)) <= LONGEST and sum(map(len, parts)) + len(parts) <= LONGEST_PATH
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; a path that the system does not take is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def nearest(name: str, names: Collection[str]) -> tuple[str, str] | None:

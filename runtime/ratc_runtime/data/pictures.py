@@ -123,13 +123,14 @@ def undecodable(path: Path, error: Exception) -> RuntimeFinding:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a picture without decoding it."""
-    # A named pipe would be waited for, and a device may never end.
-    if not stat.S_ISREG(path.stat().st_mode):
+    # A named pipe would be waited for, and a device may never end; a folder is refused by the system itself.
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError("it is no regular file")
     # Given a name, Pillow maps some TIFFs into memory, and with an orientation gets their rows wrong.
     with path.open("rb") as stream:
         try:
-            file = Image.open(stream, formats=FORMATS)
+            file = Image.open(stream, "r", FORMATS)
         except UnidentifiedImageError:
             raise ValueError(f"its content is none of {', '.join(FORMATS)}") from None
         # The second picture of a phone's MPO is a preview or the other eye's.

@@ -59,8 +59,10 @@ class Task(ABC):
     #: The tasks that this one is made of, by name; none where it is one by itself.
     parts: Mapping[str, Task] = {}
 
-    #: The names of the classes by number, without a background.
-    class_labels: Mapping[int, str] = {}
+    @property
+    def class_labels(self) -> Mapping[int, str]:
+        """The names of the classes by number, without a background; none if the task has no classes."""
+        return {}
 
     @property
     def foreground(self) -> Collection[int]:

@@ -34,10 +34,14 @@ class Segmentation(Task):
     def __init__(self, lock: Lock) -> None:
         super().__init__(lock)
         self.classes, self.ignore_index = lock.data.num_classes, lock.data.ignore_index
-        self.class_labels = dict(enumerate(self._foreground, start=1))
         if self.classes > 1:
             known = {"classes": self.classes, "ignore_index": self.ignore_index}
             self.losses = {name: partial(made, **known) for name, made in MULTI.items()}  # type: ignore[misc]
+
+    @property
+    def class_labels(self) -> dict[int, str]:
+        """The names of the foreground classes by number."""
+        return dict(enumerate(self._foreground, start=1))
 
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
         """Return the pixels of each class; raise R536, R570 or R573 if the target is not one of the lock's."""
