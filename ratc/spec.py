@@ -48,6 +48,11 @@ class Model(Section):
     args: Arguments = Field(
         {}, description="Keyword arguments of a `package.module:callable`.", examples=[{"width": 32}]
     )
+    output: Name | None = Field(
+        None,
+        description="Key of the logits in what a model of your own returns, if that is a mapping.",
+        examples=["out"],
+    )
     attention_memory: Literal["full", "fused", "chunked", "auto"] = Field(
         "auto",
         description="RAT's dense attention: `full` keeps its maps, `fused` (FlexAttention, compute capability 8.0 and "
@@ -194,7 +199,9 @@ class Data(Section):
         examples=["isic", "volumes", "coco"],
     )
     args: Arguments = Field(
-        {}, description="Keyword arguments of a `package.module:callable`; `volumes` takes `window` and `overlap`."
+        {},
+        description="Keyword arguments of a `package.module:callable`; `isic` and `volumes` take `mask_threshold`,"
+        " `volumes` also `window` and `overlap`.",
     )
     data_dir: Text = Field(
         ...,

@@ -310,11 +310,12 @@ def test_the_examples_are_compiled_as_committed(name):
 def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     import inspect
 
+    from ratc_runtime.data.isic import IsicSegmentation
     from ratc_runtime.data.volumes import VolumePatches
     from ratc_runtime.tasks.detection.losses import LOSSES as BOXES
     from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 
-    from ratc.rules.model_arguments import BOX_LOSS_ARGUMENTS, CLASS_LOSS_ARGUMENTS, LOSS_ARGUMENTS, VOLUME_ARGUMENTS
+    from ratc.rules.model_arguments import BOX_LOSS_ARGUMENTS, CLASS_LOSS_ARGUMENTS, DATA_ARGUMENTS, LOSS_ARGUMENTS
     from ratc.tasks import LOSSES
 
     def arguments(called):
@@ -324,7 +325,8 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     assert {name: arguments(loss) for name, loss in MULTI.items()} == CLASS_LOSS_ARGUMENTS
     assert {name: arguments(loss) for name, loss in BOXES.items()} == BOX_LOSS_ARGUMENTS
     assert (set(LOSSES["segmentation"]), set(LOSSES["detection"])) == ({*BINARY, *MULTI}, set(BOXES))
-    assert set(VOLUME_ARGUMENTS) <= set(arguments(VolumePatches))
+    assert set(DATA_ARGUMENTS["volumes"]) <= set(arguments(VolumePatches))
+    assert set(DATA_ARGUMENTS["isic"]) <= set(arguments(IsicSegmentation))
 
 
 def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "compile for this machine and run the script",
     "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
     "submit": "compile for the scheduler of this machine and submit the script",
+    "data": "say what a data set holds, and what in it cannot be used: `data check`",
     "sample-data": "write a small real data set to try things on",
     "explain": "say what a code means, or where a value comes from",
     "probe": "write facts of a cluster or of this machine, from what it says",

@@ -28,7 +28,7 @@ class Checks:
         self._said: set[str] = set()
 
     def check(self, args: argparse.Namespace, plan: Plan, is_last: bool = True) -> tuple[Diagnostic, ...]:
-        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Code: R318.
+        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
 
         That it cannot be checked is a line on standard error. Of the plans of a sweep the first MOST are checked that
         differ, and the last.
@@ -46,8 +46,12 @@ class Checks:
     def _checked(self, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
         # Imported here: only a known card needs it.
         from ratc.cli import given
+        from ratc.cli.traces import NoTrace
 
-        verdict, why = given.judge(plan, folder)
+        try:
+            verdict, why = given.judge(plan, folder)
+        except NoTrace as stopped:
+            return stopped.found
         if verdict is None:
             self._say(f"the micro-batch is not checked against {plan.values['hardware.card'].value}: {why}")
             return ()

@@ -14,7 +14,10 @@ from ratc.units import gib
 
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
-    """The verdict on the plan's own micro-batch; or None, and why there is none. ``folder`` is the spec's."""
+    """The verdict on the plan's own micro-batch; or None, and why there is none. ``folder`` is the spec's.
+
+    Raises NoTrace if the model's output is of no use to its task.
+    """
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     wanted = variant(plan, device.kernels)
     micro = plan.values.get_as(int, "training.micro_batch_size")
@@ -35,6 +38,8 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
 
         return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
+        if any(item.code == predict.NO_USE for item in stopped.found):
+            raise
         return None, "; ".join(item.message for item in stopped.found)
 
 

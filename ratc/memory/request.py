@@ -37,6 +37,8 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
     """
     values = plan.values
     model = {"name": values["model.name"].value, "multi_scale": values["model.multi_scale"].value}
+    if "model.output" in values:
+        model["output"] = values["model.output"].value
     training: dict[str, Any] = {key: values[f"training.{key}"].value for key in _TRAINING}
     training |= {
         "precision": wanted.precision,

@@ -10,13 +10,15 @@ from ratc.resolve.context import Context
 
 #: Bytes of a host whose memory is not known.
 UNKNOWN_HOST = 256 << 30
-_OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory")
+_OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory", "model.output")
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
     """RAT's arguments stand under `model` in a spec; a callable's under `args`. Codes: R312, R347."""
     settings = context.settings
     context.keep("model.name", "model.multi_scale")
+    if settings["model.output"].value is not None:
+        context.keep("model.output")
     yield from _attention(context)
     if settings["model.name"].value != "rat":
         context.keep_arguments("model.args")

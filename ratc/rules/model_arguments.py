@@ -8,10 +8,9 @@ from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.plan import Value, Values
 from ratc.tasks import default_loss
 
-_COMMON = ("model.name", "model.multi_scale", "model.args")  # `attention_memory` is of `rat` too
+_COMMON = ("model.name", "model.multi_scale", "model.args", "model.output")  # `attention_memory` is of `rat` too
 _PAIRS = (
     ("model.name", "model.args", "rat"),
-    ("data.dataset", "data.args", "isic"),
     ("data.dataset", "data.args", "coco"),
 )
 #: What each built-in loss takes: of segmentation with one foreground class and with several, and of detection
@@ -29,8 +28,11 @@ CLASS_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
 BOX_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "set_prediction": ("class_weight", "l1_weight", "giou_weight", "alpha", "gamma", "repeats"),
 }
-#: What the built-in data set of volumes takes (`ratc_runtime.data.volumes`).
-VOLUME_ARGUMENTS = ("window", "overlap")
+#: What the built-in data sets of segmentation take (`ratc_runtime.data.isic` and `.volumes`).
+DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "isic": ("mask_threshold",),
+    "volumes": ("window", "overlap", "mask_threshold"),
+}
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -42,6 +44,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
                 key = path.rpartition(".")[2]
                 message = f"`{key}` is an argument of the built-in model `rat`, not of `{name}`"
                 yield Diagnostic("R203", message, settings[path].span, helps=(f"move it: `args: {{{key}: …}}`",))
+    elif settings["model.output"].value is not None:
+        message = "`output` is of a model of your own; what `rat` returns is known"
+        yield Diagnostic("R203", message, settings["model.output"].span, helps=("remove it",))
     for owner, args, built_in in _PAIRS:
         if settings[owner].value == built_in and settings[args].value:
             hint = "write RAT's arguments directly under `model`" if built_in == "rat" else "remove it"
@@ -53,8 +58,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     loss, dataset = settings["training.loss"].value or default_loss(task), settings["data.dataset"].value
     if loss in known:
         yield from _unknown(settings["training.loss_args"], known[loss], f"the built-in loss `{loss}`")
-    if dataset == "volumes":
-        yield from _unknown(settings["data.args"], VOLUME_ARGUMENTS, "the built-in dataset `volumes`")
+    if dataset in DATA_ARGUMENTS:
+        yield from _unknown(settings["data.args"], DATA_ARGUMENTS[dataset], f"the built-in dataset `{dataset}`")
 
 
 def _unknown(given: Value, known: tuple[str, ...], owner: str) -> Iterator[Diagnostic]:

@@ -83,12 +83,15 @@ def _score(
         target = nested.select(nested.to_device(batch.target, world.device), rows)
         scorer.add(output, target)
         totals += torch.tensor([float(criterion(output, target)) * len(rows), len(rows)], dtype=torch.float64)
-        finest = batch.image[0] if isinstance(batch.image, (list, tuple)) else batch.image
         for number, row in enumerate(rows):
             position = int(batch.position[row])
             if position in pictures:
                 one = nested.select(target, [number]), nested.select(output, [number])
-                kept.append((position, task.picture(position, batch.names[row], finest[row], *one)))
+                image = nested.select(batch.image, [row])
+                # Levels of a pyramid: the finest. A mapping is of a task that knows what it is.
+                finest = image[0] if isinstance(image, (list, tuple)) else image
+                bare = finest[0] if isinstance(finest, torch.Tensor) else finest
+                kept.append((position, task.picture(position, batch.names[row], bare, *one)))
     totals = world.sum(totals)
     gathered = [found for part in world.gather(kept) for found in part] if pictures else []
     loss, samples = totals.tolist()

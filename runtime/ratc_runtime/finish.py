@@ -9,7 +9,7 @@ from typing import Any
 from ratc_runtime import accounting, memory, surroundings
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.evaluation import Evaluation, evaluate
-from ratc_runtime.progress import say_scores
+from ratc_runtime.progress import say_score, say_scores
 from ratc_runtime.results import RESULTS_FILE, write_results
 from ratc_runtime.run import Run
 
@@ -127,7 +127,9 @@ def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str
     rows = accounting.rows(results["account"], results["starts"], len(results["skipped_samples"]))
     best = run.progress.best_epoch
     scores = run.progress.history[best - 1] if best else {}
-    said = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in scores.items() if key.startswith("val_"))
+    said = "  ".join(
+        f"{key.replace('_', ' ')} {say_score(value)}" for key, value in scores.items() if key.startswith("val_")
+    )
     weights = run.checkpoints.best(best) or run.checkpoints.newest()
     files = [path for path in (weights, run.output_dir / RESULTS_FILE) if path is not None]
     return [

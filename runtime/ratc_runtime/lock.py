@@ -37,6 +37,8 @@ class Model:
     multi_scale: bool
     args: dict[str, Any]
     attention_memory: Literal["full", "fused", "chunked"]
+    #: The key of the logits in a mapping that the model returns; None: it returns what its task needs.
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,8 @@ class Lock:
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
+        if self.model.output is None:  # as it was before there was this key
+            del model["output"]
         head = None if self.detection is None else dataclasses.asdict(self.detection)
         learnt = {
             "task_type": self.task_type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from ratc_runtime.imports import build, call
 from ratc_runtime.lean_attention import keep_no_maps
 from ratc_runtime.lock import Lock
 from ratc_runtime.tasks import make_task
+from ratc_runtime.tasks.outputs import entry_of
 
 
 def build_model(lock: Lock) -> nn.Module:
@@ -33,6 +35,9 @@ def build_model(lock: Lock) -> nn.Module:
             raise RuntimeFinding(
                 "R509", f"model {lock.model.name} returned {type(model).__name__}, not a torch.nn.Module"
             )
+    if lock.model.output is not None:
+        # A hook, so that the weights keep their names.
+        model.register_forward_hook(partial(_pick, lock.model.output))
     compat.keep_rotary_in_float32(model)
     if lock.model.attention_memory != "full":
         # Before checkpointing, which wraps the forward of the moment.
@@ -40,6 +45,11 @@ def build_model(lock: Lock) -> nn.Module:
     if lock.training.activation_checkpointing:
         _checkpoint_blocks(model)
     return model  # type: ignore[no-any-return]
+
+
+def _pick(key: str, _module: nn.Module, _given: Any, output: Any) -> Any:
+    """Return the entry of a model's output that its lock names."""
+    return entry_of(output, key)
 
 
 def _rat(lock: Lock) -> nn.Module:

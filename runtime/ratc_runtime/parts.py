@@ -38,7 +38,9 @@ class Own:
         Its predicted memory is dropped with its model: it is not of the one that trains.
         """
         if self.model is not None:
-            model = dataclasses.replace(lock.model, name=name_of(self.model), args={}, attention_memory="full")
+            model = dataclasses.replace(
+                lock.model, name=name_of(self.model), args={}, attention_memory="full", output=None
+            )
             lock = dataclasses.replace(lock, model=model, memory=Memory(None, None, None))
         if self.datasets:
             data = dataclasses.replace(lock.data, dataset=name_of(self.datasets["train"]), args={})

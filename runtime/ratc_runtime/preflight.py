@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime import allocator
+from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.strict import load_yaml
@@ -295,6 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         lock = check(arguments.lock, os.environ, launched=False)
+        check_listed(lock, os.environ)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -68,9 +69,14 @@ def takes_colour(stream: TextIO) -> bool:
 
 
 def say_scores(values: Mapping[str, Any], labels: Mapping[str, str], prefix: str = "") -> str:
-    """Return the scores among `values` in words, in the order of their labels."""
+    """Return the scores among `values` in words, in the order of their labels; a NaN is no score."""
     named = ((label, values.get(prefix + name)) for name, label in labels.items())
-    return "  ".join(f"{label} {value:.4f}" for label, value in named if value is not None)
+    return "  ".join(f"{label} {say_score(value)}" for label, value in named if value is not None)
+
+
+def say_score(value: float) -> str:
+    """Return one score in words."""
+    return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 class Reporter:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import allocator, compiling, debug, provenance, rehearsal
+from ratc_runtime import allocator, batch_norm, compiling, debug, provenance, rehearsal
 from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
@@ -22,9 +22,11 @@ from ratc_runtime.checkpoint.places import Place
 from ratc_runtime.claim import Claim
 from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
-from ratc_runtime.data.loading import Loader, is_foreign, train_loader
+from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
+from ratc_runtime.data.survey import first_look
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
+from ratc_runtime.errors import warn
 from ratc_runtime.evaluation import Evaluation
 from ratc_runtime.lock import Lock, lock_digest
 from ratc_runtime.memory import allocated, start_measuring
@@ -181,7 +183,8 @@ class Run:
     def ranking(self) -> list[Place]:
         """Return the places of the evaluated epochs by `checkpoint.best_metric`, best first, the earlier of equals.
 
-        Where weights are pruned while training, those come first in which all of them have gone.
+        Epochs in which that score means nothing come after all others, by their validation loss. If weights are pruned
+        while training, those epochs come first in which all of them have gone.
         """
         name = self.lock.checkpoint.best_metric
         sign = -1.0 if self.task.metrics.get(name, LOSS).larger_is_better else 1.0
@@ -189,10 +192,11 @@ class Run:
         asked = self.lock.compression
         pruned = (asked.end_epoch or 0) if asked is not None and asked.begin_epoch is not None else 0
 
-        def key(record: dict[str, Any]) -> tuple[bool, float]:
-            value = record.get(f"val_{name}")
-            worse = sign * value if value is not None and math.isfinite(value) else math.inf
-            return record["epoch"] <= pruned, worse
+        def key(record: dict[str, Any]) -> tuple[bool, bool, float]:
+            value, loss = record.get(f"val_{name}"), record["val_loss"]
+            if value is not None and math.isfinite(value):
+                return record["epoch"] <= pruned, False, sign * value
+            return record["epoch"] <= pruned, True, loss if loss is not None and math.isfinite(loss) else math.inf
 
         kept = [record for record in self.progress.history if record["epoch"] not in self.progress.lost]
         return [Place(record["epoch"], 0) for record in sorted(kept, key=key)]
@@ -267,7 +271,8 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:
     """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
 
-    Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518 and R552.
+    The first start looks at a few samples of each split. Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518,
+    R536, R541, R552, R570, R571, R573 and R575.
     """
     claim = Claim(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -309,8 +314,14 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     lock = split.lock
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
+    if saved is None:
+        first_look(flat(datasets), task, world, is_foreign(lock))
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
+    left = left_out(len(datasets["train"]), lock) if world.main else ""
+    if left:
+        warn(left)
+    batch_norm.check_last_batch(engine, datasets["train"], train.order)
     starts, sources = None, {}
     if world.main:
         starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)

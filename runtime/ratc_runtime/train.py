@@ -212,9 +212,10 @@ def train(run: Run) -> int:
     """Train to the end, or until asked to stop; return the exit status.
 
     A single process that runs out of memory goes on from the last step boundary with a smaller micro-batch. Raises
-    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory.
+    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for batch norm of one
+    value.
     """
-    from ratc_runtime import outofmemory
+    from ratc_runtime import batch_norm, outofmemory
 
     inspector = inspect(run) if run.lock.debug else None
     while True:
@@ -223,7 +224,10 @@ def train(run: Run) -> int:
         except Exception as error:
             text = outofmemory.explain(error, run.world.device)
             if text is None:
-                raise
+                finding = batch_norm.explain(error, run.engine.module)
+                if finding is None:
+                    raise
+                raise finding from None
         # Past the except clause, where the failed step's tensors are gone with the traceback.
         outofmemory.give_back(run.world.device)
         survive(run, text)

@@ -152,6 +152,7 @@ def test_one_foreground_class_and_a_pyramid(volumes: Path) -> None:
         volumes,
         data__num_classes=1,
         data__class_names=["tissue"],
+        data__args={"mask_threshold": 1},
         data__scales=[1.0, 0.5],
         model__multi_scale=True,
     )
@@ -166,6 +167,15 @@ def test_one_foreground_class_and_a_pyramid(volumes: Path) -> None:
     assert logits.shape == (1, 1, *PATCH)
     assert model.spacings == [(1.0,) * 3, (2.0,) * 3]
     task.loss()(logits, task.collate([item["target"]])).backward()
+
+
+def test_a_volume_of_several_labels_is_no_mask_of_one_class(volumes: Path) -> None:
+    lock = lock_of(volumes, data__num_classes=1, data__class_names=["tissue"])
+    with pytest.raises(RuntimeFinding, match=r"R570.*a_segmentation") as raised:
+        open_split(lock, volumes / "data", "train")[3]
+    assert "values: 0, 1, 2" in raised.value.note
+    assert "data.num_classes: 3" in raised.value.help
+    assert "mask_threshold" in raised.value.help
 
 
 def broken_size(data: Path) -> str:

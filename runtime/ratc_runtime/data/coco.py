@@ -7,7 +7,6 @@ As found in the wild the files of a split are called `train` or `train2017`; ima
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -16,13 +15,16 @@ from typing import Any
 import torch
 
 from ratc_runtime.data.folders import SKIP_HELP
-from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.near import is_file, is_possible, listed, nearest, shown
+from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
 from ratc_runtime.errors import RuntimeFinding, warn
 
 LAYOUT = (
     "annotations/instances_train.json, instances_val.json and instances_test.json (or train2017, val2017, test2017),"
     " and the images in images/, images/train/ or train2017/"
 )
+#: The largest number that can be a place or a side in pixels; beyond it a float32 skips whole numbers.
+MOST_PIXELS = 2**24
 #: A box of which less than this is left inside the image, in its own pixels of either side, is no object.
 LEAST_SIDE = 1.0
 
@@ -36,8 +38,8 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
     Images without boxes are kept. Boxes are cut off at the image's border; what then has less than a pixel of either
     side is left out, and counted in `dropped`.
 
-    Raises R506 naming the file where the folder, the annotations or an image are missing or damaged; R539 where the
-    file has other categories than `num_classes`. With `skip_missing`, images
+    Raises R506 naming the file if the folder, the annotations or an image are missing or damaged, or an image has
+    another size than its entry; R539 if the file has other categories than `num_classes`. With `skip_missing`, images
     that are not there are left out and listed in `missing`.
     """
 
@@ -73,6 +75,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         self.missing: list[str] = []
         self.dropped = 0
         self._files: list[Path] = []
+        self._listed: list[tuple[int, int]] = []
         self._targets: list[dict[str, torch.Tensor]] = []
         self._collect(
             path, split, content, {identity: label for label, (identity, _) in enumerate(classes)}, skip_missing
@@ -91,20 +94,15 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         folders = _folders(self.data_dir, split)
         for identity in sorted(images):
             name, width, height = images[identity]
-            file = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            file = next((folder / name for folder in folders if is_file(folder / name)), None)
             if file is None and skip_missing:
                 self.missing.append(name)
                 continue
             if file is None:
-                looked = ", ".join(str(folder.relative_to(self.data_dir)) + "/" for folder in folders) or "no folder"
-                raise RuntimeFinding(
-                    "R506",
-                    f"{path} names {name}, which is not there",
-                    f"looked in {looked} of {self.data_dir}",
-                    SKIP_HELP,
-                )
+                raise _missing(path, name, folders, self.data_dir)
             self._files.append(file)
             self.names.append(name)
+            self._listed.append((width, height))
             self._targets.append(self._target(boxes.get(identity, []), width, height))
 
     def _target(self, found: list[tuple[list[float], int, bool]], width: int, height: int) -> dict[str, torch.Tensor]:
@@ -132,17 +130,52 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture, *_ = open_picture(self._files[index], self.mode)
+        picture, size = open_picture(self._files[index], self.mode)
+        if size != self._listed[index]:
+            wide, high = self._listed[index]
+            raise RuntimeFinding(
+                "R506",
+                f"{self._files[index]} has {look_at(self._files[index])} pixels, the annotations say {wide} x {high}",
+                "its boxes are in pixels of the size that is listed, and would lie elsewhere",
+                "make boxes, width and height anew for this file as it is shown upright, or give the file that they"
+                " were made for",
+                everywhere=False,
+            )
         return {
             "image": pyramid(picture, self.sizes),
             "target": self.target(index),
             "name": self.names[index],
         }
 
+    def header(self, index: int) -> Header:
+        """Return size and mode of one sample's image without decoding it; raise R506 if it cannot be read."""
+        return look_at(self._files[index])
+
     def target(self, index: int) -> dict[str, torch.Tensor]:
         """Return the target of one sample without decoding its image."""
         # A copy: who moves boxes must not move those of the next epoch.
         return {key: value.clone() for key, value in self._targets[index].items()}
+
+
+def _missing(path: Path, name: str, folders: list[Path], data_dir: Path) -> RuntimeFinding:
+    """Return R506 for an image that is not there, with the file that is nearly called so, if there is one."""
+    looked = ", ".join(f"{folder.relative_to(data_dir)}/" for folder in folders) or "no folder"
+    note, helps = f"looked in {looked} of {data_dir}", SKIP_HELP
+    slashed = name.replace("\\", "/")
+    for folder in folders:
+        if slashed != name and is_possible(slashed) and is_file(folder / slashed):
+            note += f"\n{shown(str(folder / slashed))} is there: the list has backslashes where folders begin"
+            helps = "write `/` instead of `\\` in every file_name of the annotations"
+            break
+        place = (folder / slashed).parent
+        near = nearest(slashed.rpartition("/")[2], listed(place)) if is_possible(slashed) else None
+        if near is not None:
+            note += f"\n{shown(str(place / near[0]))} is there, {near[1]}"
+            helps = (
+                f"write file_name as the file is called, {shown(near[0])}, or rename the file; so for every such name"
+            )
+            break
+    return RuntimeFinding("R506", f"{path} names {shown(name)}, which is not there", note, helps)
 
 
 def _years(split: str) -> list[str]:
@@ -209,10 +242,12 @@ def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
         name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
         if not isinstance(name, str) or not name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
             raise _damaged(path, f"{where} has the file name {name!r:.80}, which is no path below the data folder")
-        if not all(type(side) is int and side > 0 for side in (width, height)):
-            raise _damaged(path, f"{where} ({name}) has the size {width!r:.20} x {height!r:.20}")
+        if not is_possible(name):
+            raise _damaged(path, f"{where} has the file name {shown(name)}, which no file can have")
+        if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in (width, height)):
+            raise _damaged(path, f"{where} ({shown(name)}) has the size {width!r:.20} x {height!r:.20}")
         if entry["id"] in found:
-            raise _damaged(path, f"{where} ({name}) has the id {entry['id']} a second time")
+            raise _damaged(path, f"{where} ({shown(name)}) has the id {entry['id']} a second time")
         found[entry["id"]] = (name, width, height)
     return found
 
@@ -226,10 +261,10 @@ def _annotation(path: Path, number: int, entry: Any, labels: dict[int, int]) -> 
     if (
         not isinstance(box, list)
         or len(box) != 4
-        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= MOST_PIXELS for v in box)
     ):
-        raise _damaged(path, f"{where} has the bbox {box!r:.60}, expected [x, y, width, height]")
-    if entry.get("category_id") not in labels:
+        raise _damaged(path, f"{where} has the bbox {box!r:.60}, expected [x, y, width, height] in pixels")
+    if type(entry.get("category_id")) is not int or entry["category_id"] not in labels:
         raise _damaged(path, f"{where} has the category {entry.get('category_id')!r:.40}, which the file does not have")
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ratc_runtime.data.near import ANOTHER_ENDING, nearest, shown
 from ratc_runtime.errors import RuntimeFinding
 
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
@@ -43,9 +44,25 @@ def find_files(
         elif skip_missing:
             files.missing.append(name)
         else:
-            what = f"images/{name}{_either(image_suffixes)}" if image is None else f"masks/{stem}{mask_suffixes[0]}"
-            raise RuntimeFinding("R506", f"sample {name} of split {split} has no file {what}", str(data_dir), SKIP_HELP)
+            lacks_image = image is None
+            what = f"images/{name}{_either(image_suffixes)}" if lacks_image else f"masks/{stem}{mask_suffixes[0]}"
+            wanted, names, folder = (name, images, "images") if lacks_image else (stem, masks, "masks")
+            suffixes = image_suffixes if lacks_image else mask_suffixes
+            message = f"sample {shown(name)} of split {split} has no file {shown(what)}"
+            raise _missing(message, data_dir / folder, wanted, suffixes, names)
     return files
+
+
+def _missing(message: str, folder: Path, stem: str, suffixes: Sequence[str], names: set[str]) -> RuntimeFinding:
+    """Return R506 for a sample without a file, with the file that is nearly called so, if there is one."""
+    found = [near for suffix in suffixes if (near := nearest(stem + suffix, names)) is not None]
+    if found:
+        name, how = min(found, key=lambda near: near[1] == ANOTHER_ENDING)
+        helps = "rename the file, or write its name into splits.json as the file system has it"
+        if how == ANOTHER_ENDING:
+            helps = f"convert it: names end in {', '.join(suffixes)} here"
+        return RuntimeFinding("R506", message, f"{shown(str(folder / name))} is there, {how}", helps)
+    return RuntimeFinding("R506", message, str(folder.parent), SKIP_HELP)
 
 
 def _either(suffixes: Sequence[str]) -> str:
@@ -88,7 +105,7 @@ def split_names(data_dir: Path, split: str) -> list[str]:
         if shared:
             raise RuntimeFinding(
                 "R506",
-                f"{path} has {min(shared)} in both {split} and {other}",
+                f"{path} has {shown(min(shared))} in both {split} and {other}",
                 f"{len(shared)} name(s) in both: a score on them would be worthless",
             )
     if len(set(names)) != len(names):

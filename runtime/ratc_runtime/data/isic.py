@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers, find_files
-from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.masks import checked_threshold, foreground, numbers_of
+from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pyramid
 from ratc_runtime.errors import RuntimeFinding
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
@@ -20,12 +21,14 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     """Images and masks of one split, resized to one size.
 
     An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse when `scales` has several
-    entries), `target` and `name`. With one foreground class the target is float (1, H, W) of 0 and 1, the mask at half
-    its range. With more it is (H, W), uint8: the numbers in the mask, whether it is grey or has a palette, are
-    classes from 0, the background, to `num_classes` - 1, or `ignore_index`.
+    entries), `target` and `name`. With one foreground class the target is float (1, H, W) of 0 and 1: see
+    `ratc_runtime.data.masks` for what the mask may hold, and for `mask_threshold`. With more it is (H, W), uint8: the
+    numbers in the mask, whether it is grey or has a palette, are classes from 0, the background, to
+    `num_classes` - 1, or `ignore_index`.
 
-    Raises R506 naming the file where the folder, `splits.json`, an image or a mask is missing or corrupt, R536 for a
-    mask that holds other numbers. With `skip_missing`, names without both files are left out and listed in `missing`.
+    Raises R506 naming the file if the folder, `splits.json`, an image or a mask is missing or corrupt, R536 for a
+    mask that holds other numbers, R570 for one that is no mask of one class. With `skip_missing`, names without both
+    files are left out and listed in `missing`.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         skip_missing: bool = False,
         num_classes: int = 1,
         ignore_index: int | None = None,
+        mask_threshold: float | None = None,
     ) -> None:
         self.image_size = image_size
+        self.threshold = checked_threshold(mask_threshold, num_classes)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.mode = {1: "L", 3: "RGB"}.get(channels)
         if self.mode is None:
@@ -54,19 +59,19 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image_path, mask_path = self._files[index]
-        picture, (width, height) = open_picture(image_path, self.mode or "L", max(self.sizes))
-        mask, size = self._open_mask(mask_path)
-        if size != (width, height):
+        picture, size = open_picture(image_path, self.mode or "L", max(self.sizes))
+        numbers, mask_size = self._numbers(mask_path)
+        if mask_size != size:
             raise RuntimeFinding(
                 "R506",
-                f"{mask_path} has {size[0]} x {size[1]} pixels, its image {width} x {height}",
+                f"{mask_path} has {look_at(mask_path)} pixels, its image {look_at(image_path)}",
                 f"the image is {image_path}; resized to one size they would not lie on one another",
                 SKIP_HELP,
                 everywhere=False,
             )
         return {
             "image": pyramid(picture, self.sizes),
-            "target": self._target(mask, mask_path),
+            "target": self._target(numbers, mask_path),
             "name": self.names[index],
         }
 
@@ -74,19 +79,26 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         """Return the files that one sample is made from: image and mask."""
         return self._files[index]
 
+    def header(self, index: int) -> Header:
+        """Return size and mode of one sample's image without decoding it; raise R506 if it cannot be read."""
+        return look_at(self._files[index][0])
+
     def target(self, index: int) -> torch.Tensor:
         """Return the target of one sample without decoding its image."""
         path = self._files[index][1]
-        return self._target(self._open_mask(path)[0], path)
+        return self._target(self._numbers(path)[0], path)
 
-    def _open_mask(self, path: Path) -> tuple[Image.Image, tuple[int, int]]:
-        return open_picture(path, "L" if self.num_classes == 1 else None)
+    def _numbers(self, path: Path) -> tuple[Any, tuple[int, int]]:
+        if self.num_classes > 1:
+            return open_numbers(path)
+        mask, size = open_picture(path, None)
+        return numbers_of(mask, path), size
 
-    def _target(self, mask: Image.Image, path: Path) -> torch.Tensor:
+    def _target(self, numbers: Any, path: Path) -> torch.Tensor:
         height, width = self.image_size
         if self.num_classes > 1:
-            numbers = class_numbers(np.asarray(mask), path, self.num_classes, self.ignore_index)
-            resized = Image.fromarray(numbers).resize((width, height), Image.Resampling.NEAREST)
-            return torch.from_numpy(np.array(resized))
-        resized = mask.resize((width, height), Image.Resampling.NEAREST)
-        return torch.from_numpy((np.asarray(resized) >= 128).astype(np.float32))[None]
+            numbers = class_numbers(numbers, path, self.num_classes, self.ignore_index)
+        else:
+            numbers = foreground(numbers, path, self.threshold).astype(np.uint8)
+        resized = np.array(Image.fromarray(numbers).resize((width, height), Image.Resampling.NEAREST))
+        return torch.from_numpy(resized) if self.num_classes > 1 else torch.from_numpy(resized.astype(np.float32))[None]

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, default_collate
 
 from ratc_runtime import stacks, watchdog
 from ratc_runtime.data.augment import Augmentation, OfEach
-from ratc_runtime.data.samples import Draw, Guarded, Sample
+from ratc_runtime.data.lengths import check_length
+from ratc_runtime.data.samples import Draw, Guarded, Sample, with_note
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock
 
@@ -27,6 +28,8 @@ Collate = Callable[[Sequence[Any]], Any]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+#: Of the training samples, the part that a dropped last batch may be without a word.
+MOST_LEFT_OUT = 0.2
 #: Of a split's samples, more bad ones than this part are warned of.
 WARNING_SHARE = 0.01
 #: Where more than this part is bad the run ends; one bad sample is always put up with.
@@ -61,6 +64,8 @@ class _Collate:
             try:
                 image = default_collate([sample.image for sample in samples])
                 target = self.targets([sample.target for sample in samples])
+            except RuntimeFinding as finding:
+                problem = with_note(finding, f"samples {', '.join(names[:8])}")
             except Exception as error:  # a collate of the user's may raise anything
                 problem = _not_alike(samples, error)
         weight: Any = [sample.weight for sample in samples]
@@ -299,17 +304,28 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
     cannot fill one global batch, R532 naming an augmentation that cannot be made.
     """
     order = TrainOrder(len(dataset), lock, rank)
-    if order.steps < 1:
-        raise RuntimeFinding(
-            "R503",
-            f"the train split has {len(dataset)} sample(s), fewer than one global batch of {order.global_batch}",
-            "with `last_batch: drop` every optimizer step takes a full global batch",
-            "set a smaller training.target_batch_size, or `training.last_batch: keep`, or give more samples",
-        )
+    check_length(len(dataset), lock)
     augment: Any = Augmentation(lock.data.augmentations) if lock.data.augmentations else None
     if augment is not None and lock.tasks:
         augment = OfEach(augment)
     return Loader(dataset, order, lock, rank, targets, augment)
+
+
+def left_out(length: int, lock: Lock) -> str:
+    """Return in words how much of `length` samples no step of an epoch takes; empty if it is little.
+
+    Raises R503 if the samples cannot fill one global batch.
+    """
+    batch = lock.training.global_batch_size
+    check_length(length, lock)
+    capped = lock.training.max_steps_per_epoch is not None  # then an epoch is meant to be a part
+    rest = length % batch if lock.training.last_batch == "drop" and not capped else 0
+    if rest <= MOST_LEFT_OUT * length:
+        return ""
+    return (
+        f"[R577] `last_batch: drop` leaves out {rest} of {length} training samples in every epoch, others each time:"
+        f" the global batch is {batch}; set `training.last_batch: keep`, or a target_batch_size that leaves less over"
+    )
 
 
 def evaluation_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:

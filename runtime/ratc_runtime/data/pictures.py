@@ -1,37 +1,72 @@
-"""Pictures of files as tensors, for every 2D data set and for prediction: decoded and resized in one way only."""
+"""Pictures of files as tensors, for every 2D data set and for prediction: all are decoded and resized in one way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ratc_runtime.data.folders import SKIP_HELP
 from ratc_runtime.errors import RuntimeFinding
 
+#: The formats that are read, by Pillow's names, whatever a file is called. Of the others one (EPS) starts a program.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: Pillow's modes of more than 8 bits a channel: its conversion to grey cuts values off at 255.
 WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 #: Modes whose pixels are single whole numbers: grey, indices of a palette, black and white, 16 and 32 bits.
 INDEX_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
 #: From how many times the wanted size on a JPEG is decoded to less than its own.
 REDUCING_GAP = 2
+#: What puts the pixels of a file upright, by the EXIF tag for the camera's orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: The orientations that exchange width and height.
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class Header(NamedTuple):
+    """What a file says of its picture: width and height upright, Pillow's mode, the EXIF orientation (1: upright).
+
+    Of a volume: depth, height and width, and the number of channels.
+    """
+
+    size: tuple[int, ...]
+    mode: str
+    orientation: int
+
+    def __str__(self) -> str:
+        """Return the size in words, with the orientation if that was applied."""
+        said = " x ".join(map(str, self.size))
+        return said if self.orientation == 1 else f"{said} (upright, by its EXIF orientation {self.orientation})"
 
 
 def open_picture(
     path: Path, mode: str | None, wanted: tuple[int, int] | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Return a decoded picture and the width and height that its file has.
+    """Return a decoded picture, upright, and the width and height that its file has upright.
 
-    Without a mode it stays as it is, and must hold one whole number a pixel (R536). A JPEG of several times the
-    `wanted` height and width is decoded to the next size of 1/2, 1/4 or 1/8 that has at least twice as much, in a
+    The EXIF orientation is applied, as viewers do. Without a mode the pixels stay as they are. A JPEG of several times
+    the `wanted` height and width is decoded to the next size of 1/2, 1/4 or 1/8 that has at least twice as much, in a
     fraction of the time; so does Pillow's `thumbnail`.
+
+    Raises R506 if the file cannot be decoded, has several frames, or is of another format than `FORMATS`.
     """
     try:
-        with Image.open(path) as file:
-            size = file.size
+        with _opened(path) as file:
+            header = _header(file)
             if mode is None:
                 file.load()
                 kept: Image.Image = file.copy()
@@ -40,13 +75,24 @@ def open_picture(
                     said = f"it has more than 8 bits a channel (mode {file.mode}), which would be cut off at 255"
                     raise ValueError(said)
                 if wanted is not None:
-                    file.draft(mode, (REDUCING_GAP * wanted[1], REDUCING_GAP * wanted[0]))
+                    height, width = wanted if header.orientation not in _SIDEWAYS else wanted[::-1]
+                    file.draft(mode, (REDUCING_GAP * width, REDUCING_GAP * height))
                 kept = file.convert(mode)
+            # Of a TIFF Pillow itself does this when it loads the pixels.
+            turn = _TURNS.get(header.orientation) if file.format != "TIFF" else None
+            kept = kept if turn is None else kept.transpose(turn)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
-        raise RuntimeFinding(
-            "R506", f"{path} cannot be decoded", f"{type(error).__name__}: {error}", SKIP_HELP, everywhere=False
-        ) from None
-    if mode is None and kept.mode not in INDEX_MODES:
+        raise undecodable(path, error) from None
+    return kept, (header.size[0], header.size[1])
+
+
+def open_numbers(path: Path) -> tuple[Any, tuple[int, int]]:
+    """Return a mask of class numbers as an array (H, W), upright, and its width and height.
+
+    Raises R506 as `open_picture` does, R536 if the pixels are not single whole numbers.
+    """
+    kept, size = open_picture(path, None)
+    if kept.mode not in INDEX_MODES:
         raise RuntimeFinding(
             "R536",
             f"{path} holds colours ({kept.mode}), not class numbers",
@@ -54,11 +100,59 @@ def open_picture(
             "write the masks as 8-bit grey or palette PNG",
             everywhere=False,
         )
-    return kept, size
+    return np.asarray(kept), size
+
+
+def look_at(path: Path) -> Header:
+    """Return what a picture's file says of itself, without decoding it; raise R506 if it cannot be read."""
+    try:
+        with _opened(path) as file:
+            return _header(file)
+    except Exception as error:  # see `open_picture`
+        raise undecodable(path, error) from None
+
+
+def undecodable(path: Path, error: Exception) -> RuntimeFinding:
+    """Return R506: a file that cannot be read as what it should be."""
+    said = " ".join(str(error).split())[:300]
+    return RuntimeFinding(
+        "R506", f"{path} cannot be decoded", f"{type(error).__name__}: {said}", SKIP_HELP, everywhere=False
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a picture without decoding it."""
+    # A named pipe would be waited for, and a device may never end; a folder is refused by the system itself.
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is no regular file")
+    # Given a name, Pillow maps some TIFFs into memory, and with an orientation gets their rows wrong.
+    with path.open("rb") as stream:
+        try:
+            file = Image.open(stream, "r", FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"its content is none of {', '.join(FORMATS)}") from None
+        # The second picture of a phone's MPO is a preview or the other eye's.
+        if file.format != "MPO" and getattr(file, "is_animated", False):
+            raise ValueError("it has several frames or pages, and only the first would be read")
+        yield file
+
+
+def _header(file: Any) -> Header:
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF says nothing, and the pixels may be whole
+        orientation = 1
+    orientation = orientation if orientation in _TURNS else 1
+    width, height = file.size
+    # Pillow has the size of a TIFF upright from the start.
+    swapped = orientation in _SIDEWAYS and file.format != "TIFF"
+    return Header((height, width) if swapped else (width, height), file.mode, orientation)
 
 
 def pyramid(picture: Image.Image, sizes: Sequence[tuple[int, int]]) -> torch.Tensor | list[torch.Tensor]:
-    """Return a decoded picture at each (height, width), float (C, H, W) in [0, 1]; bare where there is one size."""
+    """Return a decoded picture at each (height, width), float (C, H, W) in [0, 1]; bare if there is one size."""
     # From the original each time: a pyramid made step by step would blur twice.
     levels = [
         torch.from_numpy(np.array(picture.resize((w, h), Image.Resampling.BILINEAR), dtype=np.float32) / 255)

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers
+from ratc_runtime.data.masks import foreground
 from ratc_runtime.errors import RuntimeFinding, warn
 
 #: Of the files' layout: another number leaves old ones alone.
-VERSION = 1
+VERSION = 2
 #: Percentiles that intensities are clipped to where no window is given.
 CLIP = (0.5, 99.5)
 #: Affines of an image and its mask may differ by this much, in the affine's own units (mm).
@@ -38,6 +39,8 @@ class Recipe:
     num_classes: int
     ignore_index: int | None
     window: tuple[float, float] | None
+    #: From which value on a mask of one class is foreground; None: it must hold two values.
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class VolumeStore:
     def read(self, volume: Volume) -> tuple[Any, Any]:
         """Return a volume (C, D, H, W), float32 in [0, 1], and its mask (D, H, W), uint8.
 
-        Raises R506 where a file is corrupt, R536 where the mask holds what is no class.
+        Raises R506 if a file is corrupt, R536 if the mask holds what is no class, R570 if it is no mask of one class.
         """
         found = self._open.get(volume.name)
         if found is None:
@@ -157,7 +160,7 @@ def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
     labels, affine = _voxels(volume.mask)
     mask = _turned(labels.reshape(labels.shape[:3]), affine, order)
     if recipe.num_classes == 1:
-        return image, np.ascontiguousarray(mask >= 0.5).astype(np.uint8)
+        return image, np.ascontiguousarray(foreground(mask, volume.mask, recipe.threshold)).astype(np.uint8)
     return image, np.ascontiguousarray(class_numbers(mask, volume.mask, recipe.num_classes, recipe.ignore_index))
 
 

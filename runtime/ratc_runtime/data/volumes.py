@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from ratc_runtime.data.folders import find_files
+from ratc_runtime.data.masks import checked_threshold
+from ratc_runtime.data.pictures import Header
 from ratc_runtime.data.volume_store import Recipe, Volume, VolumeStore, look_at
 from ratc_runtime.errors import RuntimeFinding
 
@@ -44,12 +46,13 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
     dimension.
 
     An item has `image`, float (C, D, H, W) in [0, 1] (a list from fine to coarse when `scales` has several entries,
-    the coarser ones averaged from the patch), `target`, float (1, D, H, W) of 0 and 1 (of one foreground class: where
-    the mask is at least 0.5) or uint8 (D, H, W) of class numbers, and `name`, with the corner behind an `@`.
+    the coarser ones averaged from the patch), `target`, float (1, D, H, W) of 0 and 1 (of one foreground class: see
+    `ratc_runtime.data.masks`, also for `mask_threshold`) or uint8 (D, H, W) of class numbers, and `name`, with the
+    corner behind an `@`.
 
-    Raises R506 naming the file where one is missing or corrupt, R536 for a mask with numbers that are no classes, R537
-    where image and mask are not of the same voxels. With `skip_missing`, volumes that lack a file, or whose header
-    cannot be used, are left out and listed in `missing`.
+    Raises R506 naming the file if one is missing or corrupt, R536 for a mask with numbers that are no classes, R570 for
+    one that is no mask of one class, R537 if image and mask are not of the same voxels. With `skip_missing`, volumes
+    that lack a file, or whose header cannot be used, are left out and listed in `missing`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         ignore_index: int | None = None,
         window: tuple[float, float] | None = None,
         overlap: float = 0.0,
+        mask_threshold: float | None = None,
     ) -> None:
         low, high = window or (0.0, 1.0)
         if not (low < high and 0 <= overlap < 1):
@@ -74,7 +78,8 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
             )
         self.patch_size, self.num_classes = tuple(image_size), num_classes
         self.sizes = [tuple(max(1, round(side * scale)) for side in image_size) for scale in scales]
-        recipe = Recipe(channels, num_classes, ignore_index, window)
+        threshold = checked_threshold(mask_threshold, num_classes)
+        recipe = Recipe(channels, num_classes, ignore_index, window, threshold)
         files = find_files(Path(data_dir), split, SUFFIXES, SUFFIXES, skip_missing)
         self.missing = list(files.missing)
         self.volumes: list[Volume] = []
@@ -107,6 +112,11 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
             "target": self._target(mask, patch),
             "name": self.names[index],
         }
+
+    def header(self, index: int) -> Header:
+        """Return the shape of the volume that a sample is cut from, and the number of its channels."""
+        channels = self._store.recipe.channels
+        return Header(self.volumes[self.patches[index].volume].shape, str(channels), 1)
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Return the files that one sample is made from: image and mask."""

@@ -6,7 +6,7 @@ The loop, the loaders and the checkpoints know nothing else of a task, so that a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -59,6 +59,16 @@ class Task(ABC):
     #: The tasks that this one is made of, by name; none where it is one by itself.
     parts: Mapping[str, Task] = {}
 
+    @property
+    def class_labels(self) -> Mapping[int, str]:
+        """The names of the classes by number, without a background; none if the task has no classes."""
+        return {}
+
+    @property
+    def foreground(self) -> Collection[int]:
+        """The numbers of the classes of which a split must have some; none if the task has no classes."""
+        return self.class_labels
+
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
         self.metrics = metrics(lock)
@@ -93,6 +103,13 @@ class Task(ABC):
     def example_target(self, count: int, device: torch.device) -> Any:
         """Return random targets of the lock's shape for `count` samples, as `collate` gives them: rehearsal, trace."""
 
+    def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
+        """Return how many pixels or objects of each class a sample has; nothing if the task has no classes.
+
+        Raises RuntimeFinding if the target is not one of the task, or does not fit the image (None: not compared).
+        """
+        return {}
+
     @abstractmethod
     def scorer(self) -> Scorer:
         """Return an empty scorer."""
@@ -119,6 +136,10 @@ class Task(ABC):
             f"what a {self.lock.task_type} task predicts cannot be written",
             help="ratc_runtime.opened.open_checkpoint returns the model; engine.predict(image) returns its output",
         )
+
+    def draw_samples(self, path: Path, samples: Sequence[tuple[str, Any, Any]]) -> bool:
+        """Draw samples (name, finest image, target of a data set) into one PNG; return whether the task can do that."""
+        return False
 
     def draw(self, folder: Path, pictures: Sequence[Any]) -> list[Path]:
         """Draw pictures of the test split into a folder and return the files; none where a task has no pictures."""

@@ -11,19 +11,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-NOT_TRACEABLE, FAILED = "R315", "R316"
+NOT_TRACEABLE, FAILED, OUTPUT = "R315", "R316", "R574"
 # Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
 _MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdlib") + os.sep)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A finding: R315 (cannot be traced) or R316 (building or calling the model failed)."""
+    """A finding: R315 (cannot be traced), R316 (building or calling the model failed) or R574 (its output)."""
 
     code: str
     message: str
     where: str = ""
     traceback: str = ""
+    help: str = ""
 
     def line(self) -> str:
         """Return the finding as one line of JSON."""
@@ -93,7 +94,8 @@ def explain(error: BaseException, doing: str) -> Failure:
         return Failure(NOT_TRACEABLE, f"{doing} turns a tensor's values into Python or numpy objects", place, text)
     if isinstance(error, RuntimeFinding):
         message = f"{error.message}: {error.note}" if error.note else error.message
-        return Failure(FAILED, message, place, text)
+        # That the model gives what its task cannot use is no failure of the prediction: training would end with it.
+        return Failure(error.code if error.code == OUTPUT else FAILED, message, place, text, error.help)
     if isinstance(error, SystemExit):
         return Failure(FAILED, f"{doing} ended the process (exit status {error.code})", place, text)
     if isinstance(error, MemoryError):

@@ -105,6 +105,7 @@ def read(content: Any) -> Request:
         _get(content, "model.multi_scale", bool, False),
         _get(content, "model.args", dict, {}),
         _one_of(_get(content, "model.attention_memory", str, "full"), ATTENTIONS, "model.attention_memory"),
+        _get(content, "model.output", (str, type(None)), None),
     )
     loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
     lock = _lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0])

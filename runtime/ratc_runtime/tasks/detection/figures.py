@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
@@ -32,6 +33,27 @@ def draw_boxes(folder: Path, pictures: Sequence[Picture], class_names: Sequence[
     for old in folder.glob("*.png"):
         old.unlink()
     return [_draw(folder, picture, class_names) for picture in pictures]
+
+
+def draw_samples(
+    path: Path, samples: Sequence[tuple[str, torch.Tensor, torch.Tensor]], class_names: Sequence[str]
+) -> None:
+    """Draw name, image (C, H, W) and truth (N, 6) of each sample into one PNG, two in a row."""
+    rows = -(-len(samples) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 4.2 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, image, truth) in zip(axes.flat, samples, strict=False):
+        content = image.permute(1, 2, 0).float().numpy()
+        base = np.clip(np.repeat(content, 3, axis=2) if content.shape[2] == 1 else content, 0, 1)
+        axis.imshow(base, interpolation="nearest", extent=(0, 1, 1, 0), aspect=base.shape[0] / base.shape[1])
+        axis.set_title(f"{name}, {len(truth)} object{'s' if len(truth) != 1 else ''}", fontsize=9)
+        for row in truth.tolist():
+            label = int(row[4])
+            text = f"{class_names[label]} {'crowd' if row[5] else ''}".strip()
+            _box(axis, row[:4], COLOURS[label % len(COLOURS)], text)
+    figure.savefig(path, dpi=DPI, format="png")
+    plt.close(figure)
 
 
 def _draw(folder: Path, picture: Picture, class_names: Sequence[str]) -> Path:

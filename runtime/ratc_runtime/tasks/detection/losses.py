@@ -11,6 +11,7 @@ from torch import nn
 
 from ratc_runtime.tasks.detection.boxes import generalized_iou, to_corners
 from ratc_runtime.tasks.detection.matching import Costs, match
+from ratc_runtime.tasks.outputs import mapping_with
 
 
 class SetPrediction(nn.Module):
@@ -49,7 +50,7 @@ class SetPrediction(nn.Module):
 
     def parts(self, output: Mapping[str, Any], target: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the weighted parts by name: `class`, `l1` and `giou`."""
-        layers = output["logits"].shape[1]
+        layers = mapping_with(output, ("logits", "boxes"))["logits"].shape[1]
         last = self._parts(output, target, [*([self.repeats] * (layers - 1)), 1])
         if "proposals" not in output:
             return {name: each / layers for name, each in last.items()}

@@ -12,6 +12,7 @@ import torch
 
 from ratc_runtime.distributed import World
 from ratc_runtime.tasks.detection.boxes import to_corners
+from ratc_runtime.tasks.outputs import mapping_with
 
 #: Detections of an image that count, the best ones; COCO's number.
 MOST = 100
@@ -52,6 +53,7 @@ class AveragePrecision:
 
     def add(self, output: Mapping[str, torch.Tensor], target: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Count outputs of the model and the targets of as many samples."""
+        mapping_with(output, ("logits", "boxes"))
         found = detections(output["logits"], output["boxes"]).double().cpu().numpy()
         for one, truth in zip(found, target, strict=True):
             self.add_detections(one, truth)

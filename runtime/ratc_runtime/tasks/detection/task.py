@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,16 @@ class Detection(Task):
             "crowd_labels": labels[crowd],
         }
 
+    @property
+    def class_labels(self) -> dict[int, str]:
+        """The names of the classes by number."""
+        return dict(enumerate(self.class_names))
+
+    def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
+        """Return the objects of each class, crowds left out; raise R541 if the target has not the form it needs."""
+        [found] = self.collate([target])
+        return dict(Counter(found["labels"].tolist()))
+
     def _size(self) -> tuple[int, int]:
         """Return height and width of the finest image, of whose pixels a data set's boxes are."""
         height, width = self.lock.data.image_size
@@ -157,6 +168,14 @@ class Detection(Task):
         from ratc_runtime.tasks.detection.figures import draw_boxes
 
         return draw_boxes(folder, pictures, self.class_names)
+
+    def draw_samples(self, path: Path, samples: Sequence[tuple[str, Any, Any]]) -> bool:
+        """Draw the boxes of each sample over its image."""
+        from ratc_runtime.tasks.detection.figures import draw_samples
+
+        drawn = [(name, image, torch.from_numpy(truth_of(self._prepared(target)))) for name, image, target in samples]
+        draw_samples(path, drawn, self.class_names)
+        return True
 
 
 def _unnamed(lock: Lock) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,33 @@ def draw_overlays(folder: Path, pictures: list[Picture]) -> list[Path]:
     return [_draw_overlay(folder, picture) for picture in pictures]
 
 
+def draw_samples(path: Path, samples: Sequence[tuple[str, Any, Any]], names: Sequence[str]) -> None:
+    """Draw name, image (C, H, W) or (C, D, H, W) and labels of each sample in a row, into one PNG.
+
+    Of a volume the slice with the largest foreground is drawn.
+    """
+    kinds = colours(len(names))
+    figure, axes = plt.subplots(
+        len(samples), 2, figsize=(7, 3.4 * len(samples) + 0.6), layout="constrained", squeeze=False
+    )
+    for places, (name, image, labels) in zip(axes, samples, strict=True):
+        title = name
+        if labels.ndim == 3:
+            depth = int((labels > 0).sum((1, 2)).argmax())
+            image, labels, title = image[:, depth], labels[depth], f"{name}, slice {depth}"
+        rgb = image if image.shape[0] == 3 else np.repeat(image[:1], 3, axis=0)
+        base = np.ascontiguousarray(np.moveaxis(rgb, 0, 2))
+        share = f"{(labels > 0).mean():.1%} foreground"
+        for axis, said, content in ((places[0], title, base), (places[1], share, _classes(base, labels, kinds))):
+            axis.imshow(np.clip(content, 0, 1), interpolation="nearest")
+            axis.set_title(said, fontsize=9)
+            axis.set_axis_off()
+    handles = [Patch(facecolor=colour, label=label) for colour, label in zip(kinds, names, strict=True)]
+    figure.legend(handles=handles[:24], loc="outside lower right", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=DPI, format="png")
+    plt.close(figure)
+
+
 def colours(count: int) -> list[Colour]:
     """Return a colour for each foreground class: the palette, and beyond it steps of a map even in lightness."""
     if count == 1:
@@ -82,7 +110,8 @@ def _draw_overlay(folder: Path, picture: Picture) -> Path:
             axis.set_title(title if whole or title != "image" else PLANES[number], fontsize=12 if whole else 9)
             axis.set_axis_off()
     figure.legend(handles=_legend(picture.names, kinds), loc="outside lower right", ncols=4, frameon=False, fontsize=10)
-    figure.suptitle(f"{picture.name}     Dice {picture.dice:.3f}", fontsize=13)
+    dice = "no foreground" if math.isnan(picture.dice) else f"Dice {picture.dice:.3f}"
+    figure.suptitle(f"{picture.name}     {dice}", fontsize=13)
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png"
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

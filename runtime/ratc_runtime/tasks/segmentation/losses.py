@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.tasks.outputs import tensor_of
 
 
 class Bce(nn.Module):
@@ -138,8 +139,8 @@ def _soft_dice(probability: torch.Tensor, target: torch.Tensor, smooth: float) -
 
 
 def _compare(logits: torch.Tensor, expected: tuple[int, ...], target: torch.Tensor) -> None:
-    """Raise R538 where the logits do not have the shape that the targets ask for: a model of the user's may err."""
-    if tuple(logits.shape) != tuple(expected):
+    """Raise R574 unless the logits are a tensor, R538 unless they have the shape that the targets ask for."""
+    if tuple(tensor_of(logits).shape) != tuple(expected):
         raise RuntimeFinding(
             "R538",
             f"the model gives logits of shape {_shape(logits.shape)}, the targets ask for {_shape(expected)}",

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from ratc_runtime.distributed import World
+from ratc_runtime.tasks.outputs import tensor_of
 from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff
 
 
 @dataclass(frozen=True)
 class Score:
-    """Overlap of prediction and truth, each in [0, 1]; 1 where both are empty."""
+    """Overlap of prediction and truth, each in [0, 1]; NaN if both are empty, for then there is nothing to score."""
 
     dice: float
     iou: float
@@ -27,8 +28,10 @@ def labels(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
     """Return the class numbers that logits predict and that targets hold, both (B, ...).
 
     Of one foreground class both are (B, 1, ...): a pixel is predicted where its logit is above zero, true where the
-    target is at least half. Of K classes the logits are (B, K, ...), the targets (B, ...).
+    target is at least half. Of K classes the logits are (B, K, ...), the targets (B, ...). Raises R574 for an output
+    that is no tensor.
     """
+    output = tensor_of(output)
     if output.dim() == target.dim():
         return (output[:, 0] > 0).long(), (target[:, 0] >= 0.5).long()
     return output.argmax(1), target
@@ -57,15 +60,15 @@ def score(totals: torch.Tensor) -> Score:
     hit, extra, missed = (float(value) for value in totals)
     union = hit + extra + missed
     if union == 0:
-        return Score(1.0, 1.0)
+        return Score(math.nan, math.nan)
     return Score(2 * hit / (2 * hit + extra + missed), hit / union)
 
 
 def mean_score(totals: torch.Tensor) -> Score:
     """Return the mean over classes of summed counts (classes, 3); a class that is nowhere, and nowhere predicted, is
-    left out.
+    left out. NaN if that leaves none.
     """
-    found = [score(row) for row in totals if row.sum() > 0] or [Score(1.0, 1.0)]
+    found = [score(row) for row in totals if row.sum() > 0] or [Score(math.nan, math.nan)]
     return Score(sum(one.dice for one in found) / len(found), sum(one.iou for one in found) / len(found))
 
 
@@ -99,7 +102,7 @@ class Overlap:
         scores = {"dice": found.dice, "iou": found.iou}
         if len(self.names) > 1:
             for name, row in zip(self.names, totals, strict=True):
-                one = score(row) if row.sum() > 0 else Score(math.nan, math.nan)
+                one = score(row)
                 scores |= {f"dice/{name}": one.dice, f"iou/{name}": one.iou}
         if self.hausdorff is not None:
             scores |= self.hausdorff.scores(world)
@@ -110,8 +113,11 @@ def baseline_mask(total: torch.Tensor, count: float) -> tuple[torch.Tensor, floa
     """Return the best fixed prediction of one foreground class, bool, and its threshold, from the sum of `count` masks.
 
     The mean mask is cut at the threshold that gives the best Dice on those very masks. The sum is enough: over
-    all images the true positives of a threshold are the sum of the total where the mean reaches it.
+    all images the true positives of a threshold are the sum of the total where the mean reaches it. Without any
+    foreground nothing is predicted.
     """
+    if not bool(total.any()):
+        return torch.zeros_like(total, dtype=torch.bool), math.nan
     levels, position = torch.sort(total.double().flatten(), descending=True)
     size = torch.arange(1, levels.numel() + 1, dtype=torch.float64, device=levels.device)
     dice = 2 * levels.cumsum(0) / (size * count + levels.sum()).clamp(min=1e-12)

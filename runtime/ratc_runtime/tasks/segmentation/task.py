@@ -22,6 +22,7 @@ from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 from ratc_runtime.tasks.segmentation.metrics import Overlap, counts, labels, mean_score
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 from ratc_runtime.tasks.segmentation.picture import Picture
+from ratc_runtime.tasks.segmentation.targets import amounts, check_values
 from ratc_runtime.tasks.segmentation.writing import MaskWriter
 
 
@@ -36,6 +37,15 @@ class Segmentation(Task):
         if self.classes > 1:
             known = {"classes": self.classes, "ignore_index": self.ignore_index}
             self.losses = {name: partial(made, **known) for name, made in MULTI.items()}  # type: ignore[misc]
+
+    @property
+    def class_labels(self) -> dict[int, str]:
+        """The names of the foreground classes by number."""
+        return dict(enumerate(self._foreground, start=1))
+
+    def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
+        """Return the pixels of each class; raise R536, R570 or R573 if the target is not one of the lock's."""
+        return amounts(image, target, name, self.classes, self.ignore_index)
 
     @property
     def _foreground(self) -> list[str]:
@@ -62,8 +72,9 @@ class Segmentation(Task):
         return float(self.lock.model.args.get("spacing") or 1.0)
 
     def collate(self, targets: Sequence[Any]) -> torch.Tensor:
-        """Return masks as (B, 1, ...), float32, or as class numbers (B, ...), int64."""
+        """Return masks as (B, 1, ...), float32, or as class numbers (B, ...), int64; raise R536 or R570 for others."""
         stacked: torch.Tensor = default_collate(list(targets))
+        check_values(stacked, self.classes, self.ignore_index)
         return stacked.float() if self.classes == 1 else stacked.long()
 
     def example_target(self, count: int, device: torch.device) -> torch.Tensor:
@@ -87,7 +98,9 @@ class Segmentation(Task):
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
         """Say the Dice of each class, and which have none."""
-        # None of one class; nor where a trainer was given scores of its own.
+        if "dice" in scores and scores["dice"] != scores["dice"]:
+            return ["no score: the split has no foreground, and none is predicted"]
+        # None of one class; nor if a trainer was given scores of its own.
         dice = {name: scores[f"dice/{name}"] for name in self._foreground if f"dice/{name}" in scores}
         if not dice:
             return []
@@ -117,3 +130,16 @@ class Segmentation(Task):
         from ratc_runtime.tasks.segmentation.figures import draw_overlays
 
         return draw_overlays(folder, list(pictures))
+
+    def draw_samples(self, path: Path, samples: Sequence[tuple[str, Any, Any]]) -> bool:
+        """Draw image and mask of each sample side by side."""
+        from ratc_runtime.tasks.segmentation.figures import draw_samples
+
+        drawn = []
+        for name, image, target in samples:
+            labels = (target[0] >= 0.5 if self.classes == 1 else target).to(torch.uint8).clone()
+            if self.ignore_index is not None:
+                labels[target == self.ignore_index] = 0
+            drawn.append((name, image.float().numpy(), labels.numpy()))
+        draw_samples(path, drawn, self._foreground)
+        return True

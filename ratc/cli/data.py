@@ -1,0 +1,80 @@
+"""Say what a spec's data set holds before anything is trained: `ratc data check SPEC`.
+
+Reads a sample of each split, or with --all every sample, and prints sizes, channels, values and classes. What cannot be
+what the task expects is named, and the exit status is 1. Four random samples are drawn with their masks or boxes.
+A data set of your own is imported and run, as training does. Needs the runtime (`pip install 'ratc[runtime]'`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+
+from ratc.cli import inputs
+from ratc.diagnostics import has_errors
+from ratc.targets import lock
+from ratc.targets.artifact import Place
+
+#: Seconds after which a check of a sample of the data is ended. Each split has a minute of its own to begin with.
+LIMIT_S = 1800.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ratc data``."""
+    parser.add_argument("action", choices=["check"], help="what to do")
+    inputs.add_spec_arguments(parser, target=False)
+    parser.add_argument("--all", action="store_true", help="read every sample, however long that takes")
+    parser.add_argument("--samples", metavar="N", type=int, default=64, help="of each split, without --all (64)")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", default="data-check", help="folder of the pictures (data-check)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 1 if the spec or the data are refused, 2 without the runtime."""
+    if args.samples < 1:
+        print("ratc data check: --samples takes a number above 0", file=sys.stderr)
+        return 2
+    if find_spec("ratc_runtime") is None or find_spec("torch") is None:
+        print("ratc data check: the runtime is not installed here\nhelp: pip install 'ratc[runtime]'", file=sys.stderr)
+        return 2
+    loaded = inputs.load(args, "local")
+    if loaded.settings is None or has_errors(loaded.diagnostics):
+        inputs.show(loaded.diagnostics, "ratc data check")
+        return 1
+    plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
+    if plan is None:
+        inputs.show((*loaded.diagnostics, *found), "ratc data check")
+        return 1
+    text = lock.artifact(Place(".", ".", "", "", {}), "local", plan.values, ()).text
+    with tempfile.TemporaryDirectory(prefix="ratc-") as place:
+        path = os.path.join(place, "lock.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return _check(args, path, os.path.abspath(loaded.folder))
+
+
+def _check(args: argparse.Namespace, path: str, folder: str) -> int:
+    """Run the runtime's own command in the spec's folder; return its exit status."""
+    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also reads
+    command = [interpreter, "-m", "ratc_runtime.data.check", path, "--samples", str(args.samples)]
+    command += ["--pictures", os.path.abspath(args.output), *(["--all"] if args.all else [])]
+    # The folder of the data is in the lock already, from the spec's folder on.
+    environment = {key: value for key, value in os.environ.items() if key != "RAT_DATA_DIR"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    sys.stdout.flush()
+    try:
+        status = subprocess.run(
+            command, cwd=folder, env=environment, check=False, timeout=None if args.all else LIMIT_S
+        ).returncode
+    except subprocess.TimeoutExpired:
+        print(f"ratc data check: the data were not read within {LIMIT_S:.0f} s", file=sys.stderr)
+        return 1
+    if status < 0:
+        print(f"ratc data check: the process was ended by signal {-status}", file=sys.stderr)
+        return 1
+    return status

@@ -1,0 +1,248 @@
+"""Says what a data set holds and what in it cannot be used: `python -m ratc_runtime.data.check LOCK`.
+
+Prints a table of every split, draws four random samples with their masks or boxes, and names what is wrong. The exit
+status is 1 if something is refused. One sample is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.data.joint import flat, open_data_set
+from ratc_runtime.data.loading import is_foreign, left_out
+from ratc_runtime.data.samples import checked, name_of
+from ratc_runtime.data.sources import SPLITS
+from ratc_runtime.data.survey import Survey, never_there, nothing_there, search, spread, survey
+from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.lock import Lock, read_lock
+from ratc_runtime.tasks import make_task
+from ratc_runtime.tasks.base import Task
+
+#: Samples of a split that are read unless all are, and seconds for them.
+SAMPLES, SECONDS = 64, 60.0
+#: Samples that are drawn.
+PICTURES = 4
+PICTURE = "samples.png"
+#: Findings of one split that are printed.
+_SHOWN = 8
+#: Classes that the table lists.
+_CLASSES = 40
+
+
+def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path | None) -> int:
+    """Print what the data hold; return how many findings refuse them."""
+    task, refused = make_task(lock), 0
+    datasets: dict[str, Any] = {}
+    for split in SPLITS:
+        try:
+            datasets |= flat({split: open_data_set(lock, data_dir, split)})
+        except RuntimeFinding as finding:
+            refused += _tell(finding)
+    refused += _opened(task, datasets)
+    seen: dict[str, Survey] = {}
+    for name, dataset in datasets.items():
+        part = task.parts.get(name.partition("/")[2], task)
+        positions = range(len(dataset)) if whole else spread(len(dataset), samples, part.lock.seed)
+        seconds = None if whole else SECONDS
+        seen[name] = survey(dataset, part, part.lock.seed, positions, seconds, is_foreign(part.lock))
+    print(_table(datasets, seen))
+    for kind, part in (task.parts or {"": task}).items():
+        of_part = {name: one for name, one in seen.items() if name.partition("/")[2] == kind}
+        if part.class_labels and any(one.amounts for one in of_part.values()):
+            print(f"\n{_class_table(of_part, part)}")
+    for name, found in seen.items():
+        part = task.parts.get(name.partition("/")[2], task)
+        refused += _judge(name, datasets[name], found, part, None if whole else SECONDS)
+    lengths = [len(dataset) for name, dataset in datasets.items() if name.partition("/")[0] == "train"]
+    if lengths:
+        try:
+            said = left_out(max(lengths), lock)
+        except RuntimeFinding as finding:
+            refused += _tell(finding)
+        else:
+            warn(said) if said else None
+    if pictures is not None:
+        for path in _draw(pictures, datasets, task):
+            print(f"written: {path}")
+    return refused
+
+
+def _opened(task: Task, datasets: dict[str, Any]) -> int:
+    """Let the task compare the splits; return how many findings that gave."""
+    refused = 0
+    for kind, part in (task.parts or {"": task}).items():
+        try:
+            part.opened({name: one for name, one in datasets.items() if name.partition("/")[2] == kind})
+        except RuntimeFinding as finding:
+            refused += _tell(finding)
+    return refused
+
+
+def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | None) -> int:
+    """Say what is wrong with a split and what is to be known of it; return how many findings refuse it."""
+    skip = task.lock.data.on_bad_sample == "skip" and found.bad < found.read
+    for problem in found.problems[:_SHOWN]:
+        _tell(problem, "warning" if skip else "error")
+    if found.bad > _SHOWN:
+        print(f"  note: {found.bad} of {found.read} samples of {name} that were read cannot be used", file=sys.stderr)
+    refused = 0 if skip else found.bad
+    if found.samples == 0:
+        return refused + _tell(RuntimeFinding("R506", f"split {name} has no samples", "train, val and test need some"))
+    if found.turned:
+        warn(
+            f"{found.turned} of {found.read} images of {name} that were read have an EXIF orientation; it is applied,"
+            " so their masks or boxes must be of the upright image"
+        )
+    if task.foreground and not any(found.holders[number] for number in task.foreground) and not refused:
+        there, number = (False, found.read) if found.complete else search(dataset, task, range(len(dataset)), seconds)
+        if not there and number >= len(dataset):
+            return refused + _tell(nothing_there(name, number))
+        if not there:
+            warn(f"[R571] the first {number} samples of {name} have no foreground or object; `--all` reads the others")
+            return refused
+    said = never_there(name, found, task)
+    if said:
+        warn(said)
+    return refused
+
+
+def _tell(finding: RuntimeFinding, severity: str = "error") -> int:
+    print(severity + finding.render().removeprefix("error"), file=sys.stderr, flush=True)
+    return 1
+
+
+def _table(datasets: dict[str, Any], seen: dict[str, Survey]) -> str:
+    rows = [("split", "samples", "read", "bad", "missing", "size", "channels", "values")]
+    for name, found in seen.items():
+        missing = len(getattr(datasets[name], "missing", ()))
+        values = f"{found.low:.3g} to {found.high:.3g}" if found.low <= found.high else "-"
+        channels = ", ".join(f"{kind} ({count})" for kind, count in found.channels.most_common(4))
+        numbers = (found.samples, found.read, found.bad, missing)
+        rows.append((name, *map(str, numbers), _sizes(found), channels or "-", values))
+    return aligned(rows, right=(1, 2, 3, 4))
+
+
+def _sizes(found: Survey) -> str:
+    """Return the sizes of a split's images in words: width x height."""
+    known = sorted(found.sizes)
+    if not known:
+        return "-"
+    if len(known) == 1:
+        return _spelled(known[0])
+    return f"{_spelled(known[0])} to {_spelled(known[-1])} ({len(known)} sizes)"
+
+
+def _spelled(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size)) or "-"
+
+
+def _class_table(seen: dict[str, Survey], task: Task) -> str:
+    """Return the share of each class in the pixels or objects of each split, and in how many samples it is."""
+    rows = [("class", *(f"{name}: share, samples" for name in seen))]
+    for number, label in list(task.class_labels.items())[:_CLASSES]:
+        cells = []
+        for found in seen.values():
+            share = found.amounts[number] / max(1, sum(found.amounts.values()))
+            cells.append(f"{share:.2%}, {found.holders[number]} of {found.read - found.bad}")
+        rows.append((label, *cells))
+    if len(task.class_labels) > _CLASSES:
+        rows.append((f"… {len(task.class_labels) - _CLASSES} more", *("" for _ in seen)))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return rows of text as a table."""
+    shown = [["".join(char if char.isprintable() else "?" for char in cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
+    lines = []
+    for row in shown:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _draw(folder: Path, datasets: dict[str, Any], task: Task) -> list[Path]:
+    """Draw four random samples of each task; return the files."""
+    drawn = []
+    for kind, part in (task.parts or {"": task}).items():
+        own = {name: dataset for name, dataset in datasets.items() if name.partition("/")[2] == kind}
+        samples = list(_random_samples(own, part.lock.seed))
+        path = folder / (f"{kind}-{PICTURE}" if kind else PICTURE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Beside and renamed: a link of that name is replaced, not followed.
+            work = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
+                if samples and part.draw_samples(work, samples):
+                    os.replace(work, path)
+                    drawn.append(path)
+            finally:
+                work.unlink(missing_ok=True)
+        except (OSError, ImportError, ValueError) as error:
+            warn(f"pictures not drawn: {type(error).__name__}: {error}")
+    return drawn
+
+
+def _random_samples(datasets: dict[str, Any], seed: int) -> list[tuple[str, Any, Any]]:
+    """Return name, finest image and target of some samples that can be read."""
+    places = [(name, position) for name, dataset in datasets.items() for position in _few(len(dataset), seed)]
+    random.Random(seed).shuffle(places)
+    found: list[tuple[str, Any, Any]] = []
+    for name, position in places:
+        dataset = datasets[name]
+        try:
+            item = checked(dataset[position], name_of(dataset, position))
+        except Exception:  # it was reported with the others
+            continue
+        image = item["image"][0] if isinstance(item["image"], list) else item["image"]
+        found.append((f"{name}: {item['name']}", image, item["target"]))
+        if len(found) == PICTURES:
+            break
+    return found
+
+
+def _few(length: int, seed: int) -> list[int]:
+    """Return some positions of a split: enough that four can be read if most are good."""
+    return random.Random(seed).sample(range(length), min(length, 4 * PICTURES))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check and print; return 0, or 1 if something is refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.data.check", description="Say what a data set holds, and what cannot be used."
+    )
+    parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("--all", action="store_true", help="read every sample")
+    parser.add_argument("--samples", type=_positive, default=SAMPLES, help=f"of each split (default: {SAMPLES})")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help=f"draw {PICTURES} samples into DIR/{PICTURE}")
+    arguments = parser.parse_args(argv)
+    try:
+        lock = read_lock(arguments.lock)
+        data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir)
+        return 1 if check(lock, data_dir, arguments.all, arguments.samples, arguments.pictures) else 0
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What a model gave, as the task needs it: a model of the user's may give something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ratc_runtime.errors import RuntimeFinding
+
+
+def tensor_of(output: Any) -> torch.Tensor:
+    """Return an output that must be one tensor of logits; raise R574, naming the keys of a mapping, if it is none."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, Mapping):
+        keys = [str(key) for key in output]
+        first = "out" if "out" in keys else next(iter(keys), "out")
+        raise RuntimeFinding(
+            "R574",
+            f"the model returns a mapping with {_listed(keys)}, and segmentation needs one tensor of logits",
+            "models of torchvision's `segmentation` return {'out': …, 'aux': …}",
+            f"name the key: `model: {{output: {first}}}`",
+        )
+    what = f"a {type(output).__name__}" + (f" of {len(output)}" if isinstance(output, (list, tuple)) else "")
+    raise RuntimeFinding(
+        "R574",
+        f"the model returns {what}, and segmentation needs one tensor of logits",
+        help="name a callable of your own as the model, which returns a module whose forward gives the logits alone",
+    )
+
+
+def entry_of(output: Any, key: str) -> Any:
+    """Return the entry of a mapping that a model returned; raise R574 if there is none of that key."""
+    if isinstance(output, Mapping) and key in output:
+        return output[key]
+    given = f"a {type(output).__name__}"
+    if isinstance(output, Mapping):
+        given = f"a mapping with {_listed([str(one) for one in output])}"
+    raise RuntimeFinding(
+        "R574",
+        f"the model returns {given}, and the lock's model.output is `{key}`",
+        help="name a key that is there, or remove `model.output`, and compile again",
+    )
+
+
+def mapping_with(output: Any, keys: Sequence[str]) -> Mapping[str, Any]:
+    """Return an output that must be a mapping with these keys; raise R574, saying what it is, if it is none."""
+    if isinstance(output, Mapping) and all(key in output for key in keys):
+        return output
+    given = f"a {type(output).__name__}"
+    if isinstance(output, Mapping):
+        given = f"a mapping with {_listed([str(key) for key in output])}"
+    raise RuntimeFinding(
+        "R574",
+        f"the model returns {given}, and detection needs a mapping with {_listed(keys)}",
+        help="`logits` (B, L, Q, classes) and `boxes` (B, L, Q, 4): see docs/tasks.md, Detection",
+    )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    if not keys:
+        return "no key"
+    shown = ", ".join(f"`{key:.40}`" for key in keys[:8])
+    return f"the key{'s' if len(keys) > 1 else ''} {shown}{', …' if len(keys) > 8 else ''}"
