@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"],
         help="leave out changes that do no more than this; may be given twice",
     )
+    inputs.add_trust_argument(parser)
     parser.add_argument(_DRIVER, action="store_true", help="take the arguments that git gives to a diff driver")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from ratc import compiler
-from ratc.cli import inputs, ledger, trials
+from ratc.cli import inputs, ledger, trials, trusting
 from ratc.cli.budget import Budget
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
@@ -27,6 +27,8 @@ from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
+
+ASKS_FOR_TRUST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,9 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     loaded, study, share, found = _read(args)
     if study is None:
         telling.tell(found)
+        return 1
+    if not (args.dry_run or args.collect) and (untrusted := trusting.refused(loaded)):
+        telling.tell((*found, *untrusted))
         return 1
     prepared, more = trials.prepare(args, loaded, study)
     if telling.tell((*found, *more)) or prepared.workshop is None:

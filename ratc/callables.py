@@ -1,0 +1,67 @@
+"""What a spec names as `package.module:callable`: code of the user's, or of an installed package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ratc.plan import Value, Values
+
+#: The settings that may name one; `tasks.NAME.…` are those of one of several tasks.
+_KEYS = ("model.name", "data.dataset", "training.loss")
+_OF_A_TASK = re.compile(r"tasks\.[^.]+\.(loss|data\.dataset)")
+#: The part of a module that is in no function and no class.
+REST = "<module>"
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def named(settings: Values) -> Iterator[tuple[str, Value]]:
+    """Every name of the settings themselves: its path, and the value that holds it."""
+    for path, value in settings.items():
+        if (path in _KEYS or _OF_A_TASK.fullmatch(path)) and isinstance(value.value, str) and ":" in value.value:
+            yield path, value
+        elif path == "training.callbacks":
+            for name in value.value or ():
+                yield path, Value(name, value.origin, span=value.span)
+
+
+def of_all_points(settings: Values) -> list[str]:
+    """The names of the settings and of every point of their sweep or study, sorted. A study may hold more text that
+    looks like a name.
+    """
+    found = {str(value.value) for _, value in named(settings)}
+    for path, value in settings.items():
+        if path.startswith(("sweep", "tuning")):
+            found |= {text for text in _texts(value.value) if _NAME.fullmatch(text)}
+    return sorted(found)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def moved(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
+    """What differs between two records of one module, `digest` and `parts`, in words; nothing if none does."""
+    if old is None or new is None:
+        return "came into use" if old is None else "is gone, or went out of use"
+    if old.get("digest") == new.get("digest"):
+        return ""
+    before, after = old.get("parts") or {}, new.get("parts") or {}
+    told = [
+        f"`{name}` {'changed' if name in before and name in after else 'is new' if name in after else 'is gone'}"
+        for name in sorted({*before, *after} - {REST})
+        if before.get(name) != after.get(name)
+    ]
+    if before.get(REST) != after.get(REST):
+        told.append("what stands in no function and no class changed")
+    if not told:
+        told.append("its bytes changed" if not (before and after) else "comments, blank lines or an order changed")
+    return ", ".join(told)
