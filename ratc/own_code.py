@@ -9,6 +9,7 @@ import ast
 import hashlib
 import io
 import os
+import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ def files(names: Iterable[str], folder: str) -> list[str]:
 def _of_module(module: str, folder: str) -> Iterator[tuple[str, str]]:
     """The files that importing a module runs, each with the package that its relative imports start from."""
     parts = module.split(".")
-    if not all(part.isidentifier() for part in parts):
+    # Python's own modules come before those of the spec's folder.
+    if parts[0] in sys.stdlib_module_names or not all(part.isidentifier() for part in parts):
         return
     for depth in range(1, len(parts) + 1):
         place = "/".join(parts[:depth])

@@ -112,10 +112,12 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
     # Imported here: it needs packages of its own, and builds the model.
     from ratc_runtime import onnx_model
     from ratc_runtime.lock import lock_from
+    from ratc_runtime.opened import check_trust
 
     if arguments.output.exists() and not arguments.force:
         raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
     lock = lock_from(read(arguments.checkpoint)["lock"])
+    check_trust([lock.model.name], arguments.trust)
     size, apart = onnx_model.write(arguments.checkpoint, lock, arguments.output)
     print(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
     return 0
@@ -130,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a DeepSpeed folder below checkpoints/")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--trust", action="store_true", help="run code that the checkpoint names or holds")
     arguments = parser.parse_args(argv)
     try:
         if arguments.output.suffix == ".onnx":
