@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ratc import __version__, trust
+from ratc import __version__
+from ratc.trust import begin
 
 COMMANDS = {
     "init": "write a commented spec to start from",
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(arguments[len(name.split()) :])
-    trust.begin(bool(getattr(args, "trust", False)), bool(getattr(command, "ASKS_FOR_TRUST", False)))
+    begin(bool(getattr(args, "trust", False)), bool(getattr(command, "ASKS_FOR_TRUST", False)))
     try:
         status: int = command.run(args)
         sys.stdout.flush()

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             inputs.show(findings(comparison), "ratc diff", args.format)
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
+            for remark in comparison.remarks if args.format == "text" else ():
+                print(f"note: {remark}", file=sys.stderr)
     return 0 if comparison.is_empty else 1
 
 
