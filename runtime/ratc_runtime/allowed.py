@@ -30,7 +30,7 @@ _ANYTHING = (inspect.Parameter.empty, Any, object)
 
 
 def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place:
-    """Return where the module of a name lies, without importing it; raise R580 if no callable of a spec may lie there.
+    """Return where the module of a name lies, without importing it; raise R580 if none of a spec may lie there.
 
     A module that is nowhere counts as the user's own: to import it will say what is wrong.
     """

@@ -14,7 +14,7 @@ from ratc_runtime.errors import RuntimeFinding
 #: Folders beside the working folder, which run.sh makes the spec's, in which own modules are looked for.
 _folders: list[str] = []
 #: Of those and of working folders, the ones that were put on the path here.
-_added: list[str] = []
+_added: set[str] = set()
 
 
 def look_in(folder: str) -> None:
@@ -59,9 +59,9 @@ def resolve(role: str, name: str) -> Callable[..., Any]:
 def _on_path() -> list[str]:
     """Put the folders of own modules last on the path, and take those off it that it had for another working folder."""
     folders = [*_folders, os.getcwd()]
+    _added.update(folder for folder in folders if folder not in sys.path)
     sys.path[:] = [place for place in sys.path if place not in _added or place in folders]
-    _added[:] = [folder for folder in folders if folder in _added or folder not in sys.path]
-    sys.path += [folder for folder in _added if folder not in sys.path]
+    sys.path += [folder for folder in folders if folder not in sys.path]
     return folders
 
 
