@@ -67,6 +67,23 @@ def check_modules(paths: Sequence[str], folder: Path) -> None:
             raise _refused("own module", top, f"Python finds {found} before {beside}", [str(folder)], top)
 
 
+def check_hidden(folder: Path) -> None:
+    """Raise R580 if a module of the folder has the name of one of Python's or of an installed one: a launcher that is
+    started there as `python -m` would import it in its place.
+    """
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
+        beside = path.parent if path.name == "__init__.py" and path.parent != folder else path
+        found = None if beside.stem in sys.stdlib_module_names else _found(beside.stem)
+        if beside.stem in sys.stdlib_module_names or (found and _INSTALLED.intersection(found.parts)):
+            whose = "Python's own library" if found is None else f"the installed {found}"
+            raise RuntimeFinding(
+                "R580",
+                f"{path.relative_to(folder)} beside the spec has the name of a module of {whose}",
+                "the launcher would import it in place of that one",
+                f"rename {beside}",
+            )
+
+
 def check_home(role: str, name: str, target: Any) -> None:
     """Raise R580 if a module leads to what another one defines that is Python's own."""
     plain = _unwrapped(target)

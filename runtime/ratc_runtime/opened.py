@@ -136,7 +136,7 @@ def open_checkpoint(
     check_trust([lock.model.name], trust)
     model = build_model(lock)
     try:
-        model.load_state_dict(load_weights(path))
+        model.load_state_dict(load_weights(path, trust))
     except RuntimeError as error:
         raise RuntimeFinding(
             "R509",

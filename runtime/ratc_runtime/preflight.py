@@ -300,6 +300,10 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
         check_point(lock, lock_path)
     if own_folder is not None:
         check_own_code(lock, own_folder)
+        # Only Python from 3.11 on leaves the working folder out, and only if it is told to.
+        by_launcher = lock.engine.use_accelerate or lock.parallel.world_size > 1
+        if by_launcher and not launched and not (environment.get("PYTHONSAFEPATH") and sys.version_info >= (3, 11)):
+            allowed.check_hidden(own_folder)
     if launched:
         check_world_size(lock, environment)
     check_batch(lock, folder)

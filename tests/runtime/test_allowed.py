@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
 from ratc_runtime import evaluate, export, imports, opened, predict, preflight
-from ratc_runtime.checkpoint import files, header
+from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import lock_from
 from torch import nn
@@ -180,6 +181,20 @@ def test_the_folder_hides_nothing_of_pythons(tmp_path: Path) -> None:
     assert results(tmp_path / "out")["status"] == "finished"
 
 
+@pytest.mark.parametrize("name", ["random.py", "yaml.py", "profile/__init__.py"])
+def test_what_would_hide_a_module_from_a_launcher_is_named(name: str, own: Path) -> None:
+    path = write_lock(own / "compiled", engine__use_accelerate=True)
+    preflight.check(path, {}, launched=False)
+    (own / name).parent.mkdir(exist_ok=True)
+    (own / name).touch()
+    with pytest.raises(RuntimeFinding, match=rf"R580[\s\S]*{name}"):
+        preflight.check(path, {}, launched=False)
+    # Without a launcher the folder comes last, and so it does if Python is told so.
+    preflight.check(write_lock(own / "alone"), {}, launched=False)
+    if sys.version_info >= (3, 11):
+        preflight.check(path, {"PYTHONSAFEPATH": "1"}, launched=False)
+
+
 # Checkpoints.
 
 
@@ -244,6 +259,27 @@ def test_evaluation_asks_for_trust_in_data_and_loss(
     untrusted = opened.Opened(**{**vars(model), "trust": False})
     with pytest.raises(RuntimeFinding, match="R584"):
         evaluate.score(untrusted, "test", own)
+
+
+def test_shards_that_run_code_are_not_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RATC_TRUST")
+    engine = {**BASE["engine"], "deepspeed": True, "use_accelerate": True}
+    lock = lock_from(lock_content(engine=engine))
+    folder = own / "epoch-0001-step-000000"
+    (folder / export.TAG).mkdir(parents=True)
+    torch.save({"module": {"weight": torch.ones(2)}, "more": _Touching()}, folder / export.TAG / export.WHOLE)
+    content = header.make(lock, {"epoch": 1, "step": 0, "history": []}, [{}])
+    files.write_file(folder / shards.HEADER_FILE, {**content, "files": shards.sync_and_list(folder, 0, 1)})
+    with pytest.raises(RuntimeFinding, match="R584"):
+        export.load_weights(folder)
+    assert not (own / "CALLED").exists()
+    assert export.load_weights(folder, trust=True)["weight"].tolist() == [1, 1]
+    assert (own / "CALLED").exists()
+
+
+class _Touching:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("CALLED").absolute(),)
 
 
 # Own code that changed.
