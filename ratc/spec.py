@@ -424,6 +424,11 @@ class Checkpoint(Section):
         examples=["dice", "iou", "loss"],
     )
     resume: Literal["auto", "never"] = Field("auto", description="Continue from the last checkpoint of the same lock.")
+    own_code: Literal["strict", "warn"] = Field(
+        "strict",
+        description="If code of your own is not what was compiled, or not what the checkpoint was trained with: "
+        "`strict` refuses to start, `warn` says so and goes on.",
+    )
     requeue: Literal["auto", "never"] = Field(
         "auto",
         description="`auto`: a job that is preempted or out of time saves and goes back into the queue, where the "

@@ -1,5 +1,5 @@
-"""Ask the runtime for a model's trace, and keep it by the digest of all that it depends on. Codes: R315, and those that
-the runtime reports.
+"""Ask the runtime for a model's trace, and keep it by the digest of all that it depends on. Codes: R315, R446, and
+those that the runtime reports.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ratc import files, kept
+from ratc import files, kept, own_code, trust
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
 from ratc.processes import Limits, Work, run
@@ -32,7 +32,7 @@ def fetch(
     limits: Limits = LIMITS,
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
     """The trace for a request, from the cache or made now in ``folder``, the spec's. A corrupt cache entry is made
-    again.
+    again. Code of the spec's own is run only if the user trusts the folder.
     """
     path = os.path.join(kept.folder("traces"), f"{key(request, folder)}.json")
     known = _read(path)
@@ -40,6 +40,8 @@ def fetch(
         with suppress(OSError):  # another user's cache
             os.utime(path)
         return known, ()
+    if (own := own_names(request)) and not trust.allows(folder, ", ".join(own)):
+        return None, (untrusted(own, span),)
     if progress:
         progress(_describe(request))
     with files.temporary_folder() as place:
@@ -61,35 +63,36 @@ def key(request: Mapping[str, Any], folder: str) -> str:
     whole.update(json.dumps([VERSION, sys.version_info[:2], request], sort_keys=True).encode())
     for name in kept.packages():
         whole.update(name.encode() + b"\0")
-    for file in _sources(request, folder):
+    runtime = runtime_folder()
+    for file in _python_files(runtime) if runtime else ():
         try:
             with open(file, "rb") as handle:
                 whole.update(file.encode() + b"\0" + hashlib.sha256(handle.read()).digest())
         except OSError:
             continue
+    # By the path from the spec's folder: a revision of the same code has the same trace.
+    for path, module in own_code.modules(own_names(request), folder).items():
+        whole.update(f"{path}\0{module.digest}\0".encode())
     return whole.hexdigest()
 
 
-def _sources(request: Mapping[str, Any], folder: str) -> list[str]:
-    """The runtime's modules, and the user's own."""
-    runtime = runtime_folder()
-    return sorted([*(_python_files(runtime) if runtime else []), *own_sources(request, folder)])
+def own_names(request: Mapping[str, Any]) -> list[str]:
+    """The callables that a trace of the request calls and that are not built in."""
+    names = (request["model"]["name"], request["training"]["loss"]["name"])
+    return [str(name) for name in names if ":" in str(name)]
 
 
-def own_sources(request: Mapping[str, Any], folder: str) -> list[str]:
-    """The modules beside the spec that the model's and the loss's names begin with."""
-    files = []
-    for name in (request["model"]["name"], request["training"]["loss"]["name"]):
-        top = str(name).partition(":")[0].split(".")[0]
-        if ":" in str(name):
-            files += [os.path.join(folder, top), os.path.join(folder, f"{top}.py")]
-    return sorted({found for file in files for found in _python_files(file)})
+def untrusted(names: Sequence[str], span: Span | None) -> Diagnostic:
+    """That a prediction is missing because it would run code of the spec's own. Code: R446."""
+    message = f"memory is not predicted: that would run {', '.join(f'`{name}`' for name in names)}, code of the spec"
+    note = "the folder is not trusted, and no prediction of the same code was kept"
+    helps = ("if you trust the code, give `--trust`, or list the folder: `ratc trust FOLDER`",)
+    return Diagnostic("R446", message, span, (note,), helps)
 
 
 def _python_files(place: str) -> list[str]:
-    if os.path.isfile(place):
-        return [place]
-    return [os.path.join(root, name) for root, _, names in os.walk(place) for name in names if name.endswith(".py")]
+    found = (os.path.join(root, name) for root, _, names in os.walk(place) for name in names)
+    return sorted(path for path in found if path.endswith(".py"))
 
 
 def runtime_folder() -> str | None:

@@ -1,5 +1,7 @@
 """What all tests share: no `RAT_*` variable of the developer's shell reaches them, and the slow ones run last.
 
+Folders are trusted, as by somebody who wrote the code in them; `untrusted` takes that back.
+
 Two things that take seconds are off: to check micro-batches that a spec gives (`checks_given` turns it on), and to have
 files read by Accelerate and DeepSpeed (`asks_consumers`).
 """
@@ -10,6 +12,7 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ratc import trust
 from ratc.cli.checks import SKIP
 from tests.effort import LATE, part_of, skip_if_late
 
@@ -31,9 +34,19 @@ def _no_settings_from_the_shell(monkeypatch):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv(SKIP, "1")
+    monkeypatch.setenv(trust.VARIABLE, "1")
 
     # `tests/test_cases.py` has them read all golden files, in one process each.
     monkeypatch.setattr("ratc.consumers.find_spec", lambda name: None)
+
+
+@pytest.fixture
+def untrusted(monkeypatch, tmp_path_factory, _no_settings_from_the_shell):
+    """Trust no folder, as outside of tests; returns where the user's trust file lies."""
+    monkeypatch.delenv(trust.VARIABLE)
+    place = tmp_path_factory.mktemp("config")
+    monkeypatch.setenv("RATC_CONFIG", str(place))
+    return place / "trusted"
 
 
 @pytest.fixture

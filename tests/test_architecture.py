@@ -9,22 +9,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
 SHARED = {"diagnostics", "plan", "resources", "redact", "yaml_text", "shell", "units", "tasks", "markup", "alloc_conf"}
-SHARED |= {"callables", "corrections", "excerpt", "launch_variables", "secret_names", "secret_shapes"}
+SHARED |= {"callables", "corrections", "excerpt", "launch_variables", "secret_names", "secret_shapes", "signatures"}
 #: The only modules that may touch files, the environment, the clock or other processes.
-WORLDLY = {
-    "cli",
-    "probe",
-    "consumers",
-    "emit",
-    "resources",
-    "schema_gen",
-    "secret_shapes_gen",
-    "tracing",
-    "processes",
-    "kept",
-    "files",
-    "__main__",
-}
+WORLDLY = {"cli", "probe", "consumers", "emit", "resources", "schema_gen", "secret_shapes_gen", "tracing", "processes"}
+WORLDLY |= {"kept", "files", "own_code", "trust", "__main__"}
 
 
 def imports(path: Path) -> set[str]:
@@ -95,7 +83,9 @@ def test_stages_know_only_what_comes_before_them():
         "files": set(),
         "processes": {"files"},
         "kept": {"files"},
-        "tracing": {"memory", "processes", "kept", "files"},
+        "tracing": {"memory", "processes", "kept", "files", "own_code", "trust"},
+        "trust": set(),
+        "own_code": set(),
         "explain": set(),
         "submission": {"document"},
         "probe": {"facts", "submission"},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ratc import compiler, facts
+from ratc import compiler, facts, trust
 from ratc.cli import main
 from ratc.cli.checks import SKIP
 from ratc.compiler import File, Inputs
@@ -39,6 +39,8 @@ IN_WORDS = (
 )
 #: Codes that come of checking a micro-batch that the spec gives, which takes a trace.
 CHECKING = {"R318"}
+#: Codes that come of a folder that is not trusted.
+UNTRUSTED = {"R446", "R447"}
 
 FENCE = re.compile(r"^```(\w+) ?(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 TITLE = re.compile(r"# (R\d{3}): .*[^.\n]\n")
@@ -114,6 +116,9 @@ def outcome(code: str, heading: str, folder: Path, capsys, monkeypatch) -> list[
     monkeypatch.chdir(folder)
     if code in CHECKING:
         monkeypatch.delenv(SKIP)
+    if code in UNTRUSTED:
+        monkeypatch.delenv(trust.VARIABLE)
+        monkeypatch.setenv("RATC_CONFIG", str(folder))
     files = {f"{info or 'spec'}.yaml": text.encode() for kind, info, text in blocks(code, heading) if kind == "yaml"}
     for name, data in files.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ratc.cli import main
 from ratc.cli.checks import SKIP
+from ratc.trust import VARIABLE
 from tests.test_cases import CASES, OUTPUT
 
 
@@ -36,7 +37,7 @@ def update(case: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ |= {"NO_COLOR": "1", SKIP: "1"}
+    os.environ |= {"NO_COLOR": "1", SKIP: "1", VARIABLE: "1"}
     for path in sorted(path for path in CASES.iterdir() if path.is_dir()):
         if len(sys.argv) == 1 or path.name in sys.argv[1:]:
             update(path)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ratc import __version__
+from ratc.trust import begin
 
 COMMANDS = {
     "init": "write a commented spec to start from",
@@ -32,6 +33,7 @@ COMMANDS = {
     "report": "write a page about a spec, or about what differs between two",
     "fit": "say what fits on which card, before anything runs",
     "profile": "say what one step takes, predicted or measured",
+    "trust": "say which folders' own code ratc may run",
 }
 
 #: Commands of two words, and their modules.
@@ -70,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     command.add_arguments(parser)
+    args = parser.parse_intermixed_args(arguments[len(name.split()) :])
+    begin(bool(getattr(args, "trust", False)), bool(getattr(command, "ASKS_FOR_TRUST", False)))
     try:
-        status: int = command.run(parser.parse_intermixed_args(arguments[len(name.split()) :]))
+        status: int = command.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -10,8 +10,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ratc import emit, facts, targets
 from ratc.cli import compile as compiling
@@ -20,7 +21,6 @@ from ratc.cli.inputs import Known
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.document import Document
 from ratc.sweep import once
-from ratc.targets import lock
 from ratc.targets.artifact import Artifact
 
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="*", default=["."], metavar="PATH", help="folders to look in (default: this one)"
     )
     inputs.add_format_argument(parser)
+    inputs.add_trust_argument(parser)
     parser.add_argument("--strict", action="store_true", help="warnings are errors, too")
     parser.add_argument(
         "--this-machine", action="store_true", help="where a spec leaves hardware open, take that of this machine"
@@ -77,14 +78,16 @@ def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
         loaded = inputs.load(args, args.target, alone=True)
         if loaded.settings is None:
             return [*_by_digest(folder, document, args.spec, command), *_errors(loaded.diagnostics)]
+        reached = compiling.reached(loaded)
         if not this_machine and args.target == "local" and not args.facts and facts.needs_machine(loaded.settings):
-            return [*_by_digest(folder, document, args.spec, command), _machine(folder)]
+            return [*_by_digest(folder, document, args.spec, command, reached), _machine(folder)]
         elsewhere = _elsewhere(folder, loaded, args)
         if elsewhere:
             return [elsewhere]
         made, said = compiling.make(args, loaded, args.target, folder, known)
-        if made is None:
-            return [*_by_digest(folder, document, args.spec, command), *_errors(said)]
+        if made is None or compiling.is_untrusted(said):
+            told = [item for item in said if item.severity is Severity.ERROR or item.code == "R446"]
+            return [*_by_digest(folder, document, args.spec, command, reached), *told]
         left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}
         return list(drift.compare(folder, made.artifacts, sorted(left), command))
 
@@ -112,13 +115,12 @@ def _elsewhere(folder: str, loaded: inputs.Loaded, args: argparse.Namespace) -> 
     return Diagnostic("R427", message, node.span, helps=("delete the folder, or move it there and compile again",))
 
 
-def _by_digest(folder: str, document: Document | None, spec: str, command: str) -> Iterator[Diagnostic]:
-    """What can be told without making the files again. Codes: R404, R425, R426."""
-    helps = (f"run `{command}`",)
-    if document is None:
-        yield Diagnostic("R404", f"`{os.path.join(folder, lock.NAME)}` is missing", helps=helps)
-    yield from drift.recorded_inputs(folder, document, os.path.dirname(spec), helps)
-    yield from drift.untouched(folder, document, helps)
+def _by_digest(
+    folder: str, document: Document | None, spec: str, command: str, reached: Mapping[str, Any] | None = None
+) -> Iterator[Diagnostic]:
+    """What can be told without making the files again; of own code only if the spec says what it reaches."""
+    base, now = os.path.dirname(spec), drift.records(document) if reached is None else reached
+    return drift.by_digest(folder, document, base, (f"run `{command}`",), now)
 
 
 def _machine(folder: str) -> Diagnostic:

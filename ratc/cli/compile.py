@@ -9,23 +9,24 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
 
-from ratc import compiler, emit, files, layers, targets
+from ratc import callables, compiler, emit, files, layers, own_code, targets
 from ratc.cli import inputs
 from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
 from ratc.consumers import reread
-from ratc.diagnostics import Diagnostic, has_errors
+from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.document import MAX_BYTES, parse
 from ratc.plan import Plan
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
 
+ASKS_FOR_TRUST = True
 #: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
 Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
@@ -73,12 +74,35 @@ def compile_spec(
         folder = output or os.path.join(loaded.folder, "compiled", name, target)
         # What is only compared was checked when it was compiled.
         made, diagnostics = make(args, loaded, target, folder, checks=None if check else Checks())
+        if is_untrusted(diagnostics):
+            made = None
+            # What is written would not be what a prediction gives.
+            severity = Severity.WARNING if check else Severity.ERROR
+            diagnostics = tuple(replace(one, severity=severity) if one.code == "R446" else one for one in diagnostics)
+            found += by_digest(args, loaded, target, folder) if check else ()
         found += diagnostics
         if made is not None and before is not None:
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
             found += _emit(args, made, target, folder, check)
     return (1 if telling.tell(found) else 0), folder
+
+
+def is_untrusted(found: Sequence[Diagnostic]) -> bool:
+    """Whether a prediction is missing because it would run code that the user does not trust."""
+    return any(item.code == "R446" for item in found)
+
+
+def by_digest(args: argparse.Namespace, loaded: Loaded, target: str, folder: str) -> Iterator[Diagnostic]:
+    """What a check can tell if a prediction is missing: the files cannot be made again, digests can be compared."""
+    # Imported here: only a check reads what lies there.
+    from ratc.cli import drift
+
+    helps = (f"run `{recorded(args, target)}`",)
+    with emit.steady(folder):
+        document, found = drift.read(folder)
+        yield from found
+        yield from drift.by_digest(folder, document, loaded.folder, helps, reached(loaded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +222,9 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     if elsewhere:
         command += ["-o", "."]
     sources = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
-    laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else [])))
+    # Whoever submits the job has it run the spec's own code.
+    trusts = ["--trust"] if loaded.settings and callables.of_all_points(loaded.settings) else []
+    laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else []), *trusts))
     digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}
     return Place(
         up,
@@ -207,7 +233,15 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
         " ".join(map(quote, command)),
         digests,
         laid_over,
+        own_code=reached(loaded),
     )
+
+
+def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """The modules of the user's own that a spec reaches, with all of its points, as a lock records them."""
+    assert loaded.settings is not None
+    names = callables.of_all_points(loaded.settings)
+    return {path: asdict(module) for path, module in own_code.modules(names, loaded.folder).items()}
 
 
 def as_word(value: object) -> str:

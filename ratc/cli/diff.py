@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"],
         help="leave out changes that do no more than this; may be given twice",
     )
+    inputs.add_trust_argument(parser)
     parser.add_argument(_DRIVER, action="store_true", help="take the arguments that git gives to a diff driver")
 
 
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             inputs.show(findings(comparison), "ratc diff", args.format)
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
+            for remark in comparison.remarks if args.format == "text" else ():
+                print(f"note: {remark}", file=sys.stderr)
     return 0 if comparison.is_empty else 1
 
 

@@ -7,10 +7,11 @@ changed, a file was edited, or another ratc made the files.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
-from ratc import __version__, emit
+from ratc import __version__, callables, emit
 from ratc.cli.compiled import read_lock
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.document import Document, Node, parse
@@ -30,7 +31,7 @@ def read(folder: str) -> tuple[Document | None, tuple[Diagnostic, ...]]:
 
 
 def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again: str) -> tuple[Diagnostic, ...]:
-    """What differs between a folder and the artifacts of its spec. Codes: R00x, R404, R425, R426, R428."""
+    """What differs between a folder and the artifacts of its spec. Codes: R00x, R404, R425, R426, R428, R448."""
     document, found = read(folder)
     if has_errors(found):
         return found
@@ -38,6 +39,7 @@ def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again:
     wanted = {file.path: file for file in made}
     fresh = parse(lock.NAME, wanted[lock.NAME].text.encode())[0]
     moved = [*_inputs(folder, document, _table(fresh, "inputs"), helps)]
+    moved += own_code(folder, document, records(fresh), helps)
     edited = [*untouched(folder, document, helps, wanted)]
     touched = {item.span.source.name for item in edited if item.span} | {
         os.path.join(folder, name) for name in wanted if emit.on_disk(folder, name) is None
@@ -86,6 +88,43 @@ def recorded_inputs(folder: str, document: Document | None, base: str, helps: tu
         if data is None or digest(data) != node.value:
             what = "is gone" if data is None else "changed"
             yield Diagnostic("R425", f"`{name}` {what} since `{path}` was compiled", node.span, (), helps)
+
+
+def own_code(
+    folder: str, document: Document | None, now: Mapping[str, Any], helps: tuple[str, ...]
+) -> Iterator[Diagnostic]:
+    """The modules of the user's own that are not those of the lock. Code: R448."""
+    if document is None:
+        return
+    before, path = records(document), os.path.join(folder, lock.NAME)
+    section = document.root.find(("own_code",))
+    for name in sorted({*before, *now}):
+        words = callables.moved(before.get(name), now.get(name))
+        if words:
+            node = _table(document, "own_code").get(name)
+            span = node.span if node else (section or document.root).key_span
+            message = f"own code `{name}` is not what `{path}` was compiled with: {words}"
+            note = "what the model, the data or the loss computes may be something else than what was reviewed"
+            yield Diagnostic("R448", message, span, (note,), helps)
+
+
+def by_digest(
+    folder: str, document: Document | None, base: str, helps: tuple[str, ...], now: Mapping[str, Any]
+) -> Iterator[Diagnostic]:
+    """What can be told without making the files again. ``base`` is the spec's folder, ``now`` the own code that it
+    reaches. Codes: R404, R425, R426, R448.
+    """
+    if document is None:
+        yield Diagnostic("R404", f"`{os.path.join(folder, lock.NAME)}` is missing", helps=helps)
+    yield from recorded_inputs(folder, document, base, helps)
+    yield from own_code(folder, document, now, helps)
+    yield from untouched(folder, document, helps)
+
+
+def records(document: Document | None) -> dict[str, Any]:
+    """The own code of a lock: what it records of each module."""
+    found = {name: node.data() for name, node in _table(document, "own_code").items()}
+    return {name: record for name, record in found.items() if isinstance(record, dict)}
 
 
 def _said(item: Diagnostic, others: Sequence[Diagnostic]) -> bool:

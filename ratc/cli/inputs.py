@@ -69,6 +69,7 @@ def add_spec_arguments(parser: argparse.ArgumentParser, target: bool = True) -> 
     if target:
         parser.add_argument("--target", default="local", metavar="T", help="local (default), slurm or lsf")
     parser.add_argument("--facts", metavar="FILE", help="hardware facts, instead of this machine's")
+    add_trust_argument(parser)
     group = parser.add_argument_group("values laid over the spec")
     group.add_argument(
         "--set",
@@ -332,6 +333,13 @@ def add_predict_argument(parser: argparse.ArgumentParser) -> None:
         "--no-predict",
         action="store_true",
         help="trace no model: a given micro-batch is not checked against the card, an open one gets a default",
+    )
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """``--trust``: for commands that may run code of a spec."""
+    parser.add_argument(
+        "--trust", action="store_true", help="run code that the spec names, for this command; see `ratc trust --help`"
     )
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
-from ratc import callables
+from ratc import signatures
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.plan import Value, Values
 
@@ -88,15 +88,15 @@ def _callable(name: Value, args: Value, given: tuple[str, ...], folder: str) -> 
         yield Diagnostic("R236", message, name.span, (f"{path}{line}: {reason}",))
         return
     try:
-        known = callables.names(tree)
+        known = signatures.names(tree)
         if attribute not in known and not attribute.startswith("__"):
             message = f"the module `{module}` has no `{attribute}`"
             yield Diagnostic("R236", message, name.span, (f"it is {path}",), did_you_mean(attribute, known))
             return
-        signature = callables.signature(tree, attribute)
-    except callables.Unknown:
+        signature = signatures.signature(tree, attribute)
+    except signatures.Unknown:
         return
-    for argument, is_extra in callables.misfits(signature, (*(args.value or {}), *given)):
+    for argument, is_extra in signatures.misfits(signature, (*(args.value or {}), *given)):
         if is_extra:
             advice = did_you_mean(argument, signature.takes)
             message = f"`{name.value}` takes no argument `{argument}`"

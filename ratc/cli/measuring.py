@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 
-from ratc import tracing
+from ratc import own_code, tracing
 from ratc.alloc_conf import NATIVE
 from ratc.cli import predict
 from ratc.diagnostics import Diagnostic, Severity
@@ -84,10 +83,8 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
     data |= asked.get("detection", {})
     whole = hashlib.sha256(json.dumps([model, training, clipped, data], sort_keys=True).encode())
-    for file in tracing.own_sources(asked, folder):
-        with open(file, "rb") as handle:
-            content = hashlib.sha256(handle.read()).hexdigest()
-        whole.update(f"{os.path.relpath(file, folder)}\0{content}\0".encode())
+    for path, module in own_code.modules(tracing.own_names(asked), folder).items():
+        whole.update(f"{path}\0{module.digest.removeprefix('sha256:')}\0".encode())
     return f"sha256:{whole.hexdigest()}"
 
 

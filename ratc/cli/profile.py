@@ -15,7 +15,7 @@ from datetime import date
 from typing import Any
 
 from ratc import alloc_conf, facts, files, processes, tracing
-from ratc.cli import facts_file, inputs, measuring
+from ratc.cli import facts_file, inputs, measuring, trusting
 from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
@@ -28,6 +28,7 @@ from ratc.memory.terms import GIB
 from ratc.plan import Plan
 from ratc.processes import Work
 
+ASKS_FOR_TRUST = True
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
 LIMITS = processes.Limits(wall_s=900.0)
 #: The sizes measured where none are given; the smaller pair for a rank's share below four.
@@ -70,6 +71,9 @@ def _profile(args: argparse.Namespace, telling: Telling) -> int:
     plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
     if plan is None:
         telling.tell((*loaded.diagnostics, *found))
+        return 1
+    if args.measure and (untrusted := trusting.refused(loaded)):
+        telling.tell(untrusted)
         return 1
     if args.measure:
         return _measure(args, plan, loaded.folder, telling)

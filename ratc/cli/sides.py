@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ratc import __version__, compiler
-from ratc.cli import compiled, inputs, revisions
+from ratc.cli import compile as compiling
+from ratc.cli import compiled, drift, inputs, revisions
 from ratc.cli.compiled import Compiled
 from ratc.cli.inputs import Known
 from ratc.cli.revisions import Revision
@@ -129,6 +130,7 @@ def _of_spec(
     if plan is None:
         return None, tuple(found)
     side = _of_plan(name, args.target, plan, tuple(found))
+    side = replace(side, own_code=compiling.reached(loaded), unpredicted=compiling.is_untrusted(found))
     return replace(side, points={point.name: point.text for point in points}), ()
 
 
@@ -146,7 +148,8 @@ def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tu
 
 def _of_lock(asked: Asked, read: Compiled) -> Side:
     points = {name: f"{text} ({read.point_locks[name][7:19]})" for name, text in read.points.items()}
-    return Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)
+    side = Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)
+    return replace(side, own_code=drift.records(read.document))
 
 
 def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
@@ -164,11 +167,11 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
         return None
     now = {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}
     then = {path: value.value for path, value in _flat(read.values).items()}
-    return (
-        replace(side, ratc_version=read.ratc_version)
-        if repr(sorted(now.items())) == repr(sorted(then.items()))
-        else None
-    )
+    if repr(sorted(now.items())) != repr(sorted(then.items())):
+        return None
+    # The code that the lock was made with, which may not be what lies there now.
+    recorded = drift.records(read.document)
+    return replace(side, ratc_version=read.ratc_version, own_code=recorded, unpredicted=False)
 
 
 def _flat(values: Mapping[str, Value]) -> Mapping[str, Value]:

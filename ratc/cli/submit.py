@@ -32,6 +32,7 @@ from ratc.targets import job as job_files
 from ratc.targets import lock
 from ratc.targets.artifact import Artifact
 
+ASKS_FOR_TRUST = True
 #: Set aside when a job is submitted: the lock holds their values, relative to the spec's folder and under the options.
 _COMPILED_IN = ("RAT_DATA_DIR", "RAT_OUTPUT_DIR")
 

@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 
-from ratc.cli import inputs
+from ratc.cli import inputs, trusting
 from ratc.cli.compile import compile_spec
 from ratc.cli.telling import Telling
+
+ASKS_FOR_TRUST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
     with Telling("ratc train", args.format) as telling:
-        status, folder = compile_spec(args, "local", args.output, check=False, telling=telling)
+        status, folder = compile_spec(args, "local", args.output, check=False, telling=telling, before=trusting.before)
     if status:
         return status
     # The interpreter that runs ratc trains too, unless the script activates another environment.

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler, files
-from ratc.cli import inputs, ledger, trials
+from ratc.cli import inputs, ledger, trials, trusting
 from ratc.cli.budget import Budget
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
@@ -29,6 +29,8 @@ from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
+
+ASKS_FOR_TRUST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,9 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     loaded, study, share, found = _read(args)
     if study is None:
         telling.tell(found)
+        return 1
+    if not (args.dry_run or args.collect) and (untrusted := trusting.refused(loaded)):
+        telling.tell((*found, *untrusted))
         return 1
     prepared, more = trials.prepare(args, loaded, study)
     if telling.tell((*found, *more)) or prepared.workshop is None:

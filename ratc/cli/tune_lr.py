@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratc import files, launch_variables, rates
-from ratc.cli import inputs
+from ratc.cli import inputs, trusting
 from ratc.cli.compile import compile_spec
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.tuning import curve
 
+ASKS_FOR_TRUST = True
 FOLDER = "learning-rate"
 
 
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
             args.assignments = [*args.assignments, "training.learning_rate=1e-4"]
         output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
         folder = os.path.normpath(os.path.join(loaded.folder, output, FOLDER))
-        status, compiled = compile_spec(args, "local", os.path.join(folder, "compiled"), check=False, telling=telling)
+        place = os.path.join(folder, "compiled")
+        status, compiled = compile_spec(args, "local", place, check=False, telling=telling, before=trusting.before)
     if status:
         return status
     return _measure(args, loaded, os.path.abspath(compiled), os.path.abspath(folder))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ratc import callables
 from ratc.diff import effects
 from ratc.diff.model import Amount, Change, Comparison, Effect, Side
 from ratc.explain import DECIDED_BY_MEMORY
@@ -41,6 +42,8 @@ PREDICTED_FROM = (
 def compare(old: Side, new: Side) -> Comparison:
     """All that differs between the two."""
     before, after = flat(old.values), flat(new.values)
+    if old.unpredicted or new.unpredicted:
+        before, after = _without_memory(before), _without_memory(after)
     changes = _renamed(_differing(before, after, ""))
     sources: list[Change] = []
     if not (old.is_lock or new.is_lock):
@@ -61,6 +64,15 @@ def compare(old: Side, new: Side) -> Comparison:
         tuple(_amounts(old, new, before, after)),
         tuple(_remarks(old, new)),
     )
+
+
+def _without_memory(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Values without what a prediction decides: with only one of them at hand there is nothing to compare."""
+    return {
+        path: value
+        for path, value in values.items()
+        if path not in DECIDED_BY_MEMORY and not path.startswith("memory.")
+    }
 
 
 def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
@@ -237,6 +249,13 @@ def _surroundings(old: Side, new: Side) -> list[Change]:
         for name in dict.fromkeys(names):
             both = (Effect.TRAINING, Effect.COST)
             told.append(pair(f"point {name}", old.points.get(name), new.points.get(name), both, "another point"))
+    for path in sorted({*old.own_code, *new.own_code}):
+        words = callables.moved(old.own_code.get(path), new.own_code.get(path))
+        if words:
+            records = (side.own_code.get(path) for side in (old, new))
+            was, now = (record and str(record["digest"])[:19] for record in records)
+            follows = (Effect.TRAINING, Effect.RESUME, Effect.MEMORY)
+            told.append(pair(f"own code {path}", was, now, follows, words))
     if old.is_lock and new.is_lock:
         for path in sorted({*old.inputs, *new.inputs}):
             if old.inputs.get(path) != new.inputs.get(path):
@@ -250,10 +269,17 @@ def _remarks(old: Side, new: Side) -> list[str]:
     names = [side.values["experiment_name"].value for side in (old, new) if "experiment_name" in side.values]
     two = len(names) == 2 and names[0] != names[1]
     told = [f"these are two experiments: `{names[0]}` and `{names[1]}`"] if two else []
+    told += [
+        f"`{side.name}`: {next(text for text in side.findings if text.startswith('R446'))[6:]}; what memory decides "
+        "is not compared"
+        for side in (old, new)
+        if side.unpredicted
+    ]
     if old.is_lock or new.is_lock:
         return told  # a lock keeps no warnings
-    told += [f"new warning {text}" for text in new.findings if text not in old.findings]
-    return told + [f"no more: warning {text}" for text in old.findings if text not in new.findings]
+    was, now = ([text for text in side.findings if not text.startswith("R446")] for side in (old, new))
+    told += [f"new warning {text}" for text in now if text not in was]
+    return told + [f"no more: warning {text}" for text in was if text not in now]
 
 
 def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:

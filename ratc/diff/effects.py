@@ -84,6 +84,7 @@ PLAN: tuple[_Row, ...] = (
     ("logging.*", (_N,), "other records of the same run"),
     ("checkpoint.best_metric", (_T,), "another epoch is kept as the best"),
     ("checkpoint.resume", (_P,), "whether an interrupted run is continued"),
+    ("checkpoint.own_code", (_P,), "whether own code that changed keeps a run from starting"),
     ("checkpoint.asynchronous", (_P, _M), "checkpoints are written from a copy in host memory, or training waits"),
     ("checkpoint.*", (_P,), "other checkpoints of the same run"),
     ("output_dir", (_P,), "another folder; a run begins anew there"),

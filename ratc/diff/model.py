@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from ratc.plan import Value
 
@@ -25,7 +26,9 @@ class Side:
     """One of the two things that are compared: a spec that was resolved, or a lock that was read.
 
     A lock has no ``settings`` and no ``facts``. ``inputs`` are digests by path from the spec's folder. ``points`` are
-    the values of a sweep's points by their names. ``findings`` are warnings that the side gave.
+    the values of a sweep's points by their names. ``findings`` are warnings that the side gave. ``own_code`` is what
+    is recorded of the user's own modules, by path. ``unpredicted`` says that memory would have decided something, and
+    that the prediction is missing.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Side:
     ratc_version: str = ""
     points: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+    own_code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unpredicted: bool = False
 
     @property
     def is_lock(self) -> bool:

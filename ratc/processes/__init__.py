@@ -121,6 +121,8 @@ def _environment(work: Work, runtime: str) -> dict[str, str]:
         # What is found must not depend on what the network answers.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
+        # Nothing in the spec's folder hides a module of Python's, or one that is installed.
+        "PYTHONSAFEPATH": "1",
         **work.variables,
     }
     if not work.gpu:

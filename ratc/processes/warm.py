@@ -118,7 +118,7 @@ def start(
                 other.close()
         _servers.clear()
         server = _servers[key] = _Server(dict(key))
-    paths = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
     job = {**work, "arguments": list(arguments), "folder": folder, "environment": dict(environment), "paths": paths}
     server.ask({**job, "limits": limits, "streams": streams})
     started = Job(server, [*work.values(), *arguments])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.callables import named
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.resolve.context import Context
 
@@ -18,6 +19,8 @@ _PATH = "checkpoint.asynchronous"
 def derive(context: Context) -> Iterator[Diagnostic]:
     """Intervals and numbers as the spec says; `asynchronous` follows from device and engine where it is `auto`."""
     context.keep(*(f"checkpoint.{key}" for key in _AS_GIVEN))
+    if any(named(context.settings)):
+        context.keep("checkpoint.own_code")
     asked = context.settings[_PATH]
     if context.value("engine.deepspeed"):
         context.derive(

@@ -8,6 +8,7 @@ from ratc.plan import Values
 from ratc.rules import (
     allocator,
     augmentations,
+    callables,
     classes,
     custom,
     detection,
@@ -30,6 +31,7 @@ from ratc.rules import (
 OF_TASK = (detection, model_arguments, dimensions, classes)
 RULES = (
     several,
+    callables,
     custom,
     exclusive,
     heads,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 from ratc.diagnostics import Span
 from ratc.shell import quote
@@ -31,7 +32,8 @@ class Place:
 
     ``up`` leads from the artifacts' folder to the spec's, ``down`` back. ``again`` is the command that makes the files
     again from within their folder, ``sets`` those of its words that lie over the spec. ``inputs`` are digests by path
-    from the spec's folder. ``remark`` is one more line at the head of every file.
+    from the spec's folder, ``own_code`` digests of the user's own modules in the same way. ``remark`` is one more line
+    at the head of every file.
     """
 
     up: str
@@ -41,6 +43,7 @@ class Place:
     inputs: Mapping[str, str]
     sets: str = ""
     remark: str | None = None
+    own_code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def header(self) -> tuple[str, ...]:

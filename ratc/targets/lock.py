@@ -42,6 +42,8 @@ def artifact(place: Place, target: str, values: Mapping[str, Value], others: Seq
     tree: dict[str, Any] = {"lock_version": VERSION, "ratc_version": __version__, "target": target}
     comments = _fill(tree, values)
     tree["inputs"] = dict(sorted(place.inputs.items()))
+    if place.own_code:
+        tree["own_code"] = dict(sorted(place.own_code.items()))
     tree["artifacts"] = {other.path: other.digest for other in sorted(others, key=lambda other: other.path)}
     head = "".join(f"# {line}\n" for line in place.header)
     return Artifact(NAME, head + mapping(tree, comments), consumer="yaml")

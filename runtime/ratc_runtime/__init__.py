@@ -1,5 +1,12 @@
 """The runtime of ratc: trains exactly what `lock.yaml` says, and refuses where the machine is not the lock's."""
 
+import os
+import sys
+
+if sys.argv[:1] == ["-m"] and not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [os.getcwd()]):
+    # `python -m` puts the working folder first, where a spec's `random.py` would hide Python's.
+    sys.path.append(sys.path.pop(0))
+
 from ratc_runtime.unneeded import leave_out
 
 __version__ = "0.1.0"

@@ -38,10 +38,11 @@ MODEL, REPORT = "model.pt", "report.json"
 _WARM, _TIMED = 3, 15
 
 
-def load_compressed(path: Path) -> nn.Module:
+def load_compressed(path: Path, trust: bool = False) -> nn.Module:
     """Return the model of a `model.pt` that this module wrote, in evaluation mode on the CPU.
 
-    Raises R508 where the file is damaged or another, R545 where it is quantized and torchao is not there.
+    A model of one's own is built only with `trust` or `RATC_TRUST=1` (R584). Raises R508 where the file is damaged or
+    another, R545 where it is quantized and torchao is not there.
     """
     try:
         fault = fault_of(path)
@@ -49,7 +50,9 @@ def load_compressed(path: Path) -> nn.Module:
             # torchao makes its tensors known to torch's safe reader when it is imported.
             _known_tensors()
             content = torch.load(path, map_location="cpu", weights_only=True)
-            model = build_model(lock_from(json.loads(content["lock"])))
+            lock = lock_from(json.loads(content["lock"]))
+            opened.check_trust([lock.model.name], trust)
+            model = build_model(lock)
             model.load_state_dict(content["compressed"], assign=True)
             return model.eval()
     except UNREADABLE as error:
@@ -120,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     if (output / MODEL).exists() and not arguments.force:
         raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
-    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size)
+    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size, arguments.trust)
     _from_lock(arguments, model)
     if arguments.quantize:
         torchao()  # before anything takes time

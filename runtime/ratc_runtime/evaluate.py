@@ -28,9 +28,14 @@ _PICTURES = 4
 def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = None) -> tuple[Evaluation, list[Path]]:
     """Return the scores on a split, and the overlays drawn of a few samples.
 
-    Raises R506 and R536 to R541 for the data, R509 where data set or loss cannot be built.
+    Raises R506 and R536 to R541 for the data, R509 where data set or loss cannot be built, R584
+    where they are code that is not trusted.
     """
     lock, task = model.lock, model.task
+    parts = list((lock.tasks or {}).values())
+    losses = [part.loss.name for part in parts] or [lock.training.loss.name]
+    sets = [part.data.dataset for part in parts] or [lock.data.dataset]
+    opened.check_trust([*losses, *sets], model.trust)
     dataset = open_data_set(lock, data_dir, split)
     task.opened({split: dataset})
     criterion = task.loss()
@@ -67,7 +72,9 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size)
+    model = opened.open_checkpoint(
+        arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size, arguments.trust
+    )
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
     found, drawn = score(model, arguments.split, data_dir, arguments.pictures)
     if arguments.output is not None:

@@ -1,17 +1,21 @@
 """Plain weights out of any checkpoint: `python -m ratc_runtime.export CHECKPOINT -o model.safetensors`.
 
 Of a file the model's part is taken; the shards of DeepSpeed's ZeRO stages are put together by DeepSpeed's own
-functions, in float32 and without a GPU. Those read pickles, which can run code: export folders you trust.
+functions, in float32 and without a GPU. What those files hold beside tensors is read only if that is known to run no
+code, unless `--trust` is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import os
+import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +26,20 @@ from ratc_runtime.checkpoint.header import UNREADABLE, open_content, read
 from ratc_runtime.errors import RuntimeFinding
 
 #: The folder in which Accelerate has DeepSpeed write, and the file of the weights where ZeRO cuts nothing.
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_WRITTEN = {
+    "deepspeed.runtime.fp16.loss_scaler": ("LossScaler", "DynamicLossScaler"),
+    "deepspeed.runtime.zero.config": ("ZeroStageEnum",),
+    "deepspeed.utils.tensor_fragment": ("fragment_address",),
+}
 TAG, WHOLE = "pytorch_model", "mp_rank_00_model_states.pt"
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
+def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
     """Return the model's weights and buffers by name, on the CPU, from a checkpoint or from an exported file.
 
-    Raises R508 where it is damaged, R520 where the shards of a folder cannot be put together.
+    Shards may hold what only a pickle that runs code can give: that is read with `trust` or `RATC_TRUST=1` alone.
+    Raises R508 where it is damaged, R520 where the shards of a folder cannot be put together, R584 without trust.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -39,26 +50,72 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         except (OSError, SafetensorError) as error:
             raise RuntimeFinding("R508", f"weights {path} cannot be read", str(error)) from None
     content = open_content(path)
-    return _consolidated(path, content) if path.is_dir() else dict(content["model"])
+    return _consolidated(path, content, trust) if path.is_dir() else dict(content["model"])
 
 
-def _consolidated(path: Path, header: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, torch.Tensor]:
     stage = json.loads(header["lock"])["engine"]["zero_stage"]
+    trust = trust or os.environ.get("RATC_TRUST") == "1"
     try:
-        if stage == 0:
-            content = torch.load(path / TAG / WHOLE, map_location="cpu", weights_only=False)
-            weights = content["module"]
-        else:
-            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-            # It tells of every shard on stdout and stderr.
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                weights = get_fp32_state_dict_from_zero_checkpoint(str(path), tag=TAG)
-    except (*UNREADABLE, ImportError, AttributeError) as error:
+        with contextlib.nullcontext() if trust else _harmless():
+            weights = _whole(path) if stage == 0 else _shards(path)
+    except pickle.UnpicklingError as error:
+        if trust:
+            raise _apart(path, error) from error
         raise RuntimeFinding(
-            "R520", f"the shards of {path} cannot be put together", f"{type(error).__name__}: {error}"[:600]
-        ) from error
+            "R584",
+            f"the shards of {path} hold more than tensors and plain values",
+            str(error)[:600],
+            "to read them may run code: if you trust the checkpoint, give --trust, or set RATC_TRUST=1",
+        ) from None
+    except (*UNREADABLE, ImportError, AttributeError) as error:
+        raise _apart(path, error) from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _whole(path: Path) -> Any:
+    return torch.load(path / TAG / WHOLE, map_location="cpu", weights_only=False)["module"]
+
+
+def _shards(path: Path) -> Any:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    # It tells of every shard on stdout and stderr.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return get_fp32_state_dict_from_zero_checkpoint(str(path), tag=TAG)
+
+
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """Have torch read files without running what they name, but for what DeepSpeed itself writes; others' calls of
+    `torch.load`, too.
+    """
+    before = os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"
+    try:
+        with torch.serialization.safe_globals(_of_deepspeed()):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE]
+        else:
+            os.environ[_FORCE] = before
+
+
+def _of_deepspeed() -> list[Any]:
+    """Classes of DeepSpeed's that its own files hold: numbers in a coat."""
+    found: list[Any] = []
+    for module, names in _WRITTEN.items():
+        with contextlib.suppress(ImportError):
+            loaded = importlib.import_module(module)
+            found += [getattr(loaded, name) for name in names if hasattr(loaded, name)]
+    return found
+
+
+def _apart(path: Path, error: Exception) -> RuntimeFinding:
+    return RuntimeFinding(
+        "R520", f"the shards of {path} cannot be put together", f"{type(error).__name__}: {error}"[:600]
+    )
 
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:
@@ -76,7 +133,7 @@ def metadata(header: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def export(checkpoint: Path, output: Path, force: bool = False) -> int:
+def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = False) -> int:
     """Write a checkpoint's weights to `output` as safetensors, in one piece; return how many numbers they are.
 
     Raises R508 for a checkpoint that cannot be read, R520 where `output` exists (unless `force`) or cannot be written.
@@ -86,7 +143,7 @@ def export(checkpoint: Path, output: Path, force: bool = False) -> int:
 
     if output.exists() and not force:
         raise RuntimeFinding("R520", f"{output} exists", help="name another file, or give --force")
-    header, weights = read(checkpoint), load_weights(checkpoint)
+    header, weights = read(checkpoint), load_weights(checkpoint, trust)
     seen: set[int] = set()
     for name, value in weights.items():
         # Tied weights lie in one place; safetensors wants each in its own.
@@ -112,11 +169,13 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
     # Imported here: it needs packages of its own, and builds the model.
     from ratc_runtime import onnx_model
     from ratc_runtime.lock import lock_from
+    from ratc_runtime.opened import check_trust
 
     if arguments.output.exists() and not arguments.force:
         raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
     lock = lock_from(read(arguments.checkpoint)["lock"])
-    size, apart = onnx_model.write(arguments.checkpoint, lock, arguments.output)
+    check_trust([lock.model.name], arguments.trust)
+    size, apart = onnx_model.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
     print(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
     return 0
 
@@ -130,11 +189,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a DeepSpeed folder below checkpoints/")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--trust", action="store_true", help="run code that the checkpoint names or holds")
     arguments = parser.parse_args(argv)
     try:
         if arguments.output.suffix == ".onnx":
             return _as_onnx(arguments)
-        numbers = export(arguments.checkpoint, arguments.output, arguments.force)
+        numbers = export(arguments.checkpoint, arguments.output, arguments.force, arguments.trust)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1

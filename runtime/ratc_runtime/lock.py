@@ -158,6 +158,7 @@ class Checkpoint:
     best_metric: str
     resume: Literal["auto", "never"]
     asynchronous: bool
+    own_code: Literal["strict", "warn"] = "strict"
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,14 @@ class Compression:
 
 
 @dataclass(frozen=True)
+class OwnModule:
+    """A module of the user's own: the digest of its file, and a short one of each function and class in it."""
+
+    digest: str
+    parts: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Lock:
     """One run, every value concrete."""
 
@@ -236,6 +245,8 @@ class Lock:
     compression: Compression | None = None
     #: What the job asked a scheduler for; absent on `local`. For people: nothing here is acted upon.
     job: dict[str, Any] | None = None
+    #: The modules beside the spec that its names reach, by their path from its folder; None where there are none.
+    own_code: dict[str, OwnModule] | None = None
     #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
     point: str | None = None
 

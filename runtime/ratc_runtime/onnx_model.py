@@ -30,7 +30,7 @@ ROUNDING = 1e-3
 _HELP = "pip install 'ratc[onnx]'"
 
 
-def write(checkpoint: Path, lock: Lock, output: Path) -> tuple[int, float]:
+def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tuple[int, float]:
     """Export a checkpoint's model for its own image size and any number of images, and run the file by ONNX Runtime.
 
     Returns the file's bytes, and the largest difference to the model itself over the largest number that it gives.
@@ -41,7 +41,7 @@ def write(checkpoint: Path, lock: Lock, output: Path) -> tuple[int, float]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RuntimeFinding("R545", "ONNX is not installed", str(error), _HELP) from None
-    model = _model(checkpoint, lock)
+    model = _model(checkpoint, lock, trust)
     task = make_task(lock)
     image, _ = noise(task, lock, 2, torch.device("cpu"))
     if not isinstance(image, torch.Tensor):
@@ -83,11 +83,11 @@ def write(checkpoint: Path, lock: Lock, output: Path) -> tuple[int, float]:
     return output.stat().st_size, apart
 
 
-def _model(checkpoint: Path, lock: Lock) -> nn.Module:
+def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
     plain = dataclasses.replace(lock, model=dataclasses.replace(lock.model, attention_memory="full"))
     model = build_model(plain)
-    model.load_state_dict(load_weights(checkpoint))
+    model.load_state_dict(load_weights(checkpoint, trust))
     return model.eval()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ class _PartPredictor(Predictor):
 @dataclass(frozen=True)
 class Opened:
     """`lock` is the checkpoint's for a single process on the device that is used; `fingerprint` is that of the
-    lock as it was, and `epoch` and `step` say how far the run was.
+    lock as it was, and `epoch` and `step` say how far the run was. With `trust` the lock's data set and loss may be
+    code of its own, too.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class Opened:
     fingerprint: str
     epoch: int | None = None
     step: int | None = None
+    trust: bool = False
 
     def of(self, name: str | None) -> Opened:
         """Return one of several tasks by itself; None is the whole. Raises R542 where there is no such task."""
@@ -81,8 +85,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pt file, a DeepSpeed folder, exported .safetensors, or a run's output folder: its best",
     )
     parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
+    parser.add_argument(
+        "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--batch-size", type=positive, help="samples at a time (default: the lock's micro-batch)")
+
+
+def check_trust(names: Iterable[str], trust: bool) -> None:
+    """Raise R584 if a name is code of somebody's own, `package.module:callable`, and the user does not trust it."""
+    own = sorted({name for name in names if ":" in name})
+    if own and not trust and os.environ.get("RATC_TRUST") != "1":
+        raise RuntimeFinding(
+            "R584",
+            f"the checkpoint's lock names code of its own, {', '.join(own)}",
+            "a checkpoint may be anybody's; nothing of it was run",
+            "if you trust both the checkpoint and the code, give --trust, or set RATC_TRUST=1",
+        )
 
 
 def positive(text: str) -> int:
@@ -93,11 +112,16 @@ def positive(text: str) -> int:
 
 
 def open_checkpoint(
-    checkpoint: Path, lock_path: Path | None = None, device: str | None = None, batch_size: int | None = None
+    checkpoint: Path,
+    lock_path: Path | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    trust: bool = False,
 ) -> Opened:
     """Build the model of a checkpoint, with its weights, on the device (default: a GPU where there is one).
 
-    A model of one's own is looked for as when it trained, from the working folder on. Raises R504 where there is no
+    A model of one's own is built only with `trust` or `RATC_TRUST=1`; it is looked for as when it trained, from the
+    working folder on. Raises R584 for one that is not trusted, R504 where there is no
     such device, R505 for a lock that cannot be read, R508 where the checkpoint is damaged or there is none, R509 where
     the model cannot be built or has other weights.
     """
@@ -109,9 +133,10 @@ def open_checkpoint(
     lock = read_lock(lock_path) if lock_path is not None else lock_of(header or {})
     where, fingerprint = _device(device), lock.fingerprint()
     lock = _alone(lock, where, batch_size)
+    check_trust([lock.model.name], trust)
     model = build_model(lock)
     try:
-        model.load_state_dict(load_weights(path))
+        model.load_state_dict(load_weights(path, trust))
     except RuntimeError as error:
         raise RuntimeFinding(
             "R509",
@@ -122,7 +147,7 @@ def open_checkpoint(
         ) from None
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)
-    return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"))
+    return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
 
 
 def _found(path: Path) -> Path:

@@ -97,7 +97,9 @@ def _share(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size)
+    model = opened.open_checkpoint(
+        arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size, arguments.trust
+    )
     if arguments.task is None and model.task.parts:
         raise RuntimeFinding(
             "R542",

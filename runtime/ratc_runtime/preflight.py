@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import allocator
+from ratc_runtime import allocator, allowed
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock, read_lock
@@ -75,6 +75,29 @@ def check_point(lock: Lock, path: Path) -> None:
             f"the lock of point {lock.point} is not the one that was compiled",
             f"{table} does not have it with this file's hash",
             "change the spec and compile again instead of editing the lock",
+        )
+
+
+def check_own_code(lock: Lock, folder: Path) -> None:
+    """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock; with
+    `checkpoint.own_code: warn` warn of it. Raise R580 if Python would find others in their place.
+    """
+    moved = []
+    for path, module in (lock.own_code or {}).items():
+        file = folder / path
+        if Path(path).is_absolute() or ".." in Path(path).parts or not file.is_file():
+            moved.append(f"{path} is gone")
+        elif sha256_of(file) != module.digest:
+            moved.append(f"{path} changed")
+    allowed.check_modules(list(lock.own_code or {}), folder)
+    if moved and lock.checkpoint.own_code == "warn":
+        warn(f"own code is not what was compiled: {', '.join(moved)}")
+    elif moved:
+        raise RuntimeFinding(
+            "R582",
+            "own code is not what was compiled",
+            "\n".join(moved),
+            "`ratc check` says what differs; compile again to train with it, or set `checkpoint.own_code: warn`",
         )
 
 
@@ -265,16 +288,23 @@ def check_trackers(lock: Lock) -> None:
             )
 
 
-def check(lock_path: Path, environment: Mapping[str, str], launched: bool) -> Lock:
+def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_folder: Path | None = Path()) -> Lock:
     """Read the lock and run every check that needs no torch; return the lock.
 
-    `launched` tells that a launcher has set the world size, which run.sh's own call cannot know yet.
+    `launched` tells that a launcher has set the world size, which run.sh's own call cannot know yet. `own_folder` is
+    the spec's, where own modules lie; with None they are not looked at.
     """
     lock = read_lock(lock_path)
     folder = lock_path.resolve().parent
     check_artifacts(lock, folder)
     if lock.point is not None:
         check_point(lock, lock_path)
+    if own_folder is not None:
+        check_own_code(lock, own_folder)
+        # Only Python from 3.11 on leaves the working folder out, and only if it is told to.
+        by_launcher = lock.engine.use_accelerate or lock.parallel.world_size > 1
+        if by_launcher and not launched and not (environment.get("PYTHONSAFEPATH") and sys.version_info >= (3, 11)):
+            allowed.check_hidden(own_folder)
     if launched:
         check_world_size(lock, environment)
     check_batch(lock, folder)

@@ -84,7 +84,9 @@ class UnifiedTrainer:
 
         train.take_place()
         path, base = self._lock()
-        lock = preflight.check(path, os.environ, launched=True)
+        brought = any(part is not None for part in (self._model, self._criterion, self._scores)) or self._datasets
+        # What a caller brings takes the place of what the lock names.
+        lock = preflight.check(path, os.environ, launched=True, own_folder=None if brought else base)
         train.prepare_environment(lock)
         # Torch is imported from here on.
         from ratc_runtime.parts import Own
@@ -138,11 +140,15 @@ class UnifiedTrainer:
             command += ["--experiment-name", self.experiment_name]
         # What follows at once rehearses its first step: that is told sooner than by a trace.
         environment = {**os.environ, "RATC_SKIP_BATCH_CHECK": "1"}
+        # It is the caller's program that trains what the spec names.
+        environment["RATC_TRUST"] = "1"
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
             raise RuntimeFinding("R544", f"{spec} cannot be compiled", done.stderr.strip() or "ratc says nothing")
         folder = Path(done.stdout.splitlines()[-1])
-        sys.path.insert(0, os.fspath(spec.parent.absolute()))
+        from ratc_runtime import imports
+
+        imports.look_in(os.fspath(spec.parent))
         return folder / LOCK, spec.parent
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ratc.cli import main
+from ratc.trust import VARIABLE
 
 CHANGES = Path(__file__).parent.parent / "changes"
 FORMS = {"expected.txt": "text", "expected.md": "markdown", "expected.json": "json"}
@@ -63,7 +64,7 @@ def test_json_says_what_text_says():
 
 
 if __name__ == "__main__":
-    os.environ["NO_COLOR"] = "1"
+    os.environ |= {"NO_COLOR": "1", VARIABLE: "1"}
     for place in folders():
         if len(sys.argv) > 1 and place.name not in sys.argv[1:]:
             continue

@@ -138,6 +138,39 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: json.dumps(value, default=str)}
 
 
+def moved_code(header: dict[str, Any], lock: Lock) -> list[str]:
+    """Return what of the user's own code is not what a checkpoint was trained with, a line a module.
+
+    Comments and blank lines do not count. Nothing is known of checkpoints from before own code was recorded.
+    """
+    try:
+        before, after = lock_of(header).own_code, lock.own_code
+    except RuntimeFinding:
+        return []
+    if before is None or after is None:
+        return []
+    found = []
+    for path in sorted({*before, *after}):
+        old, new = before.get(path), after.get(path)
+        if old is None or new is None:
+            found.append(f"{path} {'came into use' if old is None else 'is gone, or went out of use'}")
+        elif old.digest != new.digest and (old.parts != new.parts or not new.parts):
+            names = sorted(name for name in {*old.parts, *new.parts} if old.parts.get(name) != new.parts.get(name))
+            found.append(f"{path}: {', '.join(names) or 'its bytes'} changed")
+    return found
+
+
+def code_changed(path: Path, found: list[str]) -> RuntimeFinding:
+    """Return R583: a checkpoint was trained with other code."""
+    return RuntimeFinding(
+        "R583",
+        f"own code has changed since checkpoint {path} was made",
+        "\n".join(found),
+        "name another output folder, or start anew with --fresh (the old checkpoints are kept as"
+        " checkpoints.previous)\nor set `checkpoint.own_code: warn` and compile again, to continue with the new code",
+    )
+
+
 def unusable(path: Path, reason: str | None, help: str = "") -> RuntimeFinding:
     """Return R508 for a checkpoint that cannot be continued or read."""
     anew = "name another output folder, or start anew with --fresh (the old ones are kept as checkpoints.previous)"

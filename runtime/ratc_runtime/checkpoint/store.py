@@ -40,6 +40,7 @@ class Checkpoints:
         self._damaged: set[Place] = set()
         self._lost: set[Place] = set()  # could not be written, and the ranks have not agreed on it yet
         self._failing = False
+        self._warned_of_code = False
 
     def path(self, name: str) -> Path:
         """Return where `last`, `best` or the checkpoint of that name lies."""
@@ -256,7 +257,7 @@ class Checkpoints:
         """Load the newest whole checkpoint into the engine and return its progress; None where there is none.
 
         A damaged one is named in a warning, and the one before it is taken. Raises R508 where there is none but damaged
-        ones, R518 where it was made under another lock. Every rank calls this.
+        ones, R518 where it was made under another lock, R583 with other own code. Every rank calls this.
         """
         candidates, finding = self.world.gather(self._candidates() if self.world.main else None)[0]
         if finding is not None:
@@ -350,6 +351,12 @@ class Checkpoints:
         found = header.differences(content, self.lock)
         if found or content["fingerprint"] != self.lock.fingerprint():
             raise header.changed(path, found)
+        moved = header.moved_code(content, self.lock)
+        if moved and self.lock.checkpoint.own_code == "strict":
+            raise header.code_changed(path, moved)
+        if moved and self.world.main and not self._warned_of_code:
+            self._warned_of_code = True
+            warn(f"own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
         if self.engine.deepspeed:
             self.engine.load_shards(path)
         else:

@@ -1,0 +1,27 @@
+"""Refuses to start what runs a spec's own code, unless the user trusts the spec's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratc import callables, trust
+from ratc.cli.inputs import Loaded
+from ratc.diagnostics import Diagnostic
+from ratc.targets.artifact import Artifact
+
+
+def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
+    """Nothing if the spec names no code of its own, or if its folder is trusted. Code: R447."""
+    assert loaded.settings is not None
+    names = callables.of_all_points(loaded.settings)
+    if not names or trust.allows(loaded.folder, ", ".join(names)):
+        return ()
+    span = next((value.span for _, value in callables.named(loaded.settings)), None)
+    message = f"nothing is run: the spec names code of its own, {', '.join(f'`{name}`' for name in names)}"
+    helps = ("if you trust the code, give `--trust`, or list the folder: `ratc trust FOLDER`",)
+    return (Diagnostic("R447", message, span, ("the spec's folder is not trusted",), helps),)
+
+
+def before(loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
+    """The same, as `compile_spec` asks before it writes anything."""
+    return refused(loaded)

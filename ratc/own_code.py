@@ -1,0 +1,170 @@
+"""The modules beside a spec that its names reach, found by their `import` statements: nothing is imported.
+
+What is imported in another way, by a name that is worked out, is not seen; nor is what lies outside the spec's folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import sys
+import tokenize
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ratc.callables import REST
+
+#: Bytes of a source that is parsed, and modules that are followed, at most.
+MAX_BYTES, MOST = 4 << 20, 5000
+_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One file of the user's own: the digest of its bytes, and a short one of each function and class at its top level,
+    for which comments and blank lines do not count.
+    """
+
+    digest: str
+    parts: dict[str, str] = field(default_factory=dict)
+
+
+def modules(names: Iterable[str], folder: str) -> dict[str, Module]:
+    """The modules that `package.module:callable` names reach, by their path from the spec's folder."""
+    found = {}
+    for path in files(names, folder):
+        digest = _digest(os.path.join(folder, path))
+        data = _read(os.path.join(folder, path)) if path.endswith(".py") else None
+        if digest is not None:
+            found[path] = Module(digest, _parts(data) if data is not None else {})
+    return found
+
+
+def files(names: Iterable[str], folder: str) -> list[str]:
+    """The files of those modules, by their path from the spec's folder, sorted."""
+    seen: set[str] = set()
+    ahead = [module for name in names if ":" in name for module in [name.partition(":")[0]]]
+    done: set[str] = set()
+    while ahead and len(seen) < MOST:
+        module = ahead.pop()
+        if module in done:
+            continue
+        done.add(module)
+        for path, package in _of_module(module, folder):
+            if path not in seen:
+                seen.add(path)
+                ahead += _imported(_read(os.path.join(folder, path)) or b"", package) if path.endswith(".py") else ()
+    return sorted(seen)
+
+
+def _of_module(module: str, folder: str) -> Iterator[tuple[str, str]]:
+    """The files that importing a module runs, each with the package that its relative imports start from."""
+    parts = module.split(".")
+    # Python's own modules come before those of the spec's folder.
+    if parts[0] in sys.stdlib_module_names or not all(part.isidentifier() for part in parts):
+        return
+    for depth in range(1, len(parts) + 1):
+        place = "/".join(parts[:depth])
+        package = ".".join(parts[:depth])
+        yield from ((path, package) for path in _candidates(folder, f"{place}/__init__"))
+        yield from ((path, ".".join(parts[: depth - 1])) for path in _candidates(folder, place))
+
+
+def _candidates(folder: str, place: str) -> Iterator[str]:
+    """The files that a module of that place may be loaded from: source, bytecode, and compiled extensions."""
+    parent, base = os.path.split(place)
+    try:
+        there = sorted(os.listdir(os.path.join(folder, parent)))
+    except OSError:
+        return
+    for name in there:
+        if name.startswith(f"{base}.") and name.endswith(_SUFFIXES):
+            path = f"{parent}/{name}" if parent else name
+            if os.path.isfile(os.path.join(folder, path)):
+                yield path
+
+
+def _imported(data: bytes, package: str) -> Iterator[str]:
+    """The modules that a module imports anywhere in it, under their full names."""
+    tree = _parsed(data)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".") if package else []
+            above = above[: len(above) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            if base:
+                yield base
+            yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.args[0].value
+
+
+def _parts(data: bytes) -> dict[str, str]:
+    """A short digest of each function and class of a module, and of the rest; none of what is not Python."""
+    tree, lines = _parsed(data), _without_comments(data)
+    if tree is None or lines is None:
+        return {}
+    texts: dict[str, list[str]] = {}
+    taken: set[int] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            own = range(first, (node.end_lineno or node.lineno) + 1)
+            taken |= set(own)
+            texts.setdefault(node.name, []).extend(lines[number] for number in own if number in lines)
+    texts[REST] = [text for number, text in lines.items() if number not in taken]
+    return {
+        name: hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
+        for name, kept in texts.items()
+        if kept or name != REST
+    }
+
+
+def _without_comments(data: bytes) -> dict[int, str] | None:
+    """The lines of a module by number, without comments and blank lines; a line of a string is kept as it is."""
+    try:
+        tokens = list(tokenize.tokenize(io.BytesIO(data).readline))
+    except (tokenize.TokenError, SyntaxError, ValueError, RecursionError):
+        return None
+    lines = dict(enumerate(data.decode(tokens[0].string, errors="replace").split("\n"), 1))
+    for token in tokens:
+        number, column = token.start
+        if token.type == tokenize.COMMENT:
+            lines[number] = lines[number][:column].rstrip()
+    # Blank lines of a string have no token of their own.
+    blank = {token.start[0] for token in tokens if token.type in (tokenize.NL, tokenize.ENDMARKER)}
+    return {number: line.rstrip("\r") for number, line in lines.items() if number not in blank or line.strip()}
+
+
+def _parsed(data: bytes) -> ast.Module | None:
+    try:
+        return ast.parse(data)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _digest(path: str) -> str | None:
+    whole = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                whole.update(block)
+    except OSError:
+        return None
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _read(path: str) -> bytes | None:
+    """A module's source; None if it cannot be read, or is larger than any."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError:
+        return None
+    return data if len(data) <= MAX_BYTES else None

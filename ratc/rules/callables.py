@@ -1,0 +1,20 @@
+"""R356: what a spec names as `package.module:callable` is no module of Python's own library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from ratc.callables import named
+from ratc.diagnostics import Diagnostic
+from ratc.plan import Values
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """No model, data set, loss or callback is in the standard library, which comes before the spec's folder."""
+    for path, value in named(settings):
+        top = str(value.value).partition(":")[0].partition(".")[0]
+        if top in sys.stdlib_module_names:
+            message = f"`{path}` names `{value.value}`, and `{top}` is a module of Python's standard library"
+            helps = (f"name a callable of your own; if it is in a file `{top}.py`, give the file another name",)
+            yield Diagnostic("R356", message, value.span, helps=helps)

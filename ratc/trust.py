@@ -1,0 +1,123 @@
+"""Which folders' own code may be run: a user says so, never a spec.
+
+Trusted is everything with ``--trust`` or ``RATC_TRUST=1``, and every folder that the trust file lists, with what lies
+below it. The file is `$RATC_CONFIG/trusted`, else `ratc/trusted` under `$XDG_CONFIG_HOME` or `~/.config`: one folder a
+line. ``ratc trust`` edits it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+#: If this variable is 1, everything is trusted.
+VARIABLE = "RATC_TRUST"
+
+
+class Untrusted(Exception):
+    """A folder that cannot be listed; the text says why."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What one command was told: ``everything`` by its option, ``answers`` by a person at its terminal."""
+
+    everything: bool = False
+    asks: bool = False
+    answers: dict[str, bool] = field(default_factory=dict)
+
+
+_session = _Session()
+
+
+def begin(everything: bool, asks: bool) -> None:
+    """Start a command: whether its options trust everything, and whether it may ask at a terminal."""
+    global _session
+    _session = _Session(everything, asks)
+
+
+def allows(folder: str, name: str) -> bool:
+    """Whether code of a spec in ``folder`` may be run. ``name`` is what would be run; a command that may ask does so
+    once for each folder, and lists what is trusted.
+    """
+    if _session.everything or os.environ.get(VARIABLE) == "1" or is_listed(folder):
+        return True
+    if not _session.asks or not sys.stdin.isatty() or not sys.stderr.isatty():
+        return False
+    place = os.path.realpath(folder)
+    if place not in _session.answers:
+        _session.answers[place] = _ask(place, name)
+    return _session.answers[place]
+
+
+def _ask(place: str, name: str) -> bool:
+    shown = place if place.isprintable() else repr(place)
+    print(f"ratc: the spec names code of its own: {name}. To go on, that code is run on this machine.", file=sys.stderr)
+    print(f"ratc: trust {shown} and all below it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        return False
+    try:
+        add(place)
+    except (Untrusted, OSError) as error:
+        print(f"ratc: trusted for this command only: {error}", file=sys.stderr)
+    return True
+
+
+def is_listed(folder: str) -> bool:
+    """Whether the trust file lists a folder, or one above it."""
+    place = os.path.realpath(folder)
+    return any(place == one or place.startswith(one.rstrip(os.sep) + os.sep) for one in listed())
+
+
+def listed() -> list[str]:
+    """The folders of the trust file, in its order; none if it cannot be read."""
+    try:
+        with open(path(), encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\n") for line in file]
+    except OSError:
+        return []
+    return [line for line in lines if os.path.isabs(line)]
+
+
+def add(folder: str) -> str:
+    """List a folder; returns it as listed. Raises Untrusted for one that is not there, and OSError."""
+    place = os.path.realpath(folder)
+    if not os.path.isdir(place):
+        raise Untrusted(f"there is no folder `{folder}`")
+    if "\n" in place or "\r" in place:
+        raise Untrusted("the folder's name has a line break")
+    if place not in listed():
+        _write([*listed(), place])
+    return place
+
+
+def remove(folder: str) -> str | None:
+    """Take a folder off the list; returns it, or None if the list does not have it. Raises OSError."""
+    place, before = os.path.realpath(folder), listed()
+    if place not in before:
+        return None
+    _write([one for one in before if one != place])
+    return place
+
+
+def path() -> str:
+    """The trust file. It need not exist."""
+    base = os.environ.get("XDG_CONFIG_HOME") or ""
+    base = base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(os.environ.get("RATC_CONFIG") or os.path.join(base, "ratc"), "trusted")
+
+
+def _write(folders: list[str]) -> None:
+    """Beside, then renamed: the list is there whole or not at all."""
+    place = os.path.dirname(path())
+    os.makedirs(place, mode=0o700, exist_ok=True)
+    handle, work = tempfile.mkstemp(dir=place)
+    try:
+        with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("".join(f"{folder}\n" for folder in folders))
+        os.replace(work, path())
+    except OSError:
+        os.unlink(work)
+        raise

@@ -1,0 +1,228 @@
+"""Which callables the names of a spec may lead to: where they lie, and what they return. Codes: R580, R581.
+
+They lie in the spec's folder, or elsewhere on the user's own path, or in an installed package that is a library of
+models: torch itself, or one whose metadata says that it needs torch. Python's own library is never allowed. What a
+callable returns is known by its class, or by its annotation; only code of the user's own may leave the annotation out.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from ratc_runtime.errors import RuntimeFinding
+
+Place = Literal["own", "installed"]
+#: Libraries of models beside those that need torch by their metadata.
+_LIBRARIES = frozenset({"torch", "ratc_runtime"})
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+#: Annotations that say nothing.
+_ANYTHING = (inspect.Parameter.empty, Any, object)
+
+
+def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place:
+    """Return where the module of a name lies, without importing it; raise R580 if none of a spec may lie there.
+
+    A module that is nowhere counts as the user's own: to import it will say what is wrong.
+    """
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "__main__":
+        raise _refused(role, name, f"{top} is a module of Python's own library", folders, top)
+    found = _found(top)
+    beside = _beside(top, folders)
+    if found is None or (beside is not None and _inside(found, beside.parent)):
+        return "own"
+    if beside is not None:
+        did = "this process has imported" if top in sys.modules else "Python finds"
+        raise _refused(role, name, f"{did} {found} before {beside}", folders, top)
+    if not _INSTALLED.intersection(found.parts):
+        return "own"
+    if not _is_library(top):
+        raise RuntimeFinding(
+            "R580",
+            f"{role} {name} is not used: {top} is no library of models",
+            f"{found} is installed, and its metadata names no need of torch",
+            "import it in a module of your own beside the spec, and name that one",
+        )
+    return "installed"
+
+
+def check_modules(paths: Sequence[str], folder: Path) -> None:
+    """Raise R580 if Python would find another module before one of the user's own; nothing is imported.
+
+    `paths` are those of the modules from the spec's folder, which need not be on the path yet.
+    """
+    for top in sorted({re.split(r"[/.]", path)[0] for path in paths}):
+        found, beside = _found(top), _beside(top, [str(folder)])
+        if found is not None and beside is not None and not _inside(found, folder):
+            raise _refused("own module", top, f"Python finds {found} before {beside}", [str(folder)], top)
+
+
+def check_hidden(folder: Path) -> None:
+    """Raise R580 if a module of the folder has the name of one of Python's or of an installed one: a launcher that is
+    started there as `python -m` would import it in its place.
+    """
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
+        beside = path.parent if path.name == "__init__.py" and path.parent != folder else path
+        found = None if beside.stem in sys.stdlib_module_names else _found(beside.stem)
+        if beside.stem in sys.stdlib_module_names or (found and _INSTALLED.intersection(found.parts)):
+            whose = "Python's own library" if found is None else f"the installed {found}"
+            raise RuntimeFinding(
+                "R580",
+                f"{path.relative_to(folder)} beside the spec has the name of a module of {whose}",
+                "the launcher would import it in place of that one",
+                f"rename {beside}",
+            )
+
+
+def check_home(role: str, name: str, target: Any) -> None:
+    """Raise R580 if a module leads to what another one defines that is Python's own."""
+    plain = _unwrapped(target)
+    home = getattr(plain, "__module__", None) or getattr(type(plain), "__module__", "") or ""
+    top = str(home).partition(".")[0]
+    if top in sys.stdlib_module_names and top != "__main__":
+        raise _refused(role, name, f"what it leads to is defined in {home}, a module of Python's own library", [], "")
+
+
+def check_type(role: str, name: str, target: Any, place: Place) -> None:
+    """Raise R581 unless a callable is a class of what the role wants, or a function that says it returns such."""
+    plain = _unwrapped(target)
+    if inspect.isclass(plain):
+        if not _fits(role, plain):
+            raise _unfit(role, name, f"it is the class {plain.__qualname__}, which is none of that kind")
+        return
+    returned = _returned(plain)
+    if returned in _ANYTHING or isinstance(returned, typing.TypeVar):
+        if place == "installed":
+            raise _unfit(role, name, "it does not say what it returns, and it is not code of your own")
+    elif not _fits_annotation(role, returned):
+        raise _unfit(role, name, f"it says that it returns {_shown(returned)}")
+
+
+def _unwrapped(target: Any) -> Any:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target
+
+
+def _found(top: str) -> Path | None:
+    """The file or folder that a module is loaded from; None if it is nowhere, or built in."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a module that a program made for itself
+        return None
+    if spec is None:
+        return None
+    if spec.origin not in (None, "built-in", "frozen", "namespace"):
+        return Path(str(spec.origin))
+    places = list(spec.submodule_search_locations or ())
+    return Path(places[0]) if places else None
+
+
+def _beside(top: str, folders: Sequence[str]) -> Path | None:
+    """The file of that module in one of the folders."""
+    for folder in map(Path, folders):
+        for path in (folder / top / "__init__.py", folder / f"{top}.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    whole, place = path.resolve(), folder.resolve()
+    return place in whole.parents and not _INSTALLED.intersection(whole.relative_to(place).parts)
+
+
+def _is_library(top: str) -> bool:
+    """Whether a package is torch, or says in its metadata that it needs torch."""
+    if top in _LIBRARIES:
+        return True
+    for distribution in metadata.packages_distributions().get(top, [top]):
+        try:
+            needs = metadata.requires(distribution) or []
+        except metadata.PackageNotFoundError:
+            continue
+        if any(re.match(r"torch(?![\w-])", need) and "extra ==" not in need for need in needs):
+            return True
+    return False
+
+
+def _fits(role: str, kind: Any) -> bool:
+    """Whether a class is of what a role wants."""
+    if role == "model":
+        from torch import nn
+
+        return issubclass(kind, nn.Module)
+    if role == "dataset":
+        return all(hasattr(kind, method) for method in ("__len__", "__getitem__")) or _is_data_set(kind)
+    if role == "callback":
+        from ratc_runtime.callbacks import Callback
+
+        return issubclass(kind, Callback)
+    # Asked of the class itself, for every class can be called.
+    return any("__call__" in vars(one) for one in kind.__mro__)
+
+
+def _is_data_set(kind: type) -> bool:
+    from torch.utils.data import Dataset
+
+    return issubclass(kind, Dataset)
+
+
+def _returned(target: Any) -> Any:
+    """What a function says it returns; `inspect.Parameter.empty` if it does not, or if that cannot be found."""
+    function: Any = target if inspect.isroutine(target) else type(target).__call__
+    function = inspect.unwrap(function)
+    try:
+        return typing.get_type_hints(function).get("return", inspect.Parameter.empty)
+    except Exception:  # annotations are code of the function's module
+        return inspect.Parameter.empty
+
+
+def _fits_annotation(role: str, returned: Any) -> bool:
+    origin = typing.get_origin(returned)
+    if origin is typing.Union or origin is types.UnionType:
+        parts = [part for part in typing.get_args(returned) if part is not type(None)]
+        return all(_fits_annotation(role, part) for part in parts)
+    kind = origin or returned
+    if kind is Callable:
+        return role == "loss"
+    return inspect.isclass(kind) and _fits(role, kind)
+
+
+def _shown(returned: Any) -> str:
+    return getattr(returned, "__qualname__", None) or str(returned)
+
+
+_WANTED = {
+    "model": "a torch.nn.Module",
+    "dataset": "a data set, with __len__ and __getitem__",
+    "callback": "a ratc_runtime.callbacks.Callback",
+    "loss": "a loss, which can be called with output and target",
+}
+
+
+def _refused(role: str, name: str, why: str, folders: Sequence[str], top: str) -> RuntimeFinding:
+    beside = _beside(top, folders) if top else None
+    help = f"rename {beside}" if beside else f"name a {role} of your own, or of a library of models"
+    return RuntimeFinding("R580", f"{role} {name} is not used: {why}", help=help)
+
+
+def _unfit(role: str, name: str, why: str) -> RuntimeFinding:
+    wanted = _WANTED.get(role, role)
+    helps = {"loss": "a plain function of output and target is given by a callable that returns it"}
+    return RuntimeFinding(
+        "R581",
+        f"{role} {name} is not called: it does not give {wanted}",
+        why,
+        helps.get(role, "name a class of that kind, or annotate what the function returns"),
+    )
