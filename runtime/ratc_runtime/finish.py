@@ -30,6 +30,7 @@ def stop(run: Run) -> int:
     if run.world.main:
         write_results(run.output_dir, {**_common(run), "status": "stopped"})
         run.tracker.close("KILLED", [run.output_dir / RESULTS_FILE])
+    run.world.barrier()  # no rank goes before the file is there
     run.stop.saved()
     run.stop.done()
     run.reporter.close()
@@ -67,6 +68,8 @@ def finish(run: Run) -> int:
     if run.world.main:
         run.stop.done()
         results = _write(run, test, baseline, use)
+    # Every rank's callbacks and trainer get them, and no rank goes before the file is there.
+    results = run.world.gather(results)[0]
     run.callbacks.finish(run, results)
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import environment, results, write_data, write_lock
+from lockfile import BASE, environment, results, write_data, write_lock
 
 from tests.effort import HANGS_S
 
@@ -218,6 +218,32 @@ def test_a_custom_task_by_names_in_the_lock(tmp_path: Path) -> None:
     assert "test loss" in done.stdout
     assert "noted finished" in done.stdout
     assert (tmp_path / "out/curves.png").is_file()
+
+
+ON_TWO = """
+import os
+from ratc_runtime.callbacks import Callback
+from ratc_runtime.trainer import UnifiedTrainer
+
+class Note(Callback):
+    def finish(self, run, results):
+        print("noted", os.environ["RANK"], results["status"], flush=True)
+
+found = UnifiedTrainer("compiled/lock.yaml", callbacks=[Note()]).train()
+print("returned", os.environ["RANK"], found["status"], found["best_epoch"], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_every_rank_gets_the_results(tmp_path: Path) -> None:
+    two = {**BASE["parallel"], "world_size": 2, "processes_per_node": 2}
+    write_lock(tmp_path / "compiled", parallel=two, training__micro_batch_size=1, training__epochs=1)
+    (tmp_path / "two.py").write_text(ON_TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "two.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith(("noted", "returned")))
+    assert said == ["noted 0 finished", "noted 1 finished", "returned 0 finished 1", "returned 1 finished 1"]
 
 
 @pytest.fixture(autouse=True)
