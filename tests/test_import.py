@@ -160,6 +160,20 @@ def test_no_secret_is_copied():
         assert "hf_aaaa" not in out + err
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "PET_NNODES", "FSDP_VERSION", "MASTER_PORT", "WORLD_SIZE", "RANK"],
+)
+@pytest.mark.parametrize(("head", "option"), [("#SBATCH", "--time=1:00:00"), ("#BSUB", "-W 1:00")])
+def test_no_variable_that_lies_over_a_lock_is_copied(head, option, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("job.sh").write_text(f"#!/bin/bash\n{head} {option}\nexport {name}=4\nexport MINE=4\npython train.py\n")
+    assert main(["import", "job.sh", "-o", "spec.yaml"]) == 0
+    assert yaml.safe_load(Path("spec.yaml").read_text())["environment"]["variables"] == {"MINE": "4"}
+    said = capsys.readouterr()
+    assert f"export {name}=4" in said.out + said.err
+
+
 def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("acc.yaml").write_text("num_processes: 2\n")

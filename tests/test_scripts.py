@@ -239,6 +239,21 @@ def test_no_variable_that_lies_over_the_lock_reaches_the_launcher(target: str, h
     assert "PMI_SIZE" not in said  # of every process below MPI
 
 
+@pytest.mark.parametrize("name", [*LEFT_OVER, "RAT_OUTPUT_DIR", "RAT_DATA_DIR"])
+def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) -> None:
+    facts = yaml.safe_load(CLUSTERS["slurm"].read_text())
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump({**facts, "variables": {name: 1, "NCCL_DEBUG": "INFO"}}))
+    asked = {"cluster": str(tmp_path / "ours.yaml"), "num_gpus": 0, "cpus": 1, "walltime": "00:10:00"}
+    for code, changes in (
+        ("R228", {"environment": {"variables": {name: 1, "MINE": 2}}}),
+        ("R353", {"resources": asked}),
+    ):
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**spec(**ONE), **changes}))
+        said = jobs.ratc(tmp_path, "compile", "spec.yaml", "--target", "slurm", "-o", "job").stderr
+        assert re.findall(r"error\[(R\d+)\]", said) == [code], said
+        assert f"variable `{name}` lies over" in said
+
+
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_the_launcher_s_own_variables_are_set_after_that(launcher: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", HOSTS, launcher=launcher, **TWO)
@@ -468,9 +483,28 @@ def test_a_submission_without_the_shell_s_variables_is_named(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("target", ["slurm", "lsf"])
+def test_a_start_that_never_trained_does_not_count(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, **ONE)
+    assert not any("R566" in job.run(SLURM_RESTART_COUNT=str(restart)).stderr for restart in range(8))
+
+
+def test_the_findings_of_a_node_that_fails_are_shown_though_its_log_goes_on(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", HOSTS, **TWO)
+    job.stub("srun", '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nSLURM_NODEID=1 exec "$@"\n')
+    said = "echo 'error[R504]: the lock needs 1 card(s)'; echo '  note: none'; for i in {1..60}; do echo line $i; done"
+    job.stub("python3", f"#!/bin/bash\n{said}\nexit 1\n")
+    done = job.run()
+    assert "error[R504]: the lock needs 1 card(s)" in done.stderr
+    assert "line 60" in done.stderr
+    assert "line 30" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["slurm", "lsf"])
 def test_a_job_that_gets_no_further_is_not_started_for_ever(target: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", target, **ONE)
     checkpoints = job.output / "checkpoints"
+    # What a run says before its first step.
+    job.stub("python3", PYTHON.replace("exit 0", "echo 'global batch 8 = 4 x 2 x 1'"))
 
     def start(restart: int) -> str:
         return job.run(SLURM_RESTART_COUNT=str(restart)).stderr

@@ -342,6 +342,15 @@ def test_variables_that_would_change_the_job_are_set_aside(slurm: Place) -> None
     assert "output_dir: elsewhere" in (slurm.artifacts / "lock.yaml").read_text()
 
 
+def test_a_shell_that_exports_nothing_to_jobs_is_told_and_set_aside(slurm: Place) -> None:
+    status, _, err = slurm.submit(SBATCH_EXPORT="NONE", MINE="1")
+    assert status == 0, err
+    assert "warning[R418]: `SBATCH_EXPORT` would change" in err
+    given = (slurm.fakes / "env").read_text().splitlines()
+    assert {"MINE=1", f"RATC_PYTHON={sys.executable}"} <= set(given)
+    assert not [line for line in given if line.startswith("SBATCH_EXPORT")]
+
+
 def test_a_spec_that_names_its_python_gets_it(slurm: Place) -> None:
     slurm.spec(more="environment: {venv: .venv}\n")
     assert slurm.submit()[0] == 0

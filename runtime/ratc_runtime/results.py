@@ -73,7 +73,7 @@ def confirm(output_dir: Path, lock_digest: str) -> None:
     """
     results = read_results(output_dir)
     known = [str(one) for one in results.get("finished_locks") or []]
-    if lock_digest not in known:
+    if lock_digest not in known and results.get("lock_sha256") != f"sha256:{lock_digest}":
         write_results(output_dir, {**results, "finished_locks": [*known, lock_digest]})
 
 
