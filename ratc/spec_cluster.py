@@ -54,6 +54,16 @@ class Partition(Section):
     max_cpus_per_gpu: PositiveInt | None = Field(None, description="Most CPUs for each GPU.", examples=[12])
     max_cpus_per_node: PositiveInt | None = Field(None, description="Most CPUs on each node.", examples=[32])
     max_memory_per_node: Memory | None = Field(None, description="Most memory on each node.", examples=["256GB"])
+    max_memory_per_cpu: Memory | None = Field(
+        None, description="Most memory for each CPU that a job asks for.", examples=["8GB"]
+    )
+    min_nodes: PositiveInt | None = Field(None, description="Fewest nodes of one job.", examples=[2])
+    accounts: list[Text] | None = Field(
+        None, description="The accounts that jobs may be charged to; any if absent.", examples=[["physics", "biology"]]
+    )
+    qos: list[Text] | None = Field(
+        None, description="The qualities of service that jobs may name; any if absent.", examples=[["normal", "long"]]
+    )
     default_walltime: Walltime | None = Field(
         None, description="Time of a job that asks for none; `max_walltime` where absent.", examples=["04:00:00"]
     )

@@ -15,7 +15,7 @@ from ratc.facts import Card, card_names, find_card
 from ratc.yaml_text import mapping, scalar
 
 #: Keys that cannot be null: their questions stand under ``questions`` only.
-_NEVER_NULL = ("gpu_request", "preemption", "nodes")
+_NEVER_NULL = ("gpu_request", "preemption", "nodes", "state", "groups", "account_required")
 #: Hosts whose memory differs by less than this share are alike: firmware takes a little more on one than on another.
 _ALIKE = 0.03
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
