@@ -80,7 +80,12 @@ class Lsf(Section):
     """How an LSF site reads what is asked for; only `scheduler: lsf` looks here."""
 
     limit_unit: Literal["KB", "MB", "GB", "TB"] = Field(
-        "KB", description="Unit of `-M` and of `rusage[mem=]` without one: `LSF_UNIT_FOR_LIMITS` of lsf.conf."
+        "KB", description="Unit of `-M` without one: `LSF_UNIT_FOR_LIMITS` of lsf.conf, KB if that is not set."
+    )
+    rusage_unit: Literal["KB", "MB", "GB", "TB"] | None = Field(
+        None,
+        description="Unit of `rusage[mem=]` without one. If absent, that of `LSF_UNIT_FOR_LIMITS`: MB if `limit_unit` "
+        "is KB, for LSF's defaults differ, else `limit_unit`.",
     )
     memory_limit: Literal["process", "job"] = Field(
         "process", description="What `-M` limits; `job` with `LSB_JOB_MEMLIMIT=Y`."

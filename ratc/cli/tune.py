@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from ratc import compiler, files
-from ratc.cli import inputs, ledger, trials
+from ratc.cli import inputs, ledger, ray_settings, trials
 from ratc.cli.budget import Budget
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
@@ -138,6 +138,8 @@ def _execute(
             if share is None:
                 budget = Budget(workshop.folder, study.budget_seconds)
                 return Runner(study, prepared.ready, budget).run(), prepared
+            if address is None:
+                os.environ.update(ray_settings.ALONE)  # before Ray is imported
             try:
                 from ratc.cli import trials_ray
             except ImportError as error:

@@ -25,6 +25,7 @@ _PLAIN = (
     "scratch",
     "ephemeral_ports",
     "lsf.limit_unit",
+    "lsf.rusage_unit",
     "lsf.memory_limit",
     "lsf.rusage",
     "lsf.explicit_units",
