@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 
 _MARK = re.compile(r"^(?:\..*\.)?ratc-(\d+)(?:-\d+)?(?:@([A-Za-z0-9-]+?))?(?:-[a-z0-9_]{8})?(?:\.part(?:\.\d+)?)?$")
 #: Seconds after which what another host has left is nobody's: no file takes so long to write.
@@ -66,10 +67,14 @@ def mark() -> str:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[str]:
-    """A folder of this process alone, mode 0700, removed at the end; those of killed processes are removed first."""
-    clear(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=f"{mark()}-") as folder:
+def temporary_folder(place: str | None = None) -> Iterator[str]:
+    """A folder of this process alone, mode 0700, removed at the end; those of killed processes are removed first.
+
+    Its name cannot be known beforehand. ``place`` is where it lies, if not where temporary files usually do.
+    """
+    place = place or tempfile.gettempdir()
+    clear(place)
+    with tempfile.TemporaryDirectory(prefix=f"{mark()}-", dir=place, ignore_cleanup_errors=True) as folder:
         yield folder
 
 
@@ -90,7 +95,8 @@ def _clear(path: str, name: str) -> None:
     if found.st_uid != os.geteuid() or not _is_dead(int(match[1]), match[2], found.st_mtime):
         return
     if stat.S_ISDIR(found.st_mode):
-        shutil.rmtree(path)
+        if match[2] is not None:  # a folder without a host's name is not of this making
+            shutil.rmtree(path)
     elif stat.S_ISREG(found.st_mode):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -147,7 +153,8 @@ def refuse_link(folder: str, name: str) -> None:
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", os.uname().nodename)[:40].strip("-") or "host"
+    """This host, short: sockets lie below such names, whose paths have at most 107 bytes."""
+    return sha256(os.uname().nodename.encode()).hexdigest()[:6]
 
 
 def _umask() -> int:

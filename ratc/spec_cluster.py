@@ -65,6 +65,16 @@ class Partition(Section):
     max_cpus_per_gpu: PositiveInt | None = Field(None, description="Most CPUs for each GPU.", examples=[12])
     max_cpus_per_node: PositiveInt | None = Field(None, description="Most CPUs on each node.", examples=[32])
     max_memory_per_node: Memory | None = Field(None, description="Most memory on each node.", examples=["256GB"])
+    max_memory_per_cpu: Memory | None = Field(
+        None, description="Most memory for each CPU that a job asks for.", examples=["8GB"]
+    )
+    min_nodes: PositiveInt | None = Field(None, description="Fewest nodes of one job.", examples=[2])
+    accounts: list[Text] | None = Field(
+        None, description="The accounts that jobs may be charged to; any if absent.", examples=[["physics", "biology"]]
+    )
+    qos: list[Text] | None = Field(
+        None, description="The qualities of service that jobs may name; any if absent.", examples=[["normal", "long"]]
+    )
     default_walltime: Walltime | None = Field(
         None, description="Time of a job that asks for none; `max_walltime` where absent.", examples=["04:00:00"]
     )
@@ -81,7 +91,12 @@ class Lsf(Section):
     """How an LSF site reads what is asked for; only `scheduler: lsf` looks here."""
 
     limit_unit: Literal["KB", "MB", "GB", "TB"] = Field(
-        "KB", description="Unit of `-M` and of `rusage[mem=]` without one: `LSF_UNIT_FOR_LIMITS` of lsf.conf."
+        "KB", description="Unit of `-M` without one: `LSF_UNIT_FOR_LIMITS` of lsf.conf, KB if that is not set."
+    )
+    rusage_unit: Literal["KB", "MB", "GB", "TB"] | None = Field(
+        None,
+        description="Unit of `rusage[mem=]` without one. If absent, that of `LSF_UNIT_FOR_LIMITS`: MB if `limit_unit` "
+        "is KB, for LSF's defaults differ, else `limit_unit`.",
     )
     memory_limit: Literal["process", "job"] = Field(
         "process", description="What `-M` limits; `job` with `LSB_JOB_MEMLIMIT=Y`."

@@ -237,6 +237,16 @@ def test_words_before_the_job_number_do_not_matter(slurm: Place) -> None:
     assert slurm.submit()[1] == "15\n"
 
 
+@pytest.mark.parametrize("stream", ["", " >&2"])
+def test_what_a_site_says_of_an_accepted_job_is_passed_on(slurm: Place, stream: str) -> None:
+    slurm.program("sbatch", f"printf 'sbatch: Your project has 12 hours left \\033[31m\\n'{stream}; echo '15;blue'")
+    status, out, err = slurm.submit()
+    assert (status, out) == (0, "15\n")
+    assert "sbatch said: sbatch: Your project has 12 hours left" in err
+    assert "\033" not in err
+    assert "said: 15" not in err
+
+
 def test_the_same_lock_again(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     for state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED"):

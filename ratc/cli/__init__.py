@@ -91,9 +91,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         if os.environ.get("RATC_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            return _unusable(error, f"ratc {name}")
         print(f"ratc: internal error: {type(error).__name__}: {error}", file=sys.stderr)
         print("ratc: this is a fault of ratc; RATC_TRACEBACK=1 shows where", file=sys.stderr)
         return 2
+
+
+def _unusable(error: OSError, command: str) -> int:
+    """A file or folder that the command needs and cannot use: removed meanwhile, or of somebody else. Code: R451."""
+    from ratc.cli import inputs
+    from ratc.diagnostics import Diagnostic
+
+    message = f"cannot use `{os.fspath(error.filename)}`: {error.strerror}"
+    helps = ("see that it is there and yours, and run the command again",)
+    inputs.show((Diagnostic("R451", message, helps=helps),), command)
+    return 1
 
 
 def _overview() -> str:

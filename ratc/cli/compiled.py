@@ -103,7 +103,7 @@ def parsed(path: str, data: bytes | None = None) -> tuple[Compiled | None, tuple
         return None, said
     shared = document.root.find(("shared",))
     if shared is not None:
-        return _point(path, document, os.path.normpath(os.path.join(os.path.dirname(path), str(shared.value))))
+        return _point(path, document, os.path.normpath(os.path.join(os.path.dirname(path), "..", "..", lock.NAME)))
     points, digests = _points(os.path.dirname(path))
     return Compiled(path, document, Values(dict(_values(document))), _words(document), points, digests), ()
 

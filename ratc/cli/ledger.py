@@ -47,12 +47,17 @@ def read(folder: str, study: Study) -> Ledger:
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines(keepends=True)
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return Ledger(path, [])
     if not lines or lines[0].strip() != head:
         return Ledger(path, [])
     # The last line may be cut off: it was of a trial that was not begun.
-    return Ledger(path, [json.loads(line) for line in lines[1:] if line.endswith("\n")])
+    try:
+        found = Ledger(path, [json.loads(line) for line in lines[1:] if line.endswith("\n")])
+        found.points(study)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return Ledger(path, [])  # somebody has edited it
+    return found
 
 
 def begin(folder: str, study: Study) -> Ledger:

@@ -8,17 +8,21 @@ for it would end theirs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import IO
 
+from ratc import files
 from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
 
 #: Seconds for the first node to be there, and between two looks.
@@ -52,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _first(args: argparse.Namespace) -> int:
     os.makedirs(os.path.dirname(args.over), exist_ok=True)
+    # Nobody can know its name beforehand, and only this user can look into it.
+    args.sockets = tempfile.mkdtemp(prefix=f"{args.sockets}-")
+    files.replace(_sockets_file(args), args.sockets.encode())
     token = os.environ["RAY_AUTH_TOKEN_PATH"]
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
@@ -67,11 +74,15 @@ def _first(args: argparse.Namespace) -> int:
             pass
         _end(ray)
         os.unlink(token)
+        os.unlink(_sockets_file(args))
 
 
 def _other(args: argparse.Namespace) -> int:
     if not _reached(args, None):
         return 0 if os.path.exists(args.over) else 1
+    if (problem := _take_sockets(args)) is not None:
+        print(f"ratc: {problem}", file=sys.stderr)
+        return 1
     ray = _ray(args, f"--address={args.head}:{args.port}")
     try:
         while ray.poll() is None and not os.path.exists(args.over):
@@ -82,6 +93,25 @@ def _other(args: argparse.Namespace) -> int:
         return 1
     finally:
         _end(ray)
+
+
+def _sockets_file(args: argparse.Namespace) -> str:
+    return f"{args.over}.sockets"
+
+
+def _take_sockets(args: argparse.Namespace) -> str | None:
+    """Make the folder of the first node on this one, too: Ray takes the same path, and would let everybody in. Returns
+    why it cannot be used: somebody else's, or a link.
+    """
+    with open(_sockets_file(args), encoding="utf-8") as file:
+        args.sockets = file.read()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(args.sockets, 0o700)
+    found = os.lstat(args.sockets)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return f"{args.sockets} is not a folder of this user"
+    os.chmod(args.sockets, 0o700)
+    return None
 
 
 def _ray(args: argparse.Namespace, *options: str) -> subprocess.Popen[bytes]:

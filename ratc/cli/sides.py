@@ -16,6 +16,7 @@ from ratc.cli.inputs import Known
 from ratc.cli.revisions import Revision
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.diff import effects
 from ratc.diff.model import Side
 from ratc.plan import Plan, Value, Values
 from ratc.targets import lock
@@ -88,7 +89,7 @@ def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tup
         side, found = _of_compiled(asked, path, known)
     elif asked.data is not None and os.path.basename(path) == lock.NAME:
         read, found = compiled.parsed(path, asked.data)
-        side = _of_lock(asked, read) if read else None
+        side, found = _of_lock(asked, read) if read else (None, found)
     else:
         given = None if asked.data is None else File(path, asked.data)
         side, found = _of_spec(asked.text, _options(path, target, asked.facts), known, given)
@@ -143,13 +144,20 @@ def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tu
     read, found = compiled.read(path)
     if read is None:
         return None, found
-    return _explained(asked, read, known) or _of_lock(asked, read), ()
+    side = _explained(asked, read, known)
+    return (side, ()) if side else _of_lock(asked, read)
 
 
-def _of_lock(asked: Asked, read: Compiled) -> Side:
+def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+    """A lock alone. Code: R450 for one that somebody has edited."""
+    odd = [path for path in read.values if not effects.is_known(path)]
+    if odd:
+        message = f"`{read.path}` holds what no lock of ratc's holds: `{odd[0]}`"
+        helps = ("compile the spec again: a lock is not edited",)
+        return None, (Diagnostic("R450", message, read.values[odd[0]].span, helps=helps),)
     points = {name: f"{text} ({read.point_locks[name][7:19]})" for name, text in read.points.items()}
     side = Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)
-    return replace(side, own_code=drift.records(read.document))
+    return replace(side, own_code=drift.records(read.document)), ()
 
 
 def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:

@@ -25,7 +25,9 @@ from ratc.cli.telling import Telling
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
 from ratc.probe.scheduler import Scheduler, ask, detect, inside, unanswered
+from ratc.render.plan import visible
 from ratc.submission import DIALECTS, record, summary
+from ratc.submission.dialect import Answer
 from ratc.submission.record import Submission
 from ratc.submission.refusal import refusal
 from ratc.targets import job as job_files
@@ -280,6 +282,7 @@ class _Submission:
                 if job is not None:
                     submissions.write(folder, [*self.former, replace(entry, job=job)])
                     submissions.keep_lock(folder, self._lock.text)
+                    self._pass_on(answer)
                     return job, ()
                 if answer.status != 0 and not dialect.unsure(answer):
                     submissions.write(folder, self.former)
@@ -289,6 +292,14 @@ class _Submission:
         message = f"it is not known whether {dialect.name} took the job"
         helps = (f"look for it with `{dialect.queue()}`; `--again` submits it where it is not there",)
         return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
+
+    def _pass_on(self, answer: Answer) -> None:
+        """What was printed beside the job's number: a site's message, or a warning."""
+        assert self.scheduler is not None
+        for line in (*answer.err.splitlines(), *answer.out.splitlines()):
+            is_number = self.scheduler.dialect.job(Answer(answer.command, 0, line)) is not None
+            if line.strip() and not is_number:
+                print(f"{answer.command} said: {visible(line.strip())}", file=sys.stderr)
 
 
 def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> int:

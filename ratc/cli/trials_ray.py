@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ratc import files
 from ratc.cli import ledger, trials
 from ratc.cli.budget import Budget
 from ratc.cli.ledger import Ledger
@@ -192,9 +194,9 @@ class Watch(tune.Callback):  # type: ignore[misc]
         if not self._asked:
             self._asked = True
             self.live.say(f"stopping ({self.reason}): the running trials save; the same command continues")
-        for files in running:
-            files.ask_to_stop()
-        if not any(files.is_held() for files in running):
+        for one in running:
+            one.ask_to_stop()
+        if not any(one.is_held() for one in running):
             raise _Stopped
 
     def _table(self) -> str:
@@ -249,24 +251,43 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
 def _ray(share: Share, address: str | None) -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    # A folder of one's own: what another user has left in Ray's usual one cannot be written. Sockets need it short.
-    folder = f"/tmp/ratc-ray-{os.getuid()}-{os.getpid()}"
     if address:
         ray.init(address=address, **quiet)
-    else:
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Sockets need a short path.
+    with files.temporary_folder("/tmp") as folder, _token(folder):
         ray.init(
             num_cpus=share.node_cpus,
             num_gpus=share.node_gpus,
             object_store_memory=STORE_BYTES,
-            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=os.path.join(folder, "r"),
             include_dashboard=False,
             **quiet,
         )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _token(folder: str) -> Iterator[None]:
+    """Have Ray ask whoever connects for a secret that only this user can read: anybody else on the machine could run
+    what they like as this user. ``ALONE`` says so before Ray is imported.
+    """
+    path = os.path.join(folder, "token")
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = path
     try:
         yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
 
 
 def _tuner(study: Study, source: Source, share: Share, folder: str, watch: Watch) -> Any:

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler, files
-from ratc.cli import inputs, ledger, trials, trusting
+from ratc.cli import inputs, ledger, ray_settings, trials, trusting
 from ratc.cli.budget import Budget
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
@@ -149,6 +149,8 @@ def _execute(
             if share is None:
                 budget = Budget(workshop.folder, study.budget_seconds)
                 return Runner(study, prepared.ready, budget).run(), prepared
+            if address is None:
+                os.environ.update(ray_settings.ALONE)  # before Ray is imported
             try:
                 from ratc.cli import trials_ray
             except ImportError as error:

@@ -140,6 +140,11 @@ def of_plan(
     return _first(PLAN, path)
 
 
+def is_known(path: str) -> bool:
+    """Whether a lock can hold a value at a path."""
+    return any(fnmatchcase(path, pattern) for pattern, _, _ in PLAN)
+
+
 def of_spec(path: str) -> tuple[tuple[Effect, ...], str]:
     """Effects and meaning of another value at a spec's path that no value of the plan shows."""
     return _first(SPEC, path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.facts.cards import MIB, Card, describe_card, either, find_card, resolve_card
 from ratc.plan import Value, Values
-from ratc.units import walltime_seconds
+from ratc.units import memory_bytes, walltime_seconds
 
 #: What starts tasks on the nodes of a job, by scheduler; the first is the default.
 LAUNCHERS = {"slurm": ("srun",), "lsf": ("blaunch", "jsrun")}
@@ -196,6 +196,10 @@ def choose_node_type(
     fitting, why, found = _fitting(partition, types, part, settings)
     if found:
         return None, found
+    if len(fitting) > 1 and gpus_asked(settings) == 0:
+        # Whatever the smallest gives, the others have too.
+        fitting = [min(fitting, key=lambda item: _size(partition, item, settings))]
+        why = f"the smallest nodes of {part} that have what is asked for"
     if len(fitting) > 1:
         given = " and ".join(f"`{item.name}`{where(partition.nodes[item.name].span)}" for item in fitting)
         message = f"{part} has nodes of {len(fitting)} types, and the spec names none"
@@ -206,6 +210,19 @@ def choose_node_type(
     if found := tuple(_indistinct(cluster, partition, chosen, settings)):
         return None, found
     return Choice(partition, chosen, "" if asked.value else why), ()
+
+
+def _size(partition: Part, node_type: Part, settings: Values) -> tuple[bool, int, int]:
+    """Whether nodes of a type lack what is asked for, their cores, and their memory in bytes."""
+    cpus, memory = node_type.values.get_as(int, "cpus"), node_type.values["memory"].value
+    size = memory_bytes(memory) if memory is not None else 0
+    asked = settings["resources.memory"].value
+    lacks = (
+        cpus < (settings.maybe(int, "resources.cpus") or 0)
+        or (memory is not None and asked is not None and size < memory_bytes(asked))
+        or partition.nodes[node_type.name].value < settings.get_as(int, "resources.nodes")
+    )
+    return lacks, cpus, size
 
 
 def _fitting(
@@ -249,7 +266,9 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
     for name in partition.nodes:
         other = cluster.node_types[name]
         enough = needed and other.values.get_as(int, "gpus_per_node") >= needed
-        same_type = kind is None or other.values["gpu_type"].value in (kind, None)
+        theirs = other.values["gpu_type"].value
+        # Slurm gives untyped GRES to no request with a type; LSF's own names are there without any facts.
+        same_type = kind is None or theirs == kind or (theirs is None and cluster.scheduler == "lsf")
         same_place = constraint is None or other.values["constraint"].value == constraint
         if other is not chosen and enough and same_type and same_place:
             message = (

@@ -134,6 +134,11 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
         yield _beyond(
             message, place(settings, "nodes"), f"`max_nodes` is {most.value}", most, f"use at most {most.value}"
         )
+    fewest = limits["min_nodes"]
+    if fewest.value is not None and nodes < fewest.value:
+        message = f"{_many(nodes, 'node')} asked for, but a job in {name} must have {fewest.value} or more"
+        note = f"`min_nodes` is {fewest.value}"
+        yield _beyond(message, place(settings, "nodes"), note, fewest, f"use at least {fewest.value}")
     yield from _gpus(choice, settings, name)
     cpus, most = settings.maybe(int, "resources.cpus"), limits["max_cpus_per_node"]
     if cpus is not None and most.value is not None and cpus > most.value:
@@ -141,17 +146,45 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
         note = f"`max_cpus_per_node` is {most.value}"
         yield _beyond(message, place(settings, "cpus"), note, most, f"use at most {most.value}")
     yield from _memory(settings, limits["max_memory_per_node"], f"{name} allows")
+    per_cpu, asked = limits["max_memory_per_cpu"], settings["resources.memory"]
+    if cpus is not None and per_cpu.value is not None and asked.value is not None:
+        most_bytes = memory_bytes(per_cpu.value) * cpus
+        if memory_bytes(asked.value) > most_bytes:
+            cores = f"{cpus} core{'s' if cpus > 1 else ''}"
+            message = f"{size(memory_bytes(asked.value))} of memory for {cores} are asked for, but {name} allows "
+            message += f"{size(memory_bytes(per_cpu.value))} for each"
+            note = f"`max_memory_per_cpu` is {per_cpu.value}"
+            yield _beyond(message, asked.span, note, per_cpu, f"use at most {size(most_bytes)}, or more cores")
     asked, longest = settings["resources.walltime"], limits["max_walltime"]
     if asked.value and longest.value and walltime_seconds(asked.value) > walltime_seconds(longest.value):
         most_time = duration(walltime_seconds(longest.value))
         message = f"a walltime of {duration(walltime_seconds(asked.value))} is asked for, but {name} allows {most_time}"
         note = f"`max_walltime` is {longest.value}"
         yield _beyond(message, asked.span, note, longest, f"ask for at most {longest.value}")
+    yield from _named(cluster, settings, limits, name)
     if limits["account_required"].value and settings["resources.account"].value is None:
         message = f"{name} charges every job to an account, and the spec names none"
         note = f"`account_required`{where(limits['account_required'].span)}"
         span = place(settings, cluster.word)
         yield Diagnostic("R328", message, span, (note,), ("add `account` under `resources`, or use `--account`",))
+
+
+def _named(cluster: Cluster, settings: Values, limits: Values, name: str) -> Iterator[Diagnostic]:
+    """The account and the quality of service that the site lets in. Codes: R322, R328."""
+    for setting, key in (("account", "accounts"), ("qos", "qos")):
+        allowed, asked = limits[key], settings[f"resources.{setting}"]
+        if allowed.value is None:
+            continue
+        listed = ", ".join(f"`{item}`" for item in allowed.value)
+        if asked.value is not None and str(asked.value).lower() not in [item.lower() for item in allowed.value]:
+            message = f"{name} takes no jobs of the {setting} `{asked.value}`"
+            yield _beyond(message, asked.span, f"`{key}` is {listed}", allowed, f"use one of {listed}")
+        elif asked.value is None and setting == "account" and not limits["account_required"].value:
+            message = f"{name} takes jobs of some accounts only, and the spec names none"
+            note = f"`{key}` is {listed}{where(allowed.span)}: your default account may be another one"
+            helps = (f"add `account` under `resources`: {listed}",)
+            span = place(settings, cluster.word)
+            yield Diagnostic("R328", message, span, (note,), helps, Severity.WARNING)
 
 
 def _gpus(choice: Choice, settings: Values, name: str) -> Iterator[Diagnostic]:

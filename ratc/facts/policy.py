@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.facts.cluster import LAUNCHERS, Choice, Cluster, word
 from ratc.plan import Value, Values
-from ratc.units import walltime_seconds
+from ratc.units import memory_bytes, walltime_seconds
 
 #: Keys of the file that a plan takes as they are.
 _PLAIN = (
@@ -24,6 +25,7 @@ _PLAIN = (
     "scratch",
     "ephemeral_ports",
     "lsf.limit_unit",
+    "lsf.rusage_unit",
     "lsf.memory_limit",
     "lsf.rusage",
     "lsf.explicit_units",
@@ -48,6 +50,7 @@ _OF_A_PART = (
     "constraint",
     "walltime_seconds",
     "max_walltime_seconds",
+    "max_memory_per_cpu_bytes",
     "requeue",
     "preemption",
     "grace_seconds",
@@ -93,6 +96,9 @@ def _partition(cluster: Cluster, choice: Choice) -> Iterator[tuple[str, Value]]:
         _seconds(default, f"the default of {name}") if default.value else _seconds(longest, f"the longest of {name}")
     )
     yield "walltime_seconds", taken
+    per_cpu = part["max_memory_per_cpu"]
+    most = None if per_cpu.value is None else memory_bytes(per_cpu.value)
+    yield "max_memory_per_cpu_bytes", replace(_fact(per_cpu, name), value=most)
     for key in ("requeue", "preemption", "grace_seconds"):
         yield key, _fact(part[key], name)
 

@@ -15,7 +15,7 @@ from ratc.facts import Card, card_names, find_card
 from ratc.yaml_text import mapping, scalar
 
 #: Keys that cannot be null: their questions stand under ``questions`` only.
-_NEVER_NULL = ("gpu_request", "preemption", "nodes")
+_NEVER_NULL = ("gpu_request", "preemption", "nodes", "state", "groups", "account_required")
 #: Hosts whose memory differs by less than this share are alike: firmware takes a little more on one than on another.
 _ALIKE = 0.03
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -206,8 +206,8 @@ def _node_type(kind: _Kind, kinds: list[_Kind], inventory: Inventory) -> tuple[d
         feature = _own_feature(kind, others)
         if feature:
             keys["constraint"] = feature
-        elif any(_confusable(kind, other) for other in others):
-            names = " and ".join(f"`{other.name}`" for other in others if _confusable(kind, other))
+        elif alike := [other for other in others if _confusable(kind, other, inventory.scheduler)]:
+            names = " and ".join(f"`{other.name}`" for other in alike)
             questions.append(
                 f"{path}.constraint: how are jobs kept from {names}, in the same {_queue_word(inventory)}?"
             )
@@ -223,11 +223,12 @@ def _meet(kind: _Kind, other: _Kind, inventory: Inventory) -> bool:
     return any(own & set(queue.hosts) and theirs & set(queue.hosts) for queue in inventory.queues)
 
 
-def _confusable(kind: _Kind, other: _Kind) -> bool:
-    """Whether a job for one kind could land on the other."""
-    if kind.gpus is None:
+def _confusable(kind: _Kind, other: _Kind, scheduler: str) -> bool:
+    """Whether a job for one kind could land on the other. Slurm gives untyped GRES to no request with a type."""
+    if kind.gpus is None or other.gpus is None:
         return False
-    return other.gpus is not None and (kind.gpus.kind is None or other.gpus.kind in (kind.gpus.kind, None))
+    untyped = other.gpus.kind is None and scheduler != "slurm"
+    return kind.gpus.kind is None or other.gpus.kind == kind.gpus.kind or untyped
 
 
 def _own_feature(kind: _Kind, others: list[_Kind]) -> str | None:

@@ -79,16 +79,25 @@ def _time(text: str | None) -> str | None:
 
 
 def _partition(fields: Mapping[str, str], hosts: list[str], config: Mapping[str, str]) -> Queue:
-    memory = _number(fields.get("MaxMemPerNode"))
+    # slurm.conf(5): a partition's own limits replace those of the whole cluster, and one of the two kinds excludes the
+    # other.
+    own = any(_number(fields.get(key)) for key in ("MaxMemPerNode", "MaxMemPerCPU"))
+    of = fields if own else config
+    memory, per_cpu = _number(of.get("MaxMemPerNode")), _number(of.get("MaxMemPerCPU"))
+    fewest = _number(fields.get("MinNodes")) or 0
     limits: dict[str, Any] = {
         "default": True if fields.get("Default") == "YES" else None,
         "max_nodes": _number(fields.get("MaxNodes")) or None,
+        "min_nodes": fewest if fewest > 1 else None,
         "max_cpus_per_node": _number(fields.get("MaxCPUsPerNode")) or None,
         "max_memory_per_node": f"{memory}MB" if memory else None,
+        "max_memory_per_cpu": f"{per_cpu}MB" if per_cpu else None,
+        "accounts": _allowed(fields, "Accounts"),
+        "qos": _allowed(fields, "Qos"),
         "default_walltime": _time(fields.get("DefaultTime")),
         "max_walltime": _time(fields.get("MaxTime")),
     }
-    questions = []
+    questions = _forbidden(fields, config)
     plugin = config.get("PreemptType", "")
     if plugin == "preempt/partition_prio":
         limits["preemption"] = _PREEMPTION.get(fields.get("PreemptMode", "OFF"))
@@ -101,6 +110,34 @@ def _partition(fields: Mapping[str, str], hosts: list[str], config: Mapping[str,
         questions.append(f"nodes: it has {total} nodes and {len(hosts)} are shown; what are the others?")
     given = {key: value for key, value in limits.items() if value is not None}
     return Queue(fields["PartitionName"], tuple(hosts), given, tuple(questions))
+
+
+def _allowed(fields: Mapping[str, str], what: str) -> list[str] | None:
+    """The names that a partition lets in; None for all."""
+    text = fields.get(f"Allow{what}", "ALL")
+    return None if text in ("ALL", "", "(null)", "N/A") else text.split(",")
+
+
+def _forbidden(fields: Mapping[str, str], config: Mapping[str, str]) -> list[str]:
+    """What may keep jobs out of a partition, and nobody can tell here whether it does."""
+    questions = []
+    state = fields.get("State", "UP")
+    if state != "UP":
+        questions.append(f"state: the partition is {state} and starts no job now; will it be UP?")
+    groups = _allowed(fields, "Groups")
+    if groups:
+        questions.append(f"groups: only members of {' and '.join(groups)} may submit; are you one?")
+    for what, key in (("Accounts", "account"), ("Qos", "QOS")):
+        denied = fields.get(f"Deny{what}", "")
+        if denied not in ("", "(null)", "NONE", "N/A") and _allowed(fields, what) is None:
+            questions.append(f"{what.lower()}: jobs of the {key} {denied} are kept out; which is yours?")
+    enforced = {word.strip().lower() for word in config.get("AccountingStorageEnforce", "none").split(",")}
+    if enforced & {"associations", "limits", "qos", "safe", "all"}:
+        questions.append("account_required: accounting is enforced here; must a job name its account?")
+    per_cpu = _number((fields if _number(fields.get("DefMemPerCPU")) else config).get("DefMemPerCPU"))
+    if per_cpu and not _number(fields.get("MaxMemPerCPU")) and not _number(config.get("MaxMemPerCPU")):
+        questions.append(f"max_memory_per_cpu: a CPU comes with {per_cpu} MB; may a job ask for more?")
+    return questions
 
 
 def _site(config: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -19,7 +19,20 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             memory = replace(memory, value=memory_bytes(memory.value))
         _ask(context, cpus, "resources.cpus", "cpus", "job.cpus_per_node", "cores")
         _ask(context, memory, "resources.memory", "memory_bytes", "job.memory_bytes_per_node", "memory")
+        _cap(context)
     yield from ()
+
+
+def _cap(context: Context) -> None:
+    """What nobody has asked for stays within what the site allows for each core."""
+    limit, asked = context.facts["cluster.max_memory_per_cpu_bytes"], context.settings["resources.memory"]
+    cpus, memory = context.value("job.cpus_per_node"), context.value("job.memory_bytes_per_node")
+    if asked.value is not None or limit.value is None or cpus is None:
+        return
+    if memory is None or memory > limit.value * cpus:
+        why = f"{limit.reason} allows {limit.value >> 20} MB for each of {cpus} cores"
+        path = "facts:cluster.max_memory_per_cpu_bytes"
+        context.derive("job.memory_bytes_per_node", limit.value * cpus, why, path, "job.cpus_per_node")
 
 
 def _ask(context: Context, asked: Value, setting: str, fact: str, path: str, what: str) -> None:

@@ -38,7 +38,12 @@ def load(text: str) -> tuple[Submission, ...] | None:
         content = json.loads(text)
         if content["version"] != VERSION:
             return None
-        return tuple(Submission(**item) for item in content["submissions"])
+        found = tuple(Submission(**item) for item in content["submissions"])
+        for item in found:
+            told = asdict(item)
+            if not all(isinstance(value, str) or (name == "job" and value is None) for name, value in told.items()):
+                return None
+        return found
     except (ValueError, TypeError, KeyError):
         return None
 

@@ -29,18 +29,28 @@ def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
     words = answer.words
     span = _span(words, settings)
     verb = "refused the job" if submitted else "would refuse the job"
-    message = f"the scheduler {verb}: {_last(words)}" if words else f"the scheduler {verb} without a word"
-    notes = tuple(f"{answer.command} said: {word}" for word in words[:-1])
+    reason = _reason(words)
+    message = f"the scheduler {verb}: {_plain(reason)}" if words else f"the scheduler {verb} without a word"
+    notes = tuple(f"{answer.command} said: {word}" for word in words if word != reason)
     look = "look at what the script asks for: its first lines are what the scheduler reads"
     helps = (look,) if span is None else ()
     return Diagnostic("R414", message, span, notes, helps)
 
 
-def _last(words: Sequence[str]) -> str:
-    """The last line has the reason; the name of the program and what always stands before it say nothing."""
-    return re.sub(r"^(?:sbatch: error: |allocation failure: |Batch job submission failed: )+", "", words[-1]).rstrip(
-        "."
-    )
+#: What schedulers say where the reason is another's: a site's plugin or script has given it in a line of its own.
+_NO_REASON = re.compile(r"unspecified error|(?:request|submission) (?:aborted|rejected) by esub|^$", re.IGNORECASE)
+
+
+def _reason(words: Sequence[str]) -> str:
+    """The last line has the reason, unless it names none."""
+    telling = [word for word in words if not _NO_REASON.search(_plain(word))]
+    return [*words, *telling][-1] if words else ""
+
+
+def _plain(word: str) -> str:
+    """Without the name of the program and what always stands before a reason."""
+    prefix = r"^(?:(?:sbatch|bsub): (?:error: )?|allocation failure: |Batch job submission failed: )+"
+    return re.sub(prefix, "", word).rstrip(".")
 
 
 def _span(words: Sequence[str], settings: Values) -> Span | None:

@@ -54,9 +54,13 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
 
 
 def why(plan: Plan, path: str) -> str:
-    """The reason of what the spec itself does not say."""
+    """The reason of what neither the spec nor an option says.
+
+    Which option or variable it was is nothing of the script's: made again by the command in its head, it is the same.
+    """
     value = plan.values[path]
-    return "" if value.origin == "spec" else value.reason
+    given = value.origin == "spec" or (value.origin == "layer" and value.reason.startswith(("--", "RAT_")))
+    return "" if given else value.reason
 
 
 def where(plan: Plan) -> str:

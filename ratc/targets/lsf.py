@@ -130,18 +130,28 @@ def _memory(plan: Plan, nodes: int, slots: int) -> list[tuple[str, str | None, s
     reserved = {"job": memory * nodes, "task": memory // slots, "host": memory}[rusage]
     limited = {"job": memory * nodes, "process": memory}[limit]
     return [
-        ("-R", f'"rusage[mem={_size(plan, reserved)}]"', f"for each {rusage} at this site{': ' if why else ''}{why}"),
-        ("-M", _size(plan, limited), f"for each {limit} at this site"),
+        (
+            "-R",
+            f'"rusage[mem={_size(plan, reserved, _rusage_unit(plan))}]"',
+            f"for each {rusage} at this site{': ' if why else ''}{why}",
+        ),
+        ("-M", _size(plan, limited, facts["cluster.lsf.limit_unit"].value), f"for each {limit} at this site"),
     ]
 
 
-def _size(plan: Plan, size: int) -> str:
-    """With its unit where this LSF takes one, else a number in the site's."""
+def _rusage_unit(plan: Plan) -> str:
+    """Without LSF_UNIT_FOR_LIMITS, `-M` counts in KB and `rusage[mem=]` in MB (lsf.conf, bsub -R)."""
+    given, limit = (str(plan.facts[f"cluster.lsf.{key}"].value or "") for key in ("rusage_unit", "limit_unit"))
+    return given or ("MB" if limit == "KB" else limit)
+
+
+def _size(plan: Plan, size: int, site_unit: str) -> str:
+    """With its unit if this LSF takes one, else a number in the site's."""
     facts = plan.facts
     if facts["cluster.lsf.explicit_units"].value:
         unit = "GB" if size % _UNITS["GB"] == 0 else "MB"
         return f"{size // _UNITS[unit]}{unit}"
-    return str(-(-size // _UNITS[facts["cluster.lsf.limit_unit"].value]))
+    return str(-(-size // _UNITS[site_unit]))
 
 
 def _lines(lines: list[tuple[str, str | None, str]]) -> list[str]:

@@ -7,7 +7,7 @@ evenly than random numbers, needs none, and its first trials stay the same when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from ratc import tasks
-from ratc.diagnostics import Diagnostic, Span
+from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.document import Document, Node
 from ratc.sweep import MOST_POINTS, Point
 from ratc.tuning.proposals import standing_for
@@ -65,7 +65,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
     space = section.find(("search_space",))
     if space is None or space.value is None:
         return None, (Diagnostic("R336", "`tuning` has no search space", where),)
-    entries, found = read(space, schema)
+    entries, found = read(space, schema, document.root)
     metric, better, wrong = _metric(document, section)
     found += (*wrong, *_rays_alone(section))
     if found:
@@ -104,7 +104,19 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
         seed=seed,
         budget_seconds=None if hours is None else hours * 3600,
     )
-    return made, ()
+    return made, tuple(_alike(document, entries))
+
+
+def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[Diagnostic]:
+    """That trials differ in nothing that is learnt. Code: R360, a warning."""
+    batch = next((entry for entry in entries if entry.path == "training.batch_size"), None)
+    fixed = _value(document, "training.target_batch_size")
+    if batch is None or fixed is None or any(entry.path == "training.target_batch_size" for entry in entries):
+        return
+    node = batch.nodes[0] if isinstance(batch, Choices) else batch.node
+    message = f"the study varies `batch_size`, and `target_batch_size` stays {fixed}: only the accumulation differs"
+    helps = ("vary `training.target_batch_size` to try other global batches",)
+    yield Diagnostic("R360", message, node.span, helps=helps, severity=Severity.WARNING)
 
 
 #: What only Ray does of a section `tuning`, with the value that asks for it; any where that is None.

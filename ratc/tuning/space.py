@@ -61,11 +61,14 @@ class Range:
         return f"{kind} from {self.low:g} to {self.high:g}, {scale}"
 
 
-def read(section: Node, schema: dict[str, Any]) -> tuple[list[Choices | Range], list[Diagnostic]]:
+def read(
+    section: Node, schema: dict[str, Any], base: Node | None = None
+) -> tuple[list[Choices | Range], list[Diagnostic]]:
     """Every entry of a search space that the schema accepts, and all that is wrong with them. Codes: R331, R332, R336.
 
     A list of two ascending numbers, for a key that takes numbers and not whole numbers alone, is a range; logarithmic
-    where its ends are above 0 and 10 times apart. Any other list is of choices.
+    where its ends are above 0 and 10 times apart. Any other list is of choices. A free key, as those of `model.args`,
+    takes whole numbers if the space gives whole numbers, unless the spec (``base``) has a fraction there.
     """
     assert isinstance(section.value, dict), "the schema has checked the form"
     entries: list[Choices | Range] = []
@@ -78,7 +81,10 @@ def read(section: Node, schema: dict[str, Any]) -> tuple[list[Choices | Range], 
         if wrong:
             found.append(wrong)
             continue
-        whole = _whole(subschema(schema, path) or {})
+        sub = subschema(schema, path) or {}
+        whole = _whole(sub) or (
+            "type" not in sub and _gives_whole(node, base.find(tuple(path.split("."))) if base else None)
+        )
         entry, problems = _entry(path, node, whole)
         found += problems
         if any(other.path == path for other in entries):
@@ -143,6 +149,15 @@ def _whole(sub: dict[str, Any]) -> bool:
         kind = branch.get("type", [])
         kinds |= {kind} if isinstance(kind, str) else set(kind)
     return "integer" in kinds and "number" not in kinds
+
+
+def _gives_whole(node: Node, given: Node | None) -> bool:
+    """Whether the values of an entry are whole numbers, and the spec's own value is not a fraction."""
+    found = node.find(("range",)) if isinstance(node.value, dict) else node
+    items = found.value if found is not None and isinstance(found.value, list) else []
+    return (
+        bool(items) and all(type(item.value) is int for item in items) and not isinstance(given and given.value, float)
+    )
 
 
 def _entry(path: str, node: Node, whole: bool) -> tuple[Choices | Range | None, list[Diagnostic]]:

@@ -30,9 +30,14 @@ class RuntimeFinding(Exception):
             lines.append("  note: " + self.note.replace("\n", "\n        "))
         if self.help:
             lines.append("  help: " + self.help.replace("\n", "\n        "))
-        return "\n".join(lines)
+        return visible("\n".join(lines))
+
+
+def visible(text: str) -> str:
+    """The text with control characters and changes of direction spelled out: a name can hold any, a terminal obeys."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 def warn(message: str) -> None:
     """Print one warning line on stderr."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(visible(f"warning: {message}"), file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,10 @@ from typing import Any, Literal
 from ratc_runtime.strict import LOCK_VERSION, load_yaml, read_class, unreadable
 from ratc_runtime.tasks import METRICS, PARTS, metrics
 
+#: An artifact's path from its lock's folder: nothing outside of that folder.
+_ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
+#: From a point's lock, the one that all points share.
+_SHARED = "../../lock.yaml"
 # What of the data decides the weights: not where they lie, what classes are called, or how they are loaded.
 _LEARNT_DATA = (
     "dataset",
@@ -371,6 +376,10 @@ def _load(path: Path) -> Any:
             f"{path} has lock_version {content['lock_version']!r:.40}",
             f"this runtime reads version {LOCK_VERSION}",
         )
+    artifacts = content.get("artifacts") if isinstance(content, dict) else None
+    for name in artifacts if isinstance(artifacts, dict) else ():
+        if not isinstance(name, str) or not _ARTIFACT.fullmatch(name):
+            raise unreadable(f"the lock's artifact {name!r:.80} is no file beside it")
     return content
 
 
@@ -380,8 +389,8 @@ def _with_shared(path: Path, own: dict[str, Any]) -> Any:
     The shared lock's artifacts are named from its own folder; here they are from the point's.
     """
     relative = own.pop("shared")
-    if not isinstance(relative, str) or own.get("point") != path.resolve().parent.name:
-        raise unreadable(f"{path} is no point's lock", "`shared` names a file, and `point` is the name of its folder")
+    if relative != _SHARED or own.get("point") != path.resolve().parent.name:
+        raise unreadable(f"{path} is no point's lock", f"`shared` is {_SHARED}, and `point` is the name of its folder")
     shared = _load(path.parent / relative)
     if not isinstance(shared, dict) or not isinstance(shared.get("artifacts"), dict):
         raise unreadable(f"the shared lock {path.parent / relative} is no lock")

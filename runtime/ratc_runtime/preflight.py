@@ -21,7 +21,7 @@ from ratc_runtime import allocator, allowed
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock, read_lock
-from ratc_runtime.strict import load_yaml
+from ratc_runtime.strict import load_yaml, open_regular
 
 # Read when compiling; at run time they would be silently without effect.
 COMPILE_TIME_PREFIX = "RAT_"
@@ -32,9 +32,9 @@ MEMORY_TOLERANCE = 0.1
 
 
 def sha256_of(path: Path) -> str:
-    """Return `sha256:<hex>` of a file's bytes."""
+    """Return `sha256:<hex>` of a file's bytes; raise OSError for what is no regular file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
@@ -66,7 +66,8 @@ def check_point(lock: Lock, path: Path) -> None:
     """Raise R501 unless the array's table, which the shared lock vouches for, has this point with this very lock."""
     table = path.resolve().parent / (lock.file("points.tsv") or "points.tsv")
     try:
-        rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+        with open_regular(table) as file:
+            rows = [line.split("\t") for line in file.read().decode("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise RuntimeFinding("R501", "the table of the array's points cannot be read", f"{table}: {error}") from None
     if not any(row[0] == lock.point and row[-1] == sha256_of(path) for row in rows[1:]):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import math
+import os
+import stat
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import yaml
 
@@ -42,10 +46,10 @@ def unreadable(message: str, note: str = "") -> RuntimeFinding:
 def load_yaml(path: Path) -> Any:
     """Return the content of a small YAML file, or raise R505 saying why it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(MAX_LOCK_BYTES + 1)
-    except OSError as error:
-        raise unreadable(f"cannot read {path}", error.strerror or str(error)) from None
+    except (OSError, ValueError) as error:
+        raise unreadable(f"cannot read {path}", getattr(error, "strerror", None) or str(error)) from None
     if len(raw) > MAX_LOCK_BYTES:
         raise unreadable(f"{path} is too large to be read", f"more than {MAX_LOCK_BYTES} bytes")
     try:
@@ -55,6 +59,28 @@ def load_yaml(path: Path) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise unreadable(f"{path} is not valid YAML", reason) from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raise OSError for what is none: a device or a pipe may never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a compiled file can hold it: finite numbers of 64 bits, text, and lists and maps of these."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value is None or (isinstance(value, str) and "\0" not in value)
 
 
 def _spell(kind: Any) -> str:
@@ -68,6 +94,8 @@ def _spell(kind: Any) -> str:
 def read_as(kind: Any, value: Any, where: str) -> Any:
     """Return `value` as `kind` (a dataclass, a scalar, list[...] or dict[...]), or raise R505 naming `where`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(value, (int, float, str)) and not is_plain(value):
+        raise unreadable(f"the lock's {where} is {_short(value)}, expected a finite number of 64 bits, or text")
     if dataclasses.is_dataclass(kind):
         return read_class(kind, value, where)
     if origin in (types.UnionType, typing.Union):  # the second of a Literal or None
@@ -80,13 +108,19 @@ def read_as(kind: Any, value: Any, where: str) -> Any:
         return [read_as(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: read_as(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is Any:
+    if kind is Any and is_plain(value):
         return value
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
-    raise unreadable(f"the lock's {where} is {value!r:.80}, expected {_spell(kind)}")
+    raise unreadable(f"the lock's {where} is {_short(value)}, expected {_spell(kind)}")
+
+
+def _short(value: Any) -> str:
+    """The value in at most 80 characters; Python writes no integer of thousands of digits."""
+    large = isinstance(value, int) and abs(value) >= 2**256
+    return "an integer of many digits" if large else f"{value!r:.80}"
 
 
 def read_class(kind: Any, value: Any, where: str) -> Any:

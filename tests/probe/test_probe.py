@@ -345,3 +345,59 @@ def test_a_slurm_that_runs(tmp_path, monkeypatch, capsys):
     cluster, found = compiler.read_cluster(File("c.yaml", Path("c.yaml").read_bytes()))
     assert cluster is not None, found
     assert cluster.scheduler == "slurm"
+
+
+NODES = "NodeName=n1 CPUTot=64 RealMemory=256000 State=IDLE Partitions=a,b Gres=gpu:h100:8 AvailableFeatures=(null)\n"
+PARTITION = (
+    "PartitionName=a Default=YES AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL MaxTime=1-00:00:00 State=UP {}\n"
+)
+
+
+def asked_of(partition="", config=""):
+    answers = {"nodes": NODES, "partitions": PARTITION.format(partition), "config": f"ClusterName = c\n{config}"}
+    written = text(slurm.inventory(answers), "ratc probe")
+    cluster, found = compiler.read_cluster(File("ours.yaml", written.encode()))
+    assert cluster is not None, (found, written)
+    return keys(cluster.partitions["a"]), questions(cluster)
+
+
+@pytest.mark.parametrize(
+    ("partition", "config", "key", "value"),
+    [
+        ("MaxMemPerCPU=4000 MaxMemPerNode=UNLIMITED", "", "max_memory_per_cpu", "4000MB"),
+        ("", "MaxMemPerCPU = 2000\n", "max_memory_per_cpu", "2000MB"),
+        ("MaxMemPerNode=UNLIMITED", "MaxMemPerNode = 64000\n", "max_memory_per_node", "64000MB"),
+        ("MaxMemPerCPU=4000", "MaxMemPerNode = 64000\n", "max_memory_per_node", None),
+        ("MaxMemPerNode=9000", "MaxMemPerNode = 64000\n", "max_memory_per_node", "9000MB"),
+        ("MinNodes=2", "", "min_nodes", 2),
+        ("MinNodes=1", "", "min_nodes", None),
+        ("AllowAccounts=x,y", "", "accounts", ["x", "y"]),
+        ("AllowQos=long", "", "qos", ["long"]),
+    ],
+)
+def test_what_a_site_can_forbid_is_a_fact(partition, config, key, value):
+    assert asked_of(partition, config)[0].get(key) == value
+
+
+@pytest.mark.parametrize(
+    ("partition", "config", "asked"),
+    [
+        ("State=DRAIN", "", "state"),
+        ("State=DOWN", "", "state"),
+        ("AllowGroups=admins", "", "groups"),
+        ("DenyAccounts=guests", "", "accounts"),
+        ("DenyQos=low", "", "qos"),
+        ("", "AccountingStorageEnforce = associations,limits,qos\n", "account_required"),
+        ("DefMemPerCPU=2000", "", "max_memory_per_cpu"),
+    ],
+)
+def test_what_nobody_can_tell_is_a_question(partition, config, asked):
+    found = asked_of(partition, config)[1]
+    assert any(question.startswith(f"partitions.a.{asked}: ") for question in found), found
+
+
+def test_an_open_cluster_raises_none_of_these():
+    config = "AccountingStorageEnforce = none\nMaxMemPerNode = UNLIMITED\nSelectType = select/cons_tres\n"
+    limits, found = asked_of("DenyAccounts=NONE", config)
+    assert set(limits) == {"nodes", "default", "max_walltime"}
+    assert not [question for question in found if question.startswith("partitions.")]

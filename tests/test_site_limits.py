@@ -1,0 +1,74 @@
+"""What a site forbids is met at compile, and what ratc asks for by itself stays within it."""
+
+import pytest
+import yaml
+
+from ratc.cli import main
+
+CLUSTER = """\
+name: c
+scheduler: slurm
+node_types: {{n: {{gpus_per_node: 8, gpu: h100, gpu_type: h100, cpus: 64, memory: 512GB}}}}
+partitions: {{p: {{nodes: {{n: 8}}, max_walltime: "24:00:00", {limits}}}}}
+"""
+
+
+@pytest.fixture
+def compiles(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(limits: str, asked: str) -> tuple[int, str, dict]:
+        (tmp_path / "c.yaml").write_text(CLUSTER.format(limits=limits))
+        (tmp_path / "spec.yaml").write_text(
+            "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2}\n"
+            f'resources: {{cluster: ./c.yaml, walltime: "1:00:00", {asked}}}\n'
+        )
+        status = main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"])
+        lock = yaml.safe_load((tmp_path / "out" / "lock.yaml").read_text()) if status == 0 else {}
+        return status, capsys.readouterr().err, lock.get("job", {})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "mebibytes"),
+    [("num_gpus: 4", 32, 32 * 4000), ("num_gpus: 8", 64, 64 * 4000), ("num_gpus: 2, cpus: 4", 4, 4 * 4000)],
+)
+def test_the_default_request_stays_within_the_memory_of_its_cores(compiles, asked, cpus, mebibytes):
+    status, said, job = compiles("max_memory_per_cpu: 4000MB", asked)
+    assert status == 0, said
+    assert (job["cpus_per_node"], job["memory_bytes_per_node"] >> 20) == (cpus, mebibytes)
+
+
+def test_a_limit_above_the_share_changes_nothing(compiles):
+    assert compiles("max_memory_per_cpu: 64GB", "num_gpus: 4")[2]["memory_bytes_per_node"] == 256 << 30
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "code", "words"),
+    [
+        ("max_memory_per_cpu: 4GB", "num_gpus: 4, cpus: 8, memory: 64GB", "error[R322]", "at most 32 GB"),
+        ("min_nodes: 2", "num_gpus: 4", "error[R322]", "at least 2"),
+        ("accounts: [x, y]", "num_gpus: 4, account: z", "error[R322]", "`x`, `y`"),
+        ("qos: [long]", "num_gpus: 4, qos: short", "error[R322]", "`long`"),
+        ("accounts: [x, y]", "num_gpus: 4", "warning[R328]", "default account"),
+    ],
+)
+def test_what_the_site_refuses_is_refused_before(compiles, limits, asked, code, words):
+    status, said, _ = compiles(limits, asked)
+    assert code in said
+    assert words in said
+    assert status == code.startswith("error")
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        ("accounts: [x]", "num_gpus: 4, account: X"),
+        ("qos: [long]", "num_gpus: 4"),
+        ("min_nodes: 2", "nodes: 2, num_gpus: 16"),
+    ],
+)
+def test_what_the_site_takes_is_taken(compiles, limits, asked):
+    status, said, _ = compiles(limits, asked)
+    assert (status, said.count("error")) == (0, 0), said
