@@ -91,11 +91,13 @@ class _Level:
 
 def _events(text: str) -> Iterator[Any]:
     """The events of a YAML text, up to where it is none any more."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text.encode("utf-8", "replace").decode())  # a name of a file can hold what UTF-8 cannot
         while loader.check_event():
             yield loader.get_event()
     except yaml.YAMLError:
         return
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()

@@ -190,7 +190,7 @@ def test_the_finding_hides_the_value_however_it_is_written(spelling, form, capsy
 def test_no_line_of_the_file_shows_it(spelling):
     """Other findings quote other lines; a file that is no YAML after this one is quoted as well."""
     for behind in ("", "training:\n\tepochs: 3\n", "a: [\n"):
-        text = f"{HEAD}environment:\n  variables:\n    {SPELLINGS[spelling]}\n{behind}"
+        text = f"{HEAD}environment: # \u00e9 \U0001f9e0\n  variables:\n    {SPELLINGS[spelling]}\n{behind}"
         source = Source("spec.yaml", text)
         lines = [excerpt.line(source, number) for number in range(1, text.count("\n") + 2)]
         assert SECRET not in "\n".join(lines)

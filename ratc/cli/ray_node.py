@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
+from ratc.cli.console import say
 from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
 
 #: Seconds for the first node to be there, and between two looks.
@@ -59,7 +60,7 @@ def _first(args: argparse.Namespace) -> int:
     ray = _ray(args, "--head", f"--port={args.port}", *unused, f"--temp-dir={args.sockets}")
     try:
         if not _reached(args, ray):
-            print(f"ratc: Ray does not start: {args.log}", file=sys.stderr)
+            say(f"ratc: Ray does not start: {args.log}")
             return 1
         return _child(args.command[1:]).wait()
     finally:
@@ -78,7 +79,7 @@ def _other(args: argparse.Namespace) -> int:
             time.sleep(_PAUSE)
         if os.path.exists(args.over):
             return 0
-        print(f"ratc: Ray has ended: {args.log}", file=sys.stderr)
+        say(f"ratc: Ray has ended: {args.log}")
         return 1
     finally:
         _end(ray)
@@ -127,7 +128,7 @@ def _reached(args: argparse.Namespace, ray: subprocess.Popen[bytes] | None) -> b
             time.sleep(_PAUSE)
     else:
         if not os.path.exists(args.over):
-            print(f"ratc: there is no Ray at {args.head}:{args.port} after {_PATIENCE:.0f} s", file=sys.stderr)
+            say(f"ratc: there is no Ray at {args.head}:{args.port} after {_PATIENCE:.0f} s")
     return False
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ratc import compiler
 from ratc.cli import fixing, inputs
+from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.sweep import once
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         found += once(item for point in (*points, *trials) for item in compiler.check_point(loaded.document, point)[1])
     if inputs.show(found, "ratc validate", args.format):
         return 1
-    print(f"{args.spec}: valid", file=sys.stderr)
+    say(f"{args.spec}: valid")
     return 0
 
 
@@ -50,7 +50,7 @@ def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic,
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
         told, problems = fixing.fix(names, loaded.diagnostics)
         for line in told:
-            print(f"fixed: {line}", file=sys.stderr)
+            say(f"fixed: {line}")
         if problems or not told:
             return problems
         loaded = inputs.load(args, args.target)
