@@ -14,7 +14,7 @@ from typing import Any
 #: Commands of CI systems that stand anywhere in a line: `##[group]` of GitHub's runner, `##vso[…]` of Azure's.
 _RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
 #: What Markdown reads as markup, and the `|` that ends a cell of a table.
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>#~]")
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>#~|]")
 #: What inline code cannot hold, in a table either.
 _NO_CODE = re.compile(r"[`|\n]|\\$|^ | $|^$")
 
@@ -54,16 +54,16 @@ def escape(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    text = _MARKDOWN.sub(lambda match: f"\\{match[0]}", text.replace("&", "&amp;"))
-    return text.replace("|", "&#124;")
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", text.replace("&", "&amp;"))
 
 
 def workflow_data(*parts: str) -> str:
     """The data of a workflow command of GitHub's, a line for each part.
 
-    As `actions/toolkit`, packages/core/src/command.ts: `%`, CR and LF are escaped, of which only the last is left here.
+    As `actions/toolkit`, packages/core/src/command.ts: `%`, CR and LF are escaped.
     """
-    return "%0A".join(visible(part).replace("%", "%25") for part in parts)
+    text = re.sub(r"[^\r\n]+", lambda match: visible(match[0]), "\n".join(parts))
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def workflow_property(text: str) -> str:

@@ -83,9 +83,14 @@ def _location(span: Span) -> dict[str, Any]:
 def _artifact(name: str) -> dict[str, Any]:
     """Relative to the source root; a path that leads out of it, or is absolute, stands for itself."""
     if name.startswith("/"):
-        return {"uri": f"file://{quote(name)}"}
+        return {"uri": f"file://{_quoted(name)}"}
     name = name.removeprefix("./")
-    return {"uri": quote(name)} if name.startswith("../") else {"uri": quote(name), "uriBaseId": "%SRCROOT%"}
+    return {"uri": _quoted(name)} if name.startswith("../") else {"uri": _quoted(name), "uriBaseId": "%SRCROOT%"}
+
+
+def _quoted(name: str) -> str:
+    """A path in a URI; the bytes of a name that is not UTF-8 stay what they are."""
+    return quote(name, errors="surrogateescape")
 
 
 def _region(span: Span) -> dict[str, Any]:
@@ -101,4 +106,6 @@ def _fingerprint(item: Diagnostic) -> str:
     """The same for the same finding when lines above it come or go."""
     line = excerpt.line(item.span.source, item.span.line).strip() if item.span else ""
     name = item.span.source.name if item.span else ""
-    return sha256(f"{item.code}\n{name}\n{redact(item.message)}\n{line}".encode(errors="backslashreplace")).hexdigest()[:32]
+    return sha256(f"{item.code}\n{name}\n{redact(item.message)}\n{line}".encode(errors="backslashreplace")).hexdigest()[
+        :32
+    ]
