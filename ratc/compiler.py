@@ -10,6 +10,7 @@ from ratc import facts, layers, resources, rules, schema
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import Document, Node, parse
 from ratc.plan import Plan, Value, Values
+from ratc.rules import secrets
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -97,7 +98,9 @@ def read_facts(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     document, found = parse(file.name, file.data)
     if document is None:
         return None, found
-    return schema.validate(document, resources.schema("facts"))
+    values, found = schema.validate(document, resources.schema("facts"))
+    found = (*found, *secrets.check(values)) if values is not None else found
+    return (None if has_errors(found) else values), found
 
 
 def read_rate(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
@@ -115,7 +118,8 @@ def read_cluster(file: File) -> tuple[facts.Cluster | None, tuple[Diagnostic, ..
         return None, found
     cluster = resources.schema("cluster")
     values, found = schema.validate(document, cluster)
-    if values is None:
+    found = (*found, *secrets.check(values)) if values is not None else found
+    if values is None or has_errors(found):
         return None, found
 
     def parts(key: str) -> dict[str, facts.Part]:

@@ -26,17 +26,18 @@ def line(source: Source, number: int) -> str:
 
 def _shown(source: Source) -> str:
     if source.is_file:
-        return _file(source.text)
+        return whole(source.text)
     name, equals, value = source.text.partition("=")
     if names_secret(source.name):  # the value of a variable of the environment
         return "*" * len(source.text)
     if equals and re.fullmatch(r"(?:--[\w-]+ )?[\w.-]+", name):  # an assignment on the command line
-        return f"{name}={'*' * len(value) if names_secret(name) else _file(value)}"
-    return _file(source.text)
+        return f"{name}={'*' * len(value) if names_secret(name) else whole(value)}"
+    return whole(source.text)
 
 
 @lru_cache(maxsize=8)
-def _file(text: str) -> str:
+def whole(text: str) -> str:
+    """A text of a file with secrets starred out, column for column."""
     return redact(starred(text, _values(text)))
 
 
@@ -91,11 +92,13 @@ class _Level:
 
 def _events(text: str) -> Iterator[Any]:
     """The events of a YAML text, up to where it is none any more."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text.encode("utf-8", "replace").decode())  # a name of a file can hold what UTF-8 cannot
         while loader.check_event():
             yield loader.get_event()
     except yaml.YAMLError:
         return
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()

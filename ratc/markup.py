@@ -1,25 +1,95 @@
-"""Words and values in Markdown, so that nothing in them is read as markup."""
+"""One function for each kind of reader that escapes what it would take for a sign to itself.
+
+Names of files, keys and values may hold anything. What is a control character, a line break, or turns the direction of
+writing is shown as one replacement character, in every form.
+"""
 
 from __future__ import annotations
 
+import json as json_
+import re
+from html import escape as html_escape
+from typing import Any
+
+#: Commands of CI systems that stand anywhere in a line: `##[group]` of GitHub's runner, `##vso[…]` of Azure's.
+_RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
+#: What Markdown reads as markup, and the `|` that ends a cell of a table.
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>#~|]")
+#: What inline code cannot hold, in a table either.
+_NO_CODE = re.compile(r"[`|\n]|\\$|^ | $|^$")
+
+
+def visible(text: str) -> str:
+    """A line for a terminal or a log: as many characters, none of which commands anything.
+
+    A line that begins with `::`, and `##[` anywhere, would command GitHub's runner, which reads all that a step prints.
+    """
+    text = "".join(
+        "→" if char == "\t" else char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+    if text.lstrip().startswith("::"):
+        text = text.replace("::", "\N{FULLWIDTH COLON}:", 1)
+    return _RUNNER.sub("#\N{FULLWIDTH NUMBER SIGN}", text)
+
+
+def lines(text: str) -> str:
+    """Several lines of ours; what they hold has no line breaks of its own."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
 
 def code(text: str) -> str:
-    """Inline code that nothing in the text can leave, in a table either."""
-    fence = "`"
-    while fence in text:
-        fence += "`"
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    text = text.replace("|", "\\|").replace("\n", " ")
-    return f"{fence}{space}{text}{space}{fence}"
+    """Inline code in Markdown that nothing in the text can leave, in a table either; else words without markup."""
+    text = visible(text)
+    return _plain(text) if _NO_CODE.search(text) else f"`{text}`"
 
 
 def escape(text: str) -> str:
-    """Words that are no markup but for the code in backticks, which our messages have."""
-    parts = text.replace("\n", " ").split("`")
+    """Words in Markdown that are no markup but for the code in backticks, which our messages have."""
+    parts = text.split("`")
     if len(parts) % 2 == 0:  # a lone backtick is one of the user's
-        return _plain("`".join(parts))
-    return "`".join(part.replace("|", "\\|") if number % 2 else _plain(part) for number, part in enumerate(parts))
+        return _plain(visible(text))
+    told = [code(part) if number % 2 else _plain(visible(part)) for number, part in enumerate(parts)]
+    # Two codes side by side would be read as one with longer fences.
+    return "".join(" " if number and not part and number < len(told) - 1 else part for number, part in enumerate(told))
 
 
 def _plain(text: str) -> str:
-    return "".join(f"\\{char}" if char in "\\*_[]<>#|`" else char for char in text)
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", text.replace("&", "&amp;"))
+
+
+def workflow_data(*parts: str) -> str:
+    """The data of a workflow command of GitHub's, a line for each part.
+
+    As `actions/toolkit`, packages/core/src/command.ts: `%`, CR and LF are escaped.
+    """
+    text = re.sub(r"[^\r\n]+", lambda match: visible(match[0]), "\n".join(parts))
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def workflow_property(text: str) -> str:
+    """A property of a workflow command: `:` and `,` are escaped, too."""
+    return workflow_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def html_text(text: str) -> str:
+    """Text for a page, not yet escaped: line breaks and tabs stay, what turns or hides text is made visible."""
+    return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def html(text: str) -> str:
+    """Text for a page, escaped."""
+    return html_escape(html_text(text))
+
+
+def json(tree: Any) -> str:
+    """JSON that is the same data, and harmless where it is printed: what does not print is escaped."""
+    text = json_.dumps(tree, indent=2, ensure_ascii=False).replace("##", "#\\u0023")
+    return "".join(char if char == "\n" or char.isprintable() else _escaped(char) for char in text) + "\n"
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"

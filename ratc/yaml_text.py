@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z_/](?:[A-Za-z0-9_./+-]|:(?=[A-Za-z0-9_./+-]))*(?: [A-Za-z0-9_./()+-]+)*")
+#: What begins a command of a CI system that reads what a step prints.
+_RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "~"))
 
@@ -66,7 +68,7 @@ def _number(value: float) -> str:
 def _text(value: str) -> str:
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return '"' + "".join(_escaped(char) for char in value) + '"'
+    return '"' + _RUNNER.sub(r"#\\x23", "".join(_escaped(char) for char in value)) + '"'
 
 
 def _escaped(char: str) -> str:
@@ -80,4 +82,4 @@ def _escaped(char: str) -> str:
 
 def _one_line(text: str) -> str:
     line = re.sub(r"\s*[\n\r\t]\s*", " ", text).strip()
-    return "".join(char if char in '"\\' else _escaped(char) for char in line)
+    return _RUNNER.sub(r"#\\x23", "".join(char if char in '"\\' else _escaped(char) for char in line))

@@ -190,7 +190,7 @@ def test_the_finding_hides_the_value_however_it_is_written(spelling, form, capsy
 def test_no_line_of_the_file_shows_it(spelling):
     """Other findings quote other lines; a file that is no YAML after this one is quoted as well."""
     for behind in ("", "training:\n\tepochs: 3\n", "a: [\n"):
-        text = f"{HEAD}environment:\n  variables:\n    {SPELLINGS[spelling]}\n{behind}"
+        text = f"{HEAD}environment: # \u00e9 \U0001f9e0\n  variables:\n    {SPELLINGS[spelling]}\n{behind}"
         source = Source("spec.yaml", text)
         lines = [excerpt.line(source, number) for number in range(1, text.count("\n") + 2)]
         assert SECRET not in "\n".join(lines)
@@ -262,3 +262,14 @@ def test_the_library_itself_is_never_imported(monkeypatch):
     environment = {**os.environ, "PYTHONPATH": str(Path(redact.__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_facts_of_a_cluster_hold_none_either(capsys):
+    Path("clusters").mkdir()
+    Path("spec.yaml").write_text(HEAD.replace("num_gpus: 0, cpus: 2", "cluster: ours, num_gpus: 0"))
+    facts = "name: ours\nscheduler: slurm\nnode_types: {cpu: {gpus_per_node: 0, cpus: 8, memory: 32GB}}\n"
+    facts += "partitions: {main: {nodes: {cpu: 4}}}\n"
+    for line in (f"variables: {{MY_TOKEN: {SECRET}}}", f"container_options: ['--env', 'DB_PASS={SECRET}']"):
+        Path("clusters/ours.yaml").write_text(f"{facts}{line}\n")
+        status, said = told("compile", "spec.yaml", "--target", "slurm", "-o", "out", capsys=capsys)
+        assert (status, "R205" in said, SECRET in said) == (1, True, False), said

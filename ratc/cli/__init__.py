@@ -11,8 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from ratc import __version__
+from ratc.cli.console import say
+from ratc.markup import lines
 from ratc.trust import begin
 
 COMMANDS = {
@@ -58,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ratc.diagnostics import did_you_mean
 
         hint = "".join(f"\nhelp: {text}" for text in did_you_mean(name, COMMANDS))
-        print(f"ratc: there is no command `{name}`{hint or '; see `ratc --help`'}", file=sys.stderr)
+        say(f"ratc: there is no command `{name}`{hint or '; see `ratc --help`'}")
         return 2
     module = _MODULES.get(name, name.replace("-", "_"))
     second = _SECOND.get((name, arguments[1])) if len(arguments) > 1 else None
     if second is not None:
         name, module = " ".join(arguments[:2]), second
     command = import_module(f"ratc.cli.{module}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"ratc {name}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, OSError) and error.filename is not None:
             return _unusable(error, f"ratc {name}")
-        print(f"ratc: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        say(f"ratc: internal error: {type(error).__name__}: {error}")
         print("ratc: this is a fault of ratc; RATC_TRACEBACK=1 shows where", file=sys.stderr)
         return 2
 
@@ -107,6 +110,13 @@ def _unusable(error: OSError, command: str) -> int:
     helps = ("see that it is there and yours, and run the command again",)
     inputs.show((Diagnostic("R451", message, helps=helps),), command)
     return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line without obeying it."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(lines(message), file)
 
 
 def _overview() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from ratc import emit, facts, targets
 from ratc.cli import compile as compiling
 from ratc.cli import compiled, drift, inputs, tree
+from ratc.cli.console import say
 from ratc.cli.inputs import Known
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.document import Document
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 1 where a folder differs, 2 where a path is not there."""
     missing = [path for path in args.paths if not os.path.exists(path)]
     if missing:
-        print(f"ratc check: there is no `{missing[0]}`", file=sys.stderr)
+        say(f"ratc check: there is no `{missing[0]}`")
         return 2
     found: list[Diagnostic] = []
     folders = differ = 0
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         folders, differ = folders + 1, differ + has_errors(said)
     failed = inputs.show(once(found), "ratc check", args.format)
     many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
-    print(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}", file=sys.stderr)
+    say(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}")
     return 1 if failed else 0
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
+from ratc.cli.console import say
 from ratc.cli.inputs import is_given, predicted_from
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Plan
@@ -60,4 +60,4 @@ class Checks:
     def _say(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
-            print(f"ratc: {line}", file=sys.stderr)
+            say(f"ratc: {line}")

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from ratc import callables, compiler, emit, files, layers, own_code, targets
 from ratc.cli import inputs
 from ratc.cli.checks import Checks
+from ratc.cli.console import say
 from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
 from ratc.consumers import reread
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     with Telling("ratc compile", args.format) as telling:
         status, folder = compile_spec(args, args.target, args.output, args.check, telling)
     if status == 0 and not args.check and args.format == "text":
-        print(os.path.relpath(folder))
+        say(os.path.relpath(folder), sys.stdout)
     return status
 
 
@@ -187,7 +188,7 @@ def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check:
     written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
     if not problems:
         many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
-        print(f"written: {many or 'nothing: all is as it was'}", file=sys.stderr)
+        say(f"written: {many or 'nothing: all is as it was'}")
     return problems
 
 

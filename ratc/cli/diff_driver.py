@@ -12,6 +12,7 @@ import sys
 from contextlib import ExitStack
 
 from ratc.cli import sides
+from ratc.cli.console import say
 from ratc.cli.diff import rendered
 from ratc.cli.sides import Asked
 from ratc.diff.compare import compare
@@ -21,13 +22,13 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 0; 2 where these are not git's arguments."""
     words = args.sides
     if len(words) == 1:
-        print(f"ratc diff: {words[0]} is not merged")
+        say(f"ratc diff: {words[0]} is not merged", sys.stdout)
         return 0
     if len(words) not in (7, 9):
         print("ratc diff: git gives a driver seven arguments; see docs/diff.md", file=sys.stderr)
         return 2
     path, old, new = words[0], _read(words[1]), _read(words[4])
-    print(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}")
+    say(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}", sys.stdout)
     sys.stdout.write(_told(path, words[7] if len(words) == 9 else path, old, new, args))
     return 0
 

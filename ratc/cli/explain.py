@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from ratc import compiler, layers, resources
 from ratc.cli import compiled, inputs
 from ratc.cli.compiled import Compiled
+from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
+from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
 from ratc.redact import redact
-from ratc.render.plan import visible
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -75,7 +76,7 @@ def _of_compiled(args: argparse.Namespace) -> int:
     laid += ["--target"] * (args.target not in ("local", read.target))
     if laid:
         words = f"`{laid[0]}` goes with a spec: what was compiled has a command of its own, in the head of its lock"
-        print(f"ratc explain: {words}", file=sys.stderr)
+        say(f"ratc explain: {words}")
         return 2
     try:
         asked = read.arguments()
@@ -132,15 +133,15 @@ def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Load
         remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
     _tell(args, plan, paths, remarks, warnings)
     if paths == ["training.micro_batch_size"] and args.format == "text":
-        print("\n" + "\n".join(_account(plan, decision, loaded.folder)))
+        print("\n" + "\n".join(map(visible, _account(plan, decision, loaded.folder))))
     return 0
 
 
 def _no_point(name: str, points: Sequence[Point]) -> int:
     what = f"the sweep has no point `{visible(name)}`" if points else "`--point` is for a sweep, and the spec has none"
-    print(f"ratc explain: {what}", file=sys.stderr)
+    say(f"ratc explain: {what}")
     for text in did_you_mean(name, [point.name for point in points]):
-        print(f"help: {text}", file=sys.stderr)
+        say(f"help: {text}")
     return 1
 
 
@@ -183,7 +184,7 @@ def _tell(
     if args.format != "text":
         return
     for remark in remarks:
-        print(f"note: {redact(remark)}", file=sys.stderr)
+        say(f"note: {redact(remark)}")
     if args.all or (args.path is not None and len(paths) > 1):
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         sys.stdout.write(render.table(plan, paths, width))
@@ -221,9 +222,9 @@ def _unknown(args: argparse.Namespace, known: list[str]) -> int:
     message, helps = f"there is no value `{visible(args.path)}`", did_you_mean(args.path, known)
     if args.format == "json":
         sys.stdout.write(render.document((), (message, *helps)))
-    print(f"ratc explain: {message}", file=sys.stderr)
+    say(f"ratc explain: {message}")
     for text in helps:
-        print(f"help: {text}", file=sys.stderr)
+        say(f"help: {text}")
     return 1
 
 
@@ -254,13 +255,13 @@ def _code(code: str, form: str) -> int:
         tree = {"version": 1, "code": code, "title": titles[code], "page": page}
         print(page if form != "json" else json.dumps(tree, indent=2, ensure_ascii=False) + "\n", end="")
         return 0
-    print(f"ratc explain: there is no code {code}", file=sys.stderr)
+    say(f"ratc explain: there is no code {code}")
     # Half a code begins some; a whole one stands beside others of its stage.
     near = [other for other in titles if other.startswith(code)]
     stage = [other for other in titles if other[1] == code[1] and len(code) == len(other)]
     near = near or sorted(stage, key=lambda other: abs(int(other[1:]) - int(code[1:])))[:_NEAR]
     for other in sorted(near):
-        print(f"help: {other}  {titles[other]}", file=sys.stderr)
+        say(f"help: {other}  {titles[other]}")
     print("help: `ratc explain codes` lists them all", file=sys.stderr)
     return 1
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
 from ratc import facts
 from ratc.cli import account, fitting, given, inputs
+from ratc.cli.console import say
 from ratc.cli.predict import asked_allocator, strategy_of, variants, why_nothing
 from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.markup import visible
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
 from ratc.memory.terms import Device
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 on errors, and where nothing fits on any card."""
     if args.plot and (problem := _cannot_draw(args.plot)):
-        print(f"ratc fit: cannot draw `{args.plot}`{problem}", file=sys.stderr)
+        say(f"ratc fit: cannot draw `{args.plot}`{problem}")
         return 2
     # A table has a form of its own; what stops it is told as text beside it.
     with Telling("ratc fit", args.format if args.format not in _TABLES else "text") as telling:
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
         return 0 if fits else 1
     print(_TABLES[args.format](rows, fitting.note(plan)), end="")
     if args.format == "text":
-        print("".join(f"\n{line}" for line in details), end="\n" if details else "")
+        print("".join(f"\n{visible(line)}" for line in details), end="\n" if details else "")
     return 0 if fits else 1
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ratc import compiler
 from ratc.cli import inputs
+from ratc.cli.console import say
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.migrate import accelerate, batch, deepspeed, detect, merge, specification, unified
@@ -77,5 +78,5 @@ def _write(path: str, text: str, force: bool) -> Diagnostic | None:
         return Diagnostic("R403", f"`{path}` is there already", helps=("`--force` writes over it",))
     except OSError as error:
         return Diagnostic("R403", f"cannot write `{path}`: {error.strerror}")
-    print(f"written: {os.path.relpath(path)}", file=sys.stderr)
+    say(f"written: {os.path.relpath(path)}")
     return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 
 from ratc import resources
 from ratc.cli import inputs
+from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic, did_you_mean
 
 #: Each has a template of its name.
@@ -58,10 +58,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         inputs.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init", args.format)
         return 1
-    print(
-        f"written: {args.file} and {beside}\nnext: edit data_dir, then `ratc train {args.file}`",
-        file=sys.stderr,
-    )
+    say(f"written: {args.file} and {beside}")
+    say(f"next: edit data_dir, then `ratc train {args.file}`")
     return 0
 
 

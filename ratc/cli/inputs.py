@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
 from ratc import compiler, layers, resources
+from ratc.cli.console import say
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.document import Document
@@ -366,7 +367,7 @@ def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", ta
     sys.stderr.write(text.diagnostics(items, colour))
     if failed:
         code = next(item.code for item in items if item.severity is Severity.ERROR)
-        print(f"{command}: failed; `ratc explain {code}` says more", file=sys.stderr)
+        say(f"{command}: failed; `ratc explain {code}` says more")
     return failed
 
 

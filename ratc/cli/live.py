@@ -8,6 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from ratc.cli import console
+from ratc.markup import visible
+
 #: Seconds between two tables.
 _EVERY = 1.0
 
@@ -23,7 +26,7 @@ class Live:
     def say(self, line: str) -> None:
         """Print one line above the table."""
         self._erase()
-        print(line, file=sys.stderr, flush=True)
+        console.say(line)
         self._last = float("-inf")
 
     def show(self) -> None:
@@ -32,7 +35,7 @@ class Live:
             return
         self._last = time.monotonic()
         width, height = shutil.get_terminal_size()
-        rows = [row[: width - 1] for row in self._table().splitlines()]
+        rows = [visible(row)[: width - 1] for row in self._table().splitlines()]
         if len(rows) > height - 2:
             rows = [*rows[: height - 3], f"… and {len(rows) - height + 3} more"]
         self._erase()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ratc import compiler
 from ratc.cli import inputs
+from ratc.cli.console import say
 from ratc.cli.telling import Telling
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, Severity
@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
         return 1
     questions = written.count("\n  - ") if "\nquestions:" in written else 0
     left = f", {questions} question{'s' if questions > 1 else ''} left: see `questions` in it" if questions else ""
-    print(f"written: {args.output}{left}", file=sys.stderr)
+    say(f"written: {args.output}{left}")
     return 0
 
 

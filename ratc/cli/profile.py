@@ -16,10 +16,12 @@ from typing import Any
 
 from ratc import alloc_conf, facts, files, processes, tracing
 from ratc.cli import facts_file, inputs, measuring, trusting
+from ratc.cli.console import say
 from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
+from ratc.markup import lines
 from ratc.memory.choose import Variant
 from ratc.memory.estimate import Estimate
 from ratc.memory.measured import Measurement, Point
@@ -89,7 +91,7 @@ def _profile(args: argparse.Namespace, telling: Telling) -> int:
             telling.tell(problems)
             return 1
         estimate, source = prediction, "predicted"
-    print(_table(plan, estimate, source), end="")
+    print(lines(_table(plan, estimate, source)), end="")
     print("`--measure` runs the step on this machine and needs its GPU.", file=sys.stderr)
     return 0
 
@@ -137,13 +139,13 @@ def _measure(args: argparse.Namespace, plan: Plan, folder: str, telling: Telling
     if measurement is None:
         telling.tell((problem,) if problem else ())
         return 1
-    print(_measured_table(measurement), end="")
+    print(lines(_measured_table(measurement)), end="")
     if args.output:
         problem = facts_file.add(args.output, measurement, machine)
         if problem:
             telling.tell((problem,))
             return 1
-        print(f"written: {args.output}", file=sys.stderr)
+        say(f"written: {args.output}")
     return 0
 
 
@@ -189,7 +191,7 @@ def _points(
     told: dict[int, dict[str, Any]] = {}
 
     def fits(size: int) -> bool:
-        print(f"ratc: measuring {plan.values['model.name'].value} at micro-batch {size} …", file=sys.stderr)
+        say(f"ratc: measuring {plan.values['model.name'].value} at micro-batch {size} …")
         told[size] = _run(plan, used, size, folder)
         return bool(told[size]["fits"])
 

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from ratc import files
+from ratc.cli.console import say
 from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
 
 #: Seconds for the first node to be there, and between two looks.
@@ -66,7 +67,7 @@ def _first(args: argparse.Namespace) -> int:
     ray = _ray(args, "--head", f"--port={args.port}", *unused, f"--temp-dir={args.sockets}")
     try:
         if not _reached(args, ray):
-            print(f"ratc: Ray does not start: {args.log}", file=sys.stderr)
+            say(f"ratc: Ray does not start: {args.log}")
             return 1
         return _child(args.command[1:]).wait()
     finally:
@@ -81,7 +82,7 @@ def _other(args: argparse.Namespace) -> int:
     if not _reached(args, None):
         return 0 if os.path.exists(args.over) else 1
     if (problem := _take_sockets(args)) is not None:
-        print(f"ratc: {problem}", file=sys.stderr)
+        say(f"ratc: {problem}")
         return 1
     ray = _ray(args, f"--address={args.head}:{args.port}")
     try:
@@ -89,7 +90,7 @@ def _other(args: argparse.Namespace) -> int:
             time.sleep(_PAUSE)
         if os.path.exists(args.over):
             return 0
-        print(f"ratc: Ray has ended: {args.log}", file=sys.stderr)
+        say(f"ratc: Ray has ended: {args.log}")
         return 1
     finally:
         _end(ray)
@@ -157,7 +158,7 @@ def _reached(args: argparse.Namespace, ray: subprocess.Popen[bytes] | None) -> b
             time.sleep(_PAUSE)
     else:
         if not os.path.exists(args.over):
-            print(f"ratc: there is no Ray at {args.head}:{args.port} after {_PATIENCE:.0f} s", file=sys.stderr)
+            say(f"ratc: there is no Ray at {args.head}:{args.port} after {_PATIENCE:.0f} s")
     return False
 
 

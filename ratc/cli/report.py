@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ratc import compiler, emit, layers
 from ratc.cli import compiled, inputs
 from ratc.cli.compiled import Compiled
+from ratc.cli.console import say
 from ratc.cli.inputs import Known, Loaded
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
@@ -45,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 when the page was written, 1 on errors, 2 on misuse."""
     if args.output != _STDOUT and not args.output.endswith((".html", ".htm")):
-        print(f"ratc report: `{args.output}` is no name for a page", file=sys.stderr)
+        say(f"ratc report: `{args.output}` is no name for a page")
         print("help: name a file ending in .html, or - for standard output", file=sys.stderr)
         return 2
     if args.new is not None and (misuse := _only_for_one(args)):
-        print(f"ratc report: {misuse} is for one spec, not for two sides", file=sys.stderr)
+        say(f"ratc report: {misuse} is for one spec, not for two sides")
         return 2
     refused = inputs.known_target(args.target or "local")
     if refused:
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if page is None or failed:
         return 1
     if args.output != _STDOUT and args.format == "text":
-        print(args.output)
+        say(args.output, sys.stdout)
     return 0
 
 

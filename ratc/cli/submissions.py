@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ratc import files
+from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.submission import record
 from ratc.submission.record import Submission
@@ -36,7 +36,7 @@ def alone_in(folder: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another `ratc submit` in {folder}", file=sys.stderr)
+            say(f"waiting for another `ratc submit` in {folder}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             pass  # this file system has no locks

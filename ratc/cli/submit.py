@@ -20,12 +20,12 @@ from datetime import datetime, timezone
 
 from ratc.cli import finished, inputs, submissions
 from ratc.cli.compile import compile_spec
+from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
 from ratc.probe.scheduler import Scheduler, ask, detect, inside, unanswered
-from ratc.render.plan import visible
 from ratc.submission import DIALECTS, record, summary
 from ratc.submission.dialect import Answer
 from ratc.submission.record import Submission
@@ -196,26 +196,26 @@ class _Submission:
         job, found = self._hand_over(script, folder, environment)
         if self.telling.tell(found):
             return None
-        print(job, flush=True, file=sys.stdout if self.args.format == "text" else sys.stderr)
+        say(job or "", sys.stdout if self.args.format == "text" else sys.stderr)
         name = self.settings.get_as(str, "experiment_name")
         log = os.path.relpath(os.path.join(self.spec_folder, dialect.log(name, job or "", self._points > 0)))
-        print(f"submitted to {self.scheduler.cluster}; its log: {log}", file=sys.stderr)
+        say(f"submitted to {self.scheduler.cluster}; its log: {log}")
         return job
 
     def _show(self, script: str, folder: str) -> None:
         name = self.settings.get_as(str, "experiment_name")
         now = summary.values(lock.NAME, self._lock.text)
         for line in summary.lines({**now, "experiment_name": name}, os.path.relpath(script), self._points):
-            print(line, file=sys.stderr)
+            say(line)
         if self.done:
-            print(f"{self.done} of {self._runs} are finished and will not run again", file=sys.stderr)
+            say(f"{self.done} of {self._runs} are finished and will not run again")
         former = submissions.former_lock(folder)
         if former is not None:
             changed = summary.differences(summary.values(lock.NAME, former), now)
             same = former == self._lock.text
             print("as submitted last" if same else "not as submitted last:", file=sys.stderr)
             for line in changed or ([] if same else ["the files that the lock names"]):
-                print(f"  {line}", file=sys.stderr)
+                say(f"  {line}")
 
     def _environment(self, script: str) -> dict[str, str]:
         """What the job gets: this shell's, less what the script or the lock already says."""
@@ -253,7 +253,8 @@ class _Submission:
             return (Diagnostic("R417", message, None, notes, severity=Severity.WARNING),)
         answer = ask(command, self.args.timeout, self.spec_folder, None, environment)
         if answer.status == 0:
-            print("\n".join(answer.words), file=sys.stderr)
+            for line in answer.words:
+                say(line)
             return ()
         if answer.status is None or dialect.unsure(answer):
             return (unanswered(dialect, answer),)
@@ -299,7 +300,7 @@ class _Submission:
         for line in (*answer.err.splitlines(), *answer.out.splitlines()):
             is_number = self.scheduler.dialect.job(Answer(answer.command, 0, line)) is not None
             if line.strip() and not is_number:
-                print(f"{answer.command} said: {visible(line.strip())}", file=sys.stderr)
+                say(f"{answer.command} said: {line.strip()}")
 
 
 def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> int:
@@ -309,11 +310,11 @@ def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> i
         status, found = waiting.wait(scheduler, job, timeout)
     except KeyboardInterrupt:
         dialect = scheduler.dialect
-        print(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it", file=sys.stderr)
+        say(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it")
         return 130
     telling.tell(found)
     if status is not None:
-        print(f"job {job} ended with status {status}", file=sys.stderr)
+        say(f"job {job} ended with status {status}")
     return 1 if status is None else status
 
 

@@ -4,10 +4,10 @@ kept.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 
 from ratc import tracing
+from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.choose import Traces, Untraceable, Variant
 from ratc.memory.request import request
@@ -62,4 +62,4 @@ class Library(Mapping[Variant, Traces]):
 
 
 def _progress(line: str) -> None:
-    print(f"ratc: {line} …", file=sys.stderr)
+    say(f"ratc: {line} …")

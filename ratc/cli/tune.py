@@ -19,11 +19,13 @@ from typing import TextIO
 from ratc import compiler, files
 from ratc.cli import inputs, ledger, ray_settings, trials, trusting
 from ratc.cli.budget import Budget
+from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.cli.trials import Compiled, Prepared, Workshop
 from ratc.cli.trials_here import Runner
 from ratc.diagnostics import Diagnostic
+from ratc.markup import lines
 from ratc.tuning import outcome, picture
 from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
@@ -82,11 +84,11 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     _write(workshop, study, prepared.ready, ended, finished)
     if loaded.settings and loaded.settings["logging.use_mlflow"].value:
         _track(workshop)
-    print(outcome.table(study, ended), end="", file=out)
+    print(lines(outcome.table(study, ended)), end="", file=out)
     if chosen is None:
         print("ratc tune: no trial has ended with a metric", file=sys.stderr)
         return status or 1
-    print(f"best: {chosen.name}; written: {os.path.relpath(workshop.folder)}", file=sys.stderr)
+    say(f"best: {chosen.name}; written: {os.path.relpath(workshop.folder)}")
     return status
 
 
@@ -120,10 +122,10 @@ def _read(args: argparse.Namespace) -> tuple[Loaded, Study | None, Share | None,
 def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
     """Which trials there would be."""
     if study.adaptive:
-        print(f"{study.trials} trials, each chosen from what is known by then", file=out)
+        say(f"{study.trials} trials, each chosen from what is known by then", out)
         return
     for trial in prepared.ready:
-        print(f"{trial.point.name}  {trial.point.text}", file=out)
+        say(f"{trial.point.name}  {trial.point.text}", out)
 
 
 def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
@@ -159,7 +161,7 @@ def _execute(
                 return 1, prepared
             return trials_ray.run(study, prepared, share, address)
     except trials.Held:
-        print(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}", file=sys.stderr)
+        say(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}")
         return 1, prepared
 
 
@@ -203,4 +205,4 @@ def _write(
         one = next(one for one in ready if one.point.name == chosen.name)
         for item in trials.keep_best(workshop, one, os.path.join(folder, "best")):
             said = f"[{item.code}] {item.message}"
-            print(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}", file=sys.stderr)
+            say(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}")

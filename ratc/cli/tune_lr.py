@@ -18,6 +18,7 @@ from typing import Any
 from ratc import files, launch_variables, rates
 from ratc.cli import inputs, trusting
 from ratc.cli.compile import compile_spec
+from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.tuning import curve
@@ -74,10 +75,10 @@ def _measure(args: argparse.Namespace, loaded: Loaded, compiled: str, folder: st
     files.replace(os.path.join(folder, "curve.svg"), curve.svg(found).encode())
     out = sys.stdout if args.format == "text" else sys.stderr
     if found["learning_rate"] is not None:
-        print(f"learning rate {found['learning_rate']:.1e}: {found['reason']}", file=out)
+        say(f"learning rate {found['learning_rate']:.1e}: {found['reason']}", out)
         kept = _keep(args, loaded, found)
-        print(f"help: `training.learning_rate: auto` takes it from {kept}", file=sys.stderr)
-    print(f"written: {os.path.relpath(folder)}", file=sys.stderr)
+        say(f"help: `training.learning_rate: auto` takes it from {kept}")
+    say(f"written: {os.path.relpath(folder)}")
     return 0 if done.returncode == 0 else 1
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ratc import compiler
 from ratc.cli import fixing, inputs, lookups
+from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.sweep import once
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         found = once((*found, *_outcome(args, loaded)))
     if inputs.show(found, "ratc validate", args.format):
         return 1
-    print(f"{args.spec}: valid", file=sys.stderr)
+    say(f"{args.spec}: valid")
     if loaded.settings is not None and _has_gpus(loaded.settings):
-        print("not checked: whether the model fits on its card, which `ratc compile` predicts", file=sys.stderr)
+        say("not checked: whether the model fits on its card, which `ratc compile` predicts")
     return 0
 
 
@@ -116,7 +116,7 @@ def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic,
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
         told, problems = fixing.fix(names, loaded.diagnostics)
         for line in told:
-            print(f"fixed: {line}", file=sys.stderr)
+            say(f"fixed: {line}")
         if problems or not told:
             return problems
         loaded = inputs.load(args, args.target)

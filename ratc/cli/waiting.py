@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 
+from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.probe.scheduler import Scheduler, ask
 from ratc.submission.dialect import Task
@@ -44,7 +44,7 @@ def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tu
             return None, (_lost(job, f"{scheduler.dialect.name} has forgotten it", answer.words),)
         said = _states(tasks or ())
         if said and said != shown:
-            print(f"job {job}: {said}", file=sys.stderr, flush=True)
+            say(f"job {job}: {said}")
             shown = said
         time.sleep(pause)
         pause = min(pause * 1.5, _PAUSES[1])

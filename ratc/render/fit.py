@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+from ratc import markup
 
 EXPANDABLE = "expandable_segments"
 GIB = 1 << 30
@@ -82,18 +83,18 @@ def text(rows: Sequence[Row], note: str = "") -> str:
             cell.ljust(width) if column in (0, 2, len(_HEAD)) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n" + (f"\n{note}\n" if note else "")
+        lines.append(markup.visible("  ".join(cells).rstrip()))
+    return "\n".join(lines) + "\n" + (f"\n{markup.lines(note)}\n" if note else "")
 
 
 def markdown(rows: Sequence[Row], note: str = "") -> str:
     """A Markdown table; sizes in GiB."""
     head, *cells = _table(rows)
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    lines += [f"| {' | '.join(line)} |" for line in cells]
-    return "\n".join(lines) + "\n" + (f"\n{note}\n" if note else "")
+    lines += [f"| {' | '.join(map(markup.escape, line))} |" for line in cells]
+    return "\n".join(lines) + "\n" + (f"\n{markup.escape(note)}\n" if note else "")
 
 
 def as_json(rows: Sequence[Row], note: str = "") -> str:
     """The rows as they are, in bytes."""
-    return json.dumps({"rows": [asdict(row) for row in rows], "note": note}, indent=2) + "\n"
+    return markup.json({"rows": [asdict(row) for row in rows], "note": note})

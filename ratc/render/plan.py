@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from ratc import excerpt
+from ratc import excerpt, markup
 from ratc.explain import Link, source
-from ratc.markup import code, escape
+from ratc.markup import code, escape, visible
 from ratc.plan import Plan, Value
 from ratc.redact import plain, redact, shown
 
@@ -20,9 +19,9 @@ _LEAST = 20
 def chain(link: Link, depth: int = 0) -> str:
     """An indented list, one line a link, with the line of the spec or of the facts that each ends in."""
     pad = "  " * depth
-    lines = [f"{pad}{link.path} = {shown(link.path, link.value.value)}  [{visible(source(link.value))}]"]
+    lines = [visible(f"{pad}{link.path} = {shown(link.path, link.value.value)}  [{source(link.value)}]")]
     if link.value.origin == "derived" and link.value.reason:
-        lines.append(f"{pad}  because: {redact(link.value.reason)}")
+        lines.append(visible(f"{pad}  because: {redact(link.value.reason)}"))
     if link.is_above:
         lines.append(f"{pad}  (what it was made from stands above)")
     quoted = _quoted(link.value)
@@ -34,7 +33,9 @@ def chain(link: Link, depth: int = 0) -> str:
 def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
     """One line a value: path, value, where from or why. Cut at ``width`` columns; whole where that is None."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
-    rows = [(path, shown(path, value.value), _why(value)) for path, value in found if value is not None]
+    rows = [
+        (visible(path), shown(path, value.value), visible(_why(value))) for path, value in found if value is not None
+    ]
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     if width is not None:
         second = min(second, max(_LEAST, (width - first - 4) // 2))
@@ -68,12 +69,7 @@ def document(links: Sequence[Link], remarks: Sequence[str] = (), findings: Seque
         "findings": list(findings),
         "values": [_object(link) for link in links],
     }
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-
-
-def visible(text: str) -> str:
-    """The text with each control character as one visible one: names of files and words of a shell may hold any."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return markup.json(tree)
 
 
 def _object(link: Link) -> dict[str, Any]:
@@ -101,7 +97,7 @@ def _quoted(value: Value) -> str:
 
 
 def _why(value: Value) -> str:
-    return redact(value.reason) if value.origin == "derived" and value.reason else visible(source(value))
+    return redact(value.reason) if value.origin == "derived" and value.reason else source(value)
 
 
 def _cut(text: str, width: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ratc import excerpt
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.markup import visible
 from ratc.redact import redact
 
 _COLOURS = {
@@ -41,11 +42,11 @@ def diagnostic(item: Diagnostic, colour: bool = False) -> str:
         return f"{_COLOURS[kind]}{text}{_RESET}" if colour else text
 
     kind = item.severity.value
-    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {_visible(redact(item.message))}"]
+    lines = [f"{paint(kind, f'{kind}[{item.code}]')}: {visible(redact(item.message))}"]
     if item.span:
         lines += _excerpt(item.span, paint)
-    lines += [f"{paint('note', 'note')}: {_visible(redact(note))}" for note in item.notes if note]
-    lines += [f"{paint('help', 'help')}: {_visible(redact(text))}" for text in item.helps if text]
+    lines += [f"{paint('note', 'note')}: {visible(redact(note))}" for note in item.notes if note]
+    lines += [f"{paint('help', 'help')}: {visible(redact(text))}" for text in item.helps if text]
     return "\n".join(lines)
 
 
@@ -59,20 +60,15 @@ def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
         cut = max(0, column - 1 - _WIDTH // 2)
         text = text[cut : cut + _WIDTH]
         column, end = column - cut, end - cut
-    text = _visible(text)
+    text = visible(text)
     marked = text[column - 1 : max(column, min(end, len(text) + 1) - 1)]
     carets = "^" * max(1, _cells(marked))
     return [
-        paint("gutter", f"{pad} --> ") + _visible(span.place),
+        paint("gutter", f"{pad} --> ") + visible(span.place),
         paint("gutter", f"{pad} |"),
         paint("gutter", f"{number} | ") + text,
         paint("gutter", f"{pad} | ") + " " * _cells(text[: column - 1]) + paint("error", carets),
     ]
-
-
-def _visible(text: str) -> str:
-    """The text with tabs and control characters as one visible character each, so that columns still agree."""
-    return "".join("→" if char == "\t" else char if char.isprintable() else "�" for char in text)
 
 
 def _cells(text: str) -> int:

@@ -17,7 +17,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     for path, value in settings.items():
         if not settings.given(path):
             continue
-        for place in found(path, value.value, strict=path == _VARIABLES):
+        for place in found(path, value.value, strict=path.endswith("variables")):
             if place in told:
                 continue
             told.add(place)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ratc import markup
 from ratc.tuning.points import Study
 from ratc.tuning.space import inline
 
@@ -124,4 +124,4 @@ def as_json(study: Study, trials: Sequence[Trial], finished: Sequence[str] = ())
             for trial in trials
         ],
     }
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    return markup.json(tree)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from ratc import markup
 from ratc.diff import words
 from ratc.diff.model import Change, Comparison, Side
 from ratc.plan import Value
@@ -27,7 +27,7 @@ def document(comparison: Comparison) -> str:
         "amounts": [{"what": amount.what, "old": amount.old, "new": amount.new} for amount in comparison.amounts],
         "changes": list(_changes(comparison)),
     }
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    return markup.json(tree)
 
 
 def _side(side: Side) -> dict[str, Any]:

@@ -15,10 +15,11 @@ _MARKS = {Effect.TRAINING: "🔴", Effect.RESUME: "🔴", Effect.MEMORY: "🟡",
 def markdown(comparison: Comparison) -> str:
     """A verdict, the sums, and a table in which `↳` stands before what follows from the row above."""
     head = f"### `ratc diff` {code(comparison.old.name)} → {code(comparison.new.name)}\n"
-    parts = [head, f"**{' '.join(words.verdict(comparison))}**\n"]
+    parts = [head, f"**{escape(' '.join(words.verdict(comparison)))}**\n"]
     parts += [f"- {escape(remark)}\n" for remark in comparison.remarks]
     parts += [
-        f"- {amount.what}: {amount.old or 'not known'} → {amount.new or 'not known'}\n" for amount in comparison.amounts
+        f"- {escape(amount.what)}: {escape(amount.old or 'not known')} → {escape(amount.new or 'not known')}\n"
+        for amount in comparison.amounts
     ]
     rows = [*map(_row, lines(comparison)), *map(_surrounding, comparison.surroundings)]
     if rows:
@@ -34,7 +35,7 @@ def _row(line: Line) -> str:
     mark = "&nbsp;&nbsp;" * max(0, line.depth - 1) + "↳ " if line.depth else ""
     reasons = [f"{word} {escape(reason)}" for word, reason in words.reasons(line)]
     if line.also:
-        reasons.append(f"also from {words.also(line)}")
+        reasons.append(escape(f"also from {words.also(line)}"))
     if line.others:
         reasons.append(escape(words.others(line)))
     return _cells(f"{mark}{code(words.name(change))}", change, "; ".join(reasons))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ratc.diff import words
 from ratc.diff.model import Change, Comparison, Effect
 from ratc.diff.order import Line, lines
+from ratc.markup import visible
 
 _RESET = "\x1b[0m"
 _BOLD, _DIM, _OLD, _NEW = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m"
@@ -42,6 +43,7 @@ class _Paint:
         self._colour = colour
 
     def __call__(self, code: str, words_: str) -> str:
+        words_ = visible(words_)
         return f"{code}{words_}{_RESET}" if self._colour and words_ else words_
 
 
@@ -64,11 +66,11 @@ def _line(line: Line, paint: _Paint) -> Iterator[str]:
     )
     pad += "    " if line.depth else "  "
     for word, reason in words.reasons(line):
-        yield f"{pad}{paint(_DIM, f'{word:<4}')} {reason}"
+        yield f"{pad}{paint(_DIM, f'{word:<4}')} {visible(reason)}"
     if line.also:
-        yield f"{pad}{paint(_DIM, 'and')}  follows from {words.also(line)}, too"
+        yield f"{pad}{paint(_DIM, 'and')}  follows from {visible(words.also(line))}, too"
     if line.others:
-        yield f"{pad}{words.others(line)}"
+        yield f"{pad}{visible(words.others(line))}"
     if change.meaning:
         yield f"{pad}{paint(_DIM, change.meaning)}"
 
@@ -76,7 +78,7 @@ def _line(line: Line, paint: _Paint) -> Iterator[str]:
 def _moved(change: Change, paint: _Paint) -> str:
     old, new = words.shown(change)
     if change.formerly is not None:
-        return f"{new}, formerly {words.formerly(change)}"
+        return visible(f"{new}, formerly {words.formerly(change)}")
     return f"{paint(_OLD, old)} → {paint(_NEW, new)}"
 
 

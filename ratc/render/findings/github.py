@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.markup import workflow_data, workflow_property
 from ratc.redact import redact
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -25,15 +26,7 @@ def _command(item: Diagnostic, command: str) -> str:
         properties |= {"file": span.source.name, "line": str(span.line), "endLine": str(span.end_line)}
         if span.line == span.end_line:  # GitHub takes columns within one line only
             properties |= {"col": str(span.column), "endColumn": str(span.end_column)}
-    told = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    told = ",".join(f"{name}={workflow_property(value)}" for name, value in properties.items())
     words = [item.message, *(f"note: {note}" for note in item.notes if note)]
     words += [f"help: {text}" for text in item.helps if text]
-    return f"::{_LEVELS[item.severity]} {told}::{_data(redact(chr(10).join(words)))}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return f"::{_LEVELS[item.severity]} {told}::{workflow_data(*map(redact, words))}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from ratc import markup
 from ratc.diagnostics import Diagnostic, Span
 from ratc.redact import redact
 
@@ -15,7 +15,7 @@ VERSION = 1
 def document(items: Sequence[Diagnostic], command: str) -> str:
     """All findings in one object; ``file`` and its place are null for what stands in no file."""
     tree = {"version": VERSION, "command": command, "findings": [_finding(item) for item in items]}
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    return markup.json(tree)
 
 
 def _finding(item: Diagnostic) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.markup import escape
+from ratc.markup import code, escape
 from ratc.redact import redact
 
 #: Platforms cut long comments off; this many stay well below that.
@@ -23,7 +23,7 @@ def document(items: Sequence[Diagnostic], command: str) -> str:
 
 
 def _entry(item: Diagnostic) -> str:
-    place = f" `{item.span.place}`" if item.span else ""
+    place = f" {code(redact(item.span.place))}" if item.span else ""
     mark = _MARKS[item.severity]
     lines = [f"- {mark} **{item.code}**{place}: {escape(redact(item.message))}\n"]
     lines += [f"  - note: {escape(redact(note))}\n" for note in item.notes if note]

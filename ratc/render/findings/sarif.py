@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-from ratc import __version__, excerpt
+from ratc import __version__, excerpt, markup
 from ratc.diagnostics import Diagnostic, Span
 from ratc.redact import redact
 
@@ -26,7 +25,7 @@ def document(items: Sequence[Diagnostic], command: str, explanations: dict[str, 
         "results": [_result(item, rules) for item in items],
     }
     tree = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    return markup.json(tree)
 
 
 def _driver(rules: Sequence[str], explanations: dict[str, str]) -> dict[str, Any]:
@@ -84,9 +83,14 @@ def _location(span: Span) -> dict[str, Any]:
 def _artifact(name: str) -> dict[str, Any]:
     """Relative to the source root; a path that leads out of it, or is absolute, stands for itself."""
     if name.startswith("/"):
-        return {"uri": f"file://{quote(name)}"}
+        return {"uri": f"file://{_quoted(name)}"}
     name = name.removeprefix("./")
-    return {"uri": quote(name)} if name.startswith("../") else {"uri": quote(name), "uriBaseId": "%SRCROOT%"}
+    return {"uri": _quoted(name)} if name.startswith("../") else {"uri": _quoted(name), "uriBaseId": "%SRCROOT%"}
+
+
+def _quoted(name: str) -> str:
+    """A path in a URI; the bytes of a name that is not UTF-8 stay what they are."""
+    return quote(name, errors="surrogateescape")
 
 
 def _region(span: Span) -> dict[str, Any]:
@@ -102,4 +106,6 @@ def _fingerprint(item: Diagnostic) -> str:
     """The same for the same finding when lines above it come or go."""
     line = excerpt.line(item.span.source, item.span.line).strip() if item.span else ""
     name = item.span.source.name if item.span else ""
-    return sha256(f"{item.code}\n{name}\n{redact(item.message)}\n{line}".encode()).hexdigest()[:32]
+    return sha256(f"{item.code}\n{name}\n{redact(item.message)}\n{line}".encode(errors="backslashreplace")).hexdigest()[
+        :32
+    ]

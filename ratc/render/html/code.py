@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ratc.redact import redact
+from ratc import excerpt
 
 #: Comments that a scheduler reads.
 _DIRECTIVE = re.compile(r"#(SBATCH|BSUB)\b")
@@ -40,7 +40,7 @@ def file(path: str, text: str, note: str = "") -> File:
 
 def redact_lines(text: str) -> list[str]:
     """The lines of a text, what looks like a secret starred out."""
-    return [redact(line) for line in text.removesuffix("\n").split("\n")]
+    return excerpt.whole(text.removesuffix("\n")).split("\n")
 
 
 def _pieces(line: str, keyed: bool) -> tuple[Piece, ...]:

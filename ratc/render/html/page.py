@@ -17,6 +17,7 @@ from ratc import __version__, excerpt, resources, units
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.diff import words
 from ratc.diff.model import Comparison, Side
+from ratc.markup import html_text
 from ratc.plan import Plan
 from ratc.redact import redact
 from ratc.render.html import changes, code, memory, values
@@ -287,19 +288,25 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=True,
+        finalize=_made_visible,
         auto_reload=False,
     )
     made.filters["prose"] = prose
     return made
 
 
+def _made_visible(value: Any) -> Any:
+    """What a template is given, without what turns or hides text; markup of ours as it is."""
+    return html_text(value) if type(value) is str else value
+
+
 def prose(text: str) -> Markup:
     """Words in which what stands in backticks is code, as in diagnostics."""
     from markupsafe import Markup, escape
 
-    parts = text.split("`")
+    parts = html_text(text).split("`")
     if len(parts) % 2 == 0:  # one of them stands alone
-        return escape(text)
+        return escape(html_text(text))
     told = (Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts))
     return Markup("").join(told)
 

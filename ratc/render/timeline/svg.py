@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
+from ratc import markup
 from ratc.render.timeline import GIB, X_LABEL, Y_LABEL, Drawing, grid, layers, stretches, told
 
 LEFT, TOP, WIDTH, HEIGHT = 72, 64, 700, 360
@@ -39,7 +38,8 @@ def svg(drawing: Drawing) -> str:
         back = [f"{x(n / (count - 1)):.1f},{y(size):.1f}" for n, size in reversed(list(enumerate(lower)))]
         words = f"{layer.label}: {told(max(layer.sizes))} at most"
         parts.append(
-            f'<polygon points="{" ".join(there + back)}" fill="{layer.colour}"><title>{escape(words)}</title></polygon>'
+            f'<polygon points="{" ".join(there + back)}" fill="{layer.colour}">'
+            f"<title>{markup.html(words)}</title></polygon>"
         )
         lower = upper
     parts += _lines(drawing, y)
@@ -48,19 +48,19 @@ def svg(drawing: Drawing) -> str:
     middle = TOP + HEIGHT / 2
     parts.append(
         f'<text x="20" y="{middle}" fill="{_GREY}" text-anchor="middle" transform="rotate(-90 20 {middle})">'
-        f"{escape(Y_LABEL)}</text>"
+        f"{markup.html(Y_LABEL)}</text>"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" width="{_SIZE[0]}" '
         f'height="{_SIZE[1]}" font-family="system-ui, sans-serif" font-size="12" role="img">\n'
-        f"<title>{escape(drawing.title)}</title>\n"
+        f"<title>{markup.html(drawing.title)}</title>\n"
         f'<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
 def html(drawing: Drawing) -> str:
     """A page that holds the drawing."""
-    head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(drawing.title)}</title>\n'
+    head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{markup.html(drawing.title)}</title>\n'
     style = "<style>body { margin: 16px } svg { max-width: 100%; height: auto }</style>\n"
     return f"{head}{style}<body>\n{svg(drawing)}</body>\n</html>\n"
 
@@ -107,5 +107,5 @@ def _text(
     around = ' stroke="#fff" stroke-width="3" paint-order="stroke"' if halo else ""
     return (
         f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" font-weight="{weight}" fill="{fill}" '
-        f'text-anchor="{anchor}"{around}>{escape(words)}</text>'
+        f'text-anchor="{anchor}"{around}>{markup.html(words)}</text>'
     )
