@@ -312,13 +312,13 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
     if saved is None:
-        first_look(flat(datasets), task, world, is_foreign(lock))
+        first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
     left = left_out(len(datasets["train"]), lock) if world.main else ""
     if left:
         warn(left)
-    batch_norm.check_last_batch(engine, datasets["train"], train.order)
+    batch_norm.check_last_batch(engine, datasets["train"], train.order, lock.data.num_workers > 0)
     starts, sources = None, {}
     if world.main:
         starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)

@@ -203,9 +203,35 @@ def test_reading_ends_when_its_time_is_up(project: Path, monkeypatch: pytest.Mon
             return self.sample
 
     data = Slow(torch.rand(1, 8, 8), torch.ones(1, 8, 8))
-    seen = survey(data, make_task(lock_with()), 0, range(1000), 0.2)
+    seen = survey(data, make_task(lock_with()), range(1000), 0.2)
     assert 1 <= seen.read <= 5
     assert not seen.complete
+
+
+def test_a_data_set_is_looked_at_in_another_process_if_loader_processes_follow(project: Path) -> None:
+    """What it opens when it is first read must not be shared by all loader processes."""
+
+    opened: list[int] = []
+
+    class Lazy(Own):
+        def __getitem__(self, index: int) -> Any:
+            opened.append(index)
+            return self.sample
+
+    data = Lazy(torch.rand(1, 8, 8), torch.ones(1, 8, 8))
+    task, before = make_task(lock_with()), torch.random.get_rng_state()
+    first_look({"train": data}, task, ALONE, True, apart=True)
+    assert opened == []
+    assert torch.equal(before, torch.random.get_rng_state())
+    bad = Lazy(torch.rand(1, 8, 8), torch.full((1, 8, 8), 255.0))
+    with pytest.raises(RuntimeFinding, match="R570"):
+        first_look({"train": bad}, task, ALONE, True, apart=True)
+    empty = Lazy(torch.rand(1, 8, 8), torch.zeros(1, 8, 8))
+    with pytest.raises(RuntimeFinding, match="R571"):
+        first_look({"train": empty}, task, ALONE, True, apart=True)
+    assert opened == []
+    first_look({"train": data}, task, ALONE, True)
+    assert opened == [0, 1]
 
 
 def test_a_large_part_that_is_left_out_is_said(project: Path) -> None:

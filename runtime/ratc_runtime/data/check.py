@@ -50,7 +50,7 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
         part = task.parts.get(name.partition("/")[2], task)
         positions = range(len(dataset)) if whole else spread(len(dataset), samples, part.lock.seed)
         seconds = None if whole else SECONDS
-        seen[name] = survey(dataset, part, part.lock.seed, positions, seconds, is_foreign(part.lock))
+        seen[name] = survey(dataset, part, positions, seconds, is_foreign(part.lock))
     print(_table(datasets, seen))
     for kind, part in (task.parts or {"": task}).items():
         of_part = {name: one for name, one in seen.items() if name.partition("/")[2] == kind}
