@@ -150,6 +150,20 @@ def test_classes_that_never_occur_are_named(project: Path, capsys: pytest.Captur
     assert "classes cell, wall never occur in" in never_there("val", Survey(4, read=4), task)
 
 
+def test_of_objects_it_is_known_for_every_image_which_classes_never_occur(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [{"id": n, "file_name": "7.png", "width": 40, "height": 20} for n in range(50)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9]} for n in range(50)]
+    coco(tmp_path, images=images, annotations=boxes)
+    lock = coco_lock(tmp_path)
+    data = {"train": open_split(lock, tmp_path, "train")}
+    task = make_task(lock)
+    task.opened(data)
+    first_look(data, task, ALONE, False)
+    assert "[R572] classes dog, toothbrush never occur in the 50 samples of train" in capsys.readouterr().err
+
+
 class Own:
     """A data set of somebody's own, of one sample."""
 

@@ -261,7 +261,10 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
             raise RuntimeFinding(first.code, first.message, first.note, first.help)
         if seen.read and part.foreground and not any(seen.holders[number] for number in part.foreground):
             _search_everywhere(name, dataset, part, world, apart)
-        elif world.main and seen.complete:
+        known = getattr(dataset, "class_holders", None)
+        if known is not None:  # its targets are in memory: of every sample it is known
+            seen = Survey(len(dataset), read=len(dataset), holders=known())
+        if world.main and seen.complete and any(seen.holders[number] for number in part.foreground):
             said = never_there(name, seen, part)
             if said:
                 warn(said)
