@@ -33,6 +33,11 @@ class RuntimeFinding(Exception):
         return "\n".join(lines)
 
 
+def warn_of(finding: RuntimeFinding) -> None:
+    """Print a finding that refuses nothing, as one warning line with its code."""
+    warn(f"[{finding.code}] {finding.message}")
+
+
 def warn(message: str) -> None:
     """Print one warning line on stderr."""
     print(f"warning: {message}", file=sys.stderr, flush=True)

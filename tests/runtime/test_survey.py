@@ -147,7 +147,7 @@ def test_classes_that_never_occur_are_named(project: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "[R572] class wall never occurs in the 10 samples of train" in said
     task = make_task(lock_with(**THREE))
-    assert "classes cell, wall never occur in" in never_there("val", Survey(4, read=4), task)
+    assert "classes cell, wall never occur in" in never_there("val", Survey(4, read=4), task).message
 
 
 def test_of_objects_it_is_known_for_every_image_which_classes_never_occur(
@@ -250,10 +250,13 @@ def test_a_data_set_is_looked_at_in_another_process_if_loader_processes_follow(p
 
 def test_a_large_part_that_is_left_out_is_said(project: Path) -> None:
     lock = lock_with(training__global_batch_size=32, training__micro_batch_size=32)
-    assert "[R577] `last_batch: drop` leaves out 24 of 56" in left_out(56, lock)
-    assert left_out(64, lock) == ""
-    assert left_out(32 * 20 + 1, lock) == ""
-    assert left_out(56, lock_with(training__global_batch_size=32, training__last_batch="keep")) == ""
+    found = left_out(56, lock)
+    assert found is not None
+    assert found.code == "R577"
+    assert "`last_batch: drop` leaves out 24 of 56" in found.message
+    assert left_out(64, lock) is None
+    assert left_out(32 * 20 + 1, lock) is None
+    assert left_out(56, lock_with(training__global_batch_size=32, training__last_batch="keep")) is None
     told = run_training(
         write_lock(
             project / "compiled",

@@ -18,8 +18,8 @@ from ratc_runtime.data.joint import flat, open_data_set
 from ratc_runtime.data.loading import is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.sources import SPLITS
-from ratc_runtime.data.survey import Survey, never_there, nothing_there, search, spread, survey
-from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.data.survey import Survey, never_there, nothing_there, nothing_yet, search, spread, survey
+from ratc_runtime.errors import RuntimeFinding, warn, warn_of
 from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
@@ -62,11 +62,12 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
     lengths = [len(dataset) for name, dataset in datasets.items() if name.partition("/")[0] == "train"]
     if lengths:
         try:
-            said = left_out(max(lengths), lock)
+            left = left_out(max(lengths), lock)
         except RuntimeFinding as finding:
             refused += _tell(finding)
         else:
-            warn(said) if said else None
+            if left is not None:
+                warn_of(left)
     if pictures is not None:
         for path in _draw(pictures, datasets, task):
             print(f"written: {path}")
@@ -104,11 +105,11 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
         if not there and number >= len(dataset):
             return refused + _tell(nothing_there(name, number))
         if not there:
-            warn(f"[R571] the first {number} samples of {name} have no foreground or object; `--all` reads the others")
+            warn_of(nothing_yet(name, number, len(dataset)))
             return refused
-    said = never_there(name, found, task)
-    if said:
-        warn(said)
+    absent = never_there(name, found, task)
+    if absent is not None:
+        warn_of(absent)
     return refused
 
 

@@ -313,8 +313,8 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
     return Loader(dataset, order, lock, rank, targets, augment)
 
 
-def left_out(length: int, lock: Lock) -> str:
-    """Return in words how much of `length` samples no step of an epoch takes; empty if it is little.
+def left_out(length: int, lock: Lock) -> RuntimeFinding | None:
+    """Return R577 if no step of an epoch takes a large part of `length` samples, else None.
 
     Raises R503 if the samples cannot fill one global batch.
     """
@@ -323,10 +323,11 @@ def left_out(length: int, lock: Lock) -> str:
     capped = lock.training.max_steps_per_epoch is not None  # then an epoch is meant to be a part
     rest = length % batch if lock.training.last_batch == "drop" and not capped else 0
     if rest <= MOST_LEFT_OUT * length:
-        return ""
-    return (
-        f"[R577] `last_batch: drop` leaves out {rest} of {length} training samples in every epoch, others each time:"
-        f" the global batch is {batch}; set `training.last_batch: keep`, or a target_batch_size that leaves less over"
+        return None
+    return RuntimeFinding(
+        "R577",
+        f"`last_batch: drop` leaves out {rest} of {length} training samples in every epoch, others each time:"
+        f" the global batch is {batch}; set `training.last_batch: keep`, or a target_batch_size that leaves less over",
     )
 
 

@@ -20,7 +20,7 @@ from ratc_runtime import nested, watchdog
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
-from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.errors import RuntimeFinding, warn_of
 
 if TYPE_CHECKING:
     from ratc_runtime.distributed import World
@@ -215,13 +215,17 @@ def search(
 
 
 def _has_foreground(task: Task, dataset: Any, position: int) -> bool:
-    read = getattr(dataset, "target", None)
-    try:
-        target = checked(dataset[position], "")["target"] if read is None else read(position)
-        amounts = task.amounts(None, target, name_of(dataset, position))
-    except Exception:  # a sample that cannot be read was or will be reported as such
-        return False
-    return any(amounts.get(number) for number in task.foreground)
+    reads = [lambda index: checked(dataset[index], "")["target"]]
+    own = getattr(dataset, "target", None)
+    if callable(own):  # of the user's it may be anything
+        reads.insert(0, own)
+    for read in reads:
+        try:
+            amounts = task.amounts(None, read(position), name_of(dataset, position))
+        except Exception:  # a sample that cannot be read was or will be reported as such
+            continue
+        return any(amounts.get(number) for number in task.foreground)
+    return False
 
 
 def nothing_there(split: str, samples: int) -> RuntimeFinding:
@@ -235,13 +239,22 @@ def nothing_there(split: str, samples: int) -> RuntimeFinding:
     )
 
 
-def never_there(split: str, seen: Survey, task: Task) -> str:
-    """Return which classes no sample has that was read, in words; empty if there is none such."""
+def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
+    """Return R571, as a warning: the samples that there was time for have nothing."""
+    return RuntimeFinding(
+        "R571",
+        f"the first {read} of {samples} samples of {split} have no foreground or object; the others were not read",
+    )
+
+
+def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
+    """Return R572 for the classes that no sample has that was read; None if there are none."""
     absent = [task.class_labels[number] for number in task.class_labels if not seen.holders[number]]
     if not absent or not seen.read or seen.bad == seen.read:
-        return ""
+        return None
     which = f"class{'es' if len(absent) > 1 else ''} {', '.join(absent[:20])}"
-    return f"[R572] {which} never occur{'s' if len(absent) == 1 else ''} in the {seen.read} samples of {split} read"
+    occur = "occurs" if len(absent) == 1 else "occur"
+    return RuntimeFinding("R572", f"{which} never {occur} in the {seen.read} samples of {split} that were read")
 
 
 def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: bool, apart: bool = False) -> None:
@@ -265,9 +278,9 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
         if known is not None:  # its targets are in memory: of every sample it is known
             seen = Survey(len(dataset), read=len(dataset), holders=known())
         if world.main and seen.complete and any(seen.holders[number] for number in part.foreground):
-            said = never_there(name, seen, part)
-            if said:
-                warn(said)
+            absent = never_there(name, seen, part)
+            if absent is not None:
+                warn_of(absent)
 
 
 def _search_everywhere(name: str, dataset: Any, task: Task, world: World, apart: bool) -> None:
@@ -280,4 +293,4 @@ def _search_everywhere(name: str, dataset: Any, task: Task, world: World, apart:
     if number >= len(dataset) and not task.lock.debug:  # a debug run has a few of the samples only
         raise nothing_there(name, number)
     if world.main:
-        warn(f"[R571] the first {number} samples of {name} have no foreground or object; there are {len(dataset)}")
+        warn_of(nothing_yet(name, number, len(dataset)))
