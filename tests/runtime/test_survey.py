@@ -411,6 +411,19 @@ def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: 
     assert err.count("error[R506]") == 3
 
 
+def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = lock_with(data__on_bad_sample="skip")
+    Image.new("RGB", (32, 32), (9, 0, 0)).save(project / "data/masks/train3_segmentation.png")
+    status, _, err = checked(lock, project, capsys)
+    assert status == 0, err
+    assert "warning[R570]" in err
+    (project / "data/images/train4.png").unlink()
+    status, out, err = checked(lock, project, capsys)
+    assert status == 1
+    assert "error[R533]: 2 of 10 samples of train" in err
+    assert out.splitlines()[1].split()[1:5] == ["9", "9", "1", "1"]
+
+
 def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in SPLITS:
         coco(tmp_path / "data", split)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.data.joint import flat, open_data_set
-from ratc_runtime.data.loading import is_foreign, left_out
+from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.data.survey import Survey, never_there, nothing_there, nothing_yet, search, spread, survey
@@ -93,6 +93,8 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
     if found.bad > _SHOWN:
         print(f"  note: {found.bad} of {found.read} samples of {name} that were read cannot be used", file=sys.stderr)
     refused = 0 if skip else found.bad
+    if skip:
+        refused += _too_many(name, found, len(getattr(dataset, "missing", ())))
     if found.samples == 0:
         return refused + _tell(RuntimeFinding("R506", f"split {name} has no samples", "train, val and test need some"))
     if found.turned:
@@ -111,6 +113,15 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
     if absent is not None:
         warn_of(absent)
     return refused
+
+
+def _too_many(name: str, found: Survey, missing: int) -> int:
+    """Say if more samples would be left out than a run puts up with; return how many findings that gave."""
+    bad, looked = found.bad + missing, found.read + missing
+    if bad <= 1 or bad <= MOST_SHARE * looked:
+        return 0
+    message = f"{bad} of {looked} samples of {name} that were looked at are bad, more than {MOST_SHARE:.0%}"
+    return _tell(RuntimeFinding("R533", message, help="repair them, or take their names out of the split"))
 
 
 def _tell(finding: RuntimeFinding, severity: str = "error") -> int:
