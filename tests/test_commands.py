@@ -215,3 +215,38 @@ def test_the_cards_of_the_catalogue_resolve_to_their_precision(tmp_path):
     for card, precision in {**expected, "rtx4090": "bf16", "mi250x": "bf16", "mi300x": "bf16"}.items():
         done = ratc("explain", str(spec), "training.precision", "--gpu", card)
         assert done.stdout.startswith(f"training.precision = {precision} "), (card, done.stdout, done.stderr)
+
+
+MAPPING = (
+    "import torch\n\n\n"
+    "class Net(torch.nn.Module):\n"
+    "    def __init__(self):\n"
+    "        super().__init__()\n"
+    "        self.layer = torch.nn.Conv2d(3, 1, 3, padding=1)\n\n"
+    "    def forward(self, image):\n"
+    "        return {'out': self.layer(image), 'aux': None}\n"
+)
+
+
+@pytest.mark.parametrize("batch", ["batch_size: 4", "target_batch_size: 8"])
+def test_a_model_that_returns_a_mapping_does_not_compile_until_its_key_is_named(tmp_path, batch):
+    (tmp_path / "own.py").write_text(MAPPING)
+    (tmp_path / "spec.yaml").write_text(
+        "experiment_name: keys\nmodel: {name: 'own:Net'}\ndata: {data_dir: data, image_size: 64}\n"
+        f"training: {{{batch}}}\nresources: {{num_gpus: 1, gpu: h100, cpus: 2}}\n"
+    )
+    done = ratc("compile", "spec.yaml", "-o", "out", cwd=tmp_path, RATC_SKIP_BATCH_CHECK="")
+    assert done.returncode == 1, done.stderr
+    assert "error[R574]: the model returns a mapping with the keys `out`, `aux`" in done.stderr
+    assert "`model: {output: out}`" in done.stderr
+    named = ("compile", "spec.yaml", "-o", "out", "--set", "model.output=out")
+    done = ratc(*named, cwd=tmp_path, RATC_SKIP_BATCH_CHECK="")
+    assert done.returncode == 0, done.stderr
+    assert "\n  output: out" in (tmp_path / "out/lock.yaml").read_text()
+    assert "R316" not in done.stderr
+
+
+def test_the_built_in_model_takes_no_key_of_its_output(tmp_path):
+    done = ratc("validate", str(small_spec(tmp_path)), "--set", "model.output=out")
+    assert done.returncode == 1
+    assert "R203" in done.stderr

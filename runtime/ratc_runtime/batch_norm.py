@@ -11,6 +11,7 @@ from ratc_runtime import nested
 from ratc_runtime.checkpoint import rng_state, set_rng_state
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.data.samples import checked, name_of
+from ratc_runtime.data.survey import each
 from ratc_runtime.errors import RuntimeFinding
 
 #: How torch's error begins (torch.nn.functional._verify_batch_size).
@@ -44,10 +45,11 @@ def explain(error: BaseException, model: torch.nn.Module, samples: int | None = 
     )
 
 
-def check_last_batch(engine: Any, dataset: Any, order: TrainOrder) -> None:
+def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool = False) -> None:
     """Raise R575 now if the last step of an epoch will give one sample to a module that cannot take it.
 
     The model is run on one sample, and is as before afterwards. Not done if it cannot run for itself (ZeRO-3).
+    With `apart` the sample is read by a process of its own (`ratc_runtime.data.survey.each`).
     """
     share = order.rest // (order.world * order.accumulation)
     if not order.rest or share > 1 or order.steps * order.global_batch <= order.length or engine.alone is None:
@@ -57,7 +59,9 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder) -> None:
         return
     if not any(isinstance(part, _KINDS) for part in model.modules()):
         return
-    image = _first_image(dataset)
+    image = next(
+        (found for found in each(dataset, _image, range(min(8, len(dataset))), apart) if found is not None), None
+    )
     if image is None:
         return
     random, training = rng_state(), model.training
@@ -80,11 +84,9 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder) -> None:
         set_rng_state(random)
 
 
-def _first_image(dataset: Any) -> Any:
-    """Return the image of one sample as a batch; None if none of the first can be read."""
-    for position in range(min(8, len(dataset))):
-        try:
-            return default_collate([checked(dataset[position], name_of(dataset, position))["image"]])
-        except Exception:  # it was or will be reported as a bad sample
-            continue
-    return None
+def _image(dataset: Any, position: int) -> Any:
+    """Return the image of one sample as a batch; None if it cannot be read."""
+    try:
+        return default_collate([checked(dataset[position], name_of(dataset, position))["image"]])
+    except Exception:  # it was or will be reported as a bad sample
+        return None

@@ -38,6 +38,11 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
+def warn_of(finding: RuntimeFinding) -> None:
+    """Print a finding that refuses nothing, as one warning line with its code."""
+    warn(f"[{finding.code}] {finding.message}")
+
+
 def warn(message: str) -> None:
     """Print one warning line on stderr."""
     print(visible(f"warning: {message}"), file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
-from ratc_runtime.errors import warn
+from ratc_runtime.errors import warn_of
 from ratc_runtime.evaluation import Evaluation
 from ratc_runtime.lock import Lock, lock_digest
 from ratc_runtime.memory import allocated, start_measuring
@@ -315,13 +315,13 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
     if saved is None:
-        first_look(flat(datasets), task, world, is_foreign(lock))
+        first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
-    left = left_out(len(datasets["train"]), lock) if world.main else ""
-    if left:
-        warn(left)
-    batch_norm.check_last_batch(engine, datasets["train"], train.order)
+    left = left_out(len(datasets["train"]), lock) if world.main else None
+    if left is not None:
+        warn_of(left)
+    batch_norm.check_last_batch(engine, datasets["train"], train.order, lock.data.num_workers > 0)
     starts, sources = None, {}
     if world.main:
         starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)

@@ -147,7 +147,21 @@ def test_classes_that_never_occur_are_named(project: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "[R572] class wall never occurs in the 10 samples of train" in said
     task = make_task(lock_with(**THREE))
-    assert "classes cell, wall never occur in" in never_there("val", Survey(4, read=4), task)
+    assert "classes cell, wall never occur in" in never_there("val", Survey(4, read=4), task).message
+
+
+def test_of_objects_it_is_known_for_every_image_which_classes_never_occur(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [{"id": n, "file_name": "7.png", "width": 40, "height": 20} for n in range(50)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9]} for n in range(50)]
+    coco(tmp_path, images=images, annotations=boxes)
+    lock = coco_lock(tmp_path)
+    data = {"train": open_split(lock, tmp_path, "train")}
+    task = make_task(lock)
+    task.opened(data)
+    first_look(data, task, ALONE, False)
+    assert "[R572] classes dog, toothbrush never occur in the 50 samples of train" in capsys.readouterr().err
 
 
 class Own:
@@ -203,17 +217,46 @@ def test_reading_ends_when_its_time_is_up(project: Path, monkeypatch: pytest.Mon
             return self.sample
 
     data = Slow(torch.rand(1, 8, 8), torch.ones(1, 8, 8))
-    seen = survey(data, make_task(lock_with()), 0, range(1000), 0.2)
+    seen = survey(data, make_task(lock_with()), range(1000), 0.2)
     assert 1 <= seen.read <= 5
     assert not seen.complete
 
 
+def test_a_data_set_is_looked_at_in_another_process_if_loader_processes_follow(project: Path) -> None:
+    """What it opens when it is first read must not be shared by all loader processes."""
+
+    opened: list[int] = []
+
+    class Lazy(Own):
+        def __getitem__(self, index: int) -> Any:
+            opened.append(index)
+            return self.sample
+
+    data = Lazy(torch.rand(1, 8, 8), torch.ones(1, 8, 8))
+    task, before = make_task(lock_with()), torch.random.get_rng_state()
+    first_look({"train": data}, task, ALONE, True, apart=True)
+    assert opened == []
+    assert torch.equal(before, torch.random.get_rng_state())
+    bad = Lazy(torch.rand(1, 8, 8), torch.full((1, 8, 8), 255.0))
+    with pytest.raises(RuntimeFinding, match="R570"):
+        first_look({"train": bad}, task, ALONE, True, apart=True)
+    empty = Lazy(torch.rand(1, 8, 8), torch.zeros(1, 8, 8))
+    with pytest.raises(RuntimeFinding, match="R571"):
+        first_look({"train": empty}, task, ALONE, True, apart=True)
+    assert opened == []
+    first_look({"train": data}, task, ALONE, True)
+    assert opened == [0, 1]
+
+
 def test_a_large_part_that_is_left_out_is_said(project: Path) -> None:
     lock = lock_with(training__global_batch_size=32, training__micro_batch_size=32)
-    assert "[R577] `last_batch: drop` leaves out 24 of 56" in left_out(56, lock)
-    assert left_out(64, lock) == ""
-    assert left_out(32 * 20 + 1, lock) == ""
-    assert left_out(56, lock_with(training__global_batch_size=32, training__last_batch="keep")) == ""
+    found = left_out(56, lock)
+    assert found is not None
+    assert found.code == "R577"
+    assert "`last_batch: drop` leaves out 24 of 56" in found.message
+    assert left_out(64, lock) is None
+    assert left_out(32 * 20 + 1, lock) is None
+    assert left_out(56, lock_with(training__global_batch_size=32, training__last_batch="keep")) is None
     told = run_training(
         write_lock(
             project / "compiled",
@@ -366,6 +409,19 @@ def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: 
     status, _, err = checked(lock_with(), project, capsys)
     assert status == 1
     assert err.count("error[R506]") == 3
+
+
+def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = lock_with(data__on_bad_sample="skip")
+    Image.new("RGB", (32, 32), (9, 0, 0)).save(project / "data/masks/train3_segmentation.png")
+    status, _, err = checked(lock, project, capsys)
+    assert status == 0, err
+    assert "warning[R570]" in err
+    (project / "data/images/train4.png").unlink()
+    status, out, err = checked(lock, project, capsys)
+    assert status == 1
+    assert "error[R533]: 2 of 10 samples of train" in err
+    assert out.splitlines()[1].split()[1:5] == ["9", "9", "1", "1"]
 
 
 def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,6 +178,15 @@ def test_a_volume_of_several_labels_is_no_mask_of_one_class(volumes: Path) -> No
     assert "mask_threshold" in raised.value.help
 
 
+def test_a_volume_that_no_memory_holds_is_not_decoded(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_split(lock_of(volumes), volumes / "data", "train")
+    monkeypatch.setattr(volume_store, "_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(volume_store, "folder_of_maps", lambda: None)
+    with pytest.raises(RuntimeFinding, match=r"R506.*cannot be decoded") as raised:
+        data[0]
+    assert "more than the machine has" in raised.value.note
+
+
 def broken_size(data: Path) -> str:
     save(data, "a", volume((20, 13, 9), 0)[0], volume((20, 13, 8), 0)[1])
     return "R537.*20 x 13 x 9 voxels, its mask 20 x 13 x 8"

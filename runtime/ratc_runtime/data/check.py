@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.data.joint import flat, open_data_set
-from ratc_runtime.data.loading import is_foreign, left_out
+from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.sources import SPLITS
-from ratc_runtime.data.survey import Survey, never_there, nothing_there, search, spread, survey
-from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.data.survey import Survey, never_there, nothing_there, nothing_yet, search, spread, survey
+from ratc_runtime.errors import RuntimeFinding, warn, warn_of
 from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
@@ -50,7 +50,7 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
         part = task.parts.get(name.partition("/")[2], task)
         positions = range(len(dataset)) if whole else spread(len(dataset), samples, part.lock.seed)
         seconds = None if whole else SECONDS
-        seen[name] = survey(dataset, part, part.lock.seed, positions, seconds, is_foreign(part.lock))
+        seen[name] = survey(dataset, part, positions, seconds, is_foreign(part.lock))
     print(_table(datasets, seen))
     for kind, part in (task.parts or {"": task}).items():
         of_part = {name: one for name, one in seen.items() if name.partition("/")[2] == kind}
@@ -62,11 +62,12 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
     lengths = [len(dataset) for name, dataset in datasets.items() if name.partition("/")[0] == "train"]
     if lengths:
         try:
-            said = left_out(max(lengths), lock)
+            left = left_out(max(lengths), lock)
         except RuntimeFinding as finding:
             refused += _tell(finding)
         else:
-            warn(said) if said else None
+            if left is not None:
+                warn_of(left)
     if pictures is not None:
         for path in _draw(pictures, datasets, task):
             print(f"written: {path}")
@@ -92,6 +93,8 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
     if found.bad > _SHOWN:
         print(f"  note: {found.bad} of {found.read} samples of {name} that were read cannot be used", file=sys.stderr)
     refused = 0 if skip else found.bad
+    if skip:
+        refused += _too_many(name, found, len(getattr(dataset, "missing", ())))
     if found.samples == 0:
         return refused + _tell(RuntimeFinding("R506", f"split {name} has no samples", "train, val and test need some"))
     if found.turned:
@@ -104,12 +107,21 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
         if not there and number >= len(dataset):
             return refused + _tell(nothing_there(name, number))
         if not there:
-            warn(f"[R571] the first {number} samples of {name} have no foreground or object; `--all` reads the others")
+            warn_of(nothing_yet(name, number, len(dataset)))
             return refused
-    said = never_there(name, found, task)
-    if said:
-        warn(said)
+    absent = never_there(name, found, task)
+    if absent is not None:
+        warn_of(absent)
     return refused
+
+
+def _too_many(name: str, found: Survey, missing: int) -> int:
+    """Say if more samples would be left out than a run puts up with; return how many findings that gave."""
+    bad, looked = found.bad + missing, found.read + missing
+    if bad <= 1 or bad <= MOST_SHARE * looked:
+        return 0
+    message = f"{bad} of {looked} samples of {name} that were looked at are bad, more than {MOST_SHARE:.0%}"
+    return _tell(RuntimeFinding("R533", message, help="repair them, or take their names out of the split"))
 
 
 def _tell(finding: RuntimeFinding, severity: str = "error") -> int:

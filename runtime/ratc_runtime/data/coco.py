@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,13 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
     def most_objects(self) -> int:
         """The objects of the image that has most, crowds left out."""
         return max((int((~target["iscrowd"]).sum()) for target in self._targets), default=0)
+
+    def class_holders(self) -> Counter[int]:
+        """Return the number of images that have any object of each class, crowds left out."""
+        found: Counter[int] = Counter()
+        for target in self._targets:
+            found.update(set(target["labels"][~target["iscrowd"]].tolist()))
+        return found
 
     def __len__(self) -> int:
         return len(self.names)

@@ -203,7 +203,7 @@ class Loader:
             pin_memory=data.pin_memory and torch.cuda.is_available(),
             persistent_workers=data.persistent_workers and workers > 0,
             prefetch_factor=data.prefetch_factor if workers > 0 else None,
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=ignore_stop_signals,
             generator=self._generator,
         )
 
@@ -234,7 +234,7 @@ class Loader:
             except RuntimeError as error:  # torch's word for a worker that is gone
                 if "DataLoader worker" not in str(error):
                     raise
-                raise _worker_gone(str(error)) from error
+                raise worker_gone(str(error)) from error
             self._note_skipped(batch.skipped, everywhere=False)
             if batch.problem is not None:
                 raise batch.problem
@@ -277,7 +277,8 @@ def is_foreign(lock: Lock) -> bool:
     return any(":" in name for name in named)
 
 
-def _worker_gone(text: str) -> RuntimeFinding:
+def worker_gone(text: str) -> RuntimeFinding:
+    """Return R513 for what torch says of a loader process that was killed."""
     return RuntimeFinding(
         "R513",
         "a data-loading process was killed",
@@ -289,7 +290,8 @@ def _worker_gone(text: str) -> RuntimeFinding:
     )
 
 
-def _ignore_stop_signals(_worker: int) -> None:
+def ignore_stop_signals(_worker: int) -> None:
+    """Leave signals to the main process; for a loader process, when it starts."""
     # A signal to the whole process group is the main process's to answer: a worker that died of it would
     # break the step during which the state is saved.
     for number in STOP_SIGNALS:
@@ -311,8 +313,8 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
     return Loader(dataset, order, lock, rank, targets, augment)
 
 
-def left_out(length: int, lock: Lock) -> str:
-    """Return in words how much of `length` samples no step of an epoch takes; empty if it is little.
+def left_out(length: int, lock: Lock) -> RuntimeFinding | None:
+    """Return R577 if no step of an epoch takes a large part of `length` samples, else None.
 
     Raises R503 if the samples cannot fill one global batch.
     """
@@ -321,10 +323,11 @@ def left_out(length: int, lock: Lock) -> str:
     capped = lock.training.max_steps_per_epoch is not None  # then an epoch is meant to be a part
     rest = length % batch if lock.training.last_batch == "drop" and not capped else 0
     if rest <= MOST_LEFT_OUT * length:
-        return ""
-    return (
-        f"[R577] `last_batch: drop` leaves out {rest} of {length} training samples in every epoch, others each time:"
-        f" the global batch is {batch}; set `training.last_batch: keep`, or a target_batch_size that leaves less over"
+        return None
+    return RuntimeFinding(
+        "R577",
+        f"`last_batch: drop` leaves out {rest} of {length} training samples in every epoch, others each time:"
+        f" the global batch is {batch}; set `training.last_batch: keep`, or a target_batch_size that leaves less over",
     )
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from ratc_runtime import nested, watchdog
+from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
-from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.errors import RuntimeFinding, warn_of
 
 if TYPE_CHECKING:
     from ratc_runtime.distributed import World
@@ -63,11 +66,24 @@ class Survey:
         self.amounts.update(amounts)
         self.holders.update(number for number, amount in amounts.items() if amount)
 
+    def add(self, other: Survey) -> None:
+        """Add what was seen of other samples of the same split."""
+        self.read += other.read
+        self.bad += other.bad
+        self.turned += other.turned
+        self.problems += other.problems[: max(0, _KEPT - len(self.problems))]
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        for size, number in other.sizes.items():
+            if size in self.sizes or len(self.sizes) < _SIZES:
+                self.sizes[size] += number
+        self.channels += other.channels
+        self.amounts += other.amounts
+        self.holders += other.holders
+
     def note(self, problem: RuntimeFinding) -> None:
         """Add a sample that cannot be used."""
         self.bad += 1
-        if len(self.problems) < _KEPT:
-            self.problems.append(problem)
+        self.problems.append(problem)
 
 
 def spread(length: int, count: int, seed: int) -> list[int]:
@@ -76,33 +92,95 @@ def spread(length: int, count: int, seed: int) -> list[int]:
 
 
 def survey(
-    dataset: Any, task: Task, seed: int, positions: Iterable[int], seconds: float | None = None, foreign: bool = False
+    dataset: Any,
+    task: Task,
+    positions: Iterable[int],
+    seconds: float | None = None,
+    foreign: bool = False,
+    apart: bool = False,
 ) -> Survey:
     """Read samples and return what was seen; the first one always, others within `seconds`.
 
     One sample is in memory at a time. A `foreign` data set may draw random numbers: those of the process stay as they
-    were.
+    were. For `apart` see `each`.
     """
     seen, begun = Survey(len(dataset)), time.monotonic()
-    with all_kept():
-        for position in positions:
-            if seconds is not None and seen.read and time.monotonic() - begun > seconds:
-                break
-            watchdog.mark()
-            if foreign:
-                seed_all(sample_seed(seed, 0, position))
-            seen.read += 1
-            try:
-                _look(dataset, task, position, seen)
-            except Exception as error:  # a data set of the user's may raise anything
-                seen.note(as_finding(error, name_of(dataset, position)))
+    for one in each(dataset, partial(_look, task, foreign), positions, apart):
+        watchdog.mark()
+        seen.add(one)
+        if seconds is not None and time.monotonic() - begun > seconds:
+            break
     return seen
 
 
-def _look(dataset: Any, task: Task, position: int, seen: Survey) -> None:
-    item = checked(dataset[position], name_of(dataset, position))
-    seen.count(task.amounts(item["image"], item["target"], item["name"]))
-    finest = item["image"][0] if isinstance(item["image"], list) else item["image"]
+def each(
+    dataset: Any, function: Callable[[Any, int], Any], positions: Iterable[int], apart: bool = False
+) -> Iterator[Any]:
+    """Yield `function(dataset, position)` for each position; with `apart`, from a process of its own.
+
+    A data set that opens files when it is first read must not do so in a process that forks loader processes later:
+    they would all read through the same descriptors. Raises R513 if that process is killed.
+    """
+    if not apart:
+        with all_kept():
+            yield from (function(dataset, position) for position in positions)
+        return
+    loader: DataLoader[Any] = DataLoader(
+        _Applied(dataset, function),
+        batch_size=None,
+        sampler=list(positions),
+        num_workers=1,
+        collate_fn=_as_it_is,
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator().manual_seed(0),  # making an iterator must not move the global random state
+    )
+    iterator: Any = iter(loader)
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise worker_gone(str(error)) from error
+    finally:
+        iterator._shutdown_workers()
+
+
+class _Applied(Dataset[Any]):
+    """What a function gives for a data set and a position."""
+
+    def __init__(self, dataset: Any, function: Callable[[Any, int], Any]) -> None:
+        self.dataset, self.function = dataset, function
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.function(self.dataset, position)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _look(task: Task, foreign: bool, dataset: Any, position: int) -> Survey:
+    """Return what is seen of one sample."""
+    seen = Survey(len(dataset), read=1)
+    if foreign:
+        seed_all(sample_seed(task.lock.seed, 0, position))
+    try:
+        item = checked(dataset[position], name_of(dataset, position))
+        seen.count(task.amounts(item["image"], item["target"], item["name"]))
+        _measure(dataset, position, item["image"], seen)
+    except Exception as error:  # a data set of the user's may raise anything
+        seen.note(as_finding(error, name_of(dataset, position)))
+    return seen
+
+
+def _measure(dataset: Any, position: int, image: Any, seen: Survey) -> None:
+    """Note size, channels and values of an image."""
+    finest = image[0] if isinstance(image, list) else image
+    size: tuple[int, ...] = ()
+    channels = type(finest).__name__
     read = getattr(dataset, "header", None)
     if read is not None:
         header = read(position)
@@ -110,38 +188,44 @@ def _look(dataset: Any, task: Task, position: int, seen: Survey) -> None:
         seen.turned += header.orientation != 1
     elif isinstance(finest, torch.Tensor) and finest.dim() > 2:
         size, channels = tuple(reversed(finest.shape[1:])), str(finest.shape[0])
-    else:
-        size, channels = (), type(finest).__name__
-    if size in seen.sizes or len(seen.sizes) < _SIZES:
-        seen.sizes[size] += 1
+    seen.sizes[size] += 1
     seen.channels[channels] += 1
-    for tensor in nested.tensors(item["image"]):
+    for tensor in nested.tensors(image):
         if tensor.numel():
             seen.low = min(seen.low, float(tensor.min()))
             seen.high = max(seen.high, float(tensor.max()))
 
 
-def search(dataset: Any, task: Task, positions: Iterable[int], seconds: float | None) -> tuple[bool, int]:
+def search(
+    dataset: Any, task: Task, positions: Iterable[int], seconds: float | None, apart: bool = False
+) -> tuple[bool, int]:
     """Return whether any target has foreground, and how many targets were read until that was known.
 
     Targets that cannot be read have none. Data sets with `target(index)` do not decode their images for this.
     """
-    read = getattr(dataset, "target", None)
-    number, begun, wanted = 0, time.monotonic(), set(task.foreground)
-    with all_kept():
-        for position in positions:
-            if seconds is not None and time.monotonic() - begun > seconds:
-                break
-            watchdog.mark()
-            number += 1
-            try:
-                target = checked(dataset[position], "")["target"] if read is None else read(position)
-                amounts = task.amounts(None, target, name_of(dataset, position))
-            except Exception:  # a sample that cannot be read was or will be reported as such
-                continue
-            if any(amounts.get(one) for one in wanted):
-                return True, number
+    number, begun = 0, time.monotonic()
+    for found in each(dataset, partial(_has_foreground, task), positions, apart):
+        watchdog.mark()
+        number += 1
+        if found:
+            return True, number
+        if seconds is not None and time.monotonic() - begun > seconds:
+            break
     return False, number
+
+
+def _has_foreground(task: Task, dataset: Any, position: int) -> bool:
+    reads = [lambda index: checked(dataset[index], "")["target"]]
+    own = getattr(dataset, "target", None)
+    if callable(own):  # of the user's it may be anything
+        reads.insert(0, own)
+    for read in reads:
+        try:
+            amounts = task.amounts(None, read(position), name_of(dataset, position))
+        except Exception:  # a sample that cannot be read was or will be reported as such
+            continue
+        return any(amounts.get(number) for number in task.foreground)
+    return False
 
 
 def nothing_there(split: str, samples: int) -> RuntimeFinding:
@@ -155,16 +239,25 @@ def nothing_there(split: str, samples: int) -> RuntimeFinding:
     )
 
 
-def never_there(split: str, seen: Survey, task: Task) -> str:
-    """Return which classes no sample has that was read, in words; empty if there is none such."""
+def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
+    """Return R571, as a warning: the samples that there was time for have nothing."""
+    return RuntimeFinding(
+        "R571",
+        f"the first {read} of {samples} samples of {split} have no foreground or object; the others were not read",
+    )
+
+
+def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
+    """Return R572 for the classes that no sample has that was read; None if there are none."""
     absent = [task.class_labels[number] for number in task.class_labels if not seen.holders[number]]
     if not absent or not seen.read or seen.bad == seen.read:
-        return ""
+        return None
     which = f"class{'es' if len(absent) > 1 else ''} {', '.join(absent[:20])}"
-    return f"[R572] {which} never occur{'s' if len(absent) == 1 else ''} in the {seen.read} samples of {split} read"
+    occur = "occurs" if len(absent) == 1 else "occur"
+    return RuntimeFinding("R572", f"{which} never {occur} in the {seen.read} samples of {split} that were read")
 
 
-def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: bool) -> None:
+def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: bool, apart: bool = False) -> None:
     """Look at a few samples of each split before the first step; every rank calls this, and reads its share.
 
     `datasets` are by split, of several tasks by `split/task`. Raises on every rank what is wrong with the first bad
@@ -172,37 +265,32 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
     """
     for name, dataset in datasets.items():
         part = task.parts.get(name.partition("/")[2], task)
-        seed = part.lock.seed
-        mine = spread(len(dataset), FIRST_SAMPLES, seed)[world.rank :: world.size]
-        seen = survey(dataset, part, seed, mine, FIRST_SECONDS, foreign)
-        everywhere = world.gather(seen)
-        problems = [problem for one in everywhere for problem in one.problems]
-        read, bad = (sum(counts) for counts in zip(*((one.read, one.bad) for one in everywhere), strict=True))
-        if problems and (part.lock.data.on_bad_sample == "fail" or (bad == read and read > 1)):
-            first = problems[0]
+        mine = spread(len(dataset), FIRST_SAMPLES, part.lock.seed)[world.rank :: world.size]
+        seen = Survey(len(dataset))
+        for one in world.gather(survey(dataset, part, mine, FIRST_SECONDS, foreign, apart)):
+            seen.add(one)
+        if seen.problems and (part.lock.data.on_bad_sample == "fail" or (seen.bad == seen.read and seen.read > 1)):
+            first = seen.problems[0]
             raise RuntimeFinding(first.code, first.message, first.note, first.help)
-        if (
-            read
-            and part.foreground
-            and not any(one.holders[number] for one in everywhere for number in part.foreground)
-        ):
-            _search_everywhere(name, dataset, part, world)
-        elif world.main and read == len(dataset):
-            whole = Survey(len(dataset), read, bad)
-            for one in everywhere:
-                whole.holders.update(one.holders)
-            said = never_there(name, whole, part)
-            if said:
-                warn(said)
+        if seen.read and part.foreground and not any(seen.holders[number] for number in part.foreground):
+            _search_everywhere(name, dataset, part, world, apart)
+        known = getattr(dataset, "class_holders", None)
+        if known is not None:  # its targets are in memory: of every sample it is known
+            seen = Survey(len(dataset), read=len(dataset), holders=known())
+        if world.main and seen.complete and any(seen.holders[number] for number in part.foreground):
+            absent = never_there(name, seen, part)
+            if absent is not None:
+                warn_of(absent)
 
 
-def _search_everywhere(name: str, dataset: Any, task: Task, world: World) -> None:
+def _search_everywhere(name: str, dataset: Any, task: Task, world: World, apart: bool) -> None:
     """Look for any foreground in the whole split; raise R571 if it has none, warn if time is short."""
-    found = world.gather(search(dataset, task, range(world.rank, len(dataset), world.size), SEARCH_SECONDS))
+    mine = range(world.rank, len(dataset), world.size)
+    found = world.gather(search(dataset, task, mine, SEARCH_SECONDS, apart))
     number = sum(read for _, read in found)
     if any(yes for yes, _ in found):
         return
     if number >= len(dataset) and not task.lock.debug:  # a debug run has a few of the samples only
         raise nothing_there(name, number)
     if world.main:
-        warn(f"[R571] the first {number} samples of {name} have no foreground or object; there are {len(dataset)}")
+        warn_of(nothing_yet(name, number, len(dataset)))

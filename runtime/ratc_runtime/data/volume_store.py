@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from ratc_runtime.errors import RuntimeFinding, warn
 VERSION = 2
 #: Percentiles that intensities are clipped to where no window is given.
 CLIP = (0.5, 99.5)
+#: What a voxel takes while it is decoded: as float32, and as it is in the file.
+_VOXEL_BYTES = 5
 #: Affines of an image and its mask may differ by this much, in the affine's own units (mm).
 TOLERANCE = 1e-2
 
@@ -217,12 +220,22 @@ def _header(path: Path) -> tuple[tuple[int, ...], Any]:
 def _voxels(path: Path) -> tuple[Any, Any]:
     try:
         loaded = _load(path)
+        needed = math.prod(loaded.shape) * _VOXEL_BYTES
+        if needed > _memory_bytes():  # a small compressed file may say and hold anything
+            raise ValueError(
+                f"its {_spelled(loaded.shape)} voxels take {needed / 2**30:.0f} GiB, more than the machine has"
+            )
         voxels = np.asanyarray(loaded.dataobj)
         if voxels.dtype.kind not in "uif":
             raise ValueError(f"voxels of type {voxels.dtype}")
     except Exception as error:  # see above
         raise _corrupt(path, error) from None
     return voxels, np.asarray(loaded.affine, dtype=float)
+
+
+def _memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _corrupt(path: Path, error: Exception) -> RuntimeFinding:
