@@ -18,6 +18,8 @@ from ratc.callables import REST
 
 #: Bytes of a source that is parsed, and modules that are followed, at most.
 MAX_BYTES, MOST = 4 << 20, 5000
+#: Functions and classes of a module that are told apart; one with more has a digest alone.
+MOST_PARTS = 400
 _SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 
 
@@ -118,6 +120,8 @@ def _parts(data: bytes) -> dict[str, str]:
             own = range(first, (node.end_lineno or node.lineno) + 1)
             taken |= set(own)
             texts.setdefault(node.name, []).extend(lines[number] for number in own if number in lines)
+    if len(texts) > MOST_PARTS:
+        return {}
     texts[REST] = [text for number, text in lines.items() if number not in taken]
     return {
         name: hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]

@@ -53,8 +53,10 @@ def allows(folder: str, name: str) -> bool:
 
 
 def _ask(place: str, name: str) -> bool:
-    shown = place if place.isprintable() else repr(place)
-    print(f"ratc: the spec names code of its own: {name}. To go on, that code is run on this machine.", file=sys.stderr)
+    shown, named = (text if text.isprintable() else ascii(text) for text in (place, name))
+    print(
+        f"ratc: the spec names code of its own: {named}. To go on, that code is run on this machine.", file=sys.stderr
+    )
     print(f"ratc: trust {shown} and all below it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         return False

@@ -17,7 +17,12 @@ from PIL import Image
 from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "RATC_PYTHON": sys.executable}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}",
+    "RATC_PYTHON": sys.executable,
+    "RATC_TRUST": "1",
+}
 SPEC = {
     "experiment_name": "tiny",
     "model": {"feature_dims": 16, "num_blocks": 1, "num_heads": 2, "iters": 1, "sga_kernel_size": 5, "stride": 4},

@@ -17,6 +17,7 @@ from typing import Any
 from ratc import alloc_conf, facts, files, processes, tracing
 from ratc.cli import facts_file, inputs, measuring, trusting
 from ratc.cli.console import say
+from ratc.cli.inputs import Loaded
 from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
 from ratc.cli.traces import Library, NoTrace
@@ -74,11 +75,8 @@ def _profile(args: argparse.Namespace, telling: Telling) -> int:
     if plan is None:
         telling.tell((*loaded.diagnostics, *found))
         return 1
-    if args.measure and (untrusted := trusting.refused(loaded)):
-        telling.tell(untrusted)
-        return 1
     if args.measure:
-        return _measure(args, plan, loaded.folder, telling)
+        return _measure(args, plan, loaded, telling)
     plan, found, _, decision = inputs.decided(args, loaded.settings, "local")
     telling.tell((*loaded.diagnostics, *found))
     if plan is None:
@@ -128,11 +126,15 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _measure(args: argparse.Namespace, plan: Plan, folder: str, telling: Telling) -> int:
+def _measure(args: argparse.Namespace, plan: Plan, loaded: Loaded, telling: Telling) -> int:
     machine, problem = _machine(plan)
     if problem or machine is None:
         telling.tell((problem,) if problem else ())
         return 1
+    if untrusted := trusting.refused(loaded):
+        telling.tell(untrusted)
+        return 1
+    folder = loaded.folder
     allowed = variants(plan, device_of(plan))
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
     measurement, problem = _points(args, plan, used, folder)

@@ -7,7 +7,8 @@ import json
 import sys
 import tempfile
 
-sys.path.pop(0)  # this folder is no place to import from
+if not getattr(sys.flags, "safe_path", False):
+    sys.path.pop(0)  # this folder is no place to import from
 
 from accelerate.commands.config.config_args import load_config_from_file
 

@@ -10,7 +10,8 @@ import sys
 import tempfile
 from unittest.mock import patch
 
-sys.path.pop(0)  # this folder is no place to import from
+if not getattr(sys.flags, "safe_path", False):
+    sys.path.pop(0)  # this folder is no place to import from
 
 # DeepSpeed imports MLflow if it is installed, for its autotuner. That takes longer than all the rest together.
 sys.modules["mlflow"] = None  # type: ignore[assignment]

@@ -30,6 +30,13 @@ POLL_S = 0.5
 #: What to do if a limit was met.
 WITHOUT = "if `batch_size` is not set, set it: training then needs no prediction"
 _TAIL = 1 << 16
+#: Runs a module as `python -m` does, but for the working folder on the path: that is a spec's, and anybody's.
+_ALONE = """import sys
+if sys.path[:1] == [""]:
+    sys.path.pop(0)
+import runpy
+runpy.run_module("{module}", run_name="__main__", alter_sys=True)
+"""
 #: The fork server starts one job at a time.
 _one_at_a_time = threading.Lock()
 
@@ -121,8 +128,6 @@ def _environment(work: Work, runtime: str) -> dict[str, str]:
         # What is found must not depend on what the network answers.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
-        # Nothing in the spec's folder hides a module of Python's, or one that is installed.
-        "PYTHONSAFEPATH": "1",
         **work.variables,
     }
     if not work.gpu:
@@ -148,7 +153,7 @@ def _cold(
     """Start an interpreter for a piece of work."""
     with open(streams[0], "rb") as asked, open(streams[2], "wb") as errors:
         return subprocess.Popen(
-            [work.interpreter, "-m", work.module, output],
+            [work.interpreter, "-c", _ALONE.format(module=work.module), output],
             stdin=asked,
             stdout=subprocess.DEVNULL,
             stderr=errors,

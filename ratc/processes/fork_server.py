@@ -18,7 +18,8 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-sys.path.pop(0)  # this folder is no place to import from
+if not getattr(sys.flags, "safe_path", False):
+    sys.path.pop(0)  # this folder is no place to import from
 BASE = tuple(sys.path)
 #: What takes longest to import; an optimizer's first call imports torch._dynamo. Whether torch can be imported, the job
 #: says.

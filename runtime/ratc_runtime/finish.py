@@ -152,6 +152,7 @@ def _common(run: Run) -> dict[str, Any]:
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
         "fingerprint": run.lock.fingerprint(),
+        "own_code": run.lock.code(),
         "batch": run.split.record(),
         "job": surroundings.record(os.environ),
         "epochs": progress.history,

@@ -326,6 +326,13 @@ class Lock:
         parts = list(self.learnt().values())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
+    def code(self) -> str | None:
+        """Return the hash of the user's own code, for which comments and blank lines do not count; None if none."""
+        if self.own_code is None:
+            return None
+        parts = {path: module.parts or module.digest for path, module in self.own_code.items()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
 
 def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:
     """What of several tasks decides the weights: not where their data lie, or what classes are called."""

@@ -26,7 +26,7 @@ from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
 from ratc_runtime.distributed import World
 from ratc_runtime.engine import make_engine
-from ratc_runtime.errors import warn_of
+from ratc_runtime.errors import warn, warn_of
 from ratc_runtime.evaluation import Evaluation
 from ratc_runtime.lock import Lock, lock_digest
 from ratc_runtime.memory import allocated, start_measuring
@@ -261,11 +261,19 @@ def seed_everything(lock: Lock, rank: int) -> None:
 
 
 def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
-    """Tell whether the output folder holds the finished results of this very lock, not to be made again."""
+    """Tell whether the output folder holds the finished results of this very lock, not to be made again.
+
+    Results of other own code are not this lock's, unless the lock only warns: its checkpoint then says what differs.
+    """
     if fresh or lock.checkpoint.resume == "never":
         return False
     results = read_results(output_dir)
-    return results.get("status") == "finished" and results.get("fingerprint") == lock.fingerprint()
+    if results.get("status") != "finished" or results.get("fingerprint") != lock.fingerprint():
+        return False
+    moved = None not in (results.get("own_code"), lock.code()) and results["own_code"] != lock.code()
+    if moved and lock.checkpoint.own_code == "warn":
+        warn(f"own code has changed since {output_dir} was finished")
+    return not moved or lock.checkpoint.own_code == "warn"
 
 
 def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:

@@ -360,3 +360,12 @@ def test_a_run_goes_on_only_with_the_code_that_it_was_trained_with(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "losses.py: squared changed" in done.stderr
     assert results(tmp_path / "out")["status"] == "finished"
+    # What is finished is finished with the code that trained it.
+    (tmp_path / "losses.py").write_text(LOSS.format(1000))
+    done = run_training(lock_of(tmp_path, training__epochs=3))
+    assert done.returncode == 1
+    assert "error[R583]" in done.stderr
+    done = run_training(lock_of(tmp_path, "warn", training__epochs=3))
+    assert done.returncode == 0, done.stderr
+    assert "already finished" in done.stdout
+    assert "own code has changed since" in done.stderr
