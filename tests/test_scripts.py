@@ -339,7 +339,8 @@ def test_an_environment_that_is_not_active_is_named(kind: str, hook: str | None,
 @pytest.mark.parametrize(("loads", "works"), [("LOADEDMODULES=cuda/12.4", True), (":", False)])
 def test_a_module_that_says_that_it_failed_is_looked_for(loads: str, works: bool, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__modules=["cuda"], **ONE)
-    done = job.run(**{"BASH_FUNC_module%%": f"() {{ {loads}; [ -n '' ]; }}"})
+    done = job.run(**{"BASH_FUNC_module%%": f"() {{ {loads}; [ -n '' ]; }}", "LOADEDMODULES": "site/1"})
+    assert "modules from the submission, loaded before those of the spec: site/1" in done.stdout
     assert (job.notes / "calls").exists() == works
     assert ("error[R560]: the environment is not set up: module load cuda failed" in done.stderr) != works
 

@@ -55,11 +55,16 @@ ratc_log=$RAT_OUTPUT_DIR/logs/$ratc_id-node$ratc_rank.log
 ratc_keep() {
   if [ "$ratc_rank" = 0 ]; then tee -a -- "$ratc_log"; else cat >>"$ratc_log"; fi
 }
+# Ray's sockets need a short path; one of an earlier start that was killed goes now.
+ratc_sockets=/tmp/ratc-ray-$UID-$ratc_id
+for ratc_left in "${ratc_sockets%.*}".*; do
+  if [ "$ratc_left" != "$ratc_sockets" ] && [ -O "$ratc_left" ] && [ ! -L "$ratc_left" ]; then rm -rf -- "$ratc_left" || true; fi
+done
 ratc_run() {
-  # Where the first node says that the study is over; Ray's sockets need a short path.
+  # Where the first node says that the study is over.
   ratc_ray=(
     ratc.cli.ray_node --rank "$ratc_rank" --head "$ratc_head" --port "$ratc_port" --cpus 32 --gpus 2
-    --over "$RAT_OUTPUT_DIR/study/over-$ratc_id" --sockets "/tmp/ratc-ray-$UID-$ratc_id"
+    --over "$RAT_OUTPUT_DIR/study/over-$ratc_id" --sockets "$ratc_sockets"
     --log "$RAT_OUTPUT_DIR/logs/$ratc_id-ray$ratc_rank.log" --
   )
   "$ratc_python" -m ratc_runtime.meeting "$ratc_head" "$ratc_port" "$ratc_rank" || return

@@ -30,6 +30,7 @@ ratc_loaded() {  # some load a module and say that they failed
   case ":${LOADEDMODULES:-}:" in *":$1:"* | *":$1/"*) return ;; esac
   ratc_refuse "module load $1 failed"
 }
+if [ -n "${LOADEDMODULES:-}" ]; then echo "ratc: modules from the submission, loaded before those of the spec: $LOADEDMODULES"; fi
 ratc_doing="module load "cuda/12.4
 module load cuda/12.4 || ratc_loaded cuda/12.4
 ratc_doing="module load "'odd name;x'
