@@ -102,6 +102,9 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     near = [name for name in candidates if distances[name] <= max(len(wanted), 3) // 3]
     if near:
         return candidates[min(near, key=lambda name: distances[name])]
+    within = [name for name in candidates if len(wanted) > 3 and wanted in name and len(wanted) * 2 > len(name)]
+    if within:
+        return candidates[within[0]]
     parts = set(re.split(r"[^a-z0-9]+", wanted))
     alike = [name for name in candidates if (other := set(re.split(r"[^a-z0-9]+", name))) <= parts or parts <= other]
     return candidates[alike[0]] if len(alike) == 1 and len(wanted) > 2 else None

@@ -175,3 +175,13 @@ def test_the_cache_forgets_what_was_left_unfinished(here, monkeypatch):
     os.utime(place / "tmpold.part", (0, time.time() - 2 * 86_400))
     kept.keep(str(place / "a.json"), b"{}", 3)
     assert sorted(os.listdir(place)) == ["a.json", "tmpnew.part"]
+
+
+def test_the_folders_of_a_study_are_not_looked_for_behind_links(here, capsys):
+    spec = SPEC + "tuning: {trials: 2, backend: array, search_space: {training.learning_rate: [0.1, 0.2]}}\n"
+    Path("spec.yaml").write_text(spec)
+    os.makedirs("outputs/demo/study")
+    os.symlink(os.path.abspath("other"), "outputs/demo/study/trials")
+    assert main(["tune", "spec.yaml"]) == 1
+    assert "R451" in capsys.readouterr().err
+    assert untouched()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ratc import layers
+from ratc import files, layers
 from ratc.cli import inputs
 from ratc.cli.arrays import left_out as left_out_finding
 from ratc.cli.checks import Checks
@@ -77,11 +77,13 @@ class Workshop:
             f"output_dir={self.output}/{point.name}",
             *self.shared,
         )
-        files = TrialFiles(os.path.join(self.folder, "trials", point.name), os.path.join(self.base, point.name))
-        return Compiled(point, files, self.gpus, settings)
+        own = TrialFiles(os.path.join(self.folder, "trials", point.name), os.path.join(self.base, point.name))
+        return Compiled(point, own, self.gpus, settings)
 
     def compile(self, trial: Compiled, folder: str | None = None) -> tuple[Diagnostic, ...]:
         """Compile a trial for this machine, as `ratc compile` does with its values as `--set`; the errors, if any."""
+        inner = os.path.join(os.path.relpath(folder or trial.files.folder, self.base), "lock.yaml")
+        files.refuse_link(self.base, inner)
         own = copy.copy(self.args)
         own.assignments = [*self.args.assignments, *trial.settings]
         own.short_experiment_name = own.short_output_dir = None
@@ -190,6 +192,7 @@ def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnos
 
     What this machine cannot run, a trial over several nodes, has the overlay alone; the reasons are returned.
     """
+    files.refuse_link(workshop.base, os.path.join(os.path.relpath(folder, workshop.base), "overlay.yaml"))
     os.makedirs(folder, exist_ok=True)
     found = workshop.compile(trial, folder)
     tree: dict[str, object] = {}
@@ -200,6 +203,5 @@ def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnos
             section = section.setdefault(parent, {})  # type: ignore[assignment]
         section[key] = node.data()
     head = f"# The values of {trial.point.name}, the best trial of its study.\n"
-    with open(os.path.join(folder, "overlay.yaml"), "w", encoding="utf-8") as file:
-        file.write(head + mapping(tree))
+    files.replace(os.path.join(folder, "overlay.yaml"), (head + mapping(tree)).encode())
     return found

@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
             # It is what is looked for; any number compiles, and none of it is trained with.
             args.assignments = [*args.assignments, "training.learning_rate=1e-4"]
         output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
-        folder = os.path.normpath(os.path.join(loaded.folder, output, FOLDER))
+        above = os.path.normpath(os.path.join(loaded.folder, output))
+        folder = os.path.join(above, FOLDER)
+        files.refuse_link(above, os.path.join(FOLDER, "curve.json"))
         place = os.path.join(folder, "compiled")
         status, compiled = compile_spec(args, "local", place, check=False, telling=telling, before=trusting.before)
     if status:

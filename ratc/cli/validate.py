@@ -9,13 +9,18 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ratc import compiler
 from ratc.cli import fixing, inputs, lookups
 from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
-from ratc.sweep import once
+from ratc.sweep import met_at, once
+
+if TYPE_CHECKING:
+    from ratc.sweep import Point
+    from ratc.tuning.points import Study
 
 #: One finding may hide others; nothing takes more rounds than keys lie within one another.
 _ROUNDS = 32
@@ -67,14 +72,19 @@ def _outcome(args: argparse.Namespace, loaded: inputs.Loaded) -> Iterator[Diagno
     trials = (*points, *(study.points if study else ()))
     runs = [compiler.check_point(loaded.document, point) for point in trials]
     yield from (item for _, said in runs for item in said)
-    every = [settings for settings, _ in runs if settings is not None] if trials else [loaded.settings]
-    for settings in every:
+    every = [(point, own) for point, (own, _) in zip(trials, runs, strict=True) if own is not None]
+    for settings in [own for _, own in every] if trials else [loaded.settings]:
         yield from lookups.check(settings, loaded.folder)
-    yield from _resolved(args, loaded, every)
+    yield from _resolved(args, loaded, every, study)
 
 
-def _resolved(args: argparse.Namespace, loaded: inputs.Loaded, runs: Sequence[Values]) -> Iterator[Diagnostic]:
-    """What resolving finds: R3xx, and R4xx if the target writes more than the files of one local run."""
+def _resolved(
+    args: argparse.Namespace, loaded: inputs.Loaded, runs: Sequence[tuple[Point, Values]], study: Study | None
+) -> Iterator[Diagnostic]:
+    """What resolving finds: R3xx, and R4xx if the target writes more than the files of one local run.
+
+    A trial of a study whose values do not go together is left out, as `compile` does.
+    """
     assert loaded.settings is not None
     settings = loaded.settings
     if args.target != "local" or settings["environment.container"].value or settings.get_as(int, "resources.nodes") > 1:
@@ -93,8 +103,23 @@ def _resolved(args: argparse.Namespace, loaded: inputs.Loaded, runs: Sequence[Va
     yield from _without_prediction(found, settings)
     if hardware is None:
         return
-    for run in runs:
-        yield from _without_prediction(compiler.plan_on(run, hardware)[1], run)
+    if not runs:
+        yield from _without_prediction(compiler.plan_on(settings, hardware)[1], settings)
+        return
+    # Imported here: most specs are of one run.
+    from ratc.cli.arrays import left_out
+    from ratc.cli.points import INFEASIBLE
+
+    left: list[tuple[Point, Diagnostic]] = []
+    for point, own in runs:
+        said = compiler.plan_on(own, hardware)[1]
+        errors = [item for item in said if item.severity is Severity.ERROR]
+        if study and errors and all(item.code in INFEASIBLE for item in errors):
+            left.append((point, errors[0]))
+        else:
+            yield from _without_prediction(met_at(point, said), own)
+    if study:
+        yield from left_out(study, left)
 
 
 def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterator[Diagnostic]:
