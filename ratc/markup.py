@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json as json_
 import re
-from html import escape as html_escape
 from typing import Any
 
 #: Commands of CI systems that stand anywhere in a line: `##[group]` of GitHub's runner, `##vso[…]` of Azure's.
@@ -78,7 +77,10 @@ def html_text(text: str) -> str:
 
 def html(text: str) -> str:
     """Text for a page, escaped."""
-    return html_escape(html_text(text))
+    # Imported here: only pages need it.
+    from html import escape
+
+    return escape(html_text(text))
 
 
 def json(tree: Any) -> str:

@@ -46,11 +46,6 @@ _STAND_IN = re.compile(
 )
 
 
-def looks_secret(name: str, value: str) -> bool:
-    """Whether a variable of this name and value should be named, not written."""
-    return (names_secret(name) and not _stands_in(value)) or has_secret(value)
-
-
 def has_secret(text: str) -> bool:
     """Whether a secret stands somewhere in a text."""
     return next(_spans(text), None) is not None
