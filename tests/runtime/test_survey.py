@@ -28,6 +28,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.lock import Lock, lock_from
 from ratc_runtime.tasks import make_task
 
+from tests.runtime import test_several as several
 from tests.runtime.test_detection import coco
 from tests.runtime.test_detection import lock_of as coco_lock
 
@@ -442,6 +443,23 @@ def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys:
     status, _, err = checked(lock, tmp_path, capsys)
     assert status == 1
     assert "error[R571]: no sample of val" in err
+
+
+def test_the_check_of_several_tasks_is_task_by_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    several.data(tmp_path)
+    path = several.write(tmp_path / "compiled", several.content())
+    capsys.readouterr()
+    assert check.main([str(path), "--data-dir", str(tmp_path), "--pictures", str(tmp_path / "pictures")]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1] for line in out.splitlines() if "/" in line.split("  ")[0]}
+    assert rows["train/discs"] == "6"
+    assert rows["train/train"] == "10"
+    assert "\ndisc " in out
+    assert {found.name for found in (tmp_path / "pictures").iterdir()} == {"discs-samples.png", "train-samples.png"}
+    for mask in (tmp_path / "discs/masks").glob("test*"):
+        Image.new("L", (32, 32)).save(mask)
+    assert check.main([str(path), "--data-dir", str(tmp_path)]) == 1
+    assert "no sample of test/discs" in capsys.readouterr().err
 
 
 def test_the_check_of_a_data_set_of_somebodys_own(
