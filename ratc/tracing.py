@@ -77,9 +77,14 @@ def key(request: Mapping[str, Any], folder: str) -> str:
 
 
 def own_names(request: Mapping[str, Any]) -> list[str]:
-    """The callables that a trace of the request calls and that are not built in."""
-    names = (request["model"]["name"], request["training"]["loss"]["name"])
-    return [str(name) for name in names if ":" in str(name)]
+    """The callables that a trace of the request may call and that are not built in: the model's, and every loss's."""
+    found: list[str] = []
+    for key, value in request.items():
+        if isinstance(value, Mapping) and key != "args":
+            found += (name for name in own_names(value) if name not in found)
+        elif key == "name" and ":" in str(value) and value not in found:
+            found.append(str(value))
+    return found
 
 
 def untrusted(names: Sequence[str], span: Span | None) -> Diagnostic:

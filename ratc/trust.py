@@ -44,10 +44,10 @@ def allows(folder: str, name: str) -> bool:
     """
     if _session.everything or os.environ.get(VARIABLE) == "1" or is_listed(folder):
         return True
-    if not _session.asks or not sys.stdin.isatty() or not sys.stderr.isatty():
-        return False
     place = os.path.realpath(folder)
     if place not in _session.answers:
+        if not _session.asks or not sys.stdin.isatty() or not sys.stderr.isatty():
+            return False
         _session.answers[place] = _ask(place, name)
     return _session.answers[place]
 

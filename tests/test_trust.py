@@ -93,6 +93,26 @@ def test_the_standard_library_is_refused_for_everybody(name, key, tmp_path, monk
     assert not Path("RUN").exists()
 
 
+OF_A_LOSS = {
+    "loss": 'training: {loss: "net:net"}\ndata: {data_dir: data}\n',
+    "loss-of-a-task": (
+        "task_type: multi\ndata: {data_dir: data}\n"
+        'tasks: {a: {task_type: segmentation, loss: "net:net"}, b: {task_type: segmentation}}\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("keys", OF_A_LOSS.values(), ids=OF_A_LOSS)
+def test_the_loss_of_a_built_in_model_is_code_too(keys, stranger, capsys):
+    """Also the loss of one of several tasks, which stands elsewhere in what a trace is asked for."""
+    model = "model: {feature_dims: 16, num_heads: 2, num_blocks: 1}\n"
+    Path("spec.yaml").write_text(f"experiment_name: demo\n{model}{keys}{SPEC.splitlines()[-1]}\n")
+    for words in (["fit", "spec.yaml"], ["compile", "spec.yaml"], ["compile", "spec.yaml", "--batch-size", "2"]):
+        main(words)
+        assert "would run `net:net`" in capsys.readouterr().err
+        assert not Path("RUN").exists()
+
+
 def test_a_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))

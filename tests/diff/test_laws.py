@@ -184,7 +184,10 @@ CHOICES = {
     "logging.wandb_mode": ("online", "offline"),
     "compression.quantization": ("dynamic", "weight_only"),
     "training.last_batch": ("drop", "keep"),
+    "checkpoint.own_code": ("strict", "warn"),
 }
+#: What is no value of the plan. Own code breaks resume by a rule beside the fingerprint: `runtime/test_allowed.py`.
+BESIDE = ("inputs", "artifacts", "own_code")
 #: What no checkpoint survives for other reasons than its fingerprint: the engine's files.
 ENGINE = {"engine.deepspeed", "engine.zero_stage"}
 #: What the reader knows one value of, or takes no other of.
@@ -207,7 +210,7 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
         before = runtime.read_class(runtime.Lock, tree, "").fingerprint()
     except RuntimeFinding:
         pytest.skip("a shared lock holds no whole run")
-    sections = {key: value for key, value in tree.items() if key not in ("inputs", "artifacts", "job")}
+    sections = {key: value for key, value in tree.items() if key not in (*BESIDE, "job")}
     for path in leaves({key: value for key, value in sections.items() if isinstance(value, dict)}):
         after = copy.deepcopy(tree)
         *parents, key = path.split(".")
@@ -224,6 +227,6 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
 @pytest.mark.parametrize("name", locks())
 def test_every_path_of_a_lock_has_a_row(name):
     tree = yaml.safe_load((CASES / name).read_text())
-    for path in leaves({key: value for key, value in tree.items() if key not in ("inputs", "artifacts")}):
+    for path in leaves({key: value for key, value in tree.items() if key not in BESIDE}):
         if path not in ("lock_version", "ratc_version", "target"):
             assert effects.of_plan(path)[0], path

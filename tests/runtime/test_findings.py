@@ -221,16 +221,17 @@ def test_checkpoints_of_another_lock_and_damaged_ones_are_refused(project: Path)
     [
         ({"model__name": "resnet"}, "no model is called 'resnet'"),
         ({"model__name": "mine:Net"}, "model mine:Net cannot be imported"),
-        ({"model__name": "json:loads"}, "model json:loads cannot be called"),
-        ({"model__name": "os:getcwd", "model__args": {}}, "returned str, not a torch.nn.Module"),
+        ({"model__name": "own:needs"}, "model own:needs cannot be called"),
+        ({"model__name": "own:text", "model__args": {}}, "returned str, not a torch.nn.Module"),
         ({"model__args": {"num_heads": 3, "input_features": 1}}, "model rat cannot be called"),
         ({"model__args": {"input_features": 3}}, "takes 3 channel(s)"),
         ({"training__loss": {"name": "bce", "args": {"weight": 1}}}, "loss bce cannot be called"),
         ({"training__loss": {"name": "focal", "args": {}}}, "no loss is called 'focal'"),
-        ({"data__dataset": "os:getcwd"}, "dataset os:getcwd cannot be called"),
+        ({"data__dataset": "own:text"}, "dataset own:text cannot be called"),
     ],
 )
 def test_r509_names_what_cannot_be_imported_or_called(project: Path, changes: dict[str, Any], said: str) -> None:
+    (project / "own.py").write_text("def needs(more): ...\ndef text(): return 'text'\n")
     assert said in refused(run_training(write_lock(project / "compiled", **changes)), "R509")
 
 
