@@ -108,10 +108,10 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
 
 
 def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[Diagnostic]:
-    """That trials differ in nothing that is learnt. Code: R360, a warning."""
+    """That trials differ in nothing that is learnt: the micro-batch is all that varies. Code: R360, a warning."""
     batch = next((entry for entry in entries if entry.path == "training.batch_size"), None)
     fixed = _value(document, "training.target_batch_size")
-    if batch is None or fixed is None or any(entry.path == "training.target_batch_size" for entry in entries):
+    if batch is None or fixed is None or len(entries) > 1:
         return
     node = batch.nodes[0] if isinstance(batch, Choices) else batch.node
     message = f"the study varies `batch_size`, and `target_batch_size` stays {fixed}: only the accumulation differs"
