@@ -29,7 +29,7 @@ def write(resources: str, cluster: str = "") -> None:
     ("target", "options"),
     [
         ("slurm", ["--partition", "gpu", "--walltime", "10:00"]),
-        ("slurm", ["--account", "a b", "--qos", "long", "--memory", "32", "--num-gpus", "4", "--nodes", "2"]),
+        ("slurm", ["--account", "a-b", "--qos", "long", "--memory", "32", "--num-gpus", "4", "--nodes", "2"]),
         ("lsf", ["--queue", "gpu", "--walltime", "1-02:03", "--account", "p"]),
         ("local", ["--batch-size", "4", "--epochs", "3", "--num-gpus", "0"]),
     ],

@@ -144,7 +144,6 @@ def test_what_the_run_would_not_find_is_said(validate, more, severity, code, wor
         "model: {name: 'own:Alias', args: {anything: 1}}",
         "training: {loss: 'own:loss', loss_args: {gamma: 1}}",
         "data: {data_dir: data, dataset: 'own:Pairs', args: {level: 2}}",
-        "model: {name: 'json.decoder:JSONDecoder', args: {strict: true}}",
     ],
 )
 def test_what_may_well_be_right_is_left_to_the_run(validate, more):

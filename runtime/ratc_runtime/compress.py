@@ -237,6 +237,9 @@ def main(argv: list[str] | None = None) -> int:
     group.add_argument("--metric", help="the score that is held (without a section: the lock's best_metric)")
     group.add_argument("--tolerance", type=float, help="by how much it may be worse (without a section: 0.01)")
     parser.add_argument("--force", action="store_true", help="write over a model that is there")
+    parser.add_argument(
+        "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
+    )
     try:
         return _run(parser.parse_args(argv))
     except RuntimeFinding as finding:

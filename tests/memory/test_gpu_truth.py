@@ -168,7 +168,7 @@ def test_a_case_runs_the_step_for_real_and_says_what_fails(tmp_path: Path) -> No
     pytest.importorskip("torch")
     small = gpu.zoo("gpt:Gpt", args={"layers": 1, "width": 32, "heads": 2, "tokens": 16, "words": 50})
     case = {"mode": "measure", "name": "small", "request": small, "micro_batch": 2, "zero_stage": None}
-    case |= {"cap_bytes": None, "device": "cpu", "alone": True, "needs": []}
+    case |= {"cap_bytes": None, "device": "cpu", "alone": True, "needs": [], "allocator": "native"}
     assert gpu.run_case(case, 120) == dict.fromkeys(
         ("peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes")
     )

@@ -296,7 +296,7 @@ def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "message", "place"),
     [
-        ("DataDependent", "R315", "reads a value", "hostile.py:27 in forward"),
+        ("DataDependent", "R315", "reads a value", "in forward"),
         ("BooleanMask", "R315", "reads a value", "in forward"),
         ("Numpy", "R315", "numpy", "in forward"),
         ("BatchDependent", "R315", "micro-batches 2 and 4", ""),

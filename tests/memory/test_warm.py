@@ -42,7 +42,7 @@ def test_a_job_has_its_own_world(tmp_path):
         (folder / "other.py").write_text(f"name = {name!r}")
         (folder / "in").write_text("asked")
         streams = tuple(str(folder / file) for file in ("in", "out", "errors"))
-        environment = {"RATC_WHO": name, "PYTHONPATH": str(folder), "PATH": os.environ["PATH"]}
+        environment = {"RATC_WHO": name, "PYTHONPATH": f"{folder}{os.pathsep}{tmp_path}", "PATH": os.environ["PATH"]}
         job = warm.start({"module": "says"}, [str(status)], str(tmp_path), environment, {}, streams)
         assert job.wait(300) == status
         arguments, place, who, names, imported, read = json.loads((folder / "out").read_text())

@@ -79,7 +79,7 @@ def run_of(folder: Path, **changes: Any) -> Any:
         output_dir=folder,
         steps=4,
         progress=Progress(),
-        checkpoints=types.SimpleNamespace(path=lambda name: folder / "checkpoints" / f"{name}.pt"),
+        checkpoints=types.SimpleNamespace(newest=lambda: folder / "checkpoints/last.pt"),
         reporter=types.SimpleNamespace(say=print),
     )
 

@@ -250,8 +250,10 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(project: Path) -> None:
     done = subprocess.run(
         train_command(lock), cwd=project, env=environment(), capture_output=True, text=True, preexec_fn=small_files
     )
-    assert done.returncode == 0, done.stderr
     name = "epoch-0001-step-000000.pt"
     assert f"checkpoint out/checkpoints/{name} not written: File too large; there is none before it" in done.stderr
     assert list((project / "out/checkpoints").iterdir()) == []
-    assert results(project / "out")["status"] == "finished"
+    # The epochs go on; but a run of which nothing is left has not succeeded.
+    assert "epoch 2/2" in done.stdout
+    assert (done.returncode, "error[R562]" in done.stderr) == (1, True)
+    assert not (project / "out/results.json").exists()

@@ -77,7 +77,7 @@ def test_a_pyramid_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         model=dataclasses.replace(lock.model, multi_scale=True),
         data=dataclasses.replace(lock.data, scales=[1.0, 0.5]),
     )
-    monkeypatch.setattr(onnx_model, "_model", lambda checkpoint, lock: nn.Identity())
+    monkeypatch.setattr(onnx_model, "_model", lambda *_: nn.Identity())
     with pytest.raises(RuntimeFinding) as raised:
         onnx_model.write(Path("none"), lock, Path("none.onnx"))
     assert raised.value.code == "R551"

@@ -61,7 +61,7 @@ faults = {
 }
 
 class Scene(IsicSegmentation):
-    calls = 0
+    calls = -4  # the first look reads all four samples
     def __getitem__(self, index):
         if self.split == "train":
             if self.calls % 4 == 0:
