@@ -15,9 +15,11 @@ LONGEST, LONGEST_PATH = 255, 4095
 
 
 def shown(name: str) -> str:
-    """Return a name of a data set as a message shows it: in one line, without control characters, not too long."""
+    """Return a name of a data set as a message shows it: in one line, without control characters, not too long. Of a
+    path the end counts.
+    """
     plain = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in name)
-    return plain if len(plain) <= 100 else f"{plain[:60]}… ({len(name)} characters)"
+    return plain if len(plain) <= 100 else f"{plain[:30]}…{plain[-60:]} ({len(name)} characters)"
 
 
 def is_possible(name: str) -> bool:
