@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: At the start of a run: samples of a split that are read, and seconds for them.
 FIRST_SAMPLES, FIRST_SECONDS = 32, 3.0
+#: Seconds for one sample in a process of its own.
+PATIENCE = 15.0
 #: Seconds for the search for any foreground, if these samples have none.
 SEARCH_SECONDS = 20.0
 #: Problems that are kept, of any number.
@@ -119,7 +121,8 @@ def each(
     """Yield `function(dataset, position)` for each position; with `apart`, from a process of its own.
 
     A data set that opens files when it is first read must not do so in a process that forks loader processes later:
-    they would all read through the same descriptors. Raises R513 if that process is killed.
+    they would all read through the same descriptors. That process is ended if a sample takes longer than `PATIENCE`,
+    and the rest is left out: in training the watchdog will name what hangs. Raises R513 if it is killed.
     """
     if not apart:
         with all_kept():
@@ -130,6 +133,7 @@ def each(
         batch_size=None,
         sampler=list(positions),
         num_workers=1,
+        timeout=PATIENCE,
         collate_fn=_as_it_is,
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator().manual_seed(0),  # making an iterator must not move the global random state
@@ -138,10 +142,14 @@ def each(
     try:
         yield from iterator
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            return
         if "DataLoader worker" not in str(error):
             raise
         raise worker_gone(str(error)) from error
     finally:
+        for worker in iterator._workers:
+            worker.kill()  # it ignores other signals, and may hang in a data set
         iterator._shutdown_workers()
 
 
