@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from dataclasses import dataclass, field
+
+from ratc import files
+from ratc.markup import visible
 
 #: If this variable is 1, everything is trusted.
 VARIABLE = "RATC_TRUST"
@@ -53,7 +55,7 @@ def allows(folder: str, name: str) -> bool:
 
 
 def _ask(place: str, name: str) -> bool:
-    shown, named = (text if text.isprintable() else ascii(text) for text in (place, name))
+    shown, named = visible(place), visible(name)
     print(
         f"ratc: the spec names code of its own: {named}. To go on, that code is run on this machine.", file=sys.stderr
     )
@@ -115,11 +117,5 @@ def _write(folders: list[str]) -> None:
     """Beside, then renamed: the list is there whole or not at all."""
     place = os.path.dirname(path())
     os.makedirs(place, mode=0o700, exist_ok=True)
-    handle, work = tempfile.mkstemp(dir=place)
-    try:
-        with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("".join(f"{folder}\n" for folder in folders))
-        os.replace(work, path())
-    except OSError:
-        os.unlink(work)
-        raise
+    text = "".join(f"{folder}\n" for folder in folders)
+    files.replace(path(), text.encode("utf-8", "surrogateescape"), mode=0o600)

@@ -84,7 +84,7 @@ def test_stages_know_only_what_comes_before_them():
         "processes": {"files"},
         "kept": {"files"},
         "tracing": {"memory", "processes", "kept", "files", "own_code", "trust"},
-        "trust": set(),
+        "trust": {"files"},
         "own_code": set(),
         "explain": set(),
         "submission": {"document"},

@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from ratc import trust
+from ratc.markup import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +29,16 @@ def run(args: argparse.Namespace) -> int:
         return _show()
     try:
         if not args.remove:
-            print(f"trusted: {_shown(trust.add(args.folder))}")
+            print(f"trusted: {visible(trust.add(args.folder))}")
             return 0
         removed = trust.remove(args.folder)
     except (trust.Untrusted, OSError) as error:
         print(f"ratc trust: {error}", file=sys.stderr)
         return 1
     if removed is None:
-        print(f"ratc trust: {_shown(args.folder)} is not on the list of {trust.path()}", file=sys.stderr)
+        print(f"ratc trust: {visible(args.folder)} is not on the list of {trust.path()}", file=sys.stderr)
         return 1
-    print(f"not trusted any more: {_shown(removed)}")
+    print(f"not trusted any more: {visible(removed)}")
     if trust.is_listed(removed):
         print("ratc trust: a folder above it is trusted still", file=sys.stderr)
     return 0
@@ -45,11 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show() -> int:
     folders = trust.listed()
-    print("".join(f"{_shown(folder)}\n" for folder in folders), end="")
+    print("".join(f"{visible(folder)}\n" for folder in folders), end="")
     here = "trusted" if trust.is_listed(".") else "not trusted"
     print(f"{len(folders)} trusted; this folder is {here}; the list: {trust.path()}", file=sys.stderr)
     return 0
-
-
-def _shown(folder: str) -> str:
-    return folder if folder.isprintable() else repr(folder)

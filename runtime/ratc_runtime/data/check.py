@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.data import near
 from ratc_runtime.data.joint import flat, open_data_set
 from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
@@ -170,7 +171,7 @@ def _class_table(seen: dict[str, Survey], task: Task) -> str:
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Return rows of text as a table."""
-    shown = [["".join(char if char.isprintable() else "?" for char in cell) for cell in row] for row in rows]
+    shown = [[near.shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
     lines = []
     for row in shown:

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from ratc_runtime.errors import visible
+
 #: Entries of a folder that are looked at.
 _MOST = 200_000
 ANOTHER_ENDING = "with another ending"
@@ -18,7 +20,7 @@ def shown(name: str) -> str:
     """Return a name of a data set as a message shows it: in one line, without control characters, not too long. Of a
     path the end counts.
     """
-    plain = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in name)
+    plain = visible(name).replace("\n", "\\n").replace("\t", "\\t")
     return plain if len(plain) <= 100 else f"{plain[:30]}…{plain[-60:]} ({len(name)} characters)"
 
 
