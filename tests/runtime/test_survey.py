@@ -9,6 +9,7 @@ import os
 import random
 import time
 import unicodedata
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lockfile import lock_content, results, run_training, write_data, write_lock
 from PIL import Image
 from ratc_runtime import preflight
 from ratc_runtime.data import check
+from ratc_runtime.data import survey as survey_module
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.loading import left_out
 from ratc_runtime.data.sources import SPLITS, open_split
@@ -247,6 +249,26 @@ def test_a_data_set_is_looked_at_in_another_process_if_loader_processes_follow(p
     assert opened == []
     first_look({"train": data}, task, ALONE, True)
     assert opened == [0, 1]
+
+
+def test_a_data_set_that_hangs_is_left_to_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon PyTorch learns that the process was killed, it must not raise for it."""
+
+    class Hanging(Own):
+        def __getitem__(self, index: int) -> Any:
+            if index:
+                time.sleep(600)
+            return self.sample
+
+    def killed_and_noticed(process: Any, kill: Any = BaseProcess.kill) -> None:
+        kill(process)
+        time.sleep(0.2)  # the signal of its end is handled here
+
+    monkeypatch.setattr(survey_module, "PATIENCE", 1)
+    monkeypatch.setattr(BaseProcess, "kill", killed_and_noticed)
+    data = Hanging(torch.rand(1, 8, 8), torch.ones(1, 8, 8))
+    assert list(survey_module.each(data, lambda dataset, position: position, [0], apart=True)) == [0]
+    assert list(survey_module.each(data, lambda dataset, position: dataset[position] and 1, [0, 1], apart=True)) == [1]
 
 
 def test_a_large_part_that_is_left_out_is_said(project: Path) -> None:

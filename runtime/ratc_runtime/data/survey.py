@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from ratc_runtime import nested, watchdog
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
@@ -148,6 +149,10 @@ def each(
             raise
         raise worker_gone(str(error)) from error
     finally:
+        # PyTorch raises in the main thread, wherever that is, when a process that it knows of is killed.
+        if iterator._worker_pids_set:
+            signal_handling._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
         for worker in iterator._workers:
             worker.kill()  # it ignores other signals, and may hang in a data set
         iterator._shutdown_workers()
