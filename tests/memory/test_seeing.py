@@ -82,6 +82,17 @@ def test_the_cap_is_drawn_to_scale_or_told(cap, said):
     assert max(heights) == pytest.approx(drawn.TOP + drawn.HEIGHT, abs=0.1)
 
 
+@pytest.mark.parametrize("cap", [int(5.01 * GIB), 300 * GIB])
+def test_the_two_lines_are_named_on_a_side_each(cap):
+    """Of a card that is used to the full both lines are in one place."""
+    sides = {
+        element.get("text-anchor", "start")
+        for element in ET.fromstring(drawn.svg(drawing(cap))).iter(f"{SPACE}text")
+        if any(name in (element.text or "") for name in ("reserved by the allocator", "cap of the card"))
+    }
+    assert sides == {"start", "end"}
+
+
 def test_the_page_is_well_formed_and_loads_nothing(runtime, tmp_path, capsys):  # noqa: F811
     runtime(answers(activation=400 * MIB))
     for name in ("out.svg", "out.html"):

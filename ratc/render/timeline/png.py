@@ -36,16 +36,18 @@ def png(drawing: Drawing) -> bytes:
                 name, ((start + end) / 2, 1), (0, 3), xycoords=("data", "axes fraction"), color=_GREY, fontsize=8,
                 textcoords="offset points", ha="center",
             )  # fmt: skip
-    lines = [("reserved by the allocator", drawing.reserved_bytes, (0, (1, 2)))]
+    # On a side each, so that they cannot cover one another.
+    left, right = (0.005, "left"), (0.995, "right")
+    lines = [("reserved by the allocator", drawing.reserved_bytes, (0, (1, 2)), right)]
     if drawing.cap_shown:
-        lines.append(("cap of the card, margin taken off", drawing.cap_bytes, (0, (6, 3))))
+        lines.append(("cap of the card, margin taken off", drawing.cap_bytes, (0, (6, 3)), left))
     else:
         words = f"↑ cap of the card, margin taken off: {told(drawing.cap_bytes)}, far above"
-        axes.text(0.995, 0.96, words, transform=axes.transAxes, ha="right", va="top", fontsize=8, bbox=_HALO)
-    for label, size, dashes in lines:
+        axes.text(left[0], 0.995, words, transform=axes.transAxes, ha=left[1], va="top", fontsize=8, bbox=_HALO)
+    for label, size, dashes, (x, side) in lines:
         axes.axhline(size / GIB, color="black", linewidth=1.2, linestyle=dashes)
         axes.annotate(
-            f"{label}: {told(size)}", (0.995, size / GIB), (0, 3), xycoords=("axes fraction", "data"), ha="right",
+            f"{label}: {told(size)}", (x, size / GIB), (0, 3), xycoords=("axes fraction", "data"), ha=side,
             textcoords="offset points", fontsize=8, bbox=_HALO,
         )  # fmt: skip
     axes.set_xlim(0, 1)

@@ -68,18 +68,20 @@ def html(drawing: Drawing) -> str:
 def _lines(drawing: Drawing, y: object) -> list[str]:
     assert callable(y)
     found = []
-    wanted = [("reserved by the allocator", drawing.reserved_bytes, _DARK, "2 3")]
+    # On a side each, so that they cannot cover one another.
+    left, right = (LEFT + 4, "start"), (LEFT + WIDTH - 4, "end")
+    wanted = [("reserved by the allocator", drawing.reserved_bytes, _DARK, "2 3", right)]
     if drawing.cap_shown:
-        wanted.append(("cap of the card, margin taken off", drawing.cap_bytes, "#000000", "8 4"))
+        wanted.append(("cap of the card, margin taken off", drawing.cap_bytes, "#000000", "8 4", left))
     else:
         words = f"↑ cap of the card, margin taken off: {told(drawing.cap_bytes)}, far above"
-        found.append(_text(LEFT + WIDTH - 4, TOP + 14, words, anchor="end", fill="#000000", halo=True))
-    for label, size, colour, dashes in wanted:
+        found.append(_text(left[0], TOP + 14, words, anchor=left[1], fill="#000000", halo=True))
+    for label, size, colour, dashes, (x, anchor) in wanted:
         height = y(size)
         line = f'<path d="M{LEFT} {height:.1f}h{WIDTH}" stroke="{colour}" stroke-dasharray="{dashes}"'
         found.append(f'{line} stroke-width="1.5"/>')
         words = f"{label}: {told(size)}"
-        found.append(_text(LEFT + WIDTH - 4, height - 5, words, anchor="end", fill=colour, halo=True))
+        found.append(_text(x, height - 5, words, anchor=anchor, fill=colour, halo=True))
     return found
 
 
