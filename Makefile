@@ -42,7 +42,7 @@ golden: setup
 	$(BIN)/ratc compile $(SHAPES)/config.yaml --target local
 
 docs schema: setup
-	$(BIN)/python -m ratc.schema_gen
+	$(BIN)/python -m ratc.spec.generate
 	$(BIN)/python -m ratc.secret_shapes_gen
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.test_codes

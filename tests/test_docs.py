@@ -8,9 +8,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ratc import schema_gen
 from ratc.cli import COMMANDS, main
 from ratc.facts import MIB, card_names, find_card
+from ratc.spec import generate
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +24,7 @@ def load(path: Path):
 
 @pytest.mark.parametrize("name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json"])
 def test_schemas_follow_from_the_models(name):
-    assert (ROOT / "schemas" / name).read_text() == schema_gen.schemas()[name], "run `make schema`"
+    assert (ROOT / "schemas" / name).read_text() == generate.schemas()[name], "run `make schema`"
 
 
 def test_schemas_are_schemas_and_say_what_each_key_means():

@@ -21,8 +21,8 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.document import parse
 from ratc.plan import Plan
 from ratc.render import text as render
-from ratc.spec import Spec
-from ratc.spec_facts import Facts
+from ratc.spec.experiment import Spec
+from ratc.spec.facts import Facts
 from ratc.targets.artifact import Artifact, Place
 from ratc.yaml_text import mapping
 from tests.effort import examples

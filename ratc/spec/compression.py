@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import NonNegative, PositiveInt, Section, Text
+from ratc.spec.base import NonNegative, PositiveInt, Section, Text
 
 
 class Compression(Section):

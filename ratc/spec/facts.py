@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import MEMORY, Bytes, Count, NonNegative, Positive, PositiveInt, Section, Text
+from ratc.spec.base import MEMORY, Bytes, Count, NonNegative, Positive, PositiveInt, Section, Text
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]

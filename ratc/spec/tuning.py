@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import Count, KeyPath, Positive, PositiveInt, Section, Text
+from ratc.spec.base import Count, KeyPath, Positive, PositiveInt, Section, Text
 
 
 class Draw(Section):

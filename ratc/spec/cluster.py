@@ -1,6 +1,6 @@
 """A cluster's shape: pydantic models, the one source of ``schemas/cluster.schema.json`` and of its reference.
 
-As with :mod:`ratc.spec`, the compiler itself reads the generated schema.
+As with :mod:`ratc.spec.experiment`, the compiler itself reads the generated schema.
 """
 
 from __future__ import annotations
@@ -9,18 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import (
-    MEMORY,
-    Count,
-    Expression,
-    Line,
-    Name,
-    PositiveInt,
-    Section,
-    Text,
-    Variable,
-    Word,
-)
+from ratc.spec.base import MEMORY, Count, Expression, Line, Name, PositiveInt, Section, Text, Variable, Word
 from ratc.units import WALLTIME
 
 Port = Annotated[int, Field(ge=1, le=65535)]

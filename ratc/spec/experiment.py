@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ratc.spec_base import (
+from ratc.spec.base import (
     CALLABLE,
     LOSS,
     MEMORY,
@@ -30,8 +30,8 @@ from ratc.spec_base import (
     Variable,
     Word,
 )
-from ratc.spec_compression import Compression
-from ratc.spec_tuning import Tuning
+from ratc.spec.compression import Compression
+from ratc.spec.tuning import Tuning
 from ratc.units import WALLTIME
 
 

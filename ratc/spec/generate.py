@@ -1,4 +1,4 @@
-"""Generates ``schemas/*.schema.json`` from the pydantic models of specs and clusters: ``python -m ratc.schema_gen``.
+"""Generates ``schemas/*.schema.json`` from the pydantic models of specs and clusters: ``python -m ratc.spec.generate``.
 
 References are written out and optional values become plain type lists, so that editors complete from the file without
 following references and an error names one place.
@@ -16,9 +16,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schemas() -> dict[str, str]:
     """The text of every schema file, by file name."""
-    from ratc.spec import Spec
-    from ratc.spec_cluster import Cluster
-    from ratc.spec_facts import Facts, MeasuredRate
+    from ratc.spec.cluster import Cluster
+    from ratc.spec.experiment import Spec
+    from ratc.spec.facts import Facts, MeasuredRate
 
     return {
         "experiment.schema.json": _text(Spec.model_json_schema(), "ratc experiment"),
@@ -84,7 +84,7 @@ def _union(choices: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[s
 
 def main() -> int:
     """Write the schema files into the folder named on the command line, or into the checkout's ``schemas/``."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "schemas"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "schemas"
     for name, text in schemas().items():
         (folder / name).write_text(text, encoding="utf-8")
     return 0
