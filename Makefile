@@ -43,7 +43,7 @@ golden: setup
 
 docs schema: setup
 	$(BIN)/python -m ratc.spec.generate
-	$(BIN)/python -m ratc.secret_shapes_gen
+	$(BIN)/python -m ratc.secrets.generate
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.test_codes
 

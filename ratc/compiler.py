@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ratc import facts, layers, resources, rules, schema
 from ratc.diagnostics import Diagnostic, has_errors
-from ratc.document import Document, Node, parse
 from ratc.plan import Plan, Value, Values
 from ratc.rules import secrets
+from ratc.yaml.parse import Document, Node, parse
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision

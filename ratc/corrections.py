@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema_rs
 
 from ratc.units import WALLTIME, walltime_text
-from ratc.yaml_text import scalar
+from ratc.yaml.write import scalar
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _SIDES = re.compile(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, did_you_mean
-from ratc.document import Document, Node, parse_value
 from ratc.schema import key_paths, subschema
+from ratc.yaml.parse import Document, Node, parse_value
 
 #: Short names: ``--data-dir`` and ``RAT_DATA_DIR`` both mean ``data.data_dir``.
 SHORT_NAMES: dict[str, str] = {

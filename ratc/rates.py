@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from ratc.plan import Values
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 
 #: Settings that decide what a rate is of.
 _OF = ("task_type", "model.", "data.", "detection.", "tasks", "training.loss", "training.optimizer")

@@ -12,9 +12,9 @@ from typing import Any
 import jsonschema_rs
 
 from ratc.diagnostics import Diagnostic, Edit, Fix, Span, did_you_mean
-from ratc.document import Document, Node
 from ratc.plan import Origin, Value, Values
 from ratc.units import WALLTIME
+from ratc.yaml.parse import Document, Node
 
 _WORDS = {
     "integer": "a whole number",

@@ -9,9 +9,9 @@ from math import prod
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, did_you_mean
-from ratc.document import Document, Node
 from ratc.layers import SHORT_NAMES, put
 from ratc.schema import key_paths, subschema
+from ratc.yaml.parse import Document, Node
 
 #: More points than this are a mistake: Slurm and LSF take a thousand in an array unless the site allows more.
 MOST_POINTS = 100_000

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratc import fixes
 from ratc.cli import main
 from ratc.diagnostics import Edit, Source, Span
+from ratc.yaml import edit as fixes
 from tests.effort import examples
 
 GOOD = """\

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from ratc.document import parse
 from ratc.migrate import accelerate, batch, deepspeed, keys, merge, specification, unified
 from ratc.migrate.model import Carried, Left
+from ratc.yaml.parse import parse
 from tests.test_cases import CASES
 
 IMPORTS = Path(__file__).parent / "imports"

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from ratc import compiler, facts, layers, resources, schema, targets
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
-from ratc.document import parse
 from ratc.plan import Plan
 from ratc.render import text as render
 from ratc.spec.experiment import Spec
 from ratc.spec.facts import Facts
 from ratc.targets.artifact import Artifact, Place
-from ratc.yaml_text import mapping
+from ratc.yaml.parse import parse
+from ratc.yaml.write import mapping
 from tests.effort import examples
 
 ROOT = Path(__file__).parent.parent

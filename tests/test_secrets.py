@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratc import excerpt, redact
 from ratc.cli import main
 from ratc.diagnostics import Source
-from ratc.secret_names import names_secret
+from ratc.secrets import excerpt, redact
+from ratc.secrets.names import names_secret
 
 SECRET = "sEcReT1"
 HEAD = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\n"
@@ -239,27 +239,29 @@ def test_hostile_text_costs_no_more_than_its_length(piece):
 
 def test_the_generated_patterns_are_those_of_the_library():
     pytest.importorskip("detect_secrets")
-    from ratc.secret_shapes_gen import shapes
+    from ratc.secrets.generate import shapes
 
-    path = Path(redact.__file__).parent / "facts" / "secret_shapes.json"
+    path = Path(redact.__file__).parents[1] / "facts" / "secret_shapes.json"
     assert path.read_text() == shapes(), "run `make docs`"
 
 
 def test_a_spec_without_long_words_compiles_no_pattern():
     """`ratc validate` has to stay fast."""
-    from ratc import secret_shapes
+    from ratc.secrets import shapes
 
-    secret_shapes._patterns.cache_clear()
+    shapes._patterns.cache_clear()
     assert not redact.has_secret("experiment_name: demo, data_dir: data, learning_rate: 1e-4")
-    assert secret_shapes._patterns.cache_info().misses == 0
+    assert shapes._patterns.cache_info().misses == 0
 
 
 def test_the_library_itself_is_never_imported(monkeypatch):
     import subprocess
     import sys
 
-    code = "import sys, ratc.redact; ratc.redact.redact('a' * 40); print('detect_secrets' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(redact.__file__).parent.parent)}
+    code = (
+        "import sys, ratc.secrets.redact; ratc.secrets.redact.redact('a' * 40); print('detect_secrets' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(redact.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

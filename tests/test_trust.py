@@ -14,7 +14,7 @@ import pytest
 
 from ratc import trust
 from ratc.cli import main
-from ratc.document import parse
+from ratc.yaml.parse import parse
 
 SPEC = """\
 experiment_name: demo

@@ -19,9 +19,9 @@ from ratc.cli import compiled, drift, inputs, tree
 from ratc.cli.console import say
 from ratc.cli.inputs import Known
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
-from ratc.document import Document
 from ratc.sweep import once
 from ratc.targets.artifact import Artifact
+from ratc.yaml.parse import Document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

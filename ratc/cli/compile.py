@@ -21,11 +21,11 @@ from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, Severity, has_errors
-from ratc.document import MAX_BYTES, parse
 from ratc.plan import Plan
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
+from ratc.yaml.parse import MAX_BYTES, parse
 
 ASKS_FOR_TRUST = True
 #: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
@@ -247,7 +247,7 @@ def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
 
 def as_word(value: object) -> str:
     """A value as it stands behind ``--set PATH=``."""
-    from ratc.yaml_text import scalar
+    from ratc.yaml.write import scalar
 
     return value if isinstance(value, str) else scalar(value)
 

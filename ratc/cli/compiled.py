@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from ratc import __version__
 from ratc.diagnostics import Diagnostic
-from ratc.document import MAX_BYTES, Document, Node, parse
 from ratc.plan import Value, Values
 from ratc.targets import job, lock
+from ratc.yaml.parse import MAX_BYTES, Document, Node, parse
 
 _AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
 

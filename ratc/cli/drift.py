@@ -14,10 +14,10 @@ from typing import Any
 from ratc import __version__, callables, emit
 from ratc.cli.compiled import read_lock
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
-from ratc.document import Document, Node, parse
 from ratc.layers import SHORT_NAMES
 from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact, digest
+from ratc.yaml.parse import Document, Node, parse
 
 #: Ranges of lines that a finding names; more help nobody.
 _MOST = 5

@@ -24,7 +24,7 @@ from ratc.cli.inputs import Loaded
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
-from ratc.redact import redact
+from ratc.secrets.redact import redact
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -148,7 +148,7 @@ def _no_point(name: str, points: Sequence[Point]) -> int:
 def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
     """Where the lock says something else than its inputs give now."""
     from ratc.diff.compare import flat, same
-    from ratc.redact import shown
+    from ratc.secrets.redact import shown
 
     now = flat({path: plan.values[path] for path in paths if path in plan.values})
     told = []

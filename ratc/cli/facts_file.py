@@ -13,7 +13,7 @@ from ratc.diagnostics import Diagnostic
 from ratc.facts import MIB, Machine
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
-from ratc.yaml_text import scalar
+from ratc.yaml.write import scalar
 
 #: The key and all that is indented below it.
 _BLOCK = re.compile(r"^measured:.*\n?(?:(?:[ \t-].*)?\n|[ \t-].*$)*", re.MULTILINE)

@@ -6,8 +6,9 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
-from ratc import files, fixes
+from ratc import files
 from ratc.diagnostics import Diagnostic, Edit
+from ratc.yaml import edit as fixes
 
 
 def fix(names: Sequence[str], found: Iterable[Diagnostic]) -> tuple[list[str], tuple[Diagnostic, ...]]:

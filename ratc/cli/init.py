@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     from ratc.shell import render
-    from ratc.yaml_text import scalar
+    from ratc.yaml.write import scalar
 
     folder = os.path.dirname(args.file)
     beside = os.path.join(folder, "experiment.schema.json")

@@ -14,9 +14,9 @@ from ratc import compiler, layers, resources
 from ratc.cli.console import say
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, Severity, has_errors
-from ratc.document import Document
 from ratc.plan import Plan, Values
 from ratc.render import text
+from ratc.yaml.parse import Document
 
 if TYPE_CHECKING:
     from ratc.facts import Cluster, Machine
@@ -294,7 +294,7 @@ def _is_known_card(plan: Plan) -> bool:
 
 def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:
     """The bytes of a file, at most a little over what the parser takes. Code: R001."""
-    from ratc.document import MAX_BYTES
+    from ratc.yaml.parse import MAX_BYTES
 
     if not path.isascii() and path != path.encode("utf-8", "replace").decode():
         return None, Diagnostic("R001", f"the name `{path}` is not UTF-8", helps=("rename it",))

@@ -9,10 +9,10 @@ from ratc import compiler
 from ratc.cli.checks import Checks
 from ratc.cli.inputs import is_open, predict, predicted_from
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
-from ratc.document import Document
 from ratc.plan import Plan, Values
 from ratc.sweep import Point, met_at, once
 from ratc.targets.array import Array
+from ratc.yaml.parse import Document
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from ratc import files
 from ratc.diagnostics import Diagnostic, Source, Span, did_you_mean
-from ratc.document import MAX_BYTES
 from ratc.plan import Value
+from ratc.yaml.parse import MAX_BYTES
 
 #: What a spec can be made of: its layers, facts, locks, tables of points, and the code that it names.
 _KINDS = (".yaml", ".yml", ".json", ".py", ".tsv")

@@ -28,7 +28,7 @@ from ratc.targets.artifact import Place
 from ratc.tuning import outcome
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 
 #: The study's own folder, below the output folder.
 FOLDER = "study"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from ratc import compiler
 from ratc.cli.inputs import Gathered, is_open
 from ratc.diff.compare import flat
-from ratc.document import Document
 from ratc.explain import decided_by_memory
 from ratc.plan import Plan, Value, Values
-from ratc.redact import shown
+from ratc.secrets.redact import shown
 from ratc.sweep import Point
+from ratc.yaml.parse import Document
 
 #: Points that are resolved, and different values that are named: more of either takes long and helps nobody.
 _MOST_POINTS, _MOST_VALUES = 200, 5

@@ -19,8 +19,8 @@ import yaml
 
 from ratc import kept
 from ratc.diagnostics import Diagnostic
-from ratc.document import parse
 from ratc.targets.artifact import Artifact
+from ratc.yaml.parse import parse
 
 #: Who is asked, in a process of its own.
 PACKAGES = ("accelerate", "deepspeed")

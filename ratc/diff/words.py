@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from ratc.diff.model import Change, Comparison, Effect
 from ratc.diff.order import Line
 from ratc.plan import Value
-from ratc.redact import redact
-from ratc.redact import shown as secret_free
+from ratc.secrets.redact import redact
+from ratc.secrets.redact import shown as secret_free
 from ratc.units import duration, gib
 
 #: What an effect is called beside a change.

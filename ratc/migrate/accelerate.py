@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ratc.document import Document
 from ratc.migrate import keys
 from ratc.migrate.model import Item
+from ratc.yaml.parse import Document
 
 _PLAIN = ("MULTI_GPU", "NO", "MULTI_CPU")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ratc.document import Document
 from ratc.migrate import keys
 from ratc.migrate.model import Carried, Item
+from ratc.yaml.parse import Document
 
 
 def _offload(value: object) -> tuple[str, object] | str:

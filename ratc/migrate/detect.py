@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ratc.diagnostics import Diagnostic, Source, Span, did_you_mean
-from ratc.document import Document, parse
+from ratc.yaml.parse import Document, parse
 
 KINDS = ("unified", "accelerate", "deepspeed", "slurm", "lsf")
 _ACCELERATE = {"compute_environment", "distributed_type", "num_processes", "num_machines", "deepspeed_config"}

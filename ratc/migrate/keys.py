@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from ratc.diagnostics import Span
-from ratc.document import Document, Node
 from ratc.migrate.model import Carried, Item, Left
+from ratc.yaml.parse import Document, Node
 
 #: A path of the spec, or what gives path and value (or, as text, why the value is left).
 Target = str | Callable[[object], "tuple[str, object] | str"]

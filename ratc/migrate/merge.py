@@ -8,7 +8,7 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.migrate.model import Carried, Item, Left
-from ratc.redact import found, shown
+from ratc.secrets.redact import found, shown
 
 _VARIABLES = "environment.variables."
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from ratc import resources, schema
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.document import Document, parse
 from ratc.migrate.merge import Merged
 from ratc.migrate.model import Left
-from ratc.redact import redact
-from ratc.yaml_text import comment, mapping
+from ratc.secrets.redact import redact
+from ratc.yaml.parse import Document, parse
+from ratc.yaml.write import comment, mapping
 
 #: What a spec must say, and what stands there until somebody says it.
 REQUIRED = {"experiment_name": "imported", "data.data_dir": "data"}

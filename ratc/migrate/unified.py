@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ratc import resources
-from ratc.document import Document
 from ratc.migrate import keys
 from ratc.migrate.model import Carried, Item, Left
 from ratc.schema import subschema
+from ratc.yaml.parse import Document
 
 
 def read(document: Document) -> tuple[Item, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ratc.facts import Card, card_names, find_card
-from ratc.yaml_text import mapping, scalar
+from ratc.yaml.write import mapping, scalar
 
 #: Keys that cannot be null: their questions stand under ``questions`` only.
 _NEVER_NULL = ("gpu_request", "preemption", "nodes", "state", "groups", "account_required")

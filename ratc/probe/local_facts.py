@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ratc.facts import MIB, Card, Machine, find_card
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 
 
 def text(machine: Machine) -> str:

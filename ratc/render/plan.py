@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ratc import excerpt, markup
+from ratc import markup
 from ratc.explain import Link, source
 from ratc.markup import code, escape, visible
 from ratc.plan import Plan, Value
-from ratc.redact import plain, redact, shown
+from ratc.secrets import excerpt
+from ratc.secrets.redact import plain, redact, shown
 
 VERSION = 1
 #: Narrower columns than these cannot be read.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ratc import excerpt
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.markup import visible
-from ratc.redact import redact
+from ratc.secrets import excerpt
+from ratc.secrets.redact import redact
 
 _COLOURS = {
     "error": "\x1b[1;31m",

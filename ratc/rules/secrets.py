@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
-from ratc.redact import found, redact
+from ratc.secrets.redact import found, redact
 
 _VARIABLES = "environment.variables"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ratc.document import parse
 from ratc.units import duration
+from ratc.yaml.parse import parse
 
 #: Differences that are shown; a lock has a hundred values.
 _MOST = 8

@@ -7,7 +7,7 @@ from typing import Any
 from ratc.plan import Plan
 from ratc.targets import deepspeed
 from ratc.targets.artifact import Artifact, Place
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 
 NAME = "accelerate.yaml"
 

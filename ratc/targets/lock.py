@@ -8,7 +8,7 @@ from typing import Any
 from ratc import __version__
 from ratc.plan import Value
 from ratc.targets.artifact import Artifact, Place
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 
 NAME = "lock.yaml"
 VERSION = 1

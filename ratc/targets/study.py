@@ -7,11 +7,11 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Plan
-from ratc.redact import redact
+from ratc.secrets.redact import redact
 from ratc.sweep import Point
 from ratc.targets.artifact import Artifact, Place
 from ratc.tuning.points import Study
-from ratc.yaml_text import mapping
+from ratc.yaml.write import mapping
 
 NAME, FACTS = "study.yaml", "facts.yaml"
 

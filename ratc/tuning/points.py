@@ -16,10 +16,10 @@ from typing import Any
 
 from ratc import tasks
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.document import Document, Node
 from ratc.sweep import MOST_POINTS, Point
 from ratc.tuning.proposals import standing_for
 from ratc.tuning.space import Choices, Range, number_at, point_of, read
+from ratc.yaml.parse import Document, Node
 
 #: Trials where a spec has ranges and says no number.
 USUAL_TRIALS = 16

@@ -11,9 +11,9 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from ratc.document import Node
 from ratc.sweep import Point
 from ratc.tuning.space import Choices, Range, number_at, point_of
+from ratc.yaml.parse import Node
 
 #: Combinations of what is not a real number that are looked at before a study starts.
 MOST_COMBINATIONS = 1000

@@ -8,10 +8,10 @@ from hashlib import sha256
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, did_you_mean
-from ratc.document import Node
 from ratc.layers import SHORT_NAMES
 from ratc.schema import key_paths, subschema
 from ratc.sweep import Point
+from ratc.yaml.parse import Node
 
 #: What all trials share: what the job asks for, and what a trial gets of its own.
 SHARED = (

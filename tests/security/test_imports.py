@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ratc.cli import main
-from ratc.document import parse
 from ratc.migrate import accelerate, batch, deepspeed, merge, specification, unified
 from ratc.migrate.model import Carried
+from ratc.yaml.parse import parse
 
 SECRET = "sEcReT1"
 HOSTILE = (

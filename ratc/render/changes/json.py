@@ -9,7 +9,7 @@ from ratc import markup
 from ratc.diff import words
 from ratc.diff.model import Change, Comparison, Side
 from ratc.plan import Value
-from ratc.redact import plain
+from ratc.secrets.redact import plain
 
 VERSION = 1
 

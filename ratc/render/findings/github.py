@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.markup import workflow_data, workflow_property
-from ratc.redact import redact
+from ratc.secrets.redact import redact
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 

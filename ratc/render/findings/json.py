@@ -7,7 +7,7 @@ from typing import Any
 
 from ratc import markup
 from ratc.diagnostics import Diagnostic, Span
-from ratc.redact import redact
+from ratc.secrets.redact import redact
 
 VERSION = 1
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.markup import code, escape
-from ratc.redact import redact
+from ratc.secrets.redact import redact
 
 #: Platforms cut long comments off; this many stay well below that.
 _MOST = 100

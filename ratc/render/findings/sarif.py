@@ -7,9 +7,10 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-from ratc import __version__, excerpt, markup
+from ratc import __version__, markup
 from ratc.diagnostics import Diagnostic, Span
-from ratc.redact import redact
+from ratc.secrets import excerpt
+from ratc.secrets.redact import redact
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ratc import excerpt
+from ratc.secrets import excerpt
 
 #: Comments that a scheduler reads.
 _DIRECTIVE = re.compile(r"#(SBATCH|BSUB)\b")

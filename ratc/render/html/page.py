@@ -13,15 +13,16 @@ from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from ratc import __version__, excerpt, resources, units
+from ratc import __version__, resources, units
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.diff import words
 from ratc.diff.model import Comparison, Side
 from ratc.markup import html_text
 from ratc.plan import Plan
-from ratc.redact import redact
 from ratc.render.html import changes, code, memory, values
 from ratc.render.timeline import Drawing
+from ratc.secrets import excerpt
+from ratc.secrets.redact import redact
 
 if TYPE_CHECKING:
     from jinja2 import Environment

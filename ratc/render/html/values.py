@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ratc import excerpt, units
+from ratc import units
 from ratc.explain import Link, source, tree
 from ratc.plan import Plan, Value
-from ratc.redact import redact, shown
+from ratc.secrets import excerpt
+from ratc.secrets.redact import redact, shown
 
 #: What the values without a section belong to.
 EXPERIMENT = "experiment"

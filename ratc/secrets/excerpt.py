@@ -1,6 +1,6 @@
 """A line of a source as people may see it: secrets are starred out, however YAML quotes them.
 
-A text that is no YAML, as a script, is starred by what :mod:`ratc.redact` finds in it.
+A text that is no YAML, as a script, is starred by what :mod:`ratc.secrets.redact` finds in it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from ratc.diagnostics import Source
-from ratc.redact import has_secret, option_of, redact, starred
-from ratc.secret_names import names_secret
+from ratc.secrets.names import names_secret
+from ratc.secrets.redact import has_secret, option_of, redact, starred
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

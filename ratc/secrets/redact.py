@@ -1,6 +1,6 @@
 """What looks like a secret, and text with secrets starred out: what a compiler prints ends up in logs.
 
-A secret is known by its name (:mod:`ratc.secret_names`), by its form (:mod:`ratc.secret_shapes`), or by its place:
+A secret is known by its name (:mod:`ratc.secrets.names`), by its form (:mod:`ratc.secrets.shapes`), or by its place:
 behind `NAME=` or an option, or before the `@` of a URL.
 """
 
@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ratc import secret_shapes
-from ratc.secret_names import is_weak, names_secret
-from ratc.yaml_text import scalar
+from ratc.secrets import shapes
+from ratc.secrets.names import is_weak, names_secret
+from ratc.yaml.write import scalar
 
 STARS = "***"
 #: A name as it stands before its value; a bound keeps a long word from being looked at again and again.
@@ -139,7 +139,7 @@ def shown(path: str, value: Any) -> str:
 
 def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
     """Where secrets stand in a text. Where it is only ``printed``, stars for too much do no harm."""
-    yield from secret_shapes.spans(text)
+    yield from shapes.spans(text)
     if "://" in text:
         yield from _in_urls(text)
     for command in _COMMANDS:

@@ -1,4 +1,4 @@
-"""Generates ``ratc/facts/secret_shapes.json`` from detect-secrets: ``python -m ratc.secret_shapes_gen``.
+"""Generates ``ratc/facts/secret_shapes.json`` from detect-secrets: ``python -m ratc.secrets.generate``.
 
 detect-secrets (Apache-2.0) keeps the forms of the keys that services issue. Importing it takes 0.3 s and brings an HTTP
 client, which it verifies keys with; the compiler reads the generated patterns instead.
@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: Its detectors that are left out: names, URLs and private keys are read by :mod:`ratc.redact`, which has to know where
-#: they end; randomness alone would call every digest of a commit a secret.
+#: Its detectors that are left out: names, URLs and private keys are read by :mod:`ratc.secrets.redact`, which has to
+#: know where they end; randomness alone would call every digest of a commit a secret.
 LEFT_OUT = (
     "ArtifactoryDetector",
     "BasicAuthDetector",
@@ -46,7 +46,7 @@ def shapes() -> str:
 
 def main() -> int:
     """Write the file."""
-    (Path(__file__).parent / "facts" / "secret_shapes.json").write_text(shapes())
+    (Path(__file__).parents[1] / "facts" / "secret_shapes.json").write_text(shapes())
     return 0
 
 

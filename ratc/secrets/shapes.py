@@ -1,6 +1,6 @@
 """Finds keys and tokens by their form: `ghp_…`, `AKIA…`, a JWT, the block of a private key.
 
-The forms are those of detect-secrets (:mod:`ratc.secret_shapes_gen`) and what it lacks. A text without a long word
+The forms are those of detect-secrets (:mod:`ratc.secrets.generate`) and what it lacks. A text without a long word
 costs one search; the first that has one compiles the patterns.
 """
 
