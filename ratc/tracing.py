@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ratc import files, kept, own_code, trust
+from ratc import files, kept
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
+from ratc.own_code import digests, trust
 from ratc.processes import Limits, Work, run
 
 #: Traces kept; the oldest go first.
@@ -71,7 +72,7 @@ def key(request: Mapping[str, Any], folder: str) -> str:
         except OSError:
             continue
     # By the path from the spec's folder: a revision of the same code has the same trace.
-    for path, module in own_code.modules(own_names(request), folder).items():
+    for path, module in digests.modules(own_names(request), folder).items():
         whole.update(f"{path}\0{module.digest}\0".encode())
     return whole.hexdigest()
 

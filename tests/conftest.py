@@ -12,8 +12,8 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ratc import trust
 from ratc.cli.checks import SKIP
+from ratc.own_code import trust
 from tests.effort import LATE, part_of, skip_if_late
 
 # On a slow machine an example may take seconds, and so may its making.

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ratc import compiler, facts, trust
+from ratc import compiler, facts
 from ratc.cli import main
 from ratc.cli.checks import SKIP
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic
+from ratc.own_code import trust
 from ratc.targets import artifacts
 from ratc.targets.artifact import Place
 

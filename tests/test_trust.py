@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ratc import trust
 from ratc.cli import main
+from ratc.own_code import trust
 from ratc.yaml.parse import parse
 
 SPEC = """\
@@ -211,7 +211,7 @@ def test_a_terminal_is_asked_once(answer, trusted, stranger, untrusted, monkeypa
 
 def test_only_commands_that_write_or_run_ask(stranger, monkeypatch):
     asked = []
-    monkeypatch.setattr("ratc.trust._ask", lambda place, name: asked.append(place))
+    monkeypatch.setattr("ratc.own_code.trust._ask", lambda place, name: asked.append(place))
     monkeypatch.setattr("sys.stdin", _Terminal())
     monkeypatch.setattr("sys.stderr", _Terminal())
     for words in (["fit", "spec.yaml"], ["check", "old"], ["diff", "HEAD:", "spec.yaml"], ["report", "spec.yaml"]):
@@ -353,7 +353,7 @@ def test_points_of_a_sweep_reach_what_they_name(own):
 
 
 def test_modules_are_followed_as_python_imports_them(tmp_path):
-    from ratc.own_code import files
+    from ratc.own_code.digests import files
 
     texts = {
         "pkg/__init__.py": "",

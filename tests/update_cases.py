@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ratc.cli import main
 from ratc.cli.checks import SKIP
-from ratc.trust import VARIABLE
+from ratc.own_code.trust import VARIABLE
 from tests.test_cases import CASES, OUTPUT
 
 

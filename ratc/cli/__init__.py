@@ -16,7 +16,7 @@ from typing import Any
 from ratc import __version__
 from ratc.cli.console import say
 from ratc.markup import lines
-from ratc.trust import begin
+from ratc.own_code.trust import begin
 
 COMMANDS = {
     "init": "write a commented spec to start from",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from ratc import callables, compiler, emit, files, layers, own_code, targets
+from ratc import compiler, emit, files, layers, targets
 from ratc.cli import inputs
 from ratc.cli.checks import Checks
 from ratc.cli.console import say
@@ -21,6 +21,7 @@ from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.own_code import callables, digests
 from ratc.plan import Plan
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
@@ -226,13 +227,13 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     # Whoever submits the job has it run the spec's own code.
     trusts = ["--trust"] if loaded.settings and callables.of_all_points(loaded.settings) else []
     laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else []), *trusts))
-    digests = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}
+    known = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}
     return Place(
         up,
         down,
         os.path.basename(spec.name),
         " ".join(map(quote, command)),
-        digests,
+        known,
         laid_over,
         own_code=reached(loaded),
     )
@@ -242,7 +243,7 @@ def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
     """The modules of the user's own that a spec reaches, with all of its points, as a lock records them."""
     assert loaded.settings is not None
     names = callables.of_all_points(loaded.settings)
-    return {path: asdict(module) for path, module in own_code.modules(names, loaded.folder).items()}
+    return {path: asdict(module) for path, module in digests.modules(names, loaded.folder).items()}
 
 
 def as_word(value: object) -> str:

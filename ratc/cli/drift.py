@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from ratc import __version__, callables, emit
+from ratc import __version__, emit
 from ratc.cli.compiled import read_lock
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.layers import SHORT_NAMES
+from ratc.own_code import callables
 from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact, digest
 from ratc.yaml.parse import Document, Node, parse

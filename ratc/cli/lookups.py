@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
-from ratc import signatures
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
+from ratc.own_code import signatures
 from ratc.plan import Value, Values
 
 #: Keys that name a callable, those of its arguments, and what the runtime gives it beside them.

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ratc import trust
 from ratc.markup import visible
+from ratc.own_code import trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratc import callables, trust
 from ratc.cli.inputs import Loaded
 from ratc.diagnostics import Diagnostic
+from ratc.own_code import callables, trust
 from ratc.targets.artifact import Artifact
 
 

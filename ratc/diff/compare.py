@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ratc import callables
 from ratc.diff import effects
 from ratc.diff.model import Amount, Change, Comparison, Effect, Side
 from ratc.explain import DECIDED_BY_MEMORY
+from ratc.own_code import callables
 from ratc.plan import Value
 from ratc.units import gib
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.callables import named
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.own_code.callables import named
 from ratc.resolve.context import Context
 
 _AS_GIVEN = ("every_epochs", "every_steps", "keep_last", "keep_best", "resume")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from ratc.callables import named
 from ratc.diagnostics import Diagnostic
+from ratc.own_code.callables import named
 from ratc.plan import Values
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ratc.cli import main
-from ratc.trust import VARIABLE
+from ratc.own_code.trust import VARIABLE
 
 CHANGES = Path(__file__).parent.parent / "changes"
 FORMS = {"expected.txt": "text", "expected.md": "markdown", "expected.json": "json"}

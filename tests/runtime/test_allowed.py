@@ -289,7 +289,7 @@ LOSS = "def squared():\n    return lambda output, target: {0} * ((output.sigmoid
 
 def recorded(folder: Path, *names: str) -> dict[str, Any]:
     """What a lock records of modules, as `ratc compile` does."""
-    from ratc.own_code import modules
+    from ratc.own_code.digests import modules
 
     return {path: {"digest": one.digest, "parts": one.parts} for path, one in modules(names, str(folder)).items()}
 

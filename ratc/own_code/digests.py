@@ -14,7 +14,7 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ratc.callables import REST
+from ratc.own_code.callables import REST
 
 #: Bytes of a source that is parsed, and modules that are followed, at most.
 MAX_BYTES, MOST = 4 << 20, 5000
