@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ratc.catalog.tasks import DATASETS
 from ratc.memory.images import dims
 from ratc.plan import Value, Values
-from ratc.tasks import DATASETS
 
 #: What one of several tasks has for itself: its key, and the one of a spec of that task alone.
 OWN = {

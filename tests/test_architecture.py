@@ -16,11 +16,11 @@ SHARED = {
     "yaml/write",
     "shell",
     "units",
-    "tasks",
     "markup",
-    "alloc_conf",
+    "catalog",
+    "corrections",
 }
-SHARED |= {"own_code/callables", "own_code/signatures", "corrections", "launch_variables"}
+SHARED |= {"own_code/callables", "own_code/signatures"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {
     "cli",
@@ -31,7 +31,6 @@ WORLDLY = {
     "spec/generate",
     "secrets/generate",
     "tracing",
-    "processes",
 }
 WORLDLY |= {"kept", "files", "own_code/digests", "own_code/trust", "__main__"}
 
@@ -102,7 +101,7 @@ def test_stages_know_only_what_comes_before_them():
         "sweep": {"yaml", "layers", "schema"},
         "tuning": {"yaml", "layers", "schema", "sweep"},
         "parts": {"memory"},
-        "rules": {"memory", "augmentations", "parts"},
+        "rules": {"memory", "parts"},
         "facts": set(),
         "rates": set(),
         "resolve": {"memory", "parts", "rates"},
@@ -112,9 +111,8 @@ def test_stages_know_only_what_comes_before_them():
         "render": {"diff", "explain"},
         "memory": set(),
         "files": set(),
-        "processes": {"files"},
         "kept": {"files"},
-        "tracing": {"memory", "processes", "kept", "files", "own_code"},
+        "tracing": {"memory", "kept", "files", "own_code"},
         "own_code": {"files"},
         "explain": set(),
         "submission": {"yaml"},

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from ratc.migrate import accelerate, batch, deepspeed, keys, merge, specification, unified
-from ratc.migrate.model import Carried, Left
+from ratc.importers import accelerate, batch, deepspeed, keys, merge, specification, unified
+from ratc.importers.model import Carried, Left
 from ratc.yaml.parse import parse
 from tests.test_cases import CASES
 

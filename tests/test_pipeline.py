@@ -320,8 +320,8 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     from ratc_runtime.tasks.detection.losses import LOSSES as BOXES
     from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 
+    from ratc.catalog.tasks import LOSSES
     from ratc.rules.model_arguments import BOX_LOSS_ARGUMENTS, CLASS_LOSS_ARGUMENTS, DATA_ARGUMENTS, LOSS_ARGUMENTS
-    from ratc.tasks import LOSSES
 
     def arguments(called):
         return tuple(name for name in inspect.signature(called).parameters if name not in ("classes", "ignore_index"))
@@ -337,7 +337,7 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
 def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():
     from ratc_runtime import tasks
 
-    from ratc.tasks import METRICS
+    from ratc.catalog.tasks import METRICS
 
     assert {task: tuple(scores) for task, scores in tasks.METRICS.items()} == METRICS
 

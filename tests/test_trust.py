@@ -117,7 +117,7 @@ def test_a_built_in_model_needs_no_trust(tmp_path, monkeypatch, untrusted, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
     asked = []
-    monkeypatch.setattr("ratc.tracing.run", lambda work, request, *_: asked.append(request["model"]["name"]))
+    monkeypatch.setattr("ratc.tracing.fetch.run", lambda work, request, *_: asked.append(request["model"]["name"]))
     Path("spec.yaml").write_text(SPEC.replace('{name: "net:net"}', "{feature_dims: 16, num_heads: 2, num_blocks: 1}"))
     main(["fit", "spec.yaml"])
     assert set(asked) == {"rat"}

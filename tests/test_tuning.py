@@ -15,7 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratc import compiler, resources, tasks
+from ratc import compiler, resources
+from ratc.catalog import tasks
 from ratc.cli import budget, ledger, main
 from ratc.compiler import File, Inputs
 from ratc.tuning import outcome, picture, proposals

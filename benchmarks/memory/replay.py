@@ -18,11 +18,11 @@ from typing import Any
 import gpu
 from judge import Pair, Search, judge, overview, summary
 
-from ratc import tracing
 from ratc.memory.estimate import Predictor
 from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy, bucket_elements
+from ratc.tracing import fetch
 
 DATA = gpu.DATA
 GIB = 1 << 30
@@ -54,7 +54,7 @@ def predictor(row: dict[str, Any]) -> Predictor:
     """Trace a row's request, or take the cached trace. Raises RuntimeError if it cannot be traced."""
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, gpu.PATHS))
     own = {"batch_sizes": [1]} if row.get("micro_batch") == 1 else {}
-    trace, found = tracing.fetch({**row["request"], **own}, str(gpu.ZOO))
+    trace, found = fetch.fetch({**row["request"], **own}, str(gpu.ZOO))
     if trace is None:
         raise RuntimeError(f"{row['name']}: {[item.message for item in found]}")
     return Predictor(trace, strategy(row, trace), expandable=row.get("allocator") == "expandable_segments")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ratc import facts
-from ratc.alloc_conf import EXPANDABLE
+from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.cli import account, fitting
 from ratc.cli.predict import asked_allocator, device_of, own_searcher, strategy_of
 from ratc.cli.traces import Library, NoTrace

@@ -16,8 +16,8 @@ from ratc.cli import inputs
 from ratc.cli.console import say
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
-from ratc.migrate import accelerate, batch, deepspeed, detect, merge, specification, unified
-from ratc.migrate.model import Item
+from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
+from ratc.importers.model import Item
 
 _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed": deepspeed.read}
 

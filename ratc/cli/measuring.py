@@ -6,8 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 
-from ratc import tracing
-from ratc.alloc_conf import NATIVE
+from ratc.catalog.alloc_conf import NATIVE
 from ratc.cli import predict
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory import measured
@@ -17,6 +16,7 @@ from ratc.memory.measured import Conditions, Measurement
 from ratc.memory.request import request
 from ratc.own_code import digests
 from ratc.plan import Plan, Value
+from ratc.tracing import fetch
 
 #: Of a request's `training` what the memory of a step follows from; the rest are numbers, or conditions of their own.
 _TRAINING = ("optimizer", "compile", "loss")
@@ -84,7 +84,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
     data |= asked.get("detection", {})
     whole = hashlib.sha256(json.dumps([model, training, clipped, data], sort_keys=True).encode())
-    for path, module in digests.modules(tracing.own_names(asked), folder).items():
+    for path, module in digests.modules(fetch.own_names(asked), folder).items():
         whole.update(f"{path}\0{module.digest.removeprefix('sha256:')}\0".encode())
     return f"sha256:{whole.hexdigest()}"
 

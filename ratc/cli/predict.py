@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratc import facts
-from ratc.alloc_conf import EXPANDABLE, by_variables
+from ratc.catalog.alloc_conf import EXPANDABLE, by_variables
 from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory.allocators import Taken, choose, searchers

@@ -14,7 +14,8 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from ratc import alloc_conf, facts, files, processes, tracing
+from ratc import facts, files
+from ratc.catalog import alloc_conf
 from ratc.cli import facts_file, inputs, measuring, trusting
 from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
@@ -29,11 +30,12 @@ from ratc.memory.measured import Measurement, Point
 from ratc.memory.request import request, variant
 from ratc.memory.terms import GIB
 from ratc.plan import Plan
-from ratc.processes import Work
+from ratc.tracing import child_process, fetch
+from ratc.tracing.child_process import Work
 
 ASKS_FOR_TRUST = True
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
-LIMITS = processes.Limits(wall_s=900.0)
+LIMITS = child_process.Limits(wall_s=900.0)
 #: The sizes measured where none are given; the smaller pair for a rank's share below four.
 SIZES, SMALL_SIZES = (2, 4), (1, 2)
 
@@ -245,7 +247,7 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     with files.temporary_folder() as place:
         output = os.path.join(place, "measured.json")
         span = plan.settings["model.name"].span
-        problem = processes.run(work, asked, tracing.runtime_folder(), folder, output, span, LIMITS)
+        problem = child_process.run(work, asked, fetch.runtime_folder(), folder, output, span, LIMITS)
         if problem:
             raise _Failed(problem)
         with open(output, encoding="utf-8") as file:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ratc import tracing
 from ratc.cli.console import say
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.choose import Traces, Untraceable, Variant
 from ratc.memory.request import request
 from ratc.memory.trace import Trace
 from ratc.plan import Plan
+from ratc.tracing import fetch
 
 
 class NoTrace(Untraceable):
@@ -34,7 +34,7 @@ class _Fetched:
         key = accumulating, one_sample
         if key not in self._traces:
             asked = request(self._plan, self._variant, 2 if accumulating else 1, one_sample)
-            trace, found = tracing.fetch(asked, self._folder, self._span, _progress)
+            trace, found = fetch.fetch(asked, self._folder, self._span, _progress)
             if trace is None:
                 raise NoTrace(found)
             self._traces[key] = trace

@@ -15,7 +15,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ratc import files, launch_variables, rates
+from ratc import files, rates
+from ratc.catalog import launch_variables
 from ratc.cli import inputs, trusting
 from ratc.cli.compile import compile_spec
 from ratc.cli.console import say

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ratc.alloc_conf import EXPANDABLE, NATIVE
+from ratc.catalog.alloc_conf import EXPANDABLE, NATIVE
 from ratc.memory.choose import Choice, Library, Searcher, Variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from ratc.alloc_conf import EXPANDABLE
+from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.memory import measured
 from ratc.memory.choose import Choice, Searcher, Untraceable, Variant, WayOut, describe
 from ratc.memory.estimate import Breakdown, Estimate

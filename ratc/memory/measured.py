@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ratc.alloc_conf import NATIVE
+from ratc.catalog.alloc_conf import NATIVE
 from ratc.memory.choose import Choice
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.margin import Part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.alloc_conf import NATIVE, by_variables
+from ratc.catalog.alloc_conf import NATIVE, by_variables
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import metrics
 from ratc.diagnostics import Diagnostic
 from ratc.parts import kinds
 from ratc.resolve.context import Context
-from ratc.tasks import metrics
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:

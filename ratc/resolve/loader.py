@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from ratc.catalog.tasks import class_names
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.memory.images import sides
 from ratc.parts import kinds
 from ratc.plan import Value
 from ratc.resolve.context import Context
-from ratc.tasks import class_names
 from ratc.units import gib, memory_bytes
 
 #: Transforms whose `size` is the image's where the spec does not say it.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import class_names, default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.parts import parts
 from ratc.resolve.context import Context
-from ratc.tasks import class_names, default_loss
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:

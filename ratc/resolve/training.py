@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
-from ratc.tasks import default_loss
 from ratc.units import gib
 
 DEBUG_STEPS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.alloc_conf import EXPANDABLE, READ, implied, options
+from ratc.catalog.alloc_conf import EXPANDABLE, READ, implied, options
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ratc.augmentations import COLOUR_ARGUMENTS, COLOUR_ONLY, ELSEWHERE, TORCHVISION, TRANSFORMS
+from ratc.catalog.augmentations import COLOUR_ARGUMENTS, COLOUR_ONLY, ELSEWHERE, TORCHVISION, TRANSFORMS
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.plan import Values
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import DATASETS, LOSSES
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
-from ratc.tasks import DATASETS, LOSSES
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import DATASETS
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
-from ratc.tasks import DATASETS
 
 #: The built-in data sets (`ratc_runtime.data.sources`): dimensions and what they hold.
 _DATASETS = {"isic": (2, "images"), "coco": (2, "images"), "volumes": (3, "volumes")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc import launch_variables
+from ratc.catalog import launch_variables
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 

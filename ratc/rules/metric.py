@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import metrics
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.parts import kinds
 from ratc.plan import Values
-from ratc.tasks import metrics
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:

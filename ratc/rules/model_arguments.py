@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.plan import Value, Values
-from ratc.tasks import default_loss
 
 _COMMON = ("model.name", "model.multi_scale", "model.args", "model.output")  # `attention_memory` is of `rat` too
 _PAIRS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratc import alloc_conf, launch_variables
+from ratc.catalog import alloc_conf, launch_variables
 from ratc.plan import Plan
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed

@@ -14,7 +14,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from ratc import tasks
+from ratc.catalog import tasks
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.sweep import MOST_POINTS, Point
 from ratc.tuning.proposals import standing_for

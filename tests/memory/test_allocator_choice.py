@@ -10,7 +10,7 @@ import pytest
 import yaml
 from test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
 
-from ratc import alloc_conf
+from ratc.catalog import alloc_conf
 from ratc.cli import main
 from ratc.memory.allocators import choose, searchers
 from ratc.memory.choose import Traced, Variant

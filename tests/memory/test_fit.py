@@ -9,10 +9,11 @@ from pathlib import Path
 import made_traces
 import pytest
 
-from ratc import kept, processes, tracing
+from ratc import kept
 from ratc.cli import main
 from ratc.memory.trace import Trace
 from ratc.render import fit as render
+from ratc.tracing import child_process, fetch
 
 MIB = made_traces.MIB
 REQUEST = {
@@ -37,7 +38,7 @@ def runtime(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     monkeypatch.setenv("RATC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tracing, "runtime_folder", lambda: str(package))
+    monkeypatch.setattr(fetch, "runtime_folder", lambda: str(package))
 
     def install(body: str) -> Path:
         calls = tmp_path / "calls"
@@ -63,7 +64,7 @@ def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
     calls = runtime(answers())
     said = []
     for _ in range(3):
-        trace, found = tracing.fetch(REQUEST, str(tmp_path), progress=said.append)
+        trace, found = fetch.fetch(REQUEST, str(tmp_path), progress=said.append)
         assert isinstance(trace, Trace)
         assert not found
     assert calls.read_text() == "x"
@@ -73,27 +74,27 @@ def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
 
 def test_another_request_another_code_and_another_spec_folder_are_other_traces(runtime, tmp_path):
     calls = runtime(answers())
-    tracing.fetch(REQUEST, str(tmp_path))
-    tracing.fetch({**REQUEST, "accumulation": 2}, str(tmp_path))
+    fetch.fetch(REQUEST, str(tmp_path))
+    fetch.fetch({**REQUEST, "accumulation": 2}, str(tmp_path))
     assert calls.read_text() == "xx"
     runtime(answers() + "# changed\n")
-    tracing.fetch(REQUEST, str(tmp_path))
+    fetch.fetch(REQUEST, str(tmp_path))
     assert calls.read_text() == "xxx"
     own = {**REQUEST, "model": {"name": "mine.net:Net", "args": {}}}
     (tmp_path / "mine").mkdir()
     for text, expected in (("one = 1", "xxxx"), ("one = 1", "xxxx"), ("one = 2", "xxxxx")):
         (tmp_path / "mine" / "net.py").write_text(text)
-        tracing.fetch(own, str(tmp_path))
+        fetch.fetch(own, str(tmp_path))
         assert calls.read_text() == expected
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b"[" * 100_000, b'{"trace_version": 1}'])
 def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
     calls = runtime(answers())
-    tracing.fetch(REQUEST, str(tmp_path))
+    fetch.fetch(REQUEST, str(tmp_path))
     (entry,) = Path(kept.folder("traces")).iterdir()
     entry.write_bytes(damage)
-    trace, found = tracing.fetch(REQUEST, str(tmp_path))
+    trace, found = fetch.fetch(REQUEST, str(tmp_path))
     assert isinstance(trace, Trace)
     assert not found
     assert calls.read_text() == "xx"
@@ -118,7 +119,7 @@ def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
 )
 def test_what_goes_wrong_is_one_diagnostic_and_leaves_nothing(runtime, tmp_path, body, code, said):
     runtime(body)
-    trace, found = tracing.fetch(REQUEST, str(tmp_path))
+    trace, found = fetch.fetch(REQUEST, str(tmp_path))
     assert trace is None
     assert len(found) == 1
     assert found[0].code == code
@@ -134,7 +135,7 @@ def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
         f"open({str(note)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    trace, found = tracing.fetch(REQUEST, str(tmp_path), limits=processes.Limits(wall_s=3))
+    trace, found = fetch.fetch(REQUEST, str(tmp_path), limits=child_process.Limits(wall_s=3))
     assert trace is None
     assert "3 s" in found[0].message
     child = int(note.read_text())
@@ -150,17 +151,17 @@ def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
 
 def test_without_the_runtime_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("RATC_CACHE", str(tmp_path))
-    monkeypatch.setattr(tracing, "runtime_folder", lambda: None)
-    _, found = tracing.fetch(REQUEST, str(tmp_path))
+    monkeypatch.setattr(fetch, "runtime_folder", lambda: None)
+    _, found = fetch.fetch(REQUEST, str(tmp_path))
     assert found[0].code == "R315"
     assert "ratc[runtime]" in found[0].helps[0]
 
 
 def test_the_cache_does_not_grow_without_end(runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracing, "KEPT", 3)
+    monkeypatch.setattr(fetch, "KEPT", 3)
     runtime(answers())
     for number in range(5):
-        tracing.fetch({**REQUEST, "accumulation": number}, str(tmp_path))
+        fetch.fetch({**REQUEST, "accumulation": number}, str(tmp_path))
     assert len(list(Path(kept.folder("traces")).iterdir())) == 3
 
 

@@ -10,7 +10,7 @@ import yaml
 from test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
 from test_measured import MACHINE, measurement
 
-from ratc import compiler, facts, tracing
+from ratc import compiler, facts
 from ratc.cli import facts_file, main, measuring
 from ratc.cli.checks import MOST, SKIP, Checks
 from ratc.compiler import File
@@ -20,6 +20,7 @@ from ratc.memory.estimate import Predictor
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
+from ratc.tracing import fetch
 
 GIB = 1 << 30
 VARIANT = Variant("fp32")
@@ -208,7 +209,7 @@ def test_a_model_that_cannot_be_traced_is_a_line_and_no_finding(compiled, runtim
 
 def test_without_the_runtime_the_compiler_compiles_as_before_and_says_so_in_a_line(compiled, monkeypatch):
     with_it = compiled("batch_size: 8, target_batch_size: 64")[1]
-    monkeypatch.setattr(tracing, "runtime_folder", lambda: None)
+    monkeypatch.setattr(fetch, "runtime_folder", lambda: None)
     monkeypatch.setenv("RATC_CACHE", os.path.abspath("empty"))
     status, files, said = compiled("batch_size: 8, target_batch_size: 64")
     assert status == 0

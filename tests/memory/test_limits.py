@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ratc import processes
+from ratc.tracing import child_process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -35,10 +35,10 @@ def ended(tmp_path, monkeypatch, request):
 
     def run(name, **limits):
         start = time.monotonic()
-        work = processes.Work(name, "tracing", "R315", warm=request.param == "warm")
+        work = child_process.Work(name, "tracing", "R315", warm=request.param == "warm")
         output = str(tmp_path / "out")
-        found = processes.run(
-            work, {"asked": 1}, str(tmp_path), str(tmp_path), output, None, processes.Limits(**limits)
+        found = child_process.run(
+            work, {"asked": 1}, str(tmp_path), str(tmp_path), output, None, child_process.Limits(**limits)
         )
         return found, time.monotonic() - start
 
@@ -49,7 +49,7 @@ def ended(tmp_path, monkeypatch, request):
 def test_processor_time_is_limited_over_all_processes(ended, name):
     found, _ = ended(name, cpu_s=1, idle_s=300, wall_s=300)
     assert (found.code, found.message) == ("R315", "tracing the model took more than 1 s of processor time")
-    assert found.helps == (processes.WITHOUT,)
+    assert found.helps == (child_process.WITHOUT,)
 
 
 def test_a_process_that_waits_for_nothing_is_ended_long_before_the_clock_s_limit(ended):
@@ -79,8 +79,8 @@ def test_without_a_fork_server_an_interpreter_is_started(tmp_path, monkeypatch):
 
     (tmp_path / "reads.py").write_text(PROGRAMS["reads"])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(processes.warm, "start", gone)
-    work = processes.Work("reads", "tracing", "R315", warm=True)
+    monkeypatch.setattr(child_process.warm, "start", gone)
+    work = child_process.Work("reads", "tracing", "R315", warm=True)
     place, output = str(tmp_path), str(tmp_path / "out")
-    assert processes.run(work, {"asked": 1}, place, place, output, None, processes.Limits()) is None
+    assert child_process.run(work, {"asked": 1}, place, place, output, None, child_process.Limits()) is None
     assert (tmp_path / "out").read_text() == '{"asked": 1}'

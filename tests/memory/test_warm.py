@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ratc.processes import warm
+from ratc.tracing import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SAYS = """import json, os, sys
@@ -20,7 +20,7 @@ print("parent", os.getppid(), "torch" in sys.modules, os.getsid(0) == os.getpid(
 sys.exit(int(sys.argv[1]))
 """
 ASKER = """import sys
-from ratc.processes import warm
+from ratc.tracing.child_process import warm
 job = warm.start({"file": sys.argv[1]}, [], sys.argv[2], {}, {}, ("/dev/null",) * 3)
 print(job.pid, flush=True)
 job.wait()

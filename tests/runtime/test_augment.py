@@ -15,7 +15,7 @@ from ratc_runtime.data.augment import Augmentation
 from ratc_runtime.data.randomness import sample_seed
 from ratc_runtime.errors import RuntimeFinding
 
-from ratc.augmentations import ELSEWHERE, TORCHVISION, TRANSFORMS
+from ratc.catalog.augmentations import ELSEWHERE, TORCHVISION, TRANSFORMS
 
 SIDE = 64
 #: Arguments under which each transform does something to any image.

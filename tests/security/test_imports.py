@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ratc.cli import main
-from ratc.migrate import accelerate, batch, deepspeed, merge, specification, unified
-from ratc.migrate.model import Carried
+from ratc.importers import accelerate, batch, deepspeed, merge, specification, unified
+from ratc.importers.model import Carried
 from ratc.yaml.parse import parse
 
 SECRET = "sEcReT1"

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ratc import files
 from ratc.diagnostics import Diagnostic, Span
-from ratc.processes import warm
+from ratc.tracing import warm
 
 #: Bytes of private memory that the process may take: fake tensors need none, torch itself about one GiB.
 MEMORY_BYTES = 12 << 30

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ratc import resources
-from ratc.migrate import keys
-from ratc.migrate.model import Carried, Item, Left
+from ratc.importers import keys
+from ratc.importers.model import Carried, Item, Left
 from ratc.schema import subschema
 from ratc.yaml.parse import Document
 

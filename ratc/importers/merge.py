@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.migrate.model import Carried, Item, Left
+from ratc.importers.model import Carried, Item, Left
 from ratc.secrets.redact import found, shown
 
 _VARIABLES = "environment.variables."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from ratc.diagnostics import Span
-from ratc.migrate.model import Carried, Item, Left
+from ratc.importers.model import Carried, Item, Left
 from ratc.yaml.parse import Document, Node
 
 #: A path of the spec, or what gives path and value (or, as text, why the value is left).

@@ -9,11 +9,11 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 
-from ratc import launch_variables
+from ratc.catalog import launch_variables
 from ratc.diagnostics import Source, Span
-from ratc.migrate import shell, sizes
-from ratc.migrate.model import Carried, Item, Left
-from ratc.migrate.sizes import Option
+from ratc.importers import shell, sizes
+from ratc.importers.model import Carried, Item, Left
+from ratc.importers.sizes import Option
 from ratc.units import slurm_time
 
 _Made = list[tuple[str, object]] | str

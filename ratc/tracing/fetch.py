@@ -16,7 +16,7 @@ from ratc import files, kept
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
 from ratc.own_code import digests, trust
-from ratc.processes import Limits, Work, run
+from ratc.tracing.child_process import Limits, Work, run
 
 #: Traces kept; the oldest go first.
 KEPT = 300
@@ -103,7 +103,7 @@ def _python_files(place: str) -> list[str]:
 
 def runtime_folder() -> str | None:
     """Where the runtime's package lies; None if it is not installed."""
-    beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    beside = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     for place in (os.path.join(beside, "runtime"), beside, *sys.path):
         if os.path.isdir(os.path.join(place, "ratc_runtime")):
             return os.path.join(place, "ratc_runtime")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ratc.migrate import keys
-from ratc.migrate.model import Carried, Item
+from ratc.importers import keys
+from ratc.importers.model import Carried, Item
 from ratc.yaml.parse import Document
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ratc import resources, schema
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.migrate.merge import Merged
-from ratc.migrate.model import Left
+from ratc.importers.merge import Merged
+from ratc.importers.model import Left
 from ratc.secrets.redact import redact
 from ratc.yaml.parse import Document, parse
 from ratc.yaml.write import comment, mapping

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ratc.diagnostics import Span
-from ratc.migrate.model import Carried, Item, Left
+from ratc.importers.model import Carried, Item, Left
 
 _CARD = "a name of the scheduler's for a card: say it as `resources.gpu`"
 _UNITS = {"K": 1, "M": 2**10, "G": 2**20, "T": 2**30}

@@ -1,0 +1,1 @@
+"""A model's trace: asked of the runtime in a process with limits, and kept."""
