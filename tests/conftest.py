@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ratc.cli.checks import SKIP
+from ratc.fitting.check_batch import SKIP
 from ratc.own_code import trust
 from tests.effort import LATE, part_of, skip_if_late
 

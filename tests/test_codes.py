@@ -17,9 +17,9 @@ import pytest
 
 from ratc import compiler, facts
 from ratc.cli import main
-from ratc.cli.checks import SKIP
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic
+from ratc.fitting.check_batch import SKIP
 from ratc.own_code import trust
 from ratc.targets import artifacts
 from ratc.targets.artifact import Place

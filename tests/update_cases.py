@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ratc.cli import main
-from ratc.cli.checks import SKIP
+from ratc.fitting.check_batch import SKIP
 from ratc.own_code.trust import VARIABLE
 from tests.test_cases import CASES, OUTPUT
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Loaded
 from ratc.cli.points import resolve
 from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.fitting.check_batch import Checks
 from ratc.plan import Plan
 from ratc.sweep import Point
 from ratc.targets import TARGETS, study

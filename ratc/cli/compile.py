@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 
 from ratc import compiler, emit, files, layers, targets
 from ratc.cli import inputs
-from ratc.cli.checks import Checks
 from ratc.cli.console import say
 from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.fitting.check_batch import Checks
 from ratc.own_code import callables, digests
 from ratc.plan import Plan
 from ratc.shell import quote

@@ -231,16 +231,16 @@ def _unknown(args: argparse.Namespace, known: list[str]) -> int:
 def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     """What the micro-batch takes, part by part; or in one line why that is not known."""
     if decision is not None:
-        from ratc.cli import account
+        from ratc.fitting import breakdown
 
-        return account.lines(decision.choice, decision.measured)
+        return breakdown.lines(decision.choice, decision.measured)
     if plan.values["hardware.device"].value != "cuda":
         return ["No memory is predicted: it trains on the CPU."]
     if inputs.is_given(plan):
-        from ratc.cli import account, given
+        from ratc.fitting import breakdown, given_batch
 
-        verdict, why = given.judge(plan, folder)
-        return [f"No memory is predicted: {why}."] if verdict is None else account.of_given(verdict)
+        verdict, why = given_batch.judge(plan, folder)
+        return [f"No memory is predicted: {why}."] if verdict is None else breakdown.of_given(verdict)
     if not inputs.is_open(plan):
         why = "it is not known which NVIDIA card it will run on"
         return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]

@@ -13,12 +13,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from ratc import facts
-from ratc.cli import account, fitting, given, inputs
+from ratc.cli import inputs
 from ratc.cli.console import say
-from ratc.cli.predict import asked_allocator, strategy_of, variants, why_nothing
 from ratc.cli.telling import Telling
-from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.fitting import breakdown, given_batch, table
+from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
+from ratc.fitting.traces import Library, NoTrace
 from ratc.markup import visible
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
@@ -87,8 +88,8 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     allowed = searchers(library, share, asked_allocator(plan))
     wanted = [(card, _precisions(args, plan, card)) for card in cards]
     try:
-        rows, first = fitting.table(plan, wanted, allowed)
-        details = [*account.lines(first[0].choice), *_allocator(plan, first[0])] if first else []
+        rows, first = table.table(plan, wanted, allowed)
+        details = [*breakdown.lines(first[0].choice), *_allocator(plan, first[0])] if first else []
         if first is None and len(cards) == 1 and rows:
             searcher = next(iter(allowed.values()))
             details = _nothing(searcher, library, plan, cards[0], rows[0].precision)
@@ -106,7 +107,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     if args.format not in _TABLES:
         telling.tell(_unfitting(rows, fits, span))
         return 0 if fits else 1
-    print(_TABLES[args.format](rows, fitting.note(plan)), end="")
+    print(_TABLES[args.format](rows, table.note(plan)), end="")
     if args.format == "text":
         print("".join(f"\n{visible(line)}" for line in details), end="\n" if details else "")
     return 0 if fits else 1
@@ -126,7 +127,7 @@ def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Ite
 
 def _cards(args: argparse.Namespace, plan: Plan) -> tuple[list[facts.Card], tuple[Diagnostic, ...]]:
     """The cards to show: those that were named, else the plan's own, else common ones. Codes: R301, R348."""
-    own = fitting.own_card(plan)
+    own = table.own_card(plan)
     chosen: list[facts.Card] = [own] if own and not args.cards and not args.all_cards else []
     found: list[Diagnostic] = []
     for name in args.cards:
@@ -134,12 +135,12 @@ def _cards(args: argparse.Namespace, plan: Plan) -> tuple[list[facts.Card], tupl
         found += problems
         chosen += [card] if card else []
     for card in chosen:
-        why = fitting.unpredictable(plan, card)
+        why = table.unpredictable(plan, card)
         if why:
             found.append(Diagnostic("R348", f"nothing is predicted for {card.name}: {why}", helps=_OTHERS))
-    names = facts.card_names() if args.all_cards else () if chosen or args.cards else fitting.COMMON
+    names = facts.card_names() if args.all_cards else () if chosen or args.cards else table.COMMON
     others = [card for card in map(facts.find_card, names) if isinstance(card, facts.Card)]
-    shown = [*chosen, *(card for card in others if not fitting.unpredictable(plan, card))]
+    shown = [*chosen, *(card for card in others if not table.unpredictable(plan, card))]
     return list(dict.fromkeys(shown)), tuple(found)
 
 
@@ -160,7 +161,7 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
     device = Device(card.id, card.memory_bytes, card.compute_capability)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
-    return account.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
+    return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 
 def _given(args: argparse.Namespace, plan: Plan, folder: str, told: Choice | None) -> list[str]:
@@ -169,10 +170,10 @@ def _given(args: argparse.Namespace, plan: Plan, folder: str, told: Choice | Non
     """
     if args.cards or args.all_cards or args.precisions or args.format != "text" or not inputs.is_given(plan):
         return []
-    verdict, _ = given.judge(plan, folder)
+    verdict, _ = given_batch.judge(plan, folder)
     if verdict is None:
         return []
-    said = account.of_given(verdict)
+    said = breakdown.of_given(verdict)
     return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
 
 

@@ -259,9 +259,9 @@ def decide(
 def predict(args: argparse.Namespace, plan: Plan) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """What memory, measured or predicted, decides for a plan whose micro-batch is open."""
     # Imported here: only an open micro-batch needs the search.
-    from ratc.cli import measuring
+    from ratc.fitting import from_measurement
 
-    return measuring.decide(plan, os.path.dirname(args.spec) or ".")
+    return from_measurement.decide(plan, os.path.dirname(args.spec) or ".")
 
 
 def predicted_from(plan: Plan, args: argparse.Namespace) -> tuple[object, ...]:

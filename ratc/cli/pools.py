@@ -9,11 +9,11 @@ from dataclasses import replace
 from ratc import compiler
 from ratc.cli import inputs
 from ratc.cli.arrays import left_out
-from ratc.cli.checks import Checks
 from ratc.cli.inputs import Gathered, Loaded
 from ratc.cli.points import resolve
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, has_errors
+from ratc.fitting.check_batch import Checks
 from ratc.plan import Plan, Value, Values
 from ratc.sweep import Point
 from ratc.targets import TARGETS, lock, study

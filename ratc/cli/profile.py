@@ -16,13 +16,14 @@ from typing import Any
 
 from ratc import facts, files
 from ratc.catalog import alloc_conf
-from ratc.cli import facts_file, inputs, measuring, trusting
+from ratc.cli import facts_file, inputs, trusting
 from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
-from ratc.cli.predict import decide, device_of, own_searcher, strategy_of, variants
 from ratc.cli.telling import Telling
-from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
+from ratc.fitting import from_measurement
+from ratc.fitting.predict import decide, device_of, own_searcher, strategy_of, variants
+from ratc.fitting.traces import Library, NoTrace
 from ratc.markup import lines
 from ratc.memory.choose import Variant
 from ratc.memory.estimate import Estimate
@@ -217,7 +218,7 @@ def _measurement(plan: Plan, used: Variant, told: list[dict[str, Any]], folder: 
     keys = ("micro_batch", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "samples_per_second")
     return Measurement(
         str(plan.values["model.name"].value),
-        measuring.conditions(plan, used, folder),
+        from_measurement.conditions(plan, used, folder),
         tuple(Point(**{key: one[key] for key in keys}) for one in told),
         max(one["outside_bytes"] for one in told),
         told[-1]["device_total_bytes"],
@@ -239,7 +240,7 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     """What the runtime measured at a size. Accumulating, which is the larger step. Raises _Failed."""
     asked = {**request(plan, used, 2), "micro_batch": size}
     interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also measures
-    allocator = measuring.conditions(plan, used, folder).allocator
+    allocator = from_measurement.conditions(plan, used, folder).allocator
     given = {name: str(value) for name, value in (plan.settings["environment.variables"].value or {}).items()}
     # As the script does.
     variables = dict.fromkeys(alloc_conf.NAMES, alloc_conf.settings(allocator, given))

@@ -130,7 +130,7 @@ def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...
 
 def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Report | None, tuple[Diagnostic, ...]]:
     """The report of a spec that is resolved here, and all that was found on the way."""
-    from ratc.cli.foreseen import foresee
+    from ratc.fitting.report import foresee
 
     found = loaded.diagnostics
     if loaded.settings is None or loaded.document is None:

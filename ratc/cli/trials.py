@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from ratc import files, layers
 from ratc.cli import inputs
 from ratc.cli.arrays import left_out as left_out_finding
-from ratc.cli.checks import Checks
 from ratc.cli.compile import as_word, compile_spec
 from ratc.cli.inputs import Loaded
 from ratc.cli.points import resolve
 from ratc.cli.telling import Telling
 from ratc.cli.trial_files import TrialFiles
 from ratc.diagnostics import Diagnostic, has_errors
+from ratc.fitting.check_batch import Checks
 from ratc.sweep import Point
 from ratc.targets.array import Array
 from ratc.targets.artifact import Place

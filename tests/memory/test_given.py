@@ -11,9 +11,10 @@ from test_fit import answers, runtime  # noqa: F401  # the fixture is used by it
 from test_measured import MACHINE, measurement
 
 from ratc import compiler, facts
-from ratc.cli import facts_file, main, measuring
-from ratc.cli.checks import MOST, SKIP, Checks
+from ratc.cli import facts_file, main
 from ratc.compiler import File
+from ratc.fitting import from_measurement
+from ratc.fitting.check_batch import MOST, SKIP, Checks
 from ratc.memory import given
 from ratc.memory.choose import Searcher, Traced, Variant
 from ratc.memory.estimate import Predictor
@@ -283,7 +284,7 @@ def test_a_measurement_of_the_step_is_preferred_to_a_trace(compiled, capsys):
     Path("spec.yaml").write_text(spec.format(training="batch_size: 64", gpus=1))
     settings, _ = compiler.analyse(compiler.Inputs(File("spec.yaml", Path("spec.yaml").read_bytes())))
     plan, _ = compiler.plan(settings, None, None)
-    conditions = measuring.conditions(plan, variant(plan, "9.0"), ".")
+    conditions = from_measurement.conditions(plan, variant(plan, "9.0"), ".")
     assert facts_file.add("facts.yaml", measurement(((2, 5), (4, 9)), conditions=conditions), MACHINE) is None
     status, _, said = compiled("batch_size: 64", "--facts", "facts.yaml", spec=spec)
     assert status == 1

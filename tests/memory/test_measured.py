@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from ratc import compiler, facts
-from ratc.cli import facts_file, main, measuring
+from ratc.cli import facts_file, main
 from ratc.compiler import File
 from ratc.facts import Machine
+from ratc.fitting import from_measurement
 from ratc.memory import measured
 from ratc.memory.measured import Conditions, Measurement, Point
 from ratc.memory.request import variant
@@ -279,7 +280,7 @@ def measured_before():
     assert settings is not None, found
     plan, found = compiler.plan(settings, None, None)
     assert plan is not None, found
-    conditions = measuring.conditions(plan, variant(plan, "9.0"), ".")
+    conditions = from_measurement.conditions(plan, variant(plan, "9.0"), ".")
     points = ((2, 5), (4, 9))
     assert facts_file.add("facts.yaml", measurement(points, conditions=conditions), MACHINE) is None
 

@@ -12,7 +12,8 @@ import made_traces
 import pytest
 from test_fit import MIB, answers, runtime, spec  # noqa: F401  # the fixture is used by its name
 
-from ratc.cli import account, main
+from ratc.cli import main
+from ratc.fitting import breakdown
 from ratc.memory.compose import ALL_KINDS, compose
 from ratc.memory.estimate import Breakdown, Predictor
 from ratc.memory.trace import parse
@@ -173,7 +174,7 @@ def test_a_measured_choice_claims_no_parts():
     from test_choose import FP32, LARGE, searcher
 
     choice = searcher(64).choose(FP32, Strategy(), LARGE)
-    told = account.lines(replace(choice, breakdown=Breakdown({}, {}, {})), "measured on 1 May")
+    told = breakdown.lines(replace(choice, breakdown=Breakdown({}, {}, {})), "measured on 1 May")
     assert told[0].endswith("micro-batch 64, measured on 1 May:")
     assert "of which kinds was not measured" in told[1]
     assert not any("activations" in line or "bound:" in line for line in told)

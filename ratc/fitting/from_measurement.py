@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 
 from ratc.catalog.alloc_conf import NATIVE
-from ratc.cli import predict
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.fitting import predict
 from ratc.memory import measured
 from ratc.memory.choose import Variant
 from ratc.memory.decision import Decision

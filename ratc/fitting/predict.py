@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables
-from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
 from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
 from ratc.memory.decision import Decision

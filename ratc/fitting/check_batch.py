@@ -45,17 +45,17 @@ class Checks:
 
     def _checked(self, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
         # Imported here: only a known card needs it.
-        from ratc.cli import given
-        from ratc.cli.traces import NoTrace
+        from ratc.fitting import given_batch
+        from ratc.fitting.traces import NoTrace
 
         try:
-            verdict, why = given.judge(plan, folder)
+            verdict, why = given_batch.judge(plan, folder)
         except NoTrace as stopped:
             return stopped.found
         if verdict is None:
             self._say(f"the micro-batch is not checked against {plan.values['hardware.card'].value}: {why}")
             return ()
-        return given.findings(verdict, plan, folder)
+        return given_batch.findings(verdict, plan, folder)
 
     def _say(self, line: str) -> None:
         if line not in self._said:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ratc.cli import measuring, predict
-from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic, Severity
+from ratc.fitting import from_measurement, predict
+from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import given, measured
 from ratc.memory.choose import Choice, Variant
 from ratc.memory.given import Verdict
@@ -24,7 +24,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     share = plan.values.get_as(int, "training.global_batch_size") // strategy.world_size
     facts = plan.facts.get("measured")
     entries = [measured.read(entry) for entry in facts.value] if facts is not None and facts.value else []
-    found = measuring.matching(entries, measuring.conditions(plan, wanted, folder)) if entries else None
+    found = from_measurement.matching(entries, from_measurement.conditions(plan, wanted, folder)) if entries else None
     verdict = given.by_measurement(found, share, device, strategy, micro) if found else None
     if verdict is not None:
         return verdict, ""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE
-from ratc.cli import account, fitting
-from ratc.cli.predict import asked_allocator, device_of, own_searcher, strategy_of
-from ratc.cli.traces import Library, NoTrace
 from ratc.diagnostics import Diagnostic
+from ratc.fitting import breakdown, table
+from ratc.fitting.predict import asked_allocator, device_of, own_searcher, strategy_of
+from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import searchers
 from ratc.memory.choose import Choice, Searcher
 from ratc.memory.decision import Decision
@@ -53,7 +53,7 @@ def foresee(args: argparse.Namespace, plan: Plan, decision: Decision | None, fol
         drawing,
         undrawn,
         rows,
-        fitting.note(plan) if rows else "",
+        table.note(plan) if rows else "",
         no_cards,
         found,
     )
@@ -82,7 +82,7 @@ def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Ch
             steps = plan.values.get_as(int, "training.gradient_accumulation_steps")
             choice = Choice(found, steps, broken)
         model = plan.values.get_as(str, "model.name")
-        return choice, fitting.drawing(model, searcher, wanted, strategy, choice), ""
+        return choice, table.drawing(model, searcher, wanted, strategy, choice), ""
     except NoTrace as stopped:
         reason = "; ".join(item.message for item in stopped.found)
         if choice is None:
@@ -94,18 +94,18 @@ def _account(choice: Choice, measured: str | None) -> Account:
     found = choice.estimate
     used = [
         Part(part.kind, part.bytes_, part.name, part.detail)
-        for part in account.parts(found, choice.breakdown, measured)
+        for part in breakdown.parts(found, choice.breakdown, measured)
     ]
     left = []
     if found.fits:
-        margin = account.margin_text(found)
+        margin = breakdown.margin_text(found)
         left.append(Part("margin", found.budget_bytes - found.cap_bytes, "kept free as a margin", margin))
         left.append(Part("unused", found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
-    sentences = [account.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` says what would."]
+    sentences = [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` says what would."]
     if choice.next_larger is not None:
-        sentences.append(account.more(choice.next_larger))
+        sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:
-        sentences.append(f"Beside it, {account.size_text(found.host_bytes)} of host memory for what is offloaded.")
+        sentences.append(f"Beside it, {breakdown.size_text(found.host_bytes)} of host memory for what is offloaded.")
     return Account(
         found.device.name,
         found.device.memory_bytes,
@@ -125,18 +125,18 @@ def _cards(
     """The table of cards: the plan's own, and those that were named or a few common ones. Code: R301."""
     if args.no_cards:
         return [], "It was asked for no other cards (`--no-cards`).", ()
-    own = fitting.own_card(plan)
+    own = table.own_card(plan)
     if not args.cards and _unpredictable(plan):
         return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
     cards: list[facts.Card] = [own] if own else []
-    for name in args.cards or fitting.COMMON:
+    for name in args.cards or table.COMMON:
         card, problems = facts.resolve_card(name, None)
         if problems:
             return [], "A card is not known.", problems
         cards += [card] if card else []
-    cards = [card for card in dict.fromkeys(cards) if not fitting.unpredictable(plan, card)]
+    cards = [card for card in dict.fromkeys(cards) if not table.unpredictable(plan, card)]
     try:
-        rows, _ = fitting.table(plan, [(card, _precisions(plan, card)) for card in cards], allowed)
+        rows, _ = table.table(plan, [(card, _precisions(plan, card)) for card in cards], allowed)
     except NoTrace as stopped:
         reason = "; ".join(item.message for item in stopped.found)
         return [], f"Nothing is predicted for cards: {reason}.", ()

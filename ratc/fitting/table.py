@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ratc import facts
-from ratc.cli.predict import variants
+from ratc.fitting.predict import variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
@@ -27,7 +27,7 @@ def table(
     """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn. ``allowed`` are the
     searchers of each allocator that the spec allows.
 
-    Raises ``ratc.cli.traces.NoTrace`` where the model cannot be traced.
+    Raises ``ratc.fitting.traces.NoTrace`` where the model cannot be traced.
     """
     world = plan.values.get_as(int, "parallel.world_size")
     deepspeed = bool(plan.values["engine.deepspeed"].value)
