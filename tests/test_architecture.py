@@ -22,17 +22,9 @@ SHARED = {
 }
 SHARED |= {"own_code/callables", "own_code/signatures"}
 #: The only modules that may touch files, the environment, the clock or other processes.
-WORLDLY = {
-    "cli",
-    "probe",
-    "consumers",
-    "emit",
-    "resources",
-    "spec/generate",
-    "secrets/generate",
-    "tracing",
-}
-WORLDLY |= {"kept", "files", "own_code/digests", "own_code/trust", "__main__"}
+WORLDLY = {"cli", "workflow", "fitting", "compiled", "study", "probe", "consumers", "tracing", "emit", "resources"}
+WORLDLY |= {"kept", "files", "own_code/digests", "own_code/trust", "scheduler/history", "scheduler/wait"}
+WORLDLY |= {"spec/generate", "secrets/generate", "__main__"}
 
 
 def imports(path: Path) -> set[str]:

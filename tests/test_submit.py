@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ratc.cli import finished
+from ratc.compiled import finished
 from ratc.plan import Value, Values
 from ratc.submission import DIALECTS, record, summary
 from ratc.submission.dialect import Answer, Task

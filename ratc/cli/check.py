@@ -15,9 +15,10 @@ from typing import Any
 
 from ratc import emit, facts, targets
 from ratc.cli import compile as compiling
-from ratc.cli import compiled, drift, inputs, tree
+from ratc.cli import inputs
 from ratc.cli.console import say
 from ratc.cli.inputs import Known
+from ratc.compiled import drift, find, read_lock
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.sweep import once
 from ratc.targets.artifact import Artifact
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     found: list[Diagnostic] = []
     folders = differ = 0
     known: Known = {}
-    for folder in tree.compiled(args.paths):
+    for folder in find.compiled(args.paths):
         said = _checked(folder, args.this_machine, known)
         if args.strict:
             said = [replace(item, severity=Severity.ERROR) for item in said]
@@ -64,11 +65,11 @@ def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
         document, found = drift.read(folder)
         if has_errors(found):
             return list(found)
-        words, name = tree.head(folder)
+        words, name = find.head(folder)
         command = f"cd {shlex.quote(folder)} && {words}"
         try:
-            args = compiled.arguments(words, folder)
-        except compiled.Refused as error:
+            args = read_lock.arguments(words, folder)
+        except read_lock.Refused as error:
             text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
             span = Span(Source(os.path.join(folder, name), text), 1, 1, 2, 1)
             message = f"the head of `{os.path.join(folder, name)}` does not say how to make it again"
@@ -133,4 +134,4 @@ def _machine(folder: str) -> Diagnostic:
 def _mixed(folder: str, made: Sequence[Artifact]) -> list[str]:
     """Files with ratc's head that no plan of this folder has: those of another target."""
     names = {artifact.path for artifact in made}
-    return [name for name in targets.NAMES if name not in names and tree.marked(folder, name)]
+    return [name for name in targets.NAMES if name not in names and find.marked(folder, name)]

@@ -98,7 +98,7 @@ def is_untrusted(found: Sequence[Diagnostic]) -> bool:
 def by_digest(args: argparse.Namespace, loaded: Loaded, target: str, folder: str) -> Iterator[Diagnostic]:
     """What a check can tell if a prediction is missing: the files cannot be made again, digests can be compared."""
     # Imported here: only a check reads what lies there.
-    from ratc.cli import drift
+    from ratc.compiled import drift
 
     helps = (f"run `{recorded(args, target)}`",)
     with emit.steady(folder):
@@ -177,7 +177,7 @@ def make(
 def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check: bool) -> tuple[Diagnostic, ...]:
     if check:
         # Imported here: only a check reads what lies there.
-        from ratc.cli import drift
+        from ratc.compiled import drift
 
         with emit.steady(folder):
             remove = emit.stale(folder, made.artifacts, former(folder))

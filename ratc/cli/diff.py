@@ -12,8 +12,9 @@ import os
 import sys
 from contextlib import ExitStack
 
-from ratc.cli import inputs, revisions, sides
-from ratc.cli.sides import Asked
+from ratc.cli import inputs
+from ratc.compiled import diff_inputs, git_revisions
+from ratc.compiled.diff_inputs import Asked
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.diff.compare import compare, without
 from ratc.diff.model import Comparison, Effect
@@ -60,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
         print("ratc diff: name one side, which is held against HEAD, or two; see `ratc diff --help`", file=sys.stderr)
         return 2
     names = args.sides if len(args.sides) == 2 else _against_head(args.sides[0])
-    if len([name for name in names if (parts := revisions.split(name)) and not parts[1]]) == 2:
+    if len([name for name in names if (parts := git_revisions.split(name)) and not parts[1]]) == 2:
         print("ratc diff: name the file on one side at least, as in `ratc diff main: spec.yaml`", file=sys.stderr)
         return 2
     old = Asked(names[0], args.old_target or args.target, args.old_facts or args.facts)
     new = Asked(names[1], args.new_target or args.target, args.new_facts or args.facts)
     with ExitStack() as stack:
-        both, found = sides.pair(old, new, stack)
+        both, found = diff_inputs.pair(old, new, stack)
         if both is None:
             inputs.show(_once(found), "ratc diff", args.format)
             return 2
@@ -104,7 +105,7 @@ def rendered(comparison: Comparison, form: str) -> str:
 
 def _against_head(side: str) -> list[str]:
     """A file against its last commit; a revision against the file as it is."""
-    parts = revisions.split(side)
+    parts = git_revisions.split(side)
     return [side, parts[1]] if parts else ["HEAD:", side]
 
 

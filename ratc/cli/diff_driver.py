@@ -11,10 +11,10 @@ import os
 import sys
 from contextlib import ExitStack
 
-from ratc.cli import sides
 from ratc.cli.console import say
 from ratc.cli.diff import rendered
-from ratc.cli.sides import Asked
+from ratc.compiled import diff_inputs
+from ratc.compiled.diff_inputs import Asked
 from ratc.diff.compare import compare
 
 
@@ -39,7 +39,7 @@ def _told(path: str, later: str, old: bytes | None, new: bytes | None, args: arg
         before = Asked(path, args.old_target or args.target, args.old_facts or args.facts, old)
         after = Asked(later, args.new_target or args.target, args.new_facts or args.facts, new)
         with ExitStack() as stack:
-            both, _ = sides.pair(before, after, stack)
+            both, _ = diff_inputs.pair(before, after, stack)
         if both is not None:
             told = rendered(compare(*both), "text")
             return told or "nothing that ratc resolves differs: comments, order or layout\n"

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ratc import compiler, layers, resources
-from ratc.cli import compiled, inputs
-from ratc.cli.compiled import Compiled
+from ratc.cli import inputs
 from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
+from ratc.compiled import read_lock
+from ratc.compiled.read_lock import Compiled
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if re.fullmatch(r"[Rr][0-9]{1,4}", args.spec):
             return _code(args.spec.upper(), args.format)
-    if os.path.isdir(args.spec) or compiled.is_compiled(args.spec):
+    if os.path.isdir(args.spec) or read_lock.is_compiled(args.spec):
         return _of_compiled(args)
     refused = inputs.known_target(args.target)
     if refused:
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_compiled(args: argparse.Namespace) -> int:
-    read, found = compiled.read(args.spec)
+    read, found = read_lock.read(args.spec)
     if read is None:
         return _refused(args, found)
     laid = [f"--{name}" for name in layers.SHORT_NAMES if getattr(args, f"short_{name}") is not None]
@@ -80,7 +81,7 @@ def _of_compiled(args: argparse.Namespace) -> int:
         return 2
     try:
         asked = read.arguments()
-    except compiled.Refused as reason:
+    except read_lock.Refused as reason:
         return _by_lock(args, read, str(reason))
     for path in (asked.spec, asked.facts):
         if path and not os.path.exists(path):

@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from ratc import compiler, emit, layers
-from ratc.cli import compiled, inputs
-from ratc.cli.compiled import Compiled
+from ratc.cli import inputs
 from ratc.cli.console import say
 from ratc.cli.inputs import Known, Loaded
+from ratc.compiled import read_lock
+from ratc.compiled.read_lock import Compiled
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.render.html.page import Report
@@ -85,13 +86,13 @@ def _write(path: str, page: str) -> tuple[Diagnostic, ...]:
 
 def _of_two(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
     # Imported here: only a difference needs them.
-    from ratc.cli import sides
+    from ratc.compiled import diff_inputs
     from ratc.diff.compare import compare
     from ratc.render.html.page import diff_page
 
     with ExitStack() as stack:
-        old, new = (sides.Asked(name, args.target, args.facts) for name in (args.spec, args.new))
-        both, found = sides.pair(old, new, stack)
+        old, new = (diff_inputs.Asked(name, args.target, args.facts) for name in (args.spec, args.new))
+        both, found = diff_inputs.pair(old, new, stack)
         if both is None:
             return None, found
         return diff_page(compare(*both)), ()
@@ -113,13 +114,13 @@ def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...
 
     args.target = args.target or "local"
     told = _Told(args)
-    if os.path.isdir(args.spec) or compiled.is_compiled(args.spec):
-        told.read, found = compiled.read(args.spec)
+    if os.path.isdir(args.spec) or read_lock.is_compiled(args.spec):
+        told.read, found = read_lock.read(args.spec)
         if told.read is None:
             return None, found
         try:
             told.asked, told.alone = told.read.arguments(), True
-        except compiled.Refused as reason:
+        except read_lock.Refused as reason:
             return spec_page(_by_lock(told.read, str(reason))), ()
         if not os.path.exists(told.asked.spec):
             return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()

@@ -18,11 +18,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from ratc.cli import finished, inputs, submissions
+from ratc.cli import inputs, submissions
 from ratc.cli.compile import compile_spec
 from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
+from ratc.compiled import finished
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
 from ratc.probe.scheduler import Scheduler, ask, detect, inside, unanswered

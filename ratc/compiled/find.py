@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from ratc import targets
-from ratc.cli.compiled import command
+from ratc.compiled.read_lock import command
 from ratc.targets import job, lock
 
 _SKIPPED = frozenset((".git", ".venv", "venv", "node_modules", "__pycache__", "outputs", job.POINTS))

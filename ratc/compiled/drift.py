@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from ratc import __version__, emit
-from ratc.cli.compiled import read_lock
+from ratc.compiled.read_lock import read_lock
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.layers import SHORT_NAMES
 from ratc.own_code import callables

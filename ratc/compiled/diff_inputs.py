@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 from ratc import __version__, compiler
 from ratc.cli import compile as compiling
-from ratc.cli import compiled, drift, inputs, revisions
-from ratc.cli.compiled import Compiled
+from ratc.cli import inputs
 from ratc.cli.inputs import Known
-from ratc.cli.revisions import Revision
+from ratc.compiled import drift, git_revisions, read_lock
+from ratc.compiled.git_revisions import Revision
+from ratc.compiled.read_lock import Compiled
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.diff import effects
@@ -55,40 +56,42 @@ def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | 
 
 def _completed(asked: Asked, other: Asked) -> Asked:
     """`REV:` is the other side's path in that revision."""
-    parts = revisions.split(asked.text)
+    parts = git_revisions.split(asked.text)
     if parts is None or parts[1]:
         return asked
-    theirs = revisions.split(other.text)
-    path = theirs[1] if theirs else revisions.inside(other.text) or other.text
+    theirs = git_revisions.split(other.text)
+    path = theirs[1] if theirs else git_revisions.inside(other.text) or other.text
     return replace(asked, text=f"{parts[0]}:{path}")
 
 
 def _place(asked: Asked, other: Asked, stack: ExitStack) -> tuple[str | Revision | None, tuple[Diagnostic, ...]]:
-    parts = revisions.split(asked.text)
+    parts = git_revisions.split(asked.text)
     if parts is None:
         own = os.path.join(asked.text, asked.target or "")
         return (own if asked.target and os.path.isdir(own) else asked.text), ()
     near = (
-        "." if revisions.inside(".") is not None or revisions.split(other.text) else os.path.dirname(other.text) or "."
+        "."
+        if git_revisions.inside(".") is not None or git_revisions.split(other.text)
+        else os.path.dirname(other.text) or "."
     )
-    return revisions.take(*parts, near, stack)
+    return git_revisions.take(*parts, near, stack)
 
 
 def _target(place: str | Revision) -> str | None:
     """The target that a lock names; None for a spec."""
     path = place.path if isinstance(place, Revision) else place
-    if not compiled.is_compiled(path):
+    if not read_lock.is_compiled(path):
         return None
-    read, _ = compiled.read(path)
+    read, _ = read_lock.read(path)
     return read.target if read else None
 
 
 def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     path = place.path if isinstance(place, Revision) else place
-    if asked.data is None and (os.path.isdir(path) or compiled.is_compiled(path)):
+    if asked.data is None and (os.path.isdir(path) or read_lock.is_compiled(path)):
         side, found = _of_compiled(asked, path, known)
     elif asked.data is not None and os.path.basename(path) == lock.NAME:
-        read, found = compiled.parsed(path, asked.data)
+        read, found = read_lock.parsed(path, asked.data)
         side, found = _of_lock(asked, read) if read else (None, found)
     else:
         given = None if asked.data is None else File(path, asked.data)
@@ -141,7 +144,7 @@ def _of_plan(name: str, target: str, plan: Plan, found: tuple[Diagnostic, ...]) 
 
 
 def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
-    read, found = compiled.read(path)
+    read, found = read_lock.read(path)
     if read is None:
         return None, found
     side = _explained(asked, read, known)
@@ -166,7 +169,7 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
         return None
     try:
         args = read.arguments()
-    except compiled.Refused:
+    except read_lock.Refused:
         return None
     if not os.path.exists(args.spec):
         return None

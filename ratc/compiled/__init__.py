@@ -1,0 +1,1 @@
+"""Compiled folders: found, read, and compared with what would be compiled now."""
