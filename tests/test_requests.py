@@ -7,8 +7,8 @@ import pytest
 from ratc import compiler
 from ratc.cli import main
 from ratc.plan import Values
-from ratc.submission.dialect import Answer
-from ratc.submission.refusal import refusal
+from ratc.scheduler.dialect import Answer
+from ratc.scheduler.refusal import refusal
 
 SPEC = "experiment_name: demo\ndata: {{data_dir: data}}\ntraining: {{batch_size: 2}}\nresources: {{{}}}\n"
 

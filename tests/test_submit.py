@@ -19,9 +19,9 @@ import pytest
 
 from ratc.compiled import finished
 from ratc.plan import Value, Values
-from ratc.submission import DIALECTS, record, summary
-from ratc.submission.dialect import Answer, Task
-from ratc.submission.refusal import refusal
+from ratc.scheduler import DIALECTS, record, summary
+from ratc.scheduler.dialect import Answer, Task
+from ratc.scheduler.refusal import refusal
 from ratc.targets.artifact import Artifact
 from tests.effort import HANGS_S
 

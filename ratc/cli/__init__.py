@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ratc import __version__
-from ratc.cli.console import say
+from ratc.console import say
 from ratc.markup import lines
 from ratc.own_code.trust import begin
 

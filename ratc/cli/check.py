@@ -16,9 +16,9 @@ from typing import Any
 from ratc import emit, facts, targets
 from ratc.cli import compile as compiling
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.cli.inputs import Known
 from ratc.compiled import drift, find, read_lock
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.sweep import once
 from ratc.targets.artifact import Artifact

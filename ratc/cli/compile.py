@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 from ratc import compiler, emit, files, layers, targets
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.cli.inputs import Gathered, Known, Loaded
 from ratc.cli.telling import Telling
+from ratc.console import say
 from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting.check_batch import Checks

@@ -11,10 +11,10 @@ import os
 import sys
 from contextlib import ExitStack
 
-from ratc.cli.console import say
 from ratc.cli.diff import rendered
 from ratc.compiled import diff_inputs
 from ratc.compiled.diff_inputs import Asked
+from ratc.console import say
 from ratc.diff.compare import compare
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from ratc import compiler, layers, resources
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values

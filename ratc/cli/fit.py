@@ -14,8 +14,8 @@ from importlib.util import find_spec
 
 from ratc import facts
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.cli.telling import Telling
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, table
 from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing

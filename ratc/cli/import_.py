@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from ratc import compiler
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.compiler import File, Inputs
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
 from ratc.importers.model import Item

@@ -8,7 +8,7 @@ import re
 
 from ratc import resources
 from ratc.cli import inputs
-from ratc.cli.console import say
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, did_you_mean
 
 #: Each has a template of its name.

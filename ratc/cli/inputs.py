@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
 from ratc import compiler, layers, resources
-from ratc.cli.console import say
 from ratc.compiler import File, Inputs
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Plan, Values
 from ratc.render import text

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from ratc.cli import console
+from ratc import console
 from ratc.markup import visible
 
 #: Seconds between two tables.

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from ratc import compiler
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.cli.telling import Telling
 from ratc.compiler import File
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.probe.inventory import Inventory, text
 
@@ -102,7 +102,7 @@ def _answers(
     commands: Mapping[str, tuple[str, ...]], needed: tuple[str, ...], timeout: float
 ) -> tuple[dict[str, str], list[Diagnostic]]:
     """What the commands print, by name. One that is not needed may fail; it is a warning. Code: R435."""
-    from ratc.probe.scheduler import ask
+    from ratc.scheduler.client import ask
 
     answers: dict[str, str] = {}
     problems: list[Diagnostic] = []

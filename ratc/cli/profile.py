@@ -17,9 +17,9 @@ from typing import Any
 from ratc import facts, files
 from ratc.catalog import alloc_conf
 from ratc.cli import facts_file, inputs, trusting
-from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
+from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.fitting import from_measurement
 from ratc.fitting.predict import decide, device_of, own_searcher, strategy_of, variants

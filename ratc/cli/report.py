@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 
 from ratc import compiler, emit, layers
 from ratc.cli import inputs
-from ratc.cli.console import say
 from ratc.cli.inputs import Known, Loaded
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.render.html.page import Report

@@ -18,19 +18,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from ratc.cli import inputs, submissions
+from ratc.cli import inputs
 from ratc.cli.compile import compile_spec
-from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.compiled import finished
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
-from ratc.probe.scheduler import Scheduler, ask, detect, inside, unanswered
-from ratc.submission import DIALECTS, record, summary
-from ratc.submission.dialect import Answer
-from ratc.submission.record import Submission
-from ratc.submission.refusal import refusal
+from ratc.scheduler import DIALECTS, history, record, summary
+from ratc.scheduler.client import Scheduler, ask, detect, inside, unanswered
+from ratc.scheduler.dialect import Answer
+from ratc.scheduler.record import Submission
+from ratc.scheduler.refusal import refusal
 from ratc.targets import job as job_files
 from ratc.targets import lock
 from ratc.targets.artifact import Artifact
@@ -128,10 +128,10 @@ class _Submission:
         if self.args.dry_run or self.scheduler is None:
             return ()
         try:
-            self.stack.enter_context(submissions.alone_in(folder))
+            self.stack.enter_context(history.alone_in(folder))
         except OSError as error:
             return (_unwritable(folder, error),)
-        self.former, found = submissions.read(folder)
+        self.former, found = history.read(folder)
         found += tuple(self._objections())
         self.done = finished.count(artifacts, loaded.folder)
         if self.done and self.done == self._runs:
@@ -210,7 +210,7 @@ class _Submission:
             say(line)
         if self.done:
             say(f"{self.done} of {self._runs} are finished and will not run again")
-        former = submissions.former_lock(folder)
+        former = history.former_lock(folder)
         if former is not None:
             changed = summary.differences(summary.values(lock.NAME, former), now)
             same = former == self._lock.text
@@ -278,16 +278,16 @@ class _Submission:
         command, on_stdin = dialect.submit(path, self.args.after)
         try:
             with _uninterrupted():
-                submissions.write(folder, [*self.former, entry])
+                history.write(folder, [*self.former, entry])
                 answer = ask(command, self.args.timeout, self.spec_folder, path if on_stdin else None, environment)
                 job = dialect.job(answer) if answer.status == 0 else None
                 if job is not None:
-                    submissions.write(folder, [*self.former, replace(entry, job=job)])
-                    submissions.keep_lock(folder, self._lock.text)
+                    history.write(folder, [*self.former, replace(entry, job=job)])
+                    history.keep_lock(folder, self._lock.text)
                     self._pass_on(answer)
                     return job, ()
                 if answer.status != 0 and not dialect.unsure(answer):
-                    submissions.write(folder, self.former)
+                    history.write(folder, self.former)
                     return None, (refusal(answer, self.settings, submitted=True),)
         except OSError as error:
             return None, (_unwritable(folder, error),)
@@ -305,10 +305,10 @@ class _Submission:
 
 
 def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> int:
-    from ratc.cli import waiting
+    from ratc.scheduler import wait
 
     try:
-        status, found = waiting.wait(scheduler, job, timeout)
+        status, found = wait.wait(scheduler, job, timeout)
     except KeyboardInterrupt:
         dialect = scheduler.dialect
         say(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it")

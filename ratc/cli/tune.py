@@ -19,11 +19,11 @@ from typing import TextIO
 from ratc import compiler, files
 from ratc.cli import inputs, ledger, ray_settings, trials, trusting
 from ratc.cli.budget import Budget
-from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
 from ratc.cli.trials import Compiled, Prepared, Workshop
 from ratc.cli.trials_here import Runner
+from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.markup import lines
 from ratc.tuning import outcome, picture

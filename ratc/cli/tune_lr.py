@@ -19,9 +19,9 @@ from ratc import files, rates
 from ratc.catalog import launch_variables
 from ratc.cli import inputs, trusting
 from ratc.cli.compile import compile_spec
-from ratc.cli.console import say
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
+from ratc.console import say
 from ratc.tuning import curve
 
 ASKS_FOR_TRUST = True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ratc import compiler
 from ratc.cli import fixing, inputs, lookups
-from ratc.cli.console import say
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.sweep import met_at, once

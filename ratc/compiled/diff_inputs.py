@@ -69,11 +69,8 @@ def _place(asked: Asked, other: Asked, stack: ExitStack) -> tuple[str | Revision
     if parts is None:
         own = os.path.join(asked.text, asked.target or "")
         return (own if asked.target and os.path.isdir(own) else asked.text), ()
-    near = (
-        "."
-        if git_revisions.inside(".") is not None or git_revisions.split(other.text)
-        else os.path.dirname(other.text) or "."
-    )
+    inside = git_revisions.inside(".") is not None or git_revisions.split(other.text)
+    near = "." if inside else os.path.dirname(other.text) or "."
     return git_revisions.take(*parts, near, stack)
 
 

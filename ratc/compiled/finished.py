@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ratc.submission import summary
+from ratc.scheduler import summary
 from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact
 

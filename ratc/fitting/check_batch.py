@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from ratc.cli.console import say
 from ratc.cli.inputs import is_given, predicted_from
+from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Plan
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ratc.cli.console import say
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.choose import Traces, Untraceable, Variant
 from ratc.memory.request import request

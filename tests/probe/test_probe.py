@@ -336,7 +336,7 @@ def test_a_machine_with_cards_as_hardware_facts(mib):
 
 @pytest.mark.skipif(shutil.which("scontrol") is None, reason="there is no Slurm on this machine")
 def test_a_slurm_that_runs(tmp_path, monkeypatch, capsys):
-    from ratc.probe.scheduler import ask
+    from ratc.scheduler.client import ask
 
     if ask(("scontrol", "ping"), 10).status != 0:
         pytest.skip("no Slurm answers")

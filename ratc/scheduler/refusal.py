@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ratc.diagnostics import Diagnostic, Span
 from ratc.plan import Values
-from ratc.submission.dialect import Answer
+from ratc.scheduler.dialect import Answer
 
 #: Words of a refusal, and the keys that it may be about, the likeliest first. The texts are those of Slurm's
 #: slurm_errno.c and sbatch, and of LSF's bsub; the first that matches counts.

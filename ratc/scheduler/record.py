@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.submission.dialect import Dialect, Task
+from ratc.scheduler.dialect import Dialect, Task
 
 VERSION = 1
 

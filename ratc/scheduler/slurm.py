@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ratc.submission.dialect import Answer, Task
+from ratc.scheduler.dialect import Answer, Task
 
 #: States that a job does not leave (squeue(1), "JOB STATE CODES").
 ENDED = frozenset(

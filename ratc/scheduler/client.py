@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ratc.diagnostics import Diagnostic
-from ratc.submission import DIALECTS
-from ratc.submission.dialect import Answer, Dialect
+from ratc.scheduler import DIALECTS
+from ratc.scheduler.dialect import Answer, Dialect
 
 
 @dataclass(frozen=True, slots=True)

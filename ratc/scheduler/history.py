@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ratc import files
-from ratc.cli.console import say
+from ratc.console import say
 from ratc.diagnostics import Diagnostic
-from ratc.submission import record
-from ratc.submission.record import Submission
+from ratc.scheduler import record
+from ratc.scheduler.record import Submission
 
 FOLDER = ".submitted"
 _RECORD, _LOCK, _FORMER = "jobs.json", "lock", "lock.yaml"

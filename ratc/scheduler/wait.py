@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from ratc.cli.console import say
+from ratc.console import say
 from ratc.diagnostics import Diagnostic
-from ratc.probe.scheduler import Scheduler, ask
-from ratc.submission.dialect import Task
+from ratc.scheduler.client import Scheduler, ask
+from ratc.scheduler.dialect import Task
 
 #: Seconds between two questions: from the first to the second, half as long again each time. Slurm forgets a job after
 #: MinJobAge, 300 s by default, and LSF after CLEAN_PERIOD, an hour.
