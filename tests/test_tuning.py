@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from ratc import compiler, resources
 from ratc.catalog import tasks
-from ratc.cli import budget, ledger, main
+from ratc.cli import main
 from ratc.compiler import File, Inputs
+from ratc.study import budget, proposed
 from ratc.tuning import outcome, picture, proposals
 from ratc.tuning import share as shares
 from ratc.tuning.outcome import FAILED, FINISHED, LEFT_OUT, OPEN, Trial
@@ -373,19 +374,19 @@ def test_what_only_ray_does_is_refused_of_an_array(tmp_path, capsys, asked):
 
 def test_a_ledger_survives_a_line_that_is_cut_off_and_forgets_another_space(tmp_path):
     made = read({"search": "tpe", "search_space": {"learning_rate": [1e-5, 1e-3]}})
-    book = ledger.begin(str(tmp_path), made)
+    book = proposed.begin(str(tmp_path), made)
     book.add({"training.learning_rate": 1e-4})
     book.add({"training.learning_rate": 2e-4})
     with open(book.path, "a") as file:
         file.write('{"training.lear')
-    again = ledger.begin(str(tmp_path), made)
+    again = proposed.begin(str(tmp_path), made)
     assert [value["training.learning_rate"] for value in again.entries] == [1e-4, 2e-4]
     assert [point.name[:4] for point in again.points(made)] == ["0001", "0002"]
     again.add({"training.learning_rate": 3e-4})
-    assert len(ledger.read(str(tmp_path), made).entries) == 3
+    assert len(proposed.read(str(tmp_path), made).entries) == 3
     other = read({"search": "tpe", "search_space": {"learning_rate": [1e-5, 1e-2]}})
-    assert ledger.read(str(tmp_path), other).entries == []
-    assert ledger.begin(str(tmp_path), other).entries == []
+    assert proposed.read(str(tmp_path), other).entries == []
+    assert proposed.begin(str(tmp_path), other).entries == []
     assert len((tmp_path / "proposals.jsonl.old").read_text().splitlines()) == 4
 
 
@@ -409,7 +410,7 @@ def test_a_budget_counts_all_starts(tmp_path, monkeypatch):
 
 def test_ray_that_is_not_there_is_said_with_what_to_do(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "ratc.cli.trials_ray", raising=False)
+    monkeypatch.delitem(sys.modules, "ratc.study.run_ray", raising=False)
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC + "  search_space: {epochs: [1, 2]}\n")
     assert main(["tune", str(path), "--num-gpus", "0"]) == 1

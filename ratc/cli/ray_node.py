@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from ratc import files
-from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
 from ratc.console import say
+from ratc.study.ray_settings import ENVIRONMENT, STORE_BYTES
 
 #: Seconds for the first node to be there, and between two looks.
 _PATIENCE, _PAUSE = 300.0, 0.5

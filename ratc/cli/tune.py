@@ -17,15 +17,16 @@ from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler, files
-from ratc.cli import inputs, ledger, ray_settings, trials, trusting
-from ratc.cli.budget import Budget
+from ratc.cli import inputs, trusting
 from ratc.cli.inputs import Loaded
 from ratc.cli.telling import Telling
-from ratc.cli.trials import Compiled, Prepared, Workshop
-from ratc.cli.trials_here import Runner
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.markup import lines
+from ratc.study import proposed, ray_settings, trials
+from ratc.study.budget import Budget
+from ratc.study.run_here import Runner
+from ratc.study.trials import Compiled, Prepared, Workshop
 from ratc.tuning import outcome, picture
 from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
@@ -132,7 +133,7 @@ def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
     """The trials that there are so far, where they are chosen one by one."""
     if not study.adaptive:
         return prepared
-    known = [workshop.trial(point) for point in ledger.read(workshop.folder, study).points(study)]
+    known = [workshop.trial(point) for point in proposed.read(workshop.folder, study).points(study)]
     begun = [trial for trial in known if os.path.isdir(trial.files.folder)]
     return Prepared(begun, prepared.left, workshop)
 
@@ -154,12 +155,12 @@ def _execute(
             if address is None:
                 os.environ.update(ray_settings.ALONE)  # before Ray is imported
             try:
-                from ratc.cli import trials_ray
+                from ratc.study import run_ray
             except ImportError as error:
                 helps = ("pip install 'ratc[tune]'", "or use `backend: array`, which needs no Ray")
                 inputs.show([Diagnostic("R550", f"Ray Tune cannot be imported: {error}", helps=helps)], "ratc tune")
                 return 1, prepared
-            return trials_ray.run(study, prepared, share, address)
+            return run_ray.run(study, prepared, share, address)
     except trials.Held:
         say(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}")
         return 1, prepared

@@ -16,7 +16,7 @@ from typing import Any
 
 from ray import tune
 
-from ratc.cli.trial_files import TrialFiles
+from ratc.study.trial_files import TrialFiles
 from ratc.tuning.outcome import judged
 
 #: Seconds between two looks; for a run to save and end; and after which one that somebody else has stopped is given up.
@@ -61,7 +61,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         if self._process is None:
             # It may have been begun by a study that was killed, and go on.
             if not self._files.is_held():
-                self._process, self._begun = self._files.start(sys.executable, {}, leash=True)
+                self._process, self._begun = self._files.start(sys.executable, {}, die_with_parent=True)
             time.sleep(_PAUSE)
             return
         status = self._process.poll()

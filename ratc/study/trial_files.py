@@ -116,12 +116,12 @@ class TrialFiles:
         return f"{self.folder}.early"
 
     def start(
-        self, python: str, variables: Mapping[str, str], leash: bool = False
+        self, python: str, variables: Mapping[str, str], die_with_parent: bool = False
     ) -> tuple[subprocess.Popen[bytes], int]:
         """Start its script; returns the process, and from where on the log is of this start.
 
-        The script is in a group of its own: Ctrl-C reaches it through its parent alone, once. On a leash it is told
-        to save and end when its parent dies.
+        The script is in a group of its own: Ctrl-C reaches it through its parent alone, once. With
+        `die_with_parent` it is told to save and end when its parent dies.
         """
         environment = {
             name: value
@@ -132,8 +132,8 @@ class TrialFiles:
         environment["RAT_OUTPUT_DIR"] = os.path.abspath(self.output)
         environment = {"RATC_PYTHON": python, **environment, **variables}
         command = [os.path.join(os.path.abspath(self.folder), "run.sh")]
-        if leash:
-            command = [sys.executable, os.path.join(os.path.dirname(__file__), "leash.py"), *command]
+        if die_with_parent:
+            command = [sys.executable, os.path.join(os.path.dirname(__file__), "die_with_parent.py"), *command]
         # Behind what an earlier start wrote, which may write still.
         with open(self.log, "ab") as log:
             log.write(f"--- {time.strftime('%F %T')}\n".encode())

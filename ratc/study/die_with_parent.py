@@ -1,4 +1,4 @@
-"""Becomes a program that gets SIGTERM when the process that started it dies: `python leash.py PROGRAM …`.
+"""Becomes a program that gets SIGTERM when the process that started it dies: `python die_with_parent.py PROGRAM …`.
 
 Linux alone has this (prctl(2), PR_SET_PDEATHSIG); elsewhere the program runs without. Nothing of ratc is imported:
 it is started by its path.

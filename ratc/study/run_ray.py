@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from ratc import files
-from ratc.cli import ledger, trials
-from ratc.cli.budget import Budget
-from ratc.cli.ledger import Ledger
-from ratc.cli.live import Live
-from ratc.cli.ray_settings import ENVIRONMENT, STORE_BYTES
-from ratc.cli.trial_files import STOP, STOPPED, TrialFiles
-from ratc.cli.trials import Compiled, Prepared
+from ratc.study import proposed, trials
+from ratc.study.budget import Budget
+from ratc.study.progress import Live
+from ratc.study.proposed import Ledger
+from ratc.study.ray_settings import ENVIRONMENT, STORE_BYTES
+from ratc.study.trial_files import STOP, STOPPED, TrialFiles
+from ratc.study.trials import Compiled, Prepared
 from ratc.tuning import outcome, proposals
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
@@ -37,7 +37,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from ratc.cli.ray_trial import TrialRun
+from ratc.study.ray_trial import TrialRun
 
 #: Why a study ends that has had all its hours.
 SPENT = "the budget is spent"
@@ -216,7 +216,7 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
     """
     assert prepared.workshop is not None
     workshop = prepared.workshop
-    source = Source(study, prepared, ledger.begin(workshop.folder, study))
+    source = Source(study, prepared, proposed.begin(workshop.folder, study))
     budget = Budget(workshop.folder, study.budget_seconds)
     watch = Watch(study, source, workshop.base, budget)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

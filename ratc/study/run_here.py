@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ratc.cli import trials
-from ratc.cli.budget import Budget
-from ratc.cli.live import Live
-from ratc.cli.trials import Compiled
+from ratc.study import trials
+from ratc.study.budget import Budget
+from ratc.study.progress import Live
+from ratc.study.trials import Compiled
 from ratc.tuning import outcome
 from ratc.tuning.points import Study
 

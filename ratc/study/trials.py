@@ -19,9 +19,9 @@ from ratc.cli.compile import as_word, compile_spec
 from ratc.cli.inputs import Loaded
 from ratc.cli.points import resolve
 from ratc.cli.telling import Telling
-from ratc.cli.trial_files import TrialFiles
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.check_batch import Checks
+from ratc.study.trial_files import TrialFiles
 from ratc.sweep import Point
 from ratc.targets.array import Array
 from ratc.targets.artifact import Place
