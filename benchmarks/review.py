@@ -29,7 +29,7 @@ FACTS = "gpus_per_node: 4\ngpu: a100-80\ncpus: 64\nmemory: 512GB\n"
 COMPILE = """
 import argparse, glob
 from ratc import emit
-from ratc.cli import compile as compiling, inputs
+from ratc.workflow import compile as compiling, inputs
 parser = argparse.ArgumentParser()
 compiling.add_arguments(parser)
 for spec in sorted(glob.glob("specs/*.yaml")):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ratc import compiler, explain, facts
-from ratc.cli import inputs, main
+from ratc.cli import main
 from ratc.compiler import File, Inputs
 from ratc.render import plan as render
+from ratc.workflow import inputs, options
 from tests.test_cases import CASES
 from tests.test_properties import SPECS
 
@@ -157,10 +158,10 @@ def test_what_was_not_compiled_is_named(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/expected")))
 def test_every_value_of_every_golden_plan_ends_in_a_line_or_a_default(case, monkeypatch):
     parser = argparse.ArgumentParser()
-    inputs.add_spec_arguments(parser)
+    options.add_spec_arguments(parser)
     monkeypatch.chdir(CASES / case)
-    options = Path("args.txt").read_text() if Path("args.txt").exists() else ""
-    args = parser.parse_args(["spec.yaml", *shlex.split(options)])
+    words = Path("args.txt").read_text() if Path("args.txt").exists() else ""
+    args = parser.parse_args(["spec.yaml", *shlex.split(words)])
     settings = inputs.load(args, args.target).settings
     plan = inputs.decided(args, settings, args.target, predict=False)[0]
     for path in plan.values:

@@ -103,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _unusable(error: OSError, command: str) -> int:
     """A file or folder that the command needs and cannot use: removed meanwhile, or of somebody else. Code: R451."""
-    from ratc.cli import inputs
     from ratc.diagnostics import Diagnostic
+    from ratc.workflow import findings
 
     message = f"cannot use `{os.fspath(error.filename)}`: {error.strerror}"
     helps = ("see that it is there and yours, and run the command again",)
-    inputs.show((Diagnostic("R451", message, helps=helps),), command)
+    findings.show((Diagnostic("R451", message, helps=helps),), command)
     return 1
 
 

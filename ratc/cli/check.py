@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from ratc import emit, facts, targets
-from ratc.cli import compile as compiling
-from ratc.cli import inputs
-from ratc.cli.inputs import Known
-from ratc.compiled import drift, find, read_lock
+from ratc.compiled import drift, find
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
 from ratc.sweep import once
 from ratc.targets.artifact import Artifact
+from ratc.workflow import compile as compiling
+from ratc.workflow import findings, inputs, options, recorded
+from ratc.workflow.inputs import Known
 from ratc.yaml.parse import Document
 
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="*", default=["."], metavar="PATH", help="folders to look in (default: this one)"
     )
-    inputs.add_format_argument(parser)
-    inputs.add_trust_argument(parser)
+    options.add_format_argument(parser)
+    options.add_trust_argument(parser)
     parser.add_argument("--strict", action="store_true", help="warnings are errors, too")
     parser.add_argument(
         "--this-machine", action="store_true", help="where a spec leaves hardware open, take that of this machine"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             said = [replace(item, severity=Severity.ERROR) for item in said]
         found += said
         folders, differ = folders + 1, differ + has_errors(said)
-    failed = inputs.show(once(found), "ratc check", args.format)
+    failed = findings.show(once(found), "ratc check", args.format)
     many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
     say(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}")
     return 1 if failed else 0
@@ -68,8 +68,8 @@ def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
         words, name = find.head(folder)
         command = f"cd {shlex.quote(folder)} && {words}"
         try:
-            args = read_lock.arguments(words, folder)
-        except read_lock.Refused as error:
+            args = recorded.arguments(words, folder)
+        except recorded.Refused as error:
             text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
             span = Span(Source(os.path.join(folder, name), text), 1, 1, 2, 1)
             message = f"the head of `{os.path.join(folder, name)}` does not say how to make it again"

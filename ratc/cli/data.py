@@ -14,10 +14,10 @@ import sys
 import tempfile
 from importlib.util import find_spec
 
-from ratc.cli import inputs
 from ratc.diagnostics import has_errors
 from ratc.targets import lock
 from ratc.targets.artifact import Place
+from ratc.workflow import findings, inputs, options
 
 #: Seconds after which a check of a sample of the data is ended. Each split has a minute of its own to begin with.
 LIMIT_S = 1800.0
@@ -26,7 +26,7 @@ LIMIT_S = 1800.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc data``."""
     parser.add_argument("action", choices=["check"], help="what to do")
-    inputs.add_spec_arguments(parser, target=False)
+    options.add_spec_arguments(parser, target=False)
     parser.add_argument("--all", action="store_true", help="read every sample, however long that takes")
     parser.add_argument("--samples", metavar="N", type=int, default=64, help="of each split, without --all (64)")
     parser.add_argument(
@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
         return 2
     loaded = inputs.load(args, "local")
     if loaded.settings is None or has_errors(loaded.diagnostics):
-        inputs.show(loaded.diagnostics, "ratc data check")
+        findings.show(loaded.diagnostics, "ratc data check")
         return 1
     plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
     if plan is None:
-        inputs.show((*loaded.diagnostics, *found), "ratc data check")
+        findings.show((*loaded.diagnostics, *found), "ratc data check")
         return 1
     text = lock.artifact(Place(".", ".", "", "", {}), "local", plan.values, ()).text
     with tempfile.TemporaryDirectory(prefix="ratc-") as place:

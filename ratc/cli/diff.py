@@ -8,18 +8,18 @@ Either side may be of a git revision: `ratc diff HEAD~1:specs/a.yaml specs/a.yam
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack
 
-from ratc.cli import inputs
-from ratc.compiled import diff_inputs, git_revisions
-from ratc.compiled.diff_inputs import Asked
+from ratc.compiled import git_revisions
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.diff.compare import compare, without
-from ratc.diff.model import Comparison, Effect
+from ratc.diff.model import Effect
+from ratc.workflow import diff_inputs, findings, options
+from ratc.workflow.changes import rendered
+from ratc.workflow.diff_inputs import Asked
 
-#: Forms of the comparison itself; in the others of `inputs.FORMS` each change is a finding.
+#: Forms of the comparison itself; in the others of `options.FORMS` each change is a finding.
 FORMATS = ("text", "json", "markdown")
 _DRIVER = "--git-driver"
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--new-{name}", metavar=metavar, help="for the second side alone")
     parser.add_argument(
         "--format",
-        choices=inputs.FORMS,
+        choices=options.FORMS,
         default="text",
         help="text (default), json, markdown; or github or sarif, which show each change beside its line",
     )
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"],
         help="leave out changes that do no more than this; may be given twice",
     )
-    inputs.add_trust_argument(parser)
+    options.add_trust_argument(parser)
     parser.add_argument(_DRIVER, action="store_true", help="take the arguments that git gives to a diff driver")
 
 
@@ -69,38 +69,21 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         both, found = diff_inputs.pair(old, new, stack)
         if both is None:
-            inputs.show(_once(found), "ratc diff", args.format)
+            findings.show(_once(found), "ratc diff", args.format)
             return 2
         comparison = without(compare(*both), _ignored(args))
         if args.format in FORMATS:
             sys.stdout.write(rendered(comparison, args.format))
         else:
             # Imported here: one form is asked for.
-            from ratc.render.changes.findings import findings
+            from ratc.render.changes.findings import findings as one_each
 
-            inputs.show(findings(comparison), "ratc diff", args.format)
+            findings.show(one_each(comparison), "ratc diff", args.format)
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
             for remark in comparison.remarks if args.format == "text" else ():
                 print(f"note: {remark}", file=sys.stderr)
     return 0 if comparison.is_empty else 1
-
-
-def rendered(comparison: Comparison, form: str) -> str:
-    """The comparison in a form; text in colour where a terminal shows it."""
-    # Imported here: one form is asked for.
-    if form == "json":
-        from ratc.render.changes.json import document
-
-        return document(comparison)
-    if form == "markdown":
-        from ratc.render.changes.markdown import markdown
-
-        return markdown(comparison)
-    from ratc.render.changes.text import text
-
-    colour = os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
-    return text(comparison, colour and (sys.stdout.isatty() or "GIT_PAGER_IN_USE" in os.environ))
 
 
 def _against_head(side: str) -> list[str]:

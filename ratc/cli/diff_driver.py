@@ -11,11 +11,11 @@ import os
 import sys
 from contextlib import ExitStack
 
-from ratc.cli.diff import rendered
-from ratc.compiled import diff_inputs
-from ratc.compiled.diff_inputs import Asked
 from ratc.console import say
 from ratc.diff.compare import compare
+from ratc.workflow import diff_inputs
+from ratc.workflow.changes import rendered
+from ratc.workflow.diff_inputs import Asked
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,15 +17,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ratc import compiler, layers, resources
-from ratc.cli import inputs
-from ratc.cli.inputs import Loaded
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
+from ratc.fitting import open_batch
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
 from ratc.secrets.redact import redact
+from ratc.workflow import findings, inputs, options, recorded
+from ratc.workflow.inputs import Loaded
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -37,13 +38,13 @@ _NEAR = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc explain``."""
-    inputs.add_spec_arguments(parser)
+    options.add_spec_arguments(parser)
     parser.add_argument("path", nargs="?", metavar="PATH", help="a value's path, its last part, or a section")
     parser.add_argument("--all", action="store_true", help="the whole plan as a table")
     parser.add_argument("--point", metavar="NAME", help="of this point of a sweep, instead of the first")
     parser.add_argument(
         "--format",
-        choices=inputs.FORMS,
+        choices=options.FORMS,
         default="text",
         help="text (default), json, markdown; or github or sarif, for what is found on the way alone",
     )
@@ -80,8 +81,8 @@ def _of_compiled(args: argparse.Namespace) -> int:
         say(f"ratc explain: {words}")
         return 2
     try:
-        asked = read.arguments()
-    except read_lock.Refused as reason:
+        asked = recorded.arguments(read.words, read.shared_folder)
+    except recorded.Refused as reason:
         return _by_lock(args, read, str(reason))
     for path in (asked.spec, asked.facts):
         if path and not os.path.exists(path):
@@ -120,13 +121,13 @@ def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Load
         return _unknown(args, explain.known_paths(plan))
     warnings: list[Diagnostic] = []
     # Tracing takes seconds: only for a value that rests on what it decides.
-    if predict := inputs.is_open(plan) and explain.decided_by_memory(plan, paths):
+    if predict := open_batch.is_open(plan) and explain.decided_by_memory(plan, paths):
         plan, more, decision = inputs.decide(asked, settings, gathered)
         if plan is None:
             return _refused(args, more)
         warnings = [item for item in more if item not in said] if decision is None else []
     if points and not named:
-        from ratc.cli import varying
+        from ratc.workflow import varying
 
         remarks += varying.remarks(loaded.document, loaded.settings, gathered, points, paths)
     # What no prediction here can decide says nothing of the inputs.
@@ -181,7 +182,7 @@ def _tell(
     if args.format == "markdown":
         sys.stdout.write(render.markdown(plan, paths, remarks))
     if warnings or args.format != "markdown":
-        inputs.show(warnings, "ratc explain", args.format, taken=args.format == "markdown")
+        findings.show(warnings, "ratc explain", args.format, taken=args.format == "markdown")
     if args.format != "text":
         return
     for remark in remarks:
@@ -213,7 +214,7 @@ def _kept(value: Value) -> Value:
 
 
 def _refused(args: argparse.Namespace, found: Sequence[Diagnostic]) -> int:
-    inputs.show((item for item in found if item.severity is Severity.ERROR), "ratc explain", args.format)
+    findings.show((item for item in found if item.severity is Severity.ERROR), "ratc explain", args.format)
     return 1
 
 
@@ -237,12 +238,12 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
         return breakdown.lines(decision.choice, decision.measured)
     if plan.values["hardware.device"].value != "cuda":
         return ["No memory is predicted: it trains on the CPU."]
-    if inputs.is_given(plan):
+    if open_batch.is_given(plan):
         from ratc.fitting import breakdown, given_batch
 
         verdict, why = given_batch.judge(plan, folder)
         return [f"No memory is predicted: {why}."] if verdict is None else breakdown.of_given(verdict)
-    if not inputs.is_open(plan):
+    if not open_batch.is_open(plan):
         why = "it is not known which NVIDIA card it will run on"
         return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]
     return ["No memory is predicted: the model's step could not be traced here (see the warning)."]

@@ -13,11 +13,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from ratc import facts
-from ratc.cli import inputs
-from ratc.cli.telling import Telling
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.fitting import breakdown, given_batch, table
+from ratc.fitting import breakdown, given_batch, open_batch, table
 from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
 from ratc.fitting.traces import Library, NoTrace
 from ratc.markup import visible
@@ -27,15 +25,17 @@ from ratc.memory.terms import Device
 from ratc.plan import Plan
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
+from ratc.workflow import inputs, options
+from ratc.workflow.findings import Telling
 
-#: Forms of the table; in the others of `inputs.FORMS` what does not fit is a finding.
+#: Forms of the table; in the others of `options.FORMS` what does not fit is a finding.
 _OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_json}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc fit``."""
-    inputs.add_spec_arguments(parser, target=False)
+    options.add_spec_arguments(parser, target=False)
     parser.add_argument(
         "--card", action="append", default=[], metavar="CARD", dest="cards", help="a card of the catalogue; repeatable"
     )
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=inputs.FORMS,
+        choices=options.FORMS,
         default="text",
         help="of the table: text (default), markdown, json; or github or sarif, for what does not fit alone",
     )
@@ -168,7 +168,7 @@ def _given(args: argparse.Namespace, plan: Plan, folder: str, told: Choice | Non
     """The account of the micro-batch that the spec gives, on its own card: only without options for other ones. Of the
     choice that was told already, only the outcome.
     """
-    if args.cards or args.all_cards or args.precisions or args.format != "text" or not inputs.is_given(plan):
+    if args.cards or args.all_cards or args.precisions or args.format != "text" or not open_batch.is_given(plan):
         return []
     verdict, _ = given_batch.judge(plan, folder)
     if verdict is None:

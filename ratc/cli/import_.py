@@ -12,12 +12,13 @@ import sys
 from collections.abc import Sequence
 
 from ratc import compiler
-from ratc.cli import inputs
 from ratc.compiler import File, Inputs
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
 from ratc.importers.model import Item
+from ratc.workflow import findings, options
+from ratc.workflow.read import read
 
 _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed": deepspeed.read}
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="what to import; the first that says something counts")
     parser.add_argument("-o", "--output", default="-", metavar="SPEC", help="the spec to write; - is standard output")
     parser.add_argument("--from", dest="kind", metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}")
-    inputs.add_format_argument(parser)
+    options.add_format_argument(parser)
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
 
 
@@ -37,19 +38,19 @@ def run(args: argparse.Namespace) -> int:
     for name in args.files:
         read, found = _read(name, args.kind, alone=len(args.files) == 1)
         if read is None:
-            inputs.show(found, "ratc import", args.format, args.output == "-")
+            findings.show(found, "ratc import", args.format, args.output == "-")
             return 1
         items += read
     text, said = specification.write(merge.merge(items), args.files)
     problem = _write(args.output, text, args.force) if args.output != "-" else None
-    inputs.show((problem,) if problem else said, "ratc import", args.format, args.output == "-")
+    findings.show((problem,) if problem else said, "ratc import", args.format, args.output == "-")
     if args.output == "-":
         sys.stdout.write(text)
     return 1 if problem else 0
 
 
 def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | None, tuple[Diagnostic, ...]]:
-    file, problem = inputs.read(name)
+    file, problem = read(name)
     if file is None:
         return None, (problem,) if problem else ()
     kind, document, found = detect.kind(name, file.data, asked)

@@ -7,9 +7,9 @@ import os
 import re
 
 from ratc import resources
-from ratc.cli import inputs
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, did_you_mean
+from ratc.workflow import findings, options
 
 #: Each has a template of its name.
 TASKS = ("segmentation", "detection", "custom")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", nargs="?", default="config.yaml", metavar="FILE", help="where to write it (config.yaml)"
     )
     parser.add_argument("--task", default="segmentation", metavar="TASK", help=", ".join(TASKS))
-    inputs.add_format_argument(parser)
+    options.add_format_argument(parser)
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
 
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 1 when the file is there already or cannot be written."""
     if args.task not in TASKS:
         helps = did_you_mean(args.task, TASKS) or (f"use {' or '.join(TASKS)}",)
-        inputs.show(
+        findings.show(
             [Diagnostic("R206", f"this version has no spec for the task `{args.task}`", helps=helps)],
             "ratc init",
             args.format,
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
             file_schema.write(resources.read("schemas", "experiment.schema.json"))
     except FileExistsError:
         problem = Diagnostic("R403", f"`{args.file}` is there already", helps=("name another file, or use `--force`",))
-        inputs.show([problem], "ratc init", args.format)
+        findings.show([problem], "ratc init", args.format)
         return 1
     except OSError as error:
-        inputs.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init", args.format)
+        findings.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init", args.format)
         return 1
     say(f"written: {args.file} and {beside}")
     say(f"next: edit data_dir, then `ratc train {args.file}`")

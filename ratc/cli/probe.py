@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ratc import compiler
-from ratc.cli import inputs
-from ratc.cli.telling import Telling
 from ratc.compiler import File
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.probe.inventory import Inventory, text
+from ratc.workflow import options
+from ratc.workflow.findings import Telling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name of the cluster (default: the scheduler's)")
     parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for each command (default: 60)")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
-    inputs.add_format_argument(parser)
+    options.add_format_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

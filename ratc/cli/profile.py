@@ -16,9 +16,6 @@ from typing import Any
 
 from ratc import facts, files
 from ratc.catalog import alloc_conf
-from ratc.cli import facts_file, inputs, trusting
-from ratc.cli.inputs import Loaded
-from ratc.cli.telling import Telling
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.fitting import from_measurement
@@ -33,6 +30,9 @@ from ratc.memory.terms import GIB
 from ratc.plan import Plan
 from ratc.tracing import child_process, fetch
 from ratc.tracing.child_process import Work
+from ratc.workflow import edit_facts, inputs, options, require_trust
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Loaded
 
 ASKS_FOR_TRUST = True
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
@@ -43,8 +43,8 @@ SIZES, SMALL_SIZES = (2, 4), (1, 2)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc profile``."""
-    inputs.add_spec_arguments(parser, target=False)
-    inputs.add_format_argument(parser)
+    options.add_spec_arguments(parser, target=False)
+    options.add_format_argument(parser)
     parser.add_argument("--measure", action="store_true", help="run the step on this machine's GPU")
     parser.add_argument("-o", "--output", metavar="FILE", help="facts file to write or extend (with --measure)")
     parser.add_argument(
@@ -134,7 +134,7 @@ def _measure(args: argparse.Namespace, plan: Plan, loaded: Loaded, telling: Tell
     if problem or machine is None:
         telling.tell((problem,) if problem else ())
         return 1
-    if untrusted := trusting.refused(loaded):
+    if untrusted := require_trust.refused(loaded):
         telling.tell(untrusted)
         return 1
     folder = loaded.folder
@@ -146,7 +146,7 @@ def _measure(args: argparse.Namespace, plan: Plan, loaded: Loaded, telling: Tell
         return 1
     print(lines(_measured_table(measurement)), end="")
     if args.output:
-        problem = facts_file.add(args.output, measurement, machine)
+        problem = edit_facts.add(args.output, measurement, machine)
         if problem:
             telling.tell((problem,))
             return 1

@@ -14,8 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from ratc import compiler, emit, layers
-from ratc.cli import inputs
-from ratc.cli.inputs import Known, Loaded
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
 from ratc.console import say
@@ -23,13 +21,15 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.render.html.page import Report
 from ratc.targets.artifact import Artifact
+from ratc.workflow import findings, inputs, options, recorded
+from ratc.workflow.inputs import Known, Loaded
 
 _STDOUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc report``."""
-    inputs.add_spec_arguments(parser)
+    options.add_spec_arguments(parser)
     parser.add_argument("new", nargs="?", metavar="NEW", help="the other side, for what differs between two")
     parser.add_argument(
         "-o", "--output", default="report.html", metavar="FILE", help="default report.html; - is standard output"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--card", action="append", default=[], metavar="CARD", dest="cards", help="say what fits on it; repeatable"
     )
     parser.add_argument("--no-cards", action="store_true", help="leave out what fits on which card")
-    inputs.add_format_argument(parser)
+    options.add_format_argument(parser)
     parser._positionals._actions[1].metavar = "SPEC|OLD"
     # Of two sides, one that is a lock says for both what target it is of.
     parser.set_defaults(target=None)
@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
         return 2
     refused = inputs.known_target(args.target or "local")
     if refused:
-        inputs.show(refused, "ratc report", args.format, args.output == _STDOUT)
+        findings.show(refused, "ratc report", args.format, args.output == _STDOUT)
         return 1
     page, found = _of_two(args) if args.new is not None else _of_one(args)
     if page is not None:
         found = (*found, *_write(args.output, page))
-    failed = inputs.show(dict.fromkeys(found), "ratc report", args.format, args.output == _STDOUT)
+    failed = findings.show(dict.fromkeys(found), "ratc report", args.format, args.output == _STDOUT)
     if page is None or failed:
         return 1
     if args.output != _STDOUT and args.format == "text":
@@ -86,9 +86,9 @@ def _write(path: str, page: str) -> tuple[Diagnostic, ...]:
 
 def _of_two(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
     # Imported here: only a difference needs them.
-    from ratc.compiled import diff_inputs
     from ratc.diff.compare import compare
     from ratc.render.html.page import diff_page
+    from ratc.workflow import diff_inputs
 
     with ExitStack() as stack:
         old, new = (diff_inputs.Asked(name, args.target, args.facts) for name in (args.spec, args.new))
@@ -119,8 +119,8 @@ def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...
         if told.read is None:
             return None, found
         try:
-            told.asked, told.alone = told.read.arguments(), True
-        except read_lock.Refused as reason:
+            told.asked, told.alone = recorded.arguments(told.read.words, told.read.shared_folder), True
+        except recorded.Refused as reason:
             return spec_page(_by_lock(told.read, str(reason))), ()
         if not os.path.exists(told.asked.spec):
             return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()
@@ -181,7 +181,7 @@ def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Re
 
 def _files(told: _Told, loaded: Loaded) -> tuple[list[tuple[str, str]], str, tuple[Diagnostic, ...]]:
     """What lies in the compiled folder, or what `ratc compile` would write, with a sentence on it."""
-    from ratc.cli.compile import make
+    from ratc.workflow.compile import make
 
     assert loaded.settings is not None
     target = told.asked.target

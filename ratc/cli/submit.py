@@ -18,10 +18,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from ratc.cli import inputs
-from ratc.cli.compile import compile_spec
-from ratc.cli.inputs import Loaded
-from ratc.cli.telling import Telling
 from ratc.compiled import finished
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
@@ -34,6 +30,10 @@ from ratc.scheduler.refusal import refusal
 from ratc.targets import job as job_files
 from ratc.targets import lock
 from ratc.targets.artifact import Artifact
+from ratc.workflow import inputs, options
+from ratc.workflow.compile import compile_spec
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Loaded
 
 ASKS_FOR_TRUST = True
 #: Set aside when a job is submitted: the lock holds their values, relative to the spec's folder and under the options.
@@ -42,9 +42,9 @@ _COMPILED_IN = ("RAT_DATA_DIR", "RAT_OUTPUT_DIR")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc submit``."""
-    inputs.add_spec_arguments(parser, target=False)
-    inputs.add_format_argument(parser)
-    inputs.add_predict_argument(parser)
+    options.add_spec_arguments(parser, target=False)
+    options.add_format_argument(parser)
+    options.add_predict_argument(parser)
     parser.add_argument("--target", metavar="T", help="slurm or lsf, instead of what this machine has")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("--dry-run", action="store_true", help="compile and show; submit nothing")

@@ -11,18 +11,18 @@ import signal
 import subprocess
 import sys
 
-from ratc.cli import inputs, trusting
-from ratc.cli.compile import compile_spec
-from ratc.cli.telling import Telling
+from ratc.workflow import options, require_trust
+from ratc.workflow.compile import compile_spec
+from ratc.workflow.findings import Telling
 
 ASKS_FOR_TRUST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc train``."""
-    inputs.add_spec_arguments(parser, target=False)
-    inputs.add_format_argument(parser)
-    inputs.add_predict_argument(parser)
+    options.add_spec_arguments(parser, target=False)
+    options.add_format_argument(parser)
+    options.add_predict_argument(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
     parser.add_argument("runtime", nargs="*", metavar="-- OPTION", help="options for the runtime")
 
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
     with Telling("ratc train", args.format) as telling:
-        status, folder = compile_spec(args, "local", args.output, check=False, telling=telling, before=trusting.before)
+        status, folder = compile_spec(
+            args, "local", args.output, check=False, telling=telling, before=require_trust.before
+        )
     if status:
         return status
     # The interpreter that runs ratc trains too, unless the script activates another environment.

@@ -17,9 +17,6 @@ from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler, files
-from ratc.cli import inputs, trusting
-from ratc.cli.inputs import Loaded
-from ratc.cli.telling import Telling
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.markup import lines
@@ -32,15 +29,18 @@ from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
+from ratc.workflow import findings, inputs, options, require_trust
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Loaded
 
 ASKS_FOR_TRUST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc tune``."""
-    inputs.add_spec_arguments(parser, target=False)
-    inputs.add_format_argument(parser)
-    inputs.add_predict_argument(parser)
+    options.add_spec_arguments(parser, target=False)
+    options.add_format_argument(parser)
+    options.add_predict_argument(parser)
     parser.add_argument("--collect", action="store_true", help="run nothing: gather what has been found so far")
     parser.add_argument("--dry-run", action="store_true", help="say which trials there would be, and run nothing")
     # A study's job asks for it: of which lock the study is that is finished.
@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     if study is None:
         telling.tell(found)
         return 1
-    if not (args.dry_run or args.collect) and (untrusted := trusting.refused(loaded)):
+    if not (args.dry_run or args.collect) and (untrusted := require_trust.refused(loaded)):
         telling.tell((*found, *untrusted))
         return 1
     prepared, more = trials.prepare(args, loaded, study)
@@ -147,7 +147,7 @@ def _execute(
             for trial in () if study.adaptive else prepared.ready:
                 wrong = workshop.compile(trial)
                 if wrong:
-                    inputs.show(wrong, "ratc tune")
+                    findings.show(wrong, "ratc tune")
                     return 1, prepared
             if share is None:
                 budget = Budget(workshop.folder, study.budget_seconds)
@@ -158,7 +158,7 @@ def _execute(
                 from ratc.study import run_ray
             except ImportError as error:
                 helps = ("pip install 'ratc[tune]'", "or use `backend: array`, which needs no Ray")
-                inputs.show([Diagnostic("R550", f"Ray Tune cannot be imported: {error}", helps=helps)], "ratc tune")
+                findings.show([Diagnostic("R550", f"Ray Tune cannot be imported: {error}", helps=helps)], "ratc tune")
                 return 1, prepared
             return run_ray.run(study, prepared, share, address)
     except trials.Held:

@@ -17,12 +17,12 @@ from typing import Any
 
 from ratc import files, rates
 from ratc.catalog import launch_variables
-from ratc.cli import inputs, trusting
-from ratc.cli.compile import compile_spec
-from ratc.cli.inputs import Loaded
-from ratc.cli.telling import Telling
 from ratc.console import say
 from ratc.tuning import curve
+from ratc.workflow import inputs, options, require_trust
+from ratc.workflow.compile import compile_spec
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Loaded
 
 ASKS_FOR_TRUST = True
 FOLDER = "learning-rate"
@@ -30,9 +30,9 @@ FOLDER = "learning-rate"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc tune lr``."""
-    inputs.add_spec_arguments(parser, target=False)
-    inputs.add_format_argument(parser)
-    inputs.add_predict_argument(parser)
+    options.add_spec_arguments(parser, target=False)
+    options.add_format_argument(parser)
+    options.add_predict_argument(parser)
     parser.add_argument("--low", metavar="RATE", help="the first rate (default: 1e-6)")
     parser.add_argument("--high", metavar="RATE", help="the last rate (default: 1)")
     parser.add_argument("--steps", metavar="N", help="optimizer steps at most (default: 100)")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         folder = os.path.join(above, FOLDER)
         files.refuse_link(above, os.path.join(FOLDER, "curve.json"))
         place = os.path.join(folder, "compiled")
-        status, compiled = compile_spec(args, "local", place, check=False, telling=telling, before=trusting.before)
+        status, compiled = compile_spec(args, "local", place, check=False, telling=telling, before=require_trust.before)
     if status:
         return status
     return _measure(args, loaded, os.path.abspath(compiled), os.path.abspath(folder))

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratc import compiler
-from ratc.cli import fixing, inputs, lookups
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.sweep import met_at, once
+from ratc.workflow import apply_fixes, findings, inputs, lookups, options
 
 if TYPE_CHECKING:
     from ratc.sweep import Point
@@ -28,8 +28,8 @@ _ROUNDS = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc validate``."""
-    inputs.add_spec_arguments(parser)
-    inputs.add_format_argument(parser)
+    options.add_spec_arguments(parser)
+    options.add_format_argument(parser)
     parser.add_argument(
         "--fix",
         action="store_true",
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 1 when there is an error."""
     refused = inputs.known_target(args.target)
     if refused:
-        inputs.show(refused, "ratc validate", args.format)
+        findings.show(refused, "ratc validate", args.format)
         return 1
     loaded = inputs.load(args, args.target)
     problems = _fixed(args, loaded) if args.fix else ()
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
         found = once((*found, *_outcome(args, loaded)))
-    if inputs.show(found, "ratc validate", args.format):
+    if findings.show(found, "ratc validate", args.format):
         return 1
     say(f"{args.spec}: valid")
     if loaded.settings is not None and _has_gpus(loaded.settings):
@@ -89,7 +89,7 @@ def _resolved(
     settings = loaded.settings
     if args.target != "local" or settings["environment.container"].value or settings.get_as(int, "resources.nodes") > 1:
         # Imported here: only scripts need the templates.
-        from ratc.cli import compile as compiling
+        from ratc.workflow import compile as compiling
 
         folder = os.path.join(loaded.folder, "compiled", settings.get_as(str, "experiment_name"), args.target)
         alone = argparse.Namespace(**{**vars(args), "no_predict": True})
@@ -107,8 +107,8 @@ def _resolved(
         yield from _without_prediction(compiler.plan_on(settings, hardware)[1], settings)
         return
     # Imported here: most specs are of one run.
-    from ratc.cli.arrays import left_out
-    from ratc.cli.points import INFEASIBLE
+    from ratc.workflow.compile_array import left_out
+    from ratc.workflow.points import INFEASIBLE
 
     left: list[tuple[Point, Diagnostic]] = []
     for point, own in runs:
@@ -139,7 +139,7 @@ def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic,
     """Correct what can be corrected, again while that lets more be seen; says what it did."""
     for _ in range(_ROUNDS):
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
-        told, problems = fixing.fix(names, loaded.diagnostics)
+        told, problems = apply_fixes.fix(names, loaded.diagnostics)
         for line in told:
             say(f"fixed: {line}")
         if problems or not told:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from ratc import __version__
 from ratc.diagnostics import Diagnostic
@@ -17,10 +14,6 @@ from ratc.targets import job, lock
 from ratc.yaml.parse import MAX_BYTES, Document, Node, parse
 
 _AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
-
-
-class Refused(Exception):
-    """A recorded command that cannot be read; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +60,10 @@ class Compiled:
         node = self.document.root.find((key,))
         return node.value if node else None
 
-    def arguments(self) -> argparse.Namespace:
-        """The options of the recorded command, with paths as seen from the shell's folder. Raises ``Refused``."""
-        shared = os.path.dirname(self.document.root.span.source.name)
-        return arguments(self.words, shared)
+    @property
+    def shared_folder(self) -> str:
+        """The folder that the recorded command is run from; for a point that of its array."""
+        return os.path.dirname(self.document.root.span.source.name)
 
 
 def is_compiled(path: str) -> bool:
@@ -136,33 +129,6 @@ def command(text: str) -> str:
     """The command in the head of one of ratc's files; nothing where there is none."""
     match = _AGAIN.search(text)
     return match[1] if match else ""
-
-
-def arguments(words: str, folder: str) -> argparse.Namespace:
-    """The options of a recorded command, with paths as seen from the shell's folder. Raises ``Refused``."""
-    from ratc.cli import compile as compiling
-    from ratc.cli import inputs
-
-    try:
-        parts = shlex.split(words)
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    if parts[:2] != ["ratc", "compile"]:
-        raise Refused("there is no line `# Again, from this folder: ratc compile …`")
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    compiling.add_arguments(parser)
-    args = parser.parse_args(parts[2:])
-    if inputs.known_target(args.target):
-        raise Refused(f"there is no target `{args.target}`")
-    args.spec = os.path.normpath(os.path.join(folder, args.spec))
-    args.facts = os.path.normpath(os.path.join(folder, args.facts)) if args.facts else None
-    args.output = folder if args.output else None
-    return args
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Refused(message)
 
 
 def _locks(folder: str) -> list[str]:

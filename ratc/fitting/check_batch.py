@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from ratc.cli.inputs import is_given, predicted_from
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
+from ratc.fitting.open_batch import is_given, predicted_from
 from ratc.plan import Plan
 
 #: If this variable is set, no given micro-batch is checked. No file depends on it.

@@ -13,12 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ratc import files, layers
-from ratc.cli import inputs
-from ratc.cli.arrays import left_out as left_out_finding
-from ratc.cli.compile import as_word, compile_spec
-from ratc.cli.inputs import Loaded
-from ratc.cli.points import resolve
-from ratc.cli.telling import Telling
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.check_batch import Checks
 from ratc.study.trial_files import TrialFiles
@@ -28,6 +22,12 @@ from ratc.targets.artifact import Place
 from ratc.tuning import outcome
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
+from ratc.workflow import inputs
+from ratc.workflow.compile import as_word, compile_spec
+from ratc.workflow.compile_array import left_out as left_out_finding
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Loaded
+from ratc.workflow.points import resolve
 from ratc.yaml.write import mapping
 
 #: The study's own folder, below the output folder.

@@ -11,7 +11,7 @@ from test_fit import answers, runtime  # noqa: F401  # the fixture is used by it
 from test_measured import MACHINE, measurement
 
 from ratc import compiler, facts
-from ratc.cli import facts_file, main
+from ratc.cli import main
 from ratc.compiler import File
 from ratc.fitting import from_measurement
 from ratc.fitting.check_batch import MOST, SKIP, Checks
@@ -22,6 +22,7 @@ from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.tracing import fetch
+from ratc.workflow import edit_facts
 
 GIB = 1 << 30
 VARIANT = Variant("fp32")
@@ -285,7 +286,7 @@ def test_a_measurement_of_the_step_is_preferred_to_a_trace(compiled, capsys):
     settings, _ = compiler.analyse(compiler.Inputs(File("spec.yaml", Path("spec.yaml").read_bytes())))
     plan, _ = compiler.plan(settings, None, None)
     conditions = from_measurement.conditions(plan, variant(plan, "9.0"), ".")
-    assert facts_file.add("facts.yaml", measurement(((2, 5), (4, 9)), conditions=conditions), MACHINE) is None
+    assert edit_facts.add("facts.yaml", measurement(((2, 5), (4, 9)), conditions=conditions), MACHINE) is None
     status, _, said = compiled("batch_size: 64", "--facts", "facts.yaml", spec=spec)
     assert status == 1
     assert "error[R318]: micro-batch 64 does not fit on h100: it needs 13" in said

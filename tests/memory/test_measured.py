@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ratc import compiler, facts
-from ratc.cli import facts_file, main
+from ratc.cli import main
 from ratc.compiler import File
 from ratc.facts import Machine
 from ratc.fitting import from_measurement
@@ -25,6 +25,7 @@ from ratc.memory.measured import Conditions, Measurement, Point
 from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
+from ratc.workflow import edit_facts
 from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def read(path: Path):
 
 def test_a_new_facts_file_describes_the_machine_and_reads_back(tmp_path):
     path = tmp_path / "facts.yaml"
-    assert facts_file.add(str(path), measurement(), MACHINE) is None
+    assert edit_facts.add(str(path), measurement(), MACHINE) is None
     values = read(path)
     assert (values["gpu"].value, values["gpus_per_node"].value, values["cpus"].value) == ("h100", 8, 64)
     assert facts.memory_bytes(values["memory"].value) == 512 << 30
@@ -140,7 +141,7 @@ def test_a_new_facts_file_describes_the_machine_and_reads_back(tmp_path):
 def test_a_card_that_the_catalogue_lacks_is_described(tmp_path):
     path = tmp_path / "facts.yaml"
     card = facts.describe_card("Made Up", 10 * GIB, "8.0")
-    assert facts_file.add(str(path), measurement(), replace(MACHINE, card=card)) is None
+    assert edit_facts.add(str(path), measurement(), replace(MACHINE, card=card)) is None
     assert (read(path)["gpu_memory_mib"].value, read(path)["compute_capability"].value) == (10240, "8.0")
 
 
@@ -149,7 +150,7 @@ def test_what_a_facts_file_says_is_kept_and_the_same_step_is_replaced(tmp_path):
     path.write_text("# ours\ngpus_per_node: 4  # four\ngpu: h100\ncpus: 32\n")
     other = measurement(conditions=replace(CONDITIONS, precision="fp32"))
     for new in (measurement(), other, measurement(date="2026-11-24")):
-        assert facts_file.add(str(path), new, MACHINE) is None
+        assert edit_facts.add(str(path), new, MACHINE) is None
     assert path.read_text().startswith("# ours\ngpus_per_node: 4  # four\ngpu: h100\ncpus: 32\nmeasured:\n")
     found = [measured.read(entry) for entry in read(path)["measured"].value]
     assert [(one.conditions.precision, one.date) for one in found] == [("fp32", "2026-11-23"), ("bf16", "2026-11-24")]
@@ -157,9 +158,9 @@ def test_what_a_facts_file_says_is_kept_and_the_same_step_is_replaced(tmp_path):
 
 def test_keys_behind_the_measurements_stay(tmp_path):
     path = tmp_path / "facts.yaml"
-    facts_file.add(str(path), measurement(), MACHINE)
+    edit_facts.add(str(path), measurement(), MACHINE)
     path.write_text(path.read_text().replace("gpus_per_node: 8\n", "") + "\ngpus_per_node: 2\n")
-    assert facts_file.add(str(path), measurement(date="2027-01-01"), MACHINE) is None
+    assert edit_facts.add(str(path), measurement(date="2027-01-01"), MACHINE) is None
     assert read(path)["gpus_per_node"].value == 2
     assert len(read(path)["measured"].value) == 1
 
@@ -170,12 +171,12 @@ def test_keys_behind_the_measurements_stay(tmp_path):
 def test_a_file_that_is_no_facts_file_is_left_alone(tmp_path, text, code):
     path = tmp_path / "facts.yaml"
     path.write_text(text)
-    assert facts_file.add(str(path), measurement(), MACHINE).code.startswith(code)
+    assert edit_facts.add(str(path), measurement(), MACHINE).code.startswith(code)
     assert path.read_text() == text
 
 
 def test_a_folder_that_is_not_there_is_a_diagnostic(tmp_path):
-    assert facts_file.add(str(tmp_path / "gone/facts.yaml"), measurement(), MACHINE).code == "R403"
+    assert edit_facts.add(str(tmp_path / "gone/facts.yaml"), measurement(), MACHINE).code == "R403"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_a_folder_that_is_not_there_is_a_diagnostic(tmp_path):
 )
 def test_a_measurement_that_is_none_is_refused_by_the_schema(tmp_path, old, new, code):
     path = tmp_path / "facts.yaml"
-    facts_file.add(str(path), measurement(), MACHINE)
+    edit_facts.add(str(path), measurement(), MACHINE)
     text = path.read_text()
     assert old in text
     values, found = compiler.read_facts(File("facts.yaml", text.replace(old, new, 1).encode()))
@@ -282,7 +283,7 @@ def measured_before():
     assert plan is not None, found
     conditions = from_measurement.conditions(plan, variant(plan, "9.0"), ".")
     points = ((2, 5), (4, 9))
-    assert facts_file.add("facts.yaml", measurement(points, conditions=conditions), MACHINE) is None
+    assert edit_facts.add("facts.yaml", measurement(points, conditions=conditions), MACHINE) is None
 
 
 def micro_batch(*options):

@@ -8,12 +8,13 @@ import os
 from pathlib import Path
 
 from ratc.cli import main
-from ratc.cli.inputs import add_spec_arguments, decided, load
 from ratc.diagnostics import Diagnostic, Severity, Source, Span
 from ratc.plan import Plan, Value, Values
 from ratc.render.html.memory import Account, CardRow, Part
 from ratc.render.html.page import Report
 from ratc.render.timeline import Drawing
+from ratc.workflow.inputs import decided, load
+from ratc.workflow.options import add_spec_arguments
 
 GIB = 1 << 30
 #: Markup that would break out of an element, an attribute, the style and the script.

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 
 from ratc import compiler, facts, files
-from ratc.cli import inputs
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic
 from ratc.facts import MIB, Machine
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
+from ratc.workflow.read import read
 from ratc.yaml.write import scalar
 
 #: The key and all that is indented below it.
@@ -25,7 +25,7 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     """
     head, kept = _described(machine), []
     if os.path.exists(path):
-        file, problem = inputs.read(path)
+        file, problem = read(path)
         if file is None:
             return problem
         values, found = compiler.read_facts(file)

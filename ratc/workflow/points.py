@@ -6,12 +6,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ratc import compiler
-from ratc.cli.inputs import is_open, predict, predicted_from
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.fitting.check_batch import Checks
+from ratc.fitting.open_batch import is_open, predicted_from
 from ratc.plan import Plan, Values
 from ratc.sweep import Point, met_at, once
 from ratc.targets.array import Array
+from ratc.workflow.inputs import predict
 from ratc.yaml.parse import Document
 
 if TYPE_CHECKING:

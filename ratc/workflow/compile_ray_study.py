@@ -7,10 +7,6 @@ import copy
 from dataclasses import replace
 
 from ratc import compiler
-from ratc.cli import inputs
-from ratc.cli.arrays import left_out
-from ratc.cli.inputs import Gathered, Loaded
-from ratc.cli.points import resolve
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.check_batch import Checks
@@ -22,6 +18,10 @@ from ratc.targets.artifact import Artifact, Place, Pool
 from ratc.tuning import share as shares
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
+from ratc.workflow import inputs
+from ratc.workflow.compile_array import left_out
+from ratc.workflow.inputs import Gathered, Loaded
+from ratc.workflow.points import resolve
 
 #: Of a trial's values those that the job has its own of.
 _THE_JOBS = ("experiment_name", "output_dir", "parallel.", "hardware.", "job.", "logging.")

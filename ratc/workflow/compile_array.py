@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from ratc.cli.inputs import Gathered, Loaded
-from ratc.cli.points import resolve
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting.check_batch import Checks
 from ratc.plan import Plan
@@ -15,6 +13,8 @@ from ratc.targets import TARGETS, study
 from ratc.targets.array import Array
 from ratc.targets.artifact import Artifact, Place
 from ratc.tuning.points import Study
+from ratc.workflow.inputs import Gathered, Loaded
+from ratc.workflow.points import resolve
 
 #: Points left out of a study that are named one by one.
 _NAMED = 5

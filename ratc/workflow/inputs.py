@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
 from ratc import compiler, layers, resources
 from ratc.compiler import File, Inputs
-from ratc.console import say
-from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.fitting.open_batch import is_open, predicted_from
 from ratc.plan import Plan, Values
-from ratc.render import text
+from ratc.workflow.read import read
 from ratc.yaml.parse import Document
 
 if TYPE_CHECKING:
     from ratc.facts import Cluster, Machine
     from ratc.memory.decision import Decision
-
-#: How findings can be told; each but text is a file of `ratc.render.findings`.
-FORMS = ("text", "json", "github", "sarif", "markdown")
-#: Plan values that no prediction depends on.
-_NOT_PREDICTED = frozenset(
-    (
-        "seed",
-        "description",
-        "experiment_name",
-        "output_dir",
-        "logging.mlflow_experiment_name",
-        "logging.wandb_project",
-        "job.name",
-        "training.learning_rate",
-        "training.weight_decay",
-        "training.epochs",
-        "training.scheduler",
-        "training.warmup_epochs",
-    )
-)
-_FLAGS = ("debug",)
-_METAVARS = {"data-dir": "DIR", "output-dir": "DIR"}
 
 
 #: Decisions of predictions, with what was said, by what they depend on.
@@ -62,40 +37,6 @@ class Loaded:
     def folder(self) -> str:
         """The spec's folder, as the user wrote it."""
         return os.path.dirname(self.inputs.spec.name) or "."
-
-
-def add_spec_arguments(parser: argparse.ArgumentParser, target: bool = True) -> None:
-    """The spec, the target, and every way to override a value."""
-    parser.add_argument("spec", metavar="SPEC", help="the YAML spec")
-    if target:
-        parser.add_argument("--target", default="local", metavar="T", help="local (default), slurm or lsf")
-    parser.add_argument("--facts", metavar="FILE", help="hardware facts, instead of this machine's")
-    add_trust_argument(parser)
-    group = parser.add_argument_group("values laid over the spec")
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        dest="assignments",
-        help="any value, by its path",
-    )
-    for name in layers.SHORT_NAMES:
-        if name in _FLAGS:
-            group.add_argument(
-                f"--{name}",
-                action="store_const",
-                const="true",
-                dest=f"short_{name}",
-                help=layers.SHORT_NAMES[name],
-            )
-        else:
-            group.add_argument(
-                f"--{name}",
-                metavar=_METAVARS.get(name, "V"),
-                dest=f"short_{name}",
-                help=layers.SHORT_NAMES[name],
-            )
 
 
 def load(args: argparse.Namespace, target: str, alone: bool = False, given: File | None = None) -> Loaded:
@@ -210,9 +151,9 @@ def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gat
         return None, found
     if target == "local":
         return Gathered(values, machine, file, rate=rate, rate_file=rate_file), ()
-    from ratc.cli import clusters
+    from ratc.workflow import find_cluster
 
-    cluster_file, cluster, found = clusters.load(settings, os.path.dirname(args.spec) or ".")
+    cluster_file, cluster, found = find_cluster.load(settings, os.path.dirname(args.spec) or ".")
     if has_errors(found):
         return None, found
     return Gathered(values, machine, file, cluster, cluster_file, target, rate, rate_file), found
@@ -262,125 +203,6 @@ def predict(args: argparse.Namespace, plan: Plan) -> tuple[Decision | None, tupl
     from ratc.fitting import from_measurement
 
     return from_measurement.decide(plan, os.path.dirname(args.spec) or ".")
-
-
-def predicted_from(plan: Plan, args: argparse.Namespace) -> tuple[object, ...]:
-    """What a prediction depends on: plans of one folder that are alike in this share it."""
-    values = plan.values
-    folder = os.path.dirname(args.spec)
-    return folder, *((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
-
-
-def is_open(plan: Plan) -> bool:
-    """Whether the micro-batch is left to ratc, on a card whose kernels are known."""
-    return _is_known_card(plan) and leaves_open(plan.settings)
-
-
-def is_given(plan: Plan) -> bool:
-    """Whether the spec gives the micro-batch, on a card whose kernels and memory are known: it can be checked."""
-    return _is_known_card(plan) and not leaves_open(plan.settings) and bool(plan.values["hardware.memory_bytes"].value)
-
-
-def leaves_open(settings: Values) -> bool:
-    """Whether a spec's settings leave the micro-batch to ratc."""
-    given = ("training.batch_size", "training.gradient_accumulation_steps")
-    return all(settings[path].value is None for path in given)
-
-
-def _is_known_card(plan: Plan) -> bool:
-    values = plan.values
-    return values["hardware.device"].value == "cuda" and bool(values["hardware.compute_capability"].value)
-
-
-def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:
-    """The bytes of a file, at most a little over what the parser takes. Code: R001."""
-    from ratc.yaml.parse import MAX_BYTES
-
-    if not path.isascii() and path != path.encode("utf-8", "replace").decode():
-        return None, Diagnostic("R001", f"the name `{path}` is not UTF-8", helps=("rename it",))
-    try:
-        with open(path, "rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-            if len(data) > MAX_BYTES:
-                size = os.fstat(handle.fileno()).st_size / 2**20
-                has = f"{size:.1f} MiB" if size >= 1.05 else "more than 1 MiB"
-                return None, Diagnostic("R006", f"`{path}` is too large for a spec: {has}, the limit is 1 MiB")
-            return File(path, data, layer), None
-    except IsADirectoryError:
-        names = (
-            sorted(name for name in os.listdir(path) if name.endswith((".yaml", ".yml")))[:3]
-            if os.access(path, os.R_OK)
-            else []
-        )
-        helps = (
-            (f"name the file: {', '.join(os.path.join(path, name) for name in names)}",)
-            if names
-            else ("name a YAML file in it",)
-        )
-        return None, Diagnostic("R001", f"`{path}` is a folder", helps=helps)
-    except FileNotFoundError:
-        from ratc.diagnostics import did_you_mean
-
-        folder, name = os.path.split(path)
-        near = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        return None, Diagnostic("R001", f"there is no file `{path}`", helps=did_you_mean(name, near))
-    except (OSError, ValueError) as error:
-        return None, Diagnostic("R001", f"cannot read `{path}`: {getattr(error, 'strerror', None) or error}")
-
-
-def add_predict_argument(parser: argparse.ArgumentParser) -> None:
-    """``--no-predict``: for commands that compile in order to run what comes out."""
-    parser.add_argument(
-        "--no-predict",
-        action="store_true",
-        help="trace no model: a given micro-batch is not checked against the card, an open one gets a default",
-    )
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """``--trust``: for commands that may run code of a spec."""
-    parser.add_argument(
-        "--trust", action="store_true", help="run code that the spec names, for this command; see `ratc trust --help`"
-    )
-
-
-def add_format_argument(parser: argparse.ArgumentParser) -> None:
-    """``--format``: how findings are told."""
-    parser.add_argument(
-        "--format",
-        choices=FORMS,
-        default="text",
-        help="of what is found: text (default) on standard error, or another on standard output where that is free",
-    )
-
-
-def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
-    """Print what was found: text on standard error, any other form on standard output, even where nothing was found;
-    on standard error too where the other is taken by what the command makes. Returns whether any of it is an error.
-    """
-    items = sorted(diagnostics, key=_position)
-    failed = any(item.severity is Severity.ERROR for item in items)
-    if form != "text":
-        (sys.stderr if taken else sys.stdout).write(_document(items, command, form))
-        return failed
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    sys.stderr.write(text.diagnostics(items, colour))
-    if failed:
-        code = next(item.code for item in items if item.severity is Severity.ERROR)
-        say(f"{command}: failed; `ratc explain {code}` says more")
-    return failed
-
-
-def _document(items: list[Diagnostic], command: str, form: str) -> str:
-    module = import_module(f"ratc.render.findings.{form}")
-    if form != "sarif":
-        return str(module.document(items, command))
-    pages = {code: resources.read("codes", f"{code}.md").decode() for code in {item.code for item in items}}
-    return str(module.document(items, command, pages))
-
-
-def _position(item: Diagnostic) -> tuple[str, int, int]:
-    return (item.span.source.name, item.span.line, item.span.column) if item.span else ("", 0, 0)
 
 
 def known_target(name: str) -> tuple[Diagnostic, ...]:

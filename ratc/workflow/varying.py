@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratc import compiler
-from ratc.cli.inputs import Gathered, is_open
 from ratc.diff.compare import flat
 from ratc.explain import decided_by_memory
+from ratc.fitting.open_batch import is_open
 from ratc.plan import Plan, Value, Values
 from ratc.secrets.redact import shown
 from ratc.sweep import Point
+from ratc.workflow.inputs import Gathered
 from ratc.yaml.parse import Document
 
 #: Points that are resolved, and different values that are named: more of either takes long and helps nobody.

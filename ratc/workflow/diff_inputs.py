@@ -9,9 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ratc import __version__, compiler
-from ratc.cli import compile as compiling
-from ratc.cli import inputs
-from ratc.cli.inputs import Known
 from ratc.compiled import drift, git_revisions, read_lock
 from ratc.compiled.git_revisions import Revision
 from ratc.compiled.read_lock import Compiled
@@ -21,6 +18,9 @@ from ratc.diff import effects
 from ratc.diff.model import Side
 from ratc.plan import Plan, Value, Values
 from ratc.targets import lock
+from ratc.workflow import compile as compiling
+from ratc.workflow import inputs, options, recorded
+from ratc.workflow.inputs import Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tup
 
 def _options(spec: str, target: str, facts: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False)
-    inputs.add_spec_arguments(parser)
+    options.add_spec_arguments(parser)
     return parser.parse_args([f"--target={target}", *([f"--facts={facts}"] if facts else []), "--", spec])
 
 
@@ -165,8 +165,8 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
     if read.points or read.point:
         return None
     try:
-        args = read.arguments()
-    except read_lock.Refused:
+        args = recorded.arguments(read.words, read.shared_folder)
+    except recorded.Refused:
         return None
     if not os.path.exists(args.spec):
         return None
@@ -178,8 +178,8 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
     if repr(sorted(now.items())) != repr(sorted(then.items())):
         return None
     # The code that the lock was made with, which may not be what lies there now.
-    recorded = drift.records(read.document)
-    return replace(side, ratc_version=read.ratc_version, own_code=recorded, unpredicted=False)
+    then_code = drift.records(read.document)
+    return replace(side, ratc_version=read.ratc_version, own_code=then_code, unpredicted=False)
 
 
 def _flat(values: Mapping[str, Value]) -> Mapping[str, Value]:

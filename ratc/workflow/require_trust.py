@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratc.cli.inputs import Loaded
 from ratc.diagnostics import Diagnostic
 from ratc.own_code import callables, trust
 from ratc.targets.artifact import Artifact
+from ratc.workflow.inputs import Loaded
 
 
 def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from ratc import compiler, facts
-from ratc.cli.inputs import read
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.layers import names_cluster_file
 from ratc.plan import Values
+from ratc.workflow.read import read
 
 #: Folder of cluster facts, beside a spec or above it.
 FOLDER = "clusters"

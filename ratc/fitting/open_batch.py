@@ -1,0 +1,54 @@
+"""Whether a plan leaves its micro-batch open, and what a prediction for it depends on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from ratc.plan import Plan, Values
+
+#: Plan values that no prediction depends on.
+_NOT_PREDICTED = frozenset(
+    (
+        "seed",
+        "description",
+        "experiment_name",
+        "output_dir",
+        "logging.mlflow_experiment_name",
+        "logging.wandb_project",
+        "job.name",
+        "training.learning_rate",
+        "training.weight_decay",
+        "training.epochs",
+        "training.scheduler",
+        "training.warmup_epochs",
+    )
+)
+
+
+def predicted_from(plan: Plan, args: argparse.Namespace) -> tuple[object, ...]:
+    """What a prediction depends on: plans of one folder that are alike in this share it."""
+    values = plan.values
+    folder = os.path.dirname(args.spec)
+    return folder, *((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
+
+
+def is_open(plan: Plan) -> bool:
+    """Whether the micro-batch is left to ratc, on a card whose kernels are known."""
+    return _is_known_card(plan) and leaves_open(plan.settings)
+
+
+def is_given(plan: Plan) -> bool:
+    """Whether the spec gives the micro-batch, on a card whose kernels and memory are known: it can be checked."""
+    return _is_known_card(plan) and not leaves_open(plan.settings) and bool(plan.values["hardware.memory_bytes"].value)
+
+
+def leaves_open(settings: Values) -> bool:
+    """Whether a spec's settings leave the micro-batch to ratc."""
+    given = ("training.batch_size", "training.gradient_accumulation_steps")
+    return all(settings[path].value is None for path in given)
+
+
+def _is_known_card(plan: Plan) -> bool:
+    values = plan.values
+    return values["hardware.device"].value == "cuda" and bool(values["hardware.compute_capability"].value)

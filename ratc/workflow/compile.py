@@ -1,0 +1,252 @@
+"""From a spec to its artifacts, written or compared with what lies in their folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
+
+from ratc import compiler, emit, files, layers, targets
+from ratc.console import say
+from ratc.consumers import reread
+from ratc.diagnostics import Diagnostic, Severity, has_errors
+from ratc.fitting import open_batch
+from ratc.fitting.check_batch import Checks
+from ratc.own_code import callables, digests
+from ratc.plan import Plan
+from ratc.shell import quote
+from ratc.targets import accelerate, deepspeed, job, lock
+from ratc.targets.artifact import Artifact, Place, digest
+from ratc.workflow import inputs
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Gathered, Known, Loaded
+from ratc.yaml.parse import MAX_BYTES, parse
+
+#: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
+Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
+
+
+def compile_spec(
+    args: argparse.Namespace,
+    target: str,
+    output: str | None,
+    check: bool,
+    telling: Telling,
+    before: Before | None = None,
+) -> tuple[int, str]:
+    """Compile and write (or compare); returns the exit status and the folder of the artifacts."""
+    refused = inputs.known_target(target)
+    if refused:
+        telling.tell(refused)
+        return 1, ""
+    loaded = inputs.load(args, target)
+    found = list(loaded.diagnostics)
+    folder = ""
+    if loaded.settings is not None:
+        name = loaded.settings.get_as(str, "experiment_name")
+        folder = output or os.path.join(loaded.folder, "compiled", name, target)
+        # What is only compared was checked when it was compiled.
+        made, diagnostics = make(args, loaded, target, folder, checks=None if check else Checks())
+        if is_untrusted(diagnostics):
+            made = None
+            # What is written would not be what a prediction gives.
+            severity = Severity.WARNING if check else Severity.ERROR
+            diagnostics = tuple(replace(one, severity=severity) if one.code == "R446" else one for one in diagnostics)
+            found += by_digest(args, loaded, target, folder) if check else ()
+        found += diagnostics
+        if made is not None and before is not None:
+            found += before(loaded, folder, made.artifacts)
+        if made is not None and not has_errors(found):
+            found += _emit(args, made, target, folder, check)
+    return (1 if telling.tell(found) else 0), folder
+
+
+def is_untrusted(found: Sequence[Diagnostic]) -> bool:
+    """Whether a prediction is missing because it would run code that the user does not trust."""
+    return any(item.code == "R446" for item in found)
+
+
+def by_digest(args: argparse.Namespace, loaded: Loaded, target: str, folder: str) -> Iterator[Diagnostic]:
+    """What a check can tell if a prediction is missing: the files cannot be made again, digests can be compared."""
+    # Imported here: only a check reads what lies there.
+    from ratc.compiled import drift
+
+    helps = (f"run `{recorded(args, target)}`",)
+    with emit.steady(folder):
+        document, found = drift.read(folder)
+        yield from found
+        yield from drift.by_digest(folder, document, loaded.folder, helps, reached(loaded))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The artifacts of a spec, before they are written."""
+
+    artifacts: tuple[Artifact, ...]
+    world_size: int
+
+
+def make(
+    args: argparse.Namespace,
+    loaded: Loaded,
+    target: str,
+    folder: str,
+    known: Known | None = None,
+    checks: Checks | None = None,
+) -> tuple[Made | None, tuple[Diagnostic, ...]]:
+    """The artifacts of a spec for a folder, not written: of one run, or of an array where the spec has a sweep.
+    ``known`` keeps the decisions of predictions for later calls; with ``checks`` micro-batches that the spec gives are
+    checked against their card.
+    """
+    assert loaded.settings is not None
+    assert loaded.document is not None
+    gathered, found = inputs.gather(args, loaded.settings, target)
+    if gathered is None:
+        return None, found
+    points, said = compiler.points(loaded.document)
+    study, more = compiler.study(loaded.document)
+    found += (*said, *more)
+    if has_errors(found):
+        return None, found
+    no_predict = bool(getattr(args, "no_predict", False))
+    elsewhere = getattr(args, "output", None) is not None
+    artifacts: tuple[Artifact, ...] | None
+    plan: Plan | None
+    if points or (study and target != "local"):
+        # Imported here: most specs are of one run.
+        from ratc.workflow import compile_array
+
+        # Ray's job compiles its trials itself.
+        no_predict = no_predict and (
+            open_batch.leaves_open(loaded.settings) or (study is not None and study.backend == "ray")
+        )
+        place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
+        if study and study.backend == "ray":
+            from ratc.workflow import compile_ray_study
+
+            artifacts, plan, more = compile_ray_study.of_study(args, loaded, gathered, target, place, study, checks)
+        elif study:
+            artifacts, plan, more = compile_array.of_study(args, loaded, gathered, target, place, study, checks)
+        else:
+            artifacts, plan, more = compile_array.of_sweep(args, loaded, gathered, target, place, points, checks)
+    else:
+        plan, more, _ = inputs.decide(args, loaded.settings, gathered, known=known)
+        found += more
+        if plan is not None and checks is not None:
+            found += checks.check(args, plan)
+        if plan is None or has_errors(found):
+            return None, found
+        no_predict = no_predict and open_batch.is_open(plan)
+        place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
+        artifacts, more = targets.artifacts(target, plan, place)
+    found += more
+    if artifacts is None or plan is None:
+        return None, found
+    return Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
+
+
+def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check: bool) -> tuple[Diagnostic, ...]:
+    if check:
+        # Imported here: only a check reads what lies there.
+        from ratc.compiled import drift
+
+        with emit.steady(folder):
+            remove = emit.stale(folder, made.artifacts, former(folder))
+            return drift.compare(folder, made.artifacts, remove, recorded(args, target))
+    # What lies there unchanged was read by its consumer when it was written.
+    refused = reread(emit.changed(folder, made.artifacts), made.world_size)
+    if has_errors(refused):
+        return refused
+    written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
+    if not problems:
+        many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
+        say(f"written: {many or 'nothing: all is as it was'}")
+    return problems
+
+
+def recorded(args: argparse.Namespace, target: str) -> str:
+    """The command that makes the files again, from the folder that the shell is in."""
+    words = ["ratc", "compile", args.spec, "--target", target]
+    words += ["--facts", args.facts] if args.facts else []
+    for name in layers.SHORT_NAMES:
+        given = getattr(args, f"short_{name}")
+        words += [] if given is None else [f"--{name}"] if name == "debug" else [f"--{name}", given]
+    words += [word for assignment in args.assignments for word in ("--set", assignment)]
+    words += ["--no-predict"] if args.no_predict else []
+    words += ["-o", args.output] if getattr(args, "output", None) else []
+    return shlex.join(words)
+
+
+def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhere: bool, no_predict: bool) -> Place:
+    """``no_predict`` says that the files depend on the option of that name."""
+    up, down = os.path.relpath(loaded.folder, folder), os.path.relpath(folder, loaded.folder)
+    spec = loaded.inputs.spec
+    command = ["ratc", "compile", f"{up}/{os.path.basename(spec.name)}", "--target", target]
+    if gathered.file:
+        command += ["--facts", os.path.relpath(gathered.file.name, folder)]
+    sets: list[str] = []
+    for override in loaded.inputs.overrides:
+        assert loaded.settings is not None
+        value = loaded.settings[override.path].value if override.path in loaded.settings else override.text
+        sets += ["--set", f"{override.path}={as_word(value)}"]
+    command += sets
+    if no_predict:
+        command.append("--no-predict")
+    if elsewhere:
+        command += ["-o", "."]
+    sources = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
+    # Whoever submits the job has it run the spec's own code.
+    trusts = ["--trust"] if loaded.settings and callables.of_all_points(loaded.settings) else []
+    laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else []), *trusts))
+    known = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}
+    return Place(
+        up,
+        down,
+        os.path.basename(spec.name),
+        " ".join(map(quote, command)),
+        known,
+        laid_over,
+        own_code=reached(loaded),
+    )
+
+
+def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """The modules of the user's own that a spec reaches, with all of its points, as a lock records them."""
+    assert loaded.settings is not None
+    names = callables.of_all_points(loaded.settings)
+    return {path: asdict(module) for path, module in digests.modules(names, loaded.folder).items()}
+
+
+def as_word(value: object) -> str:
+    """A value as it stands behind ``--set PATH=``."""
+    from ratc.yaml.write import scalar
+
+    return value if isinstance(value, str) else scalar(value)
+
+
+def former(folder: str) -> list[str]:
+    """The artifacts that the lock lying in the folder vouches for, and the points of the array that it belongs to."""
+    data = files.read(os.path.join(folder, lock.NAME), MAX_BYTES + 1)
+    if data is None:
+        return []
+    document, _ = parse(lock.NAME, data)
+    artifacts = document.root.find(("artifacts",)) if document else None
+    named = artifacts.value if artifacts and isinstance(artifacts.value, dict) else {}
+    points = _points(folder) if job.TABLE in named else []
+    return [*(name for name in targets.NAMES if name in named), *points]
+
+
+def _points(folder: str) -> list[str]:
+    """The files of the points that lie there: no more than what a point can have. Links are none of ratc's making."""
+    try:
+        with os.scandir(os.path.join(folder, job.POINTS)) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    if os.path.islink(os.path.join(folder, job.POINTS)):
+        return []
+    own = (lock.NAME, deepspeed.NAME, accelerate.NAME)
+    return [f"{job.POINTS}/{name}/{file}" for name in sorted(names) for file in own]
