@@ -207,7 +207,7 @@ def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
     sys.path[:0] = [str(HERE), str(HERE.parent / "runtime"), str(HERE.parent / "tests" / "runtime")]
     from lockfile import write_lock
     from ratc_runtime import train
-    from ratc_runtime.lock import read_lock
+    from ratc_runtime.config.lock import read_lock
     from ratc_runtime.parts import Own
     from ratc_runtime.run import Run
 

@@ -189,7 +189,7 @@ def test_earlier_results_are_no_word_of_a_run_that_begins_anew(tmp_path: Path) -
 
 def test_the_runtime_s_own_results_are_the_word(tmp_path: Path) -> None:
     """What `ratc_runtime` writes at the end of a run, and for a lock that asks for the same again."""
-    from ratc_runtime.lock import lock_digest
+    from ratc_runtime.config.lock import lock_digest
     from ratc_runtime.results import confirm, write_results
 
     job = make(tmp_path / "project", "slurm", sweep=SWEEP, **ONE)
@@ -377,11 +377,11 @@ def test_requeued_neighbours_never_get_one_port(pair: Job) -> None:
 
 
 def test_no_port_is_shared_among_many_jobs_and_all_their_restarts() -> None:
-    from ratc_runtime import surroundings
+    from ratc_runtime.distributed import launch_environment
 
     def number(job: int, restart: int, index: int = 0, lsf: bool = False) -> int:
         names = {"LSB_JOBID": str(job), "LSB_JOBINDEX": str(index)} if lsf else {"SLURM_JOB_ID": str(job)}
-        return surroundings._number(names, restart) % surroundings.PORTS
+        return launch_environment._number(names, restart) % launch_environment.PORTS
 
     slurm = [number(job, restart) for job in range(9000, 9200) for restart in range(21)]
     assert len(set(slurm)) == len(slurm)
@@ -463,9 +463,9 @@ def test_secrets_trackers_and_restarts_reach_every_host_of_lsf(tmp_path: Path) -
 
 
 def test_a_restart_of_lsf_is_known_to_the_runtime() -> None:
-    from ratc_runtime import surroundings
+    from ratc_runtime.distributed import launch_environment
 
-    here = surroundings.detect({"LSB_JOBID": "70", "LSB_JOBINDEX": "0", "RATC_RESTARTS": "2"})
+    here = launch_environment.detect({"LSB_JOBID": "70", "LSB_JOBINDEX": "0", "RATC_RESTARTS": "2"})
     assert (here.job, here.restarts) == ("70", 2)
 
 

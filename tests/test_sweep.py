@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from ratc_runtime import preflight
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import read_lock
 
 from ratc import compiler
 from ratc.cli import main

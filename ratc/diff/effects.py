@@ -1,7 +1,7 @@
 """The table of consequences: what it means for a reviewer that a path has another value. The first match counts.
 
-``RESUME`` is what the runtime's checkpoint fingerprint holds (`ratc_runtime.lock.Lock.fingerprint`); a test compares
-the two for every path of a lock.
+``RESUME`` is what the runtime's checkpoint fingerprint holds (`ratc_runtime.config.lock.Lock.fingerprint`); a test
+compares the two for every path of a lock.
 """
 
 from __future__ import annotations

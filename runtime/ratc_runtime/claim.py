@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import surroundings
+from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
 
 FILE = "owner.json"
@@ -44,7 +44,7 @@ class Claim:
 
         A job that its scheduler started again takes over from its own earlier start, whose node may be gone.
         """
-        here = surroundings.detect(environment)
+        here = launch_environment.detect(environment)
         self._owner = {
             "host": socket.gethostname(),
             "pid": os.getpid(),

@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.lock import Lock
+from ratc_runtime.config.lock import Lock
 
 #: The folder of kernels in the output folder.
 FOLDER = "kernels"

@@ -23,10 +23,10 @@ from torch import nn
 from ratc_runtime import opened
 from ratc_runtime.checkpoint.files import beside, fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
+from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluate import score
-from ratc_runtime.lock import lock_from
 from ratc_runtime.models import build_model
 from ratc_runtime.opened import Opened
 from ratc_runtime.pruning import PRUNED, prune_weights

@@ -12,7 +12,7 @@ import torch
 from ratc_runtime import nested
 from ratc_runtime.data.joint import JointLoader
 from ratc_runtime.data.loading import Loader
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.base import Task
 
 

@@ -168,7 +168,7 @@ def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = Fa
 def _as_onnx(arguments: argparse.Namespace) -> int:
     # Imported here: it needs packages of its own, and builds the model.
     from ratc_runtime import onnx_model
-    from ratc_runtime.lock import lock_from
+    from ratc_runtime.config.lock import lock_from
     from ratc_runtime.opened import check_trust
 
     if arguments.output.exists() and not arguments.force:

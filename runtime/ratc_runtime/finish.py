@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import accounting, memory, surroundings
+from ratc_runtime import accounting, memory
+from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.evaluation import Evaluation, evaluate
 from ratc_runtime.progress import say_score, say_scores
@@ -154,7 +155,7 @@ def _common(run: Run) -> dict[str, Any]:
         "fingerprint": run.lock.fingerprint(),
         "own_code": run.lock.code(),
         "batch": run.split.record(),
-        "job": surroundings.record(os.environ),
+        "job": launch_environment.record(os.environ),
         "epochs": progress.history,
         "best_epoch": progress.best_epoch,
         "parameters": run.parameters,

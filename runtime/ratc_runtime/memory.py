@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.distributed import World
-from ratc_runtime.lock import Lock
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 
 GIB = 2**30
 

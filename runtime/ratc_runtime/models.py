@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime import compat
 from ratc_runtime.chunked_maps import Chunked
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.fused_maps import Fused
 from ratc_runtime.imports import build, call
 from ratc_runtime.lean_attention import keep_no_maps
-from ratc_runtime.lock import Lock
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.header import lock_of, read
-from ratc_runtime.distributed import World
+from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.export import load_weights
-from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task

@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from ratc_runtime.callbacks import Callback, from_names
+from ratc_runtime.config.lock import Lock, Loss, Memory
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, Loss, Memory
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task

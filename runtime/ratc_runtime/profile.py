@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ratc_runtime.lock import Lock
+    from ratc_runtime.config.lock import Lock
     from ratc_runtime.trace.failure import Failure
 
 #: Optimizer steps before the clock starts (state is made, kernels are chosen), and those that are timed.

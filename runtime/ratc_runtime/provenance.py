@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.lock import Lock
+from ratc_runtime.config.lock import Lock
 
 #: Seconds that git may take; a folder on a slow file system is then of unknown state.
 PATIENCE = 5.0

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ratc_runtime.lock import Compression, Lock
+from ratc_runtime.config.lock import Compression, Lock
 
 #: Layers whose weights are pruned. Norms and biases are few numbers, and matter more.
 PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, read_lock
 
 #: A running mean of the losses, each new one counting so much: steps differ by the samples that they see.
 NEW = 0.1

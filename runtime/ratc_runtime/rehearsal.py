@@ -23,8 +23,8 @@ from torch import nn
 
 from ratc_runtime import outofmemory
 from ratc_runtime.checkpoint import rng_state, set_rng_state
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.engine.optimizer import fused_for
-from ratc_runtime.lock import Lock
 from ratc_runtime.split import Split
 from ratc_runtime.step import StepResult, training_step
 from ratc_runtime.tasks.base import Task

@@ -14,21 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import allocator, batch_norm, compiling, debug, provenance, rehearsal
+from ratc_runtime import batch_norm, compiling, debug, provenance, rehearsal
 from ratc_runtime.accounting import Account
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
 from ratc_runtime.claim import Claim
+from ratc_runtime.config import allocator
+from ratc_runtime.config.lock import Lock, lock_digest
 from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
 from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.stop import StopRequest
+from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import warn, warn_of
 from ratc_runtime.evaluation import Evaluation
-from ratc_runtime.lock import Lock, lock_digest
 from ratc_runtime.memory import allocated, start_measuring
 from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
@@ -37,7 +39,6 @@ from ratc_runtime.results import prepare_output, read_results, set_aside, write_
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
 from ratc_runtime.starts import Starts
-from ratc_runtime.stop import StopRequest
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker

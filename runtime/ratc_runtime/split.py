@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime import outofmemory
-from ratc_runtime.distributed import World
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.lock import Lock
 
 FILE = "micro_batch.json"
 VERSION = 1

@@ -15,16 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import allocator, compiling, debug, meeting, preflight, surroundings, watchdog
+from ratc_runtime import compiling, debug, meeting, preflight
+from ratc_runtime.config import allocator
+from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
 
 if TYPE_CHECKING:
     import torch
 
+    from ratc_runtime.config.lock import Lock
     from ratc_runtime.data.loading import Batch
     from ratc_runtime.debug.inspect import Inspector
-    from ratc_runtime.lock import Lock
     from ratc_runtime.parts import Own
     from ratc_runtime.run import Run
 
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if dog is None or not dog.spoken:
             tell(error, finding, dog)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
-        from ratc_runtime.distributed import leave
+        from ratc_runtime.distributed.world import leave
 
         leave(status)
     return status
@@ -113,8 +115,8 @@ def unforeseen(error: Exception) -> RuntimeFinding:
 def take_place() -> None:
     """Tell torch who this process is, whoever started it; raise R502 where the launcher's variables make no sense."""
     try:
-        surroundings.adopt(os.environ)
-        surroundings.detect(os.environ)
+        launch_environment.adopt(os.environ)
+        launch_environment.detect(os.environ)
     except ValueError as error:
         raise RuntimeFinding("R502", "the launcher's variables make no sense", str(error)) from None
 
@@ -179,7 +181,7 @@ def start_watched(
     dog: watchdog.Watchdog | None,
 ) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
-    from ratc_runtime.lock import lock_digest
+    from ratc_runtime.config.lock import lock_digest
     from ratc_runtime.results import confirm
     from ratc_runtime.run import is_finished, open_run
 

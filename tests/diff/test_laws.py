@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ratc_runtime import lock as runtime
+from ratc_runtime.config import lock as runtime
 from ratc_runtime.errors import RuntimeFinding
 
 from ratc import compiler, facts

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ratc_runtime import memory
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.memory import GIB, MemoryUse, Prediction
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"

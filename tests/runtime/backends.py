@@ -165,8 +165,9 @@ def work(folder: Path, names: list[str]) -> None:
 
     Where torch's DDP is used, reductions-RANK.json beside the lock says how often gradients were reduced.
     """
-    from ratc_runtime import distributed, train
-    from ratc_runtime.lock import read_lock
+    from ratc_runtime import train
+    from ratc_runtime.config.lock import read_lock
+    from ratc_runtime.distributed import world
     from ratc_runtime.parts import Own
 
     loop = train.train
@@ -182,7 +183,7 @@ def work(folder: Path, names: list[str]) -> None:
             from accelerate.state import AcceleratorState
 
             AcceleratorState._reset_state(reset_partial_state=True)
-    distributed.leave(0)
+    world.leave(0)
 
 
 class Counter:

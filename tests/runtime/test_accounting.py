@@ -16,8 +16,8 @@ import torch
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
 from ratc_runtime import accounting, provenance
 from ratc_runtime.accounting import Account, duration
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.engine import TorchEngine
-from ratc_runtime.lock import read_lock
 from ratc_runtime.progress import Eta, Reporter
 from ratc_runtime.run import Progress
 from ratc_runtime.starts import Starts

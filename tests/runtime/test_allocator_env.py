@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from lockfile import write_lock
-from ratc_runtime import allocator, preflight, train
+from ratc_runtime import preflight, train
+from ratc_runtime.config import allocator
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import read_lock
 
 from tests.effort import HANGS_S
 

@@ -12,8 +12,8 @@ import yaml
 from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
 from ratc_runtime import evaluate, export, imports, opened, predict, preflight
 from ratc_runtime.checkpoint import files, header, shards
+from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import lock_from
 from torch import nn
 
 ROLES = ("model", "dataset", "loss", "callback")

@@ -15,11 +15,11 @@ import pytest
 import torch
 from lockfile import BASE, environment, results, run_training, write_data, write_lock
 from ratc_runtime import debug
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.debug import describe
 from ratc_runtime.debug.inspect import Inspector
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import read_lock
 from ratc_runtime.run import Progress
 from ratc_runtime.tasks.segmentation.losses import Combined
 from test_distributed import accelerate_command, deepspeed_artifacts, two_processes

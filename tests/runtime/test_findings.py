@@ -83,9 +83,9 @@ def _another_precision(engine: Any) -> str:
 @pytest.mark.parametrize("change", [_another_optimizer, _another_decay, _another_accumulation, _another_precision])
 def test_r503_for_an_engine_that_does_something_else_than_the_lock(tmp_path: Path, change: Any) -> None:
     import torch
+    from ratc_runtime.config.lock import read_lock
     from ratc_runtime.engine import TorchEngine
     from ratc_runtime.errors import RuntimeFinding
-    from ratc_runtime.lock import read_lock
 
     lock = read_lock(write_lock(tmp_path / "compiled"))
     engine = TorchEngine(lock, torch.nn.Linear(2, 2))

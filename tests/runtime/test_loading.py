@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockfile import write_data, write_lock
 from PIL import Image
+from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import isic
 from ratc_runtime.data.loading import Batch, Loader, evaluation_loader, train_loader
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, read_lock
 from torch.utils.data import default_collate
 
 from tests.effort import examples

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from lockfile import lock_content, write_lock
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import read_lock
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lock.md"
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from lockfile import environment, lock_content, run_training, write_lock
 from PIL import Image
+from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data.pictures import look_at, open_picture
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.data.unlabelled import pieces
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, lock_from
 from ratc_runtime.progress import say_scores
 from ratc_runtime.run import Run
 from ratc_runtime.tasks import make_task

@@ -18,8 +18,8 @@ import torch
 import yaml
 from lockfile import BASE, environment, results, write_data, write_lock
 from ratc_runtime import outofmemory
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import read_lock
 from ratc_runtime.split import Split, smaller, with_micro_batch
 from test_distributed import ACCELERATE, accelerate_command, deepspeed_artifacts
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockfile import environment, write_data, write_lock
 from ratc_runtime import compat
+from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.loading import EvaluationOrder, TrainOrder
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.models import build_model
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice

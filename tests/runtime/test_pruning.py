@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lockfile import environment, lock_content, results, run_training, write_data, write_lock
 from ratc_runtime import compress, quantizing
-from ratc_runtime.lock import Compression, lock_from
+from ratc_runtime.config.lock import Compression, lock_from
 from ratc_runtime.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from lockfile import environment, lock_content, write_data
+from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.loading import train_loader
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import lock_from
 from ratc_runtime.models import build_model
 from ratc_runtime.range_test import DIVERGED, Point, alone, measure, rates, suggest
 from ratc_runtime.run import seed_everything

@@ -13,9 +13,9 @@ import torch
 from lockfile import write_lock
 from ratc_runtime import outofmemory, rehearsal
 from ratc_runtime.checkpoint import rng_state
-from ratc_runtime.distributed import World
+from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_optimizer
-from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.tasks import make_task
 from torch import nn
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockfile import write_data, write_lock
 from PIL import Image
+from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.sources import open_split
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.models import build_model
 from ratc_runtime.tasks import make_task, metrics
 from ratc_runtime.tasks.segmentation import baseline

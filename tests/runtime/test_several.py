@@ -13,13 +13,13 @@ import torch
 import yaml
 from lockfile import environment, lock_content, results, train_command, write_data
 from ratc_runtime import opened
+from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data.joint import flat, joined, open_data_set, open_evaluation
 from ratc_runtime.data.loading import train_loader
 from ratc_runtime.data.sample import shapes
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluate import score
 from ratc_runtime.evaluation import evaluate
-from ratc_runtime.lock import Lock, lock_from
 from ratc_runtime.models import build_model
 from ratc_runtime.rehearsal import noise
 from ratc_runtime.run import seed_everything

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from ratc_runtime.surroundings import Surroundings, adopt, detect, expand, record
+from ratc_runtime.distributed.launch_environment import Surroundings, adopt, detect, expand, record
 
 SLURM = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}
@@ -103,7 +103,7 @@ def test_jsruns_first_host_is_the_launch_node():
 
 
 def test_torchrun_itself_agrees():
-    code = "import os; from ratc_runtime.surroundings import detect; print(detect(os.environ))"
+    code = "import os; from ratc_runtime.distributed.launch_environment import detect; print(detect(os.environ))"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     done = subprocess.run([*command, sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert {f"rank={rank}, local_rank={rank}, world_size=2" in done.stdout for rank in (0, 1)} == {True}, done.stderr

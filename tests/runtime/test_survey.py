@@ -19,15 +19,15 @@ import torch
 from lockfile import lock_content, results, run_training, write_data, write_lock
 from PIL import Image
 from ratc_runtime import preflight
+from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data import check
 from ratc_runtime.data import survey as survey_module
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.loading import left_out
 from ratc_runtime.data.sources import SPLITS, open_split
 from ratc_runtime.data.survey import Survey, first_look, never_there, search, spread, survey
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, lock_from
 from ratc_runtime.tasks import make_task
 
 from tests.runtime import test_several as several

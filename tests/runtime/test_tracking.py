@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
 from ratc_runtime import sync
-from ratc_runtime.lock import read_lock
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.tracking import courier as couriers
 from ratc_runtime.tracking.courier import Courier
 from ratc_runtime.tracking.interface import About, Backend, Record, reason

@@ -15,10 +15,10 @@ from lockfile import BASE, results, run_training, write_data, write_lock
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 from ratc_runtime import evaluate, opened, predict
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.unlabelled import Piece
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import read_lock
 from ratc_runtime.tasks.detection.writing import BoxWriter
 from safetensors.torch import save_file
 

@@ -16,15 +16,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lockfile import environment, lock_content, write_lock
-from ratc_runtime import heartbeat, phases, watchdog
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.data.loading import Loader
-from ratc_runtime.distributed import World, group_timeout
+from ratc_runtime.distributed import heartbeat, phases, watchdog
+from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, born
+from ratc_runtime.distributed.watchdog import Watchdog
+from ratc_runtime.distributed.world import World, group_timeout
 from ratc_runtime.engine import TorchEngine
-from ratc_runtime.heartbeat import Beat, Heartbeats, born
-from ratc_runtime.lock import read_lock
 from ratc_runtime.step import training_step
 from ratc_runtime.tasks import make_task
-from ratc_runtime.watchdog import Watchdog
 
 from tests.effort import HANGS_S
 
@@ -89,19 +89,21 @@ def test_the_stack_tells_what_the_main_thread_does(tmp_path: Path, monkeypatch: 
 
 
 def test_an_evaluation_names_itself_and_what_it_waits_for() -> None:
-    found = [phases._named(str(Path(phases.__file__).parent / file), name) for file, name in FRAMES]
+    found = [phases._named(str(Path(phases.__file__).parents[1] / file), name) for file, name in FRAMES]
     assert found == [("evaluation", ""), ("", "loader"), ("checkpoint", ""), ("", "optimizer"), None]
     assert phases._named("/home/me/torch/utils/data/dataloader.py", "__next__") == ("", "loader")
-    assert phases._named("/home/me/evaluate.py", "evaluate") is None
+    assert phases._named("/home/me/evaluation.py", "evaluate") is None
+    for name, _, _ in (*phases._WHERE, *phases._DOING):
+        assert (Path(phases.__file__).parents[1] / name).exists(), name
     assert phases.Phase("evaluation", "loader", "").name == "evaluation: loader"
 
 
 FRAMES = (
-    ("evaluate.py", "evaluate"),
+    ("evaluation.py", "evaluate"),
     ("data/loading.py", "__iter__"),
     ("checkpoint/store.py", "save"),
     ("engine/plain.py", "update"),
-    ("lock.py", "read_lock"),
+    ("config/lock.py", "read_lock"),
 )
 
 

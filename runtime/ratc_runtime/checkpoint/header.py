@@ -15,8 +15,8 @@ import torch
 
 from ratc_runtime.checkpoint import shards
 from ratc_runtime.checkpoint.files import fault_of
+from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock, lock_from
 
 VERSION = 2
 #: What torch, pickle and the zip reader raise for files that are damaged, or no checkpoints.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
 from ratc_runtime.data.joint import flat, open_data_set
 from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
@@ -21,7 +22,6 @@ from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.data.survey import Survey, never_there, nothing_there, nothing_yet, search, spread, survey
 from ratc_runtime.errors import RuntimeFinding, warn, warn_of
-from ratc_runtime.lock import Lock, read_lock
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 

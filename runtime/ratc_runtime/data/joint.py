@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.loading import Loader, evaluation_loader
 from ratc_runtime.data.samples import Checked, as_finding, checked, name_of
 from ratc_runtime.data.sources import open_split
-from ratc_runtime.lock import Lock
 
 if TYPE_CHECKING:
     from ratc_runtime.tasks.base import Task

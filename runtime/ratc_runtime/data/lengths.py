@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 
 #: Bytes of a list of samples that preflight reads: parsing more takes longer than it may.
 _MOST_BYTES = 8 << 20

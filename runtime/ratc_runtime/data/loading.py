@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from ratc_runtime import stacks, watchdog
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.augment import Augmentation, OfEach
 from ratc_runtime.data.lengths import check_length
 from ratc_runtime.data.samples import Draw, Guarded, Sample, with_note
+from ratc_runtime.distributed import stacks, watchdog
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.lock import Lock
 
 #: Makes one target of those of a micro-batch (`Task.collate`).
 Collate = Callable[[Sequence[Any]], Any]

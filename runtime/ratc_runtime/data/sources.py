@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.isic import IsicSegmentation
 from ratc_runtime.data.volumes import VolumePatches
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
-from ratc_runtime.lock import Lock
 
 SPLITS = ("train", "val", "test")
 #: The built-in data sets of segmentation: dimensions, and the class.

@@ -17,14 +17,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from ratc_runtime import nested, watchdog
+from ratc_runtime import nested
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
+from ratc_runtime.distributed import watchdog
 from ratc_runtime.errors import RuntimeFinding, warn_of
 
 if TYPE_CHECKING:
-    from ratc_runtime.distributed import World
+    from ratc_runtime.distributed.world import World
     from ratc_runtime.tasks.base import Task
 
 #: At the start of a run: samples of a split that are read, and seconds for them.

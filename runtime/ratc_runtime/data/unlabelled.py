@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.pictures import open_picture, pyramid
 from ratc_runtime.data.volume_store import Recipe, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 
 #: The data sets whose images can be read without their truth.
 READABLE = ("isic", "coco", "volumes")

@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ratc_runtime.lock import Lock
+    from ratc_runtime.config.lock import Lock
 
 #: Read by CUDA, torch and NCCL when they start.
 VARIABLES = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
 from ratc_runtime.engine.optimizer import make_optimizer
 from ratc_runtime.engine.plain import TorchEngine
-from ratc_runtime.lock import Lock
 
 __all__ = ["AUTOCAST", "BaseEngine", "TorchEngine", "make_engine", "make_optimizer"]
 

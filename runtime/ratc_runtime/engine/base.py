@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import nn
 
 from ratc_runtime import nested
-from ratc_runtime.distributed import World
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.optimizer import optimizer_facts
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

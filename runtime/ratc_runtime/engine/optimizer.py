@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime.lock import Lock
+from ratc_runtime.config.lock import Lock
 
 
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:

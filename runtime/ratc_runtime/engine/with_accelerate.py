@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
-from ratc_runtime.distributed import World, check_world, group_timeout, local_device
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import BaseEngine, SkipCounter
 from ratc_runtime.engine.optimizer import make_optimizer, with_own_kernels
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 
 
 class AccelerateEngine(BaseEngine):

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import nn
 
 from ratc_runtime import nested
-from ratc_runtime.distributed import World, check_world, group_timeout, local_device
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
 from ratc_runtime.engine.optimizer import make_optimizer
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 
 #: The folder of the shards inside a checkpoint, as Accelerate names it.
 TAG = "pytorch_model"

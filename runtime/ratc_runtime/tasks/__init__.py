@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ratc_runtime.lock import Lock
+    from ratc_runtime.config.lock import Lock
     from ratc_runtime.tasks.base import Task
 
 

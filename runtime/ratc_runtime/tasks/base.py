@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.unlabelled import Piece
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.imports import build, call
-from ratc_runtime.lock import Lock
 from ratc_runtime.tasks import Metric, metrics
 
 

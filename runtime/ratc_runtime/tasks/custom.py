@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from ratc_runtime import nested
-from ratc_runtime.distributed import World
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 from ratc_runtime.tasks import Metric
 from ratc_runtime.tasks.base import Task
 

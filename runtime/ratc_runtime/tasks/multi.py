@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ratc_runtime.distributed import World
-from ratc_runtime.lock import Lock
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Scorer, Task
 

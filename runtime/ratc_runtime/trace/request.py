@@ -7,7 +7,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from ratc_runtime import lock as locks
+from ratc_runtime.config import lock as locks
 from ratc_runtime.tasks import METRICS, PARTS
 
 PRECISIONS = ("fp32", "fp16", "bf16")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import warn
-from ratc_runtime.lock import Lock
 from ratc_runtime.tracking.courier import Courier
 from ratc_runtime.tracking.interface import About, Backend, Record
 from ratc_runtime.tracking.journal import Busy, Journal

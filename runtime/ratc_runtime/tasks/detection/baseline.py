@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.detection.boxes import to_corners
 from ratc_runtime.tasks.detection.metrics import AveragePrecision
 

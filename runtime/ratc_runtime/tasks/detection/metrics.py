@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.detection.boxes import to_corners
 from ratc_runtime.tasks.outputs import mapping_with
 

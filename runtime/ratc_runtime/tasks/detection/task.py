@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime.distributed import World
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.lock import Lock
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.detection import baseline
 from ratc_runtime.tasks.detection.boxes import to_centres

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ratc_runtime import watchdog
 from ratc_runtime.data.samples import checked
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed import watchdog
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.segmentation.metrics import baseline_mask, mean_score
 
 

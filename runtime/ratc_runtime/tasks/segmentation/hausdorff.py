@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 
 
 def distances(predicted: Any, true: Any, spacing: float) -> tuple[float, float] | None:

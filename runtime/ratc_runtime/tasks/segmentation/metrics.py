@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ratc_runtime.distributed import World
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.outputs import tensor_of
 from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff
 

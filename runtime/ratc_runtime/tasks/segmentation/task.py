@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ratc_runtime.distributed import World
-from ratc_runtime.lock import Lock
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ratc_runtime import watchdog
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed import watchdog
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.lock import Lock
 
 
 @dataclass(frozen=True)

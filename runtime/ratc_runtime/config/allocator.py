@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.lock import Lock
 
 if TYPE_CHECKING:
     import torch

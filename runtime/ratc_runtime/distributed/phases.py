@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-_PACKAGE = str(Path(__file__).resolve().parent)
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 #: Frames shown of a stack: the innermost ones, where it hangs.
 _SHOWN = 12
 #: Files whose frames stand between others and say nothing: how modules are called and programs started.
@@ -23,7 +23,7 @@ _DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<fro
 _WHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("run.py", ("open_run",), "opening"),
     ("train.py", ("train_on",), "training"),
-    ("evaluate.py", (), "evaluation"),
+    ("evaluation.py", (), "evaluation"),
     ("finish.py", (), "finishing"),
     ("tasks/segmentation/baseline.py", (), "baseline"),
     ("checkpoint/", (), "checkpoint"),
@@ -34,7 +34,7 @@ _DOING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("engine/", ("predict",), "forward"),
     ("engine/", ("backward",), "backward"),
     ("engine/", ("update",), "optimizer"),
-    ("distributed.py", ("sum", "gather", "barrier", "leave"), "collective"),
+    ("distributed/world.py", ("sum", "gather", "barrier", "leave"), "collective"),
     ("tracking/", (), "tracking"),
 )
 #: The same of other packages' files, by the end of their path.

@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ratc_runtime import phases, stacks
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed import phases, stacks
+from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, born, kill, start_name
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.heartbeat import Beat, Heartbeats, born, kill, start_name
-from ratc_runtime.lock import Lock
 
 VARIABLE = "RATC_TIMEOUT_SECONDS"
 #: The process group's own timeout is longer by this, so that the watchdog, which can say more, speaks first.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ratc_runtime.strict import LOCK_VERSION, load_yaml, read_class, unreadable
+from ratc_runtime.config.strict import LOCK_VERSION, load_yaml, read_class, unreadable
 from ratc_runtime.tasks import METRICS, PARTS, metrics
 
 #: An artifact's path from its lock's folder: nothing outside of that folder.
