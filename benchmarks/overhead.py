@@ -261,7 +261,7 @@ def one(contender: str, size: str, device: str) -> None:
         ratc(size, steps, device, watch)
     else:
         # Lightning and transformers import torchvision, whose wheels do not load beside a CPU build of torch.
-        from ratc_runtime.compat import define_torchvision_operators
+        from ratc_runtime.models.rat_patches import define_torchvision_operators
 
         define_torchvision_operators()
         data = Images("", "train", side, MICRO * ACCUMULATION * steps)

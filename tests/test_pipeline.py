@@ -345,11 +345,11 @@ def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():
 def test_the_model_s_defaults_in_the_schema_are_rat_s_own():
     import inspect
 
-    from ratc_runtime import compat
+    from ratc_runtime.models import rat_patches
 
     from ratc import resources
 
-    ResolutionAwareTransformer = compat.import_rat()
+    ResolutionAwareTransformer = rat_patches.import_rat()
 
     published = inspect.signature(ResolutionAwareTransformer).parameters
     ours = resources.schema("experiment")["properties"]["model"]["properties"]

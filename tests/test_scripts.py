@@ -190,7 +190,7 @@ def test_earlier_results_are_no_word_of_a_run_that_begins_anew(tmp_path: Path) -
 def test_the_runtime_s_own_results_are_the_word(tmp_path: Path) -> None:
     """What `ratc_runtime` writes at the end of a run, and for a lock that asks for the same again."""
     from ratc_runtime.config.lock import lock_digest
-    from ratc_runtime.results import confirm, write_results
+    from ratc_runtime.output.results import confirm, write_results
 
     job = make(tmp_path / "project", "slurm", sweep=SWEEP, **ONE)
     lock = job.folder / "job/points/a/lock.yaml"

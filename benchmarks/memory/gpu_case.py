@@ -68,7 +68,7 @@ class Step:
     """The training step of a request on a device, at a micro-batch."""
 
     def __init__(self, case: dict[str, Any], micro_batch: int) -> None:
-        from ratc_runtime.models import build_model
+        from ratc_runtime.models.build import build_model
         from ratc_runtime.tasks import make_task
         from ratc_runtime.trace.request import read
 

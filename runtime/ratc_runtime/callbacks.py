@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.imports import build
+from ratc_runtime.models.import_callable import build
 
 if TYPE_CHECKING:
     from ratc_runtime.run import Run

@@ -27,12 +27,12 @@ from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluate import score
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.opened import Opened
+from ratc_runtime.output.results import finite, prepare_output
 from ratc_runtime.pruning import PRUNED, prune_weights
 from ratc_runtime.quantizing import MODES, quantize, torchao
 from ratc_runtime.rehearsal import noise
-from ratc_runtime.results import finite, prepare_output
 
 MODEL, REPORT = "model.pt", "report.json"
 _WARM, _TIMED = 3, 15

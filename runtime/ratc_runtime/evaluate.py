@@ -18,8 +18,8 @@ from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluation import Evaluation, evaluate
 from ratc_runtime.opened import Opened
-from ratc_runtime.progress import say_scores
-from ratc_runtime.results import finite
+from ratc_runtime.output.progress import say_scores
+from ratc_runtime.output.results import finite
 
 #: Samples that are drawn.
 _PICTURES = 4

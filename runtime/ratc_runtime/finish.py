@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import accounting, memory
 from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.evaluation import Evaluation, evaluate
-from ratc_runtime.progress import say_score, say_scores
-from ratc_runtime.results import RESULTS_FILE, write_results
+from ratc_runtime.output import memory_report, time_accounting
+from ratc_runtime.output.progress import say_score, say_scores
+from ratc_runtime.output.results import RESULTS_FILE, write_results
 from ratc_runtime.run import Run
 
 OVERLAYS = 4
@@ -63,7 +63,7 @@ def finish(run: Run) -> int:
         if run.world.main:
             warn("there is no best checkpoint; the last weights are scored")
     test, baseline = _test(run)
-    use = memory.measure(run.world)
+    use = memory_report.measure(run.world)
     run.note_skipped()
     results: dict[str, Any] = {}
     if run.world.main:
@@ -85,17 +85,19 @@ def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
     return test, baseline
 
 
-def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory.MemoryUse) -> dict[str, Any]:
+def _write(
+    run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory_report.MemoryUse
+) -> dict[str, Any]:
     """Write, log and say what came out; return the results."""
     # The prediction is of the lock's micro-batch, not of a smaller one.
-    common, prediction = _common(run), None if run.split.reductions else memory.predicted(run.lock)
+    common, prediction = _common(run), None if run.split.reductions else memory_report.predicted(run.lock)
     results = {
         **common,
-        "memory": memory.record(use, prediction, common["samples_per_second"]),
+        "memory": memory_report.record(use, prediction, common["samples_per_second"]),
         "status": "finished",
         "finished_locks": [run.lock_digest],
     }
-    logged: dict[str, float | None] = dict(memory.metrics(use))
+    logged: dict[str, float | None] = dict(memory_report.metrics(use))
     if test is not None:
         scored = {**test.scores, "loss": test.loss}
         results |= {"test": {**scored, "samples": test.samples}, "baseline": baseline}
@@ -106,11 +108,11 @@ def _write(run: Run, test: Evaluation | None, baseline: dict[str, float], use: m
     write_results(run.output_dir, results)
     run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
-    table = accounting.table(_rows(run, results, memory.describe(use, prediction)))
+    table = time_accounting.table(_rows(run, results, memory_report.describe(use, prediction)))
     run.reporter.say(f"{_told(run, test, baseline)}\n{table}")
     for said in run.cache.warnings():
         warn(said)
-    off = memory.deviation(use, prediction)
+    off = memory_report.deviation(use, prediction)
     if off is not None:
         warn(off)
     return results
@@ -128,7 +130,7 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
 
 def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str, str]]:
     """Return the final table: what the run cost, and where everything lies."""
-    rows = accounting.rows(results["account"], results["starts"], len(results["skipped_samples"]))
+    rows = time_accounting.rows(results["account"], results["starts"], len(results["skipped_samples"]))
     best = run.progress.best_epoch
     scores = run.progress.history[best - 1] if best else {}
     said = "  ".join(
@@ -174,7 +176,7 @@ def _draw(run: Run, pictures: list[Any]) -> list[Path]:
     """Draw curves and overlays; where that fails it costs the pictures, not the results."""
     curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
     try:
-        from ratc_runtime.figures import draw_curves
+        from ratc_runtime.output.plots import draw_curves
 
         # One axis from 0 to 1: distances have no place there.
         shown = {name: metric for name, metric in run.task.metrics.items() if metric.larger_is_better}

@@ -21,7 +21,7 @@ from ratc_runtime.checkpoint.files import beside
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.export import load_weights
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.rehearsal import noise
 from ratc_runtime.tasks import make_task
 

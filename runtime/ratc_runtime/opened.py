@@ -19,7 +19,7 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.export import load_weights
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 

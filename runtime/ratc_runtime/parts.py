@@ -15,7 +15,7 @@ from ratc_runtime.config.lock import Lock, Loss, Memory
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.custom import Custom, Score

@@ -19,7 +19,7 @@ from ratc_runtime import nested, opened
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.opened import Opened
-from ratc_runtime.results import prepare_output
+from ratc_runtime.output.results import prepare_output
 from ratc_runtime.tasks.base import Writer
 
 

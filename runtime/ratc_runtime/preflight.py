@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import allowed
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.strict import load_yaml, open_regular
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.models import allowed
 
 # Read when compiling; at run time they would be silently without effect.
 COMPILE_TIME_PREFIX = "RAT_"

@@ -94,7 +94,7 @@ def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
 
     from ratc_runtime import gpu
     from ratc_runtime.engine import TorchEngine
-    from ratc_runtime.models import build_model
+    from ratc_runtime.models.build import build_model
     from ratc_runtime.rehearsal import noise
     from ratc_runtime.run import seed_everything
     from ratc_runtime.step import training_step

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import batch_norm, compiling, debug, provenance, rehearsal
-from ratc_runtime.accounting import Account
+from ratc_runtime import batch_norm, compiling, debug, rehearsal
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
-from ratc_runtime.claim import Claim
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
 from ratc_runtime.data.cache import Cache, open_cache, wrap
@@ -31,14 +29,17 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import warn, warn_of
 from ratc_runtime.evaluation import Evaluation
-from ratc_runtime.memory import allocated, start_measuring
+from ratc_runtime.output import provenance
+from ratc_runtime.output.folder_lock import Claim
+from ratc_runtime.output.memory_report import allocated, start_measuring
+from ratc_runtime.output.progress import Reporter
+from ratc_runtime.output.results import prepare_output, read_results, set_aside, write_epochs
+from ratc_runtime.output.run_history import Starts
+from ratc_runtime.output.time_accounting import Account
 from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
-from ratc_runtime.progress import Reporter
-from ratc_runtime.results import prepare_output, read_results, set_aside, write_epochs
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.split import Split
-from ratc_runtime.starts import Starts
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker

@@ -182,7 +182,7 @@ def start_watched(
 ) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
     from ratc_runtime.config.lock import lock_digest
-    from ratc_runtime.results import confirm
+    from ratc_runtime.output.results import confirm
     from ratc_runtime.run import is_finished, open_run
 
     main_process = os.environ.get("RANK", "0") == "0"

@@ -19,7 +19,7 @@ import yaml
 
 from ratc_runtime import preflight
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.results import prepare_output, read_results
+from ratc_runtime.output.results import prepare_output, read_results
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,9 +146,9 @@ class UnifiedTrainer:
         if done.returncode != 0:
             raise RuntimeFinding("R544", f"{spec} cannot be compiled", done.stderr.strip() or "ratc says nothing")
         folder = Path(done.stdout.splitlines()[-1])
-        from ratc_runtime import imports
+        from ratc_runtime.models import import_callable
 
-        imports.look_in(os.fspath(spec.parent))
+        import_callable.look_in(os.fspath(spec.parent))
         return folder / LOCK, spec.parent
 
 

@@ -19,7 +19,7 @@ ONEDNN = {"aten::mkldnn_convolution", "aten::convolution_backward"}
 def real_peak(content: dict[str, Any], batch: int, steps: int = 2) -> tuple[int, int]:
     """Return the peak of live bytes and those alive at the end, from the allocator's own events."""
     import torch
-    from ratc_runtime.models import build_model
+    from ratc_runtime.models.build import build_model
     from ratc_runtime.tasks import make_task
     from ratc_runtime.trace.request import read
     from ratc_runtime.trace.workload import make_engine, run_steps

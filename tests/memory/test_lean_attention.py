@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime"))
 
-from ratc_runtime import compat, fused_maps
-from ratc_runtime.chunked_maps import Chunked, Gather, Pieces, Spread, only_enough_for_memory
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.fused_maps import Fused, _split
-from ratc_runtime.lean_attention import LazyMap, Way, keep_no_maps
+from ratc_runtime.models import fused_maps, rat_patches
+from ratc_runtime.models.chunked_maps import Chunked, Gather, Pieces, Spread, only_enough_for_memory
+from ratc_runtime.models.fused_maps import Fused, _split
+from ratc_runtime.models.lean_attention import LazyMap, Way, keep_no_maps
 from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 
@@ -43,12 +43,12 @@ WAYS: dict[str, Way] = {
 
 def published(seed: int = 0, **arguments: Any) -> nn.Module:
     """RAT, with weights that make every part of it matter: its own start leaves queries and keys near zero."""
-    ResolutionAwareTransformer = compat.import_rat()
+    ResolutionAwareTransformer = rat_patches.import_rat()
 
     torch.manual_seed(seed)
     defaults = {"input_features": 1, "feature_dims": 16, "num_blocks": 2, "num_heads": 2, "iters": 3}
     model: nn.Module = ResolutionAwareTransformer(**{**defaults, **arguments})
-    compat.keep_rotary_in_float32(model)
+    rat_patches.keep_rotary_in_float32(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -352,7 +352,7 @@ class Storages(TorchDispatchMode):
 @pytest.fixture
 def _positions_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """RoSE reads a number out of a tensor to count positions; fake tensors have none."""
-    compat.import_rat()
+    rat_patches.import_rat()
     import RoSE.rose
 
     def positions(dims: Any, spacing: Any, dtype: Any = torch.float32, device: Any = "cpu") -> torch.Tensor:
@@ -372,7 +372,7 @@ def traced(size: int, batch: int, chunk: int | None, shortened: bool = False, **
     short = only_enough_for_memory() if shortened else contextlib.nullcontext()
     with short, FakeTensorMode(allow_non_fake_inputs=True), Storages() as storages:
         model.to_empty(device="cpu")
-        compat.keep_rotary_in_float32(model)
+        rat_patches.keep_rotary_in_float32(model)
         if chunk is not None:
             keep_no_maps(model, Chunked(chunk))
         moments = [torch.zeros_like(p) for p in model.parameters() for _ in range(2)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ratc_runtime import compat
+from ratc_runtime.models import rat_patches
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,7 +21,7 @@ class BareRat(nn.Module):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        self.backbone = compat.import_rat()(**arguments)
+        self.backbone = rat_patches.import_rat()(**arguments)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.backbone(image)[0]["x_out"]
@@ -35,7 +35,7 @@ class Detector(nn.Module):
 
     def __init__(self, classes: int = 5, width: int = 32, **arguments: Any) -> None:
         super().__init__()
-        self.backbone = compat.import_rat()(feature_dims=width, **arguments)
+        self.backbone = rat_patches.import_rat()(feature_dims=width, **arguments)
         self.tower = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(inplace=True))
         self.scores, self.sides = nn.Conv2d(width, classes, 1), nn.Conv2d(width, 4, 1)
 

@@ -25,8 +25,9 @@ import numpy  # noqa: F401
 import PIL.Image
 import torch
 import torch._dynamo
-from ratc_runtime import claim, engine, evaluate, finish, run, step, train  # noqa: F401
+from ratc_runtime import engine, evaluate, finish, run, step, train  # noqa: F401
 from ratc_runtime.checkpoint import files, places
+from ratc_runtime.output import folder_lock  # noqa: F401
 
 PIL.Image.init()
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
-from ratc_runtime import accounting, provenance
-from ratc_runtime.accounting import Account, duration
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.engine import TorchEngine
-from ratc_runtime.progress import Eta, Reporter
+from ratc_runtime.output import provenance, time_accounting
+from ratc_runtime.output.progress import Eta, Reporter
+from ratc_runtime.output.run_history import Starts
+from ratc_runtime.output.time_accounting import Account, duration
 from ratc_runtime.run import Progress
-from ratc_runtime.starts import Starts
 
 
 class Watch:
@@ -65,7 +65,7 @@ def test_time_is_counted_once_and_by_kind() -> None:
         "total": 12.0,
     }
     assert record["shares"]["loading"] == 0.75
-    assert sum(record["shares"][kind] for kind in accounting.KINDS) == pytest.approx(1)
+    assert sum(record["shares"][kind] for kind in time_accounting.KINDS) == pytest.approx(1)
     assert (record["samples_per_second"], record["steps_per_second"]) == (1.0, 0.25)
     # The time of an epoch is that of its training and evaluation.
     assert account.progress.epoch_seconds == 10.0
@@ -207,7 +207,7 @@ def on_a_terminal(command: list[str], folder: Path, **variables: str) -> str:
 
 BAR = """
 import time
-from ratc_runtime.progress import Reporter
+from ratc_runtime.output.progress import Reporter
 reporter = Reporter(True, 2, 30, 8, 10, {"dice": "Dice"})
 for epoch in range(2):
     reporter.start_epoch(epoch, 0)
@@ -297,7 +297,7 @@ def test_the_account_of_a_run_and_its_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = results(tmp_path / "out")
     seconds = found["account"]["seconds"]
-    assert seconds["total"] == pytest.approx(sum(seconds[kind] for kind in accounting.KINDS))
+    assert seconds["total"] == pytest.approx(sum(seconds[kind] for kind in time_accounting.KINDS))
     assert found["wall_seconds"] == seconds["total"]
     assert found["train_seconds"] == seconds["training"]
     assert all(seconds[kind] > 0 for kind in ("training", "evaluation", "checkpoint", "setup", "loading"))

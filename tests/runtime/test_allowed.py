@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
-from ratc_runtime import evaluate, export, imports, opened, predict, preflight
+from ratc_runtime import evaluate, export, opened, predict, preflight
 from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models import import_callable
 from torch import nn
 
 ROLES = ("model", "dataset", "loss", "callback")
@@ -72,7 +73,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def code_of(role: str, name: str) -> str:
     """The code that a name is refused with."""
     with pytest.raises(RuntimeFinding) as caught:
-        imports.build(role, name)
+        import_callable.build(role, name)
     return caught.value.code
 
 
@@ -87,7 +88,7 @@ def code_of(role: str, name: str) -> str:
 )
 def test_code_beside_the_spec_is_used(role: str, names: list[str], own: Path) -> None:
     for name in names:
-        assert imports.build(role, f"mine:{name}") is not None
+        assert import_callable.build(role, f"mine:{name}") is not None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_pythons_own_library_is_refused_for_every_role(role: str, name: str, own
 
 
 def test_installed_packages_are_libraries_of_models_or_refused(own: Path) -> None:
-    assert isinstance(imports.build("loss", "torch.nn:MSELoss"), nn.Module)
+    assert isinstance(import_callable.build("loss", "torch.nn:MSELoss"), nn.Module)
     for name in ("yaml:load", "numpy:load", "pip:main", "PIL.Image:open"):
         assert code_of("model", name) == "R580", name
     assert "pip" not in sys.modules
@@ -151,21 +152,21 @@ def test_a_package_that_needs_torch_is_a_library_of_models(
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\nRequires-Dist: {needs}\n")
         (info / "top_level.txt").write_text(f"{name}\n")
     monkeypatch.syspath_prepend(str(site))
-    assert imports.build("model", "nets_of_mine:Net") is not None
-    assert imports.build("model", "nets_of_mine:annotated") is not None
+    assert import_callable.build("model", "nets_of_mine:Net") is not None
+    assert import_callable.build("model", "nets_of_mine:annotated") is not None
     assert code_of("model", "nets_of_mine:bare") == "R581"
     assert code_of("model", "tools_of_mine:Net") == "R580"
     assert "tools_of_mine" not in sys.modules
     # Through a module of one's own, which is reviewed and recorded, any class may be had.
     (own / "through.py").write_text("from tools_of_mine import Net\n")
-    assert imports.build("model", "through:Net") is not None
+    assert import_callable.build("model", "through:Net") is not None
 
 
 def test_a_module_with_the_name_of_an_installed_one_is_not_mistaken(own: Path) -> None:
     for name in ("yaml", "profile"):
         (own / f"{name}.py").write_text(OWN)
         with pytest.raises(RuntimeFinding) as caught:
-            imports.build("model", f"{name}:Net")
+            import_callable.build("model", f"{name}:Net")
         assert caught.value.code == "R580"
         assert f"rename {own / name}.py" in caught.value.help
 

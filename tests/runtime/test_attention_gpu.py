@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "memory")]
 
-from ratc_runtime import fused_maps  # noqa: E402
-from ratc_runtime.chunked_maps import Chunked, formed  # noqa: E402
 from ratc_runtime.errors import RuntimeFinding  # noqa: E402
+from ratc_runtime.models import fused_maps  # noqa: E402
+from ratc_runtime.models.chunked_maps import Chunked, formed  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ratc_runtime import compat
 from ratc_runtime.data import augment
 from ratc_runtime.data.augment import Augmentation
 from ratc_runtime.data.randomness import sample_seed
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models import rat_patches
 
 from ratc.catalog.augmentations import ELSEWHERE, TORCHVISION, TRANSFORMS
 
@@ -67,7 +67,7 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def test_the_compilers_table_is_of_the_torchvision_installed() -> None:
-    compat.define_torchvision_operators()
+    rat_patches.define_torchvision_operators()
     import torchvision
     from torchvision.transforms import v2
 

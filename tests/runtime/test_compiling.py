@@ -8,8 +8,8 @@ import pytest
 import torch
 from lockfile import write_lock
 from ratc_runtime import compiling
-from ratc_runtime.accounting import Account
 from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.output.time_accounting import Account
 from ratc_runtime.run import Progress
 
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from ratc_runtime import evaluate, fused_maps, predict
+from ratc_runtime import evaluate, predict
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import build_model
+from ratc_runtime.models import fused_maps
+from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.detection.boxes import generalized_iou, to_centres, to_corners
 from ratc_runtime.tasks.detection.losses import SetPrediction

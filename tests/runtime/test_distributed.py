@@ -23,7 +23,7 @@ from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluation import evaluate
 from ratc_runtime.export import export, load_weights
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from test_resume import slow_project, stop_midway
 

@@ -22,7 +22,7 @@ from ratc_runtime.data.sources import open_split
 from ratc_runtime.data.unlabelled import pieces
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.progress import say_scores
+from ratc_runtime.output.progress import say_scores
 from ratc_runtime.run import Run
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.segmentation import baseline

@@ -12,7 +12,7 @@ from lockfile import lock_content, run_training, write_data, write_lock
 from ratc_runtime import export, onnx_model
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.opened import open_checkpoint
 from torch import nn
 

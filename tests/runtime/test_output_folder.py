@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 from lockfile import BASE, RUNTIME, environment, results, run_training, train_command, write_data, write_lock
-from ratc_runtime import claim as claims
 from ratc_runtime.checkpoint import files, places
-from ratc_runtime.claim import FILE, Claim
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output import folder_lock as claims
+from ratc_runtime.output.folder_lock import FILE, Claim
 
 # Each epoch of four samples begins with what `faults` says of it; the clock goes back an hour whenever it is read.
 SCENE = """
@@ -232,7 +232,7 @@ def test_a_stop_that_cannot_be_saved_is_an_error(mounted: Path) -> None:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from ratc_runtime.claim import Claim
+from ratc_runtime.output.folder_lock import Claim
 claim = Claim(Path(sys.argv[1]))
 claim.take(os.environ)
 if os.fork() == 0:  # as a loader process, which outlives its parent for a while

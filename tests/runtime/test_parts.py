@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockfile import environment, write_data, write_lock
-from ratc_runtime import compat
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.loading import EvaluationOrder, TrainOrder
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import build_model
+from ratc_runtime.models import rat_patches
+from ratc_runtime.models.build import build_model
 from ratc_runtime.schedule import learning_rate
 from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice
 from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, labels, score
@@ -31,7 +31,7 @@ def lock_with(folder: Path, **changes: Any) -> Lock:
 
 
 def published_rat(**arguments: Any) -> torch.nn.Module:
-    ResolutionAwareTransformer = compat.import_rat()
+    ResolutionAwareTransformer = rat_patches.import_rat()
 
     model: torch.nn.Module = ResolutionAwareTransformer(
         input_features=1, feature_dims=16, num_blocks=1, num_heads=2, iters=1, sga_kernel_size=5, stride=4, **arguments
@@ -45,8 +45,8 @@ def test_rat_as_published_takes_no_bf16_and_ours_trains(tmp_path: Path) -> None:
     published = published_rat().to(torch.bfloat16)
     with pytest.raises(RuntimeError, match="view_as_complex"):
         published(image.to(torch.bfloat16))
-    assert compat.keep_rotary_in_float32(published) == 2
-    assert compat.keep_rotary_in_float32(published) == 0
+    assert rat_patches.keep_rotary_in_float32(published) == 2
+    assert rat_patches.keep_rotary_in_float32(published) == 0
     assert published(image.to(torch.bfloat16))[0]["x_out"].dtype == torch.bfloat16
     model = build_model(lock_with(tmp_path))
     target = (image > 0.5).float()
@@ -66,7 +66,7 @@ def test_a_package_is_imported_without_what_takes_longer_than_itself(imported: s
     """In a model's own code, too. What was left out can be imported later; what is there already stays."""
     code = (
         "import importlib.util, sys\n"
-        "from ratc_runtime import compat\n"
+        "from ratc_runtime.models.build import rat_patches as compat\n"
         "compat.define_torchvision_operators()\n"
         f"import {imported}\n"
         f"assert {left_out!r} not in sys.modules\n"
@@ -93,7 +93,7 @@ def test_positions_are_exact_under_bf16_autocast() -> None:
     exact = rotary(x.float(), (1.0, 1.0), grid)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = rotary(x, (1.0, 1.0), grid)
-        compat.keep_rotary_in_float32(rotary)
+        rat_patches.keep_rotary_in_float32(rotary)
         ours = rotary(x, (1.0, 1.0), grid)
     assert (rounded - exact).abs().max() > 0.1
     assert torch.equal(ours, exact)
@@ -103,7 +103,7 @@ def test_rotary_in_float32_changes_nothing_in_float32() -> None:
     torch.manual_seed(0)
     model, image = published_rat(), torch.rand(1, 1, 32, 32)
     before = model(image)[0]["x_out"]
-    compat.keep_rotary_in_float32(model)
+    rat_patches.keep_rotary_in_float32(model)
     assert torch.equal(model(image)[0]["x_out"], before)
 
 

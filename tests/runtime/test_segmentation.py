@@ -17,7 +17,7 @@ from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task, metrics
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff, distances

@@ -20,7 +20,7 @@ from ratc_runtime.data.sample import shapes
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluate import score
 from ratc_runtime.evaluation import evaluate
-from ratc_runtime.models import build_model
+from ratc_runtime.models.build import build_model
 from ratc_runtime.rehearsal import noise
 from ratc_runtime.run import seed_everything
 from ratc_runtime.tasks import make_task

@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockfile import write_lock
-from ratc_runtime import fused_maps
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import volume_store
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.data.volumes import corners, cut
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import build_model
+from ratc_runtime.models import fused_maps
+from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 
 from tests.effort import examples

@@ -265,7 +265,7 @@ def test_a_rank_that_beats_a_little_late_answers_and_one_that_stopped_does_not(t
 def hanging(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run code below a watchdog that loses patience after a moment."""
     script = (
-        "import time\nfrom pathlib import Path\nfrom ratc_runtime import watchdog\n"
+        "import time\nfrom pathlib import Path\nfrom ratc_runtime.distributed import watchdog\n"
         "watchdog.FIRST = watchdog.GROUP_MARGIN = 0.0\n"
         f"watchdog.Watchdog(1.0, Path({str(folder)!r}), 0, 1, range(1)).start()\n{code}"
     )
@@ -311,7 +311,7 @@ def test_who_cannot_see_that_another_rank_is_gone_is_ended(tmp_path: Path, kille
     process = subprocess.Popen(["sleep", "60"])
     other.write(beat(1, process.pid))
     script = (
-        "import time\nfrom pathlib import Path\nfrom ratc_runtime import watchdog\nwatchdog.GRACE = 0.5\n"
+        "import time\nfrom pathlib import Path\nfrom ratc_runtime.distributed import watchdog\nwatchdog.GRACE = 0.5\n"
         f"watchdog.Watchdog(1.0, Path({str(tmp_path)!r}), 0, 2, range(2)).start()\nprint('in', flush=True)\n"
         "time.sleep(1000)"
     )
@@ -356,7 +356,7 @@ def test_a_loader_process_prints_its_stack_when_asked(tmp_path: Path) -> None:
         "print([child.is_alive() for child in children])\n"
         "[child.kill() for child in children]\n"
     )
-    script = f"import time\nfrom ratc_runtime import stacks\n{code}"
+    script = f"import time\nfrom ratc_runtime.distributed import stacks\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=HANGS_S
     )

@@ -20,9 +20,9 @@ from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
 from ratc_runtime.checkpoint.random import rng_state, set_rng_state
-from ratc_runtime.claim import Claim
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.folder_lock import Claim
 
 
 class Checkpoints:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ratc_runtime import compat
 from ratc_runtime.data.randomness import torch_seeded
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models import rat_patches
 
 #: Photometric transforms that cut numbers off outside of [0, 1]; GaussianNoise does where it clips.
 BOUNDED = frozenset(
@@ -146,7 +146,7 @@ def _step(name: str, arguments: dict[str, Any]) -> _Step:
     if name not in GEOMETRIC | PHOTOMETRIC:
         known = ", ".join(sorted(GEOMETRIC | PHOTOMETRIC | {DEPTH_FLIP}))
         raise RuntimeFinding("R532", f"no augmentation is called {name}", help=f"there are {known}")
-    compat.define_torchvision_operators()
+    rat_patches.define_torchvision_operators()
     from torchvision.transforms import InterpolationMode, v2
 
     # It says at each call that masks stay as they are, which is what is wanted.

@@ -17,7 +17,7 @@ from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.isic import IsicSegmentation
 from ratc_runtime.data.volumes import VolumePatches
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.imports import build, call
+from ratc_runtime.models.import_callable import build, call
 
 SPLITS = ("train", "val", "test")
 #: The built-in data sets of segmentation: dimensions, and the class.

@@ -19,7 +19,7 @@ from torch import nn
 
 from ratc_runtime.debug import describe
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.results import finite
+from ratc_runtime.output.results import finite
 from ratc_runtime.step import StepResult, training_step
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.unlabelled import Piece
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.imports import build, call
+from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.tasks import Metric, metrics
 
 

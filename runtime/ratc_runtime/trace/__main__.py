@@ -53,10 +53,10 @@ def main(argv: list[str]) -> int:
 
 def _import_once() -> None:
     """Import RAT before the processes part; what is wrong with it they find themselves."""
-    from ratc_runtime import compat
+    from ratc_runtime.models import rat_patches
 
     try:
-        compat.import_rat()
+        rat_patches.import_rat()
     except Exception:
         return
 

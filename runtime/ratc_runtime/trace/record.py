@@ -13,9 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ratc_runtime import fused_maps
-from ratc_runtime.chunked_maps import only_enough_for_memory
-from ratc_runtime.models import build_model
+from ratc_runtime.models import fused_maps
+from ratc_runtime.models.build import build_model
+from ratc_runtime.models.chunked_maps import only_enough_for_memory
 from ratc_runtime.tasks import make_task
 from ratc_runtime.trace import flex, kernels, recurrent
 from ratc_runtime.trace.failure import TraceError, explain

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ratc_runtime.chunked_maps import no_autocast
+from ratc_runtime.models.chunked_maps import no_autocast
 
 
 class Factor(Protocol):

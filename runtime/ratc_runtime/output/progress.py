@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from ratc_runtime.accounting import duration
+from ratc_runtime.output.time_accounting import duration
 
 #: Lines that a start may print as often as it likes: so that one sees soon that it goes well.
 FIRST_LINES = 5

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ratc_runtime.chunked_maps import formed, no_autocast
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models.chunked_maps import formed, no_autocast
 
 #: FlexAttention's kernels take heads of at least 16 features, and powers of two.
 LEAST_FEATURES = 16

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ratc_runtime import allowed
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models import allowed
 
 #: Folders beside the working folder, which run.sh makes the spec's, in which own modules are looked for.
 _folders: list[str] = []

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ratc_runtime import compat
-from ratc_runtime.chunked_maps import Chunked
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.fused_maps import Fused
-from ratc_runtime.imports import build, call
-from ratc_runtime.lean_attention import keep_no_maps
+from ratc_runtime.models import rat_patches
+from ratc_runtime.models.chunked_maps import Chunked
+from ratc_runtime.models.fused_maps import Fused
+from ratc_runtime.models.import_callable import build, call
+from ratc_runtime.models.lean_attention import keep_no_maps
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 
@@ -26,7 +26,7 @@ def build_model(lock: Lock) -> nn.Module:
 
     Raises R509 where it cannot be built from the lock's arguments.
     """
-    compat.define_torchvision_operators()
+    rat_patches.define_torchvision_operators()
     if lock.model.name == "rat":
         model: Any = _rat(lock)
     else:
@@ -38,7 +38,7 @@ def build_model(lock: Lock) -> nn.Module:
     if lock.model.output is not None:
         # A hook, so that the weights keep their names.
         model.register_forward_hook(partial(_pick, lock.model.output))
-    compat.keep_rotary_in_float32(model)
+    rat_patches.keep_rotary_in_float32(model)
     if lock.model.attention_memory != "full":
         # Before checkpointing, which wraps the forward of the moment.
         keep_no_maps(model, Fused() if lock.model.attention_memory == "fused" else Chunked())
@@ -54,7 +54,7 @@ def _pick(key: str, _module: nn.Module, _given: Any, output: Any) -> Any:
 
 def _rat(lock: Lock) -> nn.Module:
     try:
-        rat = compat.import_rat()
+        rat = rat_patches.import_rat()
     except Exception as error:  # timm and torchvision below it fail in their own ways
         raise RuntimeFinding(
             "R509",
