@@ -208,8 +208,8 @@ def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
     from lockfile import write_lock
     from ratc_runtime import train
     from ratc_runtime.config.lock import read_lock
-    from ratc_runtime.parts import Own
-    from ratc_runtime.run import Run
+    from ratc_runtime.training.components import Own
+    from ratc_runtime.training.open_run import Run
 
     width, layers, side, _ = MODELS[size]
     report = Run.report_step

@@ -1,7 +1,7 @@
 """One measurement on a GPU, in a process of its own: a case in JSON on standard input, its result on standard output.
 
-The step is the runtime's own (`ratc_runtime.step`), as it is for the trace; only the tensors are real. `gpu.py` starts
-it.
+The step is the runtime's own (`ratc_runtime.training.step`), as it is for the trace; only the tensors are real.
+`gpu.py` starts it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Step:
             self.engine = PhasedEngine(self.engine, phase)
 
     def __call__(self) -> None:
-        from ratc_runtime.step import training_step
+        from ratc_runtime.training.step import training_step
 
         training = self.request.lock.training
         training_step(
@@ -115,7 +115,7 @@ class Step:
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """Yield images and targets as the loader does; the sizes are those of the trace."""
         from ratc_runtime import nested
-        from ratc_runtime.rehearsal import noise
+        from ratc_runtime.training.memory_rehearsal import noise
 
         while True:
             drawn = noise(self.task, self.request.lock, self.micro_batch, torch.device("cpu"))

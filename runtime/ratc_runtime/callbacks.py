@@ -14,7 +14,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import build
 
 if TYPE_CHECKING:
-    from ratc_runtime.run import Run
+    from ratc_runtime.training.open_run import Run
 
 
 class Callback:

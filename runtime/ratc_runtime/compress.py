@@ -32,7 +32,7 @@ from ratc_runtime.opened import Opened
 from ratc_runtime.output.results import finite, prepare_output
 from ratc_runtime.pruning import PRUNED, prune_weights
 from ratc_runtime.quantizing import MODES, quantize, torchao
-from ratc_runtime.rehearsal import noise
+from ratc_runtime.training.memory_rehearsal import noise
 
 MODEL, REPORT = "model.pt", "report.json"
 _WARM, _TIMED = 3, 15

@@ -16,10 +16,10 @@ from ratc_runtime import opened
 from ratc_runtime.data.joint import open_data_set, open_evaluation
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.evaluation import Evaluation, evaluate
 from ratc_runtime.opened import Opened
 from ratc_runtime.output.progress import say_scores
 from ratc_runtime.output.results import finite
+from ratc_runtime.training.evaluation import Evaluation, evaluate
 
 #: Samples that are drawn.
 _PICTURES = 4

@@ -22,8 +22,8 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.export import load_weights
 from ratc_runtime.models.build import build_model
-from ratc_runtime.rehearsal import noise
 from ratc_runtime.tasks import make_task
+from ratc_runtime.training.memory_rehearsal import noise
 
 #: Largest difference of an output that is rounding, over the largest number in it.
 ROUNDING = 1e-3

@@ -70,8 +70,8 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
     """Return what was measured, or why nothing could be."""
     import torch
 
-    from ratc_runtime import outofmemory
     from ratc_runtime.trace.failure import Failure, explain
+    from ratc_runtime.training import out_of_memory
 
     if not torch.cuda.is_available():
         said = f"there is no GPU to measure on: torch {torch.__version__} sees no CUDA device"
@@ -82,7 +82,7 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
     try:
         return run(lock, device), None
     except Exception as error:  # the model is the user's
-        text = outofmemory.explain(error, device)
+        text = out_of_memory.explain(error, device)
         if text is None:
             return {}, explain(error, "the training step")
     return {"micro_batch": lock.training.micro_batch_size, "fits": False, "error": text}, None
@@ -95,10 +95,10 @@ def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
     from ratc_runtime import gpu
     from ratc_runtime.engine import TorchEngine
     from ratc_runtime.models.build import build_model
-    from ratc_runtime.rehearsal import noise
-    from ratc_runtime.run import seed_everything
-    from ratc_runtime.step import training_step
     from ratc_runtime.tasks import make_task
+    from ratc_runtime.training.memory_rehearsal import noise
+    from ratc_runtime.training.open_run import seed_everything
+    from ratc_runtime.training.step import training_step
 
     probe = probe or gpu
     training = lock.training

@@ -74,9 +74,9 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
     from ratc_runtime.data.joint import open_data_set
     from ratc_runtime.data.loading import train_loader
     from ratc_runtime.engine import TorchEngine
-    from ratc_runtime.parts import Own, make_parts
-    from ratc_runtime.run import seed_everything
-    from ratc_runtime.step import training_step
+    from ratc_runtime.training.components import Own, make_parts
+    from ratc_runtime.training.open_run import seed_everything
+    from ratc_runtime.training.step import training_step
 
     training = lock.training
     torch.backends.cuda.matmul.allow_tf32 = training.tf32

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime import compiling, debug, meeting, preflight
+from ratc_runtime import debug, meeting, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.trainer import UnifiedTrainer
+from ratc_runtime.training import compiling
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from ratc_runtime.config.lock import Lock
     from ratc_runtime.data.loading import Batch
     from ratc_runtime.debug.inspect import Inspector
-    from ratc_runtime.parts import Own
-    from ratc_runtime.run import Run
+    from ratc_runtime.training.components import Own
+    from ratc_runtime.training.open_run import Run
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -127,12 +128,12 @@ def _as_finding(error: Exception) -> RuntimeFinding | None:
         return error if isinstance(error, RuntimeFinding) else None
     import torch
 
-    from ratc_runtime import outofmemory
+    from ratc_runtime.training import out_of_memory
 
     device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
-    text = outofmemory.explain(error, device)
+    text = out_of_memory.explain(error, device)
     if text is not None:
-        return outofmemory.elsewhere(text)
+        return out_of_memory.elsewhere(text)
     # gloo raises what every other fault of torch is, with its source file's name in it.
     backend = getattr(torch.distributed, "DistBackendError", ())
     if isinstance(error, backend) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error)):
@@ -183,7 +184,7 @@ def start_watched(
     """Open the run and train it, or say that it is finished; return the exit status."""
     from ratc_runtime.config.lock import lock_digest
     from ratc_runtime.output.results import confirm
-    from ratc_runtime.run import is_finished, open_run
+    from ratc_runtime.training.open_run import is_finished, open_run
 
     main_process = os.environ.get("RANK", "0") == "0"
     if main_process:
@@ -217,21 +218,21 @@ def train(run: Run) -> int:
     R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for batch norm of one
     value.
     """
-    from ratc_runtime import batch_norm, outofmemory
+    from ratc_runtime.training import batch_norm, out_of_memory
 
     inspector = inspect(run) if run.lock.debug else None
     while True:
         try:
             return train_on(run, inspector)
         except Exception as error:
-            text = outofmemory.explain(error, run.world.device)
+            text = out_of_memory.explain(error, run.world.device)
             if text is None:
                 finding = batch_norm.explain(error, run.engine.module)
                 if finding is None:
                     raise
                 raise finding from None
         # Past the except clause, where the failed step's tensors are gone with the traceback.
-        outofmemory.give_back(run.world.device)
+        out_of_memory.give_back(run.world.device)
         survive(run, text)
 
 
@@ -250,7 +251,7 @@ def survive(run: Run, error: str) -> None:
     Other ranks wait in a collective by now, and DeepSpeed's buffers are made for the step it began; then the fact is
     recorded for the next start.
     """
-    from ratc_runtime import outofmemory
+    from ratc_runtime.training import out_of_memory
 
     run.reporter.close()
     when, reason = place(run), ""
@@ -267,16 +268,16 @@ def survive(run: Run, error: str) -> None:
     run.split.write()
     run.checkpoints.finish_write()
     checkpoint = run.checkpoints.newest()
-    raise outofmemory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
+    raise out_of_memory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
 
 def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
-    from ratc_runtime import finish
-    from ratc_runtime.evaluation import evaluate
     from ratc_runtime.pruning import Pruning
-    from ratc_runtime.schedule import learning_rate
-    from ratc_runtime.step import training_step
+    from ratc_runtime.training import finalize
+    from ratc_runtime.training.evaluation import evaluate
+    from ratc_runtime.training.lr_schedule import learning_rate
+    from ratc_runtime.training.step import training_step
 
     pruning = Pruning(run.lock, run.engine.module)
     training, progress, engine = run.lock.training, run.progress, run.engine
@@ -312,7 +313,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
             run.report_step(loss, rate, result.gradient_norm)
             run.callbacks.step(run, loss)
             if asked_to_stop:
-                return finish.stop(run)
+                return finalize.stop(run)
             run.save_if_due()
         if progress.epoch + 1 < training.epochs:
             run.train.begin(progress.epoch + 1)  # while the split is scored
@@ -320,8 +321,8 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
         run.account.lap("evaluation")
         run.end_epoch(checked)
         if agree_to_stop(run):
-            return finish.stop(run)
-    return finish.finish(run)
+            return finalize.stop(run)
+    return finalize.finish(run)
 
 
 def inspect(run: Run) -> Inspector:

@@ -89,7 +89,7 @@ class UnifiedTrainer:
         lock = preflight.check(path, os.environ, launched=True, own_folder=None if brought else base)
         train.prepare_environment(lock)
         # Torch is imported from here on.
-        from ratc_runtime.parts import Own
+        from ratc_runtime.training.components import Own
 
         own = Own(self._model, self._datasets, self._criterion, self._scores, self._callbacks)
         data_dir = self.data_dir or base / _folder("RAT_DATA_DIR", lock.data.data_dir)

@@ -168,7 +168,7 @@ def work(folder: Path, names: list[str]) -> None:
     from ratc_runtime import train
     from ratc_runtime.config.lock import read_lock
     from ratc_runtime.distributed import world
-    from ratc_runtime.parts import Own
+    from ratc_runtime.training.components import Own
 
     loop = train.train
     for name in names:

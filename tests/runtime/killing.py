@@ -25,9 +25,10 @@ import numpy  # noqa: F401
 import PIL.Image
 import torch
 import torch._dynamo
-from ratc_runtime import engine, evaluate, finish, run, step, train  # noqa: F401
+from ratc_runtime import engine, evaluate, train  # noqa: F401
 from ratc_runtime.checkpoint import files, places
 from ratc_runtime.output import folder_lock  # noqa: F401
+from ratc_runtime.training import finalize, open_run, step  # noqa: F401
 
 PIL.Image.init()
 
@@ -43,7 +44,7 @@ COUNTED: dict[str, tuple[Any, str]] = {
     "step": (step, "training_step"),
     "evaluate": (evaluate, "evaluate"),
     "load": (torch, "load"),
-    "results": (finish, "write_results"),
+    "results": (finalize, "write_results"),
 }
 
 
@@ -81,7 +82,7 @@ def start(lock: Path, output: Path, kind: str | None = None, at: int = 0, report
         os.dup2(log, 2)
         counts: Counter[str] = Counter()
         count_or_kill(kind, at, counts)
-        finish._draw = lambda *_: []  # pictures take longer than the run
+        finalize._draw = lambda *_: []  # pictures take longer than the run
         status = train.main(["--lock", str(lock), "--output-dir", str(output)])
         if report is not None:
             report.write_text(json.dumps(counts))

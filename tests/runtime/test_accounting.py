@@ -20,7 +20,7 @@ from ratc_runtime.output import provenance, time_accounting
 from ratc_runtime.output.progress import Eta, Reporter
 from ratc_runtime.output.run_history import Starts
 from ratc_runtime.output.time_accounting import Account, duration
-from ratc_runtime.run import Progress
+from ratc_runtime.training.open_run import Progress
 
 
 class Watch:

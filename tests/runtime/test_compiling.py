@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from lockfile import write_lock
-from ratc_runtime import compiling
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.output.time_accounting import Account
-from ratc_runtime.run import Progress
+from ratc_runtime.training import compiling
+from ratc_runtime.training.open_run import Progress
 
 
 @pytest.fixture(params=[{"training__compile": True}, {"model__attention_memory": "fused"}], ids=["compile", "fused"])

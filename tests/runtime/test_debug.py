@@ -20,8 +20,8 @@ from ratc_runtime.debug import describe
 from ratc_runtime.debug.inspect import Inspector
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.run import Progress
 from ratc_runtime.tasks.segmentation.losses import Combined
+from ratc_runtime.training.open_run import Progress
 from test_distributed import accelerate_command, deepspeed_artifacts, two_processes
 
 from tests.effort import HANGS_S
@@ -192,7 +192,7 @@ def test_r527_names_the_line_of_the_forward_pass(tmp_path: Path) -> None:
     shown = found.note.splitlines()
     assert shown[-1].strip() == "out = out + torch.sqrt(torch.relu(out) * 0.0)"
     assert "test_debug.py" in shown[-2]
-    assert not [line for line in shown if "ratc_runtime/step.py" in line or "torch/nn" in line]
+    assert not [line for line in shown if "ratc_runtime/training/step.py" in line or "torch/nn" in line]
 
 
 def test_other_errors_of_backward_stay_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

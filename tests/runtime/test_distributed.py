@@ -21,10 +21,10 @@ from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.evaluation import evaluate
 from ratc_runtime.export import export, load_weights
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
+from ratc_runtime.training.evaluation import evaluate
 from test_resume import slow_project, stop_midway
 
 from tests.effort import HANGS_S

@@ -14,7 +14,7 @@ from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.engine import TorchEngine, make_optimizer
 from ratc_runtime.engine.optimizer import fused_for
-from ratc_runtime.step import training_step
+from ratc_runtime.training.step import training_step
 from torch import nn
 
 LIMIT = 0.25

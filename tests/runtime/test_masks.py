@@ -23,10 +23,10 @@ from ratc_runtime.data.unlabelled import pieces
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.progress import say_scores
-from ratc_runtime.run import Run
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tracking.interface import finite_only
+from ratc_runtime.training.open_run import Run
 
 from tests.effort import HANGS_S
 

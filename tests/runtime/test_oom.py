@@ -17,10 +17,10 @@ import pytest
 import torch
 import yaml
 from lockfile import BASE, environment, results, write_data, write_lock
-from ratc_runtime import outofmemory
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.split import Split, smaller, with_micro_batch
+from ratc_runtime.training import out_of_memory
+from ratc_runtime.training.micro_batch import Split, smaller, with_micro_batch
 from test_distributed import ACCELERATE, accelerate_command, deepspeed_artifacts
 
 from tests.effort import HANGS_S
@@ -60,7 +60,7 @@ def loss():
 """
 REHEARSING = """\
 import sys
-from ratc_runtime import rehearsal, train
+from ratc_runtime.training import memory_rehearsal as rehearsal; from ratc_runtime import train
 
 rehearsal.worthwhile = lambda device: True
 sys.exit(train.main(sys.argv[1:]))
@@ -170,13 +170,13 @@ def test_the_split_halves_and_keeps_the_global_batch(tmp_path: Path) -> None:
     ],
 )
 def test_which_errors_are_the_want_of_memory(error: Exception, device: torch.device, known: bool) -> None:
-    assert (outofmemory.explain(error, device) is not None) is known
+    assert (out_of_memory.explain(error, device) is not None) is known
 
 
 def test_an_error_that_the_want_of_memory_caused_is_known_too() -> None:
     inner, outer = torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), RuntimeError("the backend failed")
     outer.__cause__ = inner
-    assert outofmemory.explain(outer, CUDA) == "CUDA out of memory. Tried 2 GiB"
+    assert out_of_memory.explain(outer, CUDA) == "CUDA out of memory. Tried 2 GiB"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "lock_sha256": "a"}'])

@@ -19,9 +19,9 @@ from ratc_runtime.data.sources import open_split
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import rat_patches
 from ratc_runtime.models.build import build_model
-from ratc_runtime.schedule import learning_rate
 from ratc_runtime.tasks.segmentation.losses import Bce, Combined, Dice
 from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, labels, score
+from ratc_runtime.training.lr_schedule import learning_rate
 
 from tests.effort import examples
 

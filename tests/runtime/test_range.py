@@ -19,8 +19,8 @@ from ratc_runtime.data.loading import train_loader
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
 from ratc_runtime.range_test import DIVERGED, Point, alone, measure, rates, suggest
-from ratc_runtime.run import seed_everything
 from ratc_runtime.tasks import make_task
+from ratc_runtime.training.open_run import seed_everything
 
 from tests.effort import HANGS_S
 

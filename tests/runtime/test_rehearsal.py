@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from lockfile import write_lock
-from ratc_runtime import outofmemory, rehearsal
 from ratc_runtime.checkpoint import rng_state
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_optimizer
 from ratc_runtime.tasks import make_task
+from ratc_runtime.training import memory_rehearsal, out_of_memory
 from torch import nn
 
 
@@ -68,16 +68,16 @@ def engine_of(net: Net, lock: Lock) -> Any:
 
 
 def attempt(net: Net, lock: Lock) -> tuple[str, str]:
-    return rehearsal._attempt(engine_of(net, lock), criterion, make_task(lock), lock)
+    return memory_rehearsal._attempt(engine_of(net, lock), criterion, make_task(lock), lock)
 
 
 def test_it_makes_three_steps_of_at_most_three_micro_batches(lock: Lock) -> None:
     net = Net()
-    assert attempt(net, lock) == (rehearsal.FITS, "")
+    assert attempt(net, lock) == (memory_rehearsal.FITS, "")
     assert net.calls == 3 * 3
     single = dataclasses.replace(lock, training=dataclasses.replace(lock.training, gradient_accumulation_steps=1))
     net = Net()
-    assert attempt(net, single) == (rehearsal.FITS, "")
+    assert attempt(net, single) == (memory_rehearsal.FITS, "")
     assert net.calls == 3
 
 
@@ -87,13 +87,13 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
     net = Net()
     made: list[tuple[int, bool]] = []  # forward passes before, and whether the weight had its gradient
     kept: list[int] = []
-    original = rehearsal.Rehearsed.update
+    original = memory_rehearsal.Rehearsed.update
 
     def zeros_like(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
         made.append((net.calls, tensor.grad is not None))
         return torch.empty_like(tensor, **options)
 
-    def update(self: rehearsal.Rehearsed, max_norm: float | None) -> torch.Tensor | None:
+    def update(self: memory_rehearsal.Rehearsed, max_norm: float | None) -> torch.Tensor | None:
         with monkeypatch.context() as patch:
             patch.setattr(torch, "zeros_like", zeros_like)
             found = original(self, max_norm)
@@ -101,8 +101,8 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
         assert found is not None
         return found
 
-    monkeypatch.setattr(rehearsal.Rehearsed, "update", update)
-    assert attempt(net, lock)[0] == rehearsal.FITS
+    monkeypatch.setattr(memory_rehearsal.Rehearsed, "update", update)
+    assert attempt(net, lock)[0] == memory_rehearsal.FITS
     count = len(list(net.parameters()))
     assert made == [(3, True)] * 2 * count
     assert kept == [3 * count] * 3
@@ -114,7 +114,7 @@ def test_a_state_that_a_checkpoint_brought_is_not_made_again(lock: Lock) -> None
     criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]
     engine.optimizer.step()
     engine.optimizer.zero_grad()
-    rehearsed = rehearsal.Rehearsed(engine, 1)
+    rehearsed = memory_rehearsal.Rehearsed(engine, 1)
     rehearsed.backward(criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)))
     rehearsed.update(None)
     assert rehearsed._state == []
@@ -130,8 +130,10 @@ def test_all_is_as_it_was_whether_it_fits_or_not(lock: Lock, fails: int) -> None
     loss = nn.Module()  # a loss may have buffers of its own
     loss.register_buffer("seen", torch.zeros(()))
     loss.forward = lambda output, target: (loss.seen.add_(1), criterion(output, target))[1]  # type: ignore[assignment]
-    outcome, text = rehearsal._attempt(engine, loss, make_task(lock), lock)
-    assert (outcome, "Tried to allocate" in text) == ((rehearsal.MEMORY, True) if fails else (rehearsal.FITS, False))
+    outcome, text = memory_rehearsal._attempt(engine, loss, make_task(lock), lock)
+    assert (outcome, "Tried to allocate" in text) == (
+        (memory_rehearsal.MEMORY, True) if fails else (memory_rehearsal.FITS, False)
+    )
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -147,15 +149,15 @@ def test_the_cache_is_emptied_with_cublas_s_workspaces(monkeypatch: pytest.Monke
     done: list[str] = []
     monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("workspaces"), raising=False)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("cache"))
-    outofmemory.give_back(torch.device("cuda"))
+    out_of_memory.give_back(torch.device("cuda"))
     assert done == ["workspaces", "cache"]
-    outofmemory.give_back(torch.device("cpu"))
+    out_of_memory.give_back(torch.device("cpu"))
     assert len(done) == 2
 
 
 def test_each_attempt_begins_and_ends_with_an_empty_cache(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     passes: list[int] = []
-    monkeypatch.setattr(outofmemory, "give_back", lambda device: passes.append(net.calls))
+    monkeypatch.setattr(out_of_memory, "give_back", lambda device: passes.append(net.calls))
     attempt(net, lock)
     assert passes == [0, 9]

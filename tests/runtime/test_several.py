@@ -19,11 +19,11 @@ from ratc_runtime.data.loading import train_loader
 from ratc_runtime.data.sample import shapes
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.evaluate import score
-from ratc_runtime.evaluation import evaluate
 from ratc_runtime.models.build import build_model
-from ratc_runtime.rehearsal import noise
-from ratc_runtime.run import seed_everything
 from ratc_runtime.tasks import make_task
+from ratc_runtime.training.evaluation import evaluate
+from ratc_runtime.training.memory_rehearsal import noise
+from ratc_runtime.training.open_run import seed_everything
 from test_resume import group_signal, same, stop_midway
 
 from tests.effort import HANGS_S

@@ -23,8 +23,8 @@ from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, born
 from ratc_runtime.distributed.watchdog import Watchdog
 from ratc_runtime.distributed.world import World, group_timeout
 from ratc_runtime.engine import TorchEngine
-from ratc_runtime.step import training_step
 from ratc_runtime.tasks import make_task
+from ratc_runtime.training.step import training_step
 
 from tests.effort import HANGS_S
 
@@ -99,7 +99,7 @@ def test_an_evaluation_names_itself_and_what_it_waits_for() -> None:
 
 
 FRAMES = (
-    ("evaluation.py", "evaluate"),
+    ("training/evaluation.py", "evaluate"),
     ("data/loading.py", "__iter__"),
     ("checkpoint/store.py", "save"),
     ("engine/plain.py", "update"),

@@ -20,10 +20,10 @@ from torch import nn
 from ratc_runtime.debug import describe
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.output.results import finite
-from ratc_runtime.step import StepResult, training_step
+from ratc_runtime.training.step import StepResult, training_step
 
 if TYPE_CHECKING:
-    from ratc_runtime.run import Run
+    from ratc_runtime.training.open_run import Run
 
 LOG, LINES = "debug.log", "debug.jsonl"
 #: Names in one line of a list that may be long.
@@ -290,7 +290,7 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
 def _is_dull(frame: str) -> bool:
     """Tell whether a frame is one of those that lead to every model and every loss."""
     file = frame.partition('"')[0]
-    return file.endswith(("/ratc_runtime/train.py", "/ratc_runtime/step.py", "<frozen runpy>")) or any(
+    return file.endswith(("/ratc_runtime/train.py", "/ratc_runtime/training/step.py", "<frozen runpy>")) or any(
         part in file for part in ("/torch/nn/", "/ratc_runtime/debug/", "/deepspeed/")
     )
 

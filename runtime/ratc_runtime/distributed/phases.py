@@ -21,16 +21,16 @@ _DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<fro
 
 #: Parts of a run, by (file of this package, or folder with a slash; functions, none is all).
 _WHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("run.py", ("open_run",), "opening"),
+    ("training/open_run.py", ("open_run",), "opening"),
     ("train.py", ("train_on",), "training"),
-    ("evaluation.py", (), "evaluation"),
-    ("finish.py", (), "finishing"),
+    ("training/evaluation.py", (), "evaluation"),
+    ("training/finalize.py", (), "finishing"),
     ("tasks/segmentation/baseline.py", (), "baseline"),
     ("checkpoint/", (), "checkpoint"),
 )
 #: What goes on inside a part.
 _DOING: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("step.py", ("training_step",), "forward"),
+    ("training/step.py", ("training_step",), "forward"),
     ("engine/", ("predict",), "forward"),
     ("engine/", ("backward",), "backward"),
     ("engine/", ("update",), "optimizer"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from ratc_runtime.run import Progress
+    from ratc_runtime.training.open_run import Progress
 
 Item = TypeVar("Item")
 #: What time is spent on; `loading` is a part of `training`.

@@ -91,7 +91,7 @@ class Multi(Task):
         return {name: task.example_target(count, device) for name, task in self.parts.items()}
 
     def scorer(self) -> Scorer:
-        """Raise: splits are scored task by task (`ratc_runtime.evaluation`)."""
+        """Raise: splits are scored task by task (`ratc_runtime.training.evaluation`)."""
         raise TypeError("several tasks have no scorer in common; each of `parts` has its own")
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:

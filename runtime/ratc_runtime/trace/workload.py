@@ -16,10 +16,10 @@ from torch import nn
 
 from ratc_runtime import nested
 from ratc_runtime.engine import AUTOCAST, TorchEngine, make_optimizer
-from ratc_runtime.rehearsal import noise
-from ratc_runtime.step import StepResult, training_step
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.trace.request import BadRequest, Request
+from ratc_runtime.training.memory_rehearsal import noise
+from ratc_runtime.training.step import StepResult, training_step
 
 # AdamW is the runtime's; the others are for comparison with the allocator.
 _OTHERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

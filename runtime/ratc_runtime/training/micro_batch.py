@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import outofmemory
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.training import out_of_memory
 
 FILE = "micro_batch.json"
 VERSION = 1
@@ -95,7 +95,7 @@ class Split:
         """Halve the micro-batch, or less where that does not divide; raise R511 where it is 1."""
         size = smaller(self.lock)
         if size is None:
-            raise outofmemory.nothing_smaller(when, error, everywhere)
+            raise out_of_memory.nothing_smaller(when, error, everywhere)
         self.reductions.append(Reduction(self.lock.training.micro_batch_size, size, when, rank, error))
 
     def announce(self, model: Any) -> None:

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime import outofmemory
 from ratc_runtime.checkpoint import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.engine.optimizer import fused_for
-from ratc_runtime.split import Split
-from ratc_runtime.step import StepResult, training_step
 from ratc_runtime.tasks.base import Task
+from ratc_runtime.training import out_of_memory
+from ratc_runtime.training.micro_batch import Split
+from ratc_runtime.training.step import StepResult, training_step
 
 FITS, MEMORY, OTHER = "fits", "memory", "other"
 WHEN = "in the rehearsal of the first step"
@@ -72,11 +72,11 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
     # On the host: a copy on the device would lie between what the steps allocate.
     buffers = [(buffer, buffer.detach().to("cpu", copy=True)) for buffer in _buffers(engine.module, criterion)]
     outcome = FITS, ""
-    outofmemory.give_back(device)  # what loading the model and a checkpoint left in the cache
+    out_of_memory.give_back(device)  # what loading the model and a checkpoint left in the cache
     try:
         _run(engine, criterion, task, lock)
     except Exception as error:  # the user's model may raise anything
-        text = outofmemory.explain(error, device)
+        text = out_of_memory.explain(error, device)
         outcome = (OTHER, "") if text is None else (MEMORY, text)
     for parameter in [] if engine.deepspeed else engine.module.parameters():
         parameter.grad = None
@@ -85,7 +85,7 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
             buffer.copy_(before)
     set_rng_state(random)
     # The traceback is gone, and with it what held the failed step's tensors.
-    outofmemory.give_back(device)
+    out_of_memory.give_back(device)
     return outcome
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratc_runtime import batch_norm, compiling, debug, rehearsal
+from ratc_runtime import debug
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
@@ -28,7 +28,6 @@ from ratc_runtime.distributed.stop import StopRequest
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import warn, warn_of
-from ratc_runtime.evaluation import Evaluation
 from ratc_runtime.output import provenance
 from ratc_runtime.output.folder_lock import Claim
 from ratc_runtime.output.memory_report import allocated, start_measuring
@@ -36,13 +35,15 @@ from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import prepare_output, read_results, set_aside, write_epochs
 from ratc_runtime.output.run_history import Starts
 from ratc_runtime.output.time_accounting import Account
-from ratc_runtime.parts import Own, make_parts, open_data
 from ratc_runtime.preflight import sha256_of
-from ratc_runtime.schedule import learning_rate
-from ratc_runtime.split import Split
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker
+from ratc_runtime.training import batch_norm, compiling, memory_rehearsal
+from ratc_runtime.training.components import Own, make_parts, open_data
+from ratc_runtime.training.evaluation import Evaluation
+from ratc_runtime.training.lr_schedule import learning_rate
+from ratc_runtime.training.micro_batch import Split
 
 
 @dataclass
@@ -319,7 +320,7 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     stop.listen()
     saved = checkpoints.load_last()
     progress = Progress(**saved) if saved is not None else Progress()
-    rehearsal.settle(engine, criterion, task, split)
+    memory_rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
     lock = split.lock
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
