@@ -114,12 +114,12 @@ class Step:
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """Yield images and targets as the loader does; the sizes are those of the trace."""
-        from ratc_runtime import nested
+        from ratc_runtime import pytree
         from ratc_runtime.training.memory_rehearsal import noise
 
         while True:
             drawn = noise(self.task, self.request.lock, self.micro_batch, torch.device("cpu"))
-            image, target = (nested.to_device(part, self.device) for part in drawn)
+            image, target = (pytree.to_device(part, self.device) for part in drawn)
             del drawn
             yield image, target
             del image, target

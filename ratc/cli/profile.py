@@ -244,7 +244,7 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     given = {name: str(value) for name, value in (plan.settings["environment.variables"].value or {}).items()}
     # As the script does.
     variables = dict.fromkeys(alloc_conf.NAMES, alloc_conf.settings(allocator, given))
-    work = Work("ratc_runtime.profile", "measuring", "R515", True, interpreter, variables)
+    work = Work("ratc_runtime.commands.measure_step", "measuring", "R515", True, interpreter, variables)
     with files.temporary_folder() as place:
         output = os.path.join(place, "measured.json")
         span = plan.settings["model.name"].span

@@ -64,7 +64,7 @@ def _measure(args: argparse.Namespace, loaded: Loaded, compiled: str, folder: st
     path = os.path.join(folder, "curve.json")
     if os.path.exists(path):
         os.unlink(path)
-    command = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.range_test"]
+    command = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.extras.range_test"]
     command += [os.path.join(compiled, "lock.yaml"), "-o", path]
     for name in ("low", "high", "steps"):
         if getattr(args, name) is not None:

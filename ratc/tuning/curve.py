@@ -18,7 +18,7 @@ text { fill: #ddd; } .ground { fill: #181a1b; } .loss { stroke: #3f6480; } .mean
 
 
 def svg(found: Mapping[str, Any]) -> str:
-    """The picture of what `ratc_runtime.range_test` wrote: each step's loss, their running mean, and the suggestion."""
+    """The picture of a range test: each step's loss, their running mean, and the suggestion."""
     points = found["points"]
     title = f"{found['experiment_name']}: loss over learning rate"
     width, height = _WIDTH + 2 * _SIDE, _HEIGHT + _TOP + _FOOT

@@ -273,7 +273,7 @@ def survive(run: Run, error: str) -> None:
 
 def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
-    from ratc_runtime.pruning import Pruning
+    from ratc_runtime.extras.pruning import Pruning
     from ratc_runtime.training import finalize
     from ratc_runtime.training.evaluation import evaluate
     from ratc_runtime.training.lr_schedule import learning_rate
@@ -337,7 +337,7 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
 
     Raises R503 where the loader gives another number of samples than the lock's micro-batch, or the last step's share.
     """
-    from ratc_runtime import nested
+    from ratc_runtime import pytree
 
     training = run.lock.training
     full = [training.micro_batch_size] * training.gradient_accumulation_steps
@@ -348,7 +348,7 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
                 "R503", f"the loader gave a micro-batch of {len(batch.names)}, the lock says {expected}"
             )
         names.append(batch.names)
-        yield nested.to_device(batch.image, run.world.device), nested.to_device(batch.target, run.world.device)
+        yield pytree.to_device(batch.image, run.world.device), pytree.to_device(batch.target, run.world.device)
 
 
 def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float, bool]:

@@ -226,7 +226,7 @@ resources: {gpu: h100, num_gpus: 1, cpus: 8}
 SHIM = """\
 import dataclasses, sys, time
 import torch
-from ratc_runtime import gpu, profile
+from ratc_runtime.commands import gpu_memory as gpu, measure_step as profile
 
 LIMIT, GIB = {limit}, 2**30
 
@@ -420,7 +420,7 @@ def test_the_runtime_too_says_that_there_is_no_gpu(folder, monkeypatch, capsys):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"micro_batch": 0}', '{"micro_batch": true}', '{"micro_batch": 2}'])
 def test_a_request_that_is_none_is_refused(tmp_path, text):
     done = subprocess.run(
-        [sys.executable, "-m", "ratc_runtime.profile", str(tmp_path / "out.json")],
+        [sys.executable, "-m", "ratc_runtime.commands.measure_step", str(tmp_path / "out.json")],
         input=text,
         capture_output=True,
         text=True,

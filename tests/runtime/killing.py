@@ -25,8 +25,9 @@ import numpy  # noqa: F401
 import PIL.Image
 import torch
 import torch._dynamo
-from ratc_runtime import engine, evaluate, train  # noqa: F401
+from ratc_runtime import engine, train  # noqa: F401
 from ratc_runtime.checkpoint import files, places
+from ratc_runtime.commands import evaluate
 from ratc_runtime.output import folder_lock  # noqa: F401
 from ratc_runtime.training import finalize, open_run, step  # noqa: F401
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
-from ratc_runtime import evaluate, export, opened, predict, preflight
+from ratc_runtime import inference, preflight
 from ratc_runtime.checkpoint import files, header, shards
+from ratc_runtime.commands import evaluate, export, predict
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import import_callable
@@ -244,8 +245,8 @@ def test_a_trusted_checkpoint_opens(checkpoint: Any, own: Path, monkeypatch: pyt
     monkeypatch.delenv("RATC_TRUST")
     path = checkpoint(model=named("mine:bare"))
     with pytest.raises(RuntimeFinding, match="R584"):
-        opened.open_checkpoint(path, device="cpu")
-    assert isinstance(opened.open_checkpoint(path, device="cpu", trust=True).engine.module, nn.Module)
+        inference.open_checkpoint(path, device="cpu")
+    assert isinstance(inference.open_checkpoint(path, device="cpu", trust=True).engine.module, nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +256,9 @@ def test_evaluation_asks_for_trust_in_data_and_loss(
     changes: dict[str, Any], checkpoint: Any, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = checkpoint(model=named("mine:bare"), **changes)
-    model = opened.open_checkpoint(path, device="cpu", trust=True)
+    model = inference.open_checkpoint(path, device="cpu", trust=True)
     monkeypatch.delenv("RATC_TRUST")
-    untrusted = opened.Opened(**{**vars(model), "trust": False})
+    untrusted = inference.Opened(**{**vars(model), "trust": False})
     with pytest.raises(RuntimeFinding, match="R584"):
         evaluate.score(untrusted, "test", own)
 

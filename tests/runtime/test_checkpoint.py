@@ -17,10 +17,10 @@ from lockfile import write_lock
 from ratc_runtime import checkpoint
 from ratc_runtime.checkpoint import Checkpoints, background, files, header, places
 from ratc_runtime.checkpoint.places import Place
+from ratc_runtime.commands.export import export, load_weights, main
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.export import export, load_weights, main
 from test_resume import same
 
 

@@ -1,4 +1,4 @@
-"""`ratc_runtime.compress`: what is written can be loaded, and a score beyond the tolerance is exit status 1."""
+"""`ratc_runtime compress`: what is written can be loaded, and a score beyond the tolerance is exit status 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from lockfile import environment, run_training, write_data, write_lock
-from ratc_runtime import compress, evaluate, opened
+from ratc_runtime import inference
+from ratc_runtime.commands import evaluate
+from ratc_runtime.extras import compress
 from torch import nn
 
 from tests.effort import HANGS_S
@@ -52,8 +54,8 @@ def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
         again = compress.load_compressed(Path("small/model.pt"))
         assert compress.sparsity_of(again) == report["after"]["sparsity"]
         # What was loaded gives what was measured.
-        plain = opened.open_checkpoint(Path("out"), device="cpu")
-        engine = opened.Predictor(plain.lock, again, torch.device("cpu"))
+        plain = inference.open_checkpoint(Path("out"), device="cpu")
+        engine = inference.Predictor(plain.lock, again, torch.device("cpu"))
         found, _ = evaluate.score(dataclasses.replace(plain, engine=engine), "val", Path("data"))
         assert {**found.scores, "loss": found.loss} == pytest.approx(report["after"]["scores"], nan_ok=True)
         assert report["after"]["scores"]["loss"] != report["before"]["scores"]["loss"]
@@ -87,7 +89,7 @@ def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: 
     output = folder / "outputs/brain_compressed"
     assert json.loads((output / "results.json").read_text())["best_epoch"] in (5, 6)
     # Nothing is said on the command line: the lock knows how small, by what score and within what tolerance.
-    done = run("ratc_runtime.compress", str(output), "-o", "small")
+    done = run("ratc_runtime.extras.compress", str(output), "-o", "small")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((folder / "small/report.json").read_text())
     assert (report["metric"], report["tolerance"], report["quantization"]) == ("dice", 0.01, "weight_only")
@@ -96,6 +98,6 @@ def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: 
     assert report["after"]["bytes"] < 0.9 * report["before"]["bytes"]
     for layers in (report["before"]["sparsity"], report["after"]["sparsity"]):
         assert all(share == pytest.approx(0.5, abs=0.02) for share in layers.values())
-    exported = run("ratc_runtime.export", str(output / "checkpoints/best.pt"), "-o", "model.onnx")
+    exported = run("ratc_runtime.commands.export", str(output / "checkpoints/best.pt"), "-o", "model.onnx")
     assert exported.returncode == 0, exported.stderr
     assert "run by ONNX Runtime" in exported.stdout

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from ratc_runtime import evaluate, predict
+from ratc_runtime.commands import evaluate, predict
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.distributed.world import World

@@ -16,12 +16,12 @@ import pytest
 import torch
 from lockfile import BASE, environment, results, write_data, write_lock
 from ratc_runtime.checkpoint import Checkpoints, lock_of, read
+from ratc_runtime.commands.export import export, load_weights
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.export import export, load_weights
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.evaluation import evaluate

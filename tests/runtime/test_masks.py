@@ -294,7 +294,7 @@ def test_a_split_without_foreground_is_evaluated_to_null(project: Path) -> None:
     assert told.returncode == 0, told.stderr
     for path in (project / "data/masks").glob("test*"):
         Image.new("L", (32, 32)).save(path)
-    command = [sys.executable, "-m", "ratc_runtime.evaluate", "out/checkpoints/best.pt", "-o", "scores.json"]
+    command = [sys.executable, "-m", "ratc_runtime.commands.evaluate", "out/checkpoints/best.pt", "-o", "scores.json"]
     told = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert told.returncode == 0, told.stderr
     scores = json.loads((project / "scores.json").read_text())["scores"]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from lockfile import lock_content, run_training, write_data, write_lock
-from ratc_runtime import export, onnx_model
+from ratc_runtime.commands import export
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.extras import export_onnx
+from ratc_runtime.inference import open_checkpoint
 from ratc_runtime.models.build import build_model
-from ratc_runtime.opened import open_checkpoint
 from torch import nn
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,7 +29,7 @@ def test_rotation_by_real_numbers_is_that_by_complex_ones(ratio: float, dims: in
     image = torch.randn(2, content["data"]["channels"], *[32] * dims)
     with torch.no_grad():
         expected = model(image)
-        assert bool(onnx_model.make_real(model, image)) == bool(ratio)
+        assert bool(export_onnx.make_real(model, image)) == bool(ratio)
         assert torch.allclose(model(image), expected, atol=1e-5)
         assert torch.allclose(model(image[:1]), expected[:1], atol=1e-5)
 
@@ -57,15 +58,15 @@ def test_a_run_is_exported_and_the_file_gives_what_the_run_gives(
     assert export.main([str(checkpoint), "-o", str(file)]) == 1
     assert "error[R520]" in capfd.readouterr().err
     # A file that computes something else is not kept.
-    real = onnx_model.make_real
+    real = export_onnx.make_real
 
     def wrong(model: nn.Module, image: torch.Tensor) -> int:
         next(model.parameters()).data.mul_(1.5)
         return real(model, image)
 
-    monkeypatch.setattr(onnx_model, "make_real", wrong)
+    monkeypatch.setattr(export_onnx, "make_real", wrong)
     with pytest.raises(RuntimeFinding) as raised:
-        onnx_model.write(checkpoint, plain.lock, tmp_path / "other.onnx")
+        export_onnx.write(checkpoint, plain.lock, tmp_path / "other.onnx")
     assert raised.value.code == "R551"
     assert not list(tmp_path.glob("*other.onnx*"))
 
@@ -77,7 +78,7 @@ def test_a_pyramid_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         model=dataclasses.replace(lock.model, multi_scale=True),
         data=dataclasses.replace(lock.data, scales=[1.0, 0.5]),
     )
-    monkeypatch.setattr(onnx_model, "_model", lambda *_: nn.Identity())
+    monkeypatch.setattr(export_onnx, "_model", lambda *_: nn.Identity())
     with pytest.raises(RuntimeFinding) as raised:
-        onnx_model.write(Path("none"), lock, Path("none.onnx"))
+        export_onnx.write(Path("none"), lock, Path("none.onnx"))
     assert raised.value.code == "R551"

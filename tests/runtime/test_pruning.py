@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lockfile import environment, lock_content, results, run_training, write_data, write_lock
-from ratc_runtime import compress, quantizing
 from ratc_runtime.config.lock import Compression, lock_from
-from ratc_runtime.pruning import PRUNED, Pruning, prune_weights, share
+from ratc_runtime.extras import compress, quantizing
+from ratc_runtime.extras.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
 
 from tests.effort import HANGS_S
@@ -152,7 +152,7 @@ def test_a_run_prunes_little_by_little_and_one_that_is_stopped_prunes_the_same(t
     assert [epoch["val_loss"] for epoch in results(tmp_path / "out")["epochs"]][-len(tail) :] == tail
 
     # What the lock says is what compressing does: here int8 alone, as the weights are pruned already.
-    command = [sys.executable, "-m", "ratc_runtime.compress", "first", "-o", "small"]
+    command = [sys.executable, "-m", "ratc_runtime.extras.compress", "first", "-o", "small"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "small/report.json").read_text())

@@ -17,8 +17,8 @@ from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.loading import train_loader
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.extras.range_test import DIVERGED, Point, alone, measure, rates, suggest
 from ratc_runtime.models.build import build_model
-from ratc_runtime.range_test import DIVERGED, Point, alone, measure, rates, suggest
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.open_run import seed_everything
 

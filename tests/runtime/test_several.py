@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 from lockfile import environment, lock_content, results, train_command, write_data
-from ratc_runtime import opened
+from ratc_runtime import inference
+from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data.joint import flat, joined, open_data_set, open_evaluation
 from ratc_runtime.data.loading import train_loader
 from ratc_runtime.data.sample import shapes
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.evaluate import score
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.evaluation import evaluate
@@ -143,7 +143,7 @@ def test_scores_are_those_of_each_task_on_its_own_data(tmp_path: Path) -> None:
     lock, task = lock_of(), make_task(lock_of())
     data(tmp_path)
     seed_everything(lock, 0)
-    engine = opened.Predictor(lock, build_model(lock), torch.device("cpu"))
+    engine = inference.Predictor(lock, build_model(lock), torch.device("cpu"))
     criterion: Any = task.loss()
     joint = open_data_set(lock, tmp_path, "val")
     task.opened({"val": joint})
@@ -151,7 +151,7 @@ def test_scores_are_those_of_each_task_on_its_own_data(tmp_path: Path) -> None:
     whole = evaluate(engine, loader, criterion, task, 2)
     assert (whole.samples, [name for name, _ in whole.pictures]) == (7, ["discs", "discs", "train", "train"])
     assert whole.loss == pytest.approx(whole.scores["discs/loss"] + WEIGHT * whole.scores["train/loss"])
-    checkpoint = opened.Opened(tmp_path, lock, engine, task, "")
+    checkpoint = inference.Opened(tmp_path, lock, engine, task, "")
     for name, part in task.parts.items():
         alone, _ = score(checkpoint.of(name), "val", tmp_path / (lock.tasks or {})[name].data.folder)
         assert whole.scores[f"{name}/loss"] == pytest.approx(alone.loss)

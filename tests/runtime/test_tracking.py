@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
-from ratc_runtime import sync
+from ratc_runtime.commands import sync
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.tracking import courier as couriers
 from ratc_runtime.tracking.courier import Courier
@@ -238,7 +238,7 @@ def test_a_run_with_a_server_that_hangs_finishes_and_is_sent_later(
         done = run_training(lock, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_TIMEOUT="1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("MLflow does not take curves: ") == 1
-        assert "Send them with: python -m ratc_runtime.sync out" in done.stderr
+        assert "Send them with: python -m ratc_runtime sync out" in done.stderr
         assert results(project / "out")["status"] == "finished"
         # The run's own server is asked, not the default.
         assert sync.main([str(project / "out")]) == 1
@@ -356,7 +356,7 @@ def test_sync_of_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert sync.main([str(tmp_path)]) == 1
     assert f"error[R522]: {tmp_path} holds nothing to send" in capfd.readouterr().err
     tracker = tracker_of(tmp_path, logging__mlflow=True)
-    command = [sys.executable, "-m", "ratc_runtime.sync", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "ratc_runtime.commands.sync", str(tmp_path / "out")]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "error[R522]: the run in" in done.stderr

@@ -1,4 +1,4 @@
-"""Checkpoints put to use: `ratc_runtime.evaluate` scores one, `ratc_runtime.predict` writes masks and boxes."""
+"""Checkpoints put to use: `ratc_runtime evaluate` scores one, `ratc_runtime predict` writes masks and boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from lockfile import BASE, results, run_training, write_data, write_lock
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
-from ratc_runtime import evaluate, opened, predict
+from ratc_runtime import inference
+from ratc_runtime.commands import evaluate, predict
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.unlabelled import Piece
@@ -217,7 +218,7 @@ def test_what_cannot_be_opened_is_named(
 
 def test_images_of_a_data_set_of_ones_own_are_refused(itself: Any, tmp_path: Path) -> None:
     weights, _, lock = itself(data__dataset="own:Data")
-    model = opened.open_checkpoint(Path(weights), Path(lock), "cpu")
+    model = inference.open_checkpoint(Path(weights), Path(lock), "cpu")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(RuntimeFinding, match="R542"):
         predict.predict(model, [tmp_path / "a.png"], tmp_path / "masks")

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
@@ -204,7 +204,7 @@ def _measure(dataset: Any, position: int, image: Any, seen: Survey) -> None:
         size, channels = tuple(reversed(finest.shape[1:])), str(finest.shape[0])
     seen.sizes[size] += 1
     seen.channels[channels] += 1
-    for tensor in nested.tensors(image):
+    for tensor in pytree.tensors(image):
         if tensor.numel():
             seen.low = min(seen.low, float(tensor.min()))
             seen.high = max(seen.high, float(tensor.max()))

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.optimizer import optimizer_facts
@@ -115,7 +115,7 @@ class BaseEngine:
         self.module.eval()
         # Not inference_mode: RAT caches position tensors, and cached inference tensors break training.
         with torch.no_grad(), self.autocast():
-            return nested.to_float(self.module(image))
+            return pytree.to_float(self.module(image))
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         """Return what a micro-batch runs in: gradients meet with the last one of a step."""

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
@@ -69,7 +69,7 @@ class DeepSpeedEngine(BaseEngine):
 
     def _cast(self, image: Any) -> Any:
         dtype = self._weights_dtype
-        return nested.apply(lambda level: level.to(dtype) if level.is_floating_point() else level, image)
+        return pytree.apply(lambda level: level.to(dtype) if level.is_floating_point() else level, image)
 
     @property
     def alone(self) -> Callable[[Any], Any] | None:
@@ -135,7 +135,7 @@ class DeepSpeedEngine(BaseEngine):
     def predict(self, image: Any) -> Any:
         self.module.eval()
         with torch.no_grad():
-            return nested.to_float(self._forward(image))
+            return pytree.to_float(self._forward(image))
 
     def save_shards(self, folder: Path) -> None:
         """Write each rank's part into `folder`; every rank calls this, and raises OSError or RuntimeError.
@@ -152,7 +152,7 @@ class DeepSpeedEngine(BaseEngine):
                 failed.append(error)
 
         writer.save = save
-        # A copy of DeepSpeed's own converter beside every checkpoint: ratc_runtime.export does the same.
+        # A copy of DeepSpeed's own converter beside every checkpoint: ratc_runtime export does the same.
         self._engine._copy_recovery_script = lambda *_: None
         try:
             # The name of the newest is a small file, written where a full disk would keep only one rank.

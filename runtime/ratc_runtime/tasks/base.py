@@ -97,7 +97,7 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, targets: Sequence[Any]) -> Any:
-        """Return the targets of a micro-batch as one: see `ratc_runtime.nested` for what it may be."""
+        """Return the targets of a micro-batch as one: see `ratc_runtime.pytree` for what it may be."""
 
     @abstractmethod
     def example_target(self, count: int, device: torch.device) -> Any:
@@ -134,7 +134,7 @@ class Task(ABC):
         raise RuntimeFinding(
             "R542",
             f"what a {self.lock.task_type} task predicts cannot be written",
-            help="ratc_runtime.opened.open_checkpoint returns the model; engine.predict(image) returns its output",
+            help="ratc_runtime.inference.open_checkpoint returns the model; engine.predict(image) returns its output",
         )
 
     def draw_samples(self, path: Path, samples: Sequence[tuple[str, Any, Any]]) -> bool:

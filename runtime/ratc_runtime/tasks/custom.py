@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
@@ -58,9 +58,9 @@ class Mean:
 
     def add(self, output: Any, target: Any) -> None:
         """Score sample by sample, so that padding and the size of batches change nothing."""
-        count = next(len(tensor) for tensor in nested.tensors(output))
+        count = next(len(tensor) for tensor in pytree.tensors(output))
         for row in range(count):
-            one = nested.select(output, [row]), nested.select(target, [row])
+            one = pytree.select(output, [row]), pytree.select(target, [row])
             values = [float(function(*one)) for function in self._functions.values()]
             self._totals += torch.tensor([*values, 1.0], dtype=torch.float64)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.engine import AUTOCAST, TorchEngine, make_optimizer
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.trace.request import BadRequest, Request
@@ -48,7 +48,7 @@ class DeepSpeedStep:
                 parameter.register_post_accumulate_grad_hook(_forget_gradient)
 
     def model(self, image: Any) -> torch.Tensor:
-        return self.module(nested.apply(lambda level: level.to(self.dtype), image))  # type: ignore[no-any-return]
+        return self.module(pytree.apply(lambda level: level.to(self.dtype), image))  # type: ignore[no-any-return]
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         return contextlib.nullcontext()

@@ -40,7 +40,7 @@ class About:
     options: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Keep what a later `ratc_runtime.sync` needs of it."""
+        """Keep what a later `ratc_runtime sync` needs of it."""
         content = {key: value for key, value in dataclasses.asdict(self).items() if key != "output_dir"}
         path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 

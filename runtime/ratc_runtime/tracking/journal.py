@@ -1,6 +1,6 @@
 """Records on the disk until they are sent: JSON lines, appended and synced, with a mark of how far sending has come.
 
-A run that dies leaves a file that the next start, or `ratc_runtime.sync`, sends from that mark. Records may be sent
+A run that dies leaves a file that the next start, or `ratc_runtime sync`, sends from that mark. Records may be sent
 twice (a crash between sending and marking), never lost; so what sends them must not mind.
 """
 

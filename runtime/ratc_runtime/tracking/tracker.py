@@ -159,7 +159,7 @@ class Tracker:
     def close(self, status: str, artifacts: list[Path]) -> None:
         """Send what is left, the files, and the status: FINISHED, KILLED (stopped, will go on) or FAILED.
 
-        Waits for a server for some seconds at most; what it has not taken by then is sent by `ratc_runtime.sync`.
+        Waits for a server for some seconds at most; what it has not taken by then is sent by `ratc_runtime sync`.
         """
         if self._monitor is not None:
             self._monitor.close()
@@ -170,7 +170,7 @@ class Tracker:
         left = {courier.backend.name: number for courier in self._couriers if (number := courier.close())}
         if left:
             counts = ", ".join(f"{number} record(s) for {name}" for name, number in left.items())
-            warn(f"not sent: {counts}. Send them with: python -m ratc_runtime.sync {self._output_dir}")
+            warn(f"not sent: {counts}. Send them with: python -m ratc_runtime sync {self._output_dir}")
 
     def describe(self) -> list[str]:
         """Return where the run is found, a line each."""

@@ -1,6 +1,6 @@
 """Weights & Biases, online or offline. Its own process writes everything to `wandb/` in the output folder first.
 
-Offline runs, and what an online run could not upload, are sent by `ratc_runtime.sync` (or `wandb sync`).
+Offline runs, and what an online run could not upload, are sent by `ratc_runtime sync` (or `wandb sync`).
 """
 
 from __future__ import annotations

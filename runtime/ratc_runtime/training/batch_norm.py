@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.checkpoint import rng_state, set_rng_state
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.data.samples import checked, name_of
@@ -69,7 +69,7 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool =
     model.train()
     try:
         with torch.no_grad(), engine.autocast():
-            engine.alone(nested.to_device(image, engine.world.device))
+            engine.alone(pytree.to_device(image, engine.world.device))
     except ValueError as error:
         found = explain(error, model)
         if found is not None:

@@ -80,7 +80,7 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
     model = own.model if own.model is not None else build_model(lock)
     if lock.compression is not None and lock.compression.aware:
         # Imported here: few runs need it.
-        from ratc_runtime.quantizing import make_aware
+        from ratc_runtime.extras.quantizing import make_aware
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()

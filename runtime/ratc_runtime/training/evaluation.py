@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ratc_runtime import nested
+from ratc_runtime import pytree
 from ratc_runtime.data.joint import JointLoader
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed.world import World
@@ -73,21 +73,21 @@ def _score(
     totals = torch.zeros(2, dtype=torch.float64)  # loss, samples
     kept: list[tuple[int, Any]] = []
     for batch in loader:
-        image = nested.to_device(batch.image, world.device)
+        image = pytree.to_device(batch.image, world.device)
         # Every rank makes as many calls, padding included: under ZeRO-3 they meet in each.
         output = predict(image)
         rows = torch.nonzero(batch.weight > 0).flatten().tolist()
         if not rows:
             continue
-        output = nested.select(output, rows)
-        target = nested.select(nested.to_device(batch.target, world.device), rows)
+        output = pytree.select(output, rows)
+        target = pytree.select(pytree.to_device(batch.target, world.device), rows)
         scorer.add(output, target)
         totals += torch.tensor([float(criterion(output, target)) * len(rows), len(rows)], dtype=torch.float64)
         for number, row in enumerate(rows):
             position = int(batch.position[row])
             if position in pictures:
-                one = nested.select(target, [number]), nested.select(output, [number])
-                image = nested.select(batch.image, [row])
+                one = pytree.select(target, [number]), pytree.select(output, [number])
+                image = pytree.select(batch.image, [row])
                 # Levels of a pyramid: the finest. A mapping is of a task that knows what it is.
                 finest = image[0] if isinstance(image, (list, tuple)) else image
                 bare = finest[0] if isinstance(finest, torch.Tensor) else finest

@@ -1,4 +1,4 @@
-"""A checkpoint made smaller after training, and what that costs: `python -m ratc_runtime.compress CHECKPOINT -o DIR`.
+"""A checkpoint made smaller after training, and what that costs: `python -m ratc_runtime compress CHECKPOINT -o DIR`.
 
 Weights are pruned by torch's own utilities and quantized by torchao (extra `compress`). The report holds size,
 sparsity, latency and the score before and after; a loss of score beyond the tolerance makes the exit status 1.
@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime import opened
+from ratc_runtime import inference
 from ratc_runtime.checkpoint.files import beside, fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
+from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.evaluate import score
+from ratc_runtime.extras.pruning import PRUNED, prune_weights
+from ratc_runtime.extras.quantizing import MODES, quantize, torchao
+from ratc_runtime.inference import Opened
 from ratc_runtime.models.build import build_model
-from ratc_runtime.opened import Opened
 from ratc_runtime.output.results import finite, prepare_output
-from ratc_runtime.pruning import PRUNED, prune_weights
-from ratc_runtime.quantizing import MODES, quantize, torchao
 from ratc_runtime.training.memory_rehearsal import noise
 
 MODEL, REPORT = "model.pt", "report.json"
@@ -51,7 +51,7 @@ def load_compressed(path: Path, trust: bool = False) -> nn.Module:
             _known_tensors()
             content = torch.load(path, map_location="cpu", weights_only=True)
             lock = lock_from(json.loads(content["lock"]))
-            opened.check_trust([lock.model.name], trust)
+            inference.check_trust([lock.model.name], trust)
             model = build_model(lock)
             model.load_state_dict(content["compressed"], assign=True)
             return model.eval()
@@ -123,7 +123,9 @@ def _run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     if (output / MODEL).exists() and not arguments.force:
         raise RuntimeFinding("R546", f"{output / MODEL} exists", help="name another folder, or give --force")
-    model = opened.open_checkpoint(arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size, arguments.trust)
+    model = inference.open_checkpoint(
+        arguments.checkpoint, arguments.lock, "cpu", arguments.batch_size, arguments.trust
+    )
     _from_lock(arguments, model)
     if arguments.quantize:
         torchao()  # before anything takes time
@@ -218,13 +220,13 @@ def _share(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Compress, measure and write; return 0, or 1 after a finding or where the score is beyond the tolerance."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.compress", description="Prune and quantize a checkpoint, and measure both."
+        prog="python -m ratc_runtime compress", description="Prune and quantize a checkpoint, and measure both."
     )
-    parser.add_argument("checkpoint", type=Path, help="what `ratc_runtime.evaluate` takes")
+    parser.add_argument("checkpoint", type=Path, help="what `ratc_runtime evaluate` takes")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
     parser.add_argument(
-        "--batch-size", type=opened.positive, help="samples at a time (default: the lock's micro-batch)"
+        "--batch-size", type=inference.positive, help="samples at a time (default: the lock's micro-batch)"
     )
     group = parser.add_argument_group("how, where not as the lock's section `compression` says")
     group.add_argument("--sparsity", type=_share, help="share of each layer's weights set to zero")

@@ -1,4 +1,4 @@
-"""Plain weights out of any checkpoint: `python -m ratc_runtime.export CHECKPOINT -o model.safetensors`.
+"""Plain weights out of any checkpoint: `python -m ratc_runtime export CHECKPOINT -o model.safetensors`.
 
 Of a file the model's part is taken; the shards of DeepSpeed's ZeRO stages are put together by DeepSpeed's own
 functions, in float32 and without a GPU. What those files hold beside tensors is read only if that is known to run no
@@ -167,15 +167,15 @@ def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = Fa
 
 def _as_onnx(arguments: argparse.Namespace) -> int:
     # Imported here: it needs packages of its own, and builds the model.
-    from ratc_runtime import onnx_model
     from ratc_runtime.config.lock import lock_from
-    from ratc_runtime.opened import check_trust
+    from ratc_runtime.extras import export_onnx
+    from ratc_runtime.inference import check_trust
 
     if arguments.output.exists() and not arguments.force:
         raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
     lock = lock_from(read(arguments.checkpoint)["lock"])
     check_trust([lock.model.name], arguments.trust)
-    size, apart = onnx_model.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
+    size, apart = export_onnx.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
     print(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
     return 0
 
@@ -183,7 +183,7 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Export; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.export",
+        prog="python -m ratc_runtime export",
         description="Write the weights of a checkpoint as safetensors, or its model as ONNX (a file `.onnx`).",
     )
     parser.add_argument("checkpoint", type=Path, help="a .pt file or a DeepSpeed folder below checkpoints/")

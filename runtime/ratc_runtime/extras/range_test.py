@@ -1,4 +1,4 @@
-"""A range test of the learning rate: `python -m ratc_runtime.range_test LOCK -o FILE`.
+"""A range test of the learning rate: `python -m ratc_runtime.extras.range_test LOCK -o FILE`.
 
 The lock's own step on its own data, in one process, with a rate that grows from step to step; of the model nothing is
 kept. Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
@@ -70,7 +70,7 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
     """
     import torch
 
-    from ratc_runtime import nested
+    from ratc_runtime import pytree
     from ratc_runtime.data.joint import open_data_set
     from ratc_runtime.data.loading import train_loader
     from ratc_runtime.engine import TorchEngine
@@ -93,7 +93,7 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
         for epoch in itertools.count():
             loader.order.epoch = epoch
             for batch in loader:
-                yield nested.to_device(batch.image, device), nested.to_device(batch.target, device)
+                yield pytree.to_device(batch.image, device), pytree.to_device(batch.target, device)
 
     engine.train()
     feed, mean, best = batches(), 0.0, math.inf
@@ -201,7 +201,8 @@ def _positive(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Measure and write; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.range_test", description="Train with growing learning rates and suggest one."
+        prog="python -m ratc_runtime.extras.range_test",
+        description="Train with growing learning rates and suggest one.",
     )
     parser.add_argument("lock", type=Path, help="the lock of a compiled spec")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the curve, as JSON")

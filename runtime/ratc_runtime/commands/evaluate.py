@@ -1,4 +1,4 @@
-"""Scores of a checkpoint on one split: `python -m ratc_runtime.evaluate CHECKPOINT --split test`.
+"""Scores of a checkpoint on one split: `python -m ratc_runtime evaluate CHECKPOINT --split test`.
 
 The same data, loss and scores as in training, in one process.
 """
@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import opened
+from ratc_runtime import inference
 from ratc_runtime.data.joint import open_data_set, open_evaluation
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.opened import Opened
+from ratc_runtime.inference import Opened
 from ratc_runtime.output.progress import say_scores
 from ratc_runtime.output.results import finite
 from ratc_runtime.training.evaluation import Evaluation, evaluate
@@ -35,7 +35,7 @@ def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = Non
     parts = list((lock.tasks or {}).values())
     losses = [part.loss.name for part in parts] or [lock.training.loss.name]
     sets = [part.data.dataset for part in parts] or [lock.data.dataset]
-    opened.check_trust([*losses, *sets], model.trust)
+    inference.check_trust([*losses, *sets], model.trust)
     dataset = open_data_set(lock, data_dir, split)
     task.opened({split: dataset})
     criterion = task.loss()
@@ -72,7 +72,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    model = opened.open_checkpoint(
+    model = inference.open_checkpoint(
         arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size, arguments.trust
     )
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
@@ -91,9 +91,9 @@ def _run(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Score and print; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.evaluate", description="Score a checkpoint on one split of the data."
+        prog="python -m ratc_runtime evaluate", description="Score a checkpoint on one split of the data."
     )
-    opened.add_arguments(parser)
+    inference.add_arguments(parser)
     parser.add_argument("--split", choices=SPLITS, default="test", help="which part of the data (default: test)")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the scores as JSON, too")

@@ -1,4 +1,4 @@
-"""What a checkpoint sees in images without truth: `python -m ratc_runtime.predict CHECKPOINT IMAGES -o DIR`.
+"""What a checkpoint sees in images without truth: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR`.
 
 Segmentation writes a mask for each image, detection one file of boxes in the COCO layout, both in the pixels of the
 images' own files. An image that cannot be read is named and left out; the exit status is 1 then.
@@ -15,10 +15,10 @@ from pathlib import Path
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from ratc_runtime import nested, opened
+from ratc_runtime import inference, pytree
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.opened import Opened
+from ratc_runtime.inference import Opened
 from ratc_runtime.output.results import prepare_output
 from ratc_runtime.tasks.base import Writer
 
@@ -59,11 +59,11 @@ def _write(model: Opened, group: list[Piece], writer: Writer) -> None:
     if not group:
         return
     device = model.engine.world.device
-    batch = nested.to_device(default_collate([piece.image for piece in group]), device)
-    outputs = nested.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
+    batch = pytree.to_device(default_collate([piece.image for piece in group]), device)
+    outputs = pytree.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
     for row, piece in enumerate(group):
         try:
-            writer.add(piece, nested.select(outputs, [row]))
+            writer.add(piece, pytree.select(outputs, [row]))
         except OSError as error:
             raise _unwritable(writer.path_of(piece.path), error) from None
 
@@ -97,7 +97,7 @@ def _share(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    model = opened.open_checkpoint(
+    model = inference.open_checkpoint(
         arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size, arguments.trust
     )
     if arguments.task is None and model.task.parts:
@@ -116,9 +116,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Predict and write; return 0, or 1 after a finding or where an image was left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.predict", description="Write what a checkpoint predicts for images."
+        prog="python -m ratc_runtime predict", description="Write what a checkpoint predicts for images."
     )
-    opened.add_arguments(parser)
+    inference.add_arguments(parser)
     parser.add_argument("images", type=Path, help="a folder of images, or one image")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument(

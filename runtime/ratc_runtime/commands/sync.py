@@ -1,4 +1,4 @@
-"""Send what a run could not: `python -m ratc_runtime.sync OUTPUT_DIR`.
+"""Send what a run could not: `python -m ratc_runtime sync OUTPUT_DIR`.
 
 A run whose tracking server was away leaves its curves in the output folder. Sending them twice does no harm, so this
 may be interrupted and started again; the destination is MLFLOW_TRACKING_URI, or what the run was started with.
@@ -26,7 +26,7 @@ RECORDS_PER_CALL = 500
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.sync", description="Send curves that a run left in its output folder."
+        prog="python -m ratc_runtime sync", description="Send curves that a run left in its output folder."
     )
     parser.add_argument("output_dir", type=Path, help="the output folder of a run")
     return parser.parse_args(argv)

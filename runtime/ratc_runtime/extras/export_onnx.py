@@ -1,4 +1,4 @@
-"""A trained model as ONNX, and run as such beside itself: `python -m ratc_runtime.export CHECKPOINT -o model.onnx`.
+"""A trained model as ONNX, and run as such beside itself: `python -m ratc_runtime export CHECKPOINT -o model.onnx`.
 
 RAT rotates its embeddings by complex numbers, which ONNX has not. The angles follow from the image size alone, so for
 the export every rotation becomes real arithmetic with sines and cosines that the published layer itself has computed.
@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.files import beside
+from ratc_runtime.commands.export import load_weights
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.export import load_weights
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.memory_rehearsal import noise

@@ -1,4 +1,4 @@
-"""`python -m ratc_runtime.profile OUTPUT`: run the real training step on this machine's GPU and measure it.
+"""Run the real training step on this machine's GPU and measure it: `python -m ratc_runtime.commands.measure_step`.
 
 Standard input holds the request of docs/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object. One process
 measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so where memory ran
@@ -28,7 +28,7 @@ WARM_UP, TIMED = 2, 4
 def main(argv: list[str]) -> int:
     """Measure what standard input asks for; return the exit status."""
     if len(argv) != 1:
-        print("usage: python -m ratc_runtime.profile OUTPUT < request.json", file=sys.stderr)
+        print("usage: python -m ratc_runtime.commands.measure_step OUTPUT < request.json", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")
     # One process, whatever launcher's variables are about.
@@ -92,7 +92,7 @@ def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
     """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it where there is no GPU."""
     import torch
 
-    from ratc_runtime import gpu
+    from ratc_runtime.commands import gpu_memory
     from ratc_runtime.engine import TorchEngine
     from ratc_runtime.models.build import build_model
     from ratc_runtime.tasks import make_task
@@ -100,7 +100,7 @@ def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
     from ratc_runtime.training.open_run import seed_everything
     from ratc_runtime.training.step import training_step
 
-    probe = probe or gpu
+    probe = probe or gpu_memory
     training = lock.training
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     torch.backends.cudnn.allow_tf32 = training.tf32

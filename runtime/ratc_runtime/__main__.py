@@ -1,0 +1,32 @@
+"""What can be done with a run, from its output folder: `python -m ratc_runtime COMMAND …`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "evaluate": ("ratc_runtime.commands.evaluate", "score a checkpoint on one split of the data"),
+    "predict": ("ratc_runtime.commands.predict", "write masks or boxes for a folder of images"),
+    "export": ("ratc_runtime.commands.export", "write plain weights, or the model as ONNX"),
+    "compress": ("ratc_runtime.extras.compress", "prune and quantize a checkpoint, and measure both"),
+    "sync": ("ratc_runtime.commands.sync", "send curves that wait in the output folder"),
+}
+
+
+def main() -> int:
+    """Run the command that the first word names; exit status 2 if it names none."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        del sys.argv[1]
+        return int(import_module(COMMANDS[name][0]).main())
+    asked = name in ("-h", "--help")
+    lines = [f"  {command:<9} {text}" for command, (_, text) in COMMANDS.items()]
+    if not asked:
+        lines = [f"there is no command `{name}`", *lines]
+    print("usage: python -m ratc_runtime COMMAND …\n", *lines, sep="\n", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
