@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models.import_callable import build
-
 if TYPE_CHECKING:
     from ratc_runtime.training.open_run import Run
 
@@ -54,16 +51,3 @@ class Callbacks(Callback):
     def finish(self, run: Run, results: Mapping[str, Any]) -> None:
         for callback in self.callbacks:
             callback.finish(run, results)
-
-
-def from_names(names: Sequence[str]) -> list[Callback]:
-    """Build the callbacks that a lock names; raise R509 where one cannot be built or is no `Callback`."""
-    made = [build("callback", name) for name in names]
-    for name, callback in zip(names, made, strict=True):
-        if not isinstance(callback, Callback):
-            raise RuntimeFinding(
-                "R509",
-                f"callback {name} returned {type(callback).__name__}",
-                help="derive it from ratc_runtime.callbacks.Callback",
-            )
-    return made

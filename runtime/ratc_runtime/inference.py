@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.header import lock_of, read
-from ratc_runtime.commands.export import load_weights
+from ratc_runtime.checkpoint.weights import load_weights
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
@@ -143,7 +143,7 @@ def open_checkpoint(
             f"the weights of {path} are not those of model {lock.model.name}",
             str(error)[:600],
             "a model that was handed to UnifiedTrainer is not in its lock: build it yourself, and load the weights with"
-            " ratc_runtime.commands.export.load_weights",
+            " ratc_runtime.checkpoint.weights.load_weights",
         ) from None
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)

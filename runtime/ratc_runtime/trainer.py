@@ -19,6 +19,7 @@ import yaml
 
 from ratc_runtime import preflight
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.models.import_callable import name_of
 from ratc_runtime.output.results import prepare_output, read_results
 
 if TYPE_CHECKING:
@@ -150,12 +151,6 @@ class UnifiedTrainer:
 
         import_callable.look_in(os.fspath(spec.parent))
         return folder / LOCK, spec.parent
-
-
-def name_of(part: Any) -> str:
-    """The name of a function or of an object's class, as a spec writes it."""
-    named = part if hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}:{named.__qualname__.rpartition('.')[2].strip('<>')}"
 
 
 def _is_lock(path: Path) -> bool:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
 from ratc_runtime import inference, preflight
-from ratc_runtime.checkpoint import files, header, shards
+from ratc_runtime.checkpoint import files, header, shards, weights
 from ratc_runtime.commands import evaluate, export, predict
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
@@ -268,14 +268,14 @@ def test_shards_that_run_code_are_not_read(own: Path, monkeypatch: pytest.Monkey
     engine = {**BASE["engine"], "deepspeed": True, "use_accelerate": True}
     lock = lock_from(lock_content(engine=engine))
     folder = own / "epoch-0001-step-000000"
-    (folder / export.TAG).mkdir(parents=True)
-    torch.save({"module": {"weight": torch.ones(2)}, "more": _Touching()}, folder / export.TAG / export.WHOLE)
+    (folder / weights.TAG).mkdir(parents=True)
+    torch.save({"module": {"weight": torch.ones(2)}, "more": _Touching()}, folder / weights.TAG / weights.WHOLE)
     content = header.make(lock, {"epoch": 1, "step": 0, "history": []}, [{}])
     files.write_file(folder / shards.HEADER_FILE, {**content, "files": shards.sync_and_list(folder, 0, 1)})
     with pytest.raises(RuntimeFinding, match="R584"):
-        export.load_weights(folder)
+        weights.load_weights(folder)
     assert not (own / "CALLED").exists()
-    assert export.load_weights(folder, trust=True)["weight"].tolist() == [1, 1]
+    assert weights.load_weights(folder, trust=True)["weight"].tolist() == [1, 1]
     assert (own / "CALLED").exists()
 
 

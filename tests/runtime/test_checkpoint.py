@@ -17,7 +17,8 @@ from lockfile import write_lock
 from ratc_runtime import checkpoint
 from ratc_runtime.checkpoint import Checkpoints, background, files, header, places
 from ratc_runtime.checkpoint.places import Place
-from ratc_runtime.commands.export import export, load_weights, main
+from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.commands.export import export, main
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding

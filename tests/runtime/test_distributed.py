@@ -16,7 +16,8 @@ import pytest
 import torch
 from lockfile import BASE, environment, results, write_data, write_lock
 from ratc_runtime.checkpoint import Checkpoints, lock_of, read
-from ratc_runtime.commands.export import export, load_weights
+from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.commands.export import export
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.sources import open_split

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.files import beside
-from ratc_runtime.commands.export import load_weights
+from ratc_runtime.checkpoint.weights import load_weights
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model

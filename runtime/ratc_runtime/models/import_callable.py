@@ -84,3 +84,9 @@ def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> 
             f"{type(error).__name__}: {error}",
             f"it was called with {shown}" if shown else "it was called without arguments",
         ) from error
+
+
+def name_of(part: Any) -> str:
+    """The name of a function or of an object's class, as a spec writes it."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}:{named.__qualname__.rpartition('.')[2].strip('<>')}"

@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from ratc_runtime.callbacks import Callback, from_names
+from ratc_runtime.callbacks import Callback
 from ratc_runtime.config.lock import Lock, Loss, Memory
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
+from ratc_runtime.models.import_callable import build, name_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.custom import Custom, Score
-from ratc_runtime.trainer import name_of
 
 
 @dataclass(frozen=True)
@@ -84,4 +84,17 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
-    return Parts(model, task, criterion, datasets, [*from_names(lock.training.callbacks), *own.callbacks])
+    return Parts(model, task, criterion, datasets, [*_callbacks(lock.training.callbacks), *own.callbacks])
+
+
+def _callbacks(names: Sequence[str]) -> list[Callback]:
+    """Build the callbacks that a lock names; raise R509 where one cannot be built or is no `Callback`."""
+    made = [build("callback", name) for name in names]
+    for name, callback in zip(names, made, strict=True):
+        if not isinstance(callback, Callback):
+            raise RuntimeFinding(
+                "R509",
+                f"callback {name} returned {type(callback).__name__}",
+                help="derive it from ratc_runtime.callbacks.Callback",
+            )
+    return made
