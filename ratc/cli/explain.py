@@ -176,8 +176,8 @@ def _tell(
 
     if args.format == "json":
         links = [link for path in paths if (link := explain.tree(plan, path))]
-        findings = json.loads(findings_json.document(warnings, "ratc explain"))["findings"]
-        sys.stdout.write(render.document(links, remarks, findings))
+        told = json.loads(findings_json.document(warnings, "ratc explain"))["findings"]
+        sys.stdout.write(render.document(links, remarks, told))
         return
     if args.format == "markdown":
         sys.stdout.write(render.markdown(plan, paths, remarks))
