@@ -25,7 +25,7 @@ SHARED |= {"own_code/callables", "own_code/signatures"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {"cli", "workflow", "fitting", "compiled", "study", "probe", "consumers", "tracing", "emit", "resources"}
 WORLDLY |= {
-    "kept",
+    "cache_folder",
     "files",
     "own_code/digests",
     "own_code/trust",
@@ -112,13 +112,13 @@ def test_stages_know_only_what_comes_before_them():
         "render": {"diff", "explain"},
         "memory": set(),
         "files": set(),
-        "kept": {"files"},
-        "tracing": {"memory", "kept", "files", "own_code"},
+        "cache_folder": {"files"},
+        "tracing": {"memory", "cache_folder", "files", "own_code"},
         "own_code": {"files"},
         "explain": set(),
         "scheduler": {"yaml", "files"},
         "probe": {"facts", "scheduler"},
-        "consumers": {"yaml", "targets", "kept"},
+        "consumers": {"yaml", "targets", "cache_folder"},
         "emit": {"targets", "files"},
         "compiler": {"yaml", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
     }

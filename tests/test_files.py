@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ratc import files, kept
+from ratc import cache_folder, files
 from ratc.cli import main
 
 SPEC = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\ntraining: {batch_size: 2}\n"
@@ -161,19 +161,19 @@ def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys,
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", place)
     for _ in range(2):
-        kept.keep(os.path.join(kept.folder("traces"), "a.json"), b"{}", 3)
+        cache_folder.keep(os.path.join(cache_folder.folder("traces"), "a.json"), b"{}", 3)
     assert capsys.readouterr().err.count("ratc: nothing is kept in") == 1
 
 
 def test_the_cache_forgets_what_was_left_unfinished(here, monkeypatch):
     monkeypatch.setenv("RATC_CACHE", str(here / "cache"))
-    place = Path(kept.folder("traces"))
+    place = Path(cache_folder.folder("traces"))
     place.mkdir(parents=True)
     (place / "tmpold.part").write_text("half")
     (place / "tmpnew.part").write_text("half")
     (place / f".abc.ratc-{dead()}-0@{files._host()}").write_text("half")
     os.utime(place / "tmpold.part", (0, time.time() - 2 * 86_400))
-    kept.keep(str(place / "a.json"), b"{}", 3)
+    cache_folder.keep(str(place / "a.json"), b"{}", 3)
     assert sorted(os.listdir(place)) == ["a.json", "tmpnew.part"]
 
 

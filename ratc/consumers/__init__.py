@@ -17,7 +17,7 @@ from importlib.util import find_spec
 
 import yaml
 
-from ratc import kept
+from ratc import cache_folder
 from ratc.diagnostics import Diagnostic
 from ratc.targets.artifact import Artifact
 from ratc.yaml.parse import parse
@@ -90,7 +90,7 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
         return {}
     reader = os.path.join(_FOLDER, f"read_{package}.py")
     # Each once: the points of an array often share theirs.
-    accepted = {pair: os.path.join(kept.folder("accepted"), _key(reader, *pair)) for pair in given}
+    accepted = {pair: os.path.join(cache_folder.folder("accepted"), _key(reader, *pair)) for pair in given}
     unknown = [pair for pair, path in accepted.items() if not os.path.exists(path)]
     if not unknown:
         return {}
@@ -106,14 +106,14 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
 def _key(reader: str, text: str, world_size: int) -> str:
     """The digest of all that an answer depends on."""
     with open(reader, encoding="utf-8") as file:
-        whole = [sys.version, kept.packages(), file.read(), world_size, text]
+        whole = [sys.version, cache_folder.packages(), file.read(), world_size, text]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def _keep(paths: Sequence[str]) -> None:
     """Remember accepted texts, as empty files. If a file cannot be written, the text is read again next time."""
     for path in paths:
-        kept.keep(path, b"", KEPT)
+        cache_folder.keep(path, b"", KEPT)
 
 
 def _run(command: list[str], text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ratc import files, kept
+from ratc import cache_folder, files
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
 from ratc.own_code import digests, trust
@@ -35,7 +35,7 @@ def fetch(
     """The trace for a request, from the cache or made now in ``folder``, the spec's. A corrupt cache entry is made
     again. Code of the spec's own is run only if the user trusts the folder.
     """
-    path = os.path.join(kept.folder("traces"), f"{key(request, folder)}.json")
+    path = os.path.join(cache_folder.folder("traces"), f"{key(request, folder)}.json")
     known = _read(path)
     if isinstance(known, Trace):
         with suppress(OSError):  # another user's cache
@@ -54,7 +54,7 @@ def fetch(
         if not isinstance(trace, Trace):
             return None, (Diagnostic("R315", f"the runtime wrote a trace that cannot be used: {trace}", span),)
         with open(fresh, "rb") as file:
-            kept.keep(path, file.read(), KEPT)
+            cache_folder.keep(path, file.read(), KEPT)
         return trace, ()
 
 
@@ -62,7 +62,7 @@ def key(request: Mapping[str, Any], folder: str) -> str:
     """The digest of all that a trace depends on: the request, the packages, the runtime's code and the user's own."""
     whole = hashlib.sha256()
     whole.update(json.dumps([VERSION, sys.version_info[:2], request], sort_keys=True).encode())
-    for name in kept.packages():
+    for name in cache_folder.packages():
         whole.update(name.encode() + b"\0")
     runtime = runtime_folder()
     for file in _python_files(runtime) if runtime else ():

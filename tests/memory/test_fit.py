@@ -9,7 +9,7 @@ from pathlib import Path
 import made_traces
 import pytest
 
-from ratc import kept
+from ratc import cache_folder
 from ratc.cli import main
 from ratc.memory.trace import Trace
 from ratc.render import fit as render
@@ -69,7 +69,7 @@ def test_a_trace_is_made_once_and_then_kept(runtime, tmp_path):
         assert not found
     assert calls.read_text() == "x"
     assert said == ["tracing rat: 8 x 8, bf16, kernels of compute capability 8.0"]
-    assert len(list(Path(kept.folder("traces")).iterdir())) == 1, "nothing else is left there"
+    assert len(list(Path(cache_folder.folder("traces")).iterdir())) == 1, "nothing else is left there"
 
 
 def test_another_request_another_code_and_another_spec_folder_are_other_traces(runtime, tmp_path):
@@ -92,7 +92,7 @@ def test_another_request_another_code_and_another_spec_folder_are_other_traces(r
 def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
     calls = runtime(answers())
     fetch.fetch(REQUEST, str(tmp_path))
-    (entry,) = Path(kept.folder("traces")).iterdir()
+    (entry,) = Path(cache_folder.folder("traces")).iterdir()
     entry.write_bytes(damage)
     trace, found = fetch.fetch(REQUEST, str(tmp_path))
     assert isinstance(trace, Trace)
@@ -124,7 +124,7 @@ def test_what_goes_wrong_is_one_diagnostic_and_leaves_nothing(runtime, tmp_path,
     assert len(found) == 1
     assert found[0].code == code
     assert said in found[0].message
-    assert not list(Path(kept.folder("traces")).glob("*"))
+    assert not list(Path(cache_folder.folder("traces")).glob("*"))
 
 
 def test_a_model_that_hangs_is_ended_with_all_it_started(runtime, tmp_path):
@@ -162,7 +162,7 @@ def test_the_cache_does_not_grow_without_end(runtime, tmp_path, monkeypatch):
     runtime(answers())
     for number in range(5):
         fetch.fetch({**REQUEST, "accumulation": number}, str(tmp_path))
-    assert len(list(Path(kept.folder("traces")).iterdir())) == 3
+    assert len(list(Path(cache_folder.folder("traces")).iterdir())) == 3
 
 
 def test_fit_prints_a_line_for_each_precision(runtime, tmp_path, capsys):

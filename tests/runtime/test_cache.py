@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from lockfile import results, run_training, write_data, write_lock
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import cache as caching
-from ratc_runtime.data.arena import Arena, remove_unused
 from ratc_runtime.data.cache import Cache, CachedSplit, open_cache, wrap
 from ratc_runtime.data.loading import train_loader
 from ratc_runtime.data.packing import pack, unpack
+from ratc_runtime.data.shared_cache import Arena, remove_unused
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.distributed.world import World
 from torch.utils.data import default_collate

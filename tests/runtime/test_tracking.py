@@ -17,8 +17,8 @@ import pytest
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
 from ratc_runtime.commands import sync
 from ratc_runtime.config.lock import read_lock
-from ratc_runtime.tracking import courier as couriers
-from ratc_runtime.tracking.courier import Courier
+from ratc_runtime.tracking import delivery_thread as couriers
+from ratc_runtime.tracking.delivery_thread import Courier
 from ratc_runtime.tracking.interface import About, Backend, Record, reason
 from ratc_runtime.tracking.journal import Journal
 from ratc_runtime.tracking.mlflow import without_secrets

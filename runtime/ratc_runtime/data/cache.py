@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.config.lock import Lock
-from ratc_runtime.data.arena import Arena, remove_unused
 from ratc_runtime.data.packing import pack, unpack
 from ratc_runtime.data.randomness import Drawn
 from ratc_runtime.data.samples import Checked, checked, name_of
+from ratc_runtime.data.shared_cache import Arena, remove_unused
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import warn
 

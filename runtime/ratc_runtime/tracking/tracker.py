@@ -11,7 +11,7 @@ from typing import Any
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import warn
-from ratc_runtime.tracking.courier import Courier
+from ratc_runtime.tracking.delivery_thread import Courier
 from ratc_runtime.tracking.interface import About, Backend, Record
 from ratc_runtime.tracking.journal import Busy, Journal
 from ratc_runtime.tracking.mlflow import Mlflow
