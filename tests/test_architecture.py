@@ -137,6 +137,50 @@ def test_only_the_edges_touch_the_world():
             assert not {name.split(".")[0] for name in imports(path)} & worldly, path
 
 
+def graph(folder: Path) -> dict[str, set[str]]:
+    """Which module of a package imports which; what only type checkers see does not count."""
+    paths = {".".join(path.relative_to(folder.parent).with_suffix("").parts): path for path in sources(folder)}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        known = imports_when_run(ast.parse(path.read_text()))
+        found[name] = {module for module in known if module in modules} - {name}
+    return found
+
+
+def imports_when_run(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        found |= imports_when_run(node)
+    return found
+
+
+@pytest.mark.parametrize("package", [PACKAGE, ROOT / "runtime" / "ratc_runtime"], ids=lambda path: path.name)
+def test_imports_make_no_circles(package):
+    from graphlib import TopologicalSorter
+
+    found = graph(package)
+    # A package that hands on what its modules define is known to them by its name alone.
+    inner = {name: {other for other in known if not name.startswith(f"{other}.")} for name, known in found.items()}
+    TopologicalSorter(inner).prepare()  # raises CycleError, with the circle
+
+
+def test_nothing_but_commands_knows_a_command():
+    for path in sources():
+        if stage(path) not in ("cli", "__main__"):
+            assert not [name for name in imports(path) if name.startswith("ratc.cli")], path
+
+
+def test_every_room_says_what_it_is_for():
+    for package in (PACKAGE, ROOT / "runtime" / "ratc_runtime"):
+        for folder in (path for path in package.iterdir() if list(path.glob("*.py"))):
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
 def test_heavy_packages_are_not_imported_before_they_are_needed():
     for name, heavy in (("cli", {"jinja2", "pydantic", "pynvml"}), ("compiler.py", {"jinja2", "pydantic", "pynvml"})):
         target = PACKAGE / name
