@@ -2,12 +2,10 @@
 
 Folders are trusted, as by somebody who wrote the code in them; `untrusted` takes that back.
 
-Two things that take seconds are off: to check micro-batches that a spec gives (`checks_given` turns it on), and to have
-files read by Accelerate and DeepSpeed (`asks_consumers`).
+Micro-batches that a spec gives are not checked, which takes seconds; `checks_given` turns that on.
 """
 
 import os
-from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,9 +34,6 @@ def _no_settings_from_the_shell(monkeypatch):
     monkeypatch.setenv(SKIP, "1")
     monkeypatch.setenv(trust.VARIABLE, "1")
 
-    # `tests/test_cases.py` has them read all golden files, in one process each.
-    monkeypatch.setattr("ratc.consumers.find_spec", lambda name: None)
-
 
 @pytest.fixture
 def untrusted(monkeypatch, tmp_path_factory, _no_settings_from_the_shell):
@@ -47,12 +42,6 @@ def untrusted(monkeypatch, tmp_path_factory, _no_settings_from_the_shell):
     place = tmp_path_factory.mktemp("config")
     monkeypatch.setenv("RATC_CONFIG", str(place))
     return place / "trusted"
-
-
-@pytest.fixture
-def asks_consumers(monkeypatch, _no_settings_from_the_shell):
-    """Have files read by Accelerate and DeepSpeed, as outside of tests."""
-    monkeypatch.setattr("ratc.consumers.find_spec", find_spec)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_case(case, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow(every=True)
 @pytest.mark.parametrize(("package", "name"), [("accelerate", "accelerate.yaml"), ("deepspeed", "deepspeed.json")])
-def test_the_package_that_reads_a_file_accepts_every_golden_one(package, name, asks_consumers):
+def test_the_package_that_reads_a_file_accepts_every_golden_one(package, name):
     """And refuses one that is wrong."""
     pytest.importorskip(package)
     files = sorted(CASES.glob(f"*/expected/**/{name}"))
@@ -62,17 +62,51 @@ def test_the_package_that_reads_a_file_accepts_every_golden_one(package, name, a
 
 
 def test_what_a_package_refuses_is_a_finding_with_its_words(monkeypatch):
+    monkeypatch.setattr(consumers, "find_spec", lambda name: name)
     monkeypatch.setattr(consumers, "ask", lambda package, given: dict.fromkeys(given, f"no, says {package}"))
     files = [
         Artifact("a.yaml", "a: 1\n", "accelerate"),
         Artifact("d.json", "{}", "deepspeed"),
         Artifact("t", "", "text"),
     ]
-    found = consumers.reread(files, 2)
-    assert [(item.code, item.notes) for item in found] == [
-        ("R402", ("no, says accelerate",)),
-        ("R402", ("no, says deepspeed",)),
+    found = consumers.verify([(f"at/{one.path}", one, 2) for one in files])
+    assert [(item.code, item.notes, item.message.split("`")[1]) for item in found] == [
+        ("R402", ("no, says accelerate",), "at/a.yaml"),
+        ("R402", ("no, says deepspeed",), "at/d.json"),
     ]
+
+
+def test_packages_are_asked_only_with_verify(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(consumers, "find_spec", lambda name: name)
+    monkeypatch.setattr(consumers, "ask", lambda package, given: asked.append(package) or dict.fromkeys(given, ""))
+    run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
+    assert main(["check", OUTPUT]) == 0
+    assert asked == []
+    options = ["--facts", "facts.yaml", "--batch-size", "4", "--verify"]
+    assert main(["compile", "spec.yaml", "-o", OUTPUT, *options]) == 0
+    assert sorted(asked) == ["accelerate", "deepspeed"]
+    assert "--verify" not in "".join(texts(Path(OUTPUT)).values()), "files do not depend on it"
+    assert main(["check", OUTPUT, "--verify"]) == 0
+    assert len(asked) == 4
+
+
+def test_a_refused_file_is_not_written_and_fails_a_check(tmp_path, capsys, monkeypatch):
+    run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
+    monkeypatch.setattr(consumers, "find_spec", lambda name: name)
+    monkeypatch.setattr(consumers, "ask", lambda package, given: dict.fromkeys(given, "no"))
+    options = ["--facts", "facts.yaml", "--batch-size", "4"]
+    assert main(["compile", "spec.yaml", "-o", "new", *options, "--verify"]) == 1
+    assert not Path("new").exists()
+    assert main(["check", OUTPUT, "--verify"]) == 1
+    assert f"deepspeed refuses the `{OUTPUT}/deepspeed.json`" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_there_is_said(tmp_path, capsys, monkeypatch):
+    run_case(CASES / "product-document-a100x8", tmp_path / "case", capsys, monkeypatch)
+    monkeypatch.setattr(consumers, "find_spec", lambda name: None)
+    assert main(["check", OUTPUT, "--verify"]) == 0
+    assert capsys.readouterr().err.count("warning[R441]") == 2
 
 
 def test_compiling_again_changes_nothing(tmp_path, capsys, monkeypatch):

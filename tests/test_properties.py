@@ -451,10 +451,8 @@ def test_the_surroundings_change_no_byte(environment, tmp_path):
     spec.write_bytes(FULL.encode())
     program = """
 import sys
-import ratc.consumers
 from ratc.cli import main
 from tests.effort import examples
-ratc.consumers.find_spec = lambda name: None
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ratc import emit, facts, targets
+from ratc import consumers, emit, facts, targets
 from ratc.compiled import drift, find
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, has_errors
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_format_argument(parser)
     options.add_trust_argument(parser)
+    options.add_verify_argument(parser)
     parser.add_argument("--strict", action="store_true", help="warnings are errors, too")
     parser.add_argument(
         "--this-machine", action="store_true", help="where a spec leaves hardware open, take that of this machine"
@@ -47,20 +48,25 @@ def run(args: argparse.Namespace) -> int:
     found: list[Diagnostic] = []
     folders = differ = 0
     known: Known = {}
+    made: list[tuple[str, Artifact, int]] = []
     for folder in find.compiled(args.paths):
-        said = _checked(folder, args.this_machine, known)
+        said = _checked(folder, args.this_machine, known, made)
         if args.strict:
             said = [replace(item, severity=Severity.ERROR) for item in said]
         found += said
         folders, differ = folders + 1, differ + has_errors(said)
+    if args.verify:
+        found += consumers.verify(made)
     failed = findings.show(once(found), "ratc check", args.format)
     many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
     say(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}")
     return 1 if failed else 0
 
 
-def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
-    """All that is to be said about one folder, while nobody compiles into it."""
+def _checked(
+    folder: str, this_machine: bool, known: Known, all_made: list[tuple[str, Artifact, int]]
+) -> list[Diagnostic]:
+    """All that is to be said about one folder, while nobody compiles into it; adds the files made again."""
     with emit.steady(folder):
         document, found = drift.read(folder)
         if has_errors(found):
@@ -89,6 +95,7 @@ def _checked(folder: str, this_machine: bool, known: Known) -> list[Diagnostic]:
         if made is None or compiling.is_untrusted(said):
             told = [item for item in said if item.severity is Severity.ERROR or item.code == "R446"]
             return [*_by_digest(folder, document, args.spec, command, reached), *told]
+        all_made += [(os.path.join(folder, one.path), one, made.world_size) for one in made.artifacts]
         left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}
         return list(drift.compare(folder, made.artifacts, sorted(left), command))
 

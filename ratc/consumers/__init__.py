@@ -1,12 +1,13 @@
-"""Has every artifact read by who will read it, before it is written.
+"""Has artifacts read by those who will read them.
 
-Accelerate and DeepSpeed are asked in a process of their own, and only where they are installed: the compiler imports
-neither. Their parsers are necessary and not enough (both let some mistakes pass): what ratc emits keeps to known keys.
+`reread` is what every compilation does: bash reads scripts without running them, and two YAML readers must agree.
+`verify` has Accelerate and DeepSpeed read their files, in a process of each: their import takes seconds, and the
+compiler imports neither. Their parsers are necessary and not enough (both let some mistakes pass): what ratc emits
+keeps to known keys.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -17,41 +18,56 @@ from importlib.util import find_spec
 
 import yaml
 
-from ratc import cache_folder
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, Severity
 from ratc.targets.artifact import Artifact
 from ratc.yaml.parse import parse
 
 #: Who is asked, in a process of its own.
 PACKAGES = ("accelerate", "deepspeed")
-#: Accepted texts that are remembered; the oldest go first.
-KEPT = 2000
 #: Only what hangs takes longer: on a busy machine or a network file system an import alone takes minutes.
 LIMIT_S = 900
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def reread(artifacts: Sequence[Artifact], world_size: int) -> tuple[Diagnostic, ...]:
-    """What the consumers refuse. Code: R402, which is a fault of ratc or of a version that it does not know."""
+def reread(artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
+    """What can be told without asking a package. Code: R402."""
+    return tuple(_refused(artifact, artifact.path, said) for artifact in artifacts if (said := _problem(artifact)))
+
+
+def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, ...]:
+    """What Accelerate and DeepSpeed refuse of artifacts, each with its path for people and the number of processes.
+
+    Codes: R402, which is a fault of ratc or of a version that it does not know; R441 if a package is not installed.
+    """
+    of = {name: [one for one in artifacts if one[1].consumer == name] for name in PACKAGES}
+    missing = [name for name in PACKAGES if of[name] and find_spec(name) is None]
+    asked = [name for name in PACKAGES if of[name] and name not in missing]
     with ThreadPoolExecutor() as both:
-        answers = [
-            both.submit(
-                ask, package, [(artifact.text, world_size) for artifact in artifacts if artifact.consumer == package]
-            )
-            for package in PACKAGES
-        ]
-        asked = {text: problem for answer in answers for (text, _), problem in answer.result().items()}
-    found = []
-    for artifact in artifacts:
-        problem = _problem(artifact) or asked.get(artifact.text, "")
-        if problem:
-            message = f"{artifact.consumer} refuses the `{artifact.path}` that was made for it"
-            cause = "a fault of ratc, or a version of that package that it does not know"
-            if artifact.consumer == "bash":
-                cause = "a line of `environment.setup` that bash cannot read, or a fault of ratc"
-            helps = (f"nothing was written; this is {cause}",)
-            found.append(Diagnostic("R402", message, notes=(problem,), helps=helps))
-    return tuple(found)
+        pairs = {name: list(dict.fromkeys((artifact.text, world) for _, artifact, world in of[name])) for name in asked}
+        answers = [both.submit(ask, name, pairs[name]) for name in asked]
+        said = {(name, *pair): words for name, answer in zip(asked, answers, strict=True)
+                for pair, words in answer.result().items()}  # fmt: skip
+    found = [
+        _refused(artifact, path, words)
+        for name in asked
+        for path, artifact, world in of[name]
+        if (words := said[(name, artifact.text, world)])
+    ]
+    return (*found, *(_not_asked(name, of[name][0][0]) for name in missing))
+
+
+def _refused(artifact: Artifact, path: str, said: str) -> Diagnostic:
+    message = f"{artifact.consumer} refuses the `{path}` that was made for it"
+    cause = "a fault of ratc, or a version of that package that it does not know"
+    if artifact.consumer == "bash":
+        cause = "a line of `environment.setup` that bash cannot read, or a fault of ratc"
+    return Diagnostic("R402", message, notes=(said,), helps=(f"nothing was written; this is {cause}",))
+
+
+def _not_asked(package: str, path: str) -> Diagnostic:
+    message = f"`{path}` is not verified: {package} is not installed here"
+    helps = ("verify where the runtime is installed: `pip install 'ratc[runtime]'`",)
+    return Diagnostic("R441", message, helps=helps, severity=Severity.WARNING)
 
 
 def _problem(artifact: Artifact) -> str:
@@ -80,40 +96,13 @@ def _yaml_problem(artifact: Artifact) -> str:
 
 
 def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """Return a package's complaint about each text at a world size, "" if it has none. The result is empty if it is not
-    installed.
-
-    All are read in one process. What was accepted before, with the same versions of all packages, is not read again,
-    because importing Accelerate takes seconds.
-    """
-    if not given or find_spec(package) is None:
-        return {}
+    """Return an installed package's complaint about each text at a world size, "" if it has none, from one process."""
     reader = os.path.join(_FOLDER, f"read_{package}.py")
-    # Each once: the points of an array often share theirs.
-    accepted = {pair: os.path.join(cache_folder.folder("accepted"), _key(reader, *pair)) for pair in given}
-    unknown = [pair for pair, path in accepted.items() if not os.path.exists(path)]
-    if not unknown:
-        return {}
-    output, problem = _run([sys.executable, reader], json.dumps(unknown))
+    output, problem = _run([sys.executable, reader], json.dumps(list(given)))
     if problem:
-        return dict.fromkeys(unknown, problem)
+        return dict.fromkeys(given, problem)
     # What a package prints while it is imported stands before the answer.
-    said = dict(zip(unknown, json.loads(output.splitlines()[-1]), strict=True))
-    _keep([accepted[pair] for pair, problem in said.items() if not problem])
-    return said
-
-
-def _key(reader: str, text: str, world_size: int) -> str:
-    """The digest of all that an answer depends on."""
-    with open(reader, encoding="utf-8") as file:
-        whole = [sys.version, cache_folder.packages(), file.read(), world_size, text]
-    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
-
-
-def _keep(paths: Sequence[str]) -> None:
-    """Remember accepted texts, as empty files. If a file cannot be written, the text is read again next time."""
-    for path in paths:
-        cache_folder.keep(path, b"", KEPT)
+    return dict(zip(given, json.loads(output.splitlines()[-1]), strict=True))
 
 
 def _run(command: list[str], text: str) -> tuple[str, str]:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from ratc import compiler, emit, files, layers, targets
+from ratc import compiler, consumers, emit, files, layers, targets
 from ratc.console import say
-from ratc.consumers import reread
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting import open_batch
 from ratc.fitting.check_batch import Checks
@@ -156,15 +155,17 @@ def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check:
         with emit.steady(folder):
             remove = emit.stale(folder, made.artifacts, former(folder))
             return drift.compare(folder, made.artifacts, remove, recorded(args, target))
-    # What lies there unchanged was read by its consumer when it was written.
-    refused = reread(emit.changed(folder, made.artifacts), made.world_size)
+    # What lies there unchanged was read when it was written.
+    refused = consumers.reread(emit.changed(folder, made.artifacts))
+    if getattr(args, "verify", False):
+        refused += consumers.verify([(one.path, one, made.world_size) for one in made.artifacts])
     if has_errors(refused):
         return refused
     written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
     if not problems:
         many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
         say(f"written: {many or 'nothing: all is as it was'}")
-    return problems
+    return (*refused, *problems)
 
 
 def recorded(args: argparse.Namespace, target: str) -> str:

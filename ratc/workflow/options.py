@@ -83,3 +83,11 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write nothing; exit status 1 if the files there are not what the spec gives",
     )
+    add_verify_argument(parser)
+
+
+def add_verify_argument(parser: argparse.ArgumentParser) -> None:
+    """``--verify``: for commands that make files."""
+    parser.add_argument(
+        "--verify", action="store_true", help="have Accelerate and DeepSpeed read their files, too: takes seconds"
+    )
