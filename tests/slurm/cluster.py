@@ -17,25 +17,13 @@ from tests.jobs import wait_until
 HERE = Path(__file__).parent
 #: Where `up` keeps the daemons' files (`common`).
 BASE = "/var/lib/ratc-test-slurm"
-#: What each cluster needs: its programs, and the Debian packages that have them.
-_PLAIN = {
-    "slurmctld": "slurmctld",
-    "slurmd": "slurmd",
-    "sbatch": "slurm-client",
-    "scontrol": "slurm-wlm-basic-plugins",
-    "munged": "munge",
+#: The programs that each cluster needs, and the Debian packages that have them.
+PROGRAMS: dict[str, tuple[str, ...]] = {"plain": ("slurmctld", "slurmd", "sbatch", "munged")}
+PROGRAMS["site"] = (*PROGRAMS["plain"], "slurmdbd", "mariadbd", "mariadb", "ip")
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "plain": ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge")
 }
-NEEDED = {
-    "plain": _PLAIN,
-    "site": {
-        **_PLAIN,
-        "slurmdbd": "slurmdbd",
-        "mariadbd": "mariadb-server",
-        "mariadb": "mariadb-client",
-        "ip": "iproute2",
-        "useradd": "passwd",
-    },
-}
+PACKAGES["site"] = (*PACKAGES["plain"], "slurmdbd", "mariadb-server", "mariadb-client", "iproute2")
 #: States that a job does not leave. A requeued one is pending again, and so in none of them.
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY"}
 
@@ -155,11 +143,11 @@ def debian_packages(kind: str) -> str | None:
     """Install what a cluster needs and is missing; returns why that is impossible, or None."""
     if os.geteuid() != 0:
         return "only root may start Slurm's daemons"
-    if all(_found(program) for program in NEEDED[kind]):
+    if all(_found(program) for program in PROGRAMS[kind]):
         return None
     if not _found("apt-get"):
         return "Slurm is not installed, and only on Debian do these tests install it"
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *NEEDED[kind].values()]
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES[kind]]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:  # a fresh image knows no packages yet
