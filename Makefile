@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run .ci/setup tests/slurm/up tests/slurm/down tests/slurm/common
+	$(BIN)/shellcheck .ci/run .ci/setup tests/slurm/common tests/slurm/plain tests/slurm/site tests/slurm/up tests/slurm/down tests/slurm/node tests/slurm/user
 
 # What is generated and committed: look at the difference before you commit it.
 golden: setup

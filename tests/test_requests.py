@@ -72,8 +72,17 @@ def test_lsf_counts_what_is_reserved_and_what_is_limited_in_units_of_their_own(h
     write('cluster: ./c.yaml, num_gpus: 1, memory: 2GB, walltime: "1:00:00"', LSF.format(units))
     assert main(["compile", "spec.yaml", "--target", "lsf", "-o", "out"]) == 0
     script = Path("out/job.lsf").read_text()
-    assert f'rusage[mem={reserved}]"' in script
+    assert f'#BSUB -R "rusage[mem={reserved}] span[hosts=1]"\n' in script
     assert f"#BSUB -M {limit}\n" in script
+
+
+def test_lsf_gets_one_resource_requirement(here):
+    """At some sites the last of several `-R` counts."""
+    facts = LSF.format("limit_unit: MB").replace("cpus: 32", "cpus: 32, constraint: 'type==X86_64'")
+    write('cluster: ./c.yaml, num_gpus: 8, nodes: 2, cpus: 8, memory: 64GB, walltime: "1:00:00"', facts)
+    assert main(["compile", "spec.yaml", "--target", "lsf", "-o", "out"]) == 0
+    lines = [line for line in Path("out/job.lsf").read_text().splitlines() if line.startswith("#BSUB -R")]
+    assert lines == ['#BSUB -R "select[type==X86_64] rusage[mem=65536] span[ptile=8]"']
 
 
 KINDS = """\

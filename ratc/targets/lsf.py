@@ -99,13 +99,12 @@ def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
         return [("-nnodes", str(nodes), "whole nodes"), time]
     slots = values["job.cpus_per_node"].value or values["parallel.processes_per_node"].value
     why = job.why(plan, "job.cpus_per_node")
-    constraint = values["job.constraint"]
+    sections, limit = _requirement(plan, nodes, slots)
     return [
         ("-n", str(nodes * slots), f"{nodes} x {slots} slots, a core each{': ' if why else ''}{why}"),
-        ("-R", f'"span[ptile={slots}]"' if nodes > 1 else '"span[hosts=1]"', f"{slots} of them on each host"),
-        ("-R", f'"select[{constraint.value}]"' if constraint.value else None, job.why(plan, "job.constraint")),
+        ("-R", f'"{" ".join(section for section, _ in sections)}"', "; ".join(why for _, why in sections if why)),
         ("-gpu", _gpus(plan), ""),
-        *_memory(plan, nodes, slots),
+        limit,
         time,
     ]
 
@@ -120,23 +119,25 @@ def _gpus(plan: Plan) -> str | None:
     return f'"num={values["parallel.processes_per_node"].value}/host:mode=exclusive_process:j_exclusive=yes{model}"'
 
 
-def _memory(plan: Plan, nodes: int, slots: int) -> list[tuple[str, str | None, str]]:
-    """What is reserved, and the limit: each in what this site counts, by its facts."""
-    memory, facts = plan.values["job.memory_bytes_per_node"].value, plan.facts
-    if memory is None:
-        return []
-    why = job.why(plan, "job.memory_bytes_per_node")
-    rusage, limit = facts["cluster.lsf.rusage"].value, facts["cluster.lsf.memory_limit"].value
-    reserved = {"job": memory * nodes, "task": memory // slots, "host": memory}[rusage]
-    limited = {"job": memory * nodes, "process": memory}[limit]
-    return [
-        (
-            "-R",
-            f'"rusage[mem={_size(plan, reserved, _rusage_unit(plan))}]"',
-            f"for each {rusage} at this site{': ' if why else ''}{why}",
-        ),
-        ("-M", _size(plan, limited, facts["cluster.lsf.limit_unit"].value), f"for each {limit} at this site"),
-    ]
+def _requirement(plan: Plan, nodes: int, slots: int) -> tuple[list[tuple[str, str]], tuple[str, str | None, str]]:
+    """Sections of the one `-R` with their reasons, and `-M`: memory is counted as this site does, by its facts."""
+    values, facts = plan.values, plan.facts
+    constraint, memory = values["job.constraint"], values["job.memory_bytes_per_node"].value
+    sections = []
+    if constraint.value:
+        sections.append((f"select[{constraint.value}]", job.why(plan, "job.constraint")))
+    most = None
+    if memory is not None:
+        rusage, limit = facts["cluster.lsf.rusage"].value, facts["cluster.lsf.memory_limit"].value
+        reserved = {"job": memory * nodes, "task": memory // slots, "host": memory}[rusage]
+        why = job.why(plan, "job.memory_bytes_per_node")
+        reason = f"memory for each {rusage} at this site{': ' if why else ''}{why}"
+        sections.append((f"rusage[mem={_size(plan, reserved, _rusage_unit(plan))}]", reason))
+        limited = {"job": memory * nodes, "process": memory}[limit]
+        most = _size(plan, limited, facts["cluster.lsf.limit_unit"].value)
+    span = f"span[ptile={slots}]" if nodes > 1 else "span[hosts=1]"
+    sections.append((span, f"{slots} slots on each host"))
+    return sections, ("-M", most, f"for each {facts['cluster.lsf.memory_limit'].value} at this site")
 
 
 def _rusage_unit(plan: Plan) -> str:

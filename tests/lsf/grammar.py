@@ -2,7 +2,7 @@
 
 It reads the `#BSUB` lines as bsub(1) and "Resource requirement strings" describe them, and looks in the shell part for
 the known ways in which jobs over several hosts go wrong. It is stricter than LSF where LSF's answer depends on the
-site: GPUs are counted per host, sections of `-R` are named, every option but `-R` stands once.
+site: GPUs are counted per host, sections of `-R` are named, every option stands once.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _requirements(requirements: list[str], options: dict[str, list[str]]) -> Ite
 def _together(options: dict[str, list[str]]) -> Iterator[str]:
     """What options mean for each other."""
     for option, given in options.items():
-        if option != "-R" and len(given) > 1:
+        if len(given) > 1:
             yield f"{option} is given {len(given)} times"
     first = {option: given[0] for option, given in options.items()}
     for option in ("-J", "-o"):

@@ -7,35 +7,50 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.effort import HANGS_S
 from tests.jobs import wait_until
 
+HERE = Path(__file__).parent
 #: Where `up` keeps the daemons' files (`common`).
 BASE = "/var/lib/ratc-test-slurm"
+#: The programs that each cluster needs, and the Debian packages that have them.
+PROGRAMS: dict[str, tuple[str, ...]] = {"plain": ("slurmctld", "slurmd", "sbatch", "munged")}
+PROGRAMS["site"] = (*PROGRAMS["plain"], "slurmdbd", "mariadbd", "mariadb", "ip")
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "plain": ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge")
+}
+PACKAGES["site"] = (*PACKAGES["plain"], "slurmdbd", "mariadb-server", "mariadb-client", "iproute2")
 #: States that a job does not leave. A requeued one is pending again, and so in none of them.
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY"}
 
 
 @dataclass
 class Slurm:
-    """A running Slurm, and the jobs that were submitted through this object."""
+    """A running Slurm, and the jobs that were submitted through this object; `user` is put before a user's commands."""
 
     jobs: list[str] = field(default_factory=list)
+    user: tuple[str, ...] = ()
 
     def sbatch(
         self, script: Path | str, *options: str, folder: Path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run `sbatch OPTIONS SCRIPT` in a folder, as a user would there."""
+        return self.run("sbatch", *options, str(script), folder=folder, **variables)
+
+    def run(self, *command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a folder, as a user would there."""
         return subprocess.run(
-            ["sbatch", *options, str(script)],
+            [*self.user, *command],
             cwd=folder,
             env={**os.environ, **variables},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANGS_S,
+            check=False,
         )
 
     def submit(self, script: Path | str, *options: str, folder: Path, **variables: str) -> str:
@@ -98,14 +113,8 @@ class Slurm:
         try:
             yield
         finally:
-            start = f"hostname {node} && exec slurmd -N {node}"
-            alone = (
-                ["unshare", "--uts"] if not subprocess.run(["unshare", "--uts", "true"], check=False).returncode else []
-            )
-            command = [*alone, "sh", "-c", start] if alone else ["slurmd", "-N", node]
-            path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-            subprocess.run(command, check=True, env={**os.environ, "PATH": path}, timeout=60)
-            wait_until(lambda: "idle" in ask("sinfo", "-h", "-n", node, "-p", "gpu", "-o", "%T"), f"{node} is idle")
+            subprocess.run([HERE / "node", node], check=True, timeout=60)
+            wait_until(lambda: "idle" in ask("sinfo", "-h", "-N", "-n", node, "-o", "%T"), f"{node} is idle")
 
     def cancel_all(self) -> None:
         """Cancel what still runs of the submitted jobs, and wait until it is gone."""
@@ -120,16 +129,25 @@ def ask(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
-def debian_packages(programs: Sequence[str] = ("slurmctld", "slurmd", "sbatch", "munged")) -> str | None:
-    """Install Slurm where it is missing; returns why that is impossible, or None."""
+def running() -> str | None:
+    """Which cluster of these tests runs now."""
+    try:
+        first = Path("/etc/slurm/slurm.conf").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    kind = re.search(r"tests/slurm/up\) (\w+)", first)
+    return kind[1] if kind and "is UP" in ask("scontrol", "ping") else None
+
+
+def debian_packages(kind: str) -> str | None:
+    """Install what a cluster needs and is missing; returns why that is impossible, or None."""
     if os.geteuid() != 0:
         return "only root may start Slurm's daemons"
-    if all(_found(program) for program in programs):
+    if all(_found(program) for program in PROGRAMS[kind]):
         return None
     if not _found("apt-get"):
         return "Slurm is not installed, and only on Debian do these tests install it"
-    packages = ["slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge"]
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES[kind]]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:  # a fresh image knows no packages yet

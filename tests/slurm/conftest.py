@@ -1,45 +1,75 @@
-"""Starts a real Slurm for the tests that want one, and says at the end of the session where it could not.
+"""Starts the Slurm that a test wants, and says at the end of the session where it could not.
 
 RATC_TEST_SLURM=always makes a missing Slurm a failure, `never` leaves these tests out. Without it they run where they
-can: as root on Debian, which is how CI runs.
+can: as root on Debian, which is how CI runs. One of the two clusters runs at a time.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Slurm, ask, debian_packages
+from tests.jobs import ROOT
+from tests.slurm.cluster import HERE, Slurm, debian_packages, running
 
-HERE = Path(__file__).parent
 WISH = os.environ.get("RATC_TEST_SLURM", "")
-_skipped: list[str] = []
+#: By cluster: why it does not run.
+_missing: dict[str, str] = {}
+
+
+def _start(kind: str) -> str | None:
+    """Start a cluster unless it runs; returns why that is impossible, or None."""
+    reason = "RATC_TEST_SLURM=never" if WISH == "never" else debian_packages(kind)
+    if reason is not None:
+        return reason
+    # The user of `site` needs this Python and this project, in whoever's home they are.
+    shown = "".join(f"{folder}\n" for folder in (sys.base_prefix, sys.prefix, ROOT))
+    # Not a pipe: the daemons would keep it open.
+    with tempfile.TemporaryFile("w+") as said:
+        command, environment = [HERE / "up", kind], {**os.environ, "RATC_TEST_SHOWN": shown}
+        if subprocess.run(command, stdout=said, stderr=said, env=environment, check=False).returncode:
+            said.seek(0)
+            return said.read().strip() or f"tests/slurm/up {kind} failed"
+    return None
+
+
+def _run(kind: str) -> None:
+    """Have a cluster run, or skip the test, or fail it."""
+    if kind not in _missing:
+        reason = _start(kind)
+        if reason is None:
+            return
+        _missing[kind] = reason
+    reason = f"the Slurm cluster `{kind}` does not run: {_missing[kind]}"
+    if WISH == "always":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def _daemons() -> Iterator[None]:
-    """The daemons, started once; those that ran before the tests run on after them."""
-    reason = "RATC_TEST_SLURM=never" if WISH == "never" else debian_packages()
-    ran_before = reason is None and "is UP" in ask("scontrol", "ping")
-    if reason is None:
-        # Not a pipe: the daemons would keep it open.
-        with tempfile.TemporaryFile("w+") as said:
-            if subprocess.run([HERE / "up"], stdout=said, stderr=said, check=False).returncode:
-                said.seek(0)
-                reason = said.read().strip()
-    if reason is not None:
-        if WISH == "always":
-            pytest.fail(f"Slurm does not run: {reason}")
-        _skipped.append(reason)
-        pytest.skip(f"Slurm does not run: {reason}")
+def _as_before() -> Iterator[None]:
+    """What ran before the tests runs on after them, and nothing else."""
+    before = running()
     yield
-    if not ran_before:
-        subprocess.run([HERE / "down"], check=True)
+    if running() != before:
+        subprocess.run([HERE / "up", before] if before else [HERE / "down"], check=True)
+
+
+@pytest.fixture(scope="module")
+def _daemons(_as_before: None) -> None:
+    """The cluster `plain`."""
+    _run("plain")
+
+
+@pytest.fixture(scope="module")
+def _site(_as_before: None) -> None:
+    """The cluster `site`."""
+    _run("site")
 
 
 @pytest.fixture
@@ -50,7 +80,16 @@ def slurm(_daemons: None) -> Iterator[Slurm]:
     slurm.cancel_all()
 
 
+@pytest.fixture
+def site(_site: None) -> Iterator[Slurm]:
+    """A Slurm of three nodes with accounts, QOS and a site's script, as a user who is not root."""
+    slurm = Slurm(user=(str(HERE / "user"),))
+    yield slurm
+    slurm.cancel_all()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _skipped:
+    if _missing:
         terminalreporter.section("NOT TESTED ON SLURM", red=True, bold=True)
-        terminalreporter.line(f"{_skipped[0]}. The emitted jobs were not run.")
+        for kind, reason in _missing.items():
+            terminalreporter.line(f"the cluster `{kind}`: {reason}. Its jobs were not run.")

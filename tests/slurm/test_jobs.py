@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,72 +199,6 @@ def test_what_dies_or_is_cancelled_ends_and_keeps_its_checkpoint(slurm: Slurm, t
         assert not (folder / "outputs/demo/DONE").exists()
         assert_whole(folder / "outputs/demo/checkpoints/last.pt", epochs=1)
         wait_until(lambda job=job: not rank_processes(SLURM_JOB_ID=job), "no rank is left")
-
-
-def test_a_node_whose_daemon_is_killed_finishes_no_job(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
-    """`srun` says that the node has failed, and comes back with 0: only the run's own word counts."""
-    ends, goes_on = tmp_path / "ends", tmp_path / "goes on"
-    submitted = {
-        ends: start(slurm, ends, "--nodelist=ratc-n4", slow=1.0, checkpoint__requeue="never", **DIRECT),
-        goes_on: start(slurm, goes_on, "--nodelist=ratc-n4", slow=1.0, **ONE),
-    }
-    begun: set[Path] = set()
-    when_an_epoch_is_done(slurm, submitted, {folder: lambda folder=folder: begun.add(folder) for folder in submitted})
-    with slurm.without_daemon("ratc-n4"):
-        for folder, job in submitted.items():
-            wait_until(lambda folder=folder: "error[R561]" in log(folder), "the script has seen it")
-            assert not (folder / "outputs/demo/DONE").exists(), log(folder)
-            assert slurm.state(job) != "COMPLETED"
-    assert slurm.wait_for_end(submitted[ends])["JobState"] == "NODE_FAIL", log(ends)
-    # The other is back in the queue, and trains what is left.
-    facts = slurm.wait_for_end(submitted[goes_on])
-    assert facts["JobState"] == "COMPLETED", log(goes_on)
-    assert facts["Restarts"] == "1"
-    assert_same_run(goes_on, undisturbed)
-
-
-#: In place of Python: the first node's launcher takes the port that it is given, and both do nothing else.
-LAUNCHER = """\
-#!/bin/bash
-case "$*" in *ratc_runtime.train*) ;; *) exit 0 ;; esac
-[[ "$*" =~ main_process_port\\ ([0-9]+) ]]
-[ "$SLURM_NODEID" = 0 ] || exec sleep 900
-exec {python} -c 'import socket, sys, time
-taken = socket.socket()
-taken.bind(("", int(sys.argv[1])))
-taken.listen()
-print("has port", sys.argv[1], flush=True)
-time.sleep(900)' "${{BASH_REMATCH[1]}}"
-"""
-
-
-def test_ten_requeues_of_two_neighbouring_jobs_never_collide(slurm: Slurm, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text(LAUNCHER.format(python=sys.executable))
-    python.chmod(0o755)
-    folders = [tmp_path / "first", tmp_path / "second"]
-    submitted = []
-    for folder in folders:
-        write_project(folder, spec(resources__cluster=CLUSTER, **TWO))
-        jobs.compiled(folder, "slurm")
-        options = ("--nodelist=ratc-n[1-2]",)
-        submitted.append(slurm.submit("job/job.sbatch", *options, folder=folder, RATC_PYTHON=str(python)))
-    assert int(submitted[1]) == int(submitted[0]) + 1
-
-    def ports(folder: Path) -> list[str]:
-        return re.findall(r"has port (\d+)", log(folder)) if list(folder.glob("demo-*.out")) else []
-
-    def has_its_port(folder: Path, starts: int) -> None:
-        wait_until(lambda: len(ports(folder)) == starts, f"start {starts} of {folder.name} has its port")
-
-    for folder in folders:
-        has_its_port(folder, 1)
-    for turn in range(10):
-        subprocess.run(["scontrol", "requeue", submitted[turn % 2]], check=True, timeout=60)
-        has_its_port(folders[turn % 2], turn // 2 + 2)
-        assert slurm.state(submitted[1 - turn % 2]) == "RUNNING"
-    found = [port for folder in folders for port in ports(folder)]
-    assert len(set(found)) == len(found) == 12
 
 
 def test_an_array_runs_two_at_a_time_and_its_tasks_come_back_alone(slurm: Slurm, tmp_path: Path) -> None:
