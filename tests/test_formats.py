@@ -165,7 +165,7 @@ def test_the_official_schema_refuses_what_is_no_sarif(folder, capsys):
         ["init", "spec.yaml"],
         ["probe", "slurm", "-o", "facts.yaml"],
         ["train", "spec.yaml", "--set", "data.data_dir=/nowhere", "--", "--help"],
-        ["submit", "spec.yaml", "--target", "slurm"],
+        ["submit", "spec.yaml", "--target", "slurm", "--dry-run"],
     ],
     ids=" ".join,
 )
