@@ -10,7 +10,7 @@ from ratc.diff.order import Line
 from ratc.plan import Value
 from ratc.redact import redact
 from ratc.redact import shown as secret_free
-from ratc.units import duration, gib
+from ratc.units import duration, size_text
 
 #: What an effect is called beside a change.
 LABELS = {
@@ -73,7 +73,7 @@ def _measured(value: object, path: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
     if re.search(r"_bytes(_|$)", path):
-        return gib(value)
+        return size_text(value)
     return duration(value) if path.endswith("_seconds") and value else ""
 
 
