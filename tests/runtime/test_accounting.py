@@ -190,6 +190,25 @@ def test_a_terminal_that_cannot_show_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     assert raw.getvalue() == b"Gr??e\n"
 
 
+def test_short_epochs_leave_a_line_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch()
+    reporter = Reporter(True, 200, 1, 8, 1, {"dice": "Dice"}, watch)
+    for epoch in range(200):
+        reporter.start_epoch(epoch, 0)
+        watch.time += 0.1
+        reporter.step(epoch, 1, 0.5, 1e-3)
+        record = {"epoch": epoch + 1, "train_loss": 0.5, "val_loss": 0.5, "val_dice": 0.25, "seconds": 0.1}
+        reporter.epoch(record, best=epoch == 52)
+    told = [line for line in capsys.readouterr().out.splitlines() if "train loss" in line]
+    numbers = [int(line.split()[1].split("/")[0]) for line in told]
+    # Twenty seconds: the first five at once, then one a second, and the last.
+    assert numbers[:5] == [1, 2, 3, 4, 5]
+    assert 20 <= len(numbers) <= 27
+    assert numbers[-1] == 200
+    (best,) = [line for line in told if "best so far" in line]
+    assert best.endswith("best so far: epoch 53")
+
+
 def on_a_terminal(command: list[str], folder: Path, **variables: str) -> str:
     """Run a command on a terminal of 80 columns; return all that it showed there."""
     main, side = pty.openpty()
