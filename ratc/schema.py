@@ -190,6 +190,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         helps, fix = _corrected(node, owner)
         if node.value is None and "object" in kind.types:
             helps = ("give it keys, or remove it",)
+        if "pattern" in owner:
+            helps = helps or tuple(f"write it like `{one}`" for one in owner.get("examples", [])[:1])
         return [Diagnostic("R102", f"`{name}` must be {wanted}, not {_describe(node)}", span, helps=helps, fix=fix)]
     if kind.name == "enum":
         choices = [option for option in kind.options if option is not None]
@@ -234,7 +236,8 @@ def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic |
         return None
     message = f"`{name}` {_shown(node.value)} has no unit: hours or minutes?"
     notes = ("schedulers disagree: Slurm and LSF read a number alone as minutes, people as hours",)
-    helps = (f'write `"{readings[0]}"` for {node.value} h, or `"{readings[1]}"` for {node.value} min',)
+    number = f"{float(str(node.value)):g}"
+    helps = (f'write `"{readings[0]}"` for {number} h, or `"{readings[1]}"` for {number} min',)
     return Diagnostic("R106", message, _own_line(node.span), notes, helps)
 
 

@@ -48,6 +48,17 @@ def test_a_walltime_without_a_unit_is_refused_with_both_readings(validate, monke
         assert validate(f'"{reading}"')[0] == 0
 
 
+def test_a_walltime_without_a_unit_is_said_as_people_write_numbers(validate):
+    assert 'write `"10:00:00"` for 10 h, or `"0:10:00"` for 10 min' in validate("1e1")[1]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", '"0"'])
+def test_a_number_that_is_no_time_has_no_readings(validate, number):
+    status, said = validate(number)
+    assert (status, "for 0 h" in said) == (1, False)
+    assert "help: write it like `24:00:00`" in said
+
+
 def test_cluster_facts_take_no_time_without_a_unit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(

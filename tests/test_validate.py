@@ -87,6 +87,7 @@ def test_what_compile_refuses_validate_refuses_for_the_same_reasons(case, tmp_pa
         ("resources: {num_gpus: 0}\nenvironment: {container: x.sif}", "R401"),
         ("resources: {num_gpus: 0, nodes: 2}", "R401"),
         ("resources: {num_gpus: 0}\nsweep: {grid: {training.warmup_epochs: [1, 900]}}", "R313"),
+        ("resources: {num_gpus: 0}\nsweep: {grid: {training.epochs: [1, 2]}}", "R401"),
     ],
 )
 def test_what_only_resolving_finds(validate, more, code):
