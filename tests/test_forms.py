@@ -101,6 +101,33 @@ def test_a_slip_or_the_same_words_are_suggested(word, meant):
     assert closest(word, ("epochs", "learning_rate", "batch_size", "deepspeed", "seed")) == meant
 
 
+@pytest.mark.parametrize(
+    ("key", "help_text"),
+    [
+        ("optimiser: adamw", "did you mean `training.optimizer`?"),
+        ("batchsize: 4", "did you mean `training.batch_size`?"),
+        ("epochs: 4", "`epochs` belongs under `training`"),
+        ("freeze: true", ""),
+        ("lr: 0.1", ""),
+    ],
+)
+def test_a_mistyped_key_in_the_wrong_place_is_found_in_its_section(tmp_path, monkeypatch, capsys, key, help_text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(f"{SPEC}{key}\n")
+    assert main(["validate", "spec.yaml"]) == 1
+    said = capsys.readouterr().err
+    assert "error[R101]" in said
+    helps = [line.removeprefix("help: ") for line in said.splitlines() if line.startswith("help: ")]
+    assert helps == ([help_text] if help_text else [])
+
+
+def test_a_name_that_is_no_callable_is_met_with_one_as_an_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(f"{SPEC}model: {{name: resnet50}}\n")
+    assert main(["validate", "spec.yaml"]) == 1
+    assert "help: write it like `my_package.models:UNet`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["RTX 3060", "rtx3080", "gtx1080", "a100-3g.20gb", "h10", "v10", "l400"])
 def test_another_card_is_never_suggested_for_a_card_of_another_number(name):
     card, found = resolve_card(name, None)
