@@ -121,6 +121,20 @@ def test_a_mistyped_key_in_the_wrong_place_is_found_in_its_section(tmp_path, mon
     assert helps == ([help_text] if help_text else [])
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("training.seed", "seed"),
+        ("training.epoch", "training.epochs"),
+        ("epochs", "training.epochs"),
+        ("training.image_size", "data.image_size"),
+    ],
+)
+def test_a_path_in_the_wrong_section_is_found_by_its_key(validate, path, meant):
+    status, said = validate(None, "--set", f"{path}=1")
+    assert (status, f"did you mean `{meant}`?" in said) == (1, True), said
+
+
 def test_a_name_that_is_no_callable_is_met_with_one_as_an_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(f"{SPEC}model: {{name: resnet50}}\n")
