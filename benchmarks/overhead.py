@@ -247,7 +247,7 @@ def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
         )
         lock = read_lock(path)
         train.prepare_environment(lock)
-        status = train.start(lock, path, folder, folder / "out", True, Own())
+        status = train.start(lock, path, folder, folder / "out", True, Own(), time.perf_counter())
         if status:
             raise SystemExit(status)
 

@@ -38,7 +38,7 @@ def corrections(value: Any, written: str, schema: dict[str, Any]) -> tuple[str, 
 def walltimes(value: Any) -> tuple[str, ...]:
     """The walltimes that a number without a unit can mean: so many hours, and so many minutes."""
     text = str(value).strip().strip("\"'")
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text):
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) == 0:
         return ()
     return tuple(walltime_text(round(float(text) * seconds)) for seconds in (3600, 60))
 

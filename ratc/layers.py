@@ -143,6 +143,14 @@ def put(root: Node, path: list[str], node: Node) -> Node:
     return replace(root, value=children)
 
 
+def _meant(path: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The key that a path can mean: the same key of one other section or of none, else one of nearly the same path."""
+    same = [one for one in known if one.rpartition(".")[2] == path.rpartition(".")[2]]
+    top = [one for one in same if "." not in one]
+    meant = top or (same if len(same) == 1 else [])
+    return (f"did you mean `{meant[0]}`?",) if meant else did_you_mean(path, known)
+
+
 def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tuple[Node | None, Diagnostic | None]:
     source, line = override.source, override.source.text
     key_start = 1 if override.column <= len(source.name) + 2 else len("--set ") + 1
@@ -150,7 +158,7 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     sub = subschema(schema, override.path) if override.path else None
     if sub is None or "properties" in sub:
         what = "is a section, not a key" if sub else "names no key of a spec"
-        helps = did_you_mean(override.path, key_paths(schema))
+        helps = _meant(override.path, key_paths(schema))
         return None, Diagnostic("R107", f"`{override.path}` {what}", key_span, helps=helps)
     span = Span(source, 1, override.column, 1, max(len(line) + 1, override.column + 1))
     if "=" not in line and source.name == "--set":

@@ -190,6 +190,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
         helps, fix = _corrected(node, owner)
         if node.value is None and "object" in kind.types:
             helps = ("give it keys, or remove it",)
+        if "pattern" in owner:
+            helps = helps or tuple(f"write it like `{one}`" for one in owner.get("examples", [])[:1])
         return [Diagnostic("R102", f"`{name}` must be {wanted}, not {_describe(node)}", span, helps=helps, fix=fix)]
     if kind.name == "enum":
         choices = [option for option in kind.options if option is not None]
@@ -217,6 +219,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     helps, fix = _corrected(node, owner)
     example = owner.get("examples", [])
     forms = tuple(one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one)
+    if ":" in owner.get("pattern", ""):  # the name of a callable was meant: a built-in one is no example of that
+        example = [one for one in example if ":" in str(one)] or example
     helps = helps or (*forms, *(f"write it like `{one}`" for one in example[:1]))
     notes = (owner["description"],) if owner.get("description") else ()
     return [Diagnostic("R106", f"`{name}` does not have the right form", span, notes, helps, fix=fix)]
@@ -234,7 +238,8 @@ def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic |
         return None
     message = f"`{name}` {_shown(node.value)} has no unit: hours or minutes?"
     notes = ("schedulers disagree: Slurm and LSF read a number alone as minutes, people as hours",)
-    helps = (f'write `"{readings[0]}"` for {node.value} h, or `"{readings[1]}"` for {node.value} min',)
+    number = f"{float(str(node.value)):g}"
+    helps = (f'write `"{readings[0]}"` for {number} h, or `"{readings[1]}"` for {number} min',)
     return Diagnostic("R106", message, _own_line(node.span), notes, helps)
 
 
@@ -262,9 +267,20 @@ def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema
     if not helps:
         elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
         helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
+        helps = helps or _elsewhere(key, schema)
     span = child.key_span or child.span
     fix = _renaming(key, span, node, owner) if child.key_span else None
     return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span, helps=helps, fix=fix)
+
+
+def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
+    """The key of another section that a mistyped one can mean: nearly the same word, under one section only."""
+    from difflib import get_close_matches
+
+    paths = [path for path in key_paths(schema) if "." in path]
+    close = get_close_matches(key.lower(), {path.rpartition(".")[2] for path in paths}, n=2, cutoff=_TYPO)
+    meant = [path for path in paths if path.rpartition(".")[2] in close]
+    return (f"did you mean `{meant[0]}`?",) if len(meant) == 1 else ()
 
 
 def _renaming(key: str, span: Span, node: Node, owner: dict[str, Any]) -> Fix | None:

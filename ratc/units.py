@@ -18,9 +18,17 @@ def memory_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[unit])
 
 
-def gib(size: int) -> str:
-    """Bytes for people: ``11.5 GiB``."""
-    return f"{size / 2**30:.1f} GiB"
+def size_text(size: int, fine: bool = False) -> str:
+    """Bytes for people: ``11.5 GiB``, ``9.2 MiB``, ``30 KiB``; the unit is the largest that shows a tenth or more.
+
+    ``fine`` gives sizes below 10 GiB two decimals.
+    """
+    if size >= 2**30 // 10:
+        return f"{size / 2**30:.2f} GiB" if fine and size < 10 * 2**30 else f"{size / 2**30:.1f} GiB"
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit // 10:
+            return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
+    return f"{size} B"
 
 
 def walltime_seconds(text: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ratc.cli import init
+from ratc.cli import GROUPS, init
 from tests.effort import HANGS_S
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +45,43 @@ def test_without_a_command_it_says_what_there_is():
     assert "compile" in done.stdout
     assert ratc("--help").returncode == 0
     assert ratc("--version").stdout.startswith("ratc 0.")
+
+
+def test_the_help_groups_the_commands_and_its_examples_are_real(tmp_path):
+    said = ratc("--help").stdout
+    titles = [line[:-1] for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == [*GROUPS, "Examples"]
+    examples = [line.strip().split("  ")[0].split()[1:] for line in said.splitlines() if line.startswith("  ratc ")]
+    assert len(examples) >= 4
+    (tmp_path / "data").mkdir()
+    for words in examples:
+        if words[0] != "train":
+            layer = () if words[0] == "init" else ("--set", "training.batch_size=2")
+            done = ratc(*words, *layer, cwd=tmp_path)
+            assert done.returncode == 0, (words, done.stderr)
+
+
+def test_warnings_about_a_plan_do_not_stand_beside_an_error_that_prevents_it(tmp_path):
+    small_spec(tmp_path, "task_type: segmentatio\n")
+    for words in ("compile", "validate"):
+        done = ratc(words, "spec.yaml", "--target", "slurm", cwd=tmp_path)
+        assert (done.returncode, "R103" in done.stderr, "R320" in done.stderr) == (1, True, False)
+    small_spec(tmp_path).write_text(
+        "experiment_name: small\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\n"
+        "training: {target_batch_size: 8, epochs: 1, warmup_epochs: 3}\n"
+    )
+    done = ratc("compile", "spec.yaml", "--target", "slurm", cwd=tmp_path)
+    assert (done.returncode, "R313" in done.stderr) == (1, True)
+    assert "R320" not in done.stderr
+    assert "R305" not in done.stderr
+
+
+@pytest.mark.parametrize(("rate", "warned"), [("10", True), ("0.5", True), ("0.1", False), ("1.0e-3", False)])
+def test_a_learning_rate_that_nothing_survives_is_said(tmp_path, rate, warned):
+    small_spec(tmp_path)
+    (tmp_path / "data").mkdir()
+    done = ratc("validate", "spec.yaml", "--set", f"training.learning_rate={rate}", cwd=tmp_path)
+    assert (done.returncode, "warning[R241]" in done.stderr) == (0, warned), done.stderr
 
 
 def test_a_mistyped_command_is_met_with_a_suggestion():

@@ -170,6 +170,8 @@ def test_a_named_card_needs_no_machine():
         ("gpus_per_node: 1\ngpu: h100\ncpus: 8\n", "R303"),
         ("gpus_per_node: 2\ngpu: h100\ngpu_memory_mib: 16000\ncpus: 8\n", "R311"),
         ("gpus_per_node: 2\ngpu: h100\ncompute_capability: '7.0'\ncpus: 8\n", "R311"),
+        ("gpus_per_node: 2\ngpu: own\ngpu_memory_mib: 16000\ncompute_capability: '99.0'\ncpus: 8\n", "R106"),
+        ("gpus_per_node: 2\ngpu: own\ngpu_memory_mib: 16000\ncompute_capability: '0.1'\ncpus: 8\n", "R106"),
         ("gpus: 4\n", "R101"),
         ("[]\n", "R004"),
     ],

@@ -48,6 +48,17 @@ def test_a_walltime_without_a_unit_is_refused_with_both_readings(validate, monke
         assert validate(f'"{reading}"')[0] == 0
 
 
+def test_a_walltime_without_a_unit_is_said_as_people_write_numbers(validate):
+    assert 'write `"10:00:00"` for 10 h, or `"0:10:00"` for 10 min' in validate("1e1")[1]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", '"0"'])
+def test_a_number_that_is_no_time_has_no_readings(validate, number):
+    status, said = validate(number)
+    assert (status, "for 0 h" in said) == (1, False)
+    assert "help: write it like `24:00:00`" in said
+
+
 def test_cluster_facts_take_no_time_without_a_unit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(
@@ -88,6 +99,47 @@ def test_nothing_is_suggested_that_is_another_word(word):
 )
 def test_a_slip_or_the_same_words_are_suggested(word, meant):
     assert closest(word, ("epochs", "learning_rate", "batch_size", "deepspeed", "seed")) == meant
+
+
+@pytest.mark.parametrize(
+    ("key", "help_text"),
+    [
+        ("optimiser: adamw", "did you mean `training.optimizer`?"),
+        ("batchsize: 4", "did you mean `training.batch_size`?"),
+        ("epochs: 4", "`epochs` belongs under `training`"),
+        ("freeze: true", ""),
+        ("lr: 0.1", ""),
+    ],
+)
+def test_a_mistyped_key_in_the_wrong_place_is_found_in_its_section(tmp_path, monkeypatch, capsys, key, help_text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(f"{SPEC}{key}\n")
+    assert main(["validate", "spec.yaml"]) == 1
+    said = capsys.readouterr().err
+    assert "error[R101]" in said
+    helps = [line.removeprefix("help: ") for line in said.splitlines() if line.startswith("help: ")]
+    assert helps == ([help_text] if help_text else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("training.seed", "seed"),
+        ("training.epoch", "training.epochs"),
+        ("epochs", "training.epochs"),
+        ("training.image_size", "data.image_size"),
+    ],
+)
+def test_a_path_in_the_wrong_section_is_found_by_its_key(validate, path, meant):
+    status, said = validate(None, "--set", f"{path}=1")
+    assert (status, f"did you mean `{meant}`?" in said) == (1, True), said
+
+
+def test_a_name_that_is_no_callable_is_met_with_one_as_an_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(f"{SPEC}model: {{name: resnet50}}\n")
+    assert main(["validate", "spec.yaml"]) == 1
+    assert "help: write it like `my_package.models:UNet`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["RTX 3060", "rtx3080", "gtx1080", "a100-3g.20gb", "h10", "v10", "l400"])

@@ -41,6 +41,9 @@ class Pairs:
 def loss(gamma=2.0):
     return None
 
+def dice(logits, target):
+    return None
+
 if True:
     Alias = Small
 """
@@ -87,6 +90,7 @@ def test_what_compile_refuses_validate_refuses_for_the_same_reasons(case, tmp_pa
         ("resources: {num_gpus: 0}\nenvironment: {container: x.sif}", "R401"),
         ("resources: {num_gpus: 0, nodes: 2}", "R401"),
         ("resources: {num_gpus: 0}\nsweep: {grid: {training.warmup_epochs: [1, 900]}}", "R313"),
+        ("resources: {num_gpus: 0}\nsweep: {grid: {training.epochs: [1, 2]}}", "R401"),
     ],
 )
 def test_what_only_resolving_finds(validate, more, code):
@@ -116,6 +120,7 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
         ("model: {name: 'own:Plain', args: {width: 1}}", "error", "R237", "no argument `width`"),
         ("model: {name: 'own:Free'}", "error", "R237", "needs an argument `first`"),
         ("training: {loss: 'own:loss', loss_args: {alpha: 1}}", "error", "R237", "no argument `alpha`"),
+        ("training: {loss: 'own:dice'}", "error", "R237", "name what makes the loss: a class, or a function"),
         ("data: {data_dir: data, dataset: 'own:Pairs', args: {lvl: 1}}", "error", "R237", "no argument `lvl`"),
         ("data: {data_dir: data, dataset: 'own:loss'}", "error", "R237", "no argument `data_dir`"),
         (

@@ -18,25 +18,47 @@ from ratc.console import say
 from ratc.markup import lines
 from ratc.own_code.trust import begin
 
-COMMANDS = {
-    "init": "write a commented spec to start from",
-    "import": "write a spec from other tools' configurations",
-    "schema": "print the JSON Schema of a spec",
-    "validate": "check a spec and say what is wrong",
-    "compile": "write the lock, the launcher's files and the job script",
-    "diff": "say what differs between two specs, and with what consequence",
-    "check": "say which compiled folders are not what their inputs give",
-    "train": "compile for this machine and run the script",
-    "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
-    "submit": "compile for the scheduler of this machine and submit the script",
-    "data": "say what a data set holds, and what in it cannot be used: `data check`",
-    "sample-data": "write a small real data set to try things on",
-    "explain": "say what a code means, or where a value comes from",
-    "probe": "write facts of a cluster or of this machine, from what it says",
-    "report": "write a page about a spec, or about what differs between two",
-    "fit": "say what fits on which card, before anything runs",
-    "profile": "say what one step takes, predicted or measured",
-    "trust": "say which folders' own code ratc may run",
+#: By purpose, as the help shows them.
+GROUPS = {
+    "Begin": {
+        "init": "write a commented spec to start from",
+        "import": "write a spec from other tools' configurations",
+        "sample-data": "write a small real data set to try things on",
+        "data": "say what a data set holds, and what in it cannot be used: `data check`",
+        "schema": "print the JSON Schema of a spec",
+    },
+    "Compile": {
+        "validate": "check a spec and say what is wrong",
+        "compile": "write the lock, the launcher's files and the job script",
+        "explain": "say what a code means, or where a value comes from",
+    },
+    "Run": {
+        "train": "compile for this machine and run the script",
+        "submit": "compile for the scheduler of this machine and submit the script",
+        "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
+    },
+    "Review": {
+        "diff": "say what differs between two specs, and with what consequence",
+        "check": "say which compiled folders are not what their inputs give",
+        "report": "write a page about a spec, or about what differs between two",
+    },
+    "Hardware": {
+        "fit": "say what fits on which card, before anything runs",
+        "profile": "say what one step takes, predicted or measured",
+        "probe": "write facts of a cluster or of this machine, from what it says",
+    },
+    "Safety": {
+        "trust": "say which folders' own code ratc may run",
+    },
+}
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+
+_EXAMPLES = {
+    "ratc init --task segmentation": "write config.yaml; put your data into its `data_dir`",
+    "ratc validate config.yaml": "say what is wrong with it",
+    "ratc train config.yaml": "compile it for this machine and train",
+    "ratc compile config.yaml --target slurm": "write a job to review and submit",
+    "ratc explain config.yaml training.precision": "say why a value is what it is",
 }
 
 #: Commands of two words, and their modules.
@@ -121,8 +143,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _overview() -> str:
     width = max(len(name) for name in COMMANDS)
-    rows = "".join(f"  {name:<{width}}  {text}\n" for name, text in COMMANDS.items())
+    groups = "\n".join(
+        f"{title}:\n" + "".join(f"  {name:<{width}}  {text}\n" for name, text in group.items())
+        for title, group in GROUPS.items()
+    )
+    column = max(len(line) for line in _EXAMPLES)
+    examples = "".join(f"  {line:<{column}}  {text}\n" for line, text in _EXAMPLES.items())
     return (
         "usage: ratc COMMAND …\n\nA declarative-spec compiler for deep-learning training.\n\n"
-        f"{rows}\n`ratc COMMAND --help` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
+        f"{groups}\nExamples:\n{examples}\n"
+        "`ratc COMMAND --help` says more. Exit status: 0 clean, 1 findings, 2 misuse.\n"
     )

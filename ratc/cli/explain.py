@@ -134,7 +134,9 @@ def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Load
     if read is not None and not (predict and decision is None):
         remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
     _tell(args, plan, paths, remarks, warnings)
-    if paths == ["training.micro_batch_size"] and args.format == "text":
+    # The lock keeps no prediction of a micro-batch that the spec gives, but it is told here.
+    of_memory = paths == ["training.micro_batch_size"] or (len(paths) == 1 and paths[0].startswith("memory."))
+    if of_memory and args.format == "text":
         print("\n" + "\n".join(map(visible, _account(plan, decision, loaded.folder))))
     return 0
 

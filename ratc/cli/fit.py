@@ -22,9 +22,10 @@ from ratc.markup import visible
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
 from ratc.memory.terms import Device
-from ratc.plan import Plan
+from ratc.plan import Plan, Value, Values
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
+from ratc.units import size_text
 from ratc.workflow import inputs, options
 from ratc.workflow.findings import Telling
 
@@ -72,7 +73,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
         return 1
-    plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
+    plan, found, _ = inputs.resolve(args, _on_a_card(args, loaded.settings), "local", predict=False)
     # That a micro-batch is only a default is what this command is about.
     found = tuple(item for item in found if item.code != "R305")
     if plan is None:
@@ -113,14 +114,25 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     return 0 if fits else 1
 
 
+def _on_a_card(args: argparse.Namespace, settings: Values) -> Values:
+    """The settings with the first card that the options name, if the spec asks for GPUs and names no card: it is not
+    this machine's GPUs that are asked about.
+    """
+    named = args.cards[:1] or (table.COMMON[:1] if args.all_cards else [])
+    counts = [settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")]
+    if not named or settings["resources.gpu"].value is not None or not any(counts):
+        return settings
+    return Values({**settings, "resources.gpu": Value(named[0], "layer", span=None)})
+
+
 def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Iterator[Diagnostic]:
     """What fits on no card or not on this one. Code: R317."""
     severity = Severity.WARNING if fits else Severity.ERROR
     for row in rows:
         if row.micro_batch is None:
             stage = "" if row.zero_stage is None else f", ZeRO stage {row.zero_stage}"
-            has, needs = render.gib(row.memory_bytes), render.gib(row.need_bytes)
-            note = f"it needs {needs} GiB, and the card has {has}"
+            needs = "an unknown size" if row.need_bytes is None else size_text(row.need_bytes, fine=True)
+            note = f"it needs {needs}, and the card has {size_text(row.memory_bytes, fine=True)}"
             message = f"not one sample fits on {row.card} in {row.precision}{stage}"
             yield Diagnostic("R317", message, span, (note,), severity=severity)
 
@@ -165,10 +177,15 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
 
 
 def _given(args: argparse.Namespace, plan: Plan, folder: str, told: Choice | None) -> list[str]:
-    """The account of the micro-batch that the spec gives, on its own card: only without options for other ones. Of the
-    choice that was told already, only the outcome.
+    """The account of the micro-batch that the spec gives, on its own card; with options for other ones, that it is not
+    looked at. Of the choice that was told already, only the outcome.
     """
-    if args.cards or args.all_cards or args.precisions or args.format != "text" or not open_batch.is_given(plan):
+    if args.format != "text" or open_batch.leaves_open(plan.settings):
+        return []
+    if args.cards or args.all_cards or args.precisions:
+        micro = plan.values["training.micro_batch_size"].value
+        return [f"\nThe spec's own micro-batch, {micro}, is not judged here: without these options it is."]
+    if not open_batch.is_given(plan):
         return []
     verdict, _ = given_batch.judge(plan, folder)
     if verdict is None:

@@ -26,10 +26,10 @@ from ratc.memory.choose import Variant
 from ratc.memory.estimate import Estimate
 from ratc.memory.measured import Measurement, Point
 from ratc.memory.request import request, variant
-from ratc.memory.terms import GIB
 from ratc.plan import Plan
 from ratc.tracing import child_process, fetch
 from ratc.tracing.child_process import Work
+from ratc.units import size_text
 from ratc.workflow import edit_facts, inputs, options, require_trust
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
@@ -266,10 +266,10 @@ def _measured_table(found: Measurement) -> str:
     ]
     for point in found.points:
         sizes = (point.peak_allocated_bytes, point.peak_reserved_bytes, point.device_used_bytes)
-        one, two, three = (f"{size / GIB:.2f}" for size in sizes)
+        one, two, three = (size_text(size, fine=True).removesuffix(" GiB") for size in sizes)
         lines.append(f"{point.micro_batch:>11}  {one:>9}  {two:>8}  {three:>13}  {point.samples_per_second:>9.1f}")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:8.1f} GiB"
+    return f"{size_text(size):>12}"

@@ -87,7 +87,8 @@ def _resolved(
     """
     assert loaded.settings is not None
     settings = loaded.settings
-    if args.target != "local" or settings["environment.container"].value or settings.get_as(int, "resources.nodes") > 1:
+    several = settings["environment.container"].value or settings.get_as(int, "resources.nodes") > 1
+    if args.target != "local" or several or (runs and study is None):
         # Imported here: only scripts need the templates.
         from ratc.workflow import compile as compiling
 

@@ -14,7 +14,7 @@ from ratc.diff.model import Amount, Change, Comparison, Effect, Side
 from ratc.explain import DECIDED_BY_MEMORY
 from ratc.own_code import callables
 from ratc.plan import Value
-from ratc.units import gib
+from ratc.units import size_text
 
 #: What a prediction of memory, and so all it decides, depends on beside a value's own inputs.
 PREDICTED_FROM = (
@@ -299,7 +299,7 @@ def _count(points: Mapping[str, str]) -> str | None:
 def _memory(values: Mapping[str, Value]) -> str | None:
     peak = _value(values, "memory.peak_reserved_bytes")
     card = _value(values, "hardware.memory_bytes")
-    return f"{gib(peak)} of {gib(card)}" if peak and card else None
+    return f"{size_text(peak)} of {size_text(card)}" if peak and card else None
 
 
 def _gpu_hours(values: Mapping[str, Value], side: Side) -> str | None:

@@ -111,7 +111,7 @@ SPEC: tuple[_Row, ...] = (
     ("sweep*", (_T, _C), "other points in the array"),
     ("tuning*", (_T, _C), "another study"),
     ("environment.*", (_P,), "another environment for the script"),
-    ("resources.*", (_P,), "nothing else follows from it here"),
+    ("resources.*", (_P,), "other hardware, or another job, is asked for"),
     ("launcher*", (_P,), "another way to start the processes"),
     ("*", (_N,), "nothing that runs follows from it here"),
 )

@@ -10,7 +10,7 @@ from ratc.diff.order import Line
 from ratc.plan import Value
 from ratc.secrets.redact import redact
 from ratc.secrets.redact import shown as secret_free
-from ratc.units import duration, gib
+from ratc.units import duration, size_text
 
 #: What an effect is called beside a change.
 LABELS = {
@@ -55,25 +55,27 @@ def shown(change: Change) -> tuple[str, str]:
     """Old and new value on a line each, without secrets; a dash where there is none."""
     old, new = _inline(change.old, change.path), _inline(change.new, change.path)
     if old == new and change.formerly is None:  # too close for a rounded size
+        old, new = _inline(change.old, change.path, fine=True), _inline(change.new, change.path, fine=True)
+    if old == new and change.formerly is None:
         return _inline(change.old, ""), _inline(change.new, "")
     return old, new
 
 
-def _inline(value: Value | None, path: str) -> str:
+def _inline(value: Value | None, path: str, fine: bool = False) -> str:
     if value is None:
         return ABSENT
     if path.startswith("point ") and isinstance(value.value, str):
         return redact(value.value)
-    text = _DIGEST.sub(r"\1", _measured(value.value, path) or secret_free(path, value.value))
+    text = _DIGEST.sub(r"\1", _measured(value.value, path, fine) or secret_free(path, value.value))
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
-def _measured(value: object, path: str) -> str:
+def _measured(value: object, path: str, fine: bool = False) -> str:
     """A size or a time for people; nothing where it is neither."""
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
     if re.search(r"_bytes(_|$)", path):
-        return gib(value)
+        return size_text(value, fine)
     return duration(value) if path.endswith("_seconds") and value else ""
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ratc import units
 from ratc.memory.choose import Choice, Nothing, WayOut
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
 from ratc.memory.margin import text
-from ratc.memory.terms import GIB, MIB
 
 #: Kinds of the trace in the order in which people ask for them, and what each is called.
 _WORDS = {
@@ -133,10 +133,8 @@ def _way(way: WayOut) -> str:
 
 
 def size_text(size: int) -> str:
-    """Bytes for people: GiB, or MiB below a tenth of one."""
-    if size >= GIB // 10:
-        return f"{size / GIB:.2f} GiB" if size < 10 * GIB else f"{size / GIB:.1f} GiB"
-    return f"{size / MIB:.1f} MiB" if size < 10 * MIB else f"{size / MIB:.0f} MiB"
+    """Bytes for people."""
+    return units.size_text(size, fine=True)
 
 
 def _line(size: int, words: str) -> str:

@@ -10,7 +10,7 @@ from ratc.memory.choose import Choice, Variant
 from ratc.memory.given import Verdict
 from ratc.memory.request import variant
 from ratc.plan import Plan
-from ratc.units import gib
+from ratc.units import size_text
 
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
@@ -56,21 +56,25 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
     if verdict.is_tight:
         message = (
             f"micro-batch {found.micro_batch} fits on {device.name} only within the margin: "
-            f"{gib(found.predicted_bytes)} {source}, the card has {gib(device.memory_bytes)}"
+            f"{size_text(found.predicted_bytes)} {source}, the card has {size_text(device.memory_bytes)}"
         )
         note = f"{found.margin:.1%} of what the allocator may reserve is to be kept free, for what a prediction misses"
         return (Diagnostic("R318", message, span, (note,), tuple(helps), Severity.WARNING),)
     message = (
         f"micro-batch {found.micro_batch} does not fit on {device.name}: "
-        f"it needs {gib(verdict.need_bytes)}, the card has {gib(device.memory_bytes)}"
+        f"it needs a card of {size_text(verdict.need_bytes)}, and this one has {size_text(device.memory_bytes)}"
     )
+    beside = device.memory_bytes - found.budget_bytes
+    free = verdict.need_bytes - found.peak_reserved_bytes - beside
+    need, reserved = size_text(verdict.need_bytes), size_text(found.peak_reserved_bytes)
     notes = [
-        f"the allocator would reserve {gib(found.peak_reserved_bytes)}, {source}; it may reserve "
-        f"{gib(found.cap_bytes)}: the card less what stands beside the allocator and a margin of {found.margin:.1%}"
+        f"{need} is {reserved} that the allocator reserves ({source}), "
+        f"{size_text(beside)} beside it (driver, CUDA context, NCCL), and {size_text(free)} kept free as a margin",
+        f"on this card the allocator may reserve {size_text(found.cap_bytes)}",
     ]
     if verdict.choice.breakdown.by_module:
         largest = verdict.choice.breakdown.largest()
-        notes.append("largest: " + ", ".join(f"{name or 'the model'} {gib(size)}" for name, size in largest))
+        notes.append("largest: " + ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in largest))
     if verdict.largest is None and verdict.measured is None:
         helps += _without(plan, folder)
     helps.append("or compile without this check: `--no-predict`")
@@ -87,7 +91,7 @@ def _smaller(largest: Choice, plan: Plan) -> str:
     accumulates = settings["training.gradient_accumulation_steps"].value is not None
     if accumulates or settings["training.target_batch_size"].value is None:
         keys.append(f"`gradient_accumulation_steps: {accumulation}`")
-    return f"use {' with '.join(keys)}: micro-batch {micro} fits, {gib(largest.estimate.predicted_bytes)} in use"
+    return f"use {' with '.join(keys)}: micro-batch {micro} fits, {size_text(largest.estimate.predicted_bytes)} in use"
 
 
 def _without(plan: Plan, folder: str) -> list[str]:
@@ -105,4 +109,4 @@ def _without(plan: Plan, folder: str) -> list[str]:
 
 def _way(change: str, choice: Choice) -> str:
     found = choice.estimate
-    return f"would fit with {change}: micro-batch {found.micro_batch}, {gib(found.predicted_bytes)} predicted"
+    return f"would fit with {change}: micro-batch {found.micro_batch}, {size_text(found.predicted_bytes)} predicted"

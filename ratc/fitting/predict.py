@@ -16,7 +16,7 @@ from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
-from ratc.units import gib
+from ratc.units import size_text
 
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
@@ -68,7 +68,7 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
         micro, most = taken.choice.estimate.micro_batch, taken.full.estimate.micro_batch
         why = f"micro-batch {micro} fits with it, {most} with full attention"
     elif used != full and full in allowed:
-        why = f"full attention needs {gib(need(full))} at micro-batch 1 and does not fit"
+        why = f"full attention needs {size_text(need(full))} at micro-batch 1 and does not fit"
     elif used != full:
         why = maps_alone(full_at_least(plan.settings), device.memory_bytes, 1)
     # Of the steps without checkpointing the last is the leanest.
@@ -181,13 +181,13 @@ def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:
 def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
     device = found.estimate.device
     message = (
-        f"nothing fits on {device.name}: micro-batch 1 needs {gib(found.need_bytes)}, "
-        f"the card has {gib(device.memory_bytes)}"
+        f"nothing fits on {device.name}: micro-batch 1 needs {size_text(found.need_bytes)}, "
+        f"the card has {size_text(device.memory_bytes)}"
     )
-    largest = ", ".join(f"{name or 'the model'} {gib(size)}" for name, size in found.breakdown.largest())
+    largest = ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in found.breakdown.largest())
     helps = tuple(
         f"would fit with {way.change}: micro-batch {way.choice.estimate.micro_batch}, "
-        f"{gib(way.choice.estimate.predicted_bytes)} predicted"
+        f"{size_text(way.choice.estimate.predicted_bytes)} predicted"
         for way in found.ways_out
     )
     span = plan.settings["resources.gpu"].span or plan.settings["model.name"].span

@@ -7,7 +7,7 @@ from math import prod
 
 from ratc.memory.images import sides
 from ratc.plan import Values
-from ratc.units import gib
+from ratc.units import size_text
 
 
 def shrink(length: int, kernel: int, stride: int) -> int:
@@ -54,7 +54,7 @@ def maps_alone(least: int, memory: int, samples: int) -> str:
     the card or the machine.
     """
     number = "1 sample" if samples == 1 else f"{samples} samples"
-    return f"one block's maps alone would take {gib(least)} of {gib(memory)} with {number}"
+    return f"one block's maps alone would take {size_text(least)} of {size_text(memory)} with {number}"
 
 
 def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ratc import markup
+from ratc.units import size_text
 
 EXPANDABLE = "expandable_segments"
 GIB = 1 << 30
@@ -69,8 +70,8 @@ def _table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def gib(size: int | None) -> str:
-    """Bytes as GiB for people, or a dash."""
-    return "-" if size is None else f"{size / GIB:.2f}" if size < 10 * GIB else f"{size / GIB:.1f}"
+    """Bytes as GiB for people, with their unit if that is smaller, or a dash."""
+    return "-" if size is None else size_text(size, fine=True).removesuffix(" GiB")
 
 
 def text(rows: Sequence[Row], note: str = "") -> str:

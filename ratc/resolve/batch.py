@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.plan import Value
 from ratc.resolve.context import Context
-from ratc.units import gib
+from ratc.units import size_text
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -93,10 +93,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 def _predicted(context: Context, decision: Decision, target: int, world: int) -> tuple[int, str, str, str, str]:
     found, above = decision.choice.estimate, decision.choice.next_larger
     card = context.value("hardware.card")
-    why = f"largest divisor of {target} / {world} = {target // world} that fits {card}: {gib(found.predicted_bytes)}"
-    why += f" of {gib(found.device.memory_bytes)} {decision.measured or 'predicted'}"
+    why = f"largest divisor of {target} / {world} = {target // world} that fits {card}: "
+    used, has = size_text(found.predicted_bytes), size_text(found.device.memory_bytes)
+    why += f"{used} of {has} {decision.measured or 'predicted'}"
     if above:
-        why += f", {above.micro_batch} would take {gib(above.predicted_bytes)}"
+        why += f", {above.micro_batch} would take {size_text(above.predicted_bytes)}"
     return found.micro_batch, why, _GLOBAL, "parallel.world_size", "hardware.memory_bytes"
 
 

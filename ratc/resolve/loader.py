@@ -15,7 +15,7 @@ from ratc.memory.images import sides
 from ratc.parts import kinds
 from ratc.plan import Value
 from ratc.resolve.context import Context
-from ratc.units import gib, memory_bytes
+from ratc.units import memory_bytes, size_text
 
 #: Transforms whose `size` is the image's where the spec does not say it.
 SIZED = ("RandomCrop", "RandomResizedCrop")
@@ -97,15 +97,15 @@ def _cache(context: Context) -> None:
         size = memory_bytes(asked.value)
         context.values[path] = Value(size, asked.origin, asked.reason, ("spec:data.cache_size",), asked.span)
     elif kind == "disk":
-        why = f"{gib(CACHE_DISK_BYTES)} of disk where `cache_size` is absent"
+        why = f"{size_text(CACHE_DISK_BYTES)} of disk where `cache_size` is absent"
         context.derive(path, CACHE_DISK_BYTES, why, "data.cache")
     else:
         memory, source = _memory(context)
         if memory is None:
-            why = f"{gib(CACHE_UNKNOWN_BYTES)}: the host's memory is not known"
+            why = f"{size_text(CACHE_UNKNOWN_BYTES)}: the host's memory is not known"
             context.derive(path, CACHE_UNKNOWN_BYTES, why, "data.cache")
         else:
-            why = f"a third of the host's {gib(memory)}"
+            why = f"a third of the host's {size_text(memory)}"
             context.derive(path, memory // CACHE_SHARE, why, "data.cache", source)
 
 
@@ -134,7 +134,7 @@ def _prefetch(context: Context, workers: int) -> None:
         if room < wanted:
             wanted = max(1, room)
             ahead = wanted * workers * processes
-            why = f"{ahead} micro-batches of {batch / 2**20:.0f} MiB ahead on a node of {gib(memory)}"
+            why = f"{ahead} micro-batches of {batch / 2**20:.0f} MiB ahead on a node of {size_text(memory)}"
     context.derive(path, wanted, why, *inputs)
 
 

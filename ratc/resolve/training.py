@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
-from ratc.units import gib
+from ratc.units import size_text
 
 DEBUG_STEPS = 4
 _AS_GIVEN = (
@@ -77,6 +77,6 @@ def _checkpointing(context: Context) -> None:
         context.derive(path, False, "it fits without", f"spec:{path}", "hardware.card")
     else:
         found = decision.choice.estimate
-        why = f"nothing fits without: micro-batch 1 needs {gib(decision.plain_need_bytes)}, with it micro-batch "
-        why += f"{found.micro_batch} takes {gib(found.predicted_bytes)} of {gib(found.device.memory_bytes)}"
+        why = f"nothing fits without: micro-batch 1 needs {size_text(decision.plain_need_bytes)}, with it micro-batch "
+        why += f"{found.micro_batch} takes {size_text(found.predicted_bytes)} of {size_text(found.device.memory_bytes)}"
         context.derive(path, decision.activation_checkpointing, why, f"spec:{path}", "hardware.card")

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 LOSS = f"^(bce|cross_entropy|dice|combined|set_prediction)$|{CALLABLE}"
 #: A size above 0: schedulers read 0 as all or as none.
+#: 1.0 to 19.9: the newest in 2026 is 12.1.
+COMPUTE_CAPABILITY = r"^(?:[1-9]|1[0-9])\.[0-9]$"
 MEMORY = r"^(0{0,8}[1-9][0-9]{0,8}(\.[0-9]{1,9})?|0{1,9}\.0{0,8}[1-9][0-9]{0,8}) ?([KMGTkmgt]([iI]?[bB])?)?$"
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]

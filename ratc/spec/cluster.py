@@ -9,7 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec.base import MEMORY, Count, Expression, Line, Name, PositiveInt, Section, Text, Variable, Word
+from ratc.spec.base import (
+    COMPUTE_CAPABILITY,
+    MEMORY,
+    Count,
+    Expression,
+    Line,
+    Name,
+    PositiveInt,
+    Section,
+    Text,
+    Variable,
+    Word,
+)
 from ratc.units import WALLTIME
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -24,7 +36,10 @@ class NodeType(Section):
     gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["h100"])
     gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that the catalogue lacks.")
     compute_capability: str | None = Field(
-        None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="Of a card that the catalogue lacks."
+        None,
+        pattern=COMPUTE_CAPABILITY,
+        description="NVIDIA's compute capability of a card that the catalogue lacks.",
+        examples=["9.0"],
     )
     gpu_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
         None,

@@ -165,7 +165,10 @@ class Training(Section):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="Ask for one precision instead.")
     deepspeed: bool | None = Field(None, description="Use DeepSpeed; where absent, on several GPUs with Accelerate.")
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
-        None, description="ZeRO stage; 2 where absent.", examples=[2]
+        None,
+        description="ZeRO stage. If absent, 2; or if ratc chooses the micro-batch, the lowest stage that needs no more "
+        "accumulation.",
+        examples=[2],
     )
     offload_optimizer: bool = Field(False, description="Keep optimizer states in host memory (DeepSpeed).")
     use_accelerate: bool = Field(

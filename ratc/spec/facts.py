@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec.base import MEMORY, Bytes, Count, NonNegative, Positive, PositiveInt, Section, Text
+from ratc.spec.base import COMPUTE_CAPABILITY, MEMORY, Bytes, Count, NonNegative, Positive, PositiveInt, Section, Text
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
@@ -74,7 +74,10 @@ class Facts(Section):
     gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["a100-80"])
     gpu_memory_mib: PositiveInt | None = Field(None, description="Memory of a card that the catalogue lacks.")
     compute_capability: str | None = Field(
-        None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="Of a card that the catalogue lacks."
+        None,
+        pattern=COMPUTE_CAPABILITY,
+        description="NVIDIA's compute capability of a card that the catalogue lacks.",
+        examples=["9.0"],
     )
     cpus: PositiveInt = Field(..., description="CPU cores on each node.", examples=[64])
     memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(

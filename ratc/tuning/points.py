@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from ratc.catalog import tasks
-from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.sweep import MOST_POINTS, Point
 from ratc.tuning.proposals import standing_for
 from ratc.tuning.space import Choices, Range, number_at, point_of, read
@@ -164,7 +164,11 @@ def _metric(document: Document, section: Node) -> tuple[str, bool, list[Diagnost
     if task != "custom" and metric not in known:
         span = named.span if named is not None else section.span
         message = f"a {task} task has no score `{metric}`"
-        return metric, better, [Diagnostic("R337", message, span, helps=(f"use {', '.join(known)}",))]
+        return (
+            metric,
+            better,
+            [Diagnostic("R337", message, span, helps=did_you_mean(metric, known) or (f"use {', '.join(known)}",))],
+        )
     return metric, better, []
 
 

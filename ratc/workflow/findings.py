@@ -42,12 +42,18 @@ class Telling:
             show(self._kept, self._command, self._form, self._taken)
 
 
+#: Warnings about the plan that was made. Beside an error there is no plan, and they would only hide the error.
+_ABOUT_A_PLAN = ("R305", "R320")
+
+
 def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
     """Print what was found: text on standard error, any other form on standard output, even where nothing was found;
     on standard error too where the other is taken by what the command makes. Returns whether any of it is an error.
     """
     items = sorted(diagnostics, key=_position)
     failed = any(item.severity is Severity.ERROR for item in items)
+    if failed:
+        items = [item for item in items if item.code not in _ABOUT_A_PLAN]
     if form != "text":
         (sys.stderr if taken else sys.stdout).write(_document(items, command, form))
         return failed

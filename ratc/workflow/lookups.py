@@ -21,6 +21,8 @@ _CALLABLES = (
     ("data.dataset", "data.args", ("data_dir", "split")),
     ("training.loss", "training.loss_args", ()),
 )
+#: The usual slip: the loss itself is named, with outputs and targets as its arguments.
+_LOSS = "name what makes the loss: a class, or a function that takes `loss_args` and returns the loss"
 #: Nobody's module is longer.
 _MAX_BYTES = 4 << 20
 
@@ -29,16 +31,17 @@ def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
     """Whether folders, modules, classes and arguments are there. ``folder`` is the spec's. Codes: R235-R237."""
     yield from _folders(settings, folder)
     prefixes = [f"tasks.{name}." for name in settings["tasks"].value or {}]
-    named = [(settings[name], settings[args], given) for name, args, given in _CALLABLES]
+    named = [(name, settings[name], settings[args], given) for name, args, given in _CALLABLES]
     for prefix in prefixes:
-        named.append((settings[f"{prefix}loss"], settings[f"{prefix}loss_args"], ()))
-        named.append((settings[f"{prefix}data.dataset"], settings[f"{prefix}data.args"], ("data_dir", "split")))
+        named.append(("loss", settings[f"{prefix}loss"], settings[f"{prefix}loss_args"], ()))
+        own = settings[f"{prefix}data.dataset"], settings[f"{prefix}data.args"]
+        named.append(("data.dataset", *own, ("data_dir", "split")))
     nothing = Value({}, "default")
     callbacks = settings["training.callbacks"]
-    named += [(Value(name, "spec", span=callbacks.span), nothing, ()) for name in callbacks.value or []]
-    for name, args, given in named:
+    named += [("callbacks", Value(name, "spec", span=callbacks.span), nothing, ()) for name in callbacks.value or []]
+    for key, name, args, given in named:
         if isinstance(name.value, str) and ":" in name.value:
-            yield from _callable(name, args, given, folder)
+            yield from _callable(name, args, given, folder, (_LOSS,) if key.endswith("loss") else ())
 
 
 def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
@@ -66,7 +69,10 @@ def _path(folder: str, text: str) -> str:
     return os.path.join(folder, os.path.expanduser(text))
 
 
-def _callable(name: Value, args: Value, given: tuple[str, ...], folder: str) -> Iterator[Diagnostic]:
+def _callable(
+    name: Value, args: Value, given: tuple[str, ...], folder: str, if_missing: tuple[str, ...]
+) -> Iterator[Diagnostic]:
+    """``if_missing`` is the help for an argument that is not given."""
     module, _, attribute = str(name.value).partition(":")
     path, own = _find(module, folder)
     if path is None:
@@ -101,7 +107,7 @@ def _callable(name: Value, args: Value, given: tuple[str, ...], folder: str) -> 
             advice = did_you_mean(argument, signature.takes)
             message = f"`{name.value}` takes no argument `{argument}`"
         else:
-            advice = ()
+            advice = if_missing
             message = f"`{name.value}` needs an argument `{argument}`, which it is not given"
         takes = ", ".join(f"`{taken}`" for taken in signature.takes) or "none"
         note = f"it takes {takes} ({path})"

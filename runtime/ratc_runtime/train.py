@@ -10,6 +10,7 @@ import argparse
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ratc_runtime import debug, meeting, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.time_accounting import process_age
 from ratc_runtime.trainer import UnifiedTrainer
 from ratc_runtime.training import compiling
 
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         UnifiedTrainer(
             arguments.lock, output_dir=arguments.output_dir, data_dir=arguments.data_dir, fresh=arguments.fresh
-        ).train()
+        ).train_since(time.perf_counter() - process_age())
     except Exception as error:
         finding, several = _as_finding(error), os.environ.get("WORLD_SIZE", "1") != "1"
         if finding is None and not several:
@@ -147,12 +149,12 @@ def _as_finding(error: Exception) -> RuntimeFinding | None:
     return None
 
 
-def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> int:
+def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, began: float) -> int:
     """Train under the eyes of the watchdog; return the exit status. Raises R565 where code of the run's own exits."""
     dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
     try:
         try:
-            return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, dog)
+            return start_watched(lock, lock_path, data_dir, output_dir, fresh, own, began, dog)
         except SystemExit as error:
             # A launcher would take status 0 for a finished run.
             raise RuntimeFinding(
@@ -179,6 +181,7 @@ def start_watched(
     output_dir: Path,
     fresh: bool,
     own: Own,
+    began: float,
     dog: watchdog.Watchdog | None,
 ) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
@@ -195,7 +198,7 @@ def start_watched(
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
         return 0
     compiling.prepare(lock, output_dir, os.environ)
-    run = open_run(lock, lock_path, data_dir, output_dir, fresh, own)
+    run = open_run(lock, lock_path, data_dir, output_dir, fresh, own, began)
     if dog is not None:
         dog.follow(lambda: place(run))
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,10 @@ class UnifiedTrainer:
         A run that was stopped or killed is continued from its last checkpoint, a finished one is not made again unless
         `fresh`. Raises RuntimeFinding (R5xx) for what a person can mend, and whatever the caller's own code raises.
         """
+        return self.train_since(time.perf_counter())
+
+    def train_since(self, began: float) -> dict[str, Any]:
+        """Train as `train` does; time counts from `began`, of `time.perf_counter`."""
         from ratc_runtime import train
 
         train.take_place()
@@ -95,7 +100,7 @@ class UnifiedTrainer:
         own = Own(self._model, self._datasets, self._criterion, self._scores, self._callbacks)
         data_dir = self.data_dir or base / _folder("RAT_DATA_DIR", lock.data.data_dir)
         output_dir = self.output_dir or base / _folder("RAT_OUTPUT_DIR", lock.output_dir)
-        train.start(own.named_in(lock), path, data_dir, output_dir, self.fresh, own)
+        train.start(own.named_in(lock), path, data_dir, output_dir, self.fresh, own, began)
         return read_results(output_dir)
 
     def _lock(self) -> tuple[Path, Path]:

@@ -13,7 +13,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 from ratc import compiler, facts
 from ratc.compiler import File, Inputs
-from ratc.diff import effects
+from ratc.diff import effects, words
 from ratc.diff.compare import compare, flat, same, without
 from ratc.diff.model import Change, Comparison, Effect, Side
 from ratc.diff.order import lines
@@ -230,3 +230,13 @@ def test_every_path_of_a_lock_has_a_row(name):
     for path in leaves({key: value for key, value in tree.items() if key not in BESIDE}):
         if path not in ("lock_version", "ratc_version", "target"):
             assert effects.of_plan(path)[0], path
+
+
+def test_sizes_that_round_alike_are_shown_finer_and_then_in_full():
+    for old, new, shown in (
+        (1_789_691_904, 1_839_761_408, ("1.67 GiB", "1.71 GiB")),
+        (2_000_000_000, 2_000_000_001, ("2000000000", "2000000001")),
+        (1 << 30, 3 << 30, ("1.0 GiB", "3.0 GiB")),
+    ):
+        change = Change("memory.peak_allocated_bytes", Value(old, "derived"), Value(new, "derived"), ())
+        assert words.shown(change) == shown

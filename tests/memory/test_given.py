@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 import made_traces
@@ -153,10 +154,14 @@ def test_one_that_does_not_fit_is_an_error_with_the_need_the_cap_and_what_would_
     status, _, said = compiled(f"batch_size: {TOO_LARGE}, target_batch_size: 4096")
     assert status == 1
     assert f"error[R318]: micro-batch {TOO_LARGE} does not fit on a100-40: it needs " in said
-    assert "the card has 39.6 GiB" in said
+    assert "and this one has 39.6 GiB" in said
+    numbers = re.search(
+        r"note: ([0-9.]+) GiB is ([0-9.]+) GiB .*, ([0-9.]+) GiB beside it .*, and ([0-9.]+) GiB kept", said
+    )
+    need, *parts = map(float, numbers.groups())
+    assert need == pytest.approx(sum(parts), abs=0.3)
     assert "--> spec.yaml:2:24" in said
-    assert "note: the allocator would reserve " in said
-    assert "it may reserve 38.0 GiB" in said
+    assert "on this card the allocator may reserve 38.0 GiB" in said
     assert "note: largest: " in said
     assert f"help: use `batch_size: {FITS}`: micro-batch {FITS} fits, " in said
     assert "`--no-predict`" in said
@@ -259,6 +264,31 @@ def test_on_the_cpu_and_on_other_makers_cards_nothing_is_checked(compiled, card)
     assert "checked" not in said
 
 
+def test_explain_of_the_margin_tells_it_for_a_given_micro_batch_too(compiled, capsys):
+    compiled(f"batch_size: {FITS}, target_batch_size: {2 * FITS}", "--no-predict")
+    assert main(["explain", "spec.yaml", "memory.margin"]) == 0
+    assert "kept free as a margin" in capsys.readouterr().out
+
+
+def test_fit_for_another_card_says_that_the_given_micro_batch_is_not_judged(compiled, capsys):
+    compiled(f"batch_size: {FITS}, target_batch_size: {2 * FITS}", "--no-predict")
+    for options in (("--card", "h100"), ("--in", "fp32")):
+        assert main(["fit", "spec.yaml", *options]) == 0
+        assert f"The spec's own micro-batch, {FITS}, is not judged here" in capsys.readouterr().out
+    compiled("target_batch_size: 32", "--no-predict")
+    assert main(["fit", "spec.yaml", "--card", "h100"]) == 0
+    assert "own micro-batch" not in capsys.readouterr().out
+
+
+def test_fit_for_a_card_asks_nothing_of_this_machine(compiled, capsys):
+    Path("spec.yaml").write_text(SPEC.format(training="target_batch_size: 32", gpus=2).replace(", gpu: a100-40", ""))
+    assert "gpu:" not in Path("spec.yaml").read_text()
+    assert main(["fit", "spec.yaml", "--card", "h100"]) == 0
+    said = capsys.readouterr()
+    assert "R309" not in said.err
+    assert "h100" in said.out
+
+
 @pytest.mark.parametrize("command", ["explain", "fit"])
 @pytest.mark.parametrize(
     ("size", "outcome"),
@@ -289,8 +319,8 @@ def test_a_measurement_of_the_step_is_preferred_to_a_trace(compiled, capsys):
     assert edit_facts.add("facts.yaml", measurement(((2, 5), (4, 9)), conditions=conditions), MACHINE) is None
     status, _, said = compiled("batch_size: 64", "--facts", "facts.yaml", spec=spec)
     assert status == 1
-    assert "error[R318]: micro-batch 64 does not fit on h100: it needs 13" in said
-    assert "GiB, measured" in said
+    assert "error[R318]: micro-batch 64 does not fit on h100: it needs a card of 13" in said
+    assert "that the allocator reserves (measured)" in said
     assert "micro-batch 32 fits" in said
     assert compiled.traces() == 0
     assert compiled("batch_size: 32", "--facts", "facts.yaml", spec=spec)[0] == 0

@@ -281,3 +281,9 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(arguments, status, s
     assert says in err
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "spec.yaml").read_text() == pages.SPEC
+
+
+def test_the_note_below_the_cards_shows_commands_as_code(tmp_path):
+    report = replace(pages.whole(tmp_path), cards_note="a margin, which `ratc explain SPEC memory.margin` explains.")
+    page = spec_page(report)
+    assert "<code>ratc explain SPEC memory.margin</code>" in page

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,9 @@ def work(folder: Path, names: list[str]) -> None:
         train.prepare_environment(lock)
         counter = Counter()
         train.train = counter.around(loop)
-        assert train.start(lock, path, folder / "data", folder / f"out-{name}", False, Own()) == 0, name
+        assert (
+            train.start(lock, path, folder / "data", folder / f"out-{name}", False, Own(), time.perf_counter()) == 0
+        ), name
         (folder / name / f"reductions-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(counter.reductions))
         if lock.engine.use_accelerate:
             from accelerate.state import AcceleratorState

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def test_time_is_counted_once_and_by_kind() -> None:
         "training": 8.0,
         "evaluation": 2.0,
         "checkpoint": 1.0,
+        "startup": 0.0,
         "setup": 0.0,
         "other": 1.0,
         "loading": 6.0,
@@ -69,6 +71,13 @@ def test_time_is_counted_once_and_by_kind() -> None:
     assert (record["samples_per_second"], record["steps_per_second"]) == (1.0, 0.25)
     # The time of an epoch is that of its training and evaluation.
     assert account.progress.epoch_seconds == 10.0
+
+
+def test_the_age_of_a_process_counts_from_its_start() -> None:
+    code = "import time; time.sleep(0.5); from ratc_runtime.output import time_accounting as a; print(a.process_age())"
+    began = time.monotonic()
+    age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.5 <= age <= time.monotonic() - began + 0.02
 
 
 def test_skipped_steps_go_on_from_a_checkpoint() -> None:
@@ -179,6 +188,25 @@ def test_a_terminal_that_cannot_show_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     Reporter(True, 1, 1, 8, 1, {}).say("Größe")
     assert raw.getvalue() == b"Gr??e\n"
+
+
+def test_short_epochs_leave_a_line_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch()
+    reporter = Reporter(True, 200, 1, 8, 1, {"dice": "Dice"}, watch)
+    for epoch in range(200):
+        reporter.start_epoch(epoch, 0)
+        watch.time += 0.1
+        reporter.step(epoch, 1, 0.5, 1e-3)
+        record = {"epoch": epoch + 1, "train_loss": 0.5, "val_loss": 0.5, "val_dice": 0.25, "seconds": 0.1}
+        reporter.epoch(record, best=epoch == 52)
+    told = [line for line in capsys.readouterr().out.splitlines() if "train loss" in line]
+    numbers = [int(line.split()[1].split("/")[0]) for line in told]
+    # Twenty seconds: the first five at once, then one a second, and the last.
+    assert numbers[:5] == [1, 2, 3, 4, 5]
+    assert 20 <= len(numbers) <= 27
+    assert numbers[-1] == 200
+    (best,) = [line for line in told if "best so far" in line]
+    assert best.endswith("best so far: epoch 53")
 
 
 def on_a_terminal(command: list[str], folder: Path, **variables: str) -> str:
@@ -293,21 +321,25 @@ def test_the_code_a_run_was_made_from(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_account_of_a_run_and_its_table(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=2)
+    began = time.monotonic()
     done = run_training(lock)
+    lived = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = results(tmp_path / "out")
     seconds = found["account"]["seconds"]
     assert seconds["total"] == pytest.approx(sum(seconds[kind] for kind in time_accounting.KINDS))
     assert found["wall_seconds"] == seconds["total"]
     assert found["train_seconds"] == seconds["training"]
-    assert all(seconds[kind] > 0 for kind in ("training", "evaluation", "checkpoint", "setup", "loading"))
+    assert all(seconds[kind] > 0 for kind in ("training", "evaluation", "checkpoint", "startup", "setup", "loading"))
     assert seconds["loading"] < seconds["training"]
     assert found["account"]["steps"] == 4
     assert found["samples_per_second"] == pytest.approx(16 / seconds["training"])
     assert found["starts"]["number"] == 1
     table = done.stdout[done.stdout.index("best epoch  ") :]
     heads = [line.split("  ")[0] for line in table.splitlines() if line and not line.startswith(" ")]
-    assert heads == ["best epoch", "time", "speed", "steps", "samples", "peak memory", "written", "tracked"]
+    # Of the whole life of the process only its very end, after results.json, is not counted.
+    assert 0.7 * lived < seconds["total"] < lived
+    assert heads == ["best epoch", "start-up", "time", "speed", "steps", "samples", "peak memory", "written", "tracked"]
     assert "4 optimizer steps, 0 of them skipped; 1 start" in table
     assert "nowhere" in table
     assert train_command(lock)[0] == sys.executable

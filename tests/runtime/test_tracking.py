@@ -180,6 +180,51 @@ def test_a_server_that_fails_gets_everything_later(
     assert said.out.count("held answers again") == 1
 
 
+class SafeAfterClose(Held):
+    """A backend whose process keeps everything in memory until it is closed, and dies in the first close."""
+
+    safe_after_close = True
+    closes = 0
+
+    def open(self) -> None:
+        self.sent = []
+
+    def close(self) -> None:
+        self.closes += 1
+        if self.closes == 1:
+            raise ConnectionResetError("its process was killed")
+
+
+def test_what_a_backend_loses_before_its_close_is_sent_again(tmp_path: Path) -> None:
+    backend = SafeAfterClose(about(tmp_path), {})
+    backend.patience = backend.patience_after_failure = 60.0
+    backend.answers.set()
+    journal = Journal(tmp_path / "j")
+    courier = Courier(backend, journal)
+    for step in range(1, 4):
+        courier.put(point(step, loss=1.0))
+    assert courier.close() == 0
+    assert backend.closes == 2
+    assert backend.sent == [point(step, loss=1.0) for step in range(1, 4)]
+    assert journal.waiting() == 0
+
+
+def test_a_journal_keeps_what_was_handed_over_until_it_is_settled(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append([point(1, loss=1.0), point(2, loss=1.0)])
+    found: list[Record] = []
+    journal.deliver(found.extend, 1, settled=False)
+    journal.deliver(found.extend, 1, settled=False)
+    assert [record["step"] for record in found] == [1, 2]
+    assert journal.waiting() == 2
+    journal.again()
+    journal.deliver(found.extend, 1, settled=False)
+    assert [record["step"] for record in found] == [1, 2, 1, 2]
+    journal.settle()
+    assert journal.waiting() == 0
+    assert (tmp_path / "j.jsonl").stat().st_size == 0
+
+
 def test_without_a_journal_a_failure_is_the_end_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     backend = Held(about(tmp_path), {})
     backend.patience = 60.0
@@ -440,6 +485,79 @@ def test_weights_and_biases_offline_and_tensorboard_over_a_stop(project: Path) -
     events.Reload()
     assert [event.step for event in events.Scalars("train/step_loss")] == [1, 2, 3, 4]
     assert "lock/text_summary" in events.Tags()["tensors"]
+
+
+def wandb_about(folder: Path) -> About:
+    options = {"wandb_project": "p", "wandb_mode": "offline"}
+    return About("run", "name", "experiment", "", {}, {}, folder, options=options)
+
+
+def wandb_steps(folder: Path) -> list[int]:
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    return [step for file in files for step, _ in wandb_curve(file, "loss")]
+
+
+@pytest.mark.slow
+def test_weights_and_biases_loses_nothing_when_its_process_is_killed(tmp_path: Path) -> None:
+    """In a process of its own: wandb's process is killed after it took two points and before the third."""
+    code = f"""
+import json, time, psutil
+from pathlib import Path
+from ratc_runtime.tracking import courier as couriers
+from ratc_runtime.tracking.interface import About
+from ratc_runtime.tracking.journal import Journal
+from ratc_runtime.tracking.wandb import Wandb
+
+couriers.PERIOD, couriers.RETRY = 0.05, (0.05, 0.05)
+folder = Path({str(tmp_path)!r})
+options = {{"wandb_project": "p", "wandb_mode": "offline"}}
+about = About("run", "name", "experiment", "", {{}}, {{}}, folder, options=options)
+backend, journal = Wandb(about, {{}}), Journal(folder / "j")
+backend.load()
+courier = couriers.Courier(backend, journal)
+point = lambda step: {{"kind": "metrics", "step": step, "time": 0, "values": {{"loss": float(step)}}}}
+courier.put(point(1))
+courier.put(point(2))
+courier.flush()
+while journal._handed == 0:
+    time.sleep(0.05)
+(core,) = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
+core.kill()
+core.wait()
+courier.put(point(3))
+courier.put({{"kind": "status", "status": "FINISHED"}})
+print("left", courier.close())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=HANGS_S
+    )
+    assert "left 0" in done.stdout, done.stderr
+    assert wandb_steps(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_sync_writes_what_a_killed_run_left_for_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tracking" / "run"
+    folder.mkdir(parents=True)
+    wandb_about(tmp_path).write(folder / "about.json")
+    journal = Journal(folder / "wandb")
+    journal.append([point(1, loss=1.0), point(2, loss=0.5)])
+    journal.release()
+    handed: list[list[str]] = []
+
+    def wandb_sync(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        handed.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(sync, "_run_wandb", wandb_sync)
+    assert sync.main([str(tmp_path)]) == 0
+    assert wandb_steps(tmp_path) == [1, 2]
+    assert "2 record(s) written: Weights & Biases" in capfd.readouterr().out
+    assert len(handed) == 1
+    assert str(tmp_path / "wandb" / "offline-run-") in handed[0][-1]
+    assert Journal(folder / "wandb").waiting() == 0
 
 
 def test_a_tracker_that_is_not_installed_is_found_before_the_start(tmp_path: Path) -> None:

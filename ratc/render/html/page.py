@@ -189,7 +189,7 @@ def _memory(report: Report) -> Tile:
     account = report.account
     if account is None:
         return Tile("Peak memory", "not predicted", "why stands under “Memory”", "memory")
-    used, has = units.gib(account.used_bytes), units.gib(account.card_bytes)
+    used, has = units.size_text(account.used_bytes), units.size_text(account.card_bytes)
     over = "" if account.fits else "; this does not fit"
     return Tile("Peak memory", used, f"of {has} on {account.card}, {account.how}{over}", "memory")
 

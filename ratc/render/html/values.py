@@ -135,7 +135,7 @@ def _size(path: str, value: Value) -> str:
     if isinstance(number, bool) or not isinstance(number, int):
         return ""
     if re.search(r"_bytes(_|$)", path):
-        return units.gib(number)
+        return units.size_text(number)
     return units.duration(number) if path.endswith("_seconds") and number >= 60 else ""
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ratc.units import size_text
+
 GIB = 1 << 30
 
 #: From the bottom of the stack up: what stays, then what comes and goes. Label, colour, kinds of the trace. The colours
@@ -110,7 +112,5 @@ def grid(drawing: Drawing) -> tuple[int, int]:
 
 
 def told(size: int) -> str:
-    """Bytes for people: GiB, or MiB below a tenth of one."""
-    if size < GIB // 10:
-        return f"{size / (1 << 20):.1f} MiB"
-    return f"{size / GIB:.2f} GiB" if size < 10 * GIB else f"{size / GIB:.1f} GiB"
+    """Bytes for people."""
+    return size_text(size, fine=True)

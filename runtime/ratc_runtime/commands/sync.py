@@ -7,18 +7,21 @@ may be interrupted and started again; the destination is MLFLOW_TRACKING_URI, or
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tracking import mlflow
-from ratc_runtime.tracking.interface import About, reason
+from ratc_runtime.tracking.interface import About, Backend, reason
 from ratc_runtime.tracking.journal import Busy, Journal
 from ratc_runtime.tracking.mlflow import Mlflow
 from ratc_runtime.tracking.tracker import ABOUT, FOLDER
+from ratc_runtime.tracking.wandb import Wandb
 
 RECORDS_PER_CALL = 500
 
@@ -32,10 +35,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def sync_mlflow(folder: Path, output_dir: Path) -> int:
-    """Send what one run left for MLflow; return how many records that were. Raises R522 or R523."""
+def sync_journal(kind: type[Backend], folder: Path, output_dir: Path) -> int:
+    """Send what one run left for one backend; return how many records that were. Raises R522 or R523."""
     try:
-        journal = Journal(folder / Mlflow.switch)
+        journal = Journal(folder / kind.switch)
     except Busy:
         raise RuntimeFinding(
             "R522",
@@ -43,19 +46,21 @@ def sync_mlflow(folder: Path, output_dir: Path) -> int:
             "it sends what waits by itself when the server answers",
         ) from None
     try:
-        return _send_journal(journal, folder, output_dir)
+        number = journal.waiting()
+        return _SENDERS[kind](journal, number, read_about(folder, output_dir)) if number else 0
     finally:
         journal.release()
 
 
-def _send_journal(journal: Journal, folder: Path, output_dir: Path) -> int:
-    number = journal.waiting()
-    if number == 0:
-        return 0
+def read_about(folder: Path, output_dir: Path) -> About:
+    """Read what a run kept of itself. Raises R522."""
     try:
-        about = About.read(folder / ABOUT, output_dir)
+        return About.read(folder / ABOUT, output_dir)
     except (OSError, ValueError, TypeError) as error:
         raise RuntimeFinding("R522", f"{folder / ABOUT} cannot be read", f"{type(error).__name__}: {error}") from None
+
+
+def _send_mlflow(journal: Journal, number: int, about: About) -> int:
     backend = Mlflow(about, journal.state, journal.save)
     if not os.environ.get("MLFLOW_TRACKING_URI") and str(journal.state.get("uri", "")).startswith("http"):
         backend.connect_to(journal.state["uri"])
@@ -73,13 +78,41 @@ def _send_journal(journal: Journal, folder: Path, output_dir: Path) -> int:
     return number
 
 
+def _write_wandb(journal: Journal, number: int, about: About) -> int:
+    """Make an offline run of records that a run of Weights & Biases left; `sync_wandb` then sends it."""
+    backend = Wandb(dataclasses.replace(about, options={**about.options, "wandb_mode": "offline"}), journal.state)
+    backend.mode = "offline"
+    try:
+        backend.load()
+        backend.open()
+        journal.deliver(backend.send, RECORDS_PER_CALL, settled=False)
+        backend.close()
+    except Exception as error:  # a package that is missing, a process that dies
+        raise RuntimeFinding(
+            "R523",
+            "Weights & Biases has not taken everything",
+            f"{reason(error)}\n{number} record(s) are still to be sent",
+            "run the same command again; the package is installed with: pip install wandb",
+        ) from None
+    journal.settle()
+    print(f"{number} record(s) written: {backend.describe()}", flush=True)
+    return number
+
+
+_SENDERS: dict[type[Backend], Callable[[Journal, int, About], int]] = {Mlflow: _send_mlflow, Wandb: _write_wandb}
+
+
+def _run_wandb(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
 def sync_wandb(output_dir: Path) -> int:
     """Send runs of Weights & Biases that are not uploaded; return how many folders were handed over. Raises R523."""
     folders = sorted(output_dir.glob("wandb/offline-run-*")) + sorted(output_dir.glob("wandb/run-*"))
     if not folders:
         return 0
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--yes", *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = _run_wandb(command)
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         raise RuntimeFinding(
@@ -96,8 +129,13 @@ def send(output_dir: Path) -> int:
     """Send all that lies in an output folder; return the exit status, having told each finding."""
     mlflow.prepare()
     runs = [path.parent for path in sorted(output_dir.glob(f"{FOLDER}/*/{ABOUT}"))]
-    tasks = [partial(sync_mlflow, folder, output_dir) for folder in runs]
-    if any(output_dir.glob("wandb/*run-*")):
+    tasks = [
+        partial(sync_journal, kind, folder, output_dir)
+        for folder in runs
+        for kind in _SENDERS
+        if any(folder.glob(f"{kind.switch}.*"))
+    ]
+    if runs or any(output_dir.glob("wandb/*run-*")):
         tasks.append(partial(sync_wandb, output_dir))
     if not tasks:
         tasks.append(partial(_nothing, output_dir))

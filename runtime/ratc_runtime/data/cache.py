@@ -26,6 +26,7 @@ from ratc_runtime.data.samples import Checked, checked, name_of
 from ratc_runtime.data.shared_cache import Arena, remove_unused
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import warn
+from ratc_runtime.sizes import size_text
 
 FOLDER_VARIABLE = "RAT_CACHE_DIR"
 SUFFIX = ".ratc-cache"
@@ -204,7 +205,7 @@ def _open(
     free = state.f_bavail * state.f_frsize
     limit = min(asked, there + free - max(SPARE_BYTES, int(SPARE_SHARE * free)))
     if limit <= 0:
-        raise OSError(f"{folder} has {free / 2**30:.1f} GiB left")
+        raise OSError(f"{folder} has {size_text(free)} left")
     return Arena.on_disk(path, records, limit), {"path": str(path), "limit": limit, "place": str(path)}
 
 

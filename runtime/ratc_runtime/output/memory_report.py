@@ -12,6 +12,7 @@ import torch
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
+from ratc_runtime.sizes import size_text
 
 GIB = 2**30
 
@@ -115,14 +116,13 @@ def metrics(use: MemoryUse) -> dict[str, float | None]:
 def describe(use: MemoryUse, prediction: Prediction | None) -> str:
     """Return one line for the log."""
     if use.peak_reserved_bytes is None or use.peak_allocated_bytes is None:
-        return f"peak memory of a process {_gib(use.peak_rss_bytes)} (resident set, with libraries and data)"
-    text = f"peak memory {_gib(use.peak_allocated_bytes)} allocated, {_gib(use.peak_reserved_bytes)} reserved"
+        return f"peak memory of a process {_size(use.peak_rss_bytes)} (resident set, with libraries and data)"
+    text = f"peak memory {_size(use.peak_allocated_bytes)} allocated, {_size(use.peak_reserved_bytes)} reserved"
     if prediction is not None:
         off = use.peak_reserved_bytes / prediction.peak_reserved_bytes - 1
-        text += (
-            f"; predicted {_gib(prediction.peak_allocated_bytes)}, {_gib(prediction.peak_reserved_bytes)} ({off:+.1%})"
-        )
-    return f"{text}; {_gib(use.device_used_bytes)} of the device's {_gib(use.device_total_bytes)} in use"
+        allocated, reserved = _size(prediction.peak_allocated_bytes), _size(prediction.peak_reserved_bytes)
+        text += f"; predicted {allocated}, {reserved} ({off:+.1%})"
+    return f"{text}; {_size(use.device_used_bytes)} of the device's {_size(use.device_total_bytes)} in use"
 
 
 def deviation(use: MemoryUse, prediction: Prediction | None) -> str | None:
@@ -139,11 +139,11 @@ def deviation(use: MemoryUse, prediction: Prediction | None) -> str | None:
     for name, (found, expected) in pairs.items():
         if found is not None and abs(found - expected) > prediction.margin * expected:
             return (
-                f"peak {name} memory was {_gib(found)}, predicted {_gib(expected)}: {found / expected - 1:+.1%},"
+                f"peak {name} memory was {_size(found)}, predicted {_size(expected)}: {found / expected - 1:+.1%},"
                 f" more than the stated {prediction.margin:.1%}"
             )
     return None
 
 
-def _gib(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / GIB:.2f} GiB"
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else size_text(size)

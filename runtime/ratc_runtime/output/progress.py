@@ -15,6 +15,8 @@ from ratc_runtime.output.time_accounting import duration
 FIRST_LINES = 5
 #: Seconds between lines after those.
 QUIET = 10.0
+#: Seconds between the lines of epochs, which may be shorter.
+BETWEEN_EPOCHS = 1.0
 
 
 class Eta:
@@ -104,6 +106,9 @@ class Reporter:
         self._colours = main and takes_colour(sys.stdout)
         self._now, self._eta = now, Eta(epochs, steps, now)
         self._printed, self._printed_at = 0, float("-inf")
+        self._epochs_told, self._epoch_told_at = 0, float("-inf")
+        self._best_untold: int | None = None
+        self._is_short = False  # the epoch before
 
     def say(self, text: str) -> None:
         """Print one line, or a few."""
@@ -120,7 +125,8 @@ class Reporter:
 
     def start_epoch(self, epoch: int, step: int) -> None:
         """Begin epoch `epoch` (0 is the first) at optimizer step `step`."""
-        self._since, self._since_step, self._first = self._now(), step, True
+        self._began = self._since = self._now()
+        self._since_step, self._first = step, not self._is_short
         self._eta.start_epoch()
         if self._bars:
             from tqdm import tqdm
@@ -172,12 +178,22 @@ class Reporter:
             self._bar = None
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:
-        """Report a finished epoch."""
+        """Report a finished epoch. Of short ones, some lines are left out after the first, but never the last."""
         self.close()
+        number, now = record["epoch"], self._now()
+        self._is_short = now - self._began < BETWEEN_EPOCHS
+        if best:
+            self._best_untold = number
+        if self._epochs_told >= FIRST_LINES and now - self._epoch_told_at < BETWEEN_EPOCHS and number < self.epochs:
+            return
+        self._epochs_told, self._epoch_told_at = self._epochs_told + 1, now
         mark = "\033[32mbest so far\033[0m" if self._colours else "best so far"
         left = self._left(record["epoch"] - 1, self.steps) if record["epoch"] < self.epochs else ""
+        if self._best_untold not in (None, number):
+            mark = f"best so far: epoch {self._best_untold}"
+        mark, self._best_untold = f"  {mark}" if self._best_untold else "", None
         self.say(
             f"epoch {record['epoch']}/{self.epochs}  train loss {record['train_loss']:.4f}"
             f"  val loss {record['val_loss']:.4f}  {say_scores(record, self.labels, 'val_')}"
-            f"  {duration(record['seconds'])}{left}{f'  {mark}' if best else ''}"
+            f"  {duration(record['seconds'])}{left}{mark}"
         )

@@ -6,16 +6,18 @@ the device; so a step's time ends where the step ends, and no timer has to wait 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ratc_runtime.training.open_run import Progress
 
 Item = TypeVar("Item")
-#: What time is spent on; `loading` is a part of `training`.
-KINDS = ("training", "evaluation", "checkpoint", "setup", "other")
+#: What time is spent on; `loading` is a part of `training`. `startup` lies before the run is opened: imports, mostly.
+KINDS = ("training", "evaluation", "checkpoint", "startup", "setup", "other")
 
 
 class Account:
@@ -121,6 +123,19 @@ class Account:
         }
 
 
+def process_age() -> float:
+    """Return the seconds since this process began, to a hundredth; 0.0 if the system does not say.
+
+    psutil's `create_time` counts from the boot in whole seconds, so it can be off by one.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks = int(fields[19])  # `starttime` of proc_pid_stat(5), the 22nd field; the name was the second
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+
+
 def duration(seconds: float) -> str:
     """Return seconds as m:ss, h:mm:ss, or with days before that."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
@@ -141,12 +156,16 @@ def rows(account: dict[str, Any], starts: dict[str, Any], damaged: int) -> list[
     """Return the rows of the final table about time, speed, steps and data, from what results.json holds."""
     seconds, shares = account["seconds"], account["shares"]
     parts = ", ".join(
-        f"{kind} {duration(seconds[kind])} ({shares[kind]:.0%})" for kind in KINDS if seconds[kind] >= 0.5
+        f"{kind} {duration(seconds[kind])} ({shares[kind]:.0%})"
+        for kind in KINDS
+        if seconds[kind] >= 0.5 and kind != "startup"
     )
     begun = (
         "1 start" if starts["number"] == 1 else f"{starts['number']} starts, continued {starts['number'] - 1} time(s)"
     )
+    startup = f"{duration(seconds['startup'])} ({shares['startup']:.0%})"
     return [
+        ("start-up", f"{startup}: from the start of the process, until it opens the data"),
         ("time", f"{duration(seconds['total'])}: {parts}" if parts else duration(seconds["total"])),
         (
             "speed",

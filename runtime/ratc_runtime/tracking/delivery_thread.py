@@ -87,13 +87,19 @@ class Courier:
     def _run(self) -> None:
         while True:
             closing = self._closing
+            first_failure = False
             try:
                 self.keep()
                 self._deliver(closing)
                 if closing and self._opened:
                     self.backend.close()
+                    if self.journal is not None:
+                        self.journal.settle()
             except Exception as error:  # servers, data bases and disks fail in ways of their own
+                first_failure = self.journal is not None and not self._failing
                 self._failed(error)
+            if closing and first_failure:
+                continue  # no later delivery comes, so this one gets a second attempt
             if closing:
                 return
             self._wake.wait(PERIOD)
@@ -110,7 +116,7 @@ class Courier:
             if taken:
                 self.backend.send(taken)
             return
-        self.journal.deliver(self.backend.send, RECORDS_PER_CALL)
+        self.journal.deliver(self.backend.send, RECORDS_PER_CALL, settled=not self.backend.safe_after_close)
         if self._failing:
             self._failing, self._wait = False, RETRY[0]
             print(f"{self.backend.name} answers again; what had waited is sent", flush=True)
@@ -127,6 +133,7 @@ class Courier:
             warn(
                 f"{self.backend.name} does not take curves: {text}. Training goes on; they wait in {self.journal.path}"
             )
+        self.journal.again()
         self._failing = True
         self._opened = False
         self._retry_at = time.monotonic() + self._wait

@@ -58,6 +58,8 @@ class Backend:
     switch: ClassVar[str]
     #: Whether records wait on the disk until they are sent: for a server that may be away.
     journal: ClassVar[bool] = False
+    #: Whether what `send` took is safe only after `close`. Until then the journal keeps it.
+    safe_after_close: ClassVar[bool] = False
     #: Seconds that the end of a run waits for the rest to be sent, and where the last attempt had failed.
     patience: float = 15.0
     patience_after_failure: float = 5.0

@@ -49,6 +49,8 @@ class Journal:
         self.state: dict[str, Any] = self._read_state()
         self.marks: dict[str, int] = self.state.setdefault("marks", {})
         self._mend()
+        #: Bytes that were handed to the backend; those from `sent` to here are not safe there yet.
+        self._handed = self.sent
         for record in self._scan(self.sent)[0]:
             self._mark(record)
 
@@ -110,6 +112,8 @@ class Journal:
             new = [kept for record in records if (kept := self._new(record)) is not None]
             if not new and not self._memory:
                 return
+            if self._size() - self.sent >= self.limit:
+                self._settle()
             room = self._size() - self.sent < self.limit
             if not room:
                 self.dropped += sum(record["kind"] == "metrics" for record in new)
@@ -174,14 +178,14 @@ class Journal:
     def peek(self, most: int) -> tuple[list[Record], int]:
         """Return the next records to send, and what to tell `done` when they are sent."""
         with self._lock:
-            records, end = self._scan(self.sent, most)
-            if records or end > self.sent:
+            records, end = self._scan(self._handed, most)
+            if records or end > self._handed:
                 return records, end
             self._peeked = [self._memory[index] for index in range(min(most, len(self._memory)))]
             return self._peeked, -1
 
-    def done(self, token: int) -> None:
-        """Mark the records of a `peek` as sent."""
+    def done(self, token: int, settled: bool = True) -> None:
+        """Mark the records of a `peek` as sent, or (not `settled`) as handed over until `settle` or `again`."""
         with self._lock:
             if token < 0:
                 # Those that the disk has taken in the meantime are sent once more.
@@ -189,23 +193,39 @@ class Journal:
                     self._memory.popleft()
                     self._peeked = self._peeked[1:]
                 return
-            everything = token >= self._size()
-            self.state["sent"] = 0 if everything else token
-            # The state first: a crash in between sends the file again, and a mark behind its end would lose records.
-            self._save()
-            if everything:
-                with contextlib.suppress(OSError):
-                    os.truncate(self.path, 0)
+            self._handed = token
+            if settled:
+                self._settle()
 
-    def deliver(self, send: Callable[[list[Record]], None], most: int) -> None:
+    def _settle(self) -> None:
+        everything = self._handed >= self._size()
+        self.state["sent"] = 0 if everything else self._handed
+        # The state first: a crash in between sends the file again, and a mark behind its end would lose records.
+        self._save()
+        if everything:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, 0)
+        self._handed = self.sent
+
+    def settle(self) -> None:
+        """Mark all that was handed over as sent: the backend has it on the disk, or on its server."""
+        with self._lock:
+            self._settle()
+
+    def again(self) -> None:
+        """Send what is not settled once more: the backend may have lost it."""
+        with self._lock:
+            self._handed = self.sent
+
+    def deliver(self, send: Callable[[list[Record]], None], most: int, settled: bool = True) -> None:
         """Send everything, `most` records at a time; what `send` raises leaves its records where they are."""
         while True:
             records, token = self.peek(most)
-            if not records and token <= self.sent:
+            if not records and token <= self._handed:
                 return
             if records:
                 send(records)
-            self.done(token)
+            self.done(token, settled)
 
     def save(self) -> None:
         """Write the state, with what the backend has put there."""

@@ -1,10 +1,13 @@
-"""Weights & Biases, online or offline. Its own process writes everything to `wandb/` in the output folder first.
+"""Weights & Biases, online or offline. Its own process (wandb-core) writes everything to `wandb/` in the output folder.
 
+That process writes out what it holds when the run ends. If it dies before, what it had is lost and each call raises
+(MailboxClosedError, ConnectionResetError), so the journal keeps all records until the run is closed.
 Offline runs, and what an online run could not upload, are sent by `ratc_runtime sync` (or `wandb sync`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import urllib.error
@@ -48,7 +51,10 @@ class Wandb(Backend):
 
     name = "Weights & Biases"
     switch = "wandb"
-    patience = ANSWER + BEGIN + FINISH
+    journal = True
+    safe_after_close = True
+    patience = patience_after_failure = ANSWER + BEGIN + FINISH
+    _run: Any = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -58,6 +64,8 @@ class Wandb(Backend):
                 "no account for Weights & Biases is set up (WANDB_API_KEY, `wandb login`): the run is recorded offline"
             )
             self.mode = "offline"
+        if self.mode != "online":
+            self.patience = self.patience_after_failure = 60.0  # no network to wait for
 
     def load(self) -> None:
         """Import wandb, which talks of its own files otherwise."""
@@ -65,9 +73,13 @@ class Wandb(Backend):
         import wandb  # noqa: F401
 
     def open(self) -> None:
-        """Begin or continue the run. Where the server does not answer the run is recorded offline."""
+        """Begin or continue the run. If the server does not answer, the run is recorded offline."""
         import wandb
 
+        if self._run is not None:
+            self._run = None
+            with contextlib.suppress(Exception):  # its process is gone
+                wandb.teardown()
         try:
             if self.mode == "online":
                 reach_server()

@@ -89,6 +89,8 @@ def _write(
     run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory_report.MemoryUse
 ) -> dict[str, Any]:
     """Write, log and say what came out; return the results."""
+    drawn = _draw(run, test.pictures if test is not None else [])
+    run.account.lap("other")
     # The prediction is of the lock's micro-batch, not of a smaller one.
     common, prediction = _common(run), None if run.split.reductions else memory_report.predicted(run.lock)
     results = {
@@ -103,12 +105,14 @@ def _write(
         results |= {"test": {**scored, "samples": test.samples}, "baseline": baseline}
         logged |= {f"test/{name}": value for name, value in scored.items()}
         logged |= {f"test/baseline_{name}": value for name, value in baseline.items()}
-    drawn = _draw(run, test.pictures if test is not None else [])
     # Last: where it says finished, everything else is there.
     write_results(run.output_dir, results)
     run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
-    table = time_accounting.table(_rows(run, results, memory_report.describe(use, prediction)))
+    # Trackers have taken their time since the results were written.
+    run.account.lap("other")
+    told = {**results, "account": _account(run)}
+    table = time_accounting.table(_rows(run, told, memory_report.describe(use, prediction)))
     run.reporter.say(f"{_told(run, test, baseline)}\n{table}")
     for said in run.cache.warnings():
         warn(said)
@@ -147,10 +151,13 @@ def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str
     ]
 
 
+def _account(run: Run) -> dict[str, Any]:
+    steps = run.progress.epoch * run.steps + run.progress.step
+    return run.account.record(steps, steps * run.lock.training.global_batch_size)
+
+
 def _common(run: Run) -> dict[str, Any]:
-    progress = run.progress
-    steps = progress.epoch * run.steps + progress.step
-    account = run.account.record(steps, steps * run.lock.training.global_batch_size)
+    progress, account = run.progress, _account(run)
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,

@@ -279,8 +279,12 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
     return not moved or lock.checkpoint.own_code == "warn"
 
 
-def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own) -> Run:
+def open_run(
+    lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, started: float
+) -> Run:
     """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
+
+    `started` is when the run's process began, of `time.perf_counter`.
 
     The first start looks at a few samples of each split. Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518,
     R536, R541, R552, R570, R571, R573 and R575.
@@ -371,8 +375,9 @@ def open_run(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fres
     if saved is not None:
         checkpoints.tidy(run.ranking())
     seconds = time.perf_counter() - began
+    run.account.add("startup", began - started)
     run.account.add("setup", seconds)
-    progress.total_seconds += seconds
+    progress.total_seconds += seconds + began - started
     return run
 
 

@@ -1,0 +1,29 @@
+"""Sizes as people read them: no unit that shows 0.0."""
+
+import pytest
+from ratc_runtime import sizes
+
+from ratc.units import size_text
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("size", "coarse", "fine"),
+    [
+        (0, "0 B", "0 B"),
+        (90, "90 B", "90 B"),
+        (1000, "1.0 KiB", "1.0 KiB"),
+        (30 << 10, "30 KiB", "30 KiB"),
+        (896 * 1024 * 4, "3.5 MiB", "3.5 MiB"),
+        (55 << 20, "55 MiB", "55 MiB"),
+        (GIB // 10, "0.1 GiB", "0.10 GiB"),
+        (int(1.26 * GIB), "1.3 GiB", "1.26 GiB"),
+        (80 * GIB, "80.0 GiB", "80.0 GiB"),
+    ],
+)
+def test_a_size_has_the_largest_unit_that_shows_it(size, coarse, fine):
+    assert size_text(size) == coarse
+    assert size_text(size, fine=True) == fine
+    if size < 10 * GIB:
+        assert sizes.size_text(size) == fine
