@@ -222,6 +222,7 @@ LEFT_OVER = {
     "PMI_SIZE": "8",
     "NVIDIA_TF32_OVERRIDE": "1",
     "DS_ACCELERATOR": "cuda",
+    "TORCH_COMPILE_DISABLE": "1",
 }
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import allocator, allowed
+from ratc_runtime import allocator, allowed, surroundings
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.lock import Lock, read_lock
@@ -103,15 +103,24 @@ def check_own_code(lock: Lock, folder: Path) -> None:
 
 
 def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
-    """Raise R502 unless the launcher started as many processes as the lock says."""
-    text = environment.get("WORLD_SIZE", "1")
-    if text != str(lock.parallel.world_size):
-        raise RuntimeFinding(
-            "R502",
-            f"the launcher started {text} process(es), the lock says {lock.parallel.world_size}",
-            "WORLD_SIZE as the launcher set it" if "WORLD_SIZE" in environment else "WORLD_SIZE is not set",
-            "start training with the compiled run.sh, or compile for this number of processes",
-        )
+    """Raise R502 unless the launcher started as many processes as the lock says, and said where they meet."""
+    text, started = environment.get("WORLD_SIZE", "1"), lock.parallel.world_size
+    if text != str(started):
+        message = f"the launcher started {text} process(es), the lock says {started}"
+        note = "WORLD_SIZE as the launcher set it" if "WORLD_SIZE" in environment else "WORLD_SIZE is not set"
+    else:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+        message, note = "the launcher's variables make no sense", f"WORLD_SIZE is set, and {', '.join(missing)} not"
+        if "WORLD_SIZE" not in environment or not missing:
+            return
+    raise RuntimeFinding(
+        "R502",
+        message,
+        note,
+        "start training with the compiled run.sh, or compile for this number of processes; if no launcher is there,"
+        f" {surroundings.UNSET}",
+        everywhere=surroundings.is_started(environment),
+    )
 
 
 def check_batch(lock: Lock, folder: Path) -> None:

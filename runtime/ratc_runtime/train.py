@@ -111,12 +111,18 @@ def unforeseen(error: Exception) -> RuntimeFinding:
 
 
 def take_place() -> None:
-    """Tell torch who this process is, whoever started it; raise R502 where the launcher's variables make no sense."""
+    """Tell torch who this process is, whoever started it; raise R502 if the launcher's variables make no sense."""
     try:
         surroundings.adopt(os.environ)
         surroundings.detect(os.environ)
     except ValueError as error:
-        raise RuntimeFinding("R502", "the launcher's variables make no sense", str(error)) from None
+        raise RuntimeFinding(
+            "R502",
+            "the launcher's variables make no sense",
+            str(error),
+            f"start training with the compiled run.sh; if no launcher is there, {surroundings.UNSET}",
+            everywhere=surroundings.is_started(os.environ),
+        ) from None
 
 
 def _as_finding(error: Exception) -> RuntimeFinding | None:

@@ -194,5 +194,22 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
     print(f"refused in {seconds:.2f} s")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error[R502]: the launcher started 4 process(es), the lock says 1")
-    quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3")
+    quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", TORCHELASTIC_RUN_ID="none")
     assert (quiet.returncode, quiet.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        ({"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "the launcher started 4 process(es), the lock says 1"),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "MASTER_ADDR, MASTER_PORT not"),
+        ({"RANK": "3"}, "LOCAL_RANK, WORLD_SIZE is missing"),
+        ({"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "RANK is missing"),
+    ],
+)
+def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str, str], says: str) -> None:
+    refused = run_training(write_lock(tmp_path), **left)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error[R502]")
+    assert says in refused.stderr
+    assert "unset RANK" in refused.stderr

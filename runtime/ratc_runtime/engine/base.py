@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import nested
+from ratc_runtime import compiling, nested
 from ratc_runtime.distributed import World
 from ratc_runtime.engine.optimizer import optimizer_facts
 from ratc_runtime.errors import RuntimeFinding
@@ -90,6 +90,7 @@ class BaseEngine:
             wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
         # What the lock has no key for, because there is one value.
         wrong += [f"{name} {value}, lock none" for name, value in found.get("more", {}).items()]
+        wrong += [f"torch's compiler is off ({name}), lock on" for name in compiling.switched_off(lock, os.environ)]
         if self.world.device.type == "cuda":
             wrong += _tf32(training.tf32)
         if wrong:

@@ -30,7 +30,7 @@ command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python
 
 # What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
-for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE; do
+for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR NVIDIA_TF32_OVERRIDE TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
   if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
 done
 if [ "${#ratc_over[@]}" -gt 0 ]; then
