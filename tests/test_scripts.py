@@ -255,6 +255,13 @@ def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) ->
         assert f"variable `{name}` lies over" in said
 
 
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+def test_files_where_a_script_is_started_hide_no_module_from_the_launcher(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, **ONE)
+    job.run()
+    assert job.environment()["PYTHONSAFEPATH"] == "1"  # Python 3.11 leaves the current folder out of its path
+
+
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_the_launcher_s_own_variables_are_set_after_that(launcher: str, tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", HOSTS, launcher=launcher, **TWO)

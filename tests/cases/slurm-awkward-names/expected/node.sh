@@ -55,6 +55,8 @@ if [ "${#ratc_over[@]}" -gt 0 ]; then
   unset "${ratc_over[@]}"
 fi
 unset "${!OMPI_COMM_WORLD_@}" "${!MV2_COMM_WORLD_@}" "${!PMI_@}" "${!PMIX_@}" "${!JSM_NAMESPACE_@}" MPI_LOCALRANKID MPI_LOCALNRANKS SLURM_PROCID SLURM_LOCALID
+# A file in the folder where this was started hides no module of Python's.
+export PYTHONSAFEPATH=1
 export RAT_DATA_DIR=$ratc_data_dir RAT_OUTPUT_DIR=$ratc_output_dir
 
 # A temporary folder of this start's own, removed at its end; one of an earlier start that was killed, now.

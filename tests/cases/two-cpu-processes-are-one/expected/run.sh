@@ -40,6 +40,8 @@ if [ "${#ratc_over[@]}" -gt 0 ]; then
   unset "${ratc_over[@]}"
 fi
 unset "${!OMPI_COMM_WORLD_@}" "${!MV2_COMM_WORLD_@}" "${!PMI_@}" "${!PMIX_@}" "${!JSM_NAMESPACE_@}" MPI_LOCALRANKID MPI_LOCALNRANKS SLURM_PROCID SLURM_LOCALID
+# A file in the folder where this was started hides no module of Python's.
+export PYTHONSAFEPATH=1
 
 # The files here are those that were reviewed, and the hardware is what they were compiled for.
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml"
