@@ -79,6 +79,16 @@ def check_point(lock: Lock, path: Path) -> None:
         )
 
 
+def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]:
+    """Return the files by which Python may import a module instead of that of the lock, which did not have them."""
+    base = path.rpartition("/")[2].partition(".")[0]
+    place = (folder / path).parent
+    there = [*place.glob(f"{base}.*"), *(place / base).glob("__init__.*")]
+    suffixes = (".py", ".pyc", ".so", ".pyd")
+    found = [file.relative_to(folder).as_posix() for file in there if file.suffix in suffixes and file.is_file()]
+    return sorted(one for one in found if one not in known)
+
+
 def check_own_code(lock: Lock, folder: Path) -> None:
     """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock; with
     `checkpoint.own_code: warn` warn of it. Raise R580 if Python would find others in their place.
@@ -90,6 +100,10 @@ def check_own_code(lock: Lock, folder: Path) -> None:
             moved.append(f"{path} is gone")
         elif sha256_of(file) != module.digest:
             moved.append(f"{path} changed")
+        else:
+            moved += (
+                f"{new} may be imported in place of {path}" for new in _in_place_of(path, folder, lock.own_code or {})
+            )
     allowed.check_modules(list(lock.own_code or {}), folder)
     if moved and lock.checkpoint.own_code == "warn":
         warn(f"own code is not what was compiled: {', '.join(moved)}")
