@@ -8,6 +8,7 @@ refused within a second. `python -m ratc_runtime.preflight lock.yaml` is what ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -260,17 +261,32 @@ def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]]
         ) from None
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        # A card that is cut into slices (MIG) is no device of its own; of a slice the card knows the capability.
+        whole = [(one, handle) for handle in handles for one in (_slices(pynvml, handle) or [handle])]
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         if visible is not None:
-            handles = _select(handles, [pynvml.nvmlDeviceGetUUID(handle) for handle in handles], visible)
+            whole = _select(whole, [pynvml.nvmlDeviceGetUUID(handle) for handle, _ in whole], visible)
         cards = []
-        for handle in handles:
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        for handle, card in whole:
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
             cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory))
         return cards
     finally:
         pynvml.nvmlShutdown()
+
+
+def _slices(pynvml: Any, card: Any) -> list[Any]:
+    """Return the MIG slices of a card; none if it has no such mode, or the mode is off."""
+    found: list[Any] = []
+    try:
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(card) if pynvml.nvmlDeviceGetMigMode(card)[0] == 1 else 0
+    except Exception:  # NVML's own hierarchy: a card or a driver without MIG
+        return found
+    for number in range(most):
+        with contextlib.suppress(Exception):  # there is no slice of that number
+            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, number))
+    return found
 
 
 def _select(handles: list[Any], uuids: list[Any], visible: str) -> list[Any]:
