@@ -121,6 +121,7 @@ def outcome(code: str, heading: str, folder: Path, capsys, monkeypatch) -> list[
     if code in UNTRUSTED:
         monkeypatch.delenv(trust.VARIABLE)
         monkeypatch.setenv("RATC_CONFIG", str(folder))
+        monkeypatch.setenv("RATC_CACHE", str(folder / "kept"))  # a prediction that was kept needs no trust
     files = {f"{info or 'spec'}.yaml": text.encode() for kind, info, text in blocks(code, heading) if kind == "yaml"}
     for name, data in files.items():
         (folder / name).parent.mkdir(exist_ok=True)

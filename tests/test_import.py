@@ -225,6 +225,53 @@ def test_the_last_of_repeated_commands_counts():
     assert carried("module load a\nmodule purge\nmodule load b\n") == {"environment.modules": ["b"]}
 
 
+@pytest.mark.parametrize(
+    ("script", "values"),
+    [
+        ("export A=1\nA=2\n", {"variables.A": "2"}),
+        ("A=1\nexport A\n", {"variables.A": "1"}),
+        ("A=1\nA=2\nexport A B=3\n", {"variables.A": "2", "variables.B": "3"}),
+        ("A=1\nexport B=$A\n", {}),
+        ("export A=1\nA=$X\n", {}),
+        ("export A=1\nA+=2\n", {}),
+        ("export A=1\nexport -n A\n", {}),
+        ("module load a/1 b\nmodule unload a\n", {"modules": ["b"]}),
+        ("module add a\nml load b\nml rm b\n", {"modules": ["a"]}),
+        ("module load a/1 b\nmodule swap a/1 a/2\n", {"modules": ["b"]}),
+        ("ml a\nml reset\n", {}),
+        ("conda activate a\nconda deactivate\nsource v/bin/activate\ndeactivate\n", {}),
+    ],
+)
+def test_what_a_later_command_changes_is_as_it_leaves_it(script, values):
+    assert carried(script) == {f"environment.{path}": value for path, value in values.items()}
+    assert "RANK" not in str(carried(f"{script}RANK=3\nexport RANK\n"))
+
+
+@pytest.mark.parametrize(
+    "value", ["$'a\\tb'", '$"a"', '"\\$HOME/x"', '"a\\`b"', '"a\\\nb"', "~/x", "/a:~/b", "$((1 + 1))", "`date`"]
+)
+def test_a_value_that_only_the_shell_knows_is_left(value):
+    assert carried(f"export A={value} B='2 x'\n") == {"environment.variables.B": "2 x"}
+    assert carried(f"export A=1\nexport A={value}\n") == carried(f"A={value}\nexport A\n") == {}
+
+
+@pytest.mark.parametrize("name", ["a*", "{b,c}/1", "x[12]", "$M", "-f"])
+def test_a_module_that_only_the_shell_knows_is_left(name):
+    assert carried(f"module load {name}\n") == {}
+
+
+def test_parts_of_a_heterogeneous_job_are_not_taken_for_one():
+    script = "#SBATCH -N1 -t 60\n#SBATCH hetjob\n#SBATCH -N2 --gres=gpu:4\n"
+    assert carried(script) == {"resources.walltime": "0-01:00:00"}
+    assert "gres gpu:4" in left(script)
+
+
+def test_sizes_and_arrays_of_lsf_are_not_taken_for_names():
+    assert carried("#BSUB -nnodes 4\n", "lsf") == {"resources.nodes": 4}
+    assert carried('#BSUB -J "a[1-10]%2"\n', "lsf") == {}
+    assert left('#BSUB -J "a[1-10]%2"\n', "lsf") == ["J a[1-10]%2"]
+
+
 SIZES = {
     "tasks by node, GPUs by task": (
         "slurm",
@@ -288,6 +335,7 @@ def test_sizes_are_worked_out_or_said_to_be_lost(name):
         ("gpu:a100:2,gpu:v100:1", None, ["a100", "v100", "gres gpu:a100:2,gpu:v100:1"]),
         ("craynetwork:1", None, ["craynetwork:1"]),
         ("gpu:4(S:0-1)", 4, []),
+        ("gpu:999999999999", None, ["gres gpu:999999999999"]),
     ],
 )
 def test_generic_resources(value, number, lost):
@@ -308,6 +356,10 @@ NO_COMMANDS = {
     "a test": "[ -d /x ] && module load x\n",
     "another way": "module avail x || module load y\n",
     "after the end": "exit 0\nmodule load x\n",
+    "after another program": "exec python x.py\nmodule load x\n",
+    "a pipeline": "module load x 2>&1 | tee log\nexport A=1 | cat\n",
+    "the background": "module load x &\nexport A=1 &\n",
+    "behind what bash alone can read": "cat <<-'A' > x <<B\n\tA\nmodule load x\nB\nmodule load y\n",
     "a comment": "# module load x\n",
 }
 
@@ -316,7 +368,7 @@ NO_COMMANDS = {
 def test_what_is_no_command_or_may_not_run_is_left_and_listed(name):
     script = f"#!/bin/bash\n#SBATCH -N 2\n{NO_COMMANDS[name]}export KEPT=1\n"
     expected = {"resources.nodes": 2, "environment.variables.KEPT": "1"}
-    if name == "after the end":
+    if name in ("after the end", "after another program", "behind what bash alone can read"):
         del expected["environment.variables.KEPT"]
     assert carried(script) == expected
     if name != "a comment":

@@ -222,6 +222,7 @@ LEFT_OVER = {
     "PMI_SIZE": "8",
     "NVIDIA_TF32_OVERRIDE": "1",
     "DS_ACCELERATOR": "cuda",
+    "TORCH_COMPILE_DISABLE": "1",
 }
 
 
@@ -252,6 +253,13 @@ def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) ->
         said = jobs.ratc(tmp_path, "compile", "spec.yaml", "--target", "slurm", "-o", "job").stderr
         assert re.findall(r"error\[(R\d+)\]", said) == [code], said
         assert f"variable `{name}` lies over" in said
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+def test_files_where_a_script_is_started_hide_no_module_from_the_launcher(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, **ONE)
+    job.run()
+    assert job.environment()["PYTHONSAFEPATH"] == "1"  # Python 3.11 leaves the current folder out of its path
 
 
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])

@@ -174,6 +174,9 @@ def test_a_module_that_is_no_python_is_told_with_its_line(validate, tmp_path):
         "/s/$USER",
         "/a/run_$ID",
         "{{ WORK }}/x",
+        "$(pwd)/x",
+        "`pwd`/x",
+        "/data/<name>/x",
     ],
 )
 @pytest.mark.parametrize(
@@ -189,7 +192,16 @@ def test_a_path_with_a_variable_is_said_with_what_to_write(validate, key, path):
         assert "$WORK/x" in said
 
 
-@pytest.mark.parametrize("path", ["~/x", "it costs $5", "100%/of%", "a ~ b", "data$"])
+@pytest.mark.parametrize("key", ["data.data_dir", "output_dir", "environment.venv"])
+@pytest.mark.parametrize("path", ["s3://bucket/x", "file:///x", "https://host/x", "/here/gs:/bucket"])
+def test_an_address_is_no_folder(validate, key, path):
+    section, _, name = key.rpartition(".")
+    said = validate(f"{section}: {{{name}: '{path}'}}" if section else f"{name}: '{path}'")[1]
+    assert f"`{key}` is an address" in said
+    assert ("warning", "R234") in codes(said), said
+
+
+@pytest.mark.parametrize("path", ["C:/x", "a:b/x", "~/x", "it costs $5", "100%/of%", "a ~ b", "data$"])
 def test_a_path_without_one_is_not(validate, path):
     assert ("warning", "R234") not in codes(validate(f"data: {{data_dir: '{path}'}}\nresources: {{num_gpus: 0}}")[1])
 

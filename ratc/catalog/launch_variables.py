@@ -3,7 +3,8 @@ compiled.
 
 The job scripts remove them before they start a launcher, and no spec or cluster may set them. Sources: Accelerate 1.15
 (`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual and `torch/distributed/argparse_util.py`
-(PET_…), DeepSpeed 0.18 (`comm/comm.py`, `mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI, MPICH, PMIx, IBM JSM.
+(PET_…), torch 2.13 (`_dynamo`), DeepSpeed 0.18 (`comm/comm.py`, `mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI,
+MPICH, PMIx, IBM JSM.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ NAMES = (
     "FORK_LAUNCHED",
     "DS_ACCELERATOR",
     "NVIDIA_TF32_OVERRIDE",
+    "TORCHDYNAMO_DISABLE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_COMPILE_DISABLE",
 )
 #: What MPI and the schedulers set for each of their own processes, a launcher among them: removed without a word.
 MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAMESPACE_")

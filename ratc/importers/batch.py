@@ -69,6 +69,11 @@ def _name(text: str) -> _Made:
     )
 
 
+def _lsf_name(text: str) -> _Made:
+    name, bracket, _ = text.partition("[")
+    return f"an array of jobs, called {name}: `sweep` in a spec makes one" if bracket else _name(text)
+
+
 _SITE = "its unit and scope depend on the site; `resources.memory` says it for a node"
 _Table = Mapping[str, Callable[[str], _Made]]
 SLURM: _Table = {
@@ -82,12 +87,15 @@ SLURM: _Table = {
 SLURM_SHORT = {"J": "job-name", "N": "nodes", "t": "time", "p": "partition", "A": "account", "q": "qos", "G": "gpus"}
 SLURM_SHORT |= {"c": "cpus-per-task", "n": "ntasks", "o": "output", "e": "error", "tasks-per-node": "ntasks-per-node"}
 LSF: _Table = {
-    "J": _name,
+    "J": _lsf_name,
     "q": _text("resources.queue"),
     "P": _text("resources.account"),
     "W": _lsf_time,
+    "nnodes": _number("resources.nodes"),
     "M": lambda _: _SITE,
 }
+#: Directives between the parts of a heterogeneous job.
+_SEVERAL = frozenset(("hetjob", "packjob"))
 #: Options of bsub that add to one another; of all others the last counts.
 ADDED = frozenset("R")
 #: Options that ratc works out for itself.
@@ -148,7 +156,11 @@ def _requested(kind: str, options: list[Option]) -> Iterator[Item]:
     for option in last.values():
         if option.name not in known:
             yield from _option(table, option.name, option.value, option.span)
-    yield from sizes.slurm(known) if kind == "slurm" else sizes.lsf(known)
+    if kind == "slurm" and last.keys() & _SEVERAL:
+        why = "a job of several parts: a run has nodes of one kind, say them under `resources`"
+        yield from (Left(option.source, option.span, why) for option in known.values())
+    else:
+        yield from sizes.slurm(known) if kind == "slurm" else sizes.lsf(known)
 
 
 def _words(text: str) -> list[str] | None:
@@ -207,6 +219,7 @@ class _Environment:
     def __init__(self) -> None:
         self._last: dict[str, Carried] = {}
         self._left: list[Left] = []
+        self._shell: dict[str, Carried] = {}
 
     def add(self, item: Carried) -> None:
         """Take a value; modules are gathered."""
@@ -217,6 +230,37 @@ class _Environment:
             self.drop(item.path, f"{item.span.place} sets it again, and the last counts")
         self._last[item.path] = item
 
+    def assign(self, item: Carried) -> None:
+        """Take a value that the script's own shell has: it is carried if the variable is exported, now or later."""
+        if item.path in self._last:
+            self.add(item)
+            return
+        self.forget(item.path)
+        self._shell[item.path] = item
+
+    def export(self, path: str) -> bool:
+        """Carry the value that the shell has of a variable; tell whether it is known."""
+        item = self._shell.pop(path, None)
+        if item is not None:
+            self.add(item)
+        return path in self._last
+
+    def forget(self, path: str) -> None:
+        """Leave a value that was never exported."""
+        item = self._shell.pop(path, None)
+        if item is not None:
+            self._left.append(Left(item.source, item.span, _COMMAND))
+
+    def unload(self, names: list[str]) -> None:
+        """Forget modules, by their names with or without the version."""
+        former = self._last.get(_MODULES)
+        if former is None:
+            return
+        kept = [one for one in former.value if one not in names and one.split("/")[0] not in names]
+        self._last[_MODULES] = Carried(_MODULES, kept, former.span, former.source)
+        if not kept:
+            self.drop(_MODULES, "all are unloaded again")
+
     def drop(self, path: str, why: str) -> None:
         """Forget a value."""
         former = self._last.pop(path, None)
@@ -225,6 +269,8 @@ class _Environment:
 
     def items(self) -> Iterator[Item]:
         """What is left in the end."""
+        for path in list(self._shell):
+            self.forget(path)
         yield from self._last.values()
         yield from self._left
 
@@ -236,22 +282,22 @@ def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator
     line, words = command.text, list(command.words or ())
     if not words or command.unsure:
         yield Left(line, span, f"{command.unsure}: {_COMMAND}" if command.unsure else _COMMAND)
-    elif (words[:2] == ["module", "load"] or words[:1] == ["ml"]) and not command.dynamic:
-        names = words[2:] if words[0] == "module" else words[1:]
-        if any(name.startswith("-") or _MODULE_COMMANDS.fullmatch(name) for name in names[:1]):
-            yield Left(line, span, _COMMAND)
-        else:
-            done.add(Carried(_MODULES, names, span, line))
-    elif words[:2] == ["module", "purge"]:
-        done.drop(_MODULES, f"{span.place} unloads all modules")
+    elif command.apart and not _LAUNCH.match(line):
+        yield Left(line, span, f"{command.apart}: {_COMMAND}")
+    elif words[0] in ("module", "ml"):
+        yield from _modules(command, span, done)
+    elif words in (["deactivate"], ["conda", "deactivate"]):
+        done.drop("environment.conda" if len(words) == 2 else "environment.venv", f"{span.place} leaves it")
         yield Left(line, span, _COMMAND)
     elif words[:2] == ["conda", "activate"] and len(words) == 3 and not command.dynamic:
         done.add(Carried("environment.conda", words[2], span, line))
     elif words[:1] in (["source"], ["."]) and _is_venv(words) and not command.dynamic and "$" not in line:
         done.add(Carried("environment.venv", words[1].removesuffix("/bin/activate"), span, line))
-    elif words[:1] == ["export"] and all(re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.S) for word in words[1:]):
+    elif words[:1] == ["export"] and all(_NAMED.fullmatch(word) for word in words[1:]):
         yield from _variables(command, span, done)
-    elif words[:1] == ["unset"]:
+    elif len(words) == 1 and (match := re.fullmatch(r"([A-Za-z_]\w*)(\+?=)(.*)", words[0], re.S)):
+        yield from _assignment(command, span, done, *match.groups())
+    elif words[0] == "unset" or words[:2] == ["export", "-n"]:
         for name in words[1:]:
             done.drop(f"environment.variables.{name}", f"{span.place} unsets it")
         yield Left(line, span, _COMMAND)
@@ -263,8 +309,31 @@ def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator
         yield Left(line, span, _COMMAND)
 
 
+#: A word of `export` that names a variable.
+_NAMED = re.compile(r"[A-Za-z_]\w*(=.*)?", re.S)
 #: What `ml` does beside loading.
-_MODULE_COMMANDS = re.compile("load|unload|purge|swap|list|avail|spider|use|unuse|save|restore|show")
+_MODULE_COMMANDS = re.compile(
+    "add|rm|del|switch|reset|unload|purge|swap|list|avail|spider|use|unuse|save|restore|show|try-load"
+)
+
+
+def _modules(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
+    """Modules that are loaded are carried, those that are unloaded again are not."""
+    words = list(command.words or ())
+    does, names = (words[1], words[2:]) if words[0] == "module" and len(words) > 1 else ("load", words[1:])
+    if words[0] == "ml" and names and _MODULE_COMMANDS.fullmatch(names[0].replace("load", "add", 1)):
+        does, names = names[0], names[1:]
+    plain = bool(names) and not command.dynamic and not any(re.search(r"^[-+]|[*?\[{]", name) for name in names)
+    if does in ("load", "add") and plain:
+        done.add(Carried(_MODULES, names, span, command.text))
+        return
+    if does in ("purge", "reset", "restore"):
+        done.drop(_MODULES, f"{span.place} unloads all modules")
+    elif does in ("unload", "rm", "del"):
+        done.unload(names)
+    elif does in ("swap", "switch"):
+        done.unload(names[:1] if len(names) > 1 else [name.split("/")[0] for name in names])
+    yield Left(command.text, span, _COMMAND)
 
 
 def _is_venv(words: list[str]) -> bool:
@@ -274,9 +343,14 @@ def _is_venv(words: list[str]) -> bool:
 def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
     words = command.words or ()
     for number, word in enumerate(words[1:], 1):
-        name, _, value = word.partition("=")
+        name, equals, value = word.partition("=")
         path = f"environment.variables.{name}"
         source = command.text if len(words) == 2 else f"export {word}"
+        if not equals:
+            known = done.export(path)
+            yield Left(source, span, "its value is carried" if known else _COMMAND, deliberate=known)
+            continue
+        done.forget(path)
         if number in command.dynamic:
             done.drop(path, f"{span.place} sets it again, to what is not known here")
             yield Left(source, span, "the shell's variables are not known here")
@@ -284,6 +358,19 @@ def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterat
             yield Left(source, span, f"it {why}")
         else:
             done.add(Carried(path, value, span, source))
+
+
+def _assignment(
+    command: shell.Command, span: Span, done: _Environment, name: str, sign: str, value: str
+) -> Iterator[Item]:
+    """`A=1`: the environment has it only if the variable is exported."""
+    path = f"environment.variables.{name}"
+    if sign == "=" and not command.dynamic and launch_variables.reason(name) is None:
+        done.assign(Carried(path, value, span, command.text))
+        return
+    done.forget(path)
+    done.drop(path, f"{span.place} sets it again, to what is not known here")
+    yield Left(command.text, span, _COMMAND)
 
 
 def _launch(command: shell.Command, span: Span) -> Iterator[Item]:

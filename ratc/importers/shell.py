@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 #: What the shell works out when the script runs.
 _EXPANSIONS = frozenset(
     ("simple_expansion", "expansion", "command_substitution", "process_substitution", "arithmetic_expansion")
-)
+) | frozenset(("ansi_c_string", "translated_string"))
+#: A home folder, also behind the colons of a path.
+_HOME = re.compile(r"(^|:)~")
+#: What quotes take out of their text, and `shlex` leaves in it.
+_ESCAPED = re.compile(r"\\[$`\n]")
 _COMMANDS = frozenset(("command", "declaration_command", "unset_command", "test_command"))
 #: What is around commands that run in turn, whatever the others do; see :func:`_unfolded`.
 _AROUND = frozenset(("list", "pipeline", "redirected_statement"))
@@ -28,8 +32,9 @@ _AROUND = frozenset(("list", "pipeline", "redirected_statement"))
 class Command:
     """One command: ``text`` as it is written, the ``line`` (from 1) and ``last`` line it stands on, and its ``words``.
 
-    ``words`` is None if it is none that can be read alone. ``unsure`` says why it may not run. ``dynamic`` are the
-    places of words that the shell works out only when it runs.
+    ``words`` is None if it is none that can be read alone; an assignment is one word. ``unsure`` says why it may not
+    run, ``apart`` why what it sets is lost to the script. ``dynamic`` are the places of words that the shell works out
+    only when it runs.
     """
 
     text: str
@@ -38,53 +43,66 @@ class Command:
     words: tuple[str, ...] | None
     dynamic: frozenset[int] = frozenset()
     unsure: str = ""
+    apart: str = ""
 
 
 def commands(text: str) -> Iterator[Command]:
     """The commands of a script, in order."""
     tree = _parser().parse(text.encode("utf-8", errors="replace"))
-    over = False
+    over = ""
     for node in tree.root_node.named_children:
         if node.type == "comment":
             continue
+        after = node.next_sibling
+        apart = "it runs in the background" if after is not None and after.type == "&" else ""
         for command in _of(node):
-            yield command if not over else _unsure(command, "it stands behind `exit`")
-            over = over or (not command.unsure and command.words is not None and command.words[:1] == ("exit",))
+            changed = replace(command, apart=command.apart or apart)
+            yield replace(changed, unsure=over) if over else changed
+            if not over and not command.unsure:
+                over = _end(command.words or ())
+        if node.has_error and not over:  # where it ends is not known, and quotes and here-documents may be open
+            over = "it stands behind what cannot be read as bash"
 
 
-def _unsure(command: Command, why: str) -> Command:
-    return Command(command.text, command.line, command.last, command.words, command.dynamic, why)
+def _end(words: tuple[str, ...]) -> str:
+    """Why nothing runs after a command, or nothing."""
+    if words[:1] == ("exit",) or (words[:1] == ("exec",) and len(words) > 1):
+        return f"it stands behind `{words[0]}`"
+    return ""
 
 
 def _of(node: Node) -> Iterator[Command]:
     """The commands of one statement. What is no command is one without words."""
-    for part, unsure in _unfolded(node):
+    for part, unsure, apart in _unfolded(node):
         if part.has_error:
             yield _command(part, "it cannot be read as bash", read=False)
         elif part.type in _COMMANDS:
-            yield _command(part, unsure)
+            yield replace(_command(part, unsure), apart=apart)
+        elif part.type == "variable_assignment" and not any(child.type == "array" for child in part.named_children):
+            made = replace(_command(part, unsure), apart=apart)
+            yield replace(made, dynamic=frozenset((0,))) if _is_dynamic(part) else made
         else:
             inner = list(_inside(part))
             yield from inner or [_command(part, unsure, read=False)]
 
 
-def _unfolded(node: Node) -> Iterator[tuple[Node, str]]:
-    """The parts of `a && b`, of `a | b` and of `a > file`; a part is unsure if what stands before it decides."""
-    ahead = [(node, "")]
+def _unfolded(node: Node) -> Iterator[tuple[Node, str, str]]:
+    """The parts of `a && b`, of `a | b` and of `a > file`: unsure if what is before decides, apart in a pipeline."""
+    ahead = [(node, "", "")]
     while ahead:
-        node, unsure = ahead.pop()
+        node, unsure, apart = ahead.pop()
         children = [child for child in node.named_children if not child.type.endswith("_redirect")]
         if node.has_error or node.type not in _AROUND or not children or _has_heredoc(node):
-            yield node, unsure
+            yield node, unsure, apart
         elif node.type == "list":
             by_or = any(child.type == "||" for child in node.children)
             is_test = any(child.type == "test_command" or _text(child).startswith("test ") for child in children[:-1])
             asks = unsure or (f"whether it runs depends on `{_text(children[0])}`" if by_or or is_test else "")
-            ahead += [(children[-1], asks), *((child, unsure) for child in reversed(children[:-1]))]
+            ahead += [(children[-1], asks, apart), *((child, unsure, apart) for child in reversed(children[:-1]))]
         elif node.type == "pipeline":
-            ahead.append((children[0], unsure))
+            ahead.append((children[0], unsure, "each part of a pipeline has a shell of its own"))
         else:
-            ahead += [(child, unsure) for child in reversed(children)]
+            ahead += [(child, unsure, apart) for child in reversed(children)]
 
 
 def _has_heredoc(node: Node) -> bool:
@@ -123,14 +141,18 @@ def _command(node: Node, unsure: str, read: bool = True) -> Command:
         if node.type == "declaration_command":
             parts = [node, *parts]  # `export` itself is no node
         dynamic = frozenset(number for number, part in enumerate(parts) if number and _is_dynamic(part))
-        if len(parts) != len(words):  # some words are more than a node: none is sure
+        if len(parts) != len(words) and node.type == "declaration_command":  # `A=$((1 + 1))` is one word
+            known = [part for number, part in enumerate(parts) if number and number not in dynamic]
+            plain = {part.id: "".join(_split(_text(part)) or ()) for part in known}
+            words = (words[0], *(plain.get(part.id, _text(part)) for part in parts[1:]))
+        elif len(parts) != len(words):  # some words are more than a node: none is sure
             dynamic = frozenset(range(len(words))) if _is_dynamic(node) else frozenset()
     return Command(text, node.start_point.row + 1, node.end_point.row + 1, words, dynamic, unsure)
 
 
 def _split(text: str) -> tuple[str, ...] | None:
     try:
-        return tuple(shlex.split(re.sub(r"\\\n", " ", text), comments=True))
+        return tuple(shlex.split(re.sub(r"\\\n", "", text), comments=True))
     except ValueError:
         return None
 
@@ -139,7 +161,9 @@ def _is_dynamic(node: Node) -> bool:
     ahead = [node]
     while ahead:
         part = ahead.pop()
-        if part.type in _EXPANSIONS or (part.type == "word" and _text(part).startswith("~")):
+        if part.type in _EXPANSIONS or (part.type == "word" and _HOME.search(_text(part))):
+            return True
+        if part.type == "string" and _ESCAPED.search(_text(part)):
             return True
         ahead += part.named_children
     return False

@@ -130,7 +130,7 @@ def _generic(option: Option, path: str) -> Iterator[Item]:
             continue
         kind = words[1:] if words[0] == "gpu" else words
         number = kind.pop() if kind and re.fullmatch(r"\d{1,9}", kind[-1]) else "1"
-        if len(kind) > 1 or any(not re.fullmatch(r"[\w.-]+", word) for word in kind):
+        if len(kind) > 1 or any(not re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*", word) for word in kind):
             yield Left(option.source, option.span, "it is no number of GPUs")
             return
         counts.append(int(number))

@@ -19,10 +19,18 @@ _PATHS = {
 }
 #: Free values that may hold paths.
 _FREE = ("environment.variables", "data.args", "model.args", "training.loss_args")
-#: `$NAME`, `${NAME}`, `${oc.env:NAME}`, `%NAME%`, `{{ NAME }}`, `~user`. `~` and `~/` are filled in by the scripts.
+#: `$NAME`, `${NAME}`, `${oc.env:NAME}`, `%NAME%`, `{{ NAME }}`, `~user`, `$(command)`, `` `command` ``. `~` and `~/`
+#: are filled in by the scripts.
 _TEMPLATE = re.compile(
-    r"(?<!\s)\$(?:\{[^}]*\}?|[A-Za-z_]\w*)|%[A-Za-z_]\w*%|\{\{.*?\}\}|^(?:(?:\.\.?/)*~)[^/\s]+", re.ASCII
+    r"(?<!\s)\$(?:\{[^}]*\}?|\([^)]*\)?|[A-Za-z_]\w*)|%[A-Za-z_]\w*%|\{\{.*?\}\}|`[^`]+`|^(?:(?:\.\.?/)*~)[^/\s]+",
+    re.ASCII,
 )
+#: A word in a path that a person was to replace.
+_PLACEHOLDER = re.compile(r"<[^<>/]+>")
+#: What is read or written as files of a file system.
+_FOLDERS = ("data.data_dir", "output_dir", "environment.venv")
+#: A path from an option or a variable was made absolute, and has lost a slash.
+_ADDRESS = re.compile(r"(?:^|/)([A-Za-z][A-Za-z0-9+.-]+):/")
 _NAMED = re.compile(r"\$\{(?:oc\.)?env[:.]([A-Za-z_]\w*)[^}]*\}|\$\{env:([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%")
 
 
@@ -33,7 +41,13 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     paths |= {path: f'--set "{path}={{}}"' for path in folders}
     for path, option in paths.items():
         text = settings[path].value
-        if isinstance(text, str) and (match := _TEMPLATE.search(text)):
+        if not isinstance(text, str):
+            continue
+        if path in _FOLDERS and (match := _ADDRESS.search(text)):
+            message = f"`{path}` is an address (`{match[1]}://`), which is taken as a folder's name"
+            advice = "copy the data to a file system, or mount it there, and name that folder"
+            yield Diagnostic("R234", message, settings[path].span, (), (advice,), Severity.WARNING)
+        elif match := _TEMPLATE.search(text) or _PLACEHOLDER.search(text):
             message = f"`{path}` holds `{match[0]}`, which nothing fills in: it is taken as a name"
             helps = tuple(_instead(path, option, text))
             yield Diagnostic("R234", message, settings[path].span, (), helps, Severity.WARNING)
@@ -47,7 +61,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
 
 def _instead(path: str, option: str, text: str) -> Iterator[str]:
     filled = _for_shell(text)
-    if "{{" in text or "~" in text.partition("/")[0]:
+    if "{{" in text or "~" in text.partition("/")[0] or _PLACEHOLDER.search(text):
         yield "write the path itself"
         return
     yield f"write the path itself, or let your shell fill it in: `{option.format(filled)}`"

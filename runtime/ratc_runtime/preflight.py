@@ -8,6 +8,7 @@ refused within a second. `python -m ratc_runtime.preflight lock.yaml` is what ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -21,6 +22,7 @@ from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.strict import load_yaml, open_regular
 from ratc_runtime.data.lengths import check_listed
+from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models import allowed
 
@@ -80,6 +82,16 @@ def check_point(lock: Lock, path: Path) -> None:
         )
 
 
+def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]:
+    """Return the files by which Python may import a module instead of that of the lock, which did not have them."""
+    base = path.rpartition("/")[2].partition(".")[0]
+    place = (folder / path).parent
+    there = [*place.glob(f"{base}.*"), *(place / base).glob("__init__.*")]
+    suffixes = (".py", ".pyc", ".so", ".pyd")
+    found = [file.relative_to(folder).as_posix() for file in there if file.suffix in suffixes and file.is_file()]
+    return sorted(one for one in found if one not in known)
+
+
 def check_own_code(lock: Lock, folder: Path) -> None:
     """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock; with
     `checkpoint.own_code: warn` warn of it. Raise R580 if Python would find others in their place.
@@ -91,6 +103,10 @@ def check_own_code(lock: Lock, folder: Path) -> None:
             moved.append(f"{path} is gone")
         elif sha256_of(file) != module.digest:
             moved.append(f"{path} changed")
+        else:
+            moved += (
+                f"{new} may be imported in place of {path}" for new in _in_place_of(path, folder, lock.own_code or {})
+            )
     allowed.check_modules(list(lock.own_code or {}), folder)
     if moved and lock.checkpoint.own_code == "warn":
         warn(f"own code is not what was compiled: {', '.join(moved)}")
@@ -104,15 +120,24 @@ def check_own_code(lock: Lock, folder: Path) -> None:
 
 
 def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
-    """Raise R502 unless the launcher started as many processes as the lock says."""
-    text = environment.get("WORLD_SIZE", "1")
-    if text != str(lock.parallel.world_size):
-        raise RuntimeFinding(
-            "R502",
-            f"the launcher started {text} process(es), the lock says {lock.parallel.world_size}",
-            "WORLD_SIZE as the launcher set it" if "WORLD_SIZE" in environment else "WORLD_SIZE is not set",
-            "start training with the compiled run.sh, or compile for this number of processes",
-        )
+    """Raise R502 unless the launcher started as many processes as the lock says, and said where they meet."""
+    text, started = environment.get("WORLD_SIZE", "1"), lock.parallel.world_size
+    if text != str(started):
+        message = f"the launcher started {text} process(es), the lock says {started}"
+        note = "WORLD_SIZE as the launcher set it" if "WORLD_SIZE" in environment else "WORLD_SIZE is not set"
+    else:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+        message, note = "the launcher's variables make no sense", f"WORLD_SIZE is set, and {', '.join(missing)} not"
+        if "WORLD_SIZE" not in environment or not missing:
+            return
+    raise RuntimeFinding(
+        "R502",
+        message,
+        note,
+        "start training with the compiled run.sh, or compile for this number of processes; if no launcher is there,"
+        f" {launch_environment.UNSET}",
+        everywhere=launch_environment.is_started(environment),
+    )
 
 
 def check_batch(lock: Lock, folder: Path) -> None:
@@ -238,17 +263,32 @@ def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]]
         ) from None
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        # A card that is cut into slices (MIG) is no device of its own; of a slice the card knows the capability.
+        whole = [(one, handle) for handle in handles for one in (_slices(pynvml, handle) or [handle])]
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         if visible is not None:
-            handles = _select(handles, [pynvml.nvmlDeviceGetUUID(handle) for handle in handles], visible)
+            whole = _select(whole, [pynvml.nvmlDeviceGetUUID(handle) for handle, _ in whole], visible)
         cards = []
-        for handle in handles:
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        for handle, card in whole:
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
             cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory))
         return cards
     finally:
         pynvml.nvmlShutdown()
+
+
+def _slices(pynvml: Any, card: Any) -> list[Any]:
+    """Return the MIG slices of a card; none if it has no such mode, or the mode is off."""
+    found: list[Any] = []
+    try:
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(card) if pynvml.nvmlDeviceGetMigMode(card)[0] == 1 else 0
+    except Exception:  # NVML's own hierarchy: a card or a driver without MIG
+        return found
+    for number in range(most):
+        with contextlib.suppress(Exception):  # there is no slice of that number
+            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, number))
+    return found
 
 
 def _select(handles: list[Any], uuids: list[Any], visible: str) -> list[Any]:

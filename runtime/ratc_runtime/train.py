@@ -116,12 +116,18 @@ def unforeseen(error: Exception) -> RuntimeFinding:
 
 
 def take_place() -> None:
-    """Tell torch who this process is, whoever started it; raise R502 where the launcher's variables make no sense."""
+    """Tell torch who this process is, whoever started it; raise R502 if the launcher's variables make no sense."""
     try:
         launch_environment.adopt(os.environ)
         launch_environment.detect(os.environ)
     except ValueError as error:
-        raise RuntimeFinding("R502", "the launcher's variables make no sense", str(error)) from None
+        raise RuntimeFinding(
+            "R502",
+            "the launcher's variables make no sense",
+            str(error),
+            f"start training with the compiled run.sh; if no launcher is there, {launch_environment.UNSET}",
+            everywhere=launch_environment.is_started(os.environ),
+        ) from None
 
 
 def _as_finding(error: Exception) -> RuntimeFinding | None:

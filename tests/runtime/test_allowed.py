@@ -327,6 +327,20 @@ def test_preflight_refuses_code_that_was_not_compiled(
             assert "warning: own code is not what was compiled: losses.py" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name", ["losses/__init__.py", "losses.so", "losses.cpython-311-x86_64-linux-gnu.so", "losses.pyc"]
+)
+def test_preflight_refuses_what_python_would_import_instead(name: str, own: Path) -> None:
+    (own / "losses.py").write_text(LOSS.format(1))
+    path = lock_of(own)
+    (own / "losses.txt").touch()
+    (own / "losses").mkdir()
+    preflight.check(path, {}, launched=False)
+    (own / name).touch()
+    with pytest.raises(RuntimeFinding, match=rf"R582[\s\S]*{name} may be imported in place of losses.py"):
+        preflight.check(path, {}, launched=False)
+
+
 def test_a_lock_that_leads_out_of_the_folder_is_not_followed(own: Path) -> None:
     (own / "losses.py").write_text(LOSS.format(1))
     path = lock_of(own)

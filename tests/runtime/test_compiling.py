@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lockfile import write_lock
 from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.distributed.world import World
+from ratc_runtime.engine.base import BaseEngine
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.time_accounting import Account
 from ratc_runtime.training import compiling
 from ratc_runtime.training.open_run import Progress
@@ -35,6 +39,33 @@ def test_a_run_that_compiles_nothing_is_left_alone(tmp_path: Path) -> None:
     clock = compiling.Clock(lock)
     torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
     assert clock() == 0.0
+
+
+@pytest.mark.parametrize("name", ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"])
+def test_a_compiler_that_is_switched_off_is_not_what_the_lock_says(
+    name: str, lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Engine(BaseEngine):
+        def __init__(self) -> None:
+            self.world = World(0, 1, torch.device("cpu"))
+
+        def effective(self) -> dict[str, Any]:
+            training = lock.training
+            return {
+                "world size": 1,
+                "gradient accumulation": training.gradient_accumulation_steps,
+                "precision": training.precision,
+                "optimizer": training.optimizer,
+                "betas": tuple(training.betas),
+                "weight decay": {training.weight_decay},
+            }
+
+    Engine().verify(lock)
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(RuntimeFinding, match="R503") as raised:
+        Engine().verify(lock)
+    assert name in raised.value.note
+    Engine().verify(read_lock(write_lock(tmp_path / "plain")))
 
 
 def test_the_clock_runs_while_torch_compiles(lock: Lock) -> None:

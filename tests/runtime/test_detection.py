@@ -49,8 +49,8 @@ def lock_of(folder: Path, **changes: Any) -> Lock:
     return read_lock(path)
 
 
-def coco(folder: Path, split: str = "train", **changes: Any) -> dict[str, Any]:
-    """Write two images of 40 x 20 pixels, one without objects; returns what the annotations say."""
+def coco(folder: Path, split: str = "train", place: str = "images", **changes: Any) -> dict[str, Any]:
+    """Write two images of 40 x 20 pixels, one without objects, into `place`; returns what the annotations say."""
     content: dict[str, Any] = {
         "images": [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 20} for n in (7, 3)],
         "annotations": [
@@ -65,9 +65,9 @@ def coco(folder: Path, split: str = "train", **changes: Any) -> dict[str, Any]:
     content |= changes
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    (folder / "images").mkdir(exist_ok=True)
+    (folder / place).mkdir(parents=True, exist_ok=True)
     for number in (3, 7):
-        Image.new("L", (40, 20), 10 * number).save(folder / "images" / f"{number}.png")
+        Image.new("L", (40, 20), 10 * number).save(folder / place / f"{number}.png")
     return content
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from lockfile import environment, results, run_training, train_command, write_data, write_lock
+from ratc_runtime.output.results import read_results
 
 
 def refused(done: subprocess.CompletedProcess[str], code: str) -> str:
@@ -257,3 +258,15 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(project: Path) -> None:
     assert "epoch 2/2" in done.stdout
     assert (done.returncode, "error[R562]" in done.stderr) == (1, True)
     assert not (project / "out/results.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "nested"])
+def test_results_that_never_end_are_none(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("[" * 100_000)
+    assert read_results(tmp_path) == {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -319,3 +322,68 @@ def test_an_epoch_without_a_score_is_not_the_best_one() -> None:
     assert best((nothing, 0.1), (0.0, 0.9), (0.3, 0.8)) == [3, 2, 1]
     assert best((None, 0.1), (0.0, 0.9)) == [2, 1]
     assert best((nothing, 0.5), (nothing, 0.2), (nothing, nothing)) == [2, 1, 3]
+
+
+def as_tiff(values: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_mask_that_holds_no_number_somewhere_is_refused(
+    tmp_path: Path, value: float, threshold: float | None
+) -> None:
+    data = isic(tmp_path, grey(255), data__args={} if threshold is None else {"mask_threshold": threshold})
+    values = INSIDE.astype(np.float32)
+    values[0, 0] = value
+    (tmp_path / "masks/a_segmentation.png").write_bytes(as_tiff(values))
+    with pytest.raises(RuntimeFinding, match=r"R570.*NaN or infinity") as raised:
+        data[0]
+    assert raised.value.note == "1 of 600 values are not finite"
+    assert "mask_threshold" not in raised.value.help
+
+
+def test_no_threshold_is_advised_that_would_be_refused(tmp_path: Path) -> None:
+    data = isic(tmp_path, grey(255))
+    (tmp_path / "masks/a_segmentation.png").write_bytes(as_tiff(INSIDE.astype(np.int32) * 2 - 1))
+    with pytest.raises(RuntimeFinding, match="R570") as raised:
+        data[0]
+    assert "values: -1, 1;" in raised.value.note
+    assert "mask_threshold" not in raised.value.help
+
+
+def sixteen_bits(colour_type: int, channels: int) -> bytes:
+    """A PNG of 16 bits a channel in several channels, which Pillow does not write."""
+    rows = b"".join(b"\0" + row.tobytes() for row in np.full((SHAPE[0], SHAPE[1] * channels), 4000, ">u2"))
+    head = struct.pack(">IIBBBBB", SHAPE[1], SHAPE[0], 16, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("what", ["images/a.png", "masks/a_segmentation.png"])
+def test_colours_of_sixteen_bits_are_refused(tmp_path: Path, what: str, colour_type: int, channels: int) -> None:
+    data = isic(tmp_path, grey(255))
+    (tmp_path / what).write_bytes(sixteen_bits(colour_type, channels))
+    with pytest.raises(RuntimeFinding, match=r"R506.*cannot be decoded") as raised:
+        data[0]
+    assert "16 bits a channel" in raised.value.note
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (INSIDE.astype(np.float32), "holds fractions"),
+        (np.zeros((*SHAPE, 3), np.uint8), r"holds several channels \(RGB"),
+    ],
+)
+def test_class_numbers_are_whole_and_single(tmp_path: Path, values: Any, says: str) -> None:
+    data = isic(tmp_path, grey(1), data__num_classes=3, data__class_names=["background", "a", "b"])
+    (tmp_path / "masks/a_segmentation.png").write_bytes(as_tiff(values))
+    with pytest.raises(RuntimeFinding, match=f"R536.*{says}"):
+        data[0]

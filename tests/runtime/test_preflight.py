@@ -120,6 +120,30 @@ def test_nominal_memory_is_met_by_what_the_driver_reports(tmp_path: Path) -> Non
     check(lock, {"CUDA_VISIBLE_DEVICES": "1"}, launched=True)
 
 
+SLICES = """
+SLICES = [("A100 MIG 3g.40gb", None, 42_949_672_960, f"MIG-{n}") for n in "xy"]
+def nvmlDeviceGetMigMode(card):
+    if card[1] != (8, 0): raise RuntimeError("not supported")
+    return 1, 1
+def nvmlDeviceGetMaxMigDeviceCount(card): return 7
+def nvmlDeviceGetMigDeviceHandleByIndex(card, number): return {0: SLICES[0], 2: SLICES[1]}[number]
+"""
+
+
+def test_a_slice_of_a_card_is_a_device_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "nvml"
+    folder.mkdir()
+    (folder / "pynvml.py").write_text(FAKE_NVML + SLICES)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    lock = cuda_lock(tmp_path, card=None, memory_bytes=40 * 2**30)
+    for visible in ("MIG-x", "MIG-y", "MIG-x,MIG-y", "0", "1"):
+        check(lock, {"CUDA_VISIBLE_DEVICES": visible}, launched=True)
+    check(lock, {}, launched=True)
+    for visible in ("MIG-z", "GPU-aa", "2"):  # no such slice, the card that is cut up, the other card
+        assert code_of(lock, CUDA_VISIBLE_DEVICES=visible) == "R504"
+
+
 def test_r504_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "nvml"
     folder.mkdir()
@@ -194,5 +218,22 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
     print(f"refused in {seconds:.2f} s")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error[R502]: the launcher started 4 process(es), the lock says 1")
-    quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3")
+    quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", TORCHELASTIC_RUN_ID="none")
     assert (quiet.returncode, quiet.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        ({"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "the launcher started 4 process(es), the lock says 1"),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "MASTER_ADDR, MASTER_PORT not"),
+        ({"RANK": "3"}, "LOCAL_RANK, WORLD_SIZE is missing"),
+        ({"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "RANK is missing"),
+    ],
+)
+def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str, str], says: str) -> None:
+    refused = run_training(write_lock(tmp_path), **left)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error[R502]")
+    assert says in refused.stderr
+    assert "unset RANK" in refused.stderr

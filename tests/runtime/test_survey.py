@@ -148,23 +148,25 @@ def test_classes_that_never_occur_are_named(project: Path, capsys: pytest.Captur
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
     look(project / "data", **THREE)
     said = capsys.readouterr().err
-    assert "[R572] class wall never occurs in the 10 samples of train" in said
+    assert "[R572] `wall` never occurs in the 10 samples of train" in said
     task = make_task(lock_with(**THREE))
-    assert "classes cell, wall never occur in" in never_there("val", Survey(4, read=4), task).message
+    assert "`background`, `cell`, `wall` never occur in" in never_there("val", Survey(4, read=4), task).message
 
 
 def test_of_objects_it_is_known_for_every_image_which_classes_never_occur(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = [{"id": n, "file_name": "7.png", "width": 40, "height": 20} for n in range(50)]
+    images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 20} for n in range(50)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9]} for n in range(50)]
     coco(tmp_path, images=images, annotations=boxes)
+    for n in range(50):
+        Image.new("L", (40, 20)).save(tmp_path / f"images/{n}.png")
     lock = coco_lock(tmp_path)
     data = {"train": open_split(lock, tmp_path, "train")}
     task = make_task(lock)
     task.opened(data)
     first_look(data, task, ALONE, False)
-    assert "[R572] classes dog, toothbrush never occur in the 50 samples of train" in capsys.readouterr().err
+    assert "[R572] `dog`, `toothbrush` never occur in the 50 samples of train" in capsys.readouterr().err
 
 
 class Own:
@@ -380,6 +382,91 @@ def test_a_mask_or_image_that_is_nearly_called_so_is_named(
     assert new in raised.value.note
 
 
+@pytest.mark.parametrize("suffix", [".PNG", ".Jpg", ".JPEG"])
+def test_endings_may_have_capital_letters(project: Path, suffix: str) -> None:
+    image = project / "data/images/train0.png"
+    Image.open(image).convert("RGB").save(image.with_suffix(suffix))
+    image.unlink()
+    mask = project / "data/masks/train0_segmentation.png"
+    mask.rename(mask.with_suffix(".PNG"))
+    look(project / "data")
+
+
+@pytest.mark.parametrize("second", ["images/train0.jpg", "images/train0.PNG", "masks/train0_segmentation.PNG"])
+def test_a_sample_of_two_files_is_refused_with_both(project: Path, second: str) -> None:
+    (project / "data" / second).write_bytes(b"")
+    with pytest.raises(RuntimeFinding, match=f"R506.*train0 of split train has 2 files in {second[:5]}") as raised:
+        look(project / "data")
+    assert Path(second).name in raised.value.note
+    assert open_split(lock_with(data__on_bad_sample="skip"), project / "data", "train").missing == ["train0"]
+
+
+def test_files_that_systems_leave_behind_are_no_samples(project: Path) -> None:
+    for name in ("images/.DS_Store", "images/Thumbs.db", "images/._train0.png", "masks/._train0_segmentation.png"):
+        (project / "data" / name).write_bytes(b"left behind")
+    look(project / "data")
+
+
+def test_names_in_the_list_have_no_suffix_and_that_is_said(project: Path) -> None:
+    splits = project / "data/splits.json"
+    names = {split: [f"{name}.png" for name in found] for split, found in json.loads(splits.read_text()).items()}
+    splits.write_text(json.dumps(names))
+    with pytest.raises(RuntimeFinding, match=r"R506.*train0\.png") as raised:
+        look(project / "data")
+    assert "without suffix" in raised.value.help
+
+
+def test_a_split_that_is_there_twice_is_refused(project: Path) -> None:
+    splits = project / "data/splits.json"
+    splits.write_text(splits.read_text().rstrip()[:-1] + ', "train": ["train0"]}')
+    with pytest.raises(RuntimeFinding, match=r"R506.*no valid|R506.*not valid") as raised:
+        look(project / "data")
+    assert "'train' is there 2 times" in raised.value.note
+
+
+def test_masks_without_background_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blank(project / "data", "train", 255)
+    look(project / "data")
+    assert "[R572] `background` never occurs in the 10 samples of train" in capsys.readouterr().err
+
+
+def test_the_check_names_images_that_are_in_two_splits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = project / "data/images"
+    (images / "val0.png").write_bytes((images / "train3.png").read_bytes())
+    (images / "test0.png").unlink()
+    (images / "test0.png").symlink_to("train4.png")
+    status, _, err = checked(lock_with(), project, capsys)
+    assert status == 0, err
+    assert "[R578] 1 image(s) of val are in train, too: " in err
+    assert err.count("[R578]") == 2
+    assert "images/test0.png is " in err
+
+
+def test_an_image_is_in_one_split_and_once(tmp_path: Path) -> None:
+    twice = [{"id": n, "file_name": "7.png", "width": 40, "height": 20} for n in (1, 2)]
+    coco(tmp_path, images=twice, annotations=[])
+    with pytest.raises(RuntimeFinding, match=r"R506.*several `images`.*7\.png"):
+        CocoDetection(tmp_path, "train", (40, 40), channels=1)
+    for split in ("train", "val"):
+        coco(tmp_path, split)
+    lock = coco_lock(tmp_path)
+    data = {split: open_split(lock, tmp_path, split) for split in ("train", "val")}
+    with pytest.raises(RuntimeFinding, match=r"R506.*train and of val both name .*3\.png") as raised:
+        make_task(lock).opened(data)
+    assert "2 image(s) in both" in raised.value.note
+
+
+def test_boxes_that_may_be_two_corners_or_copies_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    box = {"image_id": 7, "category_id": 1}
+    corners = [{"id": 1, **box, "bbox": [20, 5, 38, 18]}]
+    copies = [{"id": n, **box, "bbox": [1, 1, 9, 9]} for n in (2, 3)]
+    coco(tmp_path, annotations=[*corners, *copies, {"id": 4, **box, "bbox": [30, 10, 10.5, 10.9]}])
+    CocoDetection(tmp_path, "train", (40, 40), channels=1)
+    err = capsys.readouterr().err
+    assert "1 box(es) reach beyond their image" in err
+    assert "1 box(es) are there a second time" in err
+
+
 def test_an_image_of_another_size_than_is_listed_is_refused_with_both(tmp_path: Path) -> None:
     coco(tmp_path)
     exif = Image.Exif()
@@ -449,7 +536,7 @@ def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: 
 
 def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in SPLITS:
-        coco(tmp_path / "data", split)
+        coco(tmp_path / "data", split, f"images/{split}")
     lock = coco_lock(
         tmp_path,
         training__global_batch_size=2,
@@ -458,10 +545,10 @@ def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys:
     )
     status, out, err = checked(lock, tmp_path, capsys, "--pictures", str(tmp_path / "pictures"))
     assert status == 0, err
-    assert "[R572] class dog never occurs" in err
+    assert "[R572] `dog` never occurs" in err
     assert "toothbrush" in out
     assert (tmp_path / "pictures/samples.png").is_file()
-    coco(tmp_path / "data", "val", annotations=[])
+    coco(tmp_path / "data", "val", "images/val", annotations=[])
     status, _, err = checked(lock, tmp_path, capsys)
     assert status == 1
     assert "error[R571]: no sample of val" in err

@@ -11,14 +11,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from lockfile import BASE, results, run_training, write_data, write_lock
+from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 from ratc_runtime import inference
 from ratc_runtime.commands import evaluate, predict
-from ratc_runtime.config.lock import read_lock
+from ratc_runtime.config.lock import lock_from, read_lock
 from ratc_runtime.data.coco import CocoDetection
-from ratc_runtime.data.unlabelled import Piece
+from ratc_runtime.data.unlabelled import Piece, find_images
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks.detection.writing import BoxWriter
 from safetensors.torch import save_file
@@ -222,3 +222,11 @@ def test_images_of_a_data_set_of_ones_own_are_refused(itself: Any, tmp_path: Pat
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(RuntimeFinding, match="R542"):
         predict.predict(model, [tmp_path / "a.png"], tmp_path / "masks")
+
+
+def test_files_of_a_folder_that_are_no_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.PNG", "b.JPEG", "c.tif", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_images(tmp_path, lock_from(lock_content()))
+    assert [path.name for path in found] == ["a.PNG", "b.JPEG"]
+    assert "2 of 4 files" in capsys.readouterr().err

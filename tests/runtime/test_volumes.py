@@ -216,7 +216,18 @@ def wrong_class(data: Path) -> str:
     return "R536.*value [36], which is no class"
 
 
-@pytest.mark.parametrize("breaks", [broken_size, broken_place, broken_header, cut_off, wrong_class])
+def nothing(data: Path) -> str:
+    nan = np.full((20, 13, 9), np.nan, dtype=np.float32)
+    save(data, "a", nan, volume((20, 13, 9), 0)[1])
+    return "R506.*a.nii.gz cannot be decoded"
+
+
+def two_files(data: Path) -> str:
+    (data / "images/a.nii").write_bytes(b"")
+    return "R506.*sample a of split train has 2 files"
+
+
+@pytest.mark.parametrize("breaks", [nothing, two_files, broken_size, broken_place, broken_header, cut_off, wrong_class])
 def test_bad_volumes_are_named(volumes: Path, breaks: Any) -> None:
     says = breaks(volumes / "data")
     with pytest.raises(RuntimeFinding, match=says):

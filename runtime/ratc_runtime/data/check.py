@@ -16,6 +16,7 @@ from typing import Any
 
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
+from ratc_runtime.data.copies import between_splits
 from ratc_runtime.data.joint import flat, open_data_set
 from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
@@ -60,6 +61,10 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
     for name, found in seen.items():
         part = task.parts.get(name.partition("/")[2], task)
         refused += _judge(name, datasets[name], found, part, None if whole else SECONDS)
+    for kind in task.parts or ("",):
+        of_part = {name: one for name, one in datasets.items() if name.partition("/")[2] == kind}
+        for copies in between_splits(of_part, None if whole else SECONDS):
+            warn_of(copies)
     lengths = [len(dataset) for name, dataset in datasets.items() if name.partition("/")[0] == "train"]
     if lengths:
         try:

@@ -61,7 +61,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         self.mode = mode
         self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
         self.data_dir = Path(data_dir)
-        path = _annotations(self.data_dir, split)
+        path = self._annotations = _annotations(self.data_dir, split)
         content = _read(path)
         classes = _categories(path, content)
         self.class_names = [name for _, name in classes]
@@ -74,15 +74,27 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             )
         self.names: list[str] = []
         self.missing: list[str] = []
-        self.dropped = 0
+        self.dropped = self.cut = self.repeated = 0
         self._files: list[Path] = []
         self._listed: list[tuple[int, int]] = []
         self._targets: list[dict[str, torch.Tensor]] = []
         self._collect(
             path, split, content, {identity: label for label, (identity, _) in enumerate(classes)}, skip_missing
         )
-        if self.dropped and os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0":
+            self._warn(path)
+
+    def _warn(self, path: Path) -> None:
+        """Say what the annotations hold that may be a mistake."""
+        if self.dropped:
             warn(f"{path.name}: {self.dropped} box(es) lie outside of their image or have no area, and are left out")
+        if self.cut:
+            warn(
+                f"{path.name}: {self.cut} box(es) reach beyond their image, and are cut off at its border; a bbox is"
+                " [x, y, width, height] in pixels, not two corners"
+            )
+        if self.repeated:
+            warn(f"{path.name}: {self.repeated} box(es) are there a second time, with the same image and category")
 
     def _collect(self, path: Path, split: str, content: Any, labels: dict[int, int], skip_missing: bool) -> None:
         boxes: dict[int, list[tuple[list[float], int, bool]]] = {}
@@ -92,6 +104,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             if image not in images:
                 raise _damaged(path, f"annotations[{number}] is of image {image}, which the file does not have")
             boxes.setdefault(image, []).append((box, label, crowd))
+        self.repeated = sum(len(found) - len({(*box, label) for box, label, _ in found}) for found in boxes.values())
         folders = _folders(self.data_dir, split)
         for identity in sorted(images):
             name, width, height = images[identity]
@@ -105,6 +118,9 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             self.names.append(name)
             self._listed.append((width, height))
             self._targets.append(self._target(boxes.get(identity, []), width, height))
+        twice = next((file for file, count in Counter(self._files).items() if count > 1), None)
+        if twice is not None:
+            raise _damaged(path, f"several `images` name {shown(str(twice))}, and each would have a part of its boxes")
 
     def _target(self, found: list[tuple[list[float], int, bool]], width: int, height: int) -> dict[str, torch.Tensor]:
         kept = []
@@ -113,6 +129,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             if min(corners[2] - corners[0], corners[3] - corners[1]) < LEAST_SIDE:
                 self.dropped += 1
                 continue
+            self.cut += min(x, y, width - x - wide, height - y - high) < -LEAST_SIDE
             kept.append((corners, label, crowd))
         rows, columns = self.image_size
         factors = torch.tensor([columns / width, rows / height] * 2)
@@ -121,6 +138,11 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             "labels": torch.tensor([label for _, label, _ in kept], dtype=torch.int64),
             "iscrowd": torch.tensor([crowd for _, _, crowd in kept], dtype=torch.bool),
         }
+
+    @property
+    def image_files(self) -> list[Path]:
+        """The files of the images, one for each sample."""
+        return self._files
 
     @property
     def most_objects(self) -> int:
@@ -154,6 +176,10 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             "target": self.target(index),
             "name": self.names[index],
         }
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Return the files that one sample is made from: image and annotations."""
+        return self._files[index], self._annotations
 
     def header(self, index: int) -> Header:
         """Return size and mode of one sample's image without decoding it; raise R506 if it cannot be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,22 +30,31 @@ class Files:
 def find_files(
     data_dir: Path, split: str, image_suffixes: Sequence[str], mask_suffixes: Sequence[str], skip_missing: bool
 ) -> Files:
-    """Return the files of a split: `images/NAME<suffix>` and `masks/NAME_segmentation<suffix>`, the first suffix there.
+    """Return the files of a split: `images/NAME<suffix>` and `masks/NAME_segmentation<suffix>`.
 
-    Raises R506 where the folder, `splits.json` or a file is missing, unless `skip_missing`.
+    Suffixes are lower-case; in a file's name their letters may be capitals. Raises R506 if the folder, `splits.json` or
+    a file is missing, or two files could be meant, unless `skip_missing`.
     """
     files = Files()
     images, masks = listing(data_dir / "images", data_dir), listing(data_dir / "masks", data_dir)
+    image_of, mask_of = _by_stem(images, image_suffixes), _by_stem(masks, mask_suffixes)
     for name in split_names(data_dir, split):
-        image = next((name + suffix for suffix in image_suffixes if name + suffix in images), None)
         stem = f"{name}_segmentation"
-        mask = next((stem + suffix for suffix in mask_suffixes if stem + suffix in masks), None)
-        if image is not None and mask is not None:
-            files.found.append((name, data_dir / "images" / image, data_dir / "masks" / mask))
+        found, found_masks = image_of.get(name, []), mask_of.get(stem, [])
+        if len(found) == len(found_masks) == 1:
+            files.found.append((name, data_dir / "images" / found[0], data_dir / "masks" / found_masks[0]))
         elif skip_missing:
             files.missing.append(name)
+        elif len(found) > 1 or len(found_masks) > 1:
+            folder, several = ("images", found) if len(found) > 1 else ("masks", found_masks)
+            raise RuntimeFinding(
+                "R506",
+                f"sample {shown(name)} of split {split} has {len(several)} files in {folder}/",
+                f"{', '.join(shown(one) for one in several)} in {data_dir / folder}",
+                "move all but the one that is meant out of the folder",
+            )
         else:
-            lacks_image = image is None
+            lacks_image = not found
             what = f"images/{name}{_either(image_suffixes)}" if lacks_image else f"masks/{stem}{mask_suffixes[0]}"
             wanted, names, folder = (name, images, "images") if lacks_image else (stem, masks, "masks")
             suffixes = image_suffixes if lacks_image else mask_suffixes
@@ -53,8 +63,21 @@ def find_files(
     return files
 
 
+def _by_stem(names: set[str], suffixes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files with one of the suffixes, in any case, by their names without it."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        suffix = next((one for one in suffixes if name.lower().endswith(one)), None)
+        if suffix is not None:
+            found.setdefault(name[: -len(suffix)], []).append(name)
+    return found
+
+
 def _missing(message: str, folder: Path, stem: str, suffixes: Sequence[str], names: set[str]) -> RuntimeFinding:
     """Return R506 for a sample without a file, with the file that is nearly called so, if there is one."""
+    if stem in names:
+        without = "write the names into splits.json without suffix"
+        return RuntimeFinding("R506", message, f"{shown(str(folder / stem))} is there", without)
     found = [near for suffix in suffixes if (near := nearest(stem + suffix, names)) is not None]
     if found:
         name, how = min(found, key=lambda near: near[1] == ANOTHER_ENDING)
@@ -88,7 +111,7 @@ def split_names(data_dir: Path, split: str) -> list[str]:
     path = data_dir / "splits.json"
     example = 'it is {"train": [names], "val": [names], "test": [names]}, names without suffix'
     try:
-        splits = json.loads(path.read_bytes())
+        splits = json.loads(path.read_bytes(), object_pairs_hook=_once_each)
     except OSError as error:
         raise RuntimeFinding("R506", f"{path} cannot be read", error.strerror or str(error), example) from None
     except (ValueError, RecursionError) as error:
@@ -114,6 +137,14 @@ def split_names(data_dir: Path, split: str) -> list[str]:
     if outside:
         raise RuntimeFinding("R506", f"{path} has {outside[0]!r:.80}, which is no plain name")
     return names
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the keys and values of a JSON object; raise ValueError for a key that is there twice."""
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"the key {key!r:.80} is there {count} times")
+    return dict(pairs)
 
 
 def class_numbers(values: Any, path: Path, classes: int, ignore_index: int | None) -> Any:

@@ -14,7 +14,7 @@ from ratc_runtime.data.masks import checked_threshold, foreground, numbers_of
 from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pyramid
 from ratc_runtime.errors import RuntimeFinding
 
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
 class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):

@@ -47,8 +47,10 @@ def foreground(values: Any, path: Path, threshold: float | None) -> Any:
     """Return where a mask of one class is foreground, a bool array of the same shape.
 
     `values` is an array of numbers. With a `threshold`, that is where they are at least as large; without one they must
-    be 0 and one of `WHITE`. Raises R570, with the values that were seen, if they are not.
+    be 0 and one of `WHITE`. Raises R570, with the values that were seen, if they are not, or if one is NaN or infinite.
     """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise _not_finite(values, path)
     if threshold is not None:
         return values >= threshold
     if values.dtype.kind == "b":
@@ -139,12 +141,12 @@ def _not_two(values: Any, path: Path) -> RuntimeFinding:
         ignored = ", data.ignore_index: 255" if 255 in positive else ""
         helps.append(f"if the values are classes: data.num_classes: {int(classes[-1]) + 1}{ignored}")
     middle = (float(values[0]) + float(values[-1])) / 2
-    helps.append(
-        "if every value from some number on is foreground, as with smoothed edges:"
-        f" data.args: {{mask_threshold: {math.ceil(middle) if whole else middle:g}}}"
-    )
-    written = _VOLUME if path.name.endswith((".nii", ".nii.gz")) else f"{_PICTURE}, never as JPEG"
-    helps.append(f"or {written}, and resize them with nearest neighbours only")
+    if middle > 0:
+        helps.append(
+            "if every value from some number on is foreground, as with smoothed edges:"
+            f" data.args: {{mask_threshold: {math.ceil(middle) if whole else middle:g}}}"
+        )
+    helps.append(f"{'or ' if helps else ''}{_written(path)}, and resize them with nearest neighbours only")
     return RuntimeFinding(
         "R570",
         f"{path} is no mask of one class: it holds {len(values)} different value{'s' if len(values) != 1 else ''}",
@@ -152,3 +154,19 @@ def _not_two(values: Any, path: Path) -> RuntimeFinding:
         "\n".join(helps),
         everywhere=False,
     )
+
+
+def _not_finite(values: Any, path: Path) -> RuntimeFinding:
+    """Return R570 for a mask with NaN or infinity, which is neither background nor foreground."""
+    count = int((~np.isfinite(values)).sum())
+    return RuntimeFinding(
+        "R570",
+        f"{path} is no mask of one class: it holds NaN or infinity",
+        f"{count} of {values.size} values are not finite",
+        f"{_written(path)}; what has no label is background, or with data.num_classes: 2 has data.ignore_index",
+        everywhere=False,
+    )
+
+
+def _written(path: Path) -> str:
+    return _VOLUME if path.name.lower().endswith((".nii", ".nii.gz")) else f"{_PICTURE}, never as JPEG"

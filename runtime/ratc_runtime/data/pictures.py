@@ -66,6 +66,10 @@ def open_picture(
     """
     try:
         with _opened(path) as file:
+            if _halved(file):  # asked first: of a PNG, Pillow decodes the pixels to look for EXIF
+                raise ValueError(
+                    "it has 16 bits a channel in several channels, of which only the upper 8 would be read"
+                )
             header = _header(file)
             if mode is None:
                 file.load()
@@ -93,9 +97,10 @@ def open_numbers(path: Path) -> tuple[Any, tuple[int, int]]:
     """
     kept, size = open_picture(path, None)
     if kept.mode not in INDEX_MODES:
+        holds = "fractions" if kept.mode == "F" else f"several channels ({kept.mode})"
         raise RuntimeFinding(
             "R536",
-            f"{path} holds colours ({kept.mode}), not class numbers",
+            f"{path} holds {holds}, not class numbers",
             "with data.num_classes a mask is grey or has a palette, and its numbers are the classes",
             "write the masks as 8-bit grey or palette PNG",
             everywhere=False,
@@ -149,6 +154,11 @@ def _header(file: Any) -> Header:
     # Pillow has the size of a TIFF upright from the start.
     swapped = orientation in _SIDEWAYS and file.format != "TIFF"
     return Header((height, width) if swapped else (width, height), file.mode, orientation)
+
+
+def _halved(file: Any) -> bool:
+    """Tell whether Pillow would keep one byte of each 16-bit number of an undecoded file: it has no such colours."""
+    return file.mode not in WIDE_MODES and any(";16" in str(tile.args) for tile in file.tile)
 
 
 def pyramid(picture: Image.Image, sizes: Sequence[tuple[int, int]]) -> torch.Tensor | list[torch.Tensor]:

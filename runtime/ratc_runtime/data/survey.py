@@ -263,12 +263,12 @@ def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
 
 def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
     """Return R572 for the classes that no sample has that was read; None if there are none."""
-    absent = [task.class_labels[number] for number in task.class_labels if not seen.holders[number]]
+    labels = {**task.background, **task.class_labels}
+    absent = [f"`{label}`" for number, label in labels.items() if not seen.holders[number]]
     if not absent or not seen.read or seen.bad == seen.read:
         return None
-    which = f"class{'es' if len(absent) > 1 else ''} {', '.join(absent[:20])}"
-    occur = "occurs" if len(absent) == 1 else "occur"
-    return RuntimeFinding("R572", f"{which} never {occur} in the {seen.read} samples of {split} that were read")
+    said = f"{', '.join(absent[:20])} never {'occurs' if len(absent) == 1 else 'occur'}"
+    return RuntimeFinding("R572", f"{said} in the {seen.read} samples of {split} that were read")
 
 
 def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: bool, apart: bool = False) -> None:

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
+from ratc_runtime.data.near import shown
 from ratc_runtime.data.pictures import open_picture, pyramid
 from ratc_runtime.data.volume_store import Recipe, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.errors import RuntimeFinding, warn
 
 #: The data sets whose images can be read without their truth.
 READABLE = ("isic", "coco", "volumes")
@@ -47,7 +48,10 @@ def suffixes(lock: Lock) -> tuple[str, ...]:
 
 
 def find_images(place: Path, lock: Lock) -> list[Path]:
-    """Return the images of a folder by name, or the one that `place` is; raise R506 where there are none."""
+    """Return the images of a folder by name, or the one that `place` is; raise R506 if there are none.
+
+    Warns of the other files of the folder, hidden ones aside.
+    """
     known = suffixes(lock)
     if place.is_file():
         return [place]
@@ -55,9 +59,15 @@ def find_images(place: Path, lock: Lock) -> list[Path]:
         names = sorted(entry.name for entry in place.iterdir() if entry.is_file() and not entry.name.startswith("."))
     except OSError as error:
         raise RuntimeFinding("R506", f"{place} cannot be read", error.strerror or str(error)) from None
-    found = [place / name for name in names if name.endswith(known)]
+    found = [place / name for name in names if name.lower().endswith(known)]
     if not found:
         raise RuntimeFinding("R506", f"{place} has no images", f"names end in {', '.join(known)}")
+    others = [name for name in names if not name.lower().endswith(known)]
+    if others:
+        warn(
+            f"{len(others)} of {len(names)} files in {shown(str(place))} are left out, {shown(others[0])} for one:"
+            f" names of images end in {', '.join(known)}"
+        )
     return found
 
 

@@ -170,13 +170,15 @@ def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
 def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
     """Read, turn and scale a volume: (C, D, H, W), float32 in [0, 1], and the affine of its file.
 
-    Raises R506 where it is corrupt, R537 where it has not the channels of the recipe.
+    Raises R506 if it is corrupt or a channel has no finite number, R537 if it has not the channels of the recipe.
     """
     shape, _ = _header(path)
     _check_channels(path, shape, recipe.channels)
     voxels, affine = _voxels(path)
     channels = voxels if voxels.ndim == 4 else voxels[..., None]
     turned = np.moveaxis(_turned(channels, affine, _order(affine)), -1, 0)
+    if not np.isfinite(turned).any(axis=tuple(range(1, turned.ndim))).all():
+        raise _corrupt(path, ValueError("a channel holds no finite number"))
     return np.stack([_scaled(channel, recipe.window) for channel in turned]), affine
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 FIRST_PORT, PORTS = 10_000, 19_000
 #: How far apart starts of one job lie, and tasks of one array: neighbours have other jobs.
 SPREAD, INDEX_SPREAD = 11_743, 14_343
+#: What to do with variables that another command left in a shell.
+UNSET = "`unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT`"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     hosts = here.hosts[1:] if here.launcher == "jsrun" else here.hosts
     environment.setdefault("MASTER_ADDR", hosts[0] if hosts else "localhost")
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + _number(environment, here.restarts) % PORTS))
+
+
+def is_started(environment: Mapping[str, str]) -> bool:
+    """Tell whether a launcher is to be seen; RANK alone may be left over from another command."""
+    return any(name in environment for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID", "JSM_NAMESPACE_RANK"))
 
 
 def _number(environment: Mapping[str, str], restarts: int) -> int:

@@ -18,6 +18,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.optimizer import optimizer_facts
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.training import compiling
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -90,6 +91,7 @@ class BaseEngine:
             wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
         # What the lock has no key for, because there is one value.
         wrong += [f"{name} {value}, lock none" for name, value in found.get("more", {}).items()]
+        wrong += [f"torch's compiler is off ({name}), lock on" for name in compiling.switched_off(lock, os.environ)]
         if self.world.device.type == "cuda":
             wrong += _tf32(training.tf32)
         if wrong:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.config.strict import open_regular
 from ratc_runtime.errors import RuntimeFinding
 
 RESULTS_FILE = "results.json"
@@ -60,8 +61,9 @@ def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]
 def read_results(output_dir: Path) -> dict[str, Any]:
     """Return what results.json says, or nothing where there is none that can be read."""
     try:
-        content = json.loads((output_dir / RESULTS_FILE).read_bytes())
-    except (OSError, ValueError):
+        with open_regular(output_dir / RESULTS_FILE) as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -65,6 +65,11 @@ class Task(ABC):
         return {}
 
     @property
+    def background(self) -> Mapping[int, str]:
+        """The name of the class that is no class by its number; none if the task has no such class."""
+        return {}
+
+    @property
     def foreground(self) -> Collection[int]:
         """The numbers of the classes of which a split must have some; none if the task has no classes."""
         return self.class_labels

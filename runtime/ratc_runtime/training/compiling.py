@@ -7,7 +7,7 @@ comes back on another node finds them; and the seconds count as set-up, not as a
 from __future__ import annotations
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,18 @@ FOLDER = "kernels"
 #: The variables of torch's compiler and of Triton, which makes its kernels, with their folders.
 VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
+#: The variables that make torch run uncompiled what it was told to compile.
+DISABLES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
+
 
 def is_used(lock: Lock) -> bool:
     """Tell whether a run of the lock compiles anything."""
     return lock.training.compile or lock.model.attention_memory == "fused"
+
+
+def switched_off(lock: Lock, environment: Mapping[str, str]) -> list[str]:
+    """Return the variables that switch off the compiler that a run of the lock uses."""
+    return [name for name in DISABLES if environment.get(name) == "1"] if is_used(lock) else []
 
 
 def prepare(lock: Lock, output_dir: Path, environment: MutableMapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data.near import shown
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.tasks.base import Task
@@ -59,6 +61,7 @@ class Detection(Task):
                 )
         if len(first) == len(self.class_names):
             self.class_names = first
+        _check_apart(datasets)
         queries = self.head.queries
         for split, data in datasets.items():
             most = getattr(data, "most_objects", 0)
@@ -181,6 +184,20 @@ class Detection(Task):
 def _unnamed(lock: Lock) -> list[str]:
     """Return what classes are called of which nobody said a name."""
     return [f"class {number}" for number in range(lock.data.num_classes)]
+
+
+def _check_apart(datasets: Mapping[str, Any]) -> None:
+    """Raise R506 if an image file is in two splits; data sets that do not say `image_files` are not looked at."""
+    files = {split: set(data.image_files) for split, data in datasets.items() if hasattr(data, "image_files")}
+    for one, other in combinations(files, 2):
+        shared = files[one] & files[other]
+        if shared:
+            raise RuntimeFinding(
+                "R506",
+                f"the annotations of {one} and of {other} both name {shown(str(min(shared)))}",
+                f"{len(shared)} image(s) in both: a score on them would be worthless",
+                "take the images out of one of the files, with their annotations",
+            )
 
 
 def _malformed(note: str) -> RuntimeFinding:

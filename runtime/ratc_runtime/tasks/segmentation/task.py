@@ -43,6 +43,11 @@ class Segmentation(Task):
         """The names of the foreground classes by number."""
         return dict(enumerate(self._foreground, start=1))
 
+    @property
+    def background(self) -> dict[int, str]:
+        """The name of the background."""
+        return {0: self.lock.data.class_names[0] if self.classes > 1 else "background"}
+
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
         """Return the pixels of each class; raise R536, R570 or R573 if the target is not one of the lock's."""
         return amounts(image, target, name, self.classes, self.ignore_index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class MaskWriter:
         """Return the mask's file."""
         if len(self._patch) == 2:
             return self.folder / f"{image.stem}_segmentation.png"
-        return self.folder / f"{image.name.removesuffix('.gz').removesuffix('.nii')}_segmentation{_COMPRESSED}"
+        name = re.sub(r"\.nii(\.gz)?$", "", image.name, flags=re.IGNORECASE)
+        return self.folder / f"{name}_segmentation{_COMPRESSED}"
 
     def add(self, piece: Piece, output: torch.Tensor) -> None:
         """Take logits (1, 1 or K, ...) of a piece; write the mask with the last one of its image."""
