@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from typing import BinaryIO
 
 _MARK = re.compile(r"^(?:\..*\.)?ratc-(\d+)(?:-\d+)?(?:@([A-Za-z0-9-]+?))?(?:-[a-z0-9_]{8})?(?:\.part(?:\.\d+)?)?$")
 #: Seconds after which what another host has left is nobody's: no file takes so long to write.
@@ -117,6 +118,14 @@ def _is_dead(pid: int, host: str | None, changed: float) -> bool:
     except (PermissionError, OverflowError):
         return False
     return False
+
+
+def open_own(path: str, flags: int = 0) -> BinaryIO:
+    """Open a file that this process keeps, for writing; it is made if need be. Raises OSError for a link or a pipe in
+    its place.
+    """
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "ab" if flags & os.O_APPEND else "wb")
 
 
 def read(path: str, most: int | None = None) -> bytes | None:
