@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lockfile import RUNTIME, environment, run_training, write_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.preflight import _select, check
+from ratc_runtime.preflight import _select, check, main
 
 DEEPSPEED = {
     "train_batch_size": 4,
@@ -196,3 +196,21 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
     assert refused.stderr.startswith("error[R502]: the launcher started 4 process(es), the lock says 1")
     quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3")
     assert (quiet.returncode, quiet.stderr) == (1, "")
+
+
+def test_r503_looks_where_the_script_was_told_that_the_data_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last `--data-dir` counts, then RAT_DATA_DIR, then the lock; what else is said is for training."""
+    lock = write_lock(tmp_path / "compiled")
+    for name, count in (("few", 1), ("many", 50)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "splits.json").write_text(json.dumps({"train": [str(one) for one in range(count)]}))
+    few, many = (str(tmp_path / name) for name in ("few", "many"))
+    monkeypatch.setenv("RAT_DATA_DIR", few)
+    assert main([str(lock)]) == 1
+    assert "error[R503]: the train split has 1 sample(s)" in capsys.readouterr().err
+    assert main([str(lock), f"--data-dir={few}", "--fresh", "--data-dir", many, "--output-dir", "out"]) == 0
+    monkeypatch.setenv("RAT_DATA_DIR", many)
+    assert main([str(lock)]) == 0
+    assert main([str(lock), f"--data-dir={many}", f"--data-dir={few}"]) == 1
