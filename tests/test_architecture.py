@@ -85,7 +85,7 @@ def test_stages_know_only_what_comes_before_them():
         "kept": {"files"},
         "tracing": {"memory", "processes", "kept", "files", "own_code", "trust"},
         "trust": {"files"},
-        "own_code": set(),
+        "own_code": {"files"},
         "explain": set(),
         "submission": {"document"},
         "probe": {"facts", "submission"},

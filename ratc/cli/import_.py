@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | None, tuple[Diagnostic, ...]]:
-    file, problem = inputs.read(name)
+    file, problem = inputs.read(name, named=True)
     if file is None:
         return None, (problem,) if problem else ()
     kind, document, found = detect.kind(name, file.data, asked)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
-from ratc import compiler, layers, resources
+from ratc import compiler, files, layers, resources
 from ratc.cli.console import say
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, Severity, has_errors
@@ -112,7 +112,7 @@ def load(args: argparse.Namespace, target: str, alone: bool = False, given: File
     ]
     overrides += [layers.from_assignment(assignment) for assignment in args.assignments]
     folder, name = os.path.split(args.spec)
-    spec, problem = (given, None) if given else read(args.spec)
+    spec, problem = (given, None) if given else read(args.spec, named=True)
     if spec is None:
         return Loaded(Inputs(File(args.spec, b"")), None, (*found, problem) if problem else tuple(found))
     overlays = []
@@ -194,7 +194,7 @@ def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gat
 
     file = values = None
     if args.facts:
-        file, problem = read(args.facts)
+        file, problem = read(args.facts, named=True)
         if file is None:
             return None, (problem,) if problem else ()
         values, found = compiler.read_facts(file)
@@ -292,14 +292,17 @@ def _is_known_card(plan: Plan) -> bool:
     return values["hardware.device"].value == "cuda" and bool(values["hardware.compute_capability"].value)
 
 
-def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:
-    """The bytes of a file, at most a little over what the parser takes. Code: R001."""
+def read(path: str, layer: str = "spec", named: bool = False) -> tuple[File | None, Diagnostic | None]:
+    """The bytes of a file, at most a little over what the parser takes. Code: R001.
+
+    With ``named``, for names of the command line, it may be a pipe.
+    """
     from ratc.document import MAX_BYTES
 
     if not path.isascii() and path != path.encode("utf-8", "replace").decode():
         return None, Diagnostic("R001", f"the name `{path}` is not UTF-8", helps=("rename it",))
     try:
-        with open(path, "rb") as handle:
+        with files.open_regular(path, named) as handle:
             data = handle.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
                 size = os.fstat(handle.fileno()).st_size / 2**20
