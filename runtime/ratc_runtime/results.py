@@ -61,7 +61,7 @@ def read_results(output_dir: Path) -> dict[str, Any]:
     """Return what results.json says, or nothing where there is none that can be read."""
     try:
         content = json.loads((output_dir / RESULTS_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
