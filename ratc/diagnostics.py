@@ -98,10 +98,14 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """
     wanted = word.lower()
     candidates = {name.lower(): name for name in known}
-    distances = {name: _distance(wanted, name if "." in word else name.rpartition(".")[2]) for name in candidates}
-    near = [name for name in candidates if distances[name] <= max(len(wanted), 3) // 3]
-    if near:
-        return candidates[min(near, key=lambda name: distances[name])]
+    most, distances = max(len(wanted), 3) // 3, dict[str, int]()
+    for name in candidates:
+        last = name if "." in word else name.rpartition(".")[2]
+        # Words are at least as far apart as their lengths are: a word of a million letters is compared with none.
+        if abs(len(wanted) - len(last)) <= most and (distance := _distance(wanted, last)) <= most:
+            distances[name] = distance
+    if distances:
+        return candidates[min(distances, key=lambda name: distances[name])]
     within = [name for name in candidates if len(wanted) > 3 and wanted in name and len(wanted) * 2 > len(name)]
     if within:
         return candidates[within[0]]
@@ -112,8 +116,6 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 def _distance(one: str, other: str) -> int:
     """Letters to insert, remove, replace or swap with their neighbour (optimal string alignment)."""
-    if abs(len(one) - len(other)) > len(one):
-        return len(other)
     before: list[int] = []
     last = list(range(len(other) + 1))
     for row, char in enumerate(one, 1):

@@ -18,10 +18,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from typing import BinaryIO
 
 _MARK = re.compile(r"^(?:\..*\.)?ratc-(\d+)(?:-\d+)?(?:@([A-Za-z0-9-]+?))?(?:-[a-z0-9_]{8})?(?:\.part(?:\.\d+)?)?$")
 #: Seconds after which what another host has left is nobody's: no file takes so long to write.
 _OLD_S = 86_400
+#: Where files are the kernel's own.
+_KERNEL = ("/proc/", "/sys/", "/dev/")
 _count = itertools.count()
 
 
@@ -117,6 +120,32 @@ def _is_dead(pid: int, host: str | None, changed: float) -> bool:
     except (PermissionError, OverflowError):
         return False
     return False
+
+
+def open_own(path: str, flags: int = 0) -> BinaryIO:
+    """Open a file that this process keeps, for writing; it is made if need be. Raises OSError for a link or a pipe in
+    its place.
+    """
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "ab" if flags & os.O_APPEND else "wb")
+
+
+def open_regular(path: str, named: bool = False) -> BinaryIO:
+    """Open a regular file for reading. Raises OSError for what is none: devices, pipes and the kernel's own files may
+    never end, and the last tell of this process: its variables, say.
+
+    With ``named``, by whoever started the command, it may be a pipe or a device, but no link to one.
+    """
+    if named and (path.startswith("/dev/") or not os.path.islink(path)):
+        return open(path, "rb")
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) and not os.path.realpath(path).startswith(_KERNEL):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "it is not a regular file", path)
 
 
 def read(path: str, most: int | None = None) -> bytes | None:

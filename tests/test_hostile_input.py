@@ -525,7 +525,8 @@ def files() -> set[str]:
 def test_a_value_reaches_the_training_as_it_is(value, ratc):
     (preflight, training), environment = run_script(value, ratc)
     lock = os.path.abspath("work/out/lock.yaml")
-    assert preflight == ["-m", "ratc_runtime.preflight", lock]
+    assert preflight[:3] == ["-m", "ratc_runtime.preflight", lock]
+    assert preflight[3:] == [one for one in training if one.startswith("--data-dir=")]
     parser = argparse.ArgumentParser()
     for name in ("--lock", "--data-dir", "--output-dir"):
         parser.add_argument(name)
@@ -556,7 +557,7 @@ def test_a_tilde_is_the_home_of_whoever_runs_the_script(written, rest, ratc):
 def test_the_script_finds_itself_whatever_cdpath_says(ratc):
     os.makedirs("decoy/work/out")
     (preflight, _), _ = run_script("a b", ratc, CDPATH=os.path.abspath("decoy"))
-    assert preflight[-1] == os.path.abspath("work/out/lock.yaml")
+    assert preflight[2] == os.path.abspath("work/out/lock.yaml")
 
 
 def test_a_variable_may_have_any_name(ratc):

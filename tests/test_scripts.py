@@ -223,6 +223,7 @@ LEFT_OVER = {
     "NVIDIA_TF32_OVERRIDE": "1",
     "DS_ACCELERATOR": "cuda",
     "TORCH_COMPILE_DISABLE": "1",
+    "PYTHON_EXEC": "/elsewhere/python",
 }
 
 
@@ -275,6 +276,75 @@ def test_nothing_sourced_moves_data_or_results(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__setup=["export RAT_OUTPUT_DIR=/elsewhere"], **ONE)
     job.run()
     assert job.environment()["RAT_OUTPUT_DIR"] == str(job.output)
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+def test_python_does_not_import_from_the_working_folder(target: str, tmp_path: Path) -> None:
+    job = make(tmp_path / "project", target, environment__setup=["unset PYTHONSAFEPATH"], **ONE)
+    job.run()
+    assert job.environment()["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_files_of_the_spec_s_folder_are_not_the_launcher_s_modules(launcher: str, tmp_path: Path) -> None:
+    """`json.py` and others lie beside the spec; the data set of its own in `mine.py` is found all the same."""
+    changes = {"training__batch_size": 4, "training__epochs": 1, "resources__cpus": 2, "resources__num_gpus": 0}
+    folder = jobs.write_project(tmp_path / "project", spec(launcher=launcher, **changes))
+    jobs.compiled(folder, "local")
+    for name in ("json", "accelerate", "yaml", "argparse", "importlib", "random"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    environment = {**os.environ, **jobs.for_jobs(), "RAT_OUTPUT_DIR": str(folder / "outputs/demo")}
+    done = subprocess.run(
+        [str(folder / "job/run.sh")], env=environment, capture_output=True, text=True, timeout=HANGS_S
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((folder / "outputs/demo/results.json").read_text())["status"] == "finished"
+
+
+#: In place of `touch`, on a disk that is full.
+NO_STOP = '#!/bin/bash\ncase "$*" in *STOP) exit 1 ;; esac\nexec /usr/bin/touch "$@"\n'
+LAUNCHER = """\
+#!/bin/bash
+case "$*" in *ratc_runtime.train*) {body} ;; esac
+"""
+
+
+@pytest.mark.parametrize("changes", [ONE, {"training__batch_size": 4}], ids=["alone", "accelerate"])
+@pytest.mark.parametrize(
+    ("body", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)]
+)
+def test_a_local_script_ends_as_its_launcher_does(
+    body: str, status: int, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    job = make(tmp_path / "project", "local", **changes)
+    job.stub("python3", LAUNCHER.format(body=body))
+    assert job.run().returncode == status
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_signal_does_not_change_a_local_script_s_status(writable: bool, tmp_path: Path) -> None:
+    """Nor does a stop file that cannot be written end it before its launcher."""
+    job = make(tmp_path / "project", "local", **ONE)
+    if not writable:
+        job.stub("touch", NO_STOP)
+    job.stub("python3", LAUNCHER.format(body='kill -USR2 "$PPID"; sleep 0.5; : >"$NOTES/ended"; exit 7'))
+    assert job.run().returncode == 7
+    assert (job.notes / "ended").exists()
+    assert (job.output / "STOP").exists() == writable
+
+
+def test_a_stop_file_that_cannot_be_written_does_not_end_a_job_before_its_nodes(tmp_path: Path) -> None:
+    job = make(tmp_path / "project", "slurm", **ONE)
+    body = 'mkdir -p "$RAT_OUTPUT_DIR/STOP"; kill -USR2 "$(cat "$NOTES/job")"; sleep 0.5; : >"$NOTES/ended"; exit 7'
+    job.stub("python3", LAUNCHER.format(body=body))
+    script = job.folder / "job" / SCRIPT["slurm"]
+    first, rest = script.read_text().split("\n", 1)
+    script.write_text(f'{first}\necho $$ >"$NOTES/job"\n{rest}')
+    job.stub("touch", NO_STOP)
+    assert job.run().returncode == 7
+    assert (job.notes / "ended").exists()
 
 
 # ---------------------------------------------------------------------- the environment

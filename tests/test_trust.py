@@ -41,6 +41,7 @@ READING = {
     "profile": ["profile", "spec.yaml"],
     "profile-measure": ["profile", "spec.yaml", "--measure"],
     "train": ["train", "spec.yaml"],
+    "data-check": ["data", "check", "spec.yaml"],
     "tune-lr": ["tune", "lr", "spec.yaml"],
     "train-on-the-cpu": ["train", "spec.yaml", "--num-gpus", "0", "--set", "resources.gpu=null"],
     "compile-given": ["compile", "spec.yaml", "--batch-size", "2"],

@@ -16,12 +16,53 @@ NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 #: Those that torch reads; the last one with ROCm alone, and only if the second is not set.
 READ = (*NAMES, "PYTORCH_HIP_ALLOC_CONF")
 
+_NUMBER, _FRACTION, _SWITCH = r"[0-9]{1,18}", r"[0-9]*\.?[0-9]+", "True|False"
+#: What torch 2.13 takes, by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h): it refuses all others.
+_KNOWN = {
+    "backend": "native|cudaMallocAsync",
+    "expandable_segments": _SWITCH,
+    "garbage_collection_threshold": _FRACTION,
+    "graph_capture_record_stream_reuse": _SWITCH,
+    "large_segment_size_mb": _NUMBER,
+    "max_non_split_rounding_mb": _NUMBER,
+    "max_split_size_mb": _NUMBER,
+    "per_process_memory_fraction": _FRACTION,
+    "pinned_free_catch_all": _SWITCH,
+    "pinned_max_cached_size_mb": _NUMBER,
+    "pinned_max_round_threshold_mb": _NUMBER,
+    "pinned_num_register_threads": _NUMBER,
+    "pinned_reserve_segment_size_mb": _NUMBER,
+    "pinned_use_background_threads": _SWITCH,
+    "pinned_use_cuda_host_register": _SWITCH,
+    "pinned_use_hip_host_register": _SWITCH,
+    "release_lock_on_cudamalloc": _SWITCH,
+    "release_lock_on_hipmalloc": _SWITCH,
+    "roundup_power2_divisions": r"[0-9]+|\[[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*(,>:[0-9]+)?\]",
+    "throw_on_cudamalloc_oom": _SWITCH,
+}
+_SHAPE = re.compile(r"(\w+:(\[[^\[\]]*\]|[^,:\[\]]+)(,|$))*", re.ASCII)
 _OPTION = re.compile(r"([^,:\[\]]+)(?::(\[[^\]]*\]|[^,\[\]]*))?(?:,|$)")
 
 
 def options(text: str) -> dict[str, str]:
     """The options of a variable's value, in order; what has no value has an empty one."""
     return {match[1].strip(): (match[2] or "").strip() for match in _OPTION.finditer(text) if match[1].strip()}
+
+
+def fault(text: str) -> str | None:
+    """What torch would refuse in a variable's value, as the rest of a sentence; None if nothing."""
+    plain = "".join(text.split())  # torch leaves out white space, too
+    if not _SHAPE.fullmatch(plain):
+        return "is no list of `option:value` with commas between"
+    for name, value in options(plain).items():
+        if name in _KNOWN and not re.fullmatch(_KNOWN[name], value):
+            return f"sets `{name}` to `{value}`, which torch does not take"
+    return None
+
+
+def unknown(text: str) -> list[str]:
+    """The options of a variable's value that torch 2.13 does not know, in order."""
+    return [name for name in options(text) if name not in _KNOWN]
 
 
 def implied(text: str) -> str | None:

@@ -2,9 +2,9 @@
 compiled.
 
 The job scripts remove them before they start a launcher, and no spec or cluster may set them. Sources: Accelerate 1.15
-(`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual and `torch/distributed/argparse_util.py`
-(PET_…), torch 2.13 (`_dynamo`), DeepSpeed 0.18 (`comm/comm.py`, `mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI,
-MPICH, PMIx, IBM JSM.
+(`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual, `torch/distributed/argparse_util.py`
+(PET_…) and `torch/distributed/run.py` (PYTHON_EXEC), torch 2.13 (`_dynamo`), DeepSpeed 0.18 (`comm/comm.py`,
+`mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI, MPICH, PMIx, IBM JSM.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ NAMES = (
     "MASTER_PORT",
     "FORK_LAUNCHED",
     "DS_ACCELERATOR",
+    "PYTHON_EXEC",
     "NVIDIA_TF32_OVERRIDE",
     "TORCHDYNAMO_DISABLE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",

@@ -2,7 +2,8 @@
 
 Reads a sample of each split, or with --all every sample, and prints sizes, channels, values and classes. What cannot be
 what the task expects is named, and the exit status is 1. Four random samples are drawn with their masks or boxes.
-A data set of your own is imported and run, as training does. Needs the runtime (`pip install 'ratc[runtime]'`).
+A data set of your own is imported and run, as training does, if you trust the spec's folder.
+Needs the runtime (`pip install 'ratc[runtime]'`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from importlib.util import find_spec
 from ratc.diagnostics import has_errors
 from ratc.targets import lock
 from ratc.targets.artifact import Place
-from ratc.workflow import findings, inputs, options
+from ratc.workflow import findings, inputs, options, require_trust
 
+ASKS_FOR_TRUST = True
 #: Seconds after which a check of a sample of the data is ended. Each split has a minute of its own to begin with.
 LIMIT_S = 1800.0
 
@@ -45,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     loaded = inputs.load(args, "local")
     if loaded.settings is None or has_errors(loaded.diagnostics):
         findings.show(loaded.diagnostics, "ratc data check")
+        return 1
+    if untrusted := require_trust.refused(loaded):
+        findings.show((*loaded.diagnostics, *untrusted), "ratc data check")
         return 1
     plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
     if plan is None:

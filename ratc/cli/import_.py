@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | None, tuple[Diagnostic, ...]]:
-    file, problem = read(name)
+    file, problem = read(name, named=True)
     if file is None:
         return None, (problem,) if problem else ()
     kind, document, found = detect.kind(name, file.data, asked)

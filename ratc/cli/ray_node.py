@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for number in _NOT_OURS:
         signal.signal(number, signal.SIG_IGN)
-    # Without it anybody who reaches the port may run what he likes as this user.
+    # Without a token of this job's own anybody who reaches the port may run what they like as this user.
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the file
     os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{args.over}.token")
     try:
         return _first(args) if args.rank == 0 else _other(args)

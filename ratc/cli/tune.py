@@ -182,9 +182,9 @@ def _digest(lock: str) -> str:
 def _finished(folder: str) -> list[str]:
     """Of which jobs' locks the study was at its end when it was written last."""
     try:
-        with open(os.path.join(folder, "study.json"), encoding="utf-8") as file:
+        with files.open_regular(os.path.join(folder, "study.json")) as file:
             return [str(digest) for digest in json.load(file)["finished_locks"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from ratc import targets
+from ratc import files, targets
 from ratc.compiled.read_lock import command
 from ratc.targets import job, lock
 
@@ -20,9 +20,9 @@ def compiled(paths: Sequence[str]) -> Iterator[str]:
     seen: set[str] = set()
     for path in paths:
         start = path if os.path.isdir(path) else os.path.dirname(path) or "."
-        for folder, below, files in os.walk(start):
+        for folder, below, names in os.walk(start):
             below[:] = sorted(name for name in below if name not in _SKIPPED)
-            if _is_compiled(folder, files) and (real := os.path.realpath(folder)) not in seen:
+            if _is_compiled(folder, names) and (real := os.path.realpath(folder)) not in seen:
                 seen.add(real)
                 yield os.path.normpath(folder)
 
@@ -41,18 +41,18 @@ def marked(folder: str, name: str) -> bool:
     return _MARK in _first(os.path.join(folder, name))
 
 
-def _is_compiled(folder: str, files: Sequence[str]) -> bool:
-    if lock.NAME in files:
+def _is_compiled(folder: str, names: Sequence[str]) -> bool:
+    if lock.NAME in names:
         start = _first(os.path.join(folder, lock.NAME))
         if _MARK in start or b"lock_version" in start:
             return True
     # Also where the lock is there and broken: what it vouched for stands beside it.
-    return any(name in files and marked(folder, name) for name in targets.NAMES)
+    return any(name in names and marked(folder, name) for name in targets.NAMES)
 
 
 def _first(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             return file.read(_HEAD)
     except OSError:
         return b""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from hashlib import sha256
 
+from ratc import files
 from ratc.scheduler import summary
 from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact
@@ -26,7 +27,7 @@ def count(artifacts: Sequence[Artifact], spec_folder: str) -> int:
 def _is_done(spec_folder: str, output: str, text: str) -> bool:
     path = os.path.join(spec_folder, os.path.expanduser(output), "DONE")
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().split()[:1] == [sha256(text.encode()).hexdigest()]
+        with files.open_regular(path) as file:
+            return file.read(200).split()[:1] == [sha256(text.encode()).hexdigest().encode()]
     except OSError:
         return False

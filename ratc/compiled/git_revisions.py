@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -146,6 +147,9 @@ def _write(near: str, entries: list[tuple[str, str, str]], folder: str) -> None:
         size = int(head.split()[2])
         content, data = data[:size], data[size + 1 :]
         path = os.path.join(folder, name)
+        # Git writes no such trees, and lists them all the same.
+        if ".." in name.split("/") or files.link_above(folder, name) or os.path.lexists(path):
+            continue
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if mode == _LINK:
             _link(folder, path, os.fsdecode(content))
@@ -155,9 +159,10 @@ def _write(near: str, entries: list[tuple[str, str, str]], folder: str) -> None:
 
 
 def _link(folder: str, path: str, aim: str) -> None:
-    """A link of the revision, unless it leads out of it."""
+    """A link of the revision, unless it leads out of it. One that goes up behind a name may: the name may be a link."""
     end = os.path.normpath(os.path.join(os.path.dirname(path), aim))
-    if not os.path.isabs(aim) and end.startswith(f"{folder}/"):
+    safe = ".." not in re.sub(r"^(\.\.?/+)*", "", aim).split("/") or not aim.strip("./")
+    if safe and not os.path.isabs(aim) and end.startswith(f"{folder}/"):
         os.symlink(aim, path)
 
 

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ratc import __version__
+from ratc import __version__, files
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Value, Values
 from ratc.targets import job, lock
 from ratc.yaml.parse import MAX_BYTES, Document, Node, parse
 
+#: Bytes of a table of points that are read.
+_MOST = 64 << 20
 _AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
 
 
@@ -105,7 +107,7 @@ def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tu
     """A lock's document. Codes: R00x; R422 for another file, R428 where its form is that of a newer ratc."""
     if data is None:
         try:
-            with open(path, "rb") as file:
+            with files.open_regular(path) as file:
                 data = file.read(MAX_BYTES + 1)
         except OSError as error:
             return None, (Diagnostic("R001", f"cannot read `{path}`: {error.strerror}"),)
@@ -189,9 +191,10 @@ def _is_map(node: Node) -> bool:
 
 def _points(folder: str) -> tuple[dict[str, str], dict[str, str]]:
     try:
-        with open(os.path.join(folder, job.TABLE), encoding="utf-8", errors="replace") as file:
-            rows = [line.rstrip("\n").split("\t") for line in file][1:]
+        with files.open_regular(os.path.join(folder, job.TABLE)) as file:
+            text = file.read(_MOST).decode("utf-8", errors="replace")
     except OSError:
         return {}, {}
+    rows = [line.split("\t") for line in text.split("\n")][1:]
     whole = [row for row in rows if len(row) == 3]
     return {row[0]: row[1] for row in whole}, {row[0]: row[2] for row in whole}

@@ -14,6 +14,7 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ratc.files import open_regular
 from ratc.own_code.callables import REST
 
 #: Bytes of a source that is parsed, and modules that are followed, at most.
@@ -156,7 +157,7 @@ def _parsed(data: bytes) -> ast.Module | None:
 def _digest(path: str) -> str | None:
     whole = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 whole.update(block)
     except OSError:
@@ -167,7 +168,7 @@ def _digest(path: str) -> str | None:
 def _read(path: str) -> bytes | None:
     """A module's source; None if it cannot be read, or is larger than any."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError:
         return None

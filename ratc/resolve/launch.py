@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog import launch_variables
+from ratc.catalog import alloc_conf, launch_variables
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Value
 from ratc.resolve.context import Context
@@ -111,13 +111,17 @@ def _launcher(context: Context) -> None:
 
 
 def _variables(context: Context) -> Iterator[Diagnostic]:
-    """What the cluster sets for every job lies over no lock."""
+    """What the cluster sets for every job lies over no lock, and torch does not refuse it."""
     fact = context.facts["cluster.variables"]
     for name in fact.value:
         why = launch_variables.reason(name)
         if why is not None:
             message = f"the cluster's variable `{name}` {why}"
             yield Diagnostic("R353", message, fact.span, helps=("remove it from the cluster's facts",))
+        wrong = alloc_conf.fault(str(fact.value[name])) if name in alloc_conf.READ else None
+        if wrong:
+            message = f"the cluster's variable `{name}` {wrong}: runs would end as soon as torch reads it"
+            yield Diagnostic("R353", message, fact.span, helps=("correct it in the cluster's facts",))
 
 
 def _ports(context: Context) -> Iterator[Diagnostic]:

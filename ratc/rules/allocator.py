@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.alloc_conf import EXPANDABLE, READ, implied, options
-from ratc.diagnostics import Diagnostic
+from ratc.catalog.alloc_conf import EXPANDABLE, READ, fault, implied, options, unknown
+from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 
 
@@ -19,12 +19,15 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if backend != "native":
             message = f"`{name}` asks for the allocator `{backend}`, which no plan knows"
             yield Diagnostic("R227", message, variables.span, helps=("remove `backend` from it",))
-        elif switch not in (None, "True", "False"):
-            message = f"`{name}` sets `{EXPANDABLE}` to `{switch}`: torch takes `True` or `False`"
+        elif wrong := fault(text):
+            message = f"`{name}` {wrong}: the run would end as soon as torch reads it"
             yield Diagnostic("R227", message, variables.span)
         elif asked != "auto" and implied(text) not in (None, asked):
             message = f"`{name}` sets `{EXPANDABLE}:{switch}`, and `training.allocator` is `{asked}`"
             yield Diagnostic("R227", message, variables.span, helps=(f"remove `{EXPANDABLE}` from `{name}`",))
+        if strange := unknown(text):
+            message = f"`{name}` sets {', '.join(f'`{one}`' for one in strange)}, which torch 2.13 does not know"
+            yield Diagnostic("R227", message, variables.span, severity=Severity.WARNING)
     said = {allocator for text in given.values() if (allocator := implied(text))}
     if asked == "auto" and len(said) > 1:
         message = f"{' and '.join(f'`{name}`' for name in given)} contradict each other in `{EXPANDABLE}`"

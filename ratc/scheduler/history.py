@@ -18,6 +18,8 @@ from ratc.scheduler.record import Submission
 
 FOLDER = ".submitted"
 _RECORD, _LOCK, _FORMER = "jobs.json", "lock", "lock.yaml"
+#: Bytes of a file that are read.
+_MOST = 64 << 20
 
 
 @contextmanager
@@ -49,8 +51,8 @@ def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
     """The submissions from a folder, the latest last. Code: R412, where the record is there and cannot be read."""
     path = os.path.join(folder, FOLDER, _RECORD)
     try:
-        with open(path, encoding="utf-8") as file:
-            found = record.load(file.read())
+        with files.open_regular(path) as file:
+            found = record.load(file.read(_MOST).decode("utf-8"))
     except FileNotFoundError:
         return (), ()
     except (OSError, ValueError):
@@ -68,8 +70,8 @@ def write(folder: str, submissions: Sequence[Submission]) -> None:
 
 def former_lock(folder: str) -> str | None:
     """The text of the lock that was submitted last."""
-    with suppress(OSError, ValueError), open(os.path.join(folder, FOLDER, _FORMER), encoding="utf-8") as file:
-        return file.read()
+    with suppress(OSError, ValueError), files.open_regular(os.path.join(folder, FOLDER, _FORMER)) as file:
+        return file.read(_MOST).decode("utf-8")
     return None
 
 

@@ -44,7 +44,7 @@ def load(text: str) -> tuple[Submission, ...] | None:
             if not all(isinstance(value, str) or (name == "job" and value is None) for name, value in told.items()):
                 return None
         return found
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

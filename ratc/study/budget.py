@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 
 from ratc import files
 
 _FILE = "spent.json"
+#: Bytes of it that are read.
+_MOST = 10_000
 #: Seconds between two writings: no more is lost where a study is killed.
 _EVERY = 5.0
 
@@ -40,7 +43,8 @@ class Budget:
 
 def _read(path: str) -> float:
     try:
-        with open(path, encoding="utf-8") as file:
-            return float(json.load(file)["seconds"])
-    except (OSError, ValueError, TypeError, KeyError):
+        with files.open_regular(path) as file:
+            seconds = float(json.loads(file.read(_MOST))["seconds"])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0

@@ -19,6 +19,8 @@ from ratc.tuning import proposals
 from ratc.tuning.points import Study
 
 _FILE = "proposals.jsonl"
+#: Bytes of it that are read: more is not of this making.
+_MOST = 64 << 20
 
 
 @dataclass(slots=True)
@@ -45,8 +47,8 @@ def read(folder: str, study: Study) -> Ledger:
     """A study's ledger, empty where there is none yet; nothing is written."""
     path, head = os.path.join(folder, _FILE), _head(study)
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines(keepends=True)
+        with files.open_regular(path) as file:
+            lines = file.read(_MOST).decode("utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError):
         return Ledger(path, [])
     if not lines or lines[0].strip() != head:
@@ -55,7 +57,7 @@ def read(folder: str, study: Study) -> Ledger:
     try:
         found = Ledger(path, [json.loads(line) for line in lines[1:] if line.endswith("\n")])
         found.points(study)
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return Ledger(path, [])  # somebody has edited it
     return found
 

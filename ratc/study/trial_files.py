@@ -5,6 +5,7 @@ Known by two paths alone, so that any process of a study, on any node, can be to
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -23,6 +24,8 @@ from ratc import files
 STOP, STOPPED = "STOP", "STOPPED"
 #: What the runtime keeps locked in an output folder while it trains there.
 _OWNER = "owner.json"
+#: Bytes of a file of results that are read: more is none of the runtime's.
+_MOST = 64 << 20
 #: The ranks of whoever runs the study, which are no trial's.
 _NOT_HANDED_ON = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _RANKS = ("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK", "JSM_", "PMI", "OMPI_")
@@ -43,30 +46,32 @@ class TrialFiles:
     @property
     def lock_digest(self) -> str:
         """Of the lock, as the runtime notes it."""
-        with open(os.path.join(self.folder, "lock.yaml"), "rb") as file:
+        with open(self._lock, "rb") as file:
             return sha256(file.read()).hexdigest()
 
     def results(self) -> dict[str, Any]:
-        """What its run says of itself, at its end or while it trains; nothing where it says nothing yet."""
-        return next(iter(self._told()), {})
+        """What its run says of itself, at its end or while it trains; nothing if it says nothing yet.
+
+        It must be of this very lock. A trial of an array job has its lock in the job's folder, which is not known
+        here: whatever lies in its output folder is taken.
+        """
+        return self.own_results() if os.path.exists(self._lock) else next(iter(self._told()), {})
 
     def own_results(self) -> dict[str, Any]:
         """The same, if it is of this very lock and not of one that lay there before."""
         own = self.lock_digest
-        return next((found for found in self._told() if str(found.get("lock_sha256", "")).endswith(own)), {})
+        return next((found for found in self._told() if own in _digests(found)), {})
 
     def _told(self) -> list[dict[str, Any]]:
         """What lies there, the newest first."""
         found = []
         for name in ("epochs.json", "results.json"):
-            try:
-                with open(os.path.join(self.output, name), encoding="utf-8") as file:
-                    content = json.load(file)
-                    found.append((os.fstat(file.fileno()).st_mtime_ns, content))
-            except (OSError, ValueError):
-                continue
-        ordered = sorted(found, key=lambda pair: pair[0])[::-1]
-        return [content for _, content in ordered if isinstance(content, dict)]
+            path = os.path.join(self.output, name)
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                content = json.loads(files.read(path, _MOST) or b"")
+                if _is_sound(content):
+                    found.append((os.stat(path).st_mtime_ns, content))
+        return [content for _, content in sorted(found, key=lambda pair: pair[0])[::-1]]
 
     def is_finished(self) -> bool:
         """Whether its own lock was trained to the end."""
@@ -115,6 +120,10 @@ class TrialFiles:
     def _early(self) -> str:
         return f"{self.folder}.early"
 
+    @property
+    def _lock(self) -> str:
+        return os.path.join(self.folder, "lock.yaml")
+
     def start(
         self, python: str, variables: Mapping[str, str], die_with_parent: bool = False
     ) -> tuple[subprocess.Popen[bytes], int]:
@@ -135,7 +144,7 @@ class TrialFiles:
         if die_with_parent:
             command = [sys.executable, os.path.join(os.path.dirname(__file__), "die_with_parent.py"), *command]
         # Behind what an earlier start wrote, which may write still.
-        with open(self.log, "ab") as log:
+        with files.open_own(self.log, os.O_APPEND) as log:
             log.write(f"--- {time.strftime('%F %T')}\n".encode())
             log.flush()
             process = subprocess.Popen(
@@ -147,3 +156,28 @@ class TrialFiles:
                 start_new_session=True,
             )
             return process, log.tell()
+
+
+def _digests(results: Mapping[str, Any]) -> list[str]:
+    """Of the locks that results answer: the one that was trained, and those that would have trained the same."""
+    known = results.get("finished_locks")
+    own = str(results.get("lock_sha256", "")).removeprefix("sha256:")
+    return [own, *(map(str, known) if isinstance(known, list) else ())]
+
+
+def _is_sound(results: Any) -> bool:
+    """Whether results have the form that the runtime gives them, as far as a study reads them."""
+    if not isinstance(results, dict):
+        return False
+    epochs, seconds = results.get("epochs", []), results.get("wall_seconds", 0)
+    return (
+        isinstance(epochs, list)
+        and all(isinstance(one, dict) and type(one.get("epoch")) is int for one in epochs)
+        and all(_is_number(value) for one in epochs for value in one.values() if isinstance(value, (int, float)))
+        and (seconds is None or _is_number(seconds))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that has a place in a table: no integer of thousands of digits."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

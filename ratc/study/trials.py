@@ -179,7 +179,7 @@ def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
 def alone_in(folder: str) -> Iterator[None]:
     """Keep other `ratc tune` out of a study; raises Held. The lock goes with the process, however it ends."""
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".running"), "w") as file:
+    with files.open_own(os.path.join(folder, ".running")) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

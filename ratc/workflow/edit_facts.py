@@ -25,7 +25,7 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     """
     head, kept = _described(machine), []
     if os.path.exists(path):
-        file, problem = read(path)
+        file, problem = read(path, named=True)
         if file is None:
             return problem
         values, found = compiler.read_facts(file)

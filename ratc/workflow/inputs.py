@@ -53,7 +53,7 @@ def load(args: argparse.Namespace, target: str, alone: bool = False, given: File
     ]
     overrides += [layers.from_assignment(assignment) for assignment in args.assignments]
     folder, name = os.path.split(args.spec)
-    spec, problem = (given, None) if given else read(args.spec)
+    spec, problem = (given, None) if given else read(args.spec, named=True)
     if spec is None:
         return Loaded(Inputs(File(args.spec, b"")), None, (*found, problem) if problem else tuple(found))
     overlays = []
@@ -135,7 +135,7 @@ def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gat
 
     file = values = None
     if args.facts:
-        file, problem = read(args.facts)
+        file, problem = read(args.facts, named=True)
         if file is None:
             return None, (problem,) if problem else ()
         values, found = compiler.read_facts(file)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
+from ratc import files
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.own_code import signatures
 from ratc.plan import Value, Values
@@ -85,7 +86,7 @@ def _callable(
     if not own or not path.endswith(".py"):
         return
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             tree = ast.parse(file.read(_MAX_BYTES))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""

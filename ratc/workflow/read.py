@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 
+from ratc import files
 from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.yaml.parse import MAX_BYTES
 
 
-def read(path: str, layer: str = "spec") -> tuple[File | None, Diagnostic | None]:
-    """The bytes of a file, at most a little over what the parser takes. Code: R001."""
+def read(path: str, layer: str = "spec", named: bool = False) -> tuple[File | None, Diagnostic | None]:
+    """The bytes of a file, at most a little over what the parser takes. Code: R001.
+
+    With ``named``, for names of the command line, it may be a pipe.
+    """
     if not path.isascii() and path != path.encode("utf-8", "replace").decode():
         return None, Diagnostic("R001", f"the name `{path}` is not UTF-8", helps=("rename it",))
     try:
-        with open(path, "rb") as handle:
+        with files.open_regular(path, named) as handle:
             data = handle.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
                 size = os.fstat(handle.fileno()).st_size / 2**20

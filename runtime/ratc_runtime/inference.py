@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.models import trusted
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
@@ -92,15 +92,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, help="samples at a time (default: the lock's micro-batch)")
 
 
-def check_trust(names: Iterable[str], trust: bool) -> None:
-    """Raise R584 if a name is code of somebody's own, `package.module:callable`, and the user does not trust it."""
+def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
+    """Raise R584 if a name is code of somebody's own, `package.module:callable`, and the user does not trust it and the
+    checkpoint at `path` that names it.
+    """
     own = sorted({name for name in names if ":" in name})
-    if own and not trust and os.environ.get("RATC_TRUST") != "1":
+    if own and not trusted.allows(path, trust):
         raise RuntimeFinding(
             "R584",
             f"the checkpoint's lock names code of its own, {', '.join(own)}",
             "a checkpoint may be anybody's; nothing of it was run",
-            "if you trust both the checkpoint and the code, give --trust, or set RATC_TRUST=1",
+            trusted.HELP,
         )
 
 
@@ -120,8 +122,8 @@ def open_checkpoint(
 ) -> Opened:
     """Build the model of a checkpoint, with its weights, on the device (default: a GPU where there is one).
 
-    A model of one's own is built only with `trust` or `RATC_TRUST=1`; it is looked for as when it trained, from the
-    working folder on. Raises R584 for one that is not trusted, R504 where there is no
+    A model of one's own is built only if it is trusted (`trusted.allows`); it is looked for as when it trained, from
+    the working folder on. Raises R584 for one that is not trusted, R504 where there is no
     such device, R505 for a lock that cannot be read, R508 where the checkpoint is damaged or there is none, R509 where
     the model cannot be built or has other weights.
     """
@@ -133,7 +135,7 @@ def open_checkpoint(
     lock = read_lock(lock_path) if lock_path is not None else lock_of(header or {})
     where, fingerprint = _device(device), lock.fingerprint()
     lock = _alone(lock, where, batch_size)
-    check_trust([lock.model.name], trust)
+    check_trust([lock.model.name], path, trust)
     model = build_model(lock)
     try:
         model.load_state_dict(load_weights(path, trust))

@@ -343,9 +343,8 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
         check_point(lock, lock_path)
     if own_folder is not None:
         check_own_code(lock, own_folder)
-        # Only Python from 3.11 on leaves the working folder out, and only if it is told to.
         by_launcher = lock.engine.use_accelerate or lock.parallel.world_size > 1
-        if by_launcher and not launched and not (environment.get("PYTHONSAFEPATH") and sys.version_info >= (3, 11)):
+        if by_launcher and not launched and _is_searched_first(own_folder, environment):
             allowed.check_hidden(own_folder)
     if launched:
         check_world_size(lock, environment)
@@ -358,6 +357,18 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
     return lock
 
 
+def _is_searched_first(folder: Path, environment: Mapping[str, str]) -> bool:
+    """Whether a launcher that is started in a folder imports its modules before Python's own.
+
+    Only Python from 3.11 on leaves the working folder out, and only if it is told to; PYTHONPATH may hold it all the
+    same, for an empty member of it is the working folder.
+    """
+    if not environment.get("PYTHONSAFEPATH") or sys.version_info < (3, 11):
+        return True
+    members = (environment.get("PYTHONPATH") or os.devnull).split(os.pathsep)
+    return any(Path(member).resolve() == folder.resolve() for member in members)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check a lock against its files and this machine; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -365,10 +376,12 @@ def main(argv: list[str] | None = None) -> int:
         description="Check a lock against the files beside it and this machine's card.",
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    # What else the script was called with is for training.
+    arguments, _ = parser.parse_known_args(argv)
     try:
         lock = check(arguments.lock, os.environ, launched=False)
-        check_listed(lock, os.environ)
+        check_listed(lock, arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir))
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1

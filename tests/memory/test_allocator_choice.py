@@ -244,7 +244,13 @@ def test_a_variable_of_the_spec_decides_what_the_key_leaves_open(compiled):
             "contradict each other",
         ),
         ("", "PYTORCH_CUDA_ALLOC_CONF: 'backend:cudaMallocAsync'", "asks for the allocator `cudaMallocAsync`"),
-        ("", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:maybe'", "torch takes `True` or `False`"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:maybe'", "to `maybe`, which torch does not take"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128,garbage'", "is no list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: 'max_split_size_mb'", "is no list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: '\\n'", "is no list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: 'roundup_power2_divisions:[256:1'", "is no list of `option:value`"),
+        ("", "PYTORCH_HIP_ALLOC_CONF: 'max_split_size_mb:lots'", "to `lots`, which torch does not take"),
+        ("", "PYTORCH_ALLOC_CONF: 'garbage_collection_threshold:-1'", "to `-1`, which torch does not take"),
     ],
 )
 def test_variables_that_contradict_are_refused(compiled, training, variables, said):
@@ -252,6 +258,28 @@ def test_variables_that_contradict_are_refused(compiled, training, variables, sa
     assert status == 1
     assert "error[R227]" in err
     assert said in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "max_split_size_mb:128",
+        "max_split_size_mb: 128 , garbage_collection_threshold:0.8,",
+        "roundup_power2_divisions:[256:1,512:2,>:4],pinned_use_cuda_host_register:True",
+        "roundup_power2_divisions:4",
+    ],
+)
+def test_what_torch_takes_is_left_alone(text):
+    assert alloc_conf.fault(text) is None
+    assert not alloc_conf.unknown(text)
+
+
+def test_an_option_that_torch_does_not_know_is_a_warning(compiled):
+    status, _, _, err = compiled(ALIKE, "", "PYTORCH_ALLOC_CONF: 'max_split_size_mb:128,new_one:1'")
+    assert status == 0
+    assert "warning[R227]" in err
+    assert "`new_one`, which torch 2.13 does not know" in err
 
 
 def test_explain_and_fit_give_the_reason(compiled, capsys):

@@ -195,6 +195,11 @@ def test_what_would_hide_a_module_from_a_launcher_is_named(name: str, own: Path)
     preflight.check(write_lock(own / "alone"), {}, launched=False)
     if sys.version_info >= (3, 11):
         preflight.check(path, {"PYTHONSAFEPATH": "1"}, launched=False)
+        # An empty member of PYTHONPATH is the working folder.
+        for members in (":/nowhere", ".", str(Path.cwd())):
+            with pytest.raises(RuntimeFinding, match="R580"):
+                preflight.check(path, {"PYTHONSAFEPATH": "1", "PYTHONPATH": members}, launched=False)
+        preflight.check(path, {"PYTHONSAFEPATH": "1", "PYTHONPATH": "/nowhere"}, launched=False)
 
 
 # Checkpoints.
@@ -247,6 +252,32 @@ def test_a_trusted_checkpoint_opens(checkpoint: Any, own: Path, monkeypatch: pyt
     with pytest.raises(RuntimeFinding, match="R584"):
         inference.open_checkpoint(path, device="cpu")
     assert isinstance(inference.open_checkpoint(path, device="cpu", trust=True).engine.module, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("listed", "opens"),
+    [(["own", "run"], True), (["."], True), (["own"], False), (["run"], False), (["own/deeper", "run"], False)],
+)
+def test_the_trust_file_counts_for_checkpoint_and_code(
+    listed: list[str], opens: bool, checkpoint: Any, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `ratc trust` writes it; the checkpoint is in one folder, its code in another."""
+    from ratc.own_code import trust
+
+    monkeypatch.delenv("RATC_TRUST")
+    monkeypatch.setenv("RATC_CONFIG", str(own / "config"))
+    for name in ("own/deeper", "run"):
+        (own / name).mkdir(parents=True)
+    path = checkpoint("run/some.pt", model=named("mine:bare"))
+    (own / "mine.py").rename(own / "own/mine.py")
+    for name in listed:
+        trust.add(str(own / name))
+    monkeypatch.chdir(own / "own")
+    if opens:
+        assert isinstance(inference.open_checkpoint(path, device="cpu").engine.module, nn.Module)
+        return
+    with pytest.raises(RuntimeFinding, match="R584"):
+        inference.open_checkpoint(path, device="cpu")
 
 
 @pytest.mark.parametrize(

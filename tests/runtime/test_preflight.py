@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lockfile import RUNTIME, environment, run_training, write_lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.preflight import _select, check
+from ratc_runtime.preflight import _select, check, main
 
 DEEPSPEED = {
     "train_batch_size": 4,
@@ -237,3 +237,21 @@ def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str
     assert refused.stderr.startswith("error[R502]")
     assert says in refused.stderr
     assert "unset RANK" in refused.stderr
+
+
+def test_r503_looks_where_the_script_was_told_that_the_data_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last `--data-dir` counts, then RAT_DATA_DIR, then the lock; what else is said is for training."""
+    lock = write_lock(tmp_path / "compiled")
+    for name, count in (("few", 1), ("many", 50)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "splits.json").write_text(json.dumps({"train": [str(one) for one in range(count)]}))
+    few, many = (str(tmp_path / name) for name in ("few", "many"))
+    monkeypatch.setenv("RAT_DATA_DIR", few)
+    assert main([str(lock)]) == 1
+    assert "error[R503]: the train split has 1 sample(s)" in capsys.readouterr().err
+    assert main([str(lock), f"--data-dir={few}", "--fresh", "--data-dir", many, "--output-dir", "out"]) == 0
+    monkeypatch.setenv("RAT_DATA_DIR", many)
+    assert main([str(lock)]) == 0
+    assert main([str(lock), f"--data-dir={many}", f"--data-dir={few}"]) == 1

@@ -21,6 +21,7 @@ import torch
 
 from ratc_runtime.checkpoint.header import UNREADABLE, open_content
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models import trusted
 
 #: The folder in which Accelerate has DeepSpeed write, and the file of the weights where ZeRO cuts nothing.
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -35,7 +36,7 @@ TAG, WHOLE = "pytorch_model", "mp_rank_00_model_states.pt"
 def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
     """Return the model's weights and buffers by name, on the CPU, from a checkpoint or from an exported file.
 
-    Shards may hold what only a pickle that runs code can give: that is read with `trust` or `RATC_TRUST=1` alone.
+    Shards may hold what only a pickle that runs code can give: that is read only if it is trusted (`trusted.allows`).
     Raises R508 where it is damaged, R520 where the shards of a folder cannot be put together, R584 without trust.
     """
     if path.suffix == ".safetensors":
@@ -52,7 +53,7 @@ def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
 
 def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, torch.Tensor]:
     stage = json.loads(header["lock"])["engine"]["zero_stage"]
-    trust = trust or os.environ.get("RATC_TRUST") == "1"
+    trust = trusted.allows(path, trust)
     try:
         with contextlib.nullcontext() if trust else _harmless():
             weights = _whole(path) if stage == 0 else _shards(path)
@@ -63,7 +64,7 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
             "R584",
             f"the shards of {path} hold more than tensors and plain values",
             str(error)[:600],
-            "to read them may run code: if you trust the checkpoint, give --trust, or set RATC_TRUST=1",
+            f"to read them may run code: {trusted.HELP}",
         ) from None
     except (*UNREADABLE, ImportError, AttributeError) as error:
         raise _apart(path, error) from error

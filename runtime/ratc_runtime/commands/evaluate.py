@@ -35,7 +35,7 @@ def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = Non
     parts = list((lock.tasks or {}).values())
     losses = [part.loss.name for part in parts] or [lock.training.loss.name]
     sets = [part.data.dataset for part in parts] or [lock.data.dataset]
-    inference.check_trust([*losses, *sets], model.trust)
+    inference.check_trust([*losses, *sets], model.path, model.trust)
     dataset = open_data_set(lock, data_dir, split)
     task.opened({split: dataset})
     criterion = task.loss()

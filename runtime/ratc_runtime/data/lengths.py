@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,12 @@ def check_length(length: int, lock: Lock) -> None:
         )
 
 
-def check_listed(lock: Lock, environment: Mapping[str, str]) -> None:
+def check_listed(lock: Lock, data_dir: Path) -> None:
     """Raise R503 if the files say that the training split cannot fill a global batch.
 
     Only what is known in milliseconds is looked at: the lists of the data sets `isic` and `coco`. Whatever else is
     wrong with the files, or not known, is for the run to say. Relative folders are taken from the working folder.
     """
-    data_dir = Path(environment.get("RAT_DATA_DIR") or lock.data.data_dir)
     parts = [(lock.part(name), data_dir / part.data.folder) for name, part in (lock.tasks or {}).items()]
     lengths = [_listed(part, folder) for part, folder in parts or [(lock, data_dir)]]
     known = [length for length in lengths if length is not None]

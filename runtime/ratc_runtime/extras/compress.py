@@ -41,8 +41,8 @@ _WARM, _TIMED = 3, 15
 def load_compressed(path: Path, trust: bool = False) -> nn.Module:
     """Return the model of a `model.pt` that this module wrote, in evaluation mode on the CPU.
 
-    A model of one's own is built only with `trust` or `RATC_TRUST=1` (R584). Raises R508 where the file is damaged or
-    another, R545 where it is quantized and torchao is not there.
+    A model of one's own is built only if it is trusted, as by `open_checkpoint` (R584). Raises R508 where
+    the file is damaged or another, R545 where it is quantized and torchao is not there.
     """
     try:
         fault = fault_of(path)
@@ -51,7 +51,7 @@ def load_compressed(path: Path, trust: bool = False) -> nn.Module:
             _known_tensors()
             content = torch.load(path, map_location="cpu", weights_only=True)
             lock = lock_from(json.loads(content["lock"]))
-            inference.check_trust([lock.model.name], trust)
+            inference.check_trust([lock.model.name], path, trust)
             model = build_model(lock)
             model.load_state_dict(content["compressed"], assign=True)
             return model.eval()

@@ -29,7 +29,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             start = json.loads(line)
             if isinstance(start, dict):
                 found.append(start)
