@@ -25,8 +25,7 @@ from ratc.memory import trace
 from ratc.own_code import signatures
 from ratc.probe import lsf, slurm
 from ratc.probe.inventory import text as facts_text
-from ratc.scheduler import DIALECTS
-from ratc.scheduler import history
+from ratc.scheduler import DIALECTS, history
 from ratc.scheduler.dialect import Answer
 from ratc.study import proposed
 from ratc.study.budget import Budget
