@@ -206,8 +206,8 @@ def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
     """Train by the runtime's own loop, from a lock."""
     sys.path[:0] = [str(HERE), str(HERE.parent / "runtime"), str(HERE.parent / "tests" / "runtime")]
     from lockfile import write_lock
-    from ratc_runtime import train
     from ratc_runtime.config.lock import read_lock
+    from ratc_runtime.training import loop
     from ratc_runtime.training.components import Own
     from ratc_runtime.training.open_run import Run
 
@@ -246,8 +246,8 @@ def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
             hardware__device=device,
         )
         lock = read_lock(path)
-        train.prepare_environment(lock)
-        status = train.start(lock, path, folder, folder / "out", True, Own(), time.perf_counter())
+        loop.prepare_environment(lock)
+        status = loop.start(lock, path, folder, folder / "out", True, Own(), time.perf_counter())
         if status:
             raise SystemExit(status)
 

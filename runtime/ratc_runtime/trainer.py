@@ -86,21 +86,21 @@ class UnifiedTrainer:
 
     def train_since(self, began: float) -> dict[str, Any]:
         """Train as `train` does; time counts from `began`, of `time.perf_counter`."""
-        from ratc_runtime import train
+        from ratc_runtime.training import loop
 
-        train.take_place()
+        loop.take_place()
         path, base = self._lock()
         brought = any(part is not None for part in (self._model, self._criterion, self._scores)) or self._datasets
         # What a caller brings takes the place of what the lock names.
         lock = preflight.check(path, os.environ, launched=True, own_folder=None if brought else base)
-        train.prepare_environment(lock)
+        loop.prepare_environment(lock)
         # Torch is imported from here on.
         from ratc_runtime.training.components import Own
 
         own = Own(self._model, self._datasets, self._criterion, self._scores, self._callbacks)
         data_dir = self.data_dir or base / _folder("RAT_DATA_DIR", lock.data.data_dir)
         output_dir = self.output_dir or base / _folder("RAT_OUTPUT_DIR", lock.output_dir)
-        train.start(own.named_in(lock), path, data_dir, output_dir, self.fresh, own, began)
+        loop.start(own.named_in(lock), path, data_dir, output_dir, self.fresh, own, began)
         return read_results(output_dir)
 
     def _lock(self) -> tuple[Path, Path]:

@@ -166,20 +166,20 @@ def work(folder: Path, names: list[str]) -> None:
 
     Where torch's DDP is used, reductions-RANK.json beside the lock says how often gradients were reduced.
     """
-    from ratc_runtime import train
     from ratc_runtime.config.lock import read_lock
     from ratc_runtime.distributed import world
+    from ratc_runtime.training import loop
     from ratc_runtime.training.components import Own
 
-    loop = train.train
+    train = loop.train
     for name in names:
         path = folder / name / "lock.yaml"
         lock = read_lock(path)
-        train.prepare_environment(lock)
+        loop.prepare_environment(lock)
         counter = Counter()
-        train.train = counter.around(loop)
+        loop.train = counter.around(train)
         assert (
-            train.start(lock, path, folder / "data", folder / f"out-{name}", False, Own(), time.perf_counter()) == 0
+            loop.start(lock, path, folder / "data", folder / f"out-{name}", False, Own(), time.perf_counter()) == 0
         ), name
         (folder / name / f"reductions-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(counter.reductions))
         if lock.engine.use_accelerate:

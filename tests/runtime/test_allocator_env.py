@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from lockfile import write_lock
-from ratc_runtime import preflight, train
+from ratc_runtime import preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.training import loop
 
 from tests.effort import HANGS_S
 
@@ -87,7 +88,7 @@ def test_what_nobody_has_set_is_set_before_torch_reads_it(lock, monkeypatch, ask
         allocator.prepare(lock(one, device), untouched)
         assert not untouched
     monkeypatch.setattr(os, "environ", {})
-    train.prepare_environment(lock(asked))
+    loop.prepare_environment(lock(asked))
     assert os.environ["PYTORCH_ALLOC_CONF"] == os.environ["PYTORCH_CUDA_ALLOC_CONF"] == value
 
 

@@ -222,7 +222,7 @@ RECORD = json.dumps(
 
 
 @target("submissions", texts(RECORD))
-def history(data: bytes, err: Callable[[], str]) -> None:
+def submitted(data: bytes, err: Callable[[], str]) -> None:
     write(".submitted/jobs.json", data)
     found, said = history.read(".")
     assert not (found and said)

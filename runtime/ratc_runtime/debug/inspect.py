@@ -290,7 +290,7 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
 def _is_dull(frame: str) -> bool:
     """Tell whether a frame is one of those that lead to every model and every loss."""
     file = frame.partition('"')[0]
-    return file.endswith(("/ratc_runtime/train.py", "/ratc_runtime/training/step.py", "<frozen runpy>")) or any(
+    return file.endswith(("/ratc_runtime/training/loop.py", "/ratc_runtime/training/step.py", "<frozen runpy>")) or any(
         part in file for part in ("/torch/nn/", "/ratc_runtime/debug/", "/deepspeed/")
     )
 

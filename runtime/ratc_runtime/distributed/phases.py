@@ -22,7 +22,7 @@ _DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<fro
 #: Parts of a run, by (file of this package, or folder with a slash; functions, none is all).
 _WHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("training/open_run.py", ("open_run",), "opening"),
-    ("train.py", ("train_on",), "training"),
+    ("training/loop.py", ("train_on",), "training"),
     ("training/evaluation.py", (), "evaluation"),
     ("training/finalize.py", (), "finishing"),
     ("tasks/segmentation/baseline.py", (), "baseline"),

@@ -155,11 +155,11 @@ def _nothing(note: str) -> RuntimeFinding:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from ratc_runtime import train
+    from ratc_runtime.training import loop
 
     found = read_lock(arguments.lock)
     lock = alone(found)
-    train.prepare_environment(lock)
+    loop.prepare_environment(lock)
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir)
     from tqdm import tqdm
 

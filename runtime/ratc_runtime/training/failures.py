@@ -1,0 +1,47 @@
+"""What a person is told of an error that ends a process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from ratc_runtime.errors import RuntimeFinding
+
+
+def unforeseen(error: Exception) -> RuntimeFinding:
+    """Return R528: an error that ratc has no better word for ended one of several processes."""
+    return RuntimeFinding(
+        "R528",
+        f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()} ended with {type(error).__name__}: {error}"[
+            :400
+        ],
+        "its traceback is above; the other processes end because of it",
+        "look at the last line of your own in the traceback",
+        everywhere=False,
+    )
+
+
+def as_finding(error: Exception) -> RuntimeFinding | None:
+    """Return what a person is told of an error; None where only a traceback would do."""
+    if isinstance(error, RuntimeFinding) or "torch" not in sys.modules:
+        return error if isinstance(error, RuntimeFinding) else None
+    import torch
+
+    from ratc_runtime.training import out_of_memory
+
+    device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    text = out_of_memory.explain(error, device)
+    if text is not None:
+        return out_of_memory.elsewhere(text)
+    # gloo raises what every other fault of torch is, with its source file's name in it.
+    backend = getattr(torch.distributed, "DistBackendError", ())
+    if isinstance(error, backend) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error)):
+        return RuntimeFinding(
+            "R514",
+            f"rank {os.environ.get('RANK', '0')} has lost the other processes",
+            " ".join(str(error).split())[:300],
+            "another rank ended first: what it says above or below is the reason",
+            everywhere=False,
+        )
+    return None
