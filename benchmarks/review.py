@@ -25,18 +25,17 @@ data: {{data_dir: data, image_size: 128}}
 resources: {{nodes: 1, num_gpus: 4}}
 """
 FACTS = "gpus_per_node: 4\ngpu: a100-80\ncpus: 64\nmemory: 512GB\n"
-#: All of them in one process, without the readers of Accelerate and DeepSpeed, which take seconds for each.
+#: All of them in one process.
 COMPILE = """
-import argparse, glob
+import glob
 from ratc import emit
 from ratc.workflow import compile as compiling, inputs
-parser = argparse.ArgumentParser()
-compiling.add_arguments(parser)
+from ratc.workflow.request import CompileRequest
 for spec in sorted(glob.glob("specs/*.yaml")):
-    args = parser.parse_args([spec, "--facts", "facts.yaml"])
-    loaded = inputs.load(args, "local")
+    request = CompileRequest(spec, facts="facts.yaml")
+    loaded = inputs.load(request)
     folder = f"specs/compiled/{loaded.settings['experiment_name'].value}/local"
-    made, found = compiling.make(args, loaded, "local", folder)
+    made, found = compiling.make(request, loaded, folder)
     emit.write(folder, made.artifacts, lambda: [])
 """
 

@@ -162,8 +162,8 @@ def test_every_value_of_every_golden_plan_ends_in_a_line_or_a_default(case, monk
     monkeypatch.chdir(CASES / case)
     words = Path("args.txt").read_text() if Path("args.txt").exists() else ""
     args = parser.parse_args(["spec.yaml", *shlex.split(words)])
-    settings = inputs.load(args, args.target).settings
-    plan = inputs.decided(args, settings, args.target, predict=False)[0]
+    request = options.request(args)
+    plan = inputs.decided(request, inputs.load(request).settings, predict=False)[0]
     for path in plan.values:
         link = explain.tree(plan, path)
         for leaf in leaves(link):
@@ -201,7 +201,7 @@ def test_what_memory_decides_is_predicted_however_it_is_called(path, predicted, 
         "resources: {gpu: a100-80, num_gpus: 1, cpus: 4}\n"
     )
     asked = []
-    monkeypatch.setattr(inputs, "predict", lambda args, plan: asked.append(plan) or (None, ()))
+    monkeypatch.setattr(inputs, "predict", lambda request, plan: asked.append(plan) or (None, ()))
     assert told(capsys, "spec.yaml", path)[0] == 0
     assert bool(asked) == predicted
 

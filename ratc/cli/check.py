@@ -22,6 +22,7 @@ from ratc.targets.artifact import Artifact
 from ratc.workflow import compile as compiling
 from ratc.workflow import findings, inputs, options, recorded
 from ratc.workflow.inputs import Known
+from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
 
 
@@ -74,27 +75,27 @@ def _checked(
         words, name = find.head(folder)
         command = f"cd {shlex.quote(folder)} && {words}"
         try:
-            args = recorded.arguments(words, folder)
+            request = recorded.request(words, folder)
         except recorded.Refused as error:
             text = (emit.on_disk(folder, name) or b"").decode("utf-8", errors="replace")
             span = Span(Source(os.path.join(folder, name), text), 1, 1, 2, 1)
             message = f"the head of `{os.path.join(folder, name)}` does not say how to make it again"
             return [Diagnostic("R427", message, span, (str(error),), ("compile its spec again",))]
-        if not os.path.exists(args.spec):
-            return [*drift.untouched(folder, document, (f"run `{command}`",)), _gone(folder, name, args.spec)]
-        loaded = inputs.load(args, args.target, alone=True)
+        if not os.path.exists(request.spec):
+            return [*drift.untouched(folder, document, (f"run `{command}`",)), _gone(folder, name, request.spec)]
+        loaded = inputs.load(request)
         if loaded.settings is None:
-            return [*_by_digest(folder, document, args.spec, command), *_errors(loaded.diagnostics)]
+            return [*_by_digest(folder, document, request.spec, command), *_errors(loaded.diagnostics)]
         reached = compiling.reached(loaded)
-        if not this_machine and args.target == "local" and not args.facts and facts.needs_machine(loaded.settings):
-            return [*_by_digest(folder, document, args.spec, command, reached), _machine(folder)]
-        elsewhere = _elsewhere(folder, loaded, args)
+        if not (this_machine or request.facts) and request.target == "local" and facts.needs_machine(loaded.settings):
+            return [*_by_digest(folder, document, request.spec, command, reached), _machine(folder)]
+        elsewhere = _elsewhere(folder, loaded, request)
         if elsewhere:
             return [elsewhere]
-        made, said = compiling.make(args, loaded, args.target, folder, known)
+        made, said = compiling.make(request, loaded, folder, known)
         if made is None or compiling.is_untrusted(said):
             told = [item for item in said if item.severity is Severity.ERROR or item.code == "R446"]
-            return [*_by_digest(folder, document, args.spec, command, reached), *told]
+            return [*_by_digest(folder, document, request.spec, command, reached), *told]
         all_made += [(os.path.join(folder, one.path), one, made.world_size) for one in made.artifacts]
         left = {*emit.stale(folder, made.artifacts, compiling.former(folder)), *_mixed(folder, made.artifacts)}
         return list(drift.compare(folder, made.artifacts, sorted(left), command))
@@ -112,14 +113,14 @@ def _gone(folder: str, name: str, spec: str) -> Diagnostic:
     return Diagnostic("R427", message, span, helps=("delete the folder, or bring the spec back",))
 
 
-def _elsewhere(folder: str, loaded: inputs.Loaded, args: argparse.Namespace) -> Diagnostic | None:
+def _elsewhere(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> Diagnostic | None:
     """That the spec is of another experiment now, whose files lie elsewhere. Code: R427."""
     assert loaded.settings is not None
     node = loaded.settings["experiment_name"]
-    now = os.path.join(loaded.folder, "compiled", str(node.value), args.target)
-    if args.output or os.path.realpath(now) == os.path.realpath(folder):
+    now = os.path.join(loaded.folder, "compiled", str(node.value), request.target)
+    if request.output or os.path.realpath(now) == os.path.realpath(folder):
         return None
-    message = f"`{folder}` is left over: `{args.spec}` compiles into `{os.path.normpath(now)}` now"
+    message = f"`{folder}` is left over: `{request.spec}` compiles into `{os.path.normpath(now)}` now"
     return Diagnostic("R427", message, node.span, helps=("delete the folder, or move it there and compile again",))
 
 

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 on errors, and on differences with ``--check``."""
     with Telling("ratc compile", args.format) as telling:
-        status, folder = compile_spec(args, args.target, args.output, args.check, telling)
+        status, folder = compile_spec(
+            options.request(args, output=args.output), args.check, telling, verify=args.verify
+        )
     if status == 0 and not args.check and args.format == "text":
         say(os.path.relpath(folder), sys.stdout)
     return status

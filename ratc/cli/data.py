@@ -44,14 +44,15 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("ratc_runtime") is None or find_spec("torch") is None:
         print("ratc data check: the runtime is not installed here\nhelp: pip install 'ratc[runtime]'", file=sys.stderr)
         return 2
-    loaded = inputs.load(args, "local")
+    request = options.request(args, "local")
+    loaded = inputs.load(request)
     if loaded.settings is None or has_errors(loaded.diagnostics):
         findings.show(loaded.diagnostics, "ratc data check")
         return 1
     if untrusted := require_trust.refused(loaded):
         findings.show((*loaded.diagnostics, *untrusted), "ratc data check")
         return 1
-    plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
+    plan, found, _ = inputs.resolve(request, loaded.settings, predict=False)
     if plan is None:
         findings.show((*loaded.diagnostics, *found), "ratc data check")
         return 1

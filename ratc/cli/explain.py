@@ -27,6 +27,7 @@ from ratc.plan import Plan, Value, Values
 from ratc.secrets.redact import redact
 from ratc.workflow import findings, inputs, options, recorded
 from ratc.workflow.inputs import Loaded
+from ratc.workflow.request import CompileRequest
 
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     refused = inputs.known_target(args.target)
     if refused:
         return _refused(args, refused)
-    return _explained(args, args, inputs.load(args, args.target), None)
+    request = options.request(args)
+    return _explained(args, request, inputs.load(request), None)
 
 
 def _of_compiled(args: argparse.Namespace) -> int:
@@ -81,19 +83,19 @@ def _of_compiled(args: argparse.Namespace) -> int:
         say(f"ratc explain: {words}")
         return 2
     try:
-        asked = recorded.arguments(read.words, read.shared_folder)
+        asked = recorded.request(read.words, read.shared_folder)
     except recorded.Refused as reason:
         return _by_lock(args, read, str(reason))
     for path in (asked.spec, asked.facts):
         if path and not os.path.exists(path):
             return _by_lock(args, read, f"`{path}`, which it was compiled from, is gone")
-    loaded = inputs.load(asked, asked.target, alone=True)
+    loaded = inputs.load(asked)
     if loaded.settings is None:
         return _by_lock(args, read, f"`{asked.spec}` has errors now; `ratc validate` says which")
     return _explained(args, asked, loaded, read)
 
 
-def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Loaded, read: Compiled | None) -> int:
+def _explained(args: argparse.Namespace, asked: CompileRequest, loaded: Loaded, read: Compiled | None) -> int:
     from ratc import explain
 
     remarks: list[str] = []
@@ -110,7 +112,7 @@ def _explained(args: argparse.Namespace, asked: argparse.Namespace, loaded: Load
         settings, found = compiler.check_point(loaded.document, point)
     if settings is None:
         return _refused(args, found)
-    gathered, found = inputs.gather(asked, settings, asked.target)
+    gathered, found = inputs.gather(asked, settings)
     if gathered is None:
         return _refused(args, found)
     plan, said, decision = inputs.decide(asked, settings, gathered, predicts=False)

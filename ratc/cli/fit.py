@@ -69,11 +69,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, telling: Telling) -> int:
-    loaded = inputs.load(args, "local")
+    request = options.request(args, "local")
+    loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
         return 1
-    plan, found, _ = inputs.resolve(args, _on_a_card(args, loaded.settings), "local", predict=False)
+    plan, found, _ = inputs.resolve(request, _on_a_card(args, loaded.settings), predict=False)
     # That a micro-batch is only a default is what this command is about.
     found = tuple(item for item in found if item.code != "R305")
     if plan is None:

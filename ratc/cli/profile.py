@@ -70,17 +70,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _profile(args: argparse.Namespace, telling: Telling) -> int:
-    loaded = inputs.load(args, "local")
+    request = options.request(args, "local")
+    loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
         return 1
-    plan, found, _ = inputs.resolve(args, loaded.settings, "local", predict=False)
+    plan, found, _ = inputs.resolve(request, loaded.settings, predict=False)
     if plan is None:
         telling.tell((*loaded.diagnostics, *found))
         return 1
     if args.measure:
         return _measure(args, plan, loaded, telling)
-    plan, found, _, decision = inputs.decided(args, loaded.settings, "local")
+    plan, found, _, decision = inputs.decided(request, loaded.settings)
     telling.tell((*loaded.diagnostics, *found))
     if plan is None:
         return 1

@@ -23,6 +23,7 @@ from ratc.render.html.page import Report
 from ratc.targets.artifact import Artifact
 from ratc.workflow import findings, inputs, options, recorded
 from ratc.workflow.inputs import Known, Loaded
+from ratc.workflow.request import CompileRequest
 
 _STDOUT = "-"
 
@@ -102,9 +103,8 @@ def _of_two(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...
 class _Told:
     """What is gathered for a page about one spec."""
 
-    asked: argparse.Namespace
+    asked: CompileRequest
     read: Compiled | None = None
-    alone: bool = False
     known: Known = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -112,19 +112,18 @@ class _Told:
 def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
     from ratc.render.html.page import spec_page
 
-    args.target = args.target or "local"
-    told = _Told(args)
+    told = _Told(options.request(args, args.target or "local"))
     if os.path.isdir(args.spec) or read_lock.is_compiled(args.spec):
         told.read, found = read_lock.read(args.spec)
         if told.read is None:
             return None, found
         try:
-            told.asked, told.alone = recorded.arguments(told.read.words, told.read.shared_folder), True
+            told.asked = recorded.request(told.read.words, told.read.shared_folder)
         except recorded.Refused as reason:
             return spec_page(_by_lock(told.read, str(reason))), ()
         if not os.path.exists(told.asked.spec):
             return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()
-    loaded = inputs.load(told.asked, told.asked.target, told.alone)
+    loaded = inputs.load(told.asked)
     report, found = _resolved(args, told, loaded)
     return (None if report is None else spec_page(report)), found
 
@@ -150,11 +149,11 @@ def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Re
     if settings is None:
         return None, found
     target = told.asked.target
-    plan, said, _, decision = inputs.decided(told.asked, settings, target, known=told.known)
+    plan, said, _, decision = inputs.decided(told.asked, settings, known=told.known)
     found += said
     if plan is None:
         return None, found
-    foreseen = foresee(args, plan, decision, loaded.folder)
+    foreseen = foresee(plan, decision, loaded.folder, None if args.no_cards else args.cards)
     files, note, said = _files(told, loaded)
     found = tuple(dict.fromkeys((*found, *said, *foreseen.found)))
     if has_errors(found):
@@ -189,7 +188,7 @@ def _files(told: _Told, loaded: Loaded) -> tuple[list[tuple[str, str]], str, tup
     folder = told.read.folder if told.read else os.path.join(loaded.folder, "compiled", name, target)
     if told.read and told.read.point:
         folder = os.path.dirname(os.path.dirname(folder))
-    made, found = make(told.asked, loaded, target, folder, known=told.known)
+    made, found = make(told.asked, loaded, folder, known=told.known)
     if made is None:
         return [], "", found
     shown = [artifact for artifact in made.artifacts if "/" not in artifact.path]

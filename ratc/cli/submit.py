@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     with ExitStack() as stack:
         submission = _Submission(args, scheduler, telling, stack)
         status, folder = compile_spec(
-            args, target, args.output, check=False, telling=telling, before=submission.prepare
+            options.request(args, target, args.output), check=False, telling=telling, before=submission.prepare
         )
         if status:
             return 1

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
     with Telling("ratc train", args.format) as telling:
         status, folder = compile_spec(
-            args, "local", args.output, check=False, telling=telling, before=require_trust.before
+            options.request(args, "local", args.output), check=False, telling=telling, before=require_trust.before
         )
     if status:
         return status

@@ -13,12 +13,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler, files
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
+from ratc.fitting.check_batch import Checks
 from ratc.markup import lines
 from ratc.study import proposed, ray_settings, trials
 from ratc.study.budget import Budget
@@ -32,6 +34,7 @@ from ratc.tuning.share import Share
 from ratc.workflow import findings, inputs, options, require_trust
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
+from ratc.workflow.request import CompileRequest
 
 ASKS_FOR_TRUST = True
 
@@ -55,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, telling: Telling) -> int:
-    loaded, study, share, found = _read(args)
+    request, loaded, study, share, found = _read(options.request(args, "local"))
     if study is None:
         telling.tell(found)
         return 1
     if not (args.dry_run or args.collect) and (untrusted := require_trust.refused(loaded)):
         telling.tell((*found, *untrusted))
         return 1
-    prepared, more = trials.prepare(args, loaded, study)
+    prepared, more = trials.prepare(request, loaded, study, Checks() if request.predict and not args.collect else None)
     if telling.tell((*found, *more)) or prepared.workshop is None:
         return 1
     workshop = prepared.workshop
@@ -93,31 +96,33 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     return status
 
 
-def _read(args: argparse.Namespace) -> tuple[Loaded, Study | None, Share | None, tuple[Diagnostic, ...]]:
+def _read(
+    request: CompileRequest,
+) -> tuple[CompileRequest, Loaded, Study | None, Share | None, tuple[Diagnostic, ...]]:
     """The spec and its study. Of one that Ray runs the spec is read as that of a trial: a part of one node."""
-    loaded = inputs.load(args, "local")
+    loaded = inputs.load(request)
     if loaded.settings is None or loaded.document is None:
-        return loaded, None, None, loaded.diagnostics
+        return request, loaded, None, None, loaded.diagnostics
     study, found = compiler.study(loaded.document)
     if study is None:
         nothing = Diagnostic("R336", "the spec has no `tuning`", helps=("`tuning.search_space` says what to try",))
-        return loaded, None, None, (*loaded.diagnostics, *(found or (nothing,)))
+        return request, loaded, None, None, (*loaded.diagnostics, *(found or (nothing,)))
     found = (*loaded.diagnostics, *found)
     if study.backend != "ray":
-        return loaded, study, None, found
-    gathered, more = inputs.gather(args, loaded.settings, "local")
+        return request, loaded, study, None, found
+    gathered, more = inputs.gather(request, loaded.settings)
     hardware, said = gathered.settled(loaded.settings) if gathered else (None, ())
     found += (*more, *said)
     if hardware is None:
-        return loaded, None, None, found
+        return request, loaded, None, None, found
     gpus, cpus = hardware.get_as(int, "gpus_per_node"), hardware.maybe(int, "cpus")
     share, more = shares.share(loaded.settings, gpus, cpus)
     if share is None:
-        return loaded, None, None, (*found, *more)
+        return request, loaded, None, None, (*found, *more)
     container = loaded.settings["environment.container"].value is not None
-    args.assignments = [*args.assignments, *share.settings(container)]
-    loaded = inputs.load(args, "local")
-    return loaded, study if loaded.settings else None, share, (*found, *more, *loaded.diagnostics)
+    request = replace(request, sets=(*request.sets, *share.settings(container)))
+    loaded = inputs.load(request)
+    return request, loaded, study if loaded.settings else None, share, (*found, *more, *loaded.diagnostics)
 
 
 def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:

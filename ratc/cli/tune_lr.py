@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ratc import files, rates
@@ -41,20 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 on errors and where no rate can be suggested, 2 for a range that is none."""
     with Telling("ratc tune lr", args.format) as telling:
-        loaded = inputs.load(args, "local")
+        request = options.request(args, "local")
+        loaded = inputs.load(request)
         if loaded.settings is None:
             telling.tell(loaded.diagnostics)
             return 1
         settings = loaded.settings
         if settings["training.learning_rate"].value == "auto":
             # It is what is looked for; any number compiles, and none of it is trained with.
-            args.assignments = [*args.assignments, "training.learning_rate=1e-4"]
+            request = replace(request, sets=(*request.sets, "training.learning_rate=1e-4"))
         output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
         above = os.path.normpath(os.path.join(loaded.folder, output))
         folder = os.path.join(above, FOLDER)
         files.refuse_link(above, os.path.join(FOLDER, "curve.json"))
-        place = os.path.join(folder, "compiled")
-        status, compiled = compile_spec(args, "local", place, check=False, telling=telling, before=require_trust.before)
+        request = replace(request, output=os.path.join(folder, "compiled"))
+        status, compiled = compile_spec(request, check=False, telling=telling, before=require_trust.before)
     if status:
         return status
     return _measure(args, loaded, os.path.abspath(compiled), os.path.abspath(folder))

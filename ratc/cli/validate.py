@@ -17,6 +17,7 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.sweep import met_at, once
 from ratc.workflow import apply_fixes, findings, inputs, lookups, options
+from ratc.workflow.request import CompileRequest
 
 if TYPE_CHECKING:
     from ratc.sweep import Point
@@ -43,13 +44,14 @@ def run(args: argparse.Namespace) -> int:
     if refused:
         findings.show(refused, "ratc validate", args.format)
         return 1
-    loaded = inputs.load(args, args.target)
-    problems = _fixed(args, loaded) if args.fix else ()
+    request = options.request(args)
+    loaded = inputs.load(request)
+    problems = _fixed(request, loaded) if args.fix else ()
     if args.fix:
-        loaded = inputs.load(args, args.target)
+        loaded = inputs.load(request)
     found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
-        found = once((*found, *_outcome(args, loaded)))
+        found = once((*found, *_outcome(request, loaded)))
     if findings.show(found, "ratc validate", args.format):
         return 1
     say(f"{args.spec}: valid")
@@ -62,7 +64,7 @@ def _has_gpus(settings: Values) -> bool:
     return not {settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")} & {0}
 
 
-def _outcome(args: argparse.Namespace, loaded: inputs.Loaded) -> Iterator[Diagnostic]:
+def _outcome(request: CompileRequest, loaded: inputs.Loaded) -> Iterator[Diagnostic]:
     """What `compile` would find but for a prediction, and what the runtime would find on this machine."""
     assert loaded.settings is not None
     assert loaded.document is not None
@@ -75,11 +77,11 @@ def _outcome(args: argparse.Namespace, loaded: inputs.Loaded) -> Iterator[Diagno
     every = [(point, own) for point, (own, _) in zip(trials, runs, strict=True) if own is not None]
     for settings in [own for _, own in every] if trials else [loaded.settings]:
         yield from lookups.check(settings, loaded.folder)
-    yield from _resolved(args, loaded, every, study)
+    yield from _resolved(request, loaded, every, study)
 
 
 def _resolved(
-    args: argparse.Namespace, loaded: inputs.Loaded, runs: Sequence[tuple[Point, Values]], study: Study | None
+    request: CompileRequest, loaded: inputs.Loaded, runs: Sequence[tuple[Point, Values]], study: Study | None
 ) -> Iterator[Diagnostic]:
     """What resolving finds: R3xx, and R4xx if the target writes more than the files of one local run.
 
@@ -88,15 +90,14 @@ def _resolved(
     assert loaded.settings is not None
     settings = loaded.settings
     several = settings["environment.container"].value or settings.get_as(int, "resources.nodes") > 1
-    if args.target != "local" or several or (runs and study is None):
+    if request.target != "local" or several or (runs and study is None):
         # Imported here: only scripts need the templates.
         from ratc.workflow import compile as compiling
 
-        folder = os.path.join(loaded.folder, "compiled", settings.get_as(str, "experiment_name"), args.target)
-        alone = argparse.Namespace(**{**vars(args), "no_predict": True})
-        yield from _without_prediction(compiling.make(alone, loaded, args.target, folder)[1], settings)
+        folder = os.path.join(loaded.folder, "compiled", settings.get_as(str, "experiment_name"), request.target)
+        yield from _without_prediction(compiling.make(replace(request, predict=False), loaded, folder)[1], settings)
         return
-    gathered, found = inputs.gather(args, settings, args.target)
+    gathered, found = inputs.gather(request, settings)
     yield from found
     if gathered is None:
         return
@@ -136,7 +137,7 @@ def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterat
         yield item
 
 
-def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic, ...]:
+def _fixed(request: CompileRequest, loaded: inputs.Loaded) -> tuple[Diagnostic, ...]:
     """Correct what can be corrected, again while that lets more be seen; says what it did."""
     for _ in range(_ROUNDS):
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
@@ -145,5 +146,5 @@ def _fixed(args: argparse.Namespace, loaded: inputs.Loaded) -> tuple[Diagnostic,
             say(f"fixed: {line}")
         if problems or not told:
             return problems
-        loaded = inputs.load(args, args.target)
+        loaded = inputs.load(request)
     return ()

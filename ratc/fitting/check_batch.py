@@ -6,7 +6,6 @@ that cannot trace its model.
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from ratc.console import say
@@ -27,20 +26,20 @@ class Checks:
         self._known: dict[tuple[object, ...], tuple[Diagnostic, ...]] = {}
         self._said: set[str] = set()
 
-    def check(self, args: argparse.Namespace, plan: Plan, is_last: bool = True) -> tuple[Diagnostic, ...]:
+    def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
         """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
 
         That it cannot be checked is a line on standard error. Of the plans of a sweep the first MOST are checked that
         differ, and the last.
         """
-        if getattr(args, "no_predict", False) or os.environ.get(SKIP) or not is_given(plan):
+        if os.environ.get(SKIP) or not is_given(plan):
             return ()
-        key = predicted_from(plan, args)
+        key = predicted_from(plan, folder)
         if key not in self._known:
             if len(self._known) >= MOST and not is_last:
                 self._say(f"the micro-batches of {MOST} different points are checked, and that of the last")
                 return ()
-            self._known[key] = self._checked(plan, os.path.dirname(args.spec) or ".")
+            self._known[key] = self._checked(plan, folder)
         return self._known[key]
 
     def _checked(self, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:

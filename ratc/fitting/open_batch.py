@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-
 from ratc.plan import Plan, Values
 
 #: Plan values that no prediction depends on.
@@ -26,10 +23,9 @@ _NOT_PREDICTED = frozenset(
 )
 
 
-def predicted_from(plan: Plan, args: argparse.Namespace) -> tuple[object, ...]:
+def predicted_from(plan: Plan, folder: str) -> tuple[object, ...]:
     """What a prediction depends on: plans of one folder that are alike in this share it."""
     values = plan.values
-    folder = os.path.dirname(args.spec)
     return folder, *((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class Foreseen:
     found: tuple[Diagnostic, ...] = ()
 
 
-def foresee(args: argparse.Namespace, plan: Plan, decision: Decision | None, folder: str) -> Foreseen:
+def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[str] | None) -> Foreseen:
     """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 where the model cannot
     be traced.
     """
@@ -46,7 +45,7 @@ def foresee(args: argparse.Namespace, plan: Plan, decision: Decision | None, fol
     choice, drawing, undrawn = (None, None, "") if why else _step(plan, decision, searcher)
     if not why and choice is None:
         why, undrawn = undrawn, ""
-    rows, no_cards, found = _cards(args, plan, searchers(library, searcher.share, asked_allocator(plan)))
+    rows, no_cards, found = _cards(cards, plan, searchers(library, searcher.share, asked_allocator(plan)))
     return Foreseen(
         _account(choice, decision.measured if decision else None) if choice else None,
         why,
@@ -120,23 +119,23 @@ def _account(choice: Choice, measured: str | None) -> Account:
 
 
 def _cards(
-    args: argparse.Namespace, plan: Plan, allowed: Mapping[str, Searcher]
+    cards: Sequence[str] | None, plan: Plan, allowed: Mapping[str, Searcher]
 ) -> tuple[list[CardRow], str, tuple[Diagnostic, ...]]:
     """The table of cards: the plan's own, and those that were named or a few common ones. Code: R301."""
-    if args.no_cards:
+    if cards is None:
         return [], "It was asked for no other cards (`--no-cards`).", ()
     own = table.own_card(plan)
-    if not args.cards and _unpredictable(plan):
+    if not cards and _unpredictable(plan):
         return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
-    cards: list[facts.Card] = [own] if own else []
-    for name in args.cards or table.COMMON:
+    shown: list[facts.Card] = [own] if own else []
+    for name in cards or table.COMMON:
         card, problems = facts.resolve_card(name, None)
         if problems:
             return [], "A card is not known.", problems
-        cards += [card] if card else []
-    cards = [card for card in dict.fromkeys(cards) if not table.unpredictable(plan, card)]
+        shown += [card] if card else []
+    shown = [card for card in dict.fromkeys(shown) if not table.unpredictable(plan, card)]
     try:
-        rows, _ = table.table(plan, [(card, _precisions(plan, card)) for card in cards], allowed)
+        rows, _ = table.table(plan, [(card, _precisions(plan, card)) for card in shown], allowed)
     except NoTrace as stopped:
         reason = "; ".join(item.message for item in stopped.found)
         return [], f"Nothing is predicted for cards: {reason}.", ()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import copy
 import fcntl
 import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ratc import files, layers
 from ratc.diagnostics import Diagnostic, has_errors
@@ -28,6 +26,7 @@ from ratc.workflow.compile_array import left_out as left_out_finding
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.points import resolve
+from ratc.workflow.request import CompileRequest
 from ratc.yaml.write import mapping
 
 #: The study's own folder, below the output folder.
@@ -57,7 +56,7 @@ class Compiled:
 class Workshop:
     """Makes trials of a study's points: what all of them share. ``gpus`` are those of each."""
 
-    args: argparse.Namespace
+    request: CompileRequest
     base: str
     gpus: int
     name: str
@@ -84,18 +83,17 @@ class Workshop:
         """Compile a trial for this machine, as `ratc compile` does with its values as `--set`; the errors, if any."""
         inner = os.path.join(os.path.relpath(folder or trial.files.folder, self.base), "lock.yaml")
         files.refuse_link(self.base, inner)
-        own = copy.copy(self.args)
-        own.assignments = [*self.args.assignments, *trial.settings]
-        own.short_experiment_name = own.short_output_dir = None
-        for path, _ in trial.point.nodes:
-            for short, full in layers.SHORT_NAMES.items():
-                if full == path:
-                    setattr(own, f"short_{short.replace('-', '_')}", None)
-        own.output = folder or trial.files.folder
+        taken = {"experiment_name", "output_dir", *(path for path, _ in trial.point.nodes)}
+        own = replace(
+            self.request,
+            sets=(*self.request.sets, *trial.settings),
+            short={name: value for name, value in self.request.short.items() if layers.SHORT_NAMES[name] not in taken},
+            output=folder or trial.files.folder,
+        )
         telling = _Quiet()
         # What is written is said of the study as a whole.
         with contextlib.redirect_stderr(io.StringIO()):
-            status, _ = compile_spec(own, "local", own.output, check=False, telling=telling)
+            status, _ = compile_spec(own, check=False, telling=telling)
         return tuple(telling.kept) if status else ()
 
 
@@ -108,11 +106,13 @@ class Prepared:
     workshop: Workshop | None = None
 
 
-def prepare(args: argparse.Namespace, loaded: Loaded, study: Study) -> tuple[Prepared, tuple[Diagnostic, ...]]:
+def prepare(
+    request: CompileRequest, loaded: Loaded, study: Study, checks: Checks | None
+) -> tuple[Prepared, tuple[Diagnostic, ...]]:
     """Resolve every point of a study for this machine; nothing is written. Codes: those of a spec, R338, R339."""
     assert loaded.settings is not None
     assert loaded.document is not None
-    gathered, found = inputs.gather(args, loaded.settings, "local")
+    gathered, found = inputs.gather(request, loaded.settings)
     if gathered is None:
         return Prepared(), found
     hardware, more = gathered.settled(loaded.settings)
@@ -120,14 +120,14 @@ def prepare(args: argparse.Namespace, loaded: Loaded, study: Study) -> tuple[Pre
     if hardware is None:
         return Prepared(), found
     array, left = Array(Place(".", ".", "", "", {}), None, study.span), list[tuple[Point, Diagnostic]]()
-    found += resolve(args, loaded.document, study.points, hardware, array, left, None if args.collect else Checks())
+    found += resolve(request, loaded.document, study.points, hardware, array, left, checks)
     found += left_out_finding(study, left)
     if has_errors(found) or array.first is None:
         return Prepared(left=left), found
     values = array.first.values
     output = values.get_as(str, "output_dir")
     workshop = Workshop(
-        args,
+        request,
         os.path.normpath(os.path.join(loaded.folder, output)),
         values.get_as(int, "parallel.world_size") if values["hardware.device"].value == "cuda" else 0,
         values.get_as(str, "experiment_name"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from ratc.targets.artifact import Artifact, Place, digest
 from ratc.workflow import inputs
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Gathered, Known, Loaded
+from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
 
 #: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
@@ -29,37 +29,36 @@ Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic
 
 
 def compile_spec(
-    args: argparse.Namespace,
-    target: str,
-    output: str | None,
+    request: CompileRequest,
     check: bool,
     telling: Telling,
     before: Before | None = None,
+    verify: bool = False,
 ) -> tuple[int, str]:
     """Compile and write (or compare); returns the exit status and the folder of the artifacts."""
-    refused = inputs.known_target(target)
+    refused = inputs.known_target(request.target)
     if refused:
         telling.tell(refused)
         return 1, ""
-    loaded = inputs.load(args, target)
+    loaded = inputs.load(request)
     found = list(loaded.diagnostics)
     folder = ""
     if loaded.settings is not None:
         name = loaded.settings.get_as(str, "experiment_name")
-        folder = output or os.path.join(loaded.folder, "compiled", name, target)
+        folder = request.output or os.path.join(loaded.folder, "compiled", name, request.target)
         # What is only compared was checked when it was compiled.
-        made, diagnostics = make(args, loaded, target, folder, checks=None if check else Checks())
+        made, diagnostics = make(request, loaded, folder, checks=None if check else Checks())
         if is_untrusted(diagnostics):
             made = None
             # What is written would not be what a prediction gives.
             severity = Severity.WARNING if check else Severity.ERROR
             diagnostics = tuple(replace(one, severity=severity) if one.code == "R446" else one for one in diagnostics)
-            found += by_digest(args, loaded, target, folder) if check else ()
+            found += by_digest(request, loaded, folder) if check else ()
         found += diagnostics
         if made is not None and before is not None:
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
-            found += _emit(args, made, target, folder, check)
+            found += _emit(request, made, folder, check, verify)
     return (1 if telling.tell(found) else 0), folder
 
 
@@ -68,12 +67,12 @@ def is_untrusted(found: Sequence[Diagnostic]) -> bool:
     return any(item.code == "R446" for item in found)
 
 
-def by_digest(args: argparse.Namespace, loaded: Loaded, target: str, folder: str) -> Iterator[Diagnostic]:
+def by_digest(request: CompileRequest, loaded: Loaded, folder: str) -> Iterator[Diagnostic]:
     """What a check can tell if a prediction is missing: the files cannot be made again, digests can be compared."""
     # Imported here: only a check reads what lies there.
     from ratc.compiled import drift
 
-    helps = (f"run `{recorded(args, target)}`",)
+    helps = (f"run `{recorded(request)}`",)
     with emit.steady(folder):
         document, found = drift.read(folder)
         yield from found
@@ -89,9 +88,8 @@ class Made:
 
 
 def make(
-    args: argparse.Namespace,
+    request: CompileRequest,
     loaded: Loaded,
-    target: str,
     folder: str,
     known: Known | None = None,
     checks: Checks | None = None,
@@ -102,7 +100,7 @@ def make(
     """
     assert loaded.settings is not None
     assert loaded.document is not None
-    gathered, found = inputs.gather(args, loaded.settings, target)
+    gathered, found = inputs.gather(request, loaded.settings)
     if gathered is None:
         return None, found
     points, said = compiler.points(loaded.document)
@@ -110,8 +108,8 @@ def make(
     found += (*said, *more)
     if has_errors(found):
         return None, found
-    no_predict = bool(getattr(args, "no_predict", False))
-    elsewhere = getattr(args, "output", None) is not None
+    target, no_predict, elsewhere = request.target, not request.predict, request.output is not None
+    checks = None if no_predict else checks
     artifacts: tuple[Artifact, ...] | None
     plan: Plan | None
     if points or (study and target != "local"):
@@ -126,16 +124,16 @@ def make(
         if study and study.backend == "ray":
             from ratc.workflow import compile_ray_study
 
-            artifacts, plan, more = compile_ray_study.of_study(args, loaded, gathered, target, place, study, checks)
+            artifacts, plan, more = compile_ray_study.of_study(request, loaded, gathered, target, place, study, checks)
         elif study:
-            artifacts, plan, more = compile_array.of_study(args, loaded, gathered, target, place, study, checks)
+            artifacts, plan, more = compile_array.of_study(request, loaded, gathered, target, place, study, checks)
         else:
-            artifacts, plan, more = compile_array.of_sweep(args, loaded, gathered, target, place, points, checks)
+            artifacts, plan, more = compile_array.of_sweep(request, loaded, gathered, target, place, points, checks)
     else:
-        plan, more, _ = inputs.decide(args, loaded.settings, gathered, known=known)
+        plan, more, _ = inputs.decide(request, loaded.settings, gathered, known=known)
         found += more
         if plan is not None and checks is not None:
-            found += checks.check(args, plan)
+            found += checks.check(plan, request.folder)
         if plan is None or has_errors(found):
             return None, found
         no_predict = no_predict and open_batch.is_open(plan)
@@ -147,17 +145,17 @@ def make(
     return Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
 
 
-def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check: bool) -> tuple[Diagnostic, ...]:
+def _emit(request: CompileRequest, made: Made, folder: str, check: bool, verify: bool) -> tuple[Diagnostic, ...]:
     if check:
         # Imported here: only a check reads what lies there.
         from ratc.compiled import drift
 
         with emit.steady(folder):
             remove = emit.stale(folder, made.artifacts, former(folder))
-            return drift.compare(folder, made.artifacts, remove, recorded(args, target))
+            return drift.compare(folder, made.artifacts, remove, recorded(request))
     # What lies there unchanged was read when it was written.
     refused = consumers.reread(emit.changed(folder, made.artifacts))
-    if getattr(args, "verify", False):
+    if verify:
         refused += consumers.verify([(one.path, one, made.world_size) for one in made.artifacts])
     if has_errors(refused):
         return refused
@@ -168,16 +166,16 @@ def _emit(args: argparse.Namespace, made: Made, target: str, folder: str, check:
     return (*refused, *problems)
 
 
-def recorded(args: argparse.Namespace, target: str) -> str:
+def recorded(request: CompileRequest) -> str:
     """The command that makes the files again, from the folder that the shell is in."""
-    words = ["ratc", "compile", args.spec, "--target", target]
-    words += ["--facts", args.facts] if args.facts else []
+    words = ["ratc", "compile", request.spec, "--target", request.target]
+    words += ["--facts", request.facts] if request.facts else []
     for name in layers.SHORT_NAMES:
-        given = getattr(args, f"short_{name}")
+        given = request.short.get(name)
         words += [] if given is None else [f"--{name}"] if name == "debug" else [f"--{name}", given]
-    words += [word for assignment in args.assignments for word in ("--set", assignment)]
-    words += ["--no-predict"] if args.no_predict else []
-    words += ["-o", args.output] if getattr(args, "output", None) else []
+    words += [word for assignment in request.sets for word in ("--set", assignment)]
+    words += ["--no-predict"] if not request.predict else []
+    words += ["-o", request.output] if request.output else []
     return shlex.join(words)
 
 

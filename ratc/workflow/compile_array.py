@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
 from ratc.diagnostics import Diagnostic, Severity, has_errors
@@ -15,13 +14,14 @@ from ratc.targets.artifact import Artifact, Place
 from ratc.tuning.points import Study
 from ratc.workflow.inputs import Gathered, Loaded
 from ratc.workflow.points import resolve
+from ratc.workflow.request import CompileRequest
 
 #: Points left out of a study that are named one by one.
 _NAMED = 5
 
 
 def of_sweep(
-    args: argparse.Namespace,
+    request: CompileRequest,
     loaded: Loaded,
     gathered: Gathered,
     target: str,
@@ -34,11 +34,11 @@ def of_sweep(
     assert loaded.settings is not None
     section = loaded.document.root.find(("sweep",))
     array = Array(place, loaded.settings.maybe(int, "sweep.max_parallel"), section.key_span if section else None)
-    return _files(args, loaded, gathered, target, points, array, checks)
+    return _files(request, loaded, gathered, target, points, array, checks)
 
 
 def of_study(
-    args: argparse.Namespace,
+    request: CompileRequest,
     loaded: Loaded,
     gathered: Gathered,
     target: str,
@@ -52,12 +52,12 @@ def of_study(
     def record() -> Artifact:
         return study.artifact(place, found, len(array.entries), left)
 
-    made, plan, said = _files(args, loaded, gathered, target, found.points, array, checks, left, record)
+    made, plan, said = _files(request, loaded, gathered, target, found.points, array, checks, left, record)
     return made, plan, (*said, *left_out(found, left))
 
 
 def _files(
-    args: argparse.Namespace,
+    request: CompileRequest,
     loaded: Loaded,
     gathered: Gathered,
     target: str,
@@ -72,7 +72,7 @@ def _files(
     hardware, found = gathered.settled(loaded.settings)
     if hardware is None:
         return None, None, found
-    found += resolve(args, loaded.document, points, hardware, array, left, checks)
+    found += resolve(request, loaded.document, points, hardware, array, left, checks)
     if has_errors(found) or array.first is None:
         return None, None, found
     shared, said = TARGETS[target](array.first, array.place, array.shape)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import copy
 from dataclasses import replace
 
 from ratc import compiler
@@ -22,13 +20,14 @@ from ratc.workflow import inputs
 from ratc.workflow.compile_array import left_out
 from ratc.workflow.inputs import Gathered, Loaded
 from ratc.workflow.points import resolve
+from ratc.workflow.request import CompileRequest
 
 #: Of a trial's values those that the job has its own of.
 _THE_JOBS = ("experiment_name", "output_dir", "parallel.", "hardware.", "job.", "logging.")
 
 
 def of_study(
-    args: argparse.Namespace,
+    request: CompileRequest,
     loaded: Loaded,
     gathered: Gathered,
     target: str,
@@ -53,7 +52,7 @@ def of_study(
     if share is None:
         return None, None, said
     facts = study.facts(plan, place, share.node_cpus)
-    array, left, more = _trials(args, loaded, gathered, found, share, facts, checks)
+    array, left, more = _trials(request, loaded, gathered, found, share, facts, checks)
     said += (*more, *left_out(found, left))
     if has_errors(said) or array is None:
         return None, None, said
@@ -89,7 +88,7 @@ def _allocation(settings: Values, gathered: Gathered) -> tuple[Plan | None, tupl
 
 
 def _trials(
-    args: argparse.Namespace,
+    request: CompileRequest,
     loaded: Loaded,
     gathered: Gathered,
     found: Study,
@@ -99,10 +98,9 @@ def _trials(
 ) -> tuple[Array | None, list[tuple[Point, Diagnostic]], tuple[Diagnostic, ...]]:
     """The study's points, resolved as `ratc tune` will in the job."""
     assert loaded.settings is not None
-    own = copy.copy(args)
     container = loaded.settings["environment.container"].value is not None
-    own.assignments = [*args.assignments, *share.settings(container)]
-    trial = inputs.load(own, "local")
+    own = replace(request, target="local", sets=(*request.sets, *share.settings(container)))
+    trial = inputs.load(own)
     left: list[tuple[Point, Diagnostic]] = []
     if trial.settings is None or trial.document is None:
         return None, left, trial.diagnostics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,15 +11,15 @@ from ratc import __version__, compiler
 from ratc.compiled import drift, git_revisions, read_lock
 from ratc.compiled.git_revisions import Revision
 from ratc.compiled.read_lock import Compiled
-from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.diff import effects
 from ratc.diff.model import Side
 from ratc.plan import Plan, Value, Values
 from ratc.targets import lock
 from ratc.workflow import compile as compiling
-from ratc.workflow import inputs, options, recorded
+from ratc.workflow import inputs, recorded
 from ratc.workflow.inputs import Known
+from ratc.workflow.request import CompileRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +90,19 @@ def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tup
         read, found = read_lock.parsed(path, asked.data)
         side, found = _of_lock(asked, read) if read else (None, found)
     else:
-        given = None if asked.data is None else File(path, asked.data)
-        side, found = _of_spec(asked.text, _options(path, target, asked.facts), known, given)
+        request = CompileRequest(path, target, asked.facts, text=asked.data)
+        side, found = _of_spec(asked.text, request, known)
     if isinstance(place, Revision):
         return side and _of_revision(side, place), tuple(map(place.found, found))
     return side, found
 
 
-def _options(spec: str, target: str, facts: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(add_help=False)
-    options.add_spec_arguments(parser)
-    return parser.parse_args([f"--target={target}", *([f"--facts={facts}"] if facts else []), "--", spec])
-
-
-def _of_spec(
-    name: str, args: argparse.Namespace, known: Known, given: File | None = None
-) -> tuple[Side | None, tuple[Diagnostic, ...]]:
+def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
     """A spec, resolved; of a sweep the first point, with the names of all. ``RAT_*`` variables are left out."""
-    refused = inputs.known_target(args.target)
+    refused = inputs.known_target(request.target)
     if refused:
         return None, refused
-    loaded = inputs.load(args, args.target, alone=True, given=given)
+    loaded = inputs.load(request)
     if loaded.settings is None or loaded.document is None:
         return None, loaded.diagnostics
     settings, found = loaded.settings, list(loaded.diagnostics)
@@ -126,11 +117,11 @@ def _of_spec(
             return None, tuple(found)
         # The points say what the sweep's own keys say.
         settings = Values({**first, **{path: settings[path] for path in settings if path == "sweep.max_parallel"}})
-    plan, said, _, _ = inputs.decided(args, settings, args.target, known=known)
+    plan, said, _, _ = inputs.decided(request, settings, known=known)
     found += said
     if plan is None:
         return None, tuple(found)
-    side = _of_plan(name, args.target, plan, tuple(found))
+    side = _of_plan(name, request.target, plan, tuple(found))
     side = replace(side, own_code=compiling.reached(loaded), unpredicted=compiling.is_untrusted(found))
     return replace(side, points={point.name: point.text for point in points}), ()
 
@@ -165,12 +156,12 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
     if read.points or read.point:
         return None
     try:
-        args = recorded.arguments(read.words, read.shared_folder)
+        request = recorded.request(read.words, read.shared_folder)
     except recorded.Refused:
         return None
-    if not os.path.exists(args.spec):
+    if not os.path.exists(request.spec):
         return None
-    side, found = _of_spec(asked.text, args, known)
+    side, found = _of_spec(asked.text, request, known)
     if side is None or has_errors(found):
         return None
     now = {path: value.value for path, value in _flat(side.values).items() if path.partition(".")[0] in lock.SECTIONS}

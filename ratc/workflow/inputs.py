@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from ratc import compiler, layers, resources
@@ -13,6 +14,7 @@ from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.open_batch import is_open, predicted_from
 from ratc.plan import Plan, Values
 from ratc.workflow.read import read
+from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
 
 if TYPE_CHECKING:
@@ -39,25 +41,18 @@ class Loaded:
         return os.path.dirname(self.inputs.spec.name) or "."
 
 
-def load(args: argparse.Namespace, target: str, alone: bool = False, given: File | None = None) -> Loaded:
-    """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001.
-
-    ``alone`` leaves the environment's ``RAT_*`` variables out; ``given`` stands in for the spec's file.
-    """
+def load(request: CompileRequest) -> Loaded:
+    """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001."""
     schema = resources.schema("experiment")
-    overrides, found = layers.from_environment({} if alone else os.environ, schema)
-    overrides += [
-        layers.from_option(name, value)
-        for name in layers.SHORT_NAMES
-        if (value := getattr(args, f"short_{name}")) is not None
-    ]
-    overrides += [layers.from_assignment(assignment) for assignment in args.assignments]
-    folder, name = os.path.split(args.spec)
-    spec, problem = (given, None) if given else read(args.spec, named=True)
+    overrides, found = layers.from_environment(request.variables, schema)
+    overrides += [layers.from_option(name, request.short[name]) for name in layers.SHORT_NAMES if name in request.short]
+    overrides += [layers.from_assignment(assignment) for assignment in request.sets]
+    folder, name = os.path.split(request.spec)
+    spec, problem = _spec(request)
     if spec is None:
-        return Loaded(Inputs(File(args.spec, b"")), None, (*found, problem) if problem else tuple(found))
+        return Loaded(Inputs(File(request.spec, b"")), None, (*found, problem) if problem else tuple(found))
     overlays = []
-    for overlay in layers.overlay_names(name, target):
+    for overlay in layers.overlay_names(name, request.target):
         path = os.path.join(folder, overlay)
         if os.path.exists(path):
             file, problem = read(path, layer=overlay)
@@ -78,23 +73,29 @@ def load(args: argparse.Namespace, target: str, alone: bool = False, given: File
     return Loaded(inputs, settings, (*found, *diagnostics), document)
 
 
+def _spec(request: CompileRequest) -> tuple[File | None, Diagnostic | None]:
+    if request.text is not None:
+        return File(request.spec, request.text), None
+    return read(request.spec, named=True)
+
+
 def resolve(
-    args: argparse.Namespace, settings: Values, target: str, predict: bool = True
+    request: CompileRequest, settings: Values, predict: bool = True
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None]:
     """Gather the facts and resolve, with what a memory prediction decides. Returns the facts file too, where one was
     named.
     """
-    return decided(args, settings, target, predict)[:3]
+    return decided(request, settings, predict)[:3]
 
 
 def decided(
-    args: argparse.Namespace, settings: Values, target: str, predict: bool = True, known: Known | None = None
+    request: CompileRequest, settings: Values, predict: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None, Decision | None]:
     """As `resolve`, with the prediction's decision too, where there was one. ``known`` keeps it for later calls."""
-    gathered, found = gather(args, settings, target)
+    gathered, found = gather(request, settings)
     if gathered is None:
         return None, found, None, None
-    plan, more, decision = decide(args, settings, gathered, predict, known)
+    plan, more, decision = decide(request, settings, gathered, predict, known)
     return plan, (*found, *more), gathered.file, decision
 
 
@@ -129,13 +130,14 @@ class Gathered:
         return Values({**hardware, **{f"rate.{path}": self.rate[path] for path in self.rate}}), found
 
 
-def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gathered | None, tuple[Diagnostic, ...]]:
+def gather(request: CompileRequest, settings: Values) -> tuple[Gathered | None, tuple[Diagnostic, ...]]:
     """Read the facts that the spec's settings leave open."""
     from ratc import facts
 
     file = values = None
-    if args.facts:
-        file, problem = read(args.facts, named=True)
+    target = request.target
+    if request.facts:
+        file, problem = read(request.facts, named=True)
         if file is None:
             return None, (problem,) if problem else ()
         values, found = compiler.read_facts(file)
@@ -146,24 +148,24 @@ def gather(args: argparse.Namespace, settings: Values, target: str) -> tuple[Gat
         from ratc.probe.local import machine as probe
 
         machine = probe(os.environ)
-    rate, rate_file, found = _rate(args, settings)
+    rate, rate_file, found = _rate(request, settings)
     if has_errors(found):
         return None, found
     if target == "local":
         return Gathered(values, machine, file, rate=rate, rate_file=rate_file), ()
     from ratc.workflow import find_cluster
 
-    cluster_file, cluster, found = find_cluster.load(settings, os.path.dirname(args.spec) or ".")
+    cluster_file, cluster, found = find_cluster.load(settings, request.folder)
     if has_errors(found):
         return None, found
     return Gathered(values, machine, file, cluster, cluster_file, target, rate, rate_file), found
 
 
-def _rate(args: argparse.Namespace, settings: Values) -> tuple[Values | None, File | None, tuple[Diagnostic, ...]]:
+def _rate(request: CompileRequest, settings: Values) -> tuple[Values | None, File | None, tuple[Diagnostic, ...]]:
     """What was measured beside the spec, where the spec wants it and it is there. Codes: R00x, R1xx."""
     from ratc import rates
 
-    folder, name = os.path.split(args.spec)
+    folder, name = os.path.split(request.spec)
     path = os.path.join(folder, rates.file_name(name))
     wanted = settings["training.learning_rate"].value == "auto" or _tried(settings)
     if not wanted or not os.path.exists(path):
@@ -181,28 +183,40 @@ def _tried(settings: Values) -> bool:
 
 
 def decide(
-    args: argparse.Namespace, settings: Values, gathered: Gathered, predicts: bool = True, known: Known | None = None
+    request: CompileRequest, settings: Values, gathered: Gathered, predicts: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
     """Resolve with what was gathered, and with what a memory prediction decides."""
-    plan, found = gathered.plan(settings)
-    if plan is None or not predicts or getattr(args, "no_predict", False) or not is_open(plan):
+    return with_memory(request, partial(gathered.plan, settings), predicts, {} if known is None else known)
+
+
+def with_memory(
+    request: CompileRequest,
+    resolve: Callable[[Decision | None], tuple[Plan | None, tuple[Diagnostic, ...]]],
+    predicts: bool,
+    known: Known,
+) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
+    """Call ``resolve`` without a decision and, if the micro-batch is open then, again with that of a prediction.
+
+    What the prediction finds belongs to every plan that rests on it, also if ``known`` had it already.
+    """
+    plan, found = resolve(None)
+    if plan is None or not predicts or not request.predict or not is_open(plan):
         return plan, found, None
-    known = {} if known is None else known
-    key = predicted_from(plan, args)
+    key = predicted_from(plan, request.folder)
     if key not in known:
-        known[key] = predict(args, plan)
+        known[key] = predict(request, plan)
     decision, said = known[key]
     if decision is not None:
-        plan, found = gathered.plan(settings, decision)
+        plan, found = resolve(decision)
     return (None if has_errors(said) else plan), (*found, *said), decision
 
 
-def predict(args: argparse.Namespace, plan: Plan) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
+def predict(request: CompileRequest, plan: Plan) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """What memory, measured or predicted, decides for a plan whose micro-batch is open."""
     # Imported here: only an open micro-batch needs the search.
     from ratc.fitting import from_measurement
 
-    return from_measurement.decide(plan, os.path.dirname(args.spec) or ".")
+    return from_measurement.decide(plan, request.folder)
 
 
 def known_target(name: str) -> tuple[Diagnostic, ...]:

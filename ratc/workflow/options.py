@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from ratc import layers
+from ratc.workflow.request import CompileRequest
 
 #: How findings can be told; each but text is a file of `ratc.render.findings`.
 FORMS = ("text", "json", "github", "sarif", "markdown")
@@ -90,4 +92,19 @@ def add_verify_argument(parser: argparse.ArgumentParser) -> None:
     """``--verify``: for commands that make files."""
     parser.add_argument(
         "--verify", action="store_true", help="have Accelerate and DeepSpeed read their files, too: takes seconds"
+    )
+
+
+def request(args: argparse.Namespace, target: str | None = None, output: str | None = None) -> CompileRequest:
+    """What the options ask for, or the same for ``target``; ``output`` a folder for artifacts."""
+    named = {name: getattr(args, f"short_{name}") for name in layers.SHORT_NAMES}
+    return CompileRequest(
+        args.spec,
+        target or args.target,
+        args.facts,
+        tuple(args.assignments),
+        {name: value for name, value in named.items() if value is not None},
+        not getattr(args, "no_predict", False),
+        output,
+        variables=os.environ,
     )

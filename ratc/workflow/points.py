@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+from functools import partial
 
 from ratc import compiler
 from ratc.diagnostics import Diagnostic, Severity, Span, has_errors
 from ratc.fitting.check_batch import Checks
-from ratc.fitting.open_batch import is_open, predicted_from
 from ratc.plan import Plan, Values
 from ratc.sweep import Point, met_at, once
 from ratc.targets.array import Array
-from ratc.workflow.inputs import predict
+from ratc.workflow.inputs import Known, with_memory
+from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
-
-if TYPE_CHECKING:
-    from ratc.memory.decision import Decision
 
 #: Points that may fail before the rest is left alone: the same mistake said a thousand times helps nobody.
 MOST_FAILURES = 20
@@ -29,7 +25,7 @@ INFEASIBLE = ("R303", "R304", "R310", "R313", "R317", "R318")
 
 
 def resolve(
-    args: argparse.Namespace,
+    request: CompileRequest,
     document: Document,
     points: tuple[Point, ...],
     hardware: Values,
@@ -45,12 +41,12 @@ def resolve(
     found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
     if has_errors(found):
         return tuple(found)
-    known: dict[tuple[object, ...], Decision | None] = {}
+    known: Known = {}
     failures = 0
     for point in points:
-        plan, said = _plan(args, document, point, hardware, known)
+        plan, said = _plan(request, document, point, hardware, known)
         if plan is not None and checks is not None:
-            said += met_at(point, checks.check(args, plan, point is points[-1]))
+            said += met_at(point, checks.check(plan, request.folder, point is points[-1]))
             plan = None if has_errors(said) else plan
         errors = [item for item in said if item.severity is Severity.ERROR]
         if left is not None and errors and all(item.code in INFEASIBLE for item in errors):
@@ -83,25 +79,16 @@ def _array_size(many: int, hardware: Values, span: Span | None) -> tuple[Diagnos
 
 
 def _plan(
-    args: argparse.Namespace,
+    request: CompileRequest,
     document: Document,
     point: Point,
     hardware: Values,
-    known: dict[tuple[object, ...], Decision | None],
+    known: Known,
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
     settings, said = compiler.check_point(document, point)
     if settings is None:
         return None, said
-    plan, more = compiler.plan_on(settings, hardware)
-    if plan is not None and is_open(plan) and not getattr(args, "no_predict", False):
-        key = predicted_from(plan, args)
-        if key not in known:
-            known[key], predicted = predict(args, plan)
-            more += predicted
-        if has_errors(more):
-            plan = None
-        elif known[key] is not None:
-            plan, more = compiler.plan_on(settings, hardware, known[key])
+    plan, more, _ = with_memory(request, partial(compiler.plan_on, settings, hardware), True, known)
     return plan, (*said, *met_at(point, more))
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from dataclasses import replace
 from typing import NoReturn
 
 from ratc.workflow import inputs, options
+from ratc.workflow.request import CompileRequest
 
 
 class Refused(Exception):
     """A recorded command that cannot be read; the text says why."""
 
 
-def arguments(words: str, folder: str) -> argparse.Namespace:
-    """The options of a recorded command, with paths as seen from the shell's folder. Raises ``Refused``."""
+def request(words: str, folder: str) -> CompileRequest:
+    """What a recorded command asks for, with paths as seen from the shell's folder. Raises ``Refused``."""
     try:
         parts = shlex.split(words)
     except ValueError as error:
@@ -27,10 +29,13 @@ def arguments(words: str, folder: str) -> argparse.Namespace:
     args = parser.parse_args(parts[2:])
     if inputs.known_target(args.target):
         raise Refused(f"there is no target `{args.target}`")
-    args.spec = os.path.normpath(os.path.join(folder, args.spec))
-    args.facts = os.path.normpath(os.path.join(folder, args.facts)) if args.facts else None
-    args.output = folder if args.output else None
-    return args
+    asked = options.request(args, output=folder if args.output else None)
+    return replace(
+        asked,
+        spec=os.path.normpath(os.path.join(folder, asked.spec)),
+        facts=os.path.normpath(os.path.join(folder, asked.facts)) if asked.facts else None,
+        variables={},
+    )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -15,6 +15,7 @@ from ratc.render.html.page import Report
 from ratc.render.timeline import Drawing
 from ratc.workflow.inputs import decided, load
 from ratc.workflow.options import add_spec_arguments
+from ratc.workflow.request import CompileRequest
 
 GIB = 1 << 30
 #: Markup that would break out of an element, an attribute, the style and the script.
@@ -34,12 +35,10 @@ def plan(folder: Path, text: str = SPEC) -> Plan:
 
     path = folder / "spec.yaml"
     path.write_text(text)
-    parser = argparse.ArgumentParser()
-    add_spec_arguments(parser)
-    args = parser.parse_args([str(path)])
-    loaded = load(args, "local", alone=True)
+    request = CompileRequest(str(path))
+    loaded = load(request)
     assert loaded.settings is not None, loaded.diagnostics
-    made, found, _, _ = decided(args, loaded.settings, "local", predict=False)
+    made, found, _, _ = decided(request, loaded.settings, predict=False)
     assert made is not None, found
     return made
 
