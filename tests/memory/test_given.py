@@ -1,6 +1,5 @@
 """A micro-batch that the spec gives, held against its card: what is said, when, and that no file depends on it."""
 
-import argparse
 import os
 import re
 from pathlib import Path
@@ -15,7 +14,7 @@ from ratc import compiler, facts
 from ratc.cli import main
 from ratc.compiler import File
 from ratc.fitting import from_measurement
-from ratc.fitting.check_batch import MOST, SKIP, Checks
+from ratc.fitting.check_batch import MOST, SKIP
 from ratc.memory import given
 from ratc.memory.choose import Searcher, Traced, Variant
 from ratc.memory.estimate import Predictor
@@ -363,12 +362,16 @@ def test_a_trial_that_does_not_fit_is_left_out_of_its_study(compiled):
     assert "R318" in said
 
 
-def test_checks_need_no_option_that_a_command_does_not_have(compiled):
-    Path("spec.yaml").write_text(SPEC.format(training=f"batch_size: {TOO_LARGE}", gpus=1))
-    settings, _ = compiler.analyse(compiler.Inputs(File("spec.yaml", Path("spec.yaml").read_bytes())))
-    plan, _ = compiler.plan(settings, None, None)
-    found = Checks().check(argparse.Namespace(spec="spec.yaml"), plan)
-    assert [item.code for item in found] == ["R318"]
+def test_trials_that_share_a_prediction_share_what_it_found(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """No micro-batch fits for either learning rate: the second trial must not pass because the first one asked."""
+    runtime(answers(activation=60 * GIB))
+    monkeypatch.chdir(tmp_path)
+    study = "tuning: {{search_space: {{learning_rate: [1.0e-4, 1.0e-3]}}}}"
+    Path("spec.yaml").write_text((SPEC + study).format(training="target_batch_size: 8", gpus=1))
+    assert main(["compile", "spec.yaml", "--target", "slurm"]) == 1
+    said = capsys.readouterr().err
+    assert "error[R339]" in said, said
+    assert "R317" in said
 
 
 def test_a_smaller_micro_batch_is_judged_with_the_attention_that_it_would_have():

@@ -14,7 +14,6 @@ from ratc.render.html.memory import Account, CardRow, Part
 from ratc.render.html.page import Report
 from ratc.render.timeline import Drawing
 from ratc.workflow.inputs import decided, load
-from ratc.workflow.options import add_spec_arguments
 from ratc.workflow.request import CompileRequest
 
 GIB = 1 << 30
@@ -31,7 +30,6 @@ resources: {num_gpus: 0, cpus: 4}
 
 def plan(folder: Path, text: str = SPEC) -> Plan:
     """The plan of a spec that is written into the folder."""
-    import argparse
 
     path = folder / "spec.yaml"
     path.write_text(text)
