@@ -11,8 +11,8 @@ import os
 import sys
 from contextlib import ExitStack
 
+from ratc.comparison.compare import compare
 from ratc.console import say
-from ratc.diff.compare import compare
 from ratc.workflow import diff_inputs
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked

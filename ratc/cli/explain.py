@@ -153,7 +153,7 @@ def _no_point(name: str, points: Sequence[Point]) -> int:
 
 def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
     """Where the lock says something else than its inputs give now."""
-    from ratc.diff.compare import flat, same
+    from ratc.comparison.compare import flat, same
     from ratc.secrets.redact import shown
 
     now = flat({path: plan.values[path] for path in paths if path in plan.values})

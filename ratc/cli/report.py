@@ -87,7 +87,7 @@ def _write(path: str, page: str) -> tuple[Diagnostic, ...]:
 
 def _of_two(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
     # Imported here: only a difference needs them.
-    from ratc.diff.compare import compare
+    from ratc.comparison.compare import compare
     from ratc.render.html.page import diff_page
     from ratc.workflow import diff_inputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ratc.diff.model import Comparison
+from ratc.comparison.model import Comparison
 
 
 def rendered(comparison: Comparison, form: str) -> str:

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ratc import __version__, compiler
+from ratc.comparison import effects
+from ratc.comparison.model import Side
 from ratc.compiled import drift, git_revisions, read_lock
 from ratc.compiled.git_revisions import Revision
 from ratc.compiled.read_lock import Compiled
 from ratc.diagnostics import Diagnostic, Severity, has_errors
-from ratc.diff import effects
-from ratc.diff.model import Side
 from ratc.plan import Plan, Value, Values
 from ratc.targets import lock
 from ratc.workflow import compile as compiling
@@ -174,7 +174,7 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
 
 
 def _flat(values: Mapping[str, Value]) -> Mapping[str, Value]:
-    from ratc.diff.compare import flat
+    from ratc.comparison.compare import flat
 
     return flat(values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratc import compiler
-from ratc.diff.compare import flat
+from ratc.comparison.compare import flat
 from ratc.explain import decided_by_memory
 from ratc.fitting.open_batch import is_open
 from ratc.plan import Plan, Value, Values

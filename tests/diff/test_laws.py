@@ -12,11 +12,11 @@ from ratc_runtime.config import lock as runtime
 from ratc_runtime.errors import RuntimeFinding
 
 from ratc import compiler, facts
+from ratc.comparison import effects, words
+from ratc.comparison.compare import compare, flat, same, without
+from ratc.comparison.model import Change, Comparison, Effect, Side
+from ratc.comparison.order import lines
 from ratc.compiler import File, Inputs
-from ratc.diff import effects, words
-from ratc.diff.compare import compare, flat, same, without
-from ratc.diff.model import Change, Comparison, Effect, Side
-from ratc.diff.order import lines
 from ratc.plan import Plan, Value, Values
 from tests.effort import examples
 from tests.test_cases import CASES

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from ratc.diff.compare import compare
-from ratc.diff.model import Side
+from ratc.comparison.compare import compare
+from ratc.comparison.model import Side
 from ratc.plan import Value
 from ratc.render.html.page import diff_page, spec_page
 from tests.report import pages

@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 import html5lib
 import pytest
 
-from ratc.diff.compare import compare
-from ratc.diff.model import Side
+from ratc.comparison.compare import compare
+from ratc.comparison.model import Side
 from ratc.plan import Value, Values
 from ratc.render.html import code, memory, values
 from ratc.render.html.page import diff_page, prose, spec_page, tiles

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.comparison import words
+from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.order import Line, lines
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.diff import words
-from ratc.diff.model import Change, Comparison, Effect
-from ratc.diff.order import Line, lines
 
 #: What a reviewer must look at; the others are only noted.
 _WEIGHTY = frozenset((Effect.TRAINING, Effect.RESUME, Effect.MEMORY, Effect.COST))

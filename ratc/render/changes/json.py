@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ratc import markup
-from ratc.diff import words
-from ratc.diff.model import Change, Comparison, Side
+from ratc.comparison import words
+from ratc.comparison.model import Change, Comparison, Side
 from ratc.plan import Value
 from ratc.secrets.redact import plain
 

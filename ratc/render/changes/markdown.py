@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ratc.diff import words
-from ratc.diff.model import Change, Comparison, Effect
-from ratc.diff.order import Line, lines
+from ratc.comparison import words
+from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.order import Line, lines
 from ratc.markup import code, escape
 
 #: The platforms cut long comments off; this many rows stay well below that.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.diff import words
-from ratc.diff.model import Change, Comparison, Effect
-from ratc.diff.order import Line, lines
+from ratc.comparison import words
+from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.order import Line, lines
 from ratc.markup import visible
 
 _RESET = "\x1b[0m"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ratc.diff import words
-from ratc.diff.model import Change, Comparison, Effect
-from ratc.diff.order import Line, lines
+from ratc.comparison import words
+from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.order import Line, lines
 
 
 @dataclass(frozen=True, slots=True)

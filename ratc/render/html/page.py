@@ -14,9 +14,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ratc import __version__, resources, units
+from ratc.comparison import words
+from ratc.comparison.model import Comparison, Side
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.diff import words
-from ratc.diff.model import Comparison, Side
 from ratc.markup import html_text
 from ratc.plan import Plan
 from ratc.render.html import changes, code, memory, values

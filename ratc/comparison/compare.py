@@ -1,4 +1,4 @@
-"""Two sides -> a :class:`~ratc.diff.model.Comparison`. A pure function with laws, which tests hold: a side against
+"""Two sides -> a :class:`~ratc.comparison.model.Comparison`. A pure function with laws, which tests hold: a side against
 itself gives nothing; the other way round everything is mirrored; the listed sources, applied to the old spec, give the
 new plan.
 """
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ratc.diff import effects
-from ratc.diff.model import Amount, Change, Comparison, Effect, Side
+from ratc.comparison import effects
+from ratc.comparison.model import Amount, Change, Comparison, Effect, Side
 from ratc.explain import DECIDED_BY_MEMORY
 from ratc.own_code import callables
 from ratc.plan import Value

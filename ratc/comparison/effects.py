@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
-from ratc.diff.model import Effect
+from ratc.comparison.model import Effect
 from ratc.plan import Value
 
 _T, _R, _M, _C, _P, _N = Effect

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ratc.diff.compare import same
-from ratc.diff.model import Change, Comparison
+from ratc.comparison.compare import same
+from ratc.comparison.model import Change, Comparison
 from ratc.explain import RENAMED
 from ratc.plan import Value
 

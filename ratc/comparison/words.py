@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ratc.diff.model import Change, Comparison, Effect
-from ratc.diff.order import Line
+from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.order import Line
 from ratc.plan import Value
 from ratc.secrets.redact import redact
 from ratc.secrets.redact import shown as secret_free

@@ -1,1 +1,0 @@
-"""Compare two resolved plans: what moves, why, and with what consequence. See :mod:`ratc.diff.compare`."""
