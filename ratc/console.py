@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TextIO
 
 from ratc.markup import visible
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
 
 def say(line: str, file: TextIO | None = None) -> None:
     """Print one line, on standard error if no file is given, at once."""
-    print(visible(line), file=file or sys.stderr, flush=True)
+    if not _silent.get():
+        print(visible(line), file=file or sys.stderr, flush=True)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Say nothing in this thread meanwhile: what is found is in what the caller returns."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)

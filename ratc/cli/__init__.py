@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     command.add_arguments(parser)
-    args = parser.parse_intermixed_args(arguments[len(name.split()) :])
+    args = parser.parse_intermixed_args(_without_config(arguments[len(name.split()) :]))
     begin(bool(getattr(args, "trust", False)), bool(getattr(command, "ASKS_FOR_TRUST", False)))
     try:
         status: int = command.run(args)
@@ -121,6 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"ratc: internal error: {type(error).__name__}: {error}")
         print("ratc: this is a fault of ratc; RATC_TRACEBACK=1 shows where", file=sys.stderr)
         return 2
+
+
+def _without_config(words: Sequence[str]) -> list[str]:
+    """``--config FILE``, as the original framework names the spec, is the spec itself."""
+    before = list(words[: words.index("--")]) if "--" in words else list(words)
+    own = [word.removeprefix("--config=") for word in before if word != "--config"]
+    return [*own, *words[len(before) :]]
 
 
 def _unusable(error: OSError, command: str) -> int:

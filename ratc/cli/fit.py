@@ -17,20 +17,19 @@ from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, table
 from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
+from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.markup import visible
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
 from ratc.memory.terms import Device
-from ratc.plan import Plan, Value, Values
+from ratc.plan import Plan
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
 from ratc.units import size_text
 from ratc.workflow import inputs, options
 from ratc.workflow.findings import Telling
 
-#: Forms of the table; in the others of `options.FORMS` what does not fit is a finding.
-_OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_json}
 
 
@@ -70,17 +69,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, telling: Telling) -> int:
     request = options.request(args, "local")
+    question = Question(tuple(args.cards), args.all_cards, tuple(args.precisions))
     loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
         return 1
-    plan, found, _ = inputs.resolve(request, _on_a_card(args, loaded.settings), predict=False)
+    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
     # That a micro-batch is only a default is what this command is about.
     found = tuple(item for item in found if item.code != "R305")
     if plan is None:
         telling.tell((*loaded.diagnostics, *found))
         return 1
-    cards, problems = _cards(args, plan)
+    cards, problems = cards_of(question, plan)
     if problems:
         telling.tell((*loaded.diagnostics, *found, *problems))
         return 1
@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     library = Library(plan, loaded.folder, span)
     share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
     allowed = searchers(library, share, asked_allocator(plan))
-    wanted = [(card, _precisions(args, plan, card)) for card in cards]
+    wanted = [(card, precisions_of(question, plan, card)) for card in cards]
     try:
         rows, first = table.table(plan, wanted, allowed)
         details = [*breakdown.lines(first[0].choice), *_allocator(plan, first[0])] if first else []
@@ -115,17 +115,6 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
     return 0 if fits else 1
 
 
-def _on_a_card(args: argparse.Namespace, settings: Values) -> Values:
-    """The settings with the first card that the options name, if the spec asks for GPUs and names no card: it is not
-    this machine's GPUs that are asked about.
-    """
-    named = args.cards[:1] or (table.COMMON[:1] if args.all_cards else [])
-    counts = [settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")]
-    if not named or settings["resources.gpu"].value is not None or not any(counts):
-        return settings
-    return Values({**settings, "resources.gpu": Value(named[0], "layer", span=None)})
-
-
 def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Iterator[Diagnostic]:
     """What fits on no card or not on this one. Code: R317."""
     severity = Severity.WARNING if fits else Severity.ERROR
@@ -136,37 +125,6 @@ def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Ite
             note = f"it needs {needs}, and the card has {size_text(row.memory_bytes, fine=True)}"
             message = f"not one sample fits on {row.card} in {row.precision}{stage}"
             yield Diagnostic("R317", message, span, (note,), severity=severity)
-
-
-def _cards(args: argparse.Namespace, plan: Plan) -> tuple[list[facts.Card], tuple[Diagnostic, ...]]:
-    """The cards to show: those that were named, else the plan's own, else common ones. Codes: R301, R348."""
-    own = table.own_card(plan)
-    chosen: list[facts.Card] = [own] if own and not args.cards and not args.all_cards else []
-    found: list[Diagnostic] = []
-    for name in args.cards:
-        card, problems = facts.resolve_card(name, None)
-        found += problems
-        chosen += [card] if card else []
-    for card in chosen:
-        why = table.unpredictable(plan, card)
-        if why:
-            found.append(Diagnostic("R348", f"nothing is predicted for {card.name}: {why}", helps=_OTHERS))
-    names = facts.card_names() if args.all_cards else () if chosen or args.cards else table.COMMON
-    others = [card for card in map(facts.find_card, names) if isinstance(card, facts.Card)]
-    shown = [*chosen, *(card for card in others if not table.unpredictable(plan, card))]
-    return list(dict.fromkeys(shown)), tuple(found)
-
-
-def _precisions(args: argparse.Namespace, plan: Plan, card: facts.Card) -> list[str]:
-    can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
-    if args.precisions:
-        return [kind for kind in args.precisions if can[kind]]
-    asked = plan.settings["training.precision"].value
-    if asked != "auto":
-        return [asked] if can[asked] else []
-    if not plan.settings["training.mixed_precision"].value:
-        return ["fp32"]
-    return [next(kind for kind in ("bf16", "fp16", "fp32") if can[kind]), "fp32"][: 2 if card.fp16 or card.bf16 else 1]
 
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""Two sides -> a :class:`~ratc.comparison.model.Comparison`. A pure function with laws, which tests hold: a side against
-itself gives nothing; the other way round everything is mirrored; the listed sources, applied to the old spec, give the
-new plan.
+"""Two sides -> a :class:`~ratc.comparison.model.Comparison`. A pure function with laws, which tests hold: a side
+against itself gives nothing; the other way round everything is mirrored; the listed sources, applied to the old spec,
+give the new plan.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting import open_batch
 from ratc.fitting.check_batch import Checks
 from ratc.own_code import callables, digests
-from ratc.plan import Plan
+from ratc.plan import Plan, Values
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
@@ -44,8 +44,7 @@ def compile_spec(
     found = list(loaded.diagnostics)
     folder = ""
     if loaded.settings is not None:
-        name = loaded.settings.get_as(str, "experiment_name")
-        folder = request.output or os.path.join(loaded.folder, "compiled", name, request.target)
+        folder = folder_of(request, loaded.settings)
         # What is only compared was checked when it was compiled.
         made, diagnostics = make(request, loaded, folder, checks=None if check else Checks())
         if is_untrusted(diagnostics):
@@ -60,6 +59,12 @@ def compile_spec(
         if made is not None and not has_errors(found):
             found += _emit(request, made, folder, check, verify)
     return (1 if telling.tell(found) else 0), folder
+
+
+def folder_of(request: CompileRequest, settings: Values) -> str:
+    """The folder of the artifacts."""
+    name = settings.get_as(str, "experiment_name")
+    return request.output or os.path.join(request.folder, "compiled", name, request.target)
 
 
 def is_untrusted(found: Sequence[Diagnostic]) -> bool:
@@ -81,10 +86,15 @@ def by_digest(request: CompileRequest, loaded: Loaded, folder: str) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The artifacts of a spec, before they are written."""
+    """The artifacts of a spec, before they are written; of an array the plan of its first point."""
 
     artifacts: tuple[Artifact, ...]
-    world_size: int
+    plan: Plan
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes."""
+        return self.plan.values.get_as(int, "parallel.world_size")
 
 
 def make(
@@ -142,7 +152,7 @@ def make(
     found += more
     if artifacts is None or plan is None:
         return None, found
-    return Made(artifacts, plan.values.get_as(int, "parallel.world_size")), found
+    return Made(artifacts, plan), found
 
 
 def _emit(request: CompileRequest, made: Made, folder: str, check: bool, verify: bool) -> tuple[Diagnostic, ...]:

@@ -12,3 +12,12 @@ from ratc_runtime.unneeded import leave_out
 __version__ = "0.1.0"
 
 leave_out()
+
+
+def __getattr__(name: str) -> object:
+    """`UnifiedTrainer`, imported when it is used: preflight has to stay fast."""
+    if name == "UnifiedTrainer":
+        from ratc_runtime.trainer import UnifiedTrainer
+
+        return UnifiedTrainer
+    raise AttributeError(f"module 'ratc_runtime' has no attribute {name!r}")

@@ -1,0 +1,171 @@
+"""ratc from Python: the same as the commands do, with typed results, and nothing printed.
+
+`import ratc` gives these functions without importing what they need before one is called::
+
+    found = ratc.compile(ratc.CompileRequest("spec.yaml", target="slurm"))
+    print(found.plan.values["training.micro_batch_size"].value)
+    found.write()
+
+Nothing is kept between calls, so they may run in several threads. A spec's own code is run for a prediction only if its
+folder is trusted, as for the commands (docs/own-code.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ratc.console import silence
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.plan import Plan
+from ratc.targets.artifact import Artifact
+from ratc.workflow.request import CompileRequest
+
+__all__ = ["Compilation", "CompileRequest", "Difference", "Fit", "check", "compile", "diff", "fit"]
+__all__ += ["load_config_with_auto_optimization"]
+
+if TYPE_CHECKING:
+    from ratc.comparison.model import Comparison
+    from ratc.render.fit import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """What a spec compiles to. With errors among the diagnostics there is no plan, and there are no artifacts."""
+
+    plan: Plan | None
+    artifacts: tuple[Artifact, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    folder: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it may be written and run."""
+        return self.plan is not None and not has_errors(self.diagnostics)
+
+    def write(self) -> list[str]:
+        """Write what changed into the folder, the lock last; return the names. Raises OSError; ValueError if not ok."""
+        from ratc import emit
+        from ratc.workflow.compile import former
+
+        if not self.ok:
+            raise ValueError("the spec has errors: nothing is written")
+        written, problems = emit.write(self.folder, self.artifacts, lambda: former(self.folder))
+        if problems:
+            raise OSError("; ".join(item.message for item in problems))
+        return written
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs between two sides, and with what consequence; None if a side cannot be read."""
+
+    comparison: Comparison | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fits on which card: a row for each card, precision and ZeRO stage."""
+
+    rows: tuple[Row, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+
+@silence()
+def compile(request: CompileRequest) -> Compilation:
+    """Compile a spec; nothing is written."""
+    from ratc.fitting.check_batch import Checks
+    from ratc.workflow import compile as compiling
+    from ratc.workflow import inputs
+
+    refused = inputs.known_target(request.target)
+    loaded = inputs.load(request) if not refused else None
+    if loaded is None or loaded.settings is None:
+        return Compilation(None, (), refused if loaded is None else loaded.diagnostics, request.output or "")
+    folder = compiling.folder_of(request, loaded.settings)
+    made, found = compiling.make(request, loaded, folder, checks=Checks())
+    diagnostics = (*loaded.diagnostics, *found)
+    if made is None or compiling.is_untrusted(found):
+        return Compilation(None, (), diagnostics, folder)
+    return Compilation(made.plan, made.artifacts, diagnostics, folder)
+
+
+def load_config_with_auto_optimization(path: str) -> dict[str, Any]:
+    """Return the resolved configuration of a spec for this machine, as nested mappings.
+
+    The original training framework has a function of this name. Raises ValueError with what is wrong with the spec.
+    """
+    from ratc.render import text
+
+    found = compile(CompileRequest(path))
+    if found.plan is None:
+        raise ValueError(text.diagnostics(found.diagnostics, False))
+    nested: dict[str, Any] = {}
+    for name in found.plan.values:
+        *sections, last = name.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = found.plan.values[name].value
+    return nested
+
+
+@silence()
+def diff(old: str, new: str, target: str | None = None, facts: str | None = None) -> Difference:
+    """Compare two specs, compiled folders or locks, each a path or ``REVISION:path`` of git."""
+    from ratc.comparison.compare import compare
+    from ratc.workflow import diff_inputs
+    from ratc.workflow.diff_inputs import Asked
+
+    with ExitStack() as stack:
+        both, found = diff_inputs.pair(Asked(old, target, facts), Asked(new, target, facts), stack)
+        return Difference(compare(*both) if both is not None else None, found)
+
+
+@silence()
+def fit(request: CompileRequest, cards: Sequence[str] = (), precisions: Sequence[str] = ()) -> Fit:
+    """Predict the largest micro-batch of a spec for cards by name; without names for the spec's own card."""
+    from ratc.fitting import table
+    from ratc.fitting.predict import asked_allocator
+    from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
+    from ratc.fitting.traces import Library, NoTrace
+    from ratc.memory.allocators import searchers
+    from ratc.workflow import inputs
+
+    question = Question(tuple(cards), precisions=tuple(precisions))
+    loaded = inputs.load(request)
+    if loaded.settings is None:
+        return Fit((), loaded.diagnostics)
+    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
+    found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
+    if plan is None:
+        return Fit((), found)
+    shown, problems = cards_of(question, plan)
+    if problems:
+        return Fit((), (*found, *problems))
+    library = Library(plan, loaded.folder, loaded.settings["model.name"].span)
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    try:
+        wanted = [(card, precisions_of(question, plan, card)) for card in shown]
+        rows, _ = table.table(plan, wanted, searchers(library, share, asked_allocator(plan)))
+    except NoTrace as stopped:
+        return Fit((), (*found, *stopped.found))
+    return Fit(tuple(rows), found)
+
+
+@silence()
+def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]:
+    """Say which compiled folders below a path are not what their inputs give."""
+    from ratc.compiled import find
+    from ratc.sweep import once
+    from ratc.workflow.check import checked
+    from ratc.workflow.inputs import Known
+
+    known: Known = {}
+    found: list[Diagnostic] = []
+    for folder in find.compiled([path]):
+        found += checked(folder, this_machine, known, [])
+    return tuple(once(found))

@@ -1,0 +1,65 @@
+"""What is asked of a table of what fits: which cards, in which precisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratc import facts
+from ratc.diagnostics import Diagnostic
+from ratc.fitting import table
+from ratc.plan import Plan, Value, Values
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Cards and precisions by name; without any, those of the spec."""
+
+    cards: tuple[str, ...] = ()
+    all_cards: bool = False
+    precisions: tuple[str, ...] = ()
+
+
+#: Forms of the table; in the others of `options.FORMS` what does not fit is a finding.
+_OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
+
+
+def on_a_card(question: Question, settings: Values) -> Values:
+    """The settings with the first card that the options name, if the spec asks for GPUs and names no card: it is not
+    this machine's GPUs that are asked about.
+    """
+    named = question.cards[:1] or (table.COMMON[:1] if question.all_cards else [])
+    counts = [settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")]
+    if not named or settings["resources.gpu"].value is not None or not any(counts):
+        return settings
+    return Values({**settings, "resources.gpu": Value(named[0], "layer", span=None)})
+
+
+def cards_of(question: Question, plan: Plan) -> tuple[list[facts.Card], tuple[Diagnostic, ...]]:
+    """The cards to show: those that were named, else the plan's own, else common ones. Codes: R301, R348."""
+    own = table.own_card(plan)
+    chosen: list[facts.Card] = [own] if own and not question.cards and not question.all_cards else []
+    found: list[Diagnostic] = []
+    for name in question.cards:
+        card, problems = facts.resolve_card(name, None)
+        found += problems
+        chosen += [card] if card else []
+    for card in chosen:
+        why = table.unpredictable(plan, card)
+        if why:
+            found.append(Diagnostic("R348", f"nothing is predicted for {card.name}: {why}", helps=_OTHERS))
+    names = facts.card_names() if question.all_cards else () if chosen or question.cards else table.COMMON
+    others = [card for card in map(facts.find_card, names) if isinstance(card, facts.Card)]
+    shown = [*chosen, *(card for card in others if not table.unpredictable(plan, card))]
+    return list(dict.fromkeys(shown)), tuple(found)
+
+
+def precisions_of(question: Question, plan: Plan, card: facts.Card) -> list[str]:
+    can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
+    if question.precisions:
+        return [kind for kind in question.precisions if can[kind]]
+    asked = plan.settings["training.precision"].value
+    if asked != "auto":
+        return [asked] if can[asked] else []
+    if not plan.settings["training.mixed_precision"].value:
+        return ["fp32"]
+    return [next(kind for kind in ("bf16", "fp16", "fp32") if can[kind]), "fp32"][: 2 if card.fp16 or card.bf16 else 1]

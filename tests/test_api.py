@@ -1,0 +1,115 @@
+"""ratc from Python: what the commands do, with typed results, nothing printed, and from several threads."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import ratc
+from ratc.cli import main
+
+SPEC = """experiment_name: demo
+data: {data_dir: data, image_size: 256}
+training: {batch_size: 2, target_batch_size: 8}
+resources: {num_gpus: 0, cpus: 4}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SPEC)
+
+
+def test_it_compiles_what_the_command_compiles_and_prints_nothing(capsys):
+    found = ratc.compile(ratc.CompileRequest("spec.yaml", sets=("seed=7",)))
+    assert found.ok
+    assert found.plan.values["training.gradient_accumulation_steps"].value == 4
+    assert found.folder == "./compiled/demo/local"
+    assert not Path("compiled").exists()
+    assert "lock.yaml" in found.write()
+    assert capsys.readouterr() == ("", "")
+    before = {path: path.read_bytes() for path in Path("compiled").rglob("*.*")}
+    assert main(["compile", "spec.yaml", "--set", "seed=7"]) == 0
+    assert {path: path.read_bytes() for path in Path("compiled").rglob("*.*")} == before
+    assert ratc.check(".") == ()
+    Path("compiled/demo/local/run.sh").write_text("edited")
+    assert [item.code for item in ratc.check()] == ["R426"]
+
+
+def test_errors_are_diagnostics_with_their_place(capsys):
+    found = ratc.compile(ratc.CompileRequest("spec.yaml", text=SPEC.replace("seed", "s").encode() + b"optimizer: x\n"))
+    assert (found.ok, found.plan, found.artifacts) == (False, None, ())
+    assert [(item.code, item.span.line) for item in found.diagnostics] == [("R101", 5)]
+    assert ratc.compile(ratc.CompileRequest("spec.yaml", target="pbs")).diagnostics[0].code == "R401"
+    assert ratc.compile(ratc.CompileRequest("gone.yaml")).diagnostics[0].code == "R001"
+    with pytest.raises(ValueError, match="errors"):
+        found.write()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_environment_counts_only_if_it_is_given(monkeypatch):
+    monkeypatch.setenv("RAT_EPOCHS", "3")
+    alone, given = (
+        ratc.compile(ratc.CompileRequest("spec.yaml", variables=variables)) for variables in ({}, {"RAT_EPOCHS": "3"})
+    )
+    assert given.plan.values["training.epochs"].value == 3
+    assert alone.plan.values["training.epochs"].value != 3
+
+
+def test_a_difference_has_changes_with_their_consequence():
+    Path("other.yaml").write_text(SPEC.replace("target_batch_size: 8", "target_batch_size: 16"))
+    found = ratc.diff("spec.yaml", "other.yaml")
+    paths = [change.path for change in found.comparison.changes]
+    assert "training.global_batch_size" in paths
+    assert ratc.diff("spec.yaml", "spec.yaml").comparison.is_empty
+    missing = ratc.diff("spec.yaml", "gone.yaml")
+    assert missing.comparison is None
+    assert missing.diagnostics[0].code == "R001"
+
+
+def test_an_unknown_card_is_a_diagnostic():
+    found = ratc.fit(ratc.CompileRequest("spec.yaml"), cards=("no-such-card",))
+    assert (found.rows, [item.code for item in found.diagnostics]) == ((), ["R301"])
+
+
+def test_the_original_frameworks_names_work(capsys):
+    config = ratc.load_config_with_auto_optimization("spec.yaml")
+    assert config["experiment_name"] == "demo"
+    assert config["training"]["gradient_accumulation_steps"] == 4
+    Path("bad.yaml").write_text("experiment_name: demo\nspeed: 3\n")
+    with pytest.raises(ValueError, match="R101"):
+        ratc.load_config_with_auto_optimization("bad.yaml")
+    for words in (["--config", "spec.yaml"], ["--config=spec.yaml"], ["spec.yaml"]):
+        assert main(["validate", *words]) == 0
+        assert capsys.readouterr().err.endswith("spec.yaml: valid\n")
+
+
+def test_the_examples_of_the_documentation_run(capsys):
+    text = (Path(ratc.__file__).parents[1] / "docs" / "python.md").read_text()
+    examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(examples) >= 3
+    Path("old.yaml").write_text(SPEC.replace("target_batch_size: 8", "target_batch_size: 16"))
+    for example in examples:
+        exec(compile(example, "docs/python.md", "exec"), {})
+    assert "training.global_batch_size" in capsys.readouterr().out
+
+
+def test_threads_do_not_meet():
+    def one(number):
+        text = SPEC.replace("demo", f"demo{number}").replace("target_batch_size: 8", f"target_batch_size: {number * 2}")
+        return ratc.compile(ratc.CompileRequest("spec.yaml", text=text.encode()))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(one, range(1, 33)))
+    assert [one.plan.values["training.gradient_accumulation_steps"].value for one in found] == list(range(1, 33))
+    assert [one.folder for one in found] == [f"./compiled/demo{number}/local" for number in range(1, 33)]
+
+
+def test_importing_ratc_imports_nothing_of_it():
+    code = "import sys, ratc; print([name for name in sys.modules if name.startswith('ratc.')]); ratc.CompileRequest"
+    environment = {"PYTHONPATH": str(Path(ratc.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "[]\n"
