@@ -412,3 +412,13 @@ if __name__ == "__main__":
         (place / "expected.txt").write_text(err)
         if status == 0:
             (place / "expected.yaml").write_text(out)
+
+
+def test_what_yaml_cannot_hold_is_left_with_the_reason(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.sbatch").write_bytes(b"#!/bin/bash\n#SBATCH --time=1:00:00\nmodule load cuda\x00\npython train.py\n")
+    assert main(["import", "run.sbatch", "-o", "spec.yaml"]) == 0
+    assert "U+0000" in capsys.readouterr().err
+    assert b"\x00" not in Path("spec.yaml").read_bytes()
+    assert main(["validate", "spec.yaml"]) in (0, 1)
+    assert "R008" not in capsys.readouterr().err

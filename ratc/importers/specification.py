@@ -38,12 +38,16 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
 
 
 def _refused(merged: Merged) -> None:
-    """Leave what the schema does not take, with its words."""
+    """Leave what YAML cannot hold and what the schema does not take, with their words."""
+    for name, item in list(merged.values.items()):
+        document, found = parse("spec", mapping(_tree({name: item.value})).encode())
+        if document is None:
+            del merged.values[name]
+            merged.left.append(Left(item.source, item.span, found[0].message))
     for _ in range(len(merged.values)):
         values = {**REQUIRED, **{path: item.value for path, item in merged.values.items()}}
-        document, found = parse("spec", mapping(_tree(values)).encode())
-        if document is None:
-            return
+        document, _ = parse("spec", mapping(_tree(values)).encode())
+        assert document is not None
         _, found = schema.validate(document, resources.schema("experiment"))
         bad = {path: item.message for item in found if item.span and (path := _path_of(document, item.span))}
         known = {path: words for path, words in bad.items() if path in merged.values}

@@ -460,4 +460,4 @@ def test_without_measuring_the_table_is_the_prediction(folder, capsys):
     said = capsys.readouterr()
     assert "h100, bf16, micro-batch 16 x 4 accumulation steps x 1 GPU; predicted:" in said.out
     assert "`--measure` runs the step on this machine and needs its GPU" in said.err
-    assert len(re.findall(r"GiB", said.out)) == 5
+    assert len(re.findall(r"[GM]iB", said.out)) == 5

@@ -198,7 +198,7 @@ def test_masks_with_a_palette_are_class_numbers(labelled: Path) -> None:
     ("change", "says"),
     [
         (lambda mask: np.where(mask == 2, 7, mask), "train3_segmentation.png holds the value 7, which is no class"),
-        (lambda mask: np.stack([mask] * 3, axis=2), r"train3_segmentation.png holds colours \(RGB\)"),
+        (lambda mask: np.stack([mask] * 3, axis=2), r"train3_segmentation.png holds several channels \(RGB\)"),
     ],
 )
 def test_a_mask_that_holds_no_classes_is_named(labelled: Path, change: Any, says: str) -> None:

@@ -503,7 +503,7 @@ def test_weights_and_biases_loses_nothing_when_its_process_is_killed(tmp_path: P
     code = f"""
 import json, time, psutil
 from pathlib import Path
-from ratc_runtime.tracking import courier as couriers
+from ratc_runtime.tracking import delivery_thread as couriers
 from ratc_runtime.tracking.interface import About
 from ratc_runtime.tracking.journal import Journal
 from ratc_runtime.tracking.wandb import Wandb

@@ -115,7 +115,7 @@ def options(script: str) -> list[str]:
             found += [option, *(word for word in values if word.startswith("-"))]
             assert len(values) <= (3 if option == "-wt" else 1), line
             if option == "-R":
-                assert re.fullmatch(r"(select|span|rusage)\[[^\[\]]*\]", values[0]), line
+                assert re.fullmatch(r"((select|span|rusage)\[[^\[\]]*\] ?)+", values[0]), line
     return found
 
 

@@ -75,7 +75,7 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
     if arguments.output.exists() and not arguments.force:
         raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
     lock = lock_from(read(arguments.checkpoint)["lock"])
-    check_trust([lock.model.name], arguments.trust)
+    check_trust([lock.model.name], arguments.checkpoint, arguments.trust)
     size, apart = export_onnx.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
     print(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
     return 0

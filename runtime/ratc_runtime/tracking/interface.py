@@ -1,7 +1,7 @@
 """What a tracking backend is: the one interface between a run and the places that its curves go to.
 
-A backend gets records, in order, on a thread of its own (`courier.py`), so it may wait for a network as long as it
-likes. It raises where something could not be sent; the courier decides what becomes of that.
+A backend gets records, in order, on a thread of its own (`delivery_thread.py`), so it may wait for a network as long as
+it likes. It raises where something could not be sent; the courier decides what becomes of that.
 """
 
 from __future__ import annotations
