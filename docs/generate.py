@@ -61,7 +61,7 @@ A spec names its cluster, or a command does:
 ```yaml
 resources:
   cluster: ours          # clusters/ours.yaml in the spec's folder or in one above it
-  partition: gpu         # `queue` on LSF; the default one where absent
+  partition: gpu         # `queue` on LSF; the default one if absent
   gpu: h100              # or node_type: where a partition has several kinds of nodes
   num_gpus: 16
   nodes: 2

@@ -24,7 +24,7 @@ from ratc.workflow.findings import Telling
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ratc probe``."""
     parser.add_argument("what", choices=("slurm", "lsf", "local"), help="whom to ask")
-    parser.add_argument("-o", "--output", metavar="FILE", help="the file to write; standard output where absent")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the file to write; standard output if absent")
     parser.add_argument("--name", metavar="NAME", help="name of the cluster (default: the scheduler's)")
     parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for each command (default: 60)")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")

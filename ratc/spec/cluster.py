@@ -43,7 +43,7 @@ class NodeType(Section):
     )
     gpu_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
         None,
-        description="The scheduler's own name of the card: Slurm's GRES type, LSF's `gmodel`; untyped where absent.",
+        description="The scheduler's own name of the card: Slurm's GRES type, LSF's `gmodel`; untyped if absent.",
         examples=["h100", "NVIDIAH10080GBHBM3"],
     )
     cpus: PositiveInt = Field(..., description="CPUs that jobs can ask for on each node.", examples=[96])
@@ -80,7 +80,7 @@ class Partition(Section):
         None, description="The qualities of service that jobs may name; any if absent.", examples=[["normal", "long"]]
     )
     default_walltime: Walltime | None = Field(
-        None, description="Time of a job that asks for none; `max_walltime` where absent.", examples=["04:00:00"]
+        None, description="Time of a job that asks for none; `max_walltime` if absent.", examples=["04:00:00"]
     )
     max_walltime: Walltime | None = Field(None, description="Longest time of a job.", examples=["2-00:00:00"])
     account_required: bool = Field(False, description="Whether a job must name the account that it is charged to.")
@@ -124,14 +124,14 @@ class Cluster(Section):
         "gpus-per-node", description="Slurm: whether jobs ask with `--gpus-per-node=h100:8` or `--gres=gpu:h100:8`."
     )
     launcher: Literal["srun", "blaunch", "jsrun"] | None = Field(
-        None, description="What starts a job's tasks on its nodes; `srun` on Slurm and `blaunch` on LSF where absent."
+        None, description="What starts a job's tasks on its nodes; `srun` on Slurm and `blaunch` on LSF if absent."
     )
     max_array_size: PositiveInt | None = Field(None, description="Most tasks of a job array.", examples=[1000])
     modules_init: Text | None = Field(
         None, description="File to source before `module` is there.", examples=["/etc/profile.d/modules.sh"]
     )
     container: Literal["apptainer", "pyxis"] | None = Field(
-        None, description="What runs `environment.container`; none where absent."
+        None, description="What runs `environment.container`; none if absent."
     )
     container_options: list[Text] = Field(
         [], description="Options for every container.", examples=[["--bind=/scratch"]]

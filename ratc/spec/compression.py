@@ -20,13 +20,13 @@ class Compression(Section):
     )
     begin_epoch: PositiveInt | None = Field(
         None,
-        description="Epochs that are trained before pruning begins; where absent, it is done after training.",
+        description="Epochs that are trained before pruning begins; if absent, it is done after training.",
         examples=[10],
     )
     end_epoch: PositiveInt | None = Field(
         None,
         description="Epochs by which all of `sparsity` is reached, fast at first and slower then; three quarters of "
-        "the training where absent.",
+        "the training if absent.",
         examples=[75],
     )
     quantization: Literal["none", "weight_only", "dynamic"] = Field(
@@ -36,7 +36,7 @@ class Compression(Section):
         False, description="Train with weights rounded as `quantization` will round them, so that they suit it."
     )
     metric: Text | None = Field(
-        None, description="Score that is held; `checkpoint.best_metric` where absent.", examples=["dice"]
+        None, description="Score that is held; `checkpoint.best_metric` if absent.", examples=["dice"]
     )
     tolerance: NonNegative = Field(
         0.01, description="By how much that score may be worse than before; beyond it, compressing fails."

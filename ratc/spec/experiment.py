@@ -72,7 +72,7 @@ class Model(Section):
     proj_kernel_size: PositiveInt = Field(7, description="Kernel of the first projection.", examples=[7])
     sga_kernel_size: PositiveInt = Field(7, description="Kernel of the strided convolutions.", examples=[7])
     stride: PositiveInt | None = Field(
-        None, description="Stride of each grouping attention; half the kernel where absent.", examples=[3]
+        None, description="Stride of each grouping attention; half the kernel if absent.", examples=[3]
     )
     sga_attention_type: Literal["dense", "sparse"] = Field(
         "dense", description="`sparse` needs the natten package and CUDA."
@@ -113,7 +113,7 @@ class Training(Section):
     )
     gradient_accumulation_steps: PositiveInt | None = Field(
         None,
-        description="Forward passes per optimizer step; worked out from the batch sizes where absent.",
+        description="Forward passes per optimizer step; worked out from the batch sizes if absent.",
         examples=[4],
     )
     last_batch: Literal["drop", "keep"] = Field(
@@ -153,7 +153,7 @@ class Training(Section):
     loss: Annotated[str, Field(pattern=LOSS)] | None = Field(
         None,
         description="`bce` (of one class), `cross_entropy` (of several), `dice`, `combined` (the mean of Dice and the "
-        "other; of segmentation, where absent), `set_prediction` (of detection) or `package.module:callable`.",
+        "other; of segmentation, if absent), `set_prediction` (of detection) or `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
     loss_args: Arguments = Field(
@@ -163,7 +163,7 @@ class Training(Section):
         True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="Ask for one precision instead.")
-    deepspeed: bool | None = Field(None, description="Use DeepSpeed; where absent, on several GPUs with Accelerate.")
+    deepspeed: bool | None = Field(None, description="Use DeepSpeed; if absent, on several GPUs with Accelerate.")
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
         None,
         description="ZeRO stage. If absent, 2; or if ratc chooses the micro-batch, the lowest stage that needs no more "
@@ -228,7 +228,7 @@ class Data(Section):
     )
     class_names: list[ClassName] | None = Field(
         None,
-        description="What the classes are called, `num_classes` of them; numbers where absent.",
+        description="What the classes are called, `num_classes` of them; numbers if absent.",
         examples=[["background", "grey matter", "white matter"]],
     )
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = Field(
@@ -263,10 +263,10 @@ class Data(Section):
     num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
         None, description="Loader processes per GPU.", examples=[4]
     )
-    pin_memory: bool | None = Field(None, description="Page-locked host buffers; where absent, on a GPU.")
+    pin_memory: bool | None = Field(None, description="Page-locked host buffers; if absent, on a GPU.")
     prefetch_factor: PositiveInt | None = Field(
         None,
-        description="Batches each loader process prepares ahead; where absent, two and what an optimizer step takes, "
+        description="Batches each loader process prepares ahead; if absent, two and what an optimizer step takes, "
         "within the host's memory.",
         examples=[2],
     )
@@ -300,7 +300,7 @@ class PartData(Section):
     dataset: str | None = Field(
         None,
         pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
-        description="As `data.dataset`; the first of the task where absent.",
+        description="As `data.dataset`; the first of the task if absent.",
         examples=["isic", "coco"],
     )
     args: Arguments = Field({}, description="As `data.args`.")
@@ -327,11 +327,11 @@ class Logging(Section):
     use_mlflow: bool = Field(
         True, description="Track with MLflow: SQLite in the output folder, or MLFLOW_TRACKING_URI where set."
     )
-    mlflow_experiment_name: Text | None = Field(None, description="MLflow experiment; `experiment_name` where absent.")
+    mlflow_experiment_name: Text | None = Field(None, description="MLflow experiment; `experiment_name` if absent.")
     use_wandb: bool = Field(
         False, description="Track with Weights & Biases, which `pip install 'ratc[wandb]'` brings.", examples=[True]
     )
-    wandb_project: Text | None = Field(None, description="Weights & Biases project; `experiment_name` where absent.")
+    wandb_project: Text | None = Field(None, description="Weights & Biases project; `experiment_name` if absent.")
     wandb_mode: Literal["online", "offline"] = Field(
         "online", description="`offline` keeps runs in the output folder to be sent later; WANDB_MODE comes before it."
     )
@@ -343,7 +343,7 @@ class Distributed(Section):
 
     auto_detect: bool = Field(True, description="Let ratc choose the backend for the hardware.")
     backend: Literal["nccl", "gloo"] | None = Field(
-        None, description="Collectives; nccl on GPUs and gloo on CPUs where absent."
+        None, description="Collectives; nccl on GPUs and gloo on CPUs if absent."
     )
     timeout_seconds: PositiveInt | None = Field(
         1800,
@@ -381,7 +381,7 @@ class Resources(Section):
         None, description="Kind of node, where a partition has several; a name of the cluster facts.", examples=["h100"]
     )
     job_name: Line | None = Field(
-        None, description="Name of the job in the queue; `experiment_name` where absent.", examples=["RAT on ISIC"]
+        None, description="Name of the job in the queue; `experiment_name` if absent.", examples=["RAT on ISIC"]
     )
 
 
@@ -423,7 +423,7 @@ class Checkpoint(Section):
     )
     best_metric: Text | None = Field(
         None,
-        description="Validation metric that chooses the best: `loss` or a score of the task; its first where absent.",
+        description="Validation metric that chooses the best: `loss` or a score of the task; its first if absent.",
         examples=["dice", "iou", "loss"],
     )
     resume: Literal["auto", "never"] = Field("auto", description="Continue from the last checkpoint of the same lock.")
@@ -476,7 +476,7 @@ class Spec(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Seed of every random number.")
     debug: bool = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
     output_dir: Text | None = Field(
-        None, description="Folder of the run; `outputs/<experiment_name>` beside the spec where absent."
+        None, description="Folder of the run; `outputs/<experiment_name>` beside the spec if absent."
     )
     model: Model = Field(Model(), description="The network.")
     training: Training = Field(Training(), description="The training.")
@@ -498,7 +498,7 @@ class Spec(Section):
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Literal["accelerate", "torchrun"] | None = Field(
         None,
-        description="What starts the processes of a node; `accelerate` where absent, or `torchrun` with "
+        description="What starts the processes of a node; `accelerate` if absent, or `torchrun` with "
         "`use_accelerate: false`.",
     )
     resources: Resources = Field(Resources(), description="What the job asks for.")

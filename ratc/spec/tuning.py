@@ -48,14 +48,14 @@ class Tuning(Section):
     mode: Literal["min", "max"] | None = Field(None, description="Whether less or more of it is better.")
     trials: PositiveInt | None = Field(
         None,
-        description="Trials; where absent every combination of choices, or 16 where there is a range.",
+        description="Trials; if absent every combination of choices, or 16 where there is a range.",
         examples=[32],
     )
     max_parallel: PositiveInt | None = Field(None, description="Trials that may run at the same time.", examples=[4])
     early_stopping: Literal["asha", "none"] | None = Field(
         None,
         description="`asha`: a trial ends where others were better by the same epoch (asynchronous successive "
-        "halving); the way of `ray` where absent.",
+        "halving); the way of `ray` if absent.",
     )
     grace_epochs: PositiveInt = Field(1, description="Epochs that every trial may train before it can end early.")
     reduction_factor: Annotated[int, Field(ge=2, le=100)] = Field(
@@ -63,11 +63,11 @@ class Tuning(Section):
         description="Of so many trials one goes on: at `grace_epochs`, and whenever the epochs are as many times more.",
     )
     gpus_per_trial: Count | None = Field(
-        None, description="GPUs of a trial of `ray`, all on one node; 1 where absent and there are any.", examples=[1]
+        None, description="GPUs of a trial of `ray`, all on one node; 1 if absent and there are any.", examples=[1]
     )
     cpus_per_trial: PositiveInt | None = Field(
         None,
-        description="CPU cores of a trial of `ray`; its GPUs' share of the node where absent, or an even share for "
+        description="CPU cores of a trial of `ray`; its GPUs' share of the node if absent, or an even share for "
         "`max_parallel` trials.",
         examples=[4],
     )
@@ -77,5 +77,5 @@ class Tuning(Section):
         examples=[24],
     )
     seed: Count | None = Field(
-        None, description="Of where trials lie in ranges, and of `tpe`; the spec's `seed` where absent."
+        None, description="Of where trials lie in ranges, and of `tpe`; the spec's `seed` if absent."
     )
