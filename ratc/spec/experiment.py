@@ -108,7 +108,7 @@ class Training(Section):
     )
     target_batch_size: PositiveInt | None = Field(
         None,
-        description="Global batch size: samples per optimizer step over all GPUs. Never changed in silence.",
+        description="Global batch size: samples per optimizer step over all GPUs. Never changed silently.",
         examples=[32],
     )
     gradient_accumulation_steps: PositiveInt | None = Field(
@@ -176,7 +176,7 @@ class Training(Section):
     )
     activation_checkpointing: bool | Literal["auto"] = Field(
         False,
-        description="Recompute activations in backward, to save memory; `auto` does where nothing fits without.",
+        description="Recompute activations in backward, to save memory; `auto` does if nothing fits without.",
     )
     allocator: Literal["auto", "native", "expandable_segments"] = Field(
         "auto",

@@ -41,7 +41,7 @@ class Tuning(Section):
     )
     metric: Text | None = Field(
         None,
-        description="Validation metric that trials are judged by, at their best epoch; `checkpoint.best_metric` where "
+        description="Validation metric that trials are judged by, at their best epoch; `checkpoint.best_metric` if "
         "absent.",
         examples=["dice", "loss"],
     )
