@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ratc/codes").glob("*.md")]
-#: What a page may not say, and what it says instead. A condition is known by what follows: a place has no "no" or "none".
+#: What a page may not say, and what it says instead. A condition is known by what follows it.
 FORBIDDEN = {
     r"\bwhere (nothing|no|none|absent|needed|possible|wanted) ?": "if",
     r"(^|[.:;|(] +)Where (?!the curves|a value)[a-z]+ [^?]*,": "If",
