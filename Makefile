@@ -1,4 +1,5 @@
-# `make demo` sets up and trains a small model on real images; `make test` sets up and runs every test.
+# `make demo` sets up and trains a small model on real images; `make test` sets up and runs the quick tests, `make test-all`
+# every test: kills, several ranks, Ray, servers and clusters, too.
 PYTHON ?= python3
 VENV ?= .venv
 # Where pip finds a CPU build of torch on a machine whose pip is not set up for one: PyTorch's own wheel index for CPUs.
@@ -10,7 +11,7 @@ SHAPES := specs/shapes
 # Setup compiles no module. With this variable set Python would compile each one again at every import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test setup lint golden schema docs bench clean
+.PHONY: demo test test-all setup lint golden schema docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +25,9 @@ demo: setup
 	RATC_PYTHON="$(abspath $(BIN)/python)" $(DEMO)/compiled/brain/local/run.sh
 
 test: setup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --ignore=tests/slurm --ignore=tests/lsf
+
+test-all: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm --ignore=tests/lsf
 	RATC_TEST_END=$${RATC_TEST_END:+$$((RATC_TEST_END + 1200))} $(BIN)/python -m pytest tests/lsf tests/slurm
 

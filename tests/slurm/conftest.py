@@ -27,6 +27,8 @@ def _start(kind: str) -> str | None:
     reason = "RATC_TEST_SLURM=never" if WISH == "never" else debian_packages(kind)
     if reason is not None:
         return reason
+    if kind == "site" and any(str(place).startswith("/tmp/") for place in (ROOT, sys.prefix)):
+        return "the checkout or its Python lies in /tmp, and each node has a /tmp of its own"
     # The user of `site` needs this Python and this project, in whoever's home they are.
     shown = "".join(f"{folder}\n" for folder in (sys.base_prefix, sys.prefix, ROOT))
     # Not a pipe: the daemons would keep it open.
