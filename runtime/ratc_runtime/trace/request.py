@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,16 +99,18 @@ def read(content: Any) -> Request:
         if data[key] <= 0:
             raise BadRequest(f"the request's data.{key} is {data[key]}")
     model = locks.Model(
-        _get(content, "model.name", str),
-        _get(content, "model.multi_scale", bool, False),
-        _get(content, "model.args", dict, {}),
-        _one_of(_get(content, "model.attention_memory", str, "full"), ATTENTIONS, "model.attention_memory"),
-        _get(content, "model.output", (str, type(None)), None),
+        name=_get(content, "model.name", str),
+        multi_scale=_get(content, "model.multi_scale", bool, False),
+        args=_get(content, "model.args", dict, {}),
+        attention_memory=_one_of(
+            _get(content, "model.attention_memory", str, "full"), ATTENTIONS, "model.attention_memory"
+        ),
+        output=_get(content, "model.output", (str, type(None)), None),
     )
-    loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
+    loss = locks.Loss(name=_get(content, "training.loss.name", str), args=_get(content, "training.loss.args", dict, {}))
     lock = _lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0])
     return Request(
-        lock=dataclasses.replace(lock, tasks=_parts(content)),
+        lock=lock.replace(tasks=_parts(content)),
         engine=_one_of(_get(content, "engine", str, "torch"), ENGINES, "engine"),
         accumulation=accumulation,
         capability=_capability(content),
@@ -121,10 +121,11 @@ def read(content: Any) -> Request:
 
 def _filled(kind: type[Any], **known: Any) -> Any:
     """Make a part of a lock; a field that nobody names is None, or a part filled in the same way."""
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, field in kind.model_fields.items():
         if name not in known:
-            known[name] = _filled(hint) if dataclasses.is_dataclass(hint) else None
-    return kind(**known)
+            section = isinstance(field.annotation, type) and issubclass(field.annotation, locks.Section)
+            known[name] = _filled(field.annotation) if section else None
+    return kind.model_construct(**known)
 
 
 def _task(content: Any) -> str:
@@ -137,7 +138,7 @@ def _detection(content: Any) -> locks.Detection | None:
     queries, layers = (_get(content, f"detection.{key}", int) for key in ("queries", "decoder_layers"))
     if min(queries, layers) <= 0:
         raise BadRequest(f"the request's detection has {queries} queries and {layers} layers")
-    return locks.Detection(queries, layers)
+    return locks.Detection(queries=queries, decoder_layers=layers)
 
 
 def _parts(content: Any) -> dict[str, locks.Part] | None:
@@ -151,7 +152,7 @@ def _parts(content: Any) -> dict[str, locks.Part] | None:
         parts[name] = locks.Part(
             task_type=_one_of(_get(one, "task_type", str), PARTS, f"{where}.task_type"),
             weight=_get(one, "weight", float),
-            loss=locks.Loss(_get(one, "loss.name", str), _get(one, "loss.args", dict, {})),
+            loss=locks.Loss(name=_get(one, "loss.name", str), args=_get(one, "loss.args", dict, {})),
             data=_filled(
                 locks.PartData,
                 num_classes=_get(one, "data.num_classes", int),
