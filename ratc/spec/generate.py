@@ -1,4 +1,7 @@
-"""Generates ``schemas/*.schema.json`` from the pydantic models of specs and clusters: ``python -m ratc.spec.generate``.
+"""Generates ``schemas/*.schema.json`` from the pydantic models of specs, clusters and locks.
+
+``python -m ratc.spec.generate`` does it. The lock's model is the runtime's, which prints its schema in a process of
+its own.
 
 References are written out and optional values become plain type lists, so that editors complete from the file without
 following references and an error names one place.
@@ -7,6 +10,7 @@ following references and an error names one place.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,14 @@ def schemas() -> dict[str, str]:
         "facts.schema.json": _text(Facts.model_json_schema(), "ratc hardware facts"),
         "rate.schema.json": _text(MeasuredRate.model_json_schema(), "ratc measured learning rate"),
         "cluster.schema.json": _text(Cluster.model_json_schema(), "ratc cluster facts"),
+        "lock.schema.json": _text(_lock(), "ratc lock"),
     }
+
+
+def _lock() -> dict[str, Any]:
+    command = [sys.executable, "-m", "ratc_runtime.config.schema"]
+    schema: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return schema
 
 
 def _text(schema: dict[str, Any], title: str) -> str:

@@ -61,7 +61,8 @@ class Model(Section):
     multi_scale: bool = Field(description="Whether the model takes an image pyramid (`data.scales`).")
     args: dict[str, Any] = Field(description="Keyword arguments of the callable.")
     attention_memory: Literal["full", "fused", "chunked"] = Field(
-        description="How RAT computes its dense attention: whole, in one fused kernel, or in chunks."
+        description="How RAT computes its dense attention: `full` keeps its maps, `fused` (FlexAttention) "
+        "and `chunked` compute them again."
     )
     output: str | None = Field(
         default=None,
@@ -70,10 +71,11 @@ class Model(Section):
 
 
 class Loss(Section):
-    """The loss."""
+    """The loss: what training makes less."""
 
     name: str = Field(
-        description="`bce`, `cross_entropy`, `dice`, `combined`, `set_prediction`, or `package.module:callable`."
+        description="`bce`, `cross_entropy`, `dice`, `combined`, `set_prediction` (detection), or "
+        "`package.module:callable`."
     )
     args: dict[str, Any] = Field(description="Keyword arguments of the loss.")
 
@@ -87,7 +89,7 @@ class Training(Section):
     )
     learning_rate: float = Field(description="Learning rate after the warm-up.")
     optimizer: Literal["adamw"] = Field(description="The optimizer.")
-    weight_decay: float = Field(description="Decoupled weight decay of matrices; biases and norms have none.")
+    weight_decay: float = Field(description="Decoupled weight decay. Biases and norms have none.")
     betas: list[float] = Field(min_length=2, max_length=2, description="AdamW's decay rates of its two moments.")
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
@@ -210,7 +212,7 @@ class Logging(Section):
     wandb_mode: Literal["online", "offline"] = Field(
         description="Mode of Weights & Biases; the variable `WANDB_MODE` comes before it when the run starts."
     )
-    log_every_steps: Positive = Field(description="Optimizer steps between two records.")
+    log_every_steps: Positive = Field(description="Optimizer steps between two points of the training curves.")
 
 
 class Checkpoint(Section):
@@ -237,7 +239,7 @@ class Parallel(Section):
 
     world_size: Positive = Field(description="Processes in all: `nodes` x `processes_per_node`.")
     nodes: int = Field(description="Machines.")
-    processes_per_node: int = Field(description="Processes on each machine, one for each card.")
+    processes_per_node: int = Field(description="Processes on each machine; on GPUs, one for each card.")
     backend: Literal["gloo", "nccl"] = Field(description="How processes exchange tensors.")
     threads_per_process: int | None = Field(description="`OMP_NUM_THREADS`; null if the cores are not known.")
     timeout_seconds: Positive | None = Field(
@@ -265,16 +267,20 @@ class Memory(Section):
 class Compression(Section):
     """How the model is made smaller. It is there only if the spec has such a section."""
 
-    sparsity: float = Field(ge=0, lt=1, description="Share of the weights that are pruned.")
-    structured: bool = Field(description="Whether whole channels are pruned instead of single weights.")
-    begin_epoch: int | None = Field(
-        description="Epoch in which pruning begins; null if weights are pruned after training."
+    sparsity: float = Field(
+        ge=0, lt=1, description="Share of each linear and convolution layer's weights that is zero in the end."
     )
-    end_epoch: int | None = Field(description="Epoch in which the whole sparsity is reached; null as `begin_epoch`.")
-    quantization: Literal["none", "weight_only", "dynamic"] = Field(description="What is stored in 8 bits.")
-    aware: bool = Field(description="Whether training rounds as the quantized model will.")
-    metric: str = Field(description="Score that may not fall by more than `tolerance`.")
-    tolerance: float = Field(description="Largest loss of `metric` by compression.")
+    structured: bool = Field(description="Whether whole output channels are pruned instead of single weights.")
+    begin_epoch: int | None = Field(
+        description="Epochs that are trained before pruning begins; null if weights are pruned after training."
+    )
+    end_epoch: int | None = Field(description="Epochs by which all of `sparsity` is reached; null as `begin_epoch`.")
+    quantization: Literal["none", "weight_only", "dynamic"] = Field(
+        description="int8 weights of linear layers; with `dynamic`, activations in int8, too."
+    )
+    aware: bool = Field(description="Whether weights are rounded in training as `quantization` will round them.")
+    metric: str = Field(description="Score that may not get worse by more than `tolerance`.")
+    tolerance: float = Field(description="How much worse `metric` may be than before; beyond it, compressing fails.")
 
     def learnt(self) -> dict[str, Any]:
         """What of it decides the weights that are trained."""
@@ -295,14 +301,14 @@ class Lock(Section):
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
     ratc_version: str = Field(description="The ratc that compiled the lock.")
-    target: str = Field(description="What it was compiled for: `local`, `slurm`, `lsf` …")
+    target: str = Field(description="What it was compiled for: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
     description: str = Field(description="What the run is for; words only.")
     task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
         description="What is learnt. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
     )
     seed: int = Field(description="Seed of the weights, the order of samples and the augmentations.")
-    debug: bool = Field(description="Whether the run is a short one with checks of every step.")
+    debug: bool = Field(description="Whether this is a debug run: short, and each step is inspected.")
     model: Model
     training: Training
     engine: Engine
@@ -331,16 +337,16 @@ class Lock(Section):
     compression: Compression | None = None
     job: dict[str, Any] | None = Field(
         default=None,
-        description="What was asked of a scheduler, and how the job is started, stopped and started again; absent on "
-        "`local`. The runtime does not act upon it; the scripts say the same.",
+        description="What was asked of a scheduler, and how the job is started, stopped and started again. It is not "
+        "there on `local`. The runtime does not act upon it; the scripts say the same.",
     )
     own_code: dict[str, OwnModule] | None = Field(
         default=None,
-        description="The modules beside the spec that its names reach, by their path from its folder; absent if there "
-        "are none.",
+        description="The modules beside the spec that its names reach, by their path from its folder, if there are "
+        "some.",
     )
     point: str | None = Field(
-        default=None, description="Name of this point of an array, whose lock adds to a shared one; absent elsewhere."
+        default=None, description="Name of this point of an array, whose lock adds to a shared one."
     )
 
     @property
