@@ -32,7 +32,7 @@ def chain(link: Link, depth: int = 0) -> str:
 
 
 def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
-    """One line a value: path, value, where from or why. Cut at ``width`` columns; whole where that is None."""
+    """One line a value: path, value, where from or why. Cut at ``width`` columns; whole if that is None."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
     rows = [
         (visible(path), shown(path, value.value), visible(_why(value))) for path, value in found if value is not None

@@ -34,7 +34,7 @@ class Trial:
 
 
 def judged(results: Mapping[str, Any], metric: str, larger_is_better: bool) -> tuple[float | None, int | None]:
-    """The metric at the best epoch of a run's `results.json`, and that epoch; None where no epoch has a number."""
+    """The metric at the best epoch of a run's `results.json`, and that epoch; None if no epoch has a number."""
     found = [
         (float(record[f"val_{metric}"]), int(record["epoch"]))
         for record in results.get("epochs", ())
@@ -58,7 +58,7 @@ def ranked(trials: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
 
 
 def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
-    """The best trial that ended; None where none has."""
+    """The best trial that ended; None if none has."""
     ended = [
         trial for trial in ranked(trials, larger_is_better) if trial.status == FINISHED and trial.metric is not None
     ]

@@ -34,6 +34,6 @@ def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
 
 
 def _words(span: Span) -> str | None:
-    """What stood there when the finding was made; None where the line is shorter than that."""
+    """What stood there when the finding was made; None if the line is shorter than that."""
     line = span.source.line(span.line)
     return line[span.column - 1 : span.end_column - 1] if span.end_column - 1 <= len(line) else None

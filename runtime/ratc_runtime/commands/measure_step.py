@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def lock_of(content: Any) -> Lock:
-    """Return the lock that a request stands for, on cuda; raise BadRequest where it is none."""
+    """Return the lock that a request stands for, on cuda; raise BadRequest if it is none."""
     from ratc_runtime.trace.request import BadRequest, read
 
     size = content.get("micro_batch") if isinstance(content, dict) else None
@@ -89,7 +89,7 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
 
 
 def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
-    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it where there is no GPU."""
+    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it if there is no GPU."""
     import torch
 
     from ratc_runtime.commands import gpu_memory

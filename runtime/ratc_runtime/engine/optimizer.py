@@ -14,7 +14,7 @@ from ratc_runtime.config.lock import Lock
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     """Return AdamW; biases, norms and other parameters of fewer than two dimensions are not decayed.
 
-    The update is one fused kernel where torch has one (`fused_for`), else torch's work on lists of tensors ("foreach").
+    The update is one fused kernel if torch has one (`fused_for`), else torch's work on lists of tensors ("foreach").
     """
     training = lock.training
     wanted = [p for p in model.parameters() if p.requires_grad]

@@ -73,7 +73,7 @@ def _positive(values: Any, count: int | None, path: str) -> list[int]:
 
 
 def read(content: Any) -> Request:
-    """Return the request in a JSON object; raise BadRequest where it is none."""
+    """Return the request in a JSON object; raise BadRequest if it is none."""
     training = {
         "learning_rate": _get(content, "training.learning_rate", float, 1e-4),
         "optimizer": _get(content, "training.optimizer", str),

@@ -18,7 +18,7 @@ from ratc_runtime.tracking.interface import Backend, Record
 PARAMS_PER_CALL = 100
 METRICS_PER_CALL = 1000
 RUN_TAG = "ratc.run"
-#: What MLflow would do by itself is wait for minutes; only where the user has not said otherwise.
+#: What MLflow would do by itself is wait for minutes; only if the user has not said otherwise.
 SHORT_WAITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
