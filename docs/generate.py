@@ -13,12 +13,12 @@ SCHEMAS = DOCS.parent / "schemas"
 
 
 def texts() -> dict[str, str]:
-    """The text of every generated page, by file name."""
+    """The text of every generated page, by its path below this folder."""
     return {
-        "spec.md": _reference("experiment", _SPEC),
-        "facts.md": _reference("facts", _FACTS),
-        "clusters.md": _reference("cluster", _CLUSTERS),
-        "lock.md": _lock(),
+        "reference/spec.md": _reference("experiment", _SPEC),
+        "reference/facts.md": _reference("facts", _FACTS),
+        "reference/clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/lock.md": _lock(),
     }
 
 
@@ -105,7 +105,7 @@ _LOCK = """# The lock
 
 `lock.yaml` is the one file that passes from the compiler to the runtime. It holds every value of a run,
 concrete; nothing in it is worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
-[the lock of `specs/brain`](../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
+[the lock of `specs/brain`](../../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
 `schemas/lock.schema.json` (`ratc schema lock` prints it), which is made of the runtime's model of it,
 `runtime/ratc_runtime/config/lock.py`.
 
