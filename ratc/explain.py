@@ -67,7 +67,7 @@ def known_paths(plan: Plan) -> list[str]:
 
 
 def tree(plan: Plan, path: str, seen: set[str] | None = None) -> Link | None:
-    """The value and, below it, what it was made from; None where there is none. A setting that is kept as it is stands
+    """The value and, below it, what it was made from; None if there is none. A setting that is kept as it is stands
     for itself.
     """
     value = plan.lookup(path)

@@ -109,7 +109,7 @@ def _over(below: Node, above: Node) -> Node:
 
 
 def put(root: Node, path: list[str], node: Node) -> Node:
-    """The tree with a node at a path; mappings on the way are made where they lack, and what is no mapping is kept."""
+    """The tree with a node at a path. Missing mappings on the way are made, and what is no mapping is kept."""
     if root.value is not None and not isinstance(root.value, dict):
         return root  # the schema says what is wrong with it
     children = dict(root.value or {})

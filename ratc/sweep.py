@@ -35,7 +35,7 @@ class Point:
 
 
 def points(document: Document, schema: dict[str, Any]) -> tuple[tuple[Point, ...], tuple[Diagnostic, ...]]:
-    """The points of a spec that the schema accepts; none where it has no sweep. Codes: R330, R331, R332, R333."""
+    """The points of a spec that the schema accepts; none if it has no sweep. Codes: R330, R331, R332, R333."""
     section = document.root.find(("sweep",))
     if section is None or not isinstance(section.value, dict):
         return (), ()

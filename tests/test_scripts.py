@@ -177,7 +177,7 @@ def test_a_launcher_s_zero_is_no_end_without_the_run_s_own_word(target: str, kin
     assert not (output / "DONE").exists()
 
 
-def test_earlier_results_are_no_word_of_a_run_that_begins_anew(tmp_path: Path) -> None:
+def test_earlier_results_are_no_word_of_a_run_that_begins_again(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", checkpoint__resume="never", **ONE)
     job.output.mkdir(parents=True)
     (job.output / "results.json").write_text(of_run(digest(job.folder / "job/lock.yaml")))
@@ -598,5 +598,5 @@ def test_a_job_that_gets_no_further_is_not_started_for_ever(target: str, tmp_pat
     calls = (job.notes / "calls").read_text()
     assert "the newest checkpoint is still: epoch-0000-step-000002.pt" in start(10)
     assert (job.notes / "calls").read_text() == calls
-    # Another submission begins to count anew.
+    # Another submission begins to count again.
     assert "R566" not in job.run("71").stderr

@@ -80,7 +80,7 @@ def flat(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _entry(value: Value, key: str, item: Any) -> Value:
-    """One entry of a mapping; where it is a setting's, kept as it is, that setting's entry is what it was made from."""
+    """One entry of a mapping; if it is a setting's, kept as it is, that setting's entry is what it was made from."""
     kept = value.origin != "derived" and len(value.inputs) == 1
     return replace(value, value=item, inputs=(f"{value.inputs[0]}.{key}",) if kept else value.inputs)
 
@@ -177,7 +177,7 @@ def _follows(path: str) -> frozenset[str]:
 
 
 def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
-    """Sources with the effects of all that follows from them; with their own where nothing does."""
+    """Sources with the effects of all that follows from them; with their own if nothing does."""
     direct: dict[str, list[Change]] = {}
     for change in plan:
         for cause in change.causes:
@@ -260,7 +260,7 @@ def _remarks(old: Side, new: Side) -> list[str]:
 
 
 def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:
-    """Memory against the card, and what is asked for, where a side says it."""
+    """Memory against the card, and what is asked for, if a side says it."""
     rows = (
         ("predicted peak of PyTorch's memory, of the card", _memory(before), _memory(after)),
         ("GPU-hours at most", _gpu_hours(before, old), _gpu_hours(after, new)),

@@ -25,7 +25,7 @@ _MOST = 5
 
 
 def read(folder: str) -> tuple[Document | None, tuple[Diagnostic, ...]]:
-    """The lock of a folder; nothing where there is none. Codes: R00x, R428 where its form is a newer one."""
+    """The lock of a folder; nothing if there is none. Codes: R00x, R428 if its form is a newer one."""
     if emit.on_disk(folder, lock.NAME) is None:
         return None, ()
     return read_lock(os.path.join(folder, lock.NAME))
@@ -64,7 +64,7 @@ def untouched(
 ) -> Iterator[Diagnostic]:
     """The files that are not what the lock, or the table of points, vouches for. Codes: R404, R426.
 
-    ``wanted`` is what the spec gives; where that is what was compiled, the lines that were edited are named.
+    ``wanted`` is what the spec gives; if that is what was compiled, the lines that were edited are named.
     """
     for name, vouched in _vouched(folder, document).items():
         data, path = emit.on_disk(folder, name), os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""The ``cluster.*`` facts: how a cluster wants to be asked, with what holds where nobody has described it."""
+"""The ``cluster.*`` facts: how a cluster wants to be asked, with what holds if nobody has described it."""
 
 from __future__ import annotations
 

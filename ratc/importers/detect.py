@@ -20,7 +20,7 @@ def script(text: str) -> list[str]:
 
 
 def kind(name: str, data: bytes, asked: str | None) -> tuple[str | None, Document | None, tuple[Diagnostic, ...]]:
-    """The kind of a file, and its document where it is YAML or JSON. Codes: R00x, R430, R431."""
+    """The kind of a file, and its document if it is YAML or JSON. Codes: R00x, R430, R431."""
     if asked is not None and asked not in KINDS:
         helps = did_you_mean(asked, KINDS) or (f"use one of {', '.join(KINDS)}",)
         return None, None, (Diagnostic("R430", f"there is no kind `{asked}`", helps=helps),)

@@ -1,6 +1,6 @@
 """Global batch = micro-batch x accumulation x world size, exactly. Codes: R304, R305, R310.
 
-The global batch is what the loss sees; it is never changed in silence.
+The global batch is what the loss sees; it is never changed silently.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ratc.units import size_text
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
-#: The largest micro-batch taken where the spec names none and memory is not predicted.
+#: The largest micro-batch taken if the spec names none and memory is not predicted.
 DEFAULT_MICRO_BATCH = 8
-#: The global batch where the spec gives no batch size at all.
+#: The global batch if the spec gives no batch size at all.
 DEFAULT_GLOBAL_BATCH = 32
 #: What the schema lets a spec ask for.
 LARGEST = 1_000_000_000

@@ -48,7 +48,7 @@ def alone_in(folder: str) -> Iterator[None]:
 
 
 def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
-    """The submissions from a folder, the latest last. Code: R412, where the record is there and cannot be read."""
+    """The submissions from a folder, the latest last. Code: R412, if the record is there and cannot be read."""
     path = os.path.join(folder, FOLDER, _RECORD)
     try:
         with files.open_regular(path) as file:

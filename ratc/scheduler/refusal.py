@@ -25,7 +25,7 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
-    """What the scheduler said, at the key that it speaks of where that can be told. Code: R414."""
+    """What the scheduler said, at the key that it speaks of if that can be told. Code: R414."""
     words = answer.words
     span = _span(words, settings)
     verb = "refused the job" if submitted else "would refuse the job"
@@ -37,7 +37,7 @@ def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
     return Diagnostic("R414", message, span, notes, helps)
 
 
-#: What schedulers say where the reason is another's: a site's plugin or script has given it in a line of its own.
+#: What schedulers say if the reason is another's: a site's plugin or script has given it in a line of its own.
 _NO_REASON = re.compile(r"unspecified error|(?:request|submission) (?:aborted|rejected) by esub|^$", re.IGNORECASE)
 
 

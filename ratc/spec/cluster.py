@@ -63,7 +63,7 @@ class Partition(Section):
     nodes: dict[Name, PositiveInt] = Field(
         ..., description="How many nodes of each type of `node_types`.", examples=[{"h100": 16}]
     )
-    default: bool = Field(False, description="Taken where the spec names none.")
+    default: bool = Field(False, description="Taken if the spec names none.")
     max_nodes: PositiveInt | None = Field(None, description="Most nodes of one job.", examples=[8])
     max_gpus_per_job: PositiveInt | None = Field(None, description="Most GPUs of one job.", examples=[64])
     max_cpus_per_gpu: PositiveInt | None = Field(None, description="Most CPUs for each GPU.", examples=[12])
@@ -88,7 +88,7 @@ class Partition(Section):
         "none", description="What happens to a job that has to make room."
     )
     grace_seconds: Count = Field(0, description="Time between the signal of a preemption and the end.", examples=[60])
-    requeue: bool = Field(True, description="Whether a job may go back into the queue.")
+    requeue: bool = Field(True, description="Whether a job may be requeued.")
 
 
 class Lsf(Section):

@@ -66,7 +66,7 @@ class Model(Section):
         "auto",
         description="RAT's dense attention: `full` keeps its maps, `fused` (FlexAttention, compute capability 8.0 and "
         "later) and `chunked` (anywhere, slower) recompute them in a fraction of the memory; `auto` takes `full`, and "
-        "`fused` where that raises the micro-batch; without `fused`, `chunked` where `full` does not fit.",
+        "`fused` if that raises the micro-batch; without `fused`, `chunked` if `full` does not fit.",
     )
     spatial_dims: Literal[2, 3] = Field(2, description="Spatial dimensions of the input: 2 images, 3 volumes.")
     input_features: PositiveInt | None = Field(
@@ -120,7 +120,7 @@ class Training(Section):
             order=6,
         ),
     ] = Field(100, description="Passes over the training split.", examples=[100])
-    auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch where `batch_size` is absent.")
+    auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch if `batch_size` is absent.")
     batch_size: Annotated[
         PositiveInt | None,
         Key(
@@ -398,12 +398,12 @@ class Data(Section):
         ),
     ] = Field(
         None,
-        description="Most that the cache may hold on a node; a bare number is in GB. Where absent, a third of the "
+        description="Most that the cache may hold on a node; a bare number is in GB. If absent, a third of the "
         "host's memory, or 64 GB of disk.",
         examples=["8GB"],
     )
     auto_optimize: bool = Field(
-        True, description="Let ratc choose workers, pinning and prefetching where they are absent."
+        True, description="Let ratc choose workers, pinning and prefetching if they are absent."
     )
     num_workers: Annotated[
         Annotated[int, Field(ge=0, le=1024)] | None,
@@ -496,7 +496,7 @@ class Logging(Section):
         "tensorboard", description="Local event files."
     )
     use_mlflow: Annotated[bool, Key(plan="logging.mlflow")] = Field(
-        True, description="Track with MLflow: SQLite in the output folder, or MLFLOW_TRACKING_URI where set."
+        True, description="Track with MLflow: SQLite in the output folder, or MLFLOW_TRACKING_URI if set."
     )
     mlflow_experiment_name: Annotated[Text | None, Key(memory="apart")] = Field(
         None, description="MLflow experiment; `experiment_name` if absent."
@@ -587,7 +587,7 @@ class Resources(Section):
         None, description="Slurm quality of service.", examples=["normal"]
     )
     node_type: Name | None = Field(
-        None, description="Kind of node, where a partition has several; a name of the cluster facts.", examples=["h100"]
+        None, description="Kind of node, if a partition has several; a name of the cluster facts.", examples=["h100"]
     )
     job_name: Line | None = Field(
         None, description="Name of the job in the queue; `experiment_name` if absent.", examples=["RAT on ISIC"]
@@ -658,10 +658,9 @@ class Checkpoint(Section):
     )
     requeue: Literal["auto", "never"] = Field(
         "auto",
-        description="`auto`: a job that is preempted or out of time saves and goes back into the queue, where the "
-        "cluster allows it.",
+        description="`auto`: a job that is preempted or out of time saves and is requeued, if the cluster allows it.",
     )
-    max_restarts: Count = Field(20, description="Times a job may go back into the queue.")
+    max_restarts: Count = Field(20, description="Times a job may be requeued.")
     stop_before_seconds: Annotated[int, Field(ge=60, le=65_535)] = Field(
         180, description="Seconds before the walltime at which the job is told to save.", examples=[300]
     )

@@ -200,7 +200,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "several": nodes > 1 or pool is not None,  # Ray needs a port on one node, too
         "study": pool is not None,
         "outcome": "study/study.json" if pool else "results.json",
-        "anew": pool is None and values["checkpoint.resume"].value == "never",
+        "from_scratch": pool is None and values["checkpoint.resume"].value == "never",
         "goes_on": pool is None and values["checkpoint.resume"].value != "never",
         "first_port": str(first),
         "ports": str(ports),

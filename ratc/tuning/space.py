@@ -44,7 +44,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A number from ``low`` to ``high``, both in it, even on its scale; whole where the key takes whole numbers."""
+    """A number from ``low`` to ``high``, both in it, even on its scale; whole if the key takes whole numbers."""
 
     path: str
     low: float
@@ -67,7 +67,7 @@ def read(
     """Every entry of a search space that the schema accepts, and all that is wrong with them. Codes: R331, R332, R336.
 
     A list of two ascending numbers, for a key that takes numbers and not whole numbers alone, is a range; logarithmic
-    where its ends are above 0 and 10 times apart. Any other list is of choices. A free key, as those of `model.args`,
+    if its ends are above 0 and 10 times apart. Any other list is of choices. A free key, as those of `model.args`,
     takes whole numbers if the space gives whole numbers, unless the spec (``base``) has a fraction there.
     """
     assert isinstance(section.value, dict), "the schema has checked the form"

@@ -64,7 +64,7 @@ class Opened:
     trust: bool = False
 
     def of(self, name: str | None) -> Opened:
-        """Return one of several tasks by itself; None is the whole. Raises R542 where there is no such task."""
+        """Return one of several tasks by itself; None is the whole. Raises R542 if there is no such task."""
         if name is None:
             return self
         if name not in self.task.parts:
@@ -84,11 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a .pt file, a DeepSpeed folder, exported .safetensors, or a run's output folder: its best",
     )
-    parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
+    parser.add_argument("--lock", type=Path, help="the lock, if the file holds none (.safetensors)")
     parser.add_argument(
         "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
     )
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--batch-size", type=positive, help="samples at a time (default: the lock's micro-batch)")
 
 
@@ -120,11 +120,11 @@ def open_checkpoint(
     batch_size: int | None = None,
     trust: bool = False,
 ) -> Opened:
-    """Build the model of a checkpoint, with its weights, on the device (default: a GPU where there is one).
+    """Build the model of a checkpoint, with its weights, on the device (default: a GPU if there is one).
 
     A model of one's own is built only if it is trusted (`trusted.allows`); it is looked for as when it trained, from
-    the working folder on. Raises R584 for one that is not trusted, R504 where there is no
-    such device, R505 for a lock that cannot be read, R508 where the checkpoint is damaged or there is none, R509 where
+    the working folder on. Raises R584 for one that is not trusted, R504 if there is no
+    such device, R505 for a lock that cannot be read, R508 if the checkpoint is damaged or there is none, R509 where
     the model cannot be built or has other weights.
     """
     path = _found(checkpoint)
@@ -153,7 +153,7 @@ def open_checkpoint(
 
 
 def _found(path: Path) -> Path:
-    """The checkpoint itself, where its run's output folder is named."""
+    """The checkpoint itself, if its run's output folder is named."""
     runs = [path / "checkpoints", path] if path.is_dir() else []
     for folder in runs:
         for name in _IN_A_RUN:

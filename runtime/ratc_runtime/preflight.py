@@ -247,7 +247,7 @@ def check_attention(lock: Lock) -> None:
 
 
 def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]] | None:
-    """Return (name, compute capability, bytes) per visible card; None where NVML cannot know (AMD)."""
+    """Return (name, compute capability, bytes) per visible card; None if NVML cannot know (AMD)."""
     if Path("/dev/kfd").exists():
         return None
     try:
@@ -317,7 +317,7 @@ def warn_of_variables(environment: Mapping[str, str]) -> None:
 
 
 def check_trackers(lock: Lock) -> None:
-    """Raise R524 where the lock tracks with a package that is not there: a month later is late to notice."""
+    """Raise R524 if the lock tracks with a package that is not there: a month later is late to notice."""
     if lock.logging.wandb:
         found = importlib.util.find_spec("wandb")
         # A folder `wandb`, which that package makes wherever it runs, would be found as a package without origin.

@@ -27,7 +27,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
     parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")
-    parser.add_argument("--fresh", action="store_true", help="start anew instead of continuing the last checkpoint")
+    parser.add_argument("--fresh", action="store_true", help="start again instead of continuing the last checkpoint")
     return parser.parse_args(argv)
 
 

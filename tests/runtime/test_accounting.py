@@ -111,11 +111,11 @@ def test_starts_are_counted_whatever_they_left(tmp_path: Path) -> None:
     assert third.record()["number"] == 3
     assert third.record()["last"][-1]["epoch"] == 2
     assert third.tags("last.pt")["ratc.resumed_from"] == "last.pt after epoch 2, step 1"
-    anew = Starts(tmp_path, "print", True, None, 0, 0)
-    assert anew.run_id != first.run_id
-    assert anew.record()["number"] == 1
+    again = Starts(tmp_path, "print", True, None, 0, 0)
+    assert again.run_id != first.run_id
+    assert again.record()["number"] == 1
     other = Starts(tmp_path, "another", False, None, 0, 0)
-    assert other.run_id != anew.run_id
+    assert other.run_id != again.run_id
 
 
 def test_durations() -> None:

@@ -257,7 +257,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_taken(
     assert same(dict(again.engine.module.state_dict()), weights)
     said = capsys.readouterr().err
     assert "epoch-0002-step-000000.pt is damaged and passed over" in said
-    # It is written anew where the run comes to the same place, and what was left half written is gone.
+    # It is written again if the run comes to the same place, and what was left half written is gone.
     assert save(again, 2)
     assert make(tmp_path).load_last()["epoch"] == 2
     assert not list(again.folder.glob(".*"))

@@ -17,7 +17,7 @@ _WEIGHTY = frozenset((Effect.TRAINING, Effect.RESUME, Effect.MEMORY, Effect.COST
 
 
 def findings(comparison: Comparison) -> list[Diagnostic]:
-    """The findings in the order of the text; nothing where nothing differs."""
+    """The findings in the order of the text; nothing if nothing differs."""
     trees: list[list[Line]] = []
     for line in lines(comparison):
         if line.depth == 0:
@@ -38,7 +38,7 @@ def _of_surrounding(change: Change) -> Diagnostic:
 
 
 def _notes(line: Line) -> Iterator[str]:
-    """What a line adds to the first: itself, where it follows, and what is told with it."""
+    """What a line adds to the first: itself, if it follows, and what is told with it."""
     if line.depth:
         yield _moved(line.change)
     if line.others:
@@ -55,7 +55,7 @@ def _moved(change: Change) -> str:
 
 
 def _place(line: Line) -> Span | None:
-    """The line of the new side, where it has one."""
+    """The line of the new side, if it has one."""
     value = (line.given or line.change).new
     return value.span if value is not None else None
 

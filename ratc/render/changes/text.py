@@ -25,7 +25,7 @@ _MOST_POINTS = 8
 
 
 def text(comparison: Comparison, colour: bool = False) -> str:
-    """All of it, ending in what it means together. Nothing where nothing differs."""
+    """All of it, ending in what it means together. Nothing if nothing differs."""
     if comparison.is_empty:
         return ""
     paint = _Paint(colour)

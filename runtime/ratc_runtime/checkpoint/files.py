@@ -70,7 +70,7 @@ class _Writer:
 
 
 def write_file(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` in one piece; raise OSError, leaving what was there, where that fails.
+    """Write `content` to `path` in one piece; raise OSError, leaving what was there, if that fails.
 
     What passes by itself on a network's file system is tried again.
     """
@@ -120,9 +120,9 @@ def _seal(file: IO[bytes], writer: _Writer) -> None:
 
 
 def fault_of(path: Path) -> str | None:
-    """Return what is wrong with a file that `write_file` wrote, in words; None where it is whole.
+    """Return what is wrong with a file that `write_file` wrote, in words; None if it is whole.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if it cannot be read.
     """
     return again(lambda: _fault_of(path))
 
@@ -157,7 +157,7 @@ def digest_of(file: IO[bytes], length: int | None = None) -> str:
 
 
 def again(action: Callable[[], Any]) -> Any:
-    """Return what `action` returns, tried again where it fails with an error that passes by itself."""
+    """Return what `action` returns, tried again if it fails with an error that passes by itself."""
     for _ in range(TRIES - 1):
         try:
             return action()

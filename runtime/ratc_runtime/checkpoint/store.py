@@ -78,7 +78,7 @@ class Checkpoints:
         """Save everything at the place that `progress` says; every rank calls this.
 
         `best` names places by their score, best first: what `best` leads to, and what is kept for it. Returns False,
-        after a warning, where it could not be written; what was there is kept. With `checkpoint.asynchronous` it
+        after a warning, if it could not be written; what was there is kept. With `checkpoint.asynchronous` it
         returns as soon as the state is copied, unless `wait`; a failure is then told by `take_lost`.
         """
         place = Place.of(progress)
@@ -98,7 +98,7 @@ class Checkpoints:
         return asynchronous or all(self.world.gather(place not in self._lost))
 
     def _attempt(self, place: Place, write: Callable[[], None]) -> None:
-        """Write, and tell a person where that fails or no longer does; raises what is no fault of the disk."""
+        """Write, and tell a person if that fails or no longer does; raises what is no fault of the disk."""
         try:
             write()
         except OSError as error:
@@ -108,7 +108,7 @@ class Checkpoints:
             self._recovered(place)
 
     def _is_there(self, place: Place) -> bool:
-        return self._newest == place and os.path.exists(self.path(place.name))  # False where the disk does not answer
+        return self._newest == place and os.path.exists(self.path(place.name))  # False if the disk does not answer
 
     def _publish(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> None:
         self._prepare()
@@ -228,7 +228,7 @@ class Checkpoints:
         self._settle(place, best)
 
     def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
-        """Do something on every rank and return what came of it; None, after a report, where one rank could not."""
+        """Do something on every rank and return what came of it; None, after a report, if one rank could not."""
         result, reason = None, None
         try:
             result = action()
@@ -254,10 +254,10 @@ class Checkpoints:
     # Loading.
 
     def load_last(self) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into the engine and return its progress; None where there is none.
+        """Load the newest whole checkpoint into the engine and return its progress; None if there is none.
 
-        A damaged one is named in a warning, and the one before it is taken. Raises R508 where there is none but damaged
-        ones, R518 where it was made under another lock, R583 with other own code. Every rank calls this.
+        A damaged one is named in a warning, and the one before it is taken. Raises R508 if there is none but damaged
+        ones, R518 if it was made under another lock, R583 with other own code. Every rank calls this.
         """
         candidates, finding = self.world.gather(self._candidates() if self.world.main else None)[0]
         if finding is not None:
@@ -279,7 +279,7 @@ class Checkpoints:
             return [], header.unusable(self.folder, error.strerror or str(error))
 
     def load_best(self, best: Sequence[Place]) -> Place | None:
-        """Load the first whole checkpoint of `best` into the engine and return its place; None where there is none."""
+        """Load the first whole checkpoint of `best` into the engine and return its place; None if there is none."""
         self.finish_write()
         present = self.world.gather(self._present())[0]
         names = [one.name for one in best if one in present]
@@ -331,7 +331,7 @@ class Checkpoints:
         return path / shards.HEADER_FILE if self.engine.deepspeed else path
 
     def _take(self, path: Path) -> dict[str, Any]:
-        """Load a whole checkpoint; raise R508 or R518, on every rank where on one."""
+        """Load a whole checkpoint; raise R508 or R518, on every rank if on one."""
         finding: RuntimeFinding | None = None
         progress: dict[str, Any] = {}
         try:
@@ -368,7 +368,7 @@ class Checkpoints:
         return dict(content["progress"])
 
     def _refuse_others(self) -> None:
-        """Raise R508 or R518 where the folder holds only checkpoints that this engine does not read."""
+        """Raise R508 or R518 if the folder holds only checkpoints that this engine does not read."""
         suffix = ".pt" if self.engine.deepspeed else ""
         names = [one.name for one in places_in(self.folder, suffix)][:1] or ["last"]
         other = self.folder / f"{names[0]}{suffix}"

@@ -1,8 +1,8 @@
 """Run the real training step on this machine's GPU and measure it: `python -m ratc_runtime.commands.measure_step`.
 
-Standard input holds the request of docs/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object. One process
-measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so where memory ran
-out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
+Standard input holds the request of docs/reference/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object.
+One process measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so if
+memory ran out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def lock_of(content: Any) -> Lock:
-    """Return the lock that a request stands for, on cuda; raise BadRequest where it is none."""
+    """Return the lock that a request stands for, on cuda; raise BadRequest if it is none."""
     from ratc_runtime.trace.request import BadRequest, read
 
     size = content.get("micro_batch") if isinstance(content, dict) else None
@@ -89,7 +89,7 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
 
 
 def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
-    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it where there is no GPU."""
+    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it if there is no GPU."""
     import torch
 
     from ratc_runtime.commands import gpu_memory

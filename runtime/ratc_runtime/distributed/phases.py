@@ -82,7 +82,7 @@ def look() -> Phase:
         found = _named(file, function)
         if found is not None:
             part, work = found
-            # A part that begins within another one begins its work anew.
+            # A part that begins within another one begins its work again.
             where, doing = (part, "") if part else (where, work)
     shown = traceback.extract_stack(frame) if frame is not None else []
     telling = [line for line in shown if not line.filename.endswith(_DULL)][-_SHOWN:]

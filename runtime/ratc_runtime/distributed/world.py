@@ -58,7 +58,7 @@ class World:
 
 
 def local_device(lock: Lock) -> torch.device:
-    """Return the device of this process; raise R504 where the lock says cuda and torch finds none."""
+    """Return the device of this process; raise R504 if the lock says cuda and torch finds none."""
     if lock.hardware.device == "cpu":
         return torch.device("cpu")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -101,7 +101,7 @@ def leave(status: int) -> None:
     """End this process with `status` if it is one of several.
 
     A process group over gloo can abort while the interpreter shuts down, after everything is done; so the
-    group is taken down here and the interpreter's end is skipped. Returns where there is no group.
+    group is taken down here and the interpreter's end is skipped. Returns if there is no group.
     """
     if not dist.is_initialized():
         return

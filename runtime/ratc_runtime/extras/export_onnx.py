@@ -34,7 +34,7 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
     """Export a checkpoint's model for its own image size and any number of images, and run the file by ONNX Runtime.
 
     Returns the file's bytes, and the largest difference to the model itself over the largest number that it gives.
-    Raises R551 where the model cannot be exported or the file computes something else, R545 without the packages.
+    Raises R551 if the model cannot be exported or the file computes something else, R545 without the packages.
     """
     try:
         import onnxruntime

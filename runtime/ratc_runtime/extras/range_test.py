@@ -22,7 +22,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 #: A running mean of the losses, each new one counting so much: steps differ by the samples that they see.
 NEW = 0.1
-#: The test ends where the mean loss is so many times the least one.
+#: The test ends if the mean loss is so many times the least one.
 DIVERGED = 4.0
 #: Fewer steps say nothing, and so does a loss that does not fall by this share.
 FEWEST, LEAST_FALL = 10, 0.02
@@ -64,7 +64,7 @@ def rates(low: float, high: float, steps: int) -> list[float]:
 
 
 def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> Iterator[Point]:
-    """Train with growing rates and yield every step; end early where the loss diverges.
+    """Train with growing rates and yield every step; end early if the loss diverges.
 
     Raises what opening a run raises (R503, R504, R506, R509), and R506 for a bad sample.
     """
@@ -180,7 +180,7 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         content["learning_rate"], content["reason"] = suggest(points)
     finally:
-        # The curve is worth looking at where it suggests nothing, too.
+        # The curve is worth looking at if it suggests nothing, too.
         try:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

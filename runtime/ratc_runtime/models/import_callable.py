@@ -66,7 +66,7 @@ def _on_path() -> list[str]:
 
 
 def build(role: str, name: str, **arguments: Any) -> Any:
-    """Import `name` and call it; raise R509 where either fails, naming the error of the called code, R580 or R581."""
+    """Import `name` and call it; raise R509 if either fails, naming the error of the called code, R580 or R581."""
     return call(role, name, resolve(role, name), **arguments)
 
 

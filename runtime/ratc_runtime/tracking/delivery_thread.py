@@ -14,12 +14,12 @@ from ratc_runtime.tracking.journal import Journal
 PERIOD = 5.0
 #: Seconds before the first new attempt after a failure; it doubles up to the second number.
 RETRY = (5.0, 60.0)
-#: Records that may wait in memory: hours of them, where the thread hangs in one call.
+#: Records that may wait in memory: hours of them, if the thread hangs in one call.
 MAX_QUEUE = 20_000
 RECORDS_PER_CALL = 500
 
 
-class Courier:
+class DeliveryThread:
     """Takes records from the training loop in a microsecond and delivers them when it can.
 
     With a journal they are on the disk first, and stay there while the backend is away. Without one a backend that
@@ -46,7 +46,7 @@ class Courier:
         self._queue.append(record)
 
     def keep(self) -> None:
-        """Put what was handed over on the disk, where there is a journal; waits for no network."""
+        """Put what was handed over on the disk, if there is a journal; waits for no network."""
         with self._order:
             taken: list[Record] = []
             while self._queue:

@@ -31,7 +31,7 @@ class Evaluation:
 
 
 def chosen(length: int, count: int) -> frozenset[int]:
-    """Return `count` positions spread over a split of `length` samples, fewer where it has fewer."""
+    """Return `count` positions spread over a split of `length` samples, fewer if it has fewer."""
     return frozenset((2 * number + 1) * length // (2 * count) for number in range(count))
 
 

@@ -23,7 +23,7 @@ def unforeseen(error: Exception) -> RuntimeFinding:
 
 
 def as_finding(error: Exception) -> RuntimeFinding | None:
-    """Return what a person is told of an error; None where only a traceback would do."""
+    """Return what a person is told of an error; None if only a traceback would do."""
     if isinstance(error, RuntimeFinding) or "torch" not in sys.modules:
         return error if isinstance(error, RuntimeFinding) else None
     import torch

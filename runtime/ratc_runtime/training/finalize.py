@@ -76,7 +76,7 @@ def finish(run: Run) -> int:
 
 
 def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
-    """Score model and trivial baseline on the test split, where there is one; every rank calls this."""
+    """Score model and trivial baseline on the test split, if there is one; every rank calls this."""
     if run.test is None:
         return None, {}
     test = evaluate(run.engine, run.test, run.criterion, run.task, OVERLAYS)
@@ -105,7 +105,7 @@ def _write(
         results |= {"test": {**scored, "samples": test.samples}, "baseline": baseline}
         logged |= {f"test/{name}": value for name, value in scored.items()}
         logged |= {f"test/baseline_{name}": value for name, value in baseline.items()}
-    # Last: where it says finished, everything else is there.
+    # Last: if it says finished, everything else is there.
     write_results(run.output_dir, results)
     run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
@@ -180,7 +180,7 @@ def _common(run: Run) -> dict[str, Any]:
 
 
 def _draw(run: Run, pictures: list[Any]) -> list[Path]:
-    """Draw curves and overlays; where that fails it costs the pictures, not the results."""
+    """Draw curves and overlays; if that fails it costs the pictures, not the results."""
     curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
     try:
         from ratc_runtime.output.plots import draw_curves

@@ -100,7 +100,7 @@ class Run:
 
     @property
     def loaders(self) -> list[Loader]:
-        """Those that read train, val and, where there is one, test."""
+        """Those that read train, val and, if there is one, test."""
         return [leaf for loader in (self.train, self.val, self.test) if loader is not None for leaf in loader.leaves]
 
     @property
@@ -136,7 +136,7 @@ class Run:
     def reduce_micro_batch(self, when: str, error: str) -> None:
         """Go on with a smaller micro-batch, in the only process there is, from the last step boundary.
 
-        Raises R511 where the micro-batch is 1.
+        Raises R511 if the micro-batch is 1.
         """
         self.split.reduce(when, 0, error, everywhere=True)
         self.lock = self.split.lock
@@ -282,7 +282,7 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(
     lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, started: float
 ) -> Run:
-    """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
+    """Build everything a lock names, but for what was passed, and take up the last checkpoint, if any.
 
     `started` is when the run's process began, of `time.perf_counter`.
 
@@ -301,8 +301,8 @@ def open_run(
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
     # The same weights on every rank, before DDP or DeepSpeed would make them so.
     seed_everything(lock, 0)
-    lock_sha256, anew = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
-    split = Split(lock, lock_sha256, output_dir, anew)
+    lock_sha256, from_scratch = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
+    split = Split(lock, lock_sha256, output_dir, from_scratch)
     parts = make_parts(lock, datasets, own)
     model, task, criterion = parts.model, parts.task, parts.criterion
     # Counted here: ZeRO-3 leaves nothing of them in place.
@@ -310,13 +310,13 @@ def open_run(
     engine = make_engine(split.lock, model, lock_path.resolve().parent, bool(split.reductions))
     world = engine.world
     allocator.check(lock, world.device)
-    if split.follow(world, anew):
+    if split.follow(world, from_scratch):
         engine.set_split(split.lock)
     if isinstance(criterion, torch.nn.Module):
         criterion.to(world.device)
     seed_everything(lock, world.rank)
     checkpoints = Checkpoints(output_dir, engine, lock, claim)
-    if anew:
+    if from_scratch:
         checkpoints.clear()
         if world.main:
             set_aside(output_dir)
@@ -339,7 +339,9 @@ def open_run(
     batch_norm.check_last_batch(engine, datasets["train"], train.order, lock.data.num_workers > 0)
     starts, sources = None, {}
     if world.main:
-        starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)
+        starts = Starts(
+            output_dir, lock.fingerprint(), from_scratch, progress.tracking_id, progress.epoch, progress.step
+        )
         sources = provenance.of_run(lock, Path.cwd())
     done = progress.epoch * steps + progress.step
     tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, starts.run_id if starts else "", done)

@@ -27,7 +27,7 @@ class Engine(Protocol):
 
 
 class StepResult(NamedTuple):
-    """Loss of each micro-batch of this rank (A,), and the gradient's norm before clipping, where known."""
+    """Loss of each micro-batch of this rank (A,), and the gradient's norm before clipping, if known."""
 
     losses: torch.Tensor
     gradient_norm: torch.Tensor | None
@@ -45,7 +45,7 @@ def training_step(
     """Make one optimizer step from `accumulation` micro-batches of (image, target), already on the device.
 
     The gradient is that of the mean loss over all micro-batches and ranks; `weights` are factors of this rank's losses
-    where its micro-batches have not all the same size. Gradients meet once, with the last micro-batch; they are clipped
+    if its micro-batches have not all the same size. Gradients meet once, with the last micro-batch; they are clipped
     after any loss scale has been taken out.
     """
     for group in engine.parameter_groups:
