@@ -107,7 +107,7 @@ def tables(folder: Path, data: dict[str, Any], pairs: list[Pair], searches: list
     """Return what docs/concepts/memory.md says of a folder of measurements."""
     versions = data["versions"]
     card = f"{data['card']['name']}, torch {versions['torch']}, cuDNN {versions.get('cudnn')}, {data['date']}"
-    details = f"<details><summary>Every case</summary>\n\n{summary(pairs, searches)}\n\n</details>"
+    details = f"<details markdown='1'><summary>Every case</summary>\n\n{summary(pairs, searches)}\n\n</details>"
     return f"### {card}\n\n{overview(pairs, searches)}\n\n{details}\n"
 
 
