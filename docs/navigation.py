@@ -14,6 +14,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 CODES = Path(__file__).parent.parent / "ratc" / "codes"
+#: Behind its language a block of a code's page has the name of its file: `yaml cluster`.
+_FILE_BLOCK = re.compile(r"^```yaml (\S+)$", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -40,16 +42,14 @@ def _expanded(pages: list[Any], docs: Path) -> list[Any]:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each code."""
     for path in sorted(CODES.glob("R*.md")):
-        # Behind the language a block has the name of its file: `yaml cluster`.
-        text = re.sub(
-            r"^```yaml (\S+)$", r'```yaml title="\1.yaml"', path.read_text(encoding="utf-8"), flags=re.MULTILINE
-        )
-        files.append(File.generated(config, f"reference/codes/{path.name}", content=text))
+        text = _FILE_BLOCK.sub(r'```yaml title="\1.yaml"', path.read_text(encoding="utf-8"))
+        page = f"{text}\n[All codes](../codes.md)\n"
+        files.append(File.generated(config, f"reference/codes/{path.name}", content=page))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links to the codes' pages to where the site has them."""
-    return (
-        markdown.replace("](../../ratc/codes/", "](codes/") if page.file.src_uri == "reference/codes.md" else markdown
-    )
+    if page.file.src_uri != "reference/codes.md":
+        return markdown
+    return markdown.replace("](../../ratc/codes/", "](codes/")
