@@ -10,7 +10,7 @@ DEMO := specs/brain
 # Setup compiles no module. With this variable set Python would compile each one again at every import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all setup lint golden schema docs bench clean
+.PHONY: demo test test-all setup lint golden schema docs site bench clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,10 @@ docs schema: setup
 	$(BIN)/python -m ratc.secrets.generate
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.test_codes
+
+# The site of the documentation, in build/site. A broken link or anchor is a failure.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: setup
 	$(BIN)/python benchmarks/startup.py
