@@ -58,12 +58,11 @@ def blank(folder: Path, split: str, value: int = 0) -> None:
 
 def checked(lock: Lock, folder: Path, capsys: Any, *options: str) -> tuple[int, str, str]:
     """Exit status and output of the check of a lock's data."""
-    import dataclasses
 
     import yaml
 
     path = folder / "checked.yaml"
-    content = {key: value for key, value in dataclasses.asdict(lock).items() if value is not None}
+    content = {key: value for key, value in lock.model_dump().items() if value is not None}
     path.write_text(yaml.safe_dump(content))
     capsys.readouterr()
     status = check.main([str(path), "--data-dir", str(folder / "data"), *options])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 def describe_run(lock: Lock, output_dir: Path, run_id: str, first_step: int) -> About:
     """Return what the backends are told of a lock's run."""
-    config = dataclasses.asdict(lock)
+    config = lock.model_dump()
     return About(
         id=run_id,
         name=lock.experiment_name,
