@@ -17,7 +17,7 @@ from typing import Any
 
 _SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fork_server.py")
 #: Variables that no interpreter and no library reads when it starts: a server serves jobs in which they differ.
-_LATER = ("RATC_", "RAT_", "PYTEST_", "XDG_CACHE_HOME", "PYTHONPATH", "PWD", "OLDPWD")
+_LATER = ("RATC_", "RAT_", "ACCELERATE_", "PYTEST_", "XDG_CACHE_HOME", "PYTHONPATH", "PWD", "OLDPWD")
 #: The server, by its program and the environment it started in.
 _servers: dict[tuple[str, tuple[tuple[str, str], ...]], _Server] = {}
 

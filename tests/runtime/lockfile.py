@@ -208,8 +208,8 @@ def run_alone(lock: Path, *arguments: str, **extra: str) -> subprocess.Completed
 def run_forked(program: str, folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run a module of the runtime, or a file, in `folder`, in a process of its own; return what came of it.
 
-    The process is forked from one that has imported torch and RAT. One runs at a time. A variable of `extra` that does
-    not begin with `RAT_` or `RATC_` starts another such server, which costs more than an interpreter: see `run_alone`.
+    The process is forked from one that has imported torch and RAT. One runs at a time. Variables of `extra` that
+    do not begin with `RAT_`, `RATC_` or `ACCELERATE_` start another such server, which costs more than `run_alone`.
     """
     variables = environment(OMP_NUM_THREADS=str(BASE["parallel"]["threads_per_process"]), **extra)
     work = {"file" if program.endswith(".py") else "module": program}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import environment, results, run_alone, run_training, train_command, write_data, write_lock
+from lockfile import environment, results, run_training, train_command, write_data, write_lock
 from ratc_runtime.output.results import read_results
 
 
@@ -37,7 +37,7 @@ def test_r503_for_too_few_samples(tmp_path: Path) -> None:
 )
 def test_r503_for_variables_that_lie_over_the_lock(project: Path, variables: dict[str, str], said: str) -> None:
     lock = write_lock(project / "compiled", engine__use_accelerate=True)
-    printed = refused(run_alone(lock, **variables), "R503")
+    printed = refused(run_training(lock, **variables), "R503")
     assert said in printed
     assert not (project / "out/results.json").exists()
 
