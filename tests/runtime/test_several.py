@@ -200,6 +200,7 @@ def test_the_fingerprint_holds_what_decides_the_weights() -> None:
         assert (lock_from(other).fingerprint() != lock.fingerprint()) == differs, change
 
 
+@pytest.mark.slow
 def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) -> None:
     data(tmp_path / "data")
     changes = {"training__epochs": 3, "checkpoint__every_steps": 1, "model__args": NO_DROPOUT}
