@@ -12,11 +12,11 @@ SCHEMAS = DOCS.parent / "schemas"
 
 
 def texts() -> dict[str, str]:
-    """The text of every generated page, by file name."""
+    """The text of every generated page, by its path below this folder."""
     return {
-        "spec.md": _reference("experiment", _SPEC),
-        "facts.md": _reference("facts", _FACTS),
-        "clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/spec.md": _reference("experiment", _SPEC),
+        "reference/facts.md": _reference("facts", _FACTS),
+        "reference/clusters.md": _reference("cluster", _CLUSTERS),
     }
 
 

@@ -246,7 +246,8 @@ def _card(gpus: Gpus) -> tuple[str | None, str | None]:
         return found, None
     if found:
         return None, f"which card is `{gpus.kind}`: {' or '.join(found)}?"
-    return None, f"which card is `{gpus.kind}`? (a name of docs/cards.md, or `gpu_memory_mib` and `compute_capability`)"
+    wanted = "a name of docs/reference/cards.md, or `gpu_memory_mib` and `compute_capability`"
+    return None, f"which card is `{gpus.kind}`? ({wanted})"
 
 
 def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]:

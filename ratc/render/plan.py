@@ -63,7 +63,7 @@ def markdown(plan: Plan, paths: Sequence[str], remarks: Sequence[str] = ()) -> s
 
 
 def document(links: Sequence[Link], remarks: Sequence[str] = (), findings: Sequence[Any] = ()) -> str:
-    """The chains as JSON; docs/explain.md describes it."""
+    """The chains as JSON; docs/concepts/explain.md describes it."""
     tree = {
         "version": VERSION,
         "remarks": [redact(remark) for remark in remarks],

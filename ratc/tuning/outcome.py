@@ -100,8 +100,8 @@ def as_csv(study: Study, trials: Sequence[Trial]) -> str:
 
 
 def as_json(study: Study, trials: Sequence[Trial], finished: Sequence[str] = ()) -> str:
-    """The study, as it was read, and its trials in their own order; docs/tuning.md describes it. ``finished`` are
-    the digests of the locks of jobs that have run it to its end: a job is finished only if its own stands there.
+    """The study, as it was read, and its trials in their own order; docs/guides/tuning.md describes it. ``finished``
+    are the digests of the locks of jobs that have run it to its end: a job is finished only if its own stands there.
     """
     chosen = best(trials, study.larger_is_better)
     tree = {

@@ -224,7 +224,7 @@ def regenerate() -> None:
             found |= train_cases(folder, names)
     import torch
 
-    about = "losses of the backends' matrix on a CPU: python tests/runtime/backends.py; docs/backends.md"
+    about = "losses of the backends' matrix on a CPU: python tests/runtime/backends.py; docs/concepts/backends.md"
     content = {"about": about, "torch": torch.__version__, "losses": found}
     GOLDEN.write_text(json.dumps(content, indent=2) + "\n")
 

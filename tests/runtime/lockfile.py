@@ -1,4 +1,4 @@
-"""Locks and tiny data sets for the tests of the runtime, as docs/lock.md describes them."""
+"""Locks and tiny data sets for the tests of the runtime, as docs/reference/lock.md describes them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from lockfile import lock_content, write_lock
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lock.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "lock.md"
 
 
 def test_the_documented_example_is_a_lock(tmp_path: Path) -> None:

@@ -397,6 +397,19 @@ def test_what_a_server_refuses_costs_only_itself(
     assert rows(store, "select status from runs") == [("KILLED",)]
 
 
+def test_names_that_mlflow_refuses_do_not_hold_the_curves_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The lock of own code has keys such as `parts.<module>`."""
+    tracker = tracker_of(tmp_path, model__args={"parts.<module>": "sha256:0"})
+    tracker.log({"loss": 1.0}, 1)
+    tracker.close("FINISHED", [])
+    store = tmp_path / "out/mlflow.db"
+    assert rows(store, POINTS) == [("loss", 1, 1.0)]
+    assert ("model.args.parts._module_", "sha256:0") in rows(store, "select key, value from params")
+    assert "warning" not in capfd.readouterr().err
+
+
 def test_sync_of_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert sync.main([str(tmp_path)]) == 1
     assert f"error[R522]: {tmp_path} holds nothing to send" in capfd.readouterr().err

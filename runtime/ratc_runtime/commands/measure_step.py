@@ -1,8 +1,8 @@
 """Run the real training step on this machine's GPU and measure it: `python -m ratc_runtime.commands.measure_step`.
 
-Standard input holds the request of docs/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object. One process
-measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so if memory ran
-out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
+Standard input holds the request of docs/reference/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object.
+One process measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so if
+memory ran out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The lock as typed, frozen dataclasses: reading `lock.yaml` is the only way into a run.
 
-The classes mirror docs/lock.md field by field. Reading is strict: an unknown or a missing key, a value of
+The classes mirror docs/reference/lock.md field by field. Reading is strict: an unknown or a missing key, a value of
 another type or a version this runtime does not know is R505, because a lock that is read half is not the run
 that was reviewed.
 """

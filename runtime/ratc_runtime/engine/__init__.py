@@ -1,5 +1,5 @@
 """The engines behind a training step, one file each: plain torch (one process or DDP), Accelerate, and DeepSpeed with
-and without Accelerate. docs/backends.md says which spec gives which.
+and without Accelerate. docs/concepts/backends.md says which spec gives which.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The request for a trace (docs/trace.md), read from JSON, and the lock that the runtime's own code takes."""
+"""The request for a trace (docs/reference/trace.md), read from JSON, and the lock that the runtime's own code takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ATTENTIONS = ("full", "fused", "chunked")
 
 
 class BadRequest(ValueError):
-    """The request is not one of docs/trace.md; the message says where."""
+    """The request is not one of docs/reference/trace.md; the message says where."""
 
 
 @dataclass(frozen=True)
