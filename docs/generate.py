@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 DOCS = Path(__file__).parent
 SCHEMAS = DOCS.parent / "schemas"
 
@@ -18,6 +20,7 @@ def texts() -> dict[str, str]:
         "reference/spec.md": _reference("experiment", _SPEC),
         "reference/facts.md": _reference("facts", _FACTS),
         "reference/clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
         "reference/lock.md": _lock(),
     }
 
@@ -56,49 +59,7 @@ the cluster's own nodes, asks for them as the site wants to be asked, and refuse
 nodes, GPUs, cores, too much memory or time, a partition or a card that is not there. This page is generated from
 `schemas/cluster.schema.json` (`ratc schema cluster` prints it).
 
-## Use one
-
-A spec names its cluster, or a command does:
-
-```yaml
-resources:
-  cluster: ours          # clusters/ours.yaml in the spec's folder or in one above it
-  partition: gpu         # `queue` on LSF; the default one if absent
-  gpu: h100              # or node_type: where a partition has several kinds of nodes
-  num_gpus: 16
-  nodes: 2
-  walltime: "10:00:00"
-```
-
-```sh
-ratc compile spec.yaml --target slurm
-ratc compile spec.yaml --target slurm --cluster /etc/ratc/ours.yaml
-```
-
-A value with a `/` or the end `.yaml` is a path. A plan is made for nodes that are all alike: where a partition has
-several kinds, the spec's `gpu` or `node_type` chooses, and the script says so to the scheduler (`gpu_type` or
-`constraint`). Cores and memory that the spec leaves open are the share of a node that goes with its GPUs. Without a
-walltime the partition's default is taken, with a warning. Without cluster facts the script is written all the same,
-with a warning that nothing was checked. `--facts FILE` beside a cluster describes the nodes in its place; what the
-partition allows still holds.
-
-## Write one
-
-`ratc probe` asks the scheduler, on a login node:
-
-```sh
-ratc probe slurm -o clusters/ours.yaml
-ratc probe lsf -o clusters/ours.yaml
-ratc probe local -o facts.yaml          # this machine, as hardware facts for --facts
-```
-
-Nodes of a partition that differ become node types of their own. What the scheduler does not tell stays a question: a
-comment `# ?` where the answer belongs, and a line under `questions` that a compilation repeats as a warning as soon as
-the answer matters. Answer under the key and remove the line. The commands that are run only read:
-`scontrol show config`, `scontrol show partition -o`, `scontrol show node -o`; `lsid`, `bqueues -l`, `bhosts -w`,
-`lshosts -w`, `lshosts -gpu -w`, `lsload -gpuload -w`, `bmgroup -w -r`.
-
-Two commented examples lie in `specs/clusters/`: `example-slurm.yaml` and `example-lsf.yaml`.
+[A cluster of yours](../guides/cluster.md) says how to write such a file and how to use it.
 """
 
 _LOCK = """# The lock
@@ -173,6 +134,22 @@ def _type(schema: dict[str, Any]) -> str:
     null = ", `null`" if None in schema.get("enum", []) else null
     inner = schema.get("items", {}) if "array" in schema["type"] else {}
     return _kind(schema) + (f" of {_kind(inner)}" if inner else "") + null
+
+
+def _cards(page: str) -> str:
+    """The page about cards with its table as `ratc/facts/cards.yaml` has them, in the file's order."""
+    cards = yaml.safe_load((DOCS.parent / "ratc" / "facts" / "cards.yaml").read_text(encoding="utf-8"))["cards"]
+    rows = ""
+    for name, card in cards.items():
+        precisions = ", ".join(["fp32", *(kind for kind in ("tf32", "fp16", "bf16", "fp8") if card[kind])])
+        capability = card["compute_capability"] or card["gfx"]
+        rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} |\n"
+    head, _, rest = page.partition(_CARDS_HEAD)
+    after = rest.lstrip("\n").partition("\n\n")[2]
+    return f"{head}{_CARDS_HEAD}{rows}\n{after}"
+
+
+_CARDS_HEAD = "| id | memory (GiB) | compute capability | precisions |\n| --- | ---: | --- | --- |\n"
 
 
 def _reference(name: str, introduction: str) -> str:

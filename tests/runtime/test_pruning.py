@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lockfile import environment, lock_content, results, run_training, write_data, write_lock
+from lockfile import lock_content, results, run_forked, run_training, write_data, write_lock
 from ratc_runtime.config.lock import Compression, lock_from
 from ratc_runtime.extras import compress, quantizing
 from ratc_runtime.extras.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
-
-from tests.effort import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = {
@@ -151,8 +147,7 @@ def test_a_run_prunes_little_by_little_and_one_that_is_stopped_prunes_the_same(t
     assert [epoch["val_loss"] for epoch in results(tmp_path / "out")["epochs"]][-len(tail) :] == tail
 
     # What the lock says is what compressing does: here int8 alone, as the weights are pruned already.
-    command = [sys.executable, "-m", "ratc_runtime.extras.compress", "first", "-o", "small"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    done = run_forked("ratc_runtime.extras.compress", tmp_path, "first", "-o", "small")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "small/report.json").read_text())
     assert (report["sparsity"], report["quantization"], report["metric"], report["tolerance"]) == (
