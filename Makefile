@@ -6,7 +6,6 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 DEMO := specs/brain
-SHAPES := specs/shapes
 
 # Setup compiles no module. With this variable set Python would compile each one again at every import.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,10 +39,7 @@ lint: setup
 # What is generated and committed: look at the difference before you commit it.
 golden: setup
 	$(BIN)/python -m tests.update_cases
-	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
-	$(BIN)/ratc compile specs/brain3d/config.yaml --target local
-	$(BIN)/ratc compile specs/brain_tuning/config.yaml --target local
-	$(BIN)/ratc compile $(SHAPES)/config.yaml --target local
+	for folder in specs/*/compiled; do $(BIN)/ratc compile $$(dirname $$folder)/config.yaml --target local || exit; done
 
 docs schema: setup
 	$(BIN)/python -m ratc.spec.generate

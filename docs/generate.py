@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 DOCS = Path(__file__).parent
 SCHEMAS = DOCS.parent / "schemas"
 
@@ -17,6 +19,7 @@ def texts() -> dict[str, str]:
         "reference/spec.md": _reference("experiment", _SPEC),
         "reference/facts.md": _reference("facts", _FACTS),
         "reference/clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
     }
 
 
@@ -56,6 +59,22 @@ nodes, GPUs, cores, too much memory or time, a partition or a card that is not t
 
 [A cluster of yours](../guides/cluster.md) says how to write such a file and how to use it.
 """
+
+
+def _cards(page: str) -> str:
+    """The page about cards with its table as `ratc/facts/cards.yaml` has them, in the file's order."""
+    cards = yaml.safe_load((DOCS.parent / "ratc" / "facts" / "cards.yaml").read_text(encoding="utf-8"))["cards"]
+    rows = ""
+    for name, card in cards.items():
+        precisions = ", ".join(["fp32", *(kind for kind in ("tf32", "fp16", "bf16", "fp8") if card[kind])])
+        capability = card["compute_capability"] or card["gfx"]
+        rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} |\n"
+    head, _, rest = page.partition(_CARDS_HEAD)
+    after = rest.lstrip("\n").partition("\n\n")[2]
+    return f"{head}{_CARDS_HEAD}{rows}\n{after}"
+
+
+_CARDS_HEAD = "| id | memory (GiB) | compute capability | precisions |\n| --- | ---: | --- | --- |\n"
 
 
 def _reference(name: str, introduction: str) -> str:

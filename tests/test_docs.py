@@ -27,6 +27,10 @@ def test_schemas_follow_from_the_models(name):
     assert (ROOT / "schemas" / name).read_text() == generate.schemas()[name], "run `make schema`"
 
 
+def test_what_keys_declare_follows_from_the_models():
+    assert (ROOT / "ratc" / "spec" / "keys.json").read_text() == generate.declarations(), "run `make docs`"
+
+
 def test_schemas_are_schemas_and_say_what_each_key_means():
     for path in (ROOT / "schemas").glob("*.json"):
         schema = json.loads(path.read_text())

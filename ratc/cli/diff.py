@@ -12,9 +12,9 @@ import sys
 from contextlib import ExitStack
 
 from ratc.comparison.compare import compare, without
-from ratc.comparison.model import Effect
 from ratc.compiled import git_revisions
 from ratc.diagnostics import Diagnostic, has_errors
+from ratc.spec.keys import Effect
 from ratc.workflow import diff_inputs, findings, options
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked

@@ -109,13 +109,13 @@ def check_own_code(lock: Lock, folder: Path) -> None:
             )
     allowed.check_modules(list(lock.own_code or {}), folder)
     if moved and lock.checkpoint.own_code == "warn":
-        warn(f"own code is not what was compiled: {', '.join(moved)}")
+        warn(f"own code differs from the compiled code: {', '.join(moved)}")
     elif moved:
         raise RuntimeFinding(
             "R582",
-            "own code is not what was compiled",
+            "own code differs from the compiled code",
             "\n".join(moved),
-            "`ratc check` says what differs; compile again to train with it, or set `checkpoint.own_code: warn`",
+            "`ratc check` shows the differences; compile again to train with it, or set `checkpoint.own_code: warn`",
         )
 
 

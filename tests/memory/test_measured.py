@@ -165,6 +165,26 @@ def test_keys_behind_the_measurements_stay(tmp_path):
     assert len(read(path)["measured"].value) == 1
 
 
+def test_a_facts_file_in_json_is_left_alone(tmp_path):
+    path = tmp_path / "facts.yaml"
+    path.write_text('{"gpus_per_node": 8, "gpu": "h100", "cpus": 64}')
+    found = edit_facts.add(str(path), measurement(), MACHINE)
+    assert (found.code, found.helps) == ("R403", ("name another file",))
+    assert path.read_text() == '{"gpus_per_node": 8, "gpu": "h100", "cpus": 64}'
+
+
+def test_measurements_that_are_merged_in_are_left_alone(tmp_path):
+    path = tmp_path / "facts.yaml"
+    edit_facts.add(str(path), measurement(), MACHINE)
+    head, _, block = path.read_text().partition("measured:\n")
+    merged = f"{head}<<:\n  measured:\n" + "".join(f"  {line}\n" for line in block.splitlines())
+    path.write_text(merged)
+    assert len(read(path)["measured"].value) == 1
+    other = measurement(conditions=replace(CONDITIONS, precision="fp32"))
+    assert edit_facts.add(str(path), other, MACHINE).code == "R403"
+    assert path.read_text() == merged
+
+
 @pytest.mark.parametrize(
     ("text", "code"), [("gpus_per_node: [", "R00"), ("cpus: 1\n", "R105"), ("gpus_per_node: 1\ncpus: x\n", "R102")]
 )

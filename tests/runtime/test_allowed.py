@@ -355,7 +355,7 @@ def test_preflight_refuses_code_that_was_not_compiled(
                 preflight.check(path, {}, launched=False)
         else:
             preflight.check(path, {}, launched=False)
-            assert "warning: own code is not what was compiled: losses.py" in capsys.readouterr().err
+            assert "warning: own code differs from the compiled code: losses.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         fault = fault_of(work)
         if fault is not None:
-            raise OSError(errno.EIO, f"what was read back is not what was written ({fault})")
+            raise OSError(errno.EIO, f"the data read back differ from the data written ({fault})")
         os.replace(work, path)
         sync_folder(path.parent)
     finally:

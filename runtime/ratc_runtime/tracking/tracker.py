@@ -85,7 +85,7 @@ class Tracker:
         try:
             journal = Journal(self._folder / kind.switch)
         except Busy:
-            warn(f"{kind.name} is off for this run: another process sends what lies in {self._folder}")
+            warn(f"{kind.name} is off for this run: another process sends the records in {self._folder}")
             return
         self._begin(kind(about, journal.state, journal.save), journal)
 
