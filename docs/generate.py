@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def texts() -> dict[str, str]:
         "reference/facts.md": _reference("facts", _FACTS),
         "reference/clusters.md": _reference("cluster", _CLUSTERS),
         "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
+        "reference/lock.md": _lock(),
     }
 
 
@@ -59,6 +61,79 @@ nodes, GPUs, cores, too much memory or time, a partition or a card that is not t
 
 [A cluster of yours](../guides/cluster.md) says how to write such a file and how to use it.
 """
+
+_LOCK = """# The lock
+
+`lock.yaml` is the one file that passes from the compiler to the runtime. It holds every value of a run,
+concrete; nothing in it is worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
+[the lock of `specs/brain`](../../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
+`schemas/lock.schema.json` (`ratc schema lock` prints it), which is made of the runtime's model of it,
+`runtime/ratc_runtime/config/lock.py`.
+
+The runtime refuses a lock with [R505](codes.md) if
+
+- a key is unknown or missing. Those that may be absent say so below;
+- a value has another type. An integer may stand for a number, `true` may not, and `2.0` is no integer. A number is
+  finite, and an integer has 64 bits at most, which the schema does not say;
+- two values contradict each other, such as `num_classes` and the length of `class_names`;
+- an artifact lies outside of the lock's folder.
+
+Paths named on the command line of the runtime (`--data-dir`, `--output-dir`) or by `RAT_DATA_DIR` and `RAT_OUTPUT_DIR`
+when the script runs replace `data.data_dir` and `output_dir`: the place of the data does not change training.
+
+## Of an array
+
+An array has one shared lock, and for each point `points/NAME/lock.yaml` with the rest:
+
+```yaml
+lock_version: 1
+shared: "../../lock.yaml"        # the values that all points share
+point: "0002"                    # the name of this folder, and of the row of points.tsv
+experiment_name: demo-0002
+training:
+  learning_rate: 0.0003
+output_dir: outputs/demo/0002
+artifacts: {}                    # only if the point has engine files of its own
+```
+
+The point's values are laid over the shared ones, and the whole is a lock as below. The shared lock vouches for
+`points.tsv`, and a row of that for the point's own file.
+"""
+
+
+def _lock() -> str:
+    schema = json.loads((SCHEMAS / "lock.schema.json").read_text(encoding="utf-8"))
+    return "".join([_LOCK, "\n## Top level\n\n", _keys(schema), *_sections(schema, "")])
+
+
+def _sections(owner: dict[str, Any], path: str) -> Iterator[str]:
+    """The tables of an owner's sections, those of the sections in them behind each."""
+    for key, value in owner["properties"].items():
+        entry = value.get("additionalProperties")
+        mapping = isinstance(entry, dict) and "properties" in entry
+        section = entry if mapping else value
+        if "properties" in section:
+            name = f"{path}{key}.NAME" if mapping else f"{path}{key}"
+            yield f"\n## `{name}`\n\n{section['description']}\n\n{_keys(section)}"
+            yield from _sections(section, f"{name}.")
+
+
+def _keys(owner: dict[str, Any]) -> str:
+    rows = ["| key | value | |\n| --- | --- | --- |\n"]
+    for key, schema in owner["properties"].items():
+        absent = "" if key in owner["required"] else " May be absent."
+        rows.append(f"| `{key}` | {_type(schema)} | {_cell(schema['description'])}{absent} |\n")
+    return "".join(rows)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """The values of a key, null among them, and those in a list."""
+    if "minimum" in schema and schema["minimum"] == schema.get("maximum"):
+        return _code(schema["minimum"])
+    null = " or null" if "null" in schema.get("type", []) and "enum" not in schema else ""
+    null = ", `null`" if None in schema.get("enum", []) else null
+    inner = schema.get("items", {}) if "array" in schema["type"] else {}
+    return _kind(schema) + (f" of {_kind(inner)}" if inner else "") + null
 
 
 def _cards(page: str) -> str:

@@ -22,7 +22,9 @@ def load(path: Path):
     return module
 
 
-@pytest.mark.parametrize("name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json", "lock.schema.json"]
+)
 def test_schemas_follow_from_the_models(name):
     assert (ROOT / "schemas" / name).read_text() == generate.schemas()[name], "run `make schema`"
 

@@ -7,7 +7,6 @@ sparsity, latency and the score before and after; a loss of score beyond the tol
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -102,7 +101,7 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
     found, _ = score(model, split, data_dir)
     counts = sorted({1, model.lock.training.micro_batch_size})
     layers = sparsity_of(model.engine.module)
-    content = {"lock": json.dumps(dataclasses.asdict(model.lock), default=str)}
+    content = {"lock": json.dumps(model.lock.model_dump(), default=str)}
     write_file(file, {**content, "compressed": model.engine.module.state_dict()})
     return {
         "bytes": file.stat().st_size,
