@@ -79,12 +79,17 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, but with ``--config FILE``, as the original framework names the spec."""
-        return super().parse_args(ctx, without_config(args))
+        try:
+            return super().parse_args(ctx, without_config(args))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # an option without its value does not say of which command
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; returns its exit status."""
         ctx.meta[RUNNING] = ctx.command_path
-        begin(bool(ctx.params.pop("trust", False)), self.may_trust)
+        # Somebody who is asked would have a folder listed.
+        begin(bool(ctx.params.pop("trust", False)), self.may_trust and not ctx.params.get("dry_run"))
         if self.request is not None:
             ctx.params["request"] = self.request(ctx.params)
         return super().invoke(ctx)

@@ -26,6 +26,7 @@ from ratc.workflow.request import CompileRequest
         options.folder(),
         options.flag("--check", "write nothing; exit status 1 if the files there are not what the spec gives"),
         options.verify(),
+        options.dry_run("say which files would be written, and write nothing"),
     ],
     {
         "ratc compile config.yaml": "for this machine",
@@ -36,10 +37,10 @@ from ratc.workflow.request import CompileRequest
     may_trust=True,
     request=options.request,
 )
-def command(request: CompileRequest, form: str, check: bool, verify: bool) -> int:
+def command(request: CompileRequest, form: str, check: bool, verify: bool, dry_run: bool) -> int:
     """Exit status 1 on errors, and on differences with ``--check``."""
     with Telling("ratc compile", form) as telling:
-        status, folder = compile_spec(request, check, telling, verify=verify)
-    if status == 0 and not check and form == "text":
+        status, folder = compile_spec(request, check, telling, verify=verify, dry_run=dry_run)
+    if status == 0 and not (check or dry_run) and form == "text":
         say(os.path.relpath(folder), sys.stdout)
     return status

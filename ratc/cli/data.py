@@ -18,6 +18,7 @@ import click
 
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
+from ratc.console import would
 from ratc.diagnostics import has_errors
 from ratc.targets import lock
 from ratc.targets.artifact import Place
@@ -41,6 +42,7 @@ LIMIT_S = 1800.0
             type=PATH,
             help="folder of the pictures (data-check)",
         ),
+        options.dry_run("check the spec alone; read no data and draw nothing"),
     ],
     {
         "ratc data check config.yaml": "a sample of each split, in `data-check/`",
@@ -49,7 +51,7 @@ LIMIT_S = 1800.0
     may_trust=True,
     request=options.request,
 )
-def check(request: CompileRequest, every: bool, samples: int, pictures: str) -> int:
+def check(request: CompileRequest, every: bool, samples: int, pictures: str, dry_run: bool) -> int:
     """Exit status 1 if the spec or the data are refused, 2 without the runtime."""
     if samples < 1:
         print("ratc data check: --samples takes a number above 0", file=sys.stderr)
@@ -68,6 +70,10 @@ def check(request: CompileRequest, every: bool, samples: int, pictures: str) -> 
     if plan is None:
         findings.show((*loaded.diagnostics, *found), "ratc data check")
         return 1
+    if dry_run:
+        would("read", "every sample" if every else f"{samples} samples of each split")
+        would("write", os.path.join(pictures, "samples.png"))
+        return 0
     text = lock.artifact(Place(".", ".", "", "", {}), "local", plan.values, ()).text
     with tempfile.TemporaryDirectory(prefix="ratc-") as place:
         path = os.path.join(place, "lock.yaml")
@@ -76,7 +82,7 @@ def check(request: CompileRequest, every: bool, samples: int, pictures: str) -> 
         return _check(every, samples, pictures, path, os.path.abspath(loaded.folder))
 
 
-command = click.Group("data", {"check": check}, help=__doc__)
+command = click.Group("data", {"check": check}, help=__doc__, no_args_is_help=False)
 
 
 def _check(every: bool, samples: int, pictures: str, path: str, folder: str) -> int:

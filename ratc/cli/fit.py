@@ -16,7 +16,7 @@ import click
 from ratc import facts
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, table
 from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
@@ -56,6 +56,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             type=PATH,
             help="draw one step's memory on the first card: .png, .html or .svg",
         ),
+        options.dry_run("say which drawing would be written, and write nothing"),
     ],
     {
         "ratc fit config.yaml": "on the card of the spec, or on a few common ones",
@@ -71,6 +72,7 @@ def command(
     precisions: tuple[str, ...],
     form: str,
     plot: str | None,
+    dry_run: bool,
 ) -> int:
     """Exit status 1 on errors, and where nothing fits on any card."""
     if plot and (problem := _cannot_draw(plot)):
@@ -78,10 +80,12 @@ def command(
         return 2
     # A table has a form of its own; what stops it is told as text beside it.
     with Telling("ratc fit", form if form not in _TABLES else "text") as telling:
-        return _run(request, Question(cards, all_cards, precisions), form, plot, telling)
+        return _run(request, Question(cards, all_cards, precisions), form, plot, dry_run, telling)
 
 
-def _run(request: CompileRequest, question: Question, form: str, plot: str | None, telling: Telling) -> int:
+def _run(
+    request: CompileRequest, question: Question, form: str, plot: str | None, dry_run: bool, telling: Telling
+) -> int:
     loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
@@ -111,7 +115,9 @@ def _run(request: CompileRequest, question: Question, form: str, plot: str | Non
     except NoTrace as stopped:
         telling.tell((*loaded.diagnostics, *found, *stopped.found))
         return 1
-    if plot and first:
+    if plot and first and dry_run:
+        would("write", plot)
+    elif plot and first:
         unwritten = _write(plot, _drawn(first[1], plot))
         if unwritten:
             telling.tell((unwritten,))

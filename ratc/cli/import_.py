@@ -16,7 +16,7 @@ from ratc import compiler
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.compiler import File, Inputs
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
 from ratc.importers.model import Item
@@ -38,13 +38,14 @@ _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed":
         click.Option(["--from", "kind"], metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}"),
         options.form(),
         options.flag("--force", "write over a file that is there"),
+        options.dry_run(),
     ],
     {
         "ratc import job.sbatch ds_config.json": "see the spec that these make together",
         "ratc import accelerate.yaml -o config.yaml": "write it",
     },
 )
-def command(files: tuple[str, ...], output: str, kind: str | None, form: str, force: bool) -> int:
+def command(files: tuple[str, ...], output: str, kind: str | None, form: str, force: bool, dry_run: bool) -> int:
     """Exit status 1 where a file cannot be imported or the spec not be written."""
     items: list[Item] = []
     for name in files:
@@ -54,7 +55,7 @@ def command(files: tuple[str, ...], output: str, kind: str | None, form: str, fo
             return 1
         items += read
     text, said = specification.write(merge.merge(items), files)
-    problem = _write(output, text, force) if output != "-" else None
+    problem = _write(output, text, force, dry_run) if output != "-" else None
     findings.show((problem,) if problem else said, "ratc import", form, output == "-")
     if output == "-":
         sys.stdout.write(text)
@@ -83,8 +84,13 @@ def _is_spec(file: File) -> bool:
     return settings is not None and not has_errors(found)
 
 
-def _write(path: str, text: str, force: bool) -> Diagnostic | None:
+def _write(path: str, text: str, force: bool, dry_run: bool) -> Diagnostic | None:
     try:
+        if dry_run:
+            if os.path.lexists(path) and not force:
+                raise FileExistsError
+            would("write", path)
+            return None
         with open(path, "w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:

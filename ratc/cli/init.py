@@ -10,7 +10,7 @@ import click
 from ratc import resources
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.workflow import findings
 
@@ -25,13 +25,14 @@ TASKS = ("segmentation", "detection", "custom")
         click.Option(["--task"], default="segmentation", metavar="TASK", help=", ".join(TASKS)),
         options.form(),
         options.flag("--force", "overwrite a file that is there"),
+        options.dry_run(),
     ],
     {
         "ratc init": "a spec of a segmentation, `config.yaml`",
         "ratc init specs/boxes.yaml --task detection": "one of a detection, elsewhere",
     },
 )
-def command(file: str, task: str, form: str, force: bool) -> int:
+def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
     """Exit status 1 when the file is there already or cannot be written."""
     if task not in TASKS:
         helps = did_you_mean(task, TASKS) or (f"use {' or '.join(TASKS)}",)
@@ -52,6 +53,11 @@ def command(file: str, task: str, form: str, force: bool) -> int:
         name=scalar(_name(folder)),
     )
     try:
+        if dry_run:
+            if os.path.lexists(file) and not force:
+                raise FileExistsError
+            would("write", file, beside)
+            return 0
         os.makedirs(folder or ".", exist_ok=True)
         with open(file, "w" if force else "x", encoding="utf-8") as opened:
             opened.write(text)

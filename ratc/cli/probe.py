@@ -17,7 +17,7 @@ from ratc import compiler
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.compiler import File
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.probe.inventory import Inventory, text
 from ratc.workflow.findings import Telling
@@ -35,6 +35,7 @@ from ratc.workflow.findings import Telling
             ["--timeout"], type=float, default=60.0, metavar="S", help="seconds for each command (default: 60)"
         ),
         options.flag("--force", "write over a file that is there"),
+        options.dry_run("say what would be asked and written, and do nothing"),
         options.form(),
     ],
     {
@@ -42,19 +43,27 @@ from ratc.workflow.findings import Telling
         "ratc probe local -o facts.yaml": "facts of this machine, for `--facts`",
     },
 )
-def command(what: str, output: str | None, name: str | None, timeout: float, force: bool, form: str) -> int:
+def command(
+    what: str, output: str | None, name: str | None, timeout: float, force: bool, form: str, dry_run: bool
+) -> int:
     """Exit status 1 where nothing could be learnt, or the file is there already."""
     with Telling("ratc probe", form, taken=output is None) as telling:
-        return _run(what, output, name, timeout, force, telling)
+        return _run(what, output, name, timeout, force, dry_run, telling)
 
 
-def _run(what: str, output: str | None, name: str | None, timeout: float, force: bool, telling: Telling) -> int:
+def _run(
+    what: str, output: str | None, name: str | None, timeout: float, force: bool, dry_run: bool, telling: Telling
+) -> int:
     """Codes: R403, R435."""
     if output and os.path.lexists(output) and not force:
         # Somebody may have answered its questions.
         message = f"cannot write `{output}`: it is there already"
         telling.tell([Diagnostic("R403", message, helps=("`--force` writes over it",))])
         return 1
+    if dry_run:
+        would("ask", *_questions(what))
+        would("write", *([output] if output else []))
+        return 0
     written = _local() if what == "local" else _cluster(what, output, name, timeout, telling)
     if written is None:
         return 1
@@ -72,6 +81,15 @@ def _run(what: str, output: str | None, name: str | None, timeout: float, force:
     left = f", {questions} question{'s' if questions > 1 else ''} left: see `questions` in it" if questions else ""
     say(f"written: {output}{left}")
     return 0
+
+
+def _questions(what: str) -> list[str]:
+    """What is asked: the commands of a scheduler, or this machine's driver."""
+    from ratc.probe import lsf, slurm
+
+    if what == "local":
+        return ["the driver of this machine"]
+    return [" ".join(words) for words in (slurm if what == "slurm" else lsf).COMMANDS.values()]
 
 
 def _local() -> str:

@@ -19,7 +19,7 @@ from ratc import facts, files
 from ratc.catalog import alloc_conf
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic
 from ratc.fitting import from_measurement
 from ratc.fitting.predict import decide, device_of, own_searcher, strategy_of, variants
@@ -76,6 +76,7 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
             metavar="A,B",
             help="micro-batch sizes to measure (default 2,4; less where they fail)",
         ),
+        options.dry_run(),
     ],
     {
         "ratc profile config.yaml": "what a step takes, predicted",
@@ -86,7 +87,12 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
     request=options.request,
 )
 def command(
-    request: CompileRequest, form: str, measure: bool, facts_file: str | None, sizes: tuple[int, int] | None
+    request: CompileRequest,
+    form: str,
+    measure: bool,
+    facts_file: str | None,
+    sizes: tuple[int, int] | None,
+    dry_run: bool,
 ) -> int:
     """Exit status 1 on errors: nothing fits, nothing can be traced, or there is no GPU to measure on."""
     if (facts_file or sizes) and not measure:
@@ -94,11 +100,16 @@ def command(
         return 2
     # Standard output is the table's.
     with Telling("ratc profile", form, taken=True) as telling:
-        return _profile(request, measure, facts_file, sizes, telling)
+        return _profile(request, measure, facts_file, sizes, dry_run, telling)
 
 
 def _profile(
-    asked: CompileRequest, measure: bool, facts_file: str | None, sizes: tuple[int, int] | None, telling: Telling
+    asked: CompileRequest,
+    measure: bool,
+    facts_file: str | None,
+    sizes: tuple[int, int] | None,
+    dry_run: bool,
+    telling: Telling,
 ) -> int:
     loaded = inputs.load(asked)
     if loaded.settings is None:
@@ -109,7 +120,7 @@ def _profile(
         telling.tell((*loaded.diagnostics, *found))
         return 1
     if measure:
-        return _measure(plan, loaded, facts_file, sizes, telling)
+        return _measure(plan, loaded, facts_file, sizes, dry_run, telling)
     plan, found, _, decision = inputs.decided(asked, loaded.settings)
     telling.tell((*loaded.diagnostics, *found))
     if plan is None:
@@ -160,7 +171,7 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
 
 
 def _measure(
-    plan: Plan, loaded: Loaded, facts_file: str | None, sizes: tuple[int, int] | None, telling: Telling
+    plan: Plan, loaded: Loaded, facts_file: str | None, sizes: tuple[int, int] | None, dry_run: bool, telling: Telling
 ) -> int:
     machine, problem = _machine(plan)
     if problem or machine is None:
@@ -169,6 +180,11 @@ def _measure(
     if untrusted := require_trust.refused(loaded):
         telling.tell(untrusted)
         return 1
+    if dry_run:
+        small, large = _sizes(plan, sizes)
+        would("run", f"a training step at the micro-batches {small} and {large} on this machine's GPU")
+        would("write", *([facts_file] if facts_file else []))
+        return 0
     folder = loaded.folder
     allowed = variants(plan, device_of(plan))
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
@@ -223,8 +239,7 @@ def _points(
     sizes: tuple[int, int] | None, plan: Plan, used: Variant, folder: str
 ) -> tuple[Measurement | None, Diagnostic | None]:
     """Measure two sizes; smaller ones where memory runs out. Codes: R511, R515, R316."""
-    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    small, large = sizes or (SIZES if share >= SIZES[1] else SMALL_SIZES)
+    small, large = _sizes(plan, sizes)
     told: dict[int, dict[str, Any]] = {}
 
     def fits(size: int) -> bool:
@@ -244,6 +259,12 @@ def _points(
         return None, failed.found
     good = [told[size] for size in sorted(told) if told[size]["fits"]]
     return _measurement(plan, used, good[-2:], folder), None
+
+
+def _sizes(plan: Plan, given: tuple[int, int] | None) -> tuple[int, int]:
+    """The micro-batch sizes to measure at first."""
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    return given or (SIZES if share >= SIZES[1] else SMALL_SIZES)
 
 
 def _measurement(plan: Plan, used: Variant, told: list[dict[str, Any]], folder: str) -> Measurement:

@@ -19,7 +19,7 @@ from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.render.html.page import Report
@@ -53,6 +53,7 @@ _STDOUT = "-"
         click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="say what fits on it; repeatable"),
         options.flag("--no-cards", "leave out what fits on which card"),
         options.form(),
+        options.dry_run(),
     ],
     {
         "ratc report config.yaml": "of a spec, `report.html`",
@@ -68,6 +69,7 @@ def command(
     cards: tuple[str, ...],
     no_cards: bool,
     form: str,
+    dry_run: bool,
 ) -> int:
     """Exit status 0 when the page was written, 1 on errors, 2 on misuse."""
     request = replace(request, target=named_target or "local")
@@ -86,11 +88,11 @@ def command(
         _of_two(request, new, named_target) if new is not None else _of_one(request, None if no_cards else cards)
     )
     if page is not None:
-        found = (*found, *_write(page_file, page))
+        found = (*found, *_write(page_file, page, dry_run))
     failed = findings.show(dict.fromkeys(found), "ratc report", form, page_file == _STDOUT)
     if page is None or failed:
         return 1
-    if page_file != _STDOUT and form == "text":
+    if page_file != _STDOUT and form == "text" and not dry_run:
         say(page_file, sys.stdout)
     return 0
 
@@ -102,10 +104,13 @@ def _only_for_one(request: CompileRequest, cards: Sequence[str], no_cards: bool)
     return next((name for name, value in given.items() if value), "")
 
 
-def _write(path: str, page: str) -> tuple[Diagnostic, ...]:
+def _write(path: str, page: str, dry_run: bool) -> tuple[Diagnostic, ...]:
     """Code: R403."""
     if path == _STDOUT:
         sys.stdout.write(page)
+        return ()
+    if dry_run:
+        would("write", path)
         return ()
     folder, name = os.path.split(path)
     return emit.write(folder or ".", (Artifact(name, page, "a browser"),), tuple)[1]

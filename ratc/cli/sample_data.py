@@ -10,7 +10,9 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
+from ratc.console import would
 
 
 @declare(
@@ -18,10 +20,11 @@ from ratc.cli.command import PATH, Argument, declare
     [
         Argument("name", "NAME", "brain, brain3d or shapes"),
         Argument("folder", "DIR", "where to write it", type=PATH),
+        options.dry_run(),
     ],
     {"ratc sample-data brain data/brain": "slices of a brain, with masks"},
 )
-def command(name: str, folder: str) -> int:
+def command(name: str, folder: str, dry_run: bool) -> int:
     """The exit status of the runtime's own command."""
     if find_spec("ratc_runtime") is None or find_spec("numpy") is None:
         print(
@@ -29,5 +32,8 @@ def command(name: str, folder: str) -> int:
             file=sys.stderr,
         )
         return 2
+    if dry_run:
+        would("write", f"the data set {name} into {folder}")
+        return 0
     command = [sys.executable, "-m", "ratc_runtime.data.sample", "--", name, folder]
     return subprocess.run(command, check=False).returncode

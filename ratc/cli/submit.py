@@ -20,10 +20,11 @@ from typing import Any
 
 import click
 
+from ratc import files
 from ratc.cli import options
 from ratc.cli.command import declare
 from ratc.compiled import finished
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
 from ratc.scheduler import DIALECTS, history, record, summary
@@ -92,7 +93,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before 
             shell_complete=options.targets,
         ),
         options.folder(),
-        options.flag("--dry-run", "compile and show; submit nothing"),
+        options.dry_run("show what would be written and submitted, and do neither"),
         options.flag("--live-check", "ask the scheduler first whether it would take the job"),
         click.Option(
             ["--after"],
@@ -145,7 +146,11 @@ def _run(request: CompileRequest, named_target: str | None, asked: _Asked, telli
     with ExitStack() as stack:
         submission = _Submission(asked, scheduler, telling, stack)
         status, folder = compile_spec(
-            replace(request, target=target), check=False, telling=telling, before=submission.prepare
+            replace(request, target=target),
+            check=False,
+            telling=telling,
+            before=submission.prepare,
+            dry_run=asked.dry_run,
         )
         if status:
             return 1
@@ -221,6 +226,12 @@ class _Submission:
         return next(artifact for artifact in self.artifacts if artifact.path == lock.NAME)
 
     @property
+    def _script(self) -> str:
+        """What is submitted."""
+        assert self.scheduler is not None
+        return next(one.text for one in self.artifacts if one.path == self.scheduler.dialect.script)
+
+    @property
     def _points(self) -> int:
         table = [artifact for artifact in self.artifacts if artifact.path == job_files.TABLE]
         return table[0].text.count("\n") - 1 if table else 0
@@ -234,10 +245,12 @@ class _Submission:
         dialect = DIALECTS.get(target)
         script = os.path.join(folder, dialect.script if dialect else "run.sh")
         self._show(script, folder)
+        if self.asked.dry_run:
+            would("submit" if dialect else "run", os.path.relpath(script))
         if self.scheduler is None or dialect is None:
             self.status = 0
             return None
-        environment = self._environment(script)
+        environment = self._environment()
         after_found = [item for job in self.asked.after for item in self._unknown(job)]
         checked = self._check(script, environment) if self.asked.live_check else ()
         if self.telling.tell([*after_found, *checked]) or self.asked.dry_run:
@@ -267,11 +280,10 @@ class _Submission:
             for line in changed or ([] if same else ["the files that the lock names"]):
                 say(f"  {line}")
 
-    def _environment(self, script: str) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         """What the job gets: this shell's, less what the script or the lock already says."""
         assert self.scheduler is not None
-        with open(script, encoding="utf-8") as file:
-            overridden = self.scheduler.dialect.overridden(file.read(), list(os.environ))
+        overridden = self.scheduler.dialect.overridden(self._script, list(os.environ))
         if overridden:
             message = f"{', '.join(f'`{name}`' for name in overridden)} would change what the script asks for"
             note = ("set aside for this submission: the job is what the script says",)
@@ -296,12 +308,13 @@ class _Submission:
         """Ask whether the script would be taken. Codes: R413, R414, R417."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
-        command = dialect.check(os.path.abspath(script), self.asked.after)
-        if command is None:
+        with self._lying(script) as path:
+            command = dialect.check(path, self.asked.after)
+            answer = ask(command, self.asked.timeout, self.spec_folder, None, environment) if command else None
+        if answer is None:
             message = f"{dialect.name} cannot be asked about a job before it is submitted"
             notes = ("checked against the cluster's facts only; it checks limits itself when the job is submitted",)
             return (Diagnostic("R417", message, None, notes, severity=Severity.WARNING),)
-        answer = ask(command, self.asked.timeout, self.spec_folder, None, environment)
         if answer.status == 0:
             for line in answer.words:
                 say(line)
@@ -309,6 +322,18 @@ class _Submission:
         if answer.status is None or dialect.unsure(answer):
             return (unanswered(dialect, answer),)
         return (refusal(answer, self.settings, submitted=False),)
+
+    @contextmanager
+    def _lying(self, script: str) -> Iterator[str]:
+        """The path of the script, which in a dry run lies nowhere else."""
+        if not self.asked.dry_run:
+            yield os.path.abspath(script)
+            return
+        with files.temporary_folder() as folder:
+            path = os.path.join(folder, os.path.basename(script))
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self._script)
+            yield path
 
     def _hand_over(
         self, script: str, folder: str, environment: dict[str, str]

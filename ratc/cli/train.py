@@ -6,12 +6,14 @@ Options after `--` go to the runtime, for example `-- --fresh`.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 
 from ratc.cli import options
 from ratc.cli.command import Argument, declare
+from ratc.console import would
 from ratc.workflow import require_trust
 from ratc.workflow.compile import compile_spec
 from ratc.workflow.findings import Telling
@@ -26,6 +28,7 @@ from ratc.workflow.request import CompileRequest
         options.form(),
         options.no_predict(),
         options.folder(),
+        options.dry_run(),
     ],
     {
         "ratc train config.yaml": "compile for this machine, and train",
@@ -35,12 +38,17 @@ from ratc.workflow.request import CompileRequest
     may_trust=True,
     request=options.request,
 )
-def command(request: CompileRequest, runtime: tuple[str, ...], form: str) -> int:
+def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_run: bool) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
     with Telling("ratc train", form) as telling:
-        status, folder = compile_spec(request, check=False, telling=telling, before=require_trust.before)
+        status, folder = compile_spec(
+            request, check=False, telling=telling, before=require_trust.before, dry_run=dry_run
+        )
     if status:
         return status
+    if dry_run:
+        would("run", shlex.join([os.path.join(os.path.relpath(folder), "run.sh"), *runtime]))
+        return 0
     # The interpreter that runs ratc trains too, unless the script activates another environment.
     environment = {"RATC_PYTHON": sys.executable, **os.environ}
     command = [os.path.join(os.path.abspath(folder), "run.sh"), *runtime]

@@ -7,10 +7,12 @@ Built-in models need no trust.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
+from ratc.console import would
 from ratc.markup import visible
 from ratc.own_code import trust
 
@@ -20,6 +22,7 @@ from ratc.own_code import trust
     [
         Argument("folder", "FOLDER", "a folder to trust; without one, the list is shown", type=PATH, required=False),
         options.flag("--remove", "trust the folder no more"),
+        options.dry_run("say what would be listed or removed, and write nothing"),
     ],
     {
         "ratc trust": "the list, and whether this folder is on it",
@@ -27,7 +30,7 @@ from ratc.own_code import trust
         "ratc trust ~/project --remove": "no more",
     },
 )
-def command(folder: str | None, remove: bool) -> int:
+def command(folder: str | None, remove: bool, dry_run: bool) -> int:
     """Exit status 1 if a folder cannot be listed, or is not on the list that it is to be taken off."""
     if folder is None:
         if remove:
@@ -35,6 +38,12 @@ def command(folder: str | None, remove: bool) -> int:
             return 2
         return _show()
     try:
+        if dry_run and not remove:
+            would("trust", trust.entry_of(folder))
+            return 0
+        if dry_run and trust.is_entry(folder):
+            would("trust no more", os.path.realpath(folder))
+            return 0
         if not remove:
             print(f"trusted: {visible(trust.add(folder))}")
             return 0

@@ -56,7 +56,7 @@ class _SpecOrCommand(FilePath):
         options.form(),
         options.no_predict(),
         options.flag("--collect", "run nothing: gather what has been found so far"),
-        options.flag("--dry-run", "say which trials there would be, and run nothing"),
+        options.dry_run("say which trials there would be, and run nothing"),
         # A study's job asks for it: of which lock the study is that is finished.
         click.Option(["--job-lock"], metavar="FILE", type=PATH, hidden=True),
         click.Option(["--ray-address"], metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one"),

@@ -21,7 +21,7 @@ from ratc import files, rates
 from ratc.catalog import launch_variables
 from ratc.cli import options
 from ratc.cli.command import declare
-from ratc.console import say
+from ratc.console import say, would
 from ratc.tuning import curve
 from ratc.workflow import inputs, require_trust
 from ratc.workflow.compile import compile_spec
@@ -41,6 +41,7 @@ FOLDER = "learning-rate"
         click.Option(["--low"], metavar="RATE", help="the first rate (default: 1e-6)"),
         click.Option(["--high"], metavar="RATE", help="the last rate (default: 1)"),
         click.Option(["--steps"], metavar="N", help="optimizer steps at most (default: 100)"),
+        options.dry_run(),
     ],
     {
         "ratc tune lr config.yaml": "a hundred steps, from 1e-6 to 1",
@@ -49,7 +50,9 @@ FOLDER = "learning-rate"
     may_trust=True,
     request=options.request,
 )
-def command(request: CompileRequest, form: str, low: str | None, high: str | None, steps: str | None) -> int:
+def command(
+    request: CompileRequest, form: str, low: str | None, high: str | None, steps: str | None, dry_run: bool
+) -> int:
     """Exit status 1 on errors and where no rate can be suggested, 2 for a range that is none."""
     with Telling("ratc tune lr", form) as telling:
         loaded = inputs.load(request)
@@ -65,9 +68,16 @@ def command(request: CompileRequest, form: str, low: str | None, high: str | Non
         folder = os.path.join(above, FOLDER)
         files.refuse_link(above, os.path.join(FOLDER, "curve.json"))
         request = replace(request, output=os.path.join(folder, "compiled"))
-        status, compiled = compile_spec(request, check=False, telling=telling, before=require_trust.before)
+        status, compiled = compile_spec(
+            request, check=False, telling=telling, before=require_trust.before, dry_run=dry_run
+        )
     if status:
         return status
+    if dry_run:
+        would("run", "a range test of the learning rate, in one process on this machine")
+        would("write", *(os.path.relpath(os.path.join(folder, name)) for name in ("curve.json", "curve.svg")))
+        would("write", _kept(request.spec))
+        return 0
     ends = {"low": low, "high": high, "steps": steps}
     given = [f"--{name}={text}" for name, text in ends.items() if text is not None]
     out = sys.stdout if form == "text" else sys.stderr
@@ -98,8 +108,7 @@ def _measure(spec: str, given: Sequence[str], loaded: Loaded, compiled: str, fol
 def _keep(spec: str, loaded: Loaded, found: Mapping[str, Any]) -> str:
     """Write the rate beside the spec, as a fact that `learning_rate: auto` takes; returns the file."""
     assert loaded.settings is not None
-    folder, name = os.path.split(spec)
-    path = os.path.join(folder, rates.file_name(name))
+    path = _kept(spec)
     measured = {
         "learning_rate": found["learning_rate"],
         "global_batch_size": found["global_batch_size"],
@@ -112,3 +121,9 @@ def _keep(spec: str, loaded: Loaded, found: Mapping[str, Any]) -> str:
     }
     files.replace(path, rates.text(measured).encode())
     return path
+
+
+def _kept(spec: str) -> str:
+    """The file beside a spec that keeps the rate."""
+    folder, name = os.path.split(spec)
+    return os.path.join(folder, rates.file_name(name))

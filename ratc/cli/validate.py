@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ratc import compiler
 from ratc.cli import options
 from ratc.cli.command import declare
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.sweep import met_at, once
@@ -35,6 +35,7 @@ _ROUNDS = 32
         options.target(),
         options.form(),
         options.flag("--fix", "correct keys that are mistyped and values of the wrong form"),
+        options.dry_run("say what --fix would correct, and write nothing"),
     ],
     {
         "ratc validate config.yaml": "what is wrong with it",
@@ -43,15 +44,15 @@ _ROUNDS = 32
     },
     request=options.request,
 )
-def command(request: CompileRequest, form: str, fix: bool) -> int:
+def command(request: CompileRequest, form: str, fix: bool, dry_run: bool) -> int:
     """Exit status 1 when there is an error."""
     refused = inputs.known_target(request.target)
     if refused:
         findings.show(refused, "ratc validate", form)
         return 1
     loaded = inputs.load(request)
-    problems = _fixed(request, loaded) if fix else ()
-    if fix:
+    problems = _fixed(request, loaded, dry_run) if fix else ()
+    if fix and not dry_run:
         loaded = inputs.load(request)
     found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
@@ -141,11 +142,14 @@ def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterat
         yield item
 
 
-def _fixed(request: CompileRequest, loaded: inputs.Loaded) -> tuple[Diagnostic, ...]:
+def _fixed(request: CompileRequest, loaded: inputs.Loaded, dry_run: bool) -> tuple[Diagnostic, ...]:
     """Correct what can be corrected, again while that lets more be seen; says what it did."""
     for _ in range(_ROUNDS):
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
-        told, problems = apply_fixes.fix(names, loaded.diagnostics)
+        told, problems = apply_fixes.fix(names, loaded.diagnostics, dry_run)
+        if dry_run:
+            would("fix", *told)
+            return problems
         for line in told:
             say(f"fixed: {line}")
         if problems or not told:
