@@ -1,7 +1,7 @@
 """Read configurations of other tools and write a spec, with an account of what it could not carry over.
 
 Taken are the original framework's YAML, Accelerate's YAML, DeepSpeed's JSON and simple sbatch and bsub scripts; several
-files make one spec, and the first that says something counts. Exit status 1 where nothing was written.
+files make one spec, and the first that says something counts. Exit status 1 if nothing was written.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def dry_run(help: str = "say what would be written or started, and do nothing") 
 
 def form(help: str | None = None) -> click.Option:
     """``--format``: how findings are told."""
-    text = "of what is found: text (default) on standard error, or another on standard output where that is free"
+    text = "of what is found: text (default) on standard error, or another on standard output if that is free"
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
 
 

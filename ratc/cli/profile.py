@@ -74,7 +74,7 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
             ["--sizes"],
             type=_Sizes(),
             metavar="A,B",
-            help="micro-batch sizes to measure (default 2,4; less where they fail)",
+            help="micro-batch sizes to measure (default 2,4; less if they fail)",
         ),
         options.dry_run(),
     ],
@@ -166,7 +166,7 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
         f"{_gib(found.predicted_bytes)}  in use on the card, of {_gib(found.device.memory_bytes).strip()}",
     ]
     if not found.fits:
-        lines.append("This does not fit: `ratc fit SPEC` says what would.")
+        lines.append("This does not fit: `ratc fit SPEC` shows what would fit.")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Print the JSON Schema of a spec, of hardware facts or of cluster facts, for editors and other tools."""
+"""Print the JSON Schema of a spec, of hardware or cluster facts, or of a lock, for editors and other tools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ratc import resources
 from ratc.cli import options
 from ratc.cli.command import Argument, declare
 
-_KINDS = ("experiment", "facts", "cluster", "rate")
+_KINDS = ("experiment", "facts", "cluster", "rate", "lock")
 
 
 @declare(
