@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from ratc_runtime.config.strict import open_regular
+from ratc_runtime.config.yaml_file import open_regular
 
 BLOCK = 1 << 22
 _MARK = b"sha256:"
