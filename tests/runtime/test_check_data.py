@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,11 @@ from tests.runtime.test_survey import blank, lock_with
 
 def checked(lock: Lock, folder: Path, capsys: Any, *options: str) -> tuple[int, str, str]:
     """Exit status and output of the check of a lock's data."""
-    import dataclasses
 
     import yaml
 
     path = folder / "checked.yaml"
-    content = {key: value for key, value in dataclasses.asdict(lock).items() if value is not None}
+    content = {key: value for key, value in lock.model_dump().items() if value is not None}
     path.write_text(yaml.safe_dump(content))
     capsys.readouterr()
     status = check.main([str(path), "--data-dir", str(folder / "data"), *options])
@@ -184,5 +181,4 @@ def test_the_command_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch
     assert main(["data", "check", spec, "-o", str(pictures)]) == 1
     assert main(["data", "check", spec, "--set", "data.num_classes=0"]) == 1
     assert main(["data", "check", spec, "--samples", "0"]) == 2
-    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
-        main(["data", "draw", spec])
+    assert main(["data", "draw", spec]) == 2
