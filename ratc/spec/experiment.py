@@ -51,7 +51,7 @@ class Model(Section):
     )
     output: Name | None = Field(
         None,
-        description="Key of the logits in what a model of your own returns, if that is a mapping.",
+        description="Key of the logits in a custom model's output, if that is a mapping.",
         examples=["out"],
     )
     attention_memory: Annotated[
@@ -170,7 +170,7 @@ class Training(Section):
         Positive | Annotated[str, Field(pattern="^auto$")], Key(memory="apart", option="learning-rate", order=5)
     ] = Field(
         1e-4,
-        description="Peak learning rate; `auto`: what `ratc tune lr` has measured for this spec.",
+        description="Peak learning rate; `auto`: the rate that `ratc tune lr` measured for this spec.",
         examples=[1e-4],
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = Field(

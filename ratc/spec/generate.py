@@ -1,5 +1,7 @@
-"""Generates ``schemas/*.schema.json`` and ``ratc/spec/keys.json`` from the pydantic models of specs and clusters:
-``python -m ratc.spec.generate``.
+"""Generates the schemas and the table of keys from pydantic models: ``python -m ratc.spec.generate``.
+
+``schemas/*.schema.json`` are of specs, clusters, facts and locks; the lock's model is the runtime's, which prints its
+schema in a process of its own. ``ratc/spec/keys.json`` holds what the fields of specs declare.
 
 References are written out and optional values become plain type lists, so that editors complete from the file without
 following references and an error names one place.
@@ -8,6 +10,7 @@ following references and an error names one place.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +36,7 @@ def schemas() -> dict[str, str]:
         "facts.schema.json": _text(Facts.model_json_schema(), "ratc hardware facts"),
         "rate.schema.json": _text(MeasuredRate.model_json_schema(), "ratc measured learning rate"),
         "cluster.schema.json": _text(Cluster.model_json_schema(), "ratc cluster facts"),
+        "lock.schema.json": _text(_lock(), "ratc lock"),
     }
 
 
@@ -66,6 +70,12 @@ def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
         return [(annotation, False)]
     inside = [one for part in get_args(annotation) for one in _sections(part)]
     return [(one, True) for one, _ in inside] if get_origin(annotation) is dict else inside
+
+
+def _lock() -> dict[str, Any]:
+    command = [sys.executable, "-m", "ratc_runtime.config.schema"]
+    schema: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return schema
 
 
 def _text(schema: dict[str, Any], title: str) -> str:

@@ -7,7 +7,6 @@ the export every rotation becomes real arithmetic with sines and cosines that th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import warnings
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.files import beside
-from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.checkpoint.weights import load_into
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
@@ -85,9 +84,9 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
 
 def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
-    plain = dataclasses.replace(lock, model=dataclasses.replace(lock.model, attention_memory="full"))
+    plain = lock.replace(model=lock.model.replace(attention_memory="full"))
     model = build_model(plain)
-    model.load_state_dict(load_weights(checkpoint, trust))
+    load_into(model, lock.model.name, checkpoint, trust)
     return model.eval()
 
 
