@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.header import lock_of, read
-from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.checkpoint.weights import load_into
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
@@ -137,16 +137,7 @@ def open_checkpoint(
     lock = _alone(lock, where, batch_size)
     check_trust([lock.model.name], path, trust)
     model = build_model(lock)
-    try:
-        model.load_state_dict(load_weights(path, trust))
-    except RuntimeError as error:
-        raise RuntimeFinding(
-            "R509",
-            f"the weights of {path} are not those of model {lock.model.name}",
-            str(error)[:600],
-            "a model that was handed to UnifiedTrainer is not in its lock: build it yourself, and load the weights with"
-            " ratc_runtime.checkpoint.weights.load_weights",
-        ) from None
+    load_into(model, lock.model.name, path, trust)
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)
     return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
@@ -175,16 +166,15 @@ def _device(named: str | None) -> torch.device:
 
 def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
     """The lock for one process on a device: nothing that decides an output but the precision of a CPU."""
-    training = dataclasses.replace(
-        lock.training,
+    training = lock.training.replace(
         micro_batch_size=batch_size or lock.training.micro_batch_size,
         activation_checkpointing=False,
         compile=False,
     )
     if device.type == "cpu" and training.precision == "fp16":
         warn("the model was trained in fp16, which the CPU does not do well: it is used in fp32")
-        training = dataclasses.replace(training, precision="fp32")
-    parallel = dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1)
+        training = training.replace(precision="fp32")
+    parallel = lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1)
     kind = "cuda" if device.type == "cuda" else "cpu"
-    hardware = dataclasses.replace(lock.hardware, device=kind)
-    return dataclasses.replace(lock, training=training, parallel=parallel, hardware=hardware)
+    hardware = lock.hardware.replace(device=kind)
+    return lock.replace(training=training, parallel=parallel, hardware=hardware)

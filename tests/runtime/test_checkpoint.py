@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import random
@@ -430,7 +429,7 @@ def test_a_checkpoint_says_what_it_was_made_of(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_another_ratc_is_refused_in_words(tmp_path: Path) -> None:
-    content = dataclasses.asdict(make(tmp_path).lock)
+    content = make(tmp_path).lock.model_dump()
     del content["checkpoint"]["keep_last"]
     with pytest.raises(RuntimeFinding, match="R508") as caught:
         checkpoint.lock_of({"lock": content})

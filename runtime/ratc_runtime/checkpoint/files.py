@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from ratc_runtime.atomic import replacing, sync_folder
+from ratc_runtime.config.yaml_file import open_regular
 
 BLOCK = 1 << 22
 _MARK = b"sha256:"
@@ -95,7 +96,7 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         fault = fault_of(work)
         if fault is not None:
-            raise OSError(errno.EIO, f"what was read back is not what was written ({fault})")
+            raise OSError(errno.EIO, f"the data read back differ from the data written ({fault})")
     sync_folder(path.parent)
 
 
@@ -124,7 +125,7 @@ def fault_of(path: Path) -> str | None:
 
 
 def _fault_of(path: Path) -> str | None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         covered = size - _SEAL_LENGTH - _COUNT.size
         if covered < 0:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ratc_runtime import inference, pytree
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
-from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import Opened
 from ratc_runtime.output.results import prepare_output
 from ratc_runtime.tasks.base import Writer
@@ -109,14 +109,14 @@ def _run(arguments: argparse.Namespace) -> int:
     model = model.of(arguments.task)
     images = find_images(arguments.images, model.lock)
     bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
-    print(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
+    say(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
     return 1 if bad else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict and write; return 0, or 1 after a finding or if an image was left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime predict", description="Write what a checkpoint predicts for images."
+        prog="python -m ratc_runtime predict", description="Write a checkpoint's predictions for images."
     )
     inference.add_arguments(parser)
     parser.add_argument("images", type=Path, help="a folder of images, or one image")
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         print(finding.render(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what is written is whole", file=sys.stderr)
+        print("interrupted; the files written so far are whole", file=sys.stderr)
         return 130
 
 

@@ -90,7 +90,7 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
             "R537",
             f"{path} has the shape {_spelled(shape)}, which is no volume of {channels} channel(s)",
             "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
-            "set data.channels to what the files have",
+            "set data.channels to the number that the files have",
             everywhere=False,
         )
 

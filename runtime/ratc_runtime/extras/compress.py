@@ -7,7 +7,6 @@ sparsity, latency and the score before and after; a loss of score beyond the tol
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.sources import SPLITS
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.extras.pruning import PRUNED, prune_weights
 from ratc_runtime.extras.quantizing import MODES, quantize, torchao
 from ratc_runtime.inference import Opened
@@ -103,7 +102,7 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
     found, _ = score(model, split, data_dir)
     counts = sorted({1, model.lock.training.micro_batch_size})
     layers = sparsity_of(model.engine.module)
-    content = {"lock": json.dumps(dataclasses.asdict(model.lock), default=str)}
+    content = {"lock": json.dumps(model.lock.model_dump(), default=str)}
     write_file(file, {**content, "compressed": model.engine.module.state_dict()})
     return {
         "bytes": file.stat().st_size,
@@ -162,8 +161,8 @@ def _run(arguments: argparse.Namespace) -> int:
         "after": after,
     }
     (output / REPORT).write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
-    print(_table(name, before, after))
-    print(f"written: {output / MODEL}, {output / REPORT}")
+    say(_table(name, before, after))
+    say(f"written: {output / MODEL}, {output / REPORT}")
     if worse > arguments.tolerance:
         raise RuntimeFinding(
             "R548",

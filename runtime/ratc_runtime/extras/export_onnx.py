@@ -7,7 +7,6 @@ the export every rotation becomes real arithmetic with sines and cosines that th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.atomic import replacing
-from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.checkpoint.weights import load_into
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
@@ -86,9 +85,9 @@ def _export(model: nn.Module, image: torch.Tensor, path: Path) -> None:
 
 def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
-    plain = dataclasses.replace(lock, model=dataclasses.replace(lock.model, attention_memory="full"))
+    plain = lock.replace(model=lock.model.replace(attention_memory="full"))
     model = build_model(plain)
-    model.load_state_dict(load_weights(checkpoint, trust))
+    load_into(model, lock.model.name, checkpoint, trust)
     return model.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
@@ -39,7 +38,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 def describe_run(lock: Lock, output_dir: Path, run_id: str, first_step: int) -> About:
     """Return what the backends are told of a lock's run."""
-    config = dataclasses.asdict(lock)
+    config = lock.model_dump()
     return About(
         id=run_id,
         name=lock.experiment_name,
@@ -87,7 +86,7 @@ class Tracker:
         try:
             journal = Journal(self._folder / kind.switch)
         except Busy:
-            warn(f"{kind.name} is off for this run: another process sends what lies in {self._folder}")
+            warn(f"{kind.name} is off for this run: another process sends the records in {self._folder}")
             return
         self._begin(kind(about, journal.state, journal.save), journal)
 

@@ -42,10 +42,8 @@ def with_micro_batch(lock: Lock, micro_batch: int) -> Lock:
     share, rest = divmod(lock.training.global_batch_size, lock.parallel.world_size)
     if micro_batch < 1 or rest or share % micro_batch:
         raise ValueError(f"a micro-batch of {micro_batch} does not divide {lock.training.global_batch_size}")
-    training = dataclasses.replace(
-        lock.training, micro_batch_size=micro_batch, gradient_accumulation_steps=share // micro_batch
-    )
-    return dataclasses.replace(lock, training=training)
+    training = lock.training.replace(micro_batch_size=micro_batch, gradient_accumulation_steps=share // micro_batch)
+    return lock.replace(training=training)
 
 
 def smaller(lock: Lock) -> int | None:
