@@ -98,7 +98,7 @@ def test_what_the_disk_did_not_keep_is_found_before_the_rename(tmp_path: Path, m
         os.pwrite(handle, b"\xff", 100)
 
     monkeypatch.setattr(os, "fsync", lying)
-    with pytest.raises(OSError, match="what was read back is not what was written"):
+    with pytest.raises(OSError, match="the data read back differ from the data written"):
         files.write_file(path, {"a": torch.ones(10)})
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

@@ -400,7 +400,7 @@ def test_the_lock_takes_no_timeout_that_is_none(tmp_path: Path, refuse: Callable
     content = lock_content(parallel__timeout_seconds=0)
     path = tmp_path / "lock.yaml"
     path.write_text(json.dumps(content))
-    assert "the lock's parallel.timeout_seconds is 0, expected more than zero" in refuse(path)
+    assert "the lock's parallel.timeout_seconds is 0, expected more than 0" in refuse(path)
 
 
 @pytest.fixture
