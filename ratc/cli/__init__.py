@@ -119,7 +119,7 @@ COMMAND_LINE = Commands(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None where the shell has closed it
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None if the shell has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if COMPLETE in os.environ:
         # Imported here: only a shell asks.

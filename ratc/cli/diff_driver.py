@@ -56,7 +56,7 @@ def _by_lines(path: str, later: str, old: bytes | None, new: bytes | None) -> st
 
 
 def _read(path: str) -> bytes | None:
-    """The bytes of a version; None where there is none."""
+    """The bytes of a version; None if there is none."""
     if path == os.devnull:
         return None
     with open(path, "rb") as file:

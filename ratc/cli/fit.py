@@ -74,7 +74,7 @@ def command(
     plot: str | None,
     dry_run: bool,
 ) -> int:
-    """Exit status 1 on errors, and where nothing fits on any card."""
+    """Exit status 1 on errors, and if nothing fits on any card."""
     if plot and (problem := _cannot_draw(plot)):
         say(f"ratc fit: cannot draw `{plot}`{problem}")
         return 2
@@ -146,7 +146,7 @@ def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Ite
 
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
-    """What to do where nothing fits; each way was predicted."""
+    """What to do if nothing fits; each way was predicted."""
     device = Device(card.id, card.memory_bytes, card.compute_capability)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)

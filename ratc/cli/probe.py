@@ -46,7 +46,7 @@ from ratc.workflow.findings import Telling
 def command(
     what: str, output: str | None, name: str | None, timeout: float, force: bool, form: str, dry_run: bool
 ) -> int:
-    """Exit status 1 where nothing could be learnt, or the file is there already."""
+    """Exit status 1 if nothing could be learnt, or the file is there already."""
     with Telling("ratc probe", form, taken=output is None) as telling:
         return _run(what, output, name, timeout, force, dry_run, telling)
 

@@ -40,7 +40,7 @@ from ratc.workflow.request import CompileRequest
 
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
 LIMITS = child_process.Limits(wall_s=900.0)
-#: The sizes measured where none are given; the smaller pair for a rank's share below four.
+#: The sizes measured if none are given; the smaller pair for a rank's share below four.
 SIZES, SMALL_SIZES = (2, 4), (1, 2)
 
 

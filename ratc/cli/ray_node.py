@@ -164,7 +164,7 @@ def _usual_signals() -> None:
 
 
 def _reached(node: _Node, ray: subprocess.Popen[bytes] | None) -> bool:
-    """Wait until the first node's Ray answers; False where it ends, the study is over or it takes too long."""
+    """Wait until the first node's Ray answers; False if it ends, the study is over or it takes too long."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and not os.path.exists(node.over):
         if ray is not None and ray.poll() is not None:

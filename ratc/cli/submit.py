@@ -121,7 +121,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before 
     request=options.request,
 )
 def command(request: CompileRequest, named_target: str | None, form: str, **how: Any) -> int:
-    """Exit status 1 where nothing was submitted, or it is not known whether something was."""
+    """Exit status 1 if nothing was submitted, or it is not known whether something was."""
     with Telling("ratc submit", form) as telling:
         return _run(request, named_target, _Asked(form=form, **how), telling)
 
@@ -366,7 +366,7 @@ class _Submission:
         except OSError as error:
             return None, (_unwritable(folder, error),)
         message = f"it is not known whether {dialect.name} took the job"
-        helps = (f"look for it with `{dialect.queue()}`; `--again` submits it where it is not there",)
+        helps = (f"look for it with `{dialect.queue()}`; `--again` submits it if it is not there",)
         return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
 
     def _pass_on(self, answer: Answer) -> None:

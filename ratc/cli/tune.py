@@ -73,7 +73,7 @@ class _SpecOrCommand(FilePath):
 def command(
     request: CompileRequest, form: str, collect: bool, dry_run: bool, job_lock: str | None, ray_address: str | None
 ) -> int:
-    """Exit status 1 on errors and where no trial has a result, 130 where it was interrupted."""
+    """Exit status 1 on errors and if no trial has a result, 130 if it was interrupted."""
     with Telling("ratc tune", form) as telling:
         return _run(
             request, sys.stdout if form == "text" else sys.stderr, collect, dry_run, job_lock, ray_address, telling

@@ -53,7 +53,7 @@ FOLDER = "learning-rate"
 def command(
     request: CompileRequest, form: str, low: str | None, high: str | None, steps: str | None, dry_run: bool
 ) -> int:
-    """Exit status 1 on errors and where no rate can be suggested, 2 for a range that is none."""
+    """Exit status 1 on errors and if no rate can be suggested, 2 for a range that is none."""
     with Telling("ratc tune lr", form) as telling:
         loaded = inputs.load(request)
         if loaded.settings is None:

@@ -114,7 +114,7 @@ def nearest(measurements: Sequence[Measurement], wanted: Conditions) -> tuple[Me
 
 
 def at(measurement: Measurement, micro_batch: int, key: str) -> int | None:
-    """Bytes at a micro-batch size, on the line through the points; None above a single point, where nothing is known.
+    """Bytes at a micro-batch size, on the line through the points; None above a single point: nothing is known there.
 
     Never below what a smaller size was measured to take.
     """

@@ -736,7 +736,7 @@ class Spec(Section):
         Text | None,
         Key(
             (Effect.PLACEMENT,),
-            "another folder; a run begins anew there",
+            "another folder; a run starts from the beginning there",
             memory="apart",
             job=True,
             option="output-dir",

@@ -54,7 +54,7 @@ def warn_of_variables(lock: Lock, environment: Mapping[str, str]) -> None:
 
 
 def check_variables(lock: Lock, environment: Mapping[str, str]) -> None:
-    """Raise R552 where a variable asks for another allocator than the lock; before torch is imported."""
+    """Raise R552 if a variable asks for another allocator than the lock; before torch is imported."""
     found = contradictions(lock, environment)
     if found:
         raise RuntimeFinding(
@@ -108,7 +108,7 @@ def check(lock: Lock, device: torch.device) -> None:
 
 
 def in_use() -> str | None:
-    """Return how torch's CUDA allocator takes memory in this process, or the name of another backend; None where this
+    """Return how torch's CUDA allocator takes memory in this process, or the name of another backend; None if this
     torch cannot be asked.
     """
     import torch

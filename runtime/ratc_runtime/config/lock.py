@@ -369,7 +369,7 @@ class Lock(Section):
         )
 
     def file(self, name: str) -> str | None:
-        """Return the path, from the lock's folder, of the artifact of that name; None where the lock has none.
+        """Return the path, from the lock's folder, of the artifact of that name; None if the lock has none.
 
         A point's own file comes before the one that all points share.
         """
@@ -407,7 +407,7 @@ class Lock(Section):
             "data": data,
             "detection": head,
         }
-        # Only where there are some: the fingerprints of other locks stay what they were.
+        # Only if there are some: the fingerprints of other locks stay what they were.
         if self.tasks is not None:
             learnt["tasks"] = _learnt_parts(self.tasks)
         if self.compression is not None:

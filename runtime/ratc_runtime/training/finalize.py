@@ -20,7 +20,7 @@ OVERLAYS = 4
 
 @phase("finishing")
 def stop(run: Run) -> int:
-    """Save and close a run that was asked to stop; return the exit status. Raises R519 where it cannot be saved."""
+    """Save and close a run that was asked to stop; return the exit status. Raises R519 if it cannot be saved."""
     progress = run.progress
     if not run.save(wait=True):
         run.stop.done()

@@ -91,7 +91,7 @@ class Split:
         return mine != self.reductions
 
     def reduce(self, when: str, rank: int, error: str, everywhere: bool) -> None:
-        """Halve the micro-batch, or less where that does not divide; raise R511 if it is 1."""
+        """Halve the micro-batch, or less if that does not divide; raise R511 if it is 1."""
         size = smaller(self.lock)
         if size is None:
             raise out_of_memory.nothing_smaller(when, error, everywhere)

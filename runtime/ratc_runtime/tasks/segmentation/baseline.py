@@ -1,6 +1,6 @@
 """The trivial baseline of segmentation: the mean training mask of each class, whatever the image.
 
-Each mask is cut where that is best on the training split, and scored by itself: with several classes they may overlap,
+Each mask is cut at the training split's best threshold, and scored by itself: with several classes they may overlap,
 which no model's prediction does, so this is if anything more than a fixed prediction can reach. Patches of volumes come
 from anywhere, so there it knows little more than how much of a patch a class takes.
 """

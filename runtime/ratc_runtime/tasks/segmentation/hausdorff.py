@@ -19,7 +19,7 @@ from ratc_runtime.distributed.world import World
 def distances(predicted: Any, true: Any, spacing: float) -> tuple[float, float] | None:
     """Return the 95th percentile and the maximum between two masks (bool arrays of one shape), in units of `spacing`.
 
-    None where exactly one of them is empty, which leaves no distance; zeros if both are.
+    None if exactly one of them is empty, which leaves no distance; zeros if both are.
     """
     # Imported here: scipy takes half a second, and few runs ask for distances.
     from scipy import ndimage

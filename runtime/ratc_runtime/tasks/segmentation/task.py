@@ -98,7 +98,7 @@ class Segmentation(Task):
         return Overlap(self._foreground, self.ignore_index, distance)
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the mean training mask of each class, cut where that is best."""
+        """Score the mean training mask of each class, cut at the best threshold."""
         return baseline.evaluate(train, test, world, self.classes, self.ignore_index)
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
