@@ -225,12 +225,14 @@ def _refused(args: argparse.Namespace, found: Sequence[Diagnostic]) -> int:
 def _unknown(args: argparse.Namespace, known: list[str]) -> int:
     from ratc.render import plan as render
 
-    message, helps = f"there is no value `{visible(args.path)}`", did_you_mean(args.path, known)
+    found = Diagnostic("R108", f"there is no value `{args.path}`", helps=did_you_mean(args.path, known))
     if args.format == "json":
-        sys.stdout.write(render.document((), (message, *helps)))
-    say(f"ratc explain: {message}")
-    for text in helps:
-        say(f"help: {text}")
+        from ratc.render.findings import json as findings_json
+
+        told = json.loads(findings_json.document((found,), "ratc explain"))["findings"]
+        sys.stdout.write(render.document((), (), told))
+        return 1
+    findings.show((found,), "ratc explain", args.format)
     return 1
 
 
