@@ -1,9 +1,9 @@
 """What the training loop costs: ratc's step against a bare PyTorch loop, Lightning and the HF Trainer, side by side.
 
-`python benchmarks/overhead.py` prints the table of docs/speed.md. Every contender trains the same model on the same
-data in memory with the same batch, accumulation, clipping and AdamW (fused), in a process of its own; the contenders
-take turns, `--rounds` times. A step's time is what passes between the ends of two optimizer steps. On a machine shared
-with others read the CPU time: it counts only what the process itself did.
+`python benchmarks/overhead.py` prints the table of docs/develop/speed.md. Every contender trains the same model on the
+same data in memory with the same batch, accumulation, clipping and AdamW (fused), in a process of its own; the
+contenders take turns, `--rounds` times. A step's time is what passes between the ends of two optimizer steps. On
+a machine shared with others read the CPU time: it counts only what the process itself did.
 
 `--device cuda` does the same on one GPU, with NVML's share of time in which it was idle. It has never been run.
 Needs the extras `runtime` and `benchmark`.

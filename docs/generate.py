@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 DOCS = Path(__file__).parent
 SCHEMAS = DOCS.parent / "schemas"
 
 
 def texts() -> dict[str, str]:
-    """The text of every generated page, by file name."""
+    """The text of every generated page, by its path below this folder."""
     return {
-        "spec.md": _reference("experiment", _SPEC),
-        "facts.md": _reference("facts", _FACTS),
-        "clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/spec.md": _reference("experiment", _SPEC),
+        "reference/facts.md": _reference("facts", _FACTS),
+        "reference/clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
+        "reference/lock.md": _lock(),
     }
 
 
@@ -54,50 +59,97 @@ the cluster's own nodes, asks for them as the site wants to be asked, and refuse
 nodes, GPUs, cores, too much memory or time, a partition or a card that is not there. This page is generated from
 `schemas/cluster.schema.json` (`ratc schema cluster` prints it).
 
-## Use one
+[A cluster of yours](../guides/cluster.md) says how to write such a file and how to use it.
+"""
 
-A spec names its cluster, or a command does:
+_LOCK = """# The lock
+
+`lock.yaml` is the one file that passes from the compiler to the runtime. It holds every value of a run,
+concrete; nothing in it is worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
+[the lock of `specs/brain`](../../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
+`schemas/lock.schema.json` (`ratc schema lock` prints it), which is made of the runtime's model of it,
+`runtime/ratc_runtime/config/lock.py`.
+
+The runtime refuses a lock with [R505](codes.md) if
+
+- a key is unknown or missing. Those that may be absent say so below;
+- a value has another type. An integer may stand for a number, `true` may not, and `2.0` is no integer. A number is
+  finite, and an integer has 64 bits at most, which the schema does not say;
+- two values contradict each other, such as `num_classes` and the length of `class_names`;
+- an artifact lies outside of the lock's folder.
+
+Paths named on the command line of the runtime (`--data-dir`, `--output-dir`) or by `RAT_DATA_DIR` and `RAT_OUTPUT_DIR`
+when the script runs replace `data.data_dir` and `output_dir`: the place of the data does not change training.
+
+## Of an array
+
+An array has one shared lock, and for each point `points/NAME/lock.yaml` with the rest:
 
 ```yaml
-resources:
-  cluster: ours          # clusters/ours.yaml in the spec's folder or in one above it
-  partition: gpu         # `queue` on LSF; the default one if absent
-  gpu: h100              # or node_type: where a partition has several kinds of nodes
-  num_gpus: 16
-  nodes: 2
-  walltime: "10:00:00"
+lock_version: 1
+shared: "../../lock.yaml"        # the values that all points share
+point: "0002"                    # the name of this folder, and of the row of points.tsv
+experiment_name: demo-0002
+training:
+  learning_rate: 0.0003
+output_dir: outputs/demo/0002
+artifacts: {}                    # only if the point has engine files of its own
 ```
 
-```sh
-ratc compile spec.yaml --target slurm
-ratc compile spec.yaml --target slurm --cluster /etc/ratc/ours.yaml
-```
-
-A value with a `/` or the end `.yaml` is a path. A plan is made for nodes that are all alike: where a partition has
-several kinds, the spec's `gpu` or `node_type` chooses, and the script says so to the scheduler (`gpu_type` or
-`constraint`). Cores and memory that the spec leaves open are the share of a node that goes with its GPUs. Without a
-walltime the partition's default is taken, with a warning. Without cluster facts the script is written all the same,
-with a warning that nothing was checked. `--facts FILE` beside a cluster describes the nodes in its place; what the
-partition allows still holds.
-
-## Write one
-
-`ratc probe` asks the scheduler, on a login node:
-
-```sh
-ratc probe slurm -o clusters/ours.yaml
-ratc probe lsf -o clusters/ours.yaml
-ratc probe local -o facts.yaml          # this machine, as hardware facts for --facts
-```
-
-Nodes of a partition that differ become node types of their own. What the scheduler does not tell stays a question: a
-comment `# ?` where the answer belongs, and a line under `questions` that a compilation repeats as a warning as soon as
-the answer matters. Answer under the key and remove the line. The commands that are run only read:
-`scontrol show config`, `scontrol show partition -o`, `scontrol show node -o`; `lsid`, `bqueues -l`, `bhosts -w`,
-`lshosts -w`, `lshosts -gpu -w`, `lsload -gpuload -w`, `bmgroup -w -r`.
-
-Two commented examples lie in `specs/clusters/`: `example-slurm.yaml` and `example-lsf.yaml`.
+The point's values are laid over the shared ones, and the whole is a lock as below. The shared lock vouches for
+`points.tsv`, and a row of that for the point's own file.
 """
+
+
+def _lock() -> str:
+    schema = json.loads((SCHEMAS / "lock.schema.json").read_text(encoding="utf-8"))
+    return "".join([_LOCK, "\n## Top level\n\n", _keys(schema), *_sections(schema, "")])
+
+
+def _sections(owner: dict[str, Any], path: str) -> Iterator[str]:
+    """The tables of an owner's sections, those of the sections in them behind each."""
+    for key, value in owner["properties"].items():
+        entry = value.get("additionalProperties")
+        mapping = isinstance(entry, dict) and "properties" in entry
+        section = entry if mapping else value
+        if "properties" in section:
+            name = f"{path}{key}.NAME" if mapping else f"{path}{key}"
+            yield f"\n## `{name}`\n\n{section['description']}\n\n{_keys(section)}"
+            yield from _sections(section, f"{name}.")
+
+
+def _keys(owner: dict[str, Any]) -> str:
+    rows = ["| key | value | |\n| --- | --- | --- |\n"]
+    for key, schema in owner["properties"].items():
+        absent = "" if key in owner["required"] else " May be absent."
+        rows.append(f"| `{key}` | {_type(schema)} | {_cell(schema['description'])}{absent} |\n")
+    return "".join(rows)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """The values of a key, null among them, and those in a list."""
+    if "minimum" in schema and schema["minimum"] == schema.get("maximum"):
+        return _code(schema["minimum"])
+    null = " or null" if "null" in schema.get("type", []) and "enum" not in schema else ""
+    null = ", `null`" if None in schema.get("enum", []) else null
+    inner = schema.get("items", {}) if "array" in schema["type"] else {}
+    return _kind(schema) + (f" of {_kind(inner)}" if inner else "") + null
+
+
+def _cards(page: str) -> str:
+    """The page about cards with its table as `ratc/facts/cards.yaml` has them, in the file's order."""
+    cards = yaml.safe_load((DOCS.parent / "ratc" / "facts" / "cards.yaml").read_text(encoding="utf-8"))["cards"]
+    rows = ""
+    for name, card in cards.items():
+        precisions = ", ".join(["fp32", *(kind for kind in ("tf32", "fp16", "bf16", "fp8") if card[kind])])
+        capability = card["compute_capability"] or card["gfx"]
+        rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} |\n"
+    head, _, rest = page.partition(_CARDS_HEAD)
+    after = rest.lstrip("\n").partition("\n\n")[2]
+    return f"{head}{_CARDS_HEAD}{rows}\n{after}"
+
+
+_CARDS_HEAD = "| id | memory (GiB) | compute capability | precisions |\n| --- | ---: | --- | --- |\n"
 
 
 def _reference(name: str, introduction: str) -> str:

@@ -7,7 +7,7 @@
     found.write()
 
 Nothing is kept between calls, so they may run in several threads. A spec's own code is run for a prediction only if its
-folder is trusted, as for the commands (docs/own-code.md).
+folder is trusted, as for the commands (docs/guides/own-code.md).
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ OWN = {
 
 
 def kinds(settings: Values) -> dict[str, str]:
-    """The kind of each task by its name; empty where there is one task."""
+    """The kind of each task by its name; empty if there is one task."""
     names = settings["tasks"].value or {}
     return {name: settings.get_as(str, f"tasks.{name}.task_type") for name in names}
 
 
 def parts(settings: Values) -> dict[str, Values]:
-    """The settings of each task by its name, with the places where they were written; empty where there is one task."""
+    """The settings of each task by its name, with the places where they were written; empty if there is one task."""
     shared = {path: value for path, value in settings.items() if path != "tasks" and not path.startswith("tasks.")}
     return {name: _part(settings, name, kind, shared) for name, kind in kinds(settings).items()}
 

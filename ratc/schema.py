@@ -70,7 +70,7 @@ def _validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
 
 
 def subschema(schema: dict[str, Any], path: str) -> dict[str, Any] | None:
-    """The schema of the key at a dotted path; ``{}`` inside a free mapping; None where no such key exists."""
+    """The schema of the key at a dotted path; ``{}`` inside a free mapping; None if no such key exists."""
     node = schema
     for key in path.split("."):
         if key in node.get("properties", {}):

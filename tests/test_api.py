@@ -88,12 +88,12 @@ def test_the_original_frameworks_names_work(capsys):
 
 
 def test_the_examples_of_the_documentation_run(capsys):
-    text = (Path(ratc.__file__).parents[1] / "docs" / "python.md").read_text()
+    text = (Path(ratc.__file__).parents[1] / "docs" / "guides" / "python.md").read_text()
     examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     assert len(examples) >= 3
     Path("old.yaml").write_text(SPEC.replace("target_batch_size: 8", "target_batch_size: 16"))
     for example in examples:
-        exec(compile(example, "docs/python.md", "exec"), {})
+        exec(compile(example, "docs/guides/python.md", "exec"), {})
     assert "training.global_batch_size" in capsys.readouterr().out
 
 

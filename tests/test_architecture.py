@@ -21,7 +21,7 @@ SHARED = {
     "corrections",
     "console",
 }
-SHARED |= {"own_code/callables", "own_code/signatures"}
+SHARED |= {"own_code/callables", "own_code/signatures", "spec/keys"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {"cli", "workflow", "fitting", "compiled", "study", "probe", "consumers", "tracing", "emit", "resources"}
 WORLDLY |= {

@@ -4,7 +4,7 @@ Under `## Fails` and `## Fix` stand fenced blocks: `yaml` is `spec.yaml`, `yaml 
 commands, run in a folder with these files. Without commands the spec is compiled by the pure pipeline, for a machine of
 8 cores and no GPU. What fails must give the code and no other; the fix must give no error and not the code.
 
-`docs/codes.md` is the table of all codes. After a change: `python -m tests.test_codes` writes it again.
+`docs/reference/codes.md` is the table of all codes. After a change: `python -m tests.test_codes` writes it again.
 """
 
 import functools
@@ -26,7 +26,7 @@ from ratc.targets.artifact import Place
 
 ROOT = Path(__file__).parent.parent
 CODES = ROOT / "ratc" / "codes"
-TABLE = ROOT / "docs" / "codes.md"
+TABLE = ROOT / "docs" / "reference" / "codes.md"
 STAGES = ("parse", "schema", "meaning", "resolve", "target", "run")
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 #: Codes whose examples are words. R317 takes a dozen traces; `tests/memory/test_predict.py` provokes it. R345 needs a
@@ -60,8 +60,11 @@ def title(text: str) -> str:
 
 
 def table() -> str:
-    """What `docs/codes.md` must hold."""
-    rows = [f"| {code} | {STAGES[int(code[1])]} | {title(text)} |\n" for code, text in explanations().items()]
+    """What `docs/reference/codes.md` must hold."""
+    rows = [
+        f"| [{code}](../../ratc/codes/{code}.md) | {STAGES[int(code[1])]} | {title(text)} |\n"
+        for code, text in explanations().items()
+    ]
     head = "# Codes\n\nWhat each diagnostic's code means; `ratc explain R304` says more, with an example and its fix.\n"
     return f"{head}\n| code | stage | meaning |\n|---|---|---|\n{''.join(rows)}"
 

@@ -22,9 +22,15 @@ def load(path: Path):
     return module
 
 
-@pytest.mark.parametrize("name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["experiment.schema.json", "facts.schema.json", "cluster.schema.json", "lock.schema.json"]
+)
 def test_schemas_follow_from_the_models(name):
     assert (ROOT / "schemas" / name).read_text() == generate.schemas()[name], "run `make schema`"
+
+
+def test_what_keys_declare_follows_from_the_models():
+    assert (ROOT / "ratc" / "spec" / "keys.json").read_text() == generate.declarations(), "run `make docs`"
 
 
 def test_schemas_are_schemas_and_say_what_each_key_means():
@@ -54,7 +60,7 @@ def test_reference_pages_follow_from_the_schemas():
 
 
 def test_every_link_within_the_documentation_leads_somewhere():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert len(pages) > 5
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
@@ -63,7 +69,7 @@ def test_every_link_within_the_documentation_leads_somewhere():
 
 
 def test_the_table_of_cards_is_the_catalogue():
-    table = (ROOT / "docs" / "cards.md").read_text()
+    table = (ROOT / "docs" / "reference" / "cards.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", table, re.M))
     assert list(rows) == card_names() or sorted(rows) == sorted(card_names())
     for name, row in rows.items():

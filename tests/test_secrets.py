@@ -149,7 +149,7 @@ def test_an_argument_is_known_by_its_name(name, capsys):
     Path("spec.yaml").write_text(f"{HEAD}model: {{name: 'a:b', args: {{{name}: {SECRET}}}}}\n")
     status, said = told("validate", "spec.yaml", capsys=capsys)
     assert status == 1
-    assert f"`model.args.{name}` holds what looks like a secret" in said
+    assert f"`model.args.{name}` looks like it holds a secret" in said
     assert SECRET not in said
 
 

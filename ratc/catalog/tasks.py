@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: The scores of each task; the first chooses the best checkpoint where a spec names none.
+#: The scores of each task; the first chooses the best checkpoint if a spec names none.
 METRICS: dict[str, tuple[str, ...]] = {
     "segmentation": ("dice", "iou", "hausdorff95", "hausdorff"),
     "detection": ("map", "map_50", "map_75"),
     "custom": (),
     "multi": (),  # those of its tasks, see `metrics`
 }
-#: The built-in losses of each task, the one that is taken where a spec names none first.
+#: The built-in losses of each task, the one that is taken if a spec names none first.
 LOSSES: dict[str, tuple[str, ...]] = {
     "segmentation": ("combined", "bce", "cross_entropy", "dice"),
     "detection": ("set_prediction",),
@@ -28,7 +28,7 @@ DATASETS: dict[str, tuple[str, ...]] = {
 
 
 def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The names that `checkpoint.best_metric` may have, the one first that it has where a spec names none.
+    """The names that `checkpoint.best_metric` may have, the one first that it has if a spec names none.
 
     ``parts`` are the kinds of several tasks by name: their scores are called `name/score`, and the loss is their sum.
     """
@@ -38,7 +38,7 @@ def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str
 
 
 def default_loss(task_type: str) -> str | None:
-    """The loss of a task where a spec names none; None where there is no built-in one."""
+    """The loss of a task if a spec names none; None if there is no built-in one."""
     return next(iter(LOSSES.get(task_type, ())), None)
 
 

@@ -2,7 +2,7 @@
 
 Either side may be of a git revision: `ratc diff HEAD~1:specs/a.yaml specs/a.yaml`; `main:` is the other side's file in
 `main`. With one side alone, it is held against HEAD. RAT_* variables are left out. Exit status 0 same, 1 different,
-2 trouble. To make `git diff` use it: docs/diff.md.
+2 trouble. To make `git diff` use it: docs/guides/diff.md.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from contextlib import ExitStack
 
 from ratc.comparison.compare import compare, without
-from ratc.comparison.model import Effect
 from ratc.compiled import git_revisions
 from ratc.diagnostics import Diagnostic, has_errors
+from ratc.spec.keys import Effect
 from ratc.workflow import diff_inputs, findings, options
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked

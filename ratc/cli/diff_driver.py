@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"ratc diff: {words[0]} is not merged", sys.stdout)
         return 0
     if len(words) not in (7, 9):
-        print("ratc diff: git gives a driver seven arguments; see docs/diff.md", file=sys.stderr)
+        print("ratc diff: git gives a driver seven arguments; see docs/guides/diff.md", file=sys.stderr)
         return 2
     path, old, new = words[0], _read(words[1]), _read(words[4])
     say(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}", sys.stdout)

@@ -126,7 +126,7 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
         f"{_gib(found.predicted_bytes)}  in use on the card, of {_gib(found.device.memory_bytes).strip()}",
     ]
     if not found.fits:
-        lines.append("This does not fit: `ratc fit SPEC` says what would.")
+        lines.append("This does not fit: `ratc fit SPEC` shows what would fit.")
     return "".join(f"{line}\n" for line in lines)
 
 

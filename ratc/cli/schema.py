@@ -1,4 +1,4 @@
-"""Print the JSON Schema of a spec, of hardware facts or of cluster facts, for editors and other tools."""
+"""Print the JSON Schema of a spec, of hardware or cluster facts, or of a lock, for editors and other tools."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from ratc import resources
 
-_KINDS = ("experiment", "facts", "cluster", "rate")
+_KINDS = ("experiment", "facts", "cluster", "rate", "lock")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

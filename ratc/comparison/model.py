@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from ratc.plan import Value
-
-
-class Effect(Enum):
-    """What a change is for: the worst comes first."""
-
-    TRAINING = "training"
-    RESUME = "resume"
-    MEMORY = "memory"
-    COST = "cost"
-    PLACEMENT = "placement"
-    COSMETIC = "cosmetic"
+from ratc.spec.keys import Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +40,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One path whose value differs; ``old`` or ``new`` is None where that side does not have it.
+    """One path whose value differs; ``old`` or ``new`` is None if that side does not have it.
 
     ``path`` is a plan's path, or begins with ``spec:`` or ``facts:``. ``causes`` are the paths of the changes that it
     follows from directly. ``formerly`` is the path that an unchanged value had before.
@@ -73,7 +62,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A sum for reviewers, on both sides; None where a side does not say it."""
+    """A sum for reviewers, on both sides; None if a side does not say it."""
 
     what: str
     old: str | None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line
 from ratc.plan import Value
 from ratc.secrets.redact import redact
 from ratc.secrets.redact import shown as secret_free
+from ratc.spec.keys import Effect
 from ratc.units import duration, size_text
 
 #: What an effect is called beside a change.
@@ -52,7 +53,7 @@ def verdict(comparison: Comparison) -> list[str]:
 
 
 def shown(change: Change) -> tuple[str, str]:
-    """Old and new value on a line each, without secrets; a dash where there is none."""
+    """Old and new value on a line each, without secrets; a dash if there is none."""
     old, new = _inline(change.old, change.path), _inline(change.new, change.path)
     if old == new and change.formerly is None:  # too close for a rounded size
         old, new = _inline(change.old, change.path, fine=True), _inline(change.new, change.path, fine=True)
@@ -71,7 +72,7 @@ def _inline(value: Value | None, path: str, fine: bool = False) -> str:
 
 
 def _measured(value: object, path: str, fine: bool = False) -> str:
-    """A size or a time for people; nothing where it is neither."""
+    """A size or a time for people; nothing if it is neither."""
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
     if re.search(r"_bytes(_|$)", path):
@@ -98,7 +99,7 @@ def why(value: Value | None) -> str:
 
 
 def reasons(line: Line) -> Iterator[tuple[str, str]]:
-    """Where from or why, each with a word before it; nothing where both sides have the same reason."""
+    """Where from or why, each with a word before it; nothing if both sides have the same reason."""
     told = line.given is not None and line.given.path.startswith("facts:")
     change = line.given if told and line.given else line.change
     old, new = why(change.old), why(change.new)

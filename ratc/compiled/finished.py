@@ -1,4 +1,4 @@
-"""Which runs of compiled files are finished: the job scripts leave `DONE` in the output folder (see docs/design.md)."""
+"""Which runs of compiled files are finished: job scripts leave `DONE` in the output folder (docs/develop/design.md)."""
 
 from __future__ import annotations
 

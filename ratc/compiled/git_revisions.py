@@ -56,7 +56,7 @@ class Revision:
 
 
 def split(text: str) -> tuple[str, str] | None:
-    """Revision and path of `REV:path`, or None where that is the name of a file, or of nothing like it."""
+    """Revision and path of `REV:path`, or None if that is the name of a file, or of nothing like it."""
     revision, colon, path = text.partition(":")
     return None if not colon or not revision or os.path.exists(text) else (revision, path)
 
@@ -85,7 +85,7 @@ def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revisio
 
 
 def inside(path: str) -> str | None:
-    """A file's path from the root of its repository, or None where it is in none."""
+    """A file's path from the root of its repository, or None if it is in none."""
     folder, name = os.path.split(os.path.abspath(path))
     root = _git(folder or ".", "rev-parse", "--show-toplevel")
     if root is None:
@@ -110,7 +110,7 @@ def _no_file(revision: str, path: str, names: set[str]) -> Diagnostic:
         outside = ("write the path from the root of the repository",)
         return Diagnostic("R421", f"`{path}` is outside the repository", helps=outside)
     near = did_you_mean(path, [name for name in names if name.endswith((".yaml", ".yml"))])
-    helps = near or (f"`git ls-tree -r --name-only {revision}` lists what is there",)
+    helps = near or (f"`git ls-tree -r --name-only {revision}` lists the files there",)
     return Diagnostic("R421", f"there is no `{path}` in revision `{revision}`", helps=helps)
 
 
@@ -167,7 +167,7 @@ def _link(folder: str, path: str, aim: str) -> None:
 
 
 def _git(folder: str, *words: str, given: bytes | None = None) -> bytes | None:
-    """What git prints; None where it refuses, or where there is no git."""
+    """What git prints; None if it refuses, or if there is no git."""
     try:
         done = subprocess.run(["git", "-C", folder, *words], input=given, capture_output=True, check=False)
     except OSError:

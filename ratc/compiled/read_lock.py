@@ -24,7 +24,7 @@ class Compiled:
 
     ``values`` are the lock's, each with its comment as the reason and its place in the lock. ``words`` is the command
     in the lock's head, to be run from ``folder``. ``points`` are the values of an array's points on one line, by name;
-    ``point_locks`` the digests of their own locks; ``point`` is the name where it is the lock of a point.
+    ``point_locks`` the digests of their own locks; ``point`` is the name if it is the lock of a point.
     """
 
     path: str
@@ -104,7 +104,7 @@ def parsed(path: str, data: bytes | None = None) -> tuple[Compiled | None, tuple
 
 
 def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tuple[Diagnostic, ...]]:
-    """A lock's document. Codes: R00x; R422 for another file, R428 where its form is that of a newer ratc."""
+    """A lock's document. Codes: R00x; R422 for another file, R428 if its form is that of a newer ratc."""
     if data is None:
         try:
             with files.open_regular(path) as file:
@@ -128,7 +128,7 @@ def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tu
 
 
 def command(text: str) -> str:
-    """The command in the head of one of ratc's files; nothing where there is none."""
+    """The command in the head of one of ratc's files; nothing if there is none."""
     match = _AGAIN.search(text)
     return match[1] if match else ""
 

@@ -50,7 +50,7 @@ def hardware(
     """The facts a plan is made from: of a facts file, else of the cluster, else of the card that the spec names, else
     of this machine. For a scheduler's target they hold ``cluster.*`` as well: how the cluster wants to be asked.
 
-    ``machine`` is None where the target is not this machine. Codes: R301, R309, R311, R320-R329.
+    ``machine`` is None if the target is not this machine. Codes: R301, R309, R311, R320-R329.
     """
     if target not in LAUNCHERS:
         return _from_file(settings, file) if file else _from_spec(settings, machine)
@@ -115,7 +115,7 @@ def _from_cluster(settings: Values, choice: Choice) -> tuple[Values | None, tupl
 
 
 def _least(has: Value, *limits: tuple[int | None, Value]) -> Value:
-    """What a node has, or the lowest limit where that is lower."""
+    """What a node has, or the lowest limit if that is lower."""
     for most, limit in limits:
         if most is not None and (has.value is None or most < has.value):
             has = Value(most, "cluster", "what the partition allows", span=limit.span)

@@ -27,7 +27,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A file of cluster facts. ``partitions`` are queues where the scheduler is LSF."""
+    """A file of cluster facts. ``partitions`` are queues if the scheduler is LSF."""
 
     span: Span
     values: Values
@@ -132,7 +132,7 @@ def _described(node_type: Part) -> bool:
 
 
 def card_of(node_type: Part) -> Card | None:
-    """The card of a node type; None where it has no GPUs, or where the facts leave open which."""
+    """The card of a node type; None if it has no GPUs, or where the facts leave open which."""
     values = node_type.values
     name = values.maybe(str, "gpu")
     if not values["gpus_per_node"].value:
@@ -145,7 +145,7 @@ def card_of(node_type: Part) -> Card | None:
 
 
 def gpus_asked(settings: Values) -> int | None:
-    """GPUs on each node, as the spec asks; None where it takes what there is."""
+    """GPUs on each node, as the spec asks; None if it takes what there is."""
     per_node, total = settings.maybe(int, "resources.gpus_per_node"), settings.maybe(int, "resources.num_gpus")
     if per_node is not None or total is None:
         return per_node
@@ -199,7 +199,7 @@ def choose_node_type(
     if len(fitting) > 1 and gpus_asked(settings) == 0:
         # Whatever the smallest gives, the others have too.
         fitting = [min(fitting, key=lambda item: _size(partition, item, settings))]
-        why = f"the smallest nodes of {part} that have what is asked for"
+        why = f"the smallest nodes of {part} that meet the request"
     if len(fitting) > 1:
         given = " and ".join(f"`{item.name}`{where(partition.nodes[item.name].span)}" for item in fitting)
         message = f"{part} has nodes of {len(fitting)} types, and the spec names none"
@@ -280,7 +280,7 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
 
 
 def open_questions(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
-    """The questions of a probe that nobody has answered, where this spec needs the answer. Code: R329 (a warning)."""
+    """The questions of a probe that nobody has answered, if this spec needs the answer. Code: R329 (a warning)."""
     for question in cluster.questions:
         key = str(question.value).partition(":")[0].strip()
         if not _answered(cluster, key) and _matters(cluster, choice, settings, key):

@@ -52,7 +52,7 @@ def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice 
 
 
 def _would_do(cluster: Cluster, partition: Part, settings: Values, described: bool) -> str:
-    """The partition's name where it takes the whole request, with the kind of nodes to choose where it has several."""
+    """The partition's name if it takes the whole request, with the kind of nodes to choose where it has several."""
     if not has_errors(check(cluster, partition, settings, described)[1]):
         return f"`{partition.name}`"
     if settings["resources.node_type"].value is None:

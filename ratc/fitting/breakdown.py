@@ -25,7 +25,7 @@ _WORDS = {
     "bucket": "communication buckets",
     "workspace": "workspaces of cuBLAS and cuDNN",
 }
-#: Told even where none of it is alive at the peak.
+#: Told even if none of it is alive at the peak.
 _ALWAYS = ("parameter", "gradient", "optimizer", "activation")
 #: Modules named for each kind, and the share of the kind below which a module is not worth its line.
 _MODULES, _SHARE = 3, 0.05
@@ -142,7 +142,7 @@ def _line(size: int, words: str) -> str:
 
 
 def _modules(parts: Breakdown, kind: str, total: int) -> str:
-    """The modules that hold most of a kind, where the trace knows any."""
+    """The modules that hold most of a kind, if the trace knows any."""
     held = sorted(
         ((size, module or "the model") for (module, of), size in parts.by_both.items() if of == kind),
         key=lambda item: (-item[0], item[1]),

@@ -23,7 +23,7 @@ _TRAINING = ("optimizer", "compile", "loss")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """What fits by a measurement of the plan's step, and where there is none by a prediction. Codes: R516 (a warning),
+    """What fits by a measurement of the plan's step, and if there is none by a prediction. Codes: R516 (a warning),
     and those of `predict.decide`.
 
     ``folder`` is the spec's. What a spec leaves open of attention and checkpointing is the prediction's to choose,

@@ -26,7 +26,7 @@ NO_USE = "R574"
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """The decision for a plan with an open micro-batch; None where no trace could be had (a warning) or nothing fits.
+    """The decision for a plan with an open micro-batch; None if no trace could be had (a warning) or nothing fits.
 
     ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574.
     """

@@ -36,7 +36,7 @@ class Foreseen:
 
 
 def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[str] | None) -> Foreseen:
-    """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 where the model cannot
+    """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
     be traced.
     """
     library = Library(plan, folder, plan.settings["model.name"].span)
@@ -59,7 +59,7 @@ def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[
 
 
 def _unpredictable(plan: Plan) -> str:
-    """Why no prediction can be made of the plan's own step; empty where one can."""
+    """Why no prediction can be made of the plan's own step; empty if one can."""
     values = plan.values
     if values["hardware.device"].value != "cuda":
         return "No memory is predicted: it trains on the CPU."
@@ -69,7 +69,7 @@ def _unpredictable(plan: Plan) -> str:
 
 
 def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Choice | None, Drawing | None, str]:
-    """The plan's own step, and its drawing; where something is missing, why."""
+    """The plan's own step, and its drawing; if something is missing, why."""
     device, strategy = device_of(plan), strategy_of(plan)
     wanted = variant(plan, device.kernels)
     choice = decision.choice if decision else None
@@ -100,7 +100,9 @@ def _account(choice: Choice, measured: str | None) -> Account:
         margin = breakdown.margin_text(found)
         left.append(Part("margin", found.budget_bytes - found.cap_bytes, "kept free as a margin", margin))
         left.append(Part("unused", found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
-    sentences = [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` says what would."]
+    sentences = (
+        [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` shows what would fit."]
+    )
     if choice.next_larger is not None:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:
@@ -143,7 +145,7 @@ def _cards(
 
 
 def _precisions(plan: Plan, card: facts.Card) -> list[str]:
-    """The plan's precision where the card has it; where the spec leaves it open, else the card's best."""
+    """The plan's precision if the card has it; if the spec leaves it open, else the card's best."""
     can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
     own = plan.values.get_as(str, "training.precision")
     if can[own]:

@@ -16,7 +16,7 @@ from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
 
-#: Shown where nobody names a card.
+#: Shown if nobody names a card.
 COMMON = ("t4", "v100-32", "rtx4090", "a100-40", "a100-80", "h100")
 _STAGES = (0, 1, 2, 3)
 
@@ -27,7 +27,7 @@ def table(
     """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn. ``allowed`` are the
     searchers of each allocator that the spec allows.
 
-    Raises ``ratc.fitting.traces.NoTrace`` where the model cannot be traced.
+    Raises ``ratc.fitting.traces.NoTrace`` if the model cannot be traced.
     """
     world = plan.values.get_as(int, "parallel.world_size")
     deepspeed = bool(plan.values["engine.deepspeed"].value)

@@ -1,4 +1,4 @@
-"""What YAML and JSON files have in common: every leaf is looked up in a table, so that none is lost in silence."""
+"""What YAML and JSON files have in common: every leaf is looked up in a table, so that none is lost silently."""
 
 from __future__ import annotations
 

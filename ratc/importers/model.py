@@ -20,7 +20,7 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What was not carried over, and why. ``deliberate`` where nothing is lost by that: ratc works it out itself."""
+    """What was not carried over, and why. ``deliberate`` if nothing is lost by that: ratc works it out itself."""
 
     source: str
     span: Span

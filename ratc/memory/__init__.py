@@ -1,3 +1,4 @@
-"""Peak GPU memory of a training step, from its trace: pure arithmetic, no torch, no files. `docs/trace.md` is the
-input.
+"""Peak GPU memory of a training step, from its trace: pure arithmetic, no torch, no files.
+
+`docs/reference/trace.md` is the input.
 """

@@ -138,7 +138,7 @@ class Allocator:
         return at
 
     def _grow(self, size: int, free: list[int], small: bool) -> tuple[int, int]:
-        """A new segment: `alloc_block`; where it fails, `release_cached_blocks` and once more."""
+        """A new segment: `alloc_block`; if it fails, `release_cached_blocks` and once more."""
         want = segment_size(size)
         if self.cap is not None and self.reserved + want > self.cap:
             self.retries += 1

@@ -23,7 +23,7 @@ class Taken:
     choice: Choice
     allocator: str
     reason: str
-    #: What full attention would have given where fused attention is taken because it gives more.
+    #: What full attention would have given if fused attention is taken because it gives more.
     full: Choice | None = None
 
 
@@ -42,7 +42,7 @@ def choose(
 ) -> Taken | None:
     """The first of the variants that fits with any allocator that is allowed, at the stage of `choose_stage`.
 
-    Fused attention is taken in the place of full attention where it gives a larger micro-batch or a lower stage, for it
+    Fused attention is taken in the place of full attention if it gives a larger micro-batch or a lower stage, for it
     costs no time as far as is known.
     """
     stages = tuple(stages)

@@ -62,7 +62,7 @@ class Choice:
     estimate: Estimate
     accumulation: int
     breakdown: Breakdown
-    #: The next larger divisor, which does not fit; None where the whole share does.
+    #: The next larger divisor, which does not fit; None if the whole share does.
     next_larger: Estimate | None = None
 
 
@@ -149,7 +149,7 @@ class Searcher:
     def choose_stage(
         self, variant: Variant, strategy: Strategy, device: Device, stages: Iterable[int]
     ) -> Choice | None:
-        """The lowest ZeRO stage that needs no more accumulation than any of them; None where none fits."""
+        """The lowest ZeRO stage that needs no more accumulation than any of them; None if none fits."""
         best: Choice | None = None
         for stage in sorted(stages):
             found = self.choose(variant, replace(strategy, zero_stage=stage), device)

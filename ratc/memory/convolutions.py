@@ -82,7 +82,7 @@ class Convolution:
 
 
 def described(numbers: Sequence[int]) -> tuple[Convolution, Direction]:
-    """Return the convolution and the pass that a trace describes by numbers (docs/trace.md). Raises ValueError."""
+    """Return the convolution and pass that docs/reference/trace.md describes by numbers. Raises ValueError."""
     direction, arithmetic, last, transposed, batch, channels, features, groups, inputs, outputs, *rest = numbers
     half = len(rest) // 2
     if not rest or len(rest) % 2 or min(channels, features, groups, *rest) < 1 or min(direction, arithmetic) < 0:

@@ -92,7 +92,7 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
 
 def carried(program: Program, sizes: Sequence[int]) -> dict[int, int] | None:
     """The allocations that the last step frees without having made them, each with the one of the same size and stream
-    that it leaves for the next step to free; -1 where it leaves none. None if it leaves more than it found: such a step
+    that it leaves for the next step to free; -1 if it leaves none. None if it leaves more than it found: such a step
     cannot be repeated.
     """
     last = program.ops[program.start :]
@@ -234,7 +234,7 @@ class Predictor:
         return compose(self.trace, self.layout)
 
     def cap(self, device: Device) -> int:
-        """Bytes that the allocator may reserve on a card, margin taken off; 0 where nothing is left."""
+        """Bytes that the allocator may reserve on a card, margin taken off; 0 if nothing is left."""
         return max(0, int(self.budget(device) * (1 - self.margin_of(device))))
 
     def margin_of(self, device: Device) -> float:
@@ -266,7 +266,7 @@ class Predictor:
         return self._unbounded[micro_batch]
 
     def at(self, cap: int, micro_batch: int) -> Replay | None:
-        """The replay at a cap in bytes, or None where it does not fit."""
+        """The replay at a cap in bytes, or None if it does not fit."""
         known = self._unbounded.get(micro_batch)
         if known and known.peak_reserved_bytes <= cap:
             return known
@@ -278,7 +278,7 @@ class Predictor:
         return found if found.fits else None
 
     def estimate(self, device: Device, micro_batch: int) -> Estimate:
-        """The prediction for a card and a micro-batch. Where it does not fit, the peaks are those without a cap."""
+        """The prediction for a card and a micro-batch. If it does not fit, the peaks are those without a cap."""
         cap = self.cap(device)
         found = self.at(cap, micro_batch)
         result = found or self.unbounded(micro_batch)

@@ -36,7 +36,7 @@ ESTIMATES = {
     "fused": Part(0.02, "FlexAttention's kernels, whose memory was not measured in whole steps"),
     "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }
-#: Where one of them takes more than this share of all that is alive at the peak.
+#: If one of them takes more than this share of all that is alive at the peak.
 UNMEASURED, LEAST = Part(0.025, "convolutions like which none were measured"), 0.02
 DEEPSPEED = Part(0.005, "DeepSpeed's buffers")
 SEVERAL = Part(0.01, "several processes, which were never measured")

@@ -94,7 +94,7 @@ def entry(measurement: Measurement) -> dict[str, Any]:
 
 
 def differences(found: Conditions, wanted: Conditions) -> list[str]:
-    """Why a measurement is not of the wanted step, one phrase each; nothing where it is."""
+    """Why a measurement is not of the wanted step, one phrase each; nothing if it is."""
     said = []
     for key in _CONDITIONS:
         has, wants = getattr(found, key), getattr(wanted, key)
@@ -154,7 +154,7 @@ def choose(
 def estimate(
     measurement: Measurement, micro_batch: int, device: Device, strategy: Strategy, margin: float = MARGIN
 ) -> Estimate | None:
-    """What the measurement says of a micro-batch; None where it says nothing."""
+    """What the measurement says of a micro-batch; None if it says nothing."""
     several = strategy.world_size > 1
     buckets = measurement.gradient_bytes if several else 0
     allocated = at(measurement, micro_batch, "peak_allocated_bytes")

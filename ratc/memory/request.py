@@ -1,4 +1,4 @@
-"""What to ask of the runtime about a plan's memory: the request of docs/trace.md."""
+"""What to ask of the runtime about a plan's memory: the request of docs/reference/trace.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Buffers of CUDA's kernels whose size is not linear in the micro-batch, from the descriptions in a trace.
 
-A trace says what a kernel is given (docs/trace.md, ``scratch``); here stands how many bytes it takes for it.
+A trace says what a kernel is given (docs/reference/trace.md, ``scratch``); here stands how many bytes it takes for it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Device:
 
     @property
     def capability(self) -> tuple[int, int]:
-        """Major and minor, (0, 0) where there is none."""
+        """Major and minor, (0, 0) if there is none."""
         major, _, minor = (self.compute_capability or "0.0").partition(".")
         return int(major), int(minor or 0)
 
@@ -76,7 +76,7 @@ def _alone() -> Term:
 
 
 def nccl(device: Device) -> Term:
-    """What NCCL's channels take, where processes are several."""
+    """What NCCL's channels take, if processes are several."""
     # A connection of a channel takes 10 MiB (NVIDIA/nccl#1685). Rings and trees over NVLink use up to 32 channels with
     # some three connections; over PCIe a few channels. More communicators, or all-to-all, would take more
     # (NVIDIA/nccl#864).

@@ -1,4 +1,4 @@
-"""The trace file (docs/trace.md) as checked, flat lists: what every calculation here reads."""
+"""The trace file (docs/reference/trace.md) as checked, flat lists: what every calculation here reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", 
 
 
 class BadTrace(ValueError):
-    """A trace that is not what docs/trace.md describes."""
+    """A trace that is not what docs/reference/trace.md describes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ class Trace:
     """A traced step: the program of one process that shares nothing, with the phase of every allocation.
 
     ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
-    names what was not followed but estimated, in the words of docs/trace.md. ``groups`` are the optimizer's group of
-    each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
+    names what was not followed but estimated, in the words of docs/reference/trace.md. ``groups`` are the optimizer's
+    group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
     """
 
     program: Program

@@ -57,7 +57,7 @@ class Group:
     """A group of the optimizer as DeepSpeed flattens it, in elements.
 
     ``blocks`` are the traced allocations of its parameters and ``parameters`` their elements, in the same order;
-    ``part`` is this rank's partition, and ``parts`` is the same, cut where stage 3 updates it in several turns.
+    ``part`` is this rank's partition, and ``parts`` is the same, cut if stage 3 updates it in several turns.
     """
 
     blocks: tuple[int, ...]

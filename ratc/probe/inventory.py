@@ -111,9 +111,7 @@ def _rendered(tree: dict[str, Any], questions: list[str], command: str) -> str:
         path, _, question = item.partition(": ")
         _open(tree, path)
         comments[path] = f"? {question}"
-    head = (
-        f"# Written by `{command}`. `# ?` marks what it could not learn: answer there, and remove the question below.\n"
-    )
+    head = f"# Written by `{command}`. `# ?` marks open values: answer there, and remove the question below.\n"
     listed = "".join(f"  - {scalar(item)}\n" for item in questions)
     return head + mapping(tree, comments) + (f"questions:\n{listed}" if listed else "")
 
@@ -246,12 +244,13 @@ def _card(gpus: Gpus) -> tuple[str | None, str | None]:
         return found, None
     if found:
         return None, f"which card is `{gpus.kind}`: {' or '.join(found)}?"
-    return None, f"which card is `{gpus.kind}`? (a name of docs/cards.md, or `gpu_memory_mib` and `compute_capability`)"
+    wanted = "a name of docs/reference/cards.md, or `gpu_memory_mib` and `compute_capability`"
+    return None, f"which card is `{gpus.kind}`? ({wanted})"
 
 
 def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]:
     """The card that a scheduler's name such as ``h100``, ``TeslaV100_SXM2_32GB`` or ``NVIDIAA100_SXM4_80GB`` means, or
-    those that it could mean. ``memory_mib`` settles which, where the name leaves it open.
+    those that it could mean. ``memory_mib`` settles which, if the name leaves it open.
     """
     plain = re.sub(r"[\s_]+", "-", kind.strip().lower())
     if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is no card

@@ -9,7 +9,7 @@ from ratc.yaml.write import mapping
 
 
 def text(machine: Machine) -> str:
-    """The facts file of a machine. The driver's own figure for the memory is given where the catalogue's differs."""
+    """The facts file of a machine. The driver's own figure for the memory is given if the catalogue's differs."""
     keys: dict[str, Any] = {"gpus_per_node": machine.gpus}
     card = machine.card
     if card:

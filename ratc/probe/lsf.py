@@ -27,7 +27,7 @@ _GONE = ("unavail", "unlicensed")
 
 
 def inventory(answers: Mapping[str, str]) -> Inventory | None:
-    """What the answers say, or None where they hold no hosts or no queues."""
+    """What the answers say, or None if they hold no hosts or no queues."""
     slots = _slots(answers["hosts"])
     memory = _memory(answers["machines"])
     models = _gpus(answers.get("gpus", ""), answers.get("load", ""))

@@ -28,7 +28,7 @@ def site(environment: Mapping[str, str], known: Mapping[str, Any]) -> tuple[dict
 
 
 def _modules(environment: Mapping[str, str]) -> str | None:
-    """The bash initialisation of Lmod or of Environment Modules, where this shell knows one."""
+    """The bash initialisation of Lmod or of Environment Modules, if this shell knows one."""
     folders = [environment.get(name) for name in ("LMOD_PKG", "MODULESHOME")]
     return next((path for folder in folders if folder and os.path.isfile(path := f"{folder}/init/bash")), None)
 

@@ -22,7 +22,7 @@ _PREEMPTION = {"REQUEUE": "requeue", "SUSPEND": "suspend", "GANG,SUSPEND": "susp
 
 
 def inventory(answers: Mapping[str, str]) -> Inventory | None:
-    """What the answers say, or None where they hold no nodes or no partitions."""
+    """What the answers say, or None if they hold no nodes or no partitions."""
     nodes = [fields for line in answers["nodes"].splitlines() if "NodeName" in (fields := _fields(line))]
     partitions = [fields for line in answers["partitions"].splitlines() if "PartitionName" in (fields := _fields(line))]
     hosts = [host for fields in nodes if (host := _host(fields))]

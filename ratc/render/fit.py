@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. Sizes are bytes; ``micro_batch`` is None where nothing fits, and ``need_bytes`` says what
+    """One line of the table. Sizes are bytes; ``micro_batch`` is None if nothing fits, and ``need_bytes`` says what
     would.
 
     ``zero_stage`` is None without DeepSpeed.
@@ -64,7 +64,7 @@ _WITH = "with"
 
 
 def _table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Head and cells; the last column only where some row has anything in it."""
+    """Head and cells; the last column only if some row has anything in it."""
     table = [(*_HEAD, _WITH), *map(_cells, rows)]
     return table if any(line[-1] for line in table[1:]) else [line[:-1] for line in table]
 

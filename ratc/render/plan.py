@@ -32,7 +32,7 @@ def chain(link: Link, depth: int = 0) -> str:
 
 
 def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
-    """One line a value: path, value, where from or why. Cut at ``width`` columns; whole where that is None."""
+    """One line a value: path, value, where from or why. Cut at ``width`` columns; whole if that is None."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
     rows = [
         (visible(path), shown(path, value.value), visible(_why(value))) for path, value in found if value is not None
@@ -63,7 +63,7 @@ def markdown(plan: Plan, paths: Sequence[str], remarks: Sequence[str] = ()) -> s
 
 
 def document(links: Sequence[Link], remarks: Sequence[str] = (), findings: Sequence[Any] = ()) -> str:
-    """The chains as JSON; docs/explain.md describes it."""
+    """The chains as JSON; docs/concepts/explain.md describes it."""
     tree = {
         "version": VERSION,
         "remarks": [redact(remark) for remark in remarks],

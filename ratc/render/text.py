@@ -1,4 +1,4 @@
-"""Diagnostics as text for people, with the offending words underlined; colour only where it is asked for."""
+"""Diagnostics as text for people, with the offending words underlined; colour only if it is asked for."""
 
 from __future__ import annotations
 

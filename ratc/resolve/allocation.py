@@ -1,4 +1,4 @@
-"""What a job needs beside what it asks for, where Ray runs a study in it: the data, and Ray."""
+"""What a job needs beside what it asks for, if Ray runs a study in it: the data, and Ray."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Global batch = micro-batch x accumulation x world size, exactly. Codes: R304, R305, R310.
 
-The global batch is what the loss sees; it is never changed in silence.
+The global batch is what the loss sees; it is never changed silently.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ratc.units import size_text
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
-#: The largest micro-batch taken where the spec names none and memory is not predicted.
+#: The largest micro-batch taken if the spec names none and memory is not predicted.
 DEFAULT_MICRO_BATCH = 8
-#: The global batch where the spec gives no batch size at all.
+#: The global batch if the spec gives no batch size at all.
 DEFAULT_GLOBAL_BATCH = 32
 #: What the schema lets a spec ask for.
 LARGEST = 1_000_000_000
@@ -74,7 +74,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         micro = max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
         why = f"largest divisor of {target} / {world} = {share} up to {DEFAULT_MICRO_BATCH}"
         context.derive(_MICRO, micro, why, _GLOBAL, "parallel.world_size")
-        message = f"micro-batch size {micro} is a default, not a prediction of what fits"
+        message = f"micro-batch size {micro} is a default; memory is not predicted"
         span = settings["training.auto_batch_size"].span or settings[_TARGET].span
         yield Diagnostic("R305", message, span, (why,), ("give `batch_size` to choose it yourself",), Severity.WARNING)
     if accumulation is not None:

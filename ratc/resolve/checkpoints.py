@@ -1,6 +1,6 @@
 """What is kept of a run, and whether it is written beside training. Code: R223.
 
-Writing in the background pays where the cores of the host are idle while a card trains. It takes host memory for a copy
+Writing in the background pays if the cores of the host are idle while a card trains. It takes host memory for a copy
 of weights and optimizer state, in the main process alone.
 """
 
@@ -17,7 +17,7 @@ _PATH = "checkpoint.asynchronous"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Intervals and numbers as the spec says; `asynchronous` follows from device and engine where it is `auto`."""
+    """Intervals and numbers as the spec says; `asynchronous` follows from device and engine if it is `auto`."""
     context.keep(*(f"checkpoint.{key}" for key in _AS_GIVEN))
     if any(named(context.settings)):
         context.keep("checkpoint.own_code")

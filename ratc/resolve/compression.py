@@ -11,7 +11,7 @@ _AT = "compression"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Nothing where the spec has no such section."""
+    """Nothing if the spec has no such section."""
     settings = context.settings
     given = [settings[path] for path in settings if path.startswith(f"{_AT}.") and settings.given(path)]
     if not given:

@@ -17,7 +17,7 @@ _PREDICTED = "spec:training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """DeepSpeed where there is more than one process to partition over, unless the spec decides."""
+    """DeepSpeed if there is more than one process to partition over, unless the spec decides."""
     settings, world = context.settings, int(context.value("parallel.world_size"))
     asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
     cuda = context.value("hardware.device") == "cuda"
@@ -78,7 +78,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         return
     if offload.value and not used:
         context.derive("engine.offload_optimizer", False, "DeepSpeed is not used", "engine.deepspeed")
-        if asked.value is not False:  # where it is false, the spec itself says so: R207
+        if asked.value is not False:  # if it is false, the spec itself says so: R207
             yield Diagnostic(
                 "R307",
                 "`offload_optimizer` has no effect: DeepSpeed is not used",

@@ -1,6 +1,6 @@
 """What a job asks a scheduler for, and how it is started, stopped and started again. Codes: R353, R401, R406.
 
-Only where the facts are a cluster's; on `local` nothing is asked for.
+Only if the facts are a cluster's; on `local` nothing is asked for.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from ratc.plan import Value
 from ratc.resolve.context import Context
 from ratc.units import memory_bytes, size_text
 
-#: Transforms whose `size` is the image's where the spec does not say it.
+#: Transforms whose `size` is the image's if the spec does not say it.
 SIZED = ("RandomCrop", "RandomResizedCrop")
-#: What a cache may take where the spec does not say it: a third of the host's memory; so much where that is not known,
+#: What a cache may take if the spec does not say it: a third of the host's memory; so much if that is not known,
 #: and so much of a disk.
 CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 #: Batches ahead of each loader process: enough to bridge batches that take longer, and no more than helps.
@@ -73,7 +73,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _augmentations(context: Context) -> None:
-    """As the spec says, with the size of the image where a crop needs one."""
+    """As the spec says, with the size of the image if a crop needs one."""
     given = context.settings["data.augmentations"]
     size = context.value("data.image_size")[-2:]  # in the plane, also of a volume
     entries = [
@@ -165,7 +165,7 @@ def _classes(context: Context) -> None:
     else:
         names = class_names(context.settings.get_as(str, "task_type"), classes)
         inputs = ("spec:data.num_classes", "spec:task_type")
-        context.derive("data.class_names", names, "where no names are given", *inputs)
+        context.derive("data.class_names", names, "the spec names no classes", *inputs)
     context.keep("data.ignore_index")
 
 

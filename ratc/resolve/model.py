@@ -1,4 +1,4 @@
-"""The model's arguments, each concrete, so that a new release of the model's package changes nothing in silence."""
+"""The model's arguments, each concrete, so that a new release of the model's package changes nothing silently."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             kernel = settings.get_as(int, "model.sga_kernel_size")
             context.derive(under, max(1, kernel // 2), "half the kernel", "spec:model.sga_kernel_size")
         elif path == "model.spacing" and settings[path].value is None:
-            context.derive(under, 1.0, "pixels, where no spacing is given", "spec:model.spacing")
+            context.derive(under, 1.0, "in pixels: no spacing is given", "spec:model.spacing")
         else:
             context.keep(path, under=under)
     given = settings["model.input_features"]

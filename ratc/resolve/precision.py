@@ -13,7 +13,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """The precision asked for where the card has it; else the best of the card's that trains without surprises."""
+    """The precision asked for if the card has it; else the best of the card's that trains without surprises."""
     settings, facts = context.settings, context.facts
     cuda = context.value("hardware.device") == "cuda"
     has = {kind: cuda and bool(facts[f"card.{kind}"].value) for kind in ("bf16", "fp16", "tf32")}

@@ -1,4 +1,4 @@
-"""The learning rate: as given or as it was measured, and scaled with the global batch where the spec asks for that.
+"""The learning rate: as given or as it was measured, and scaled with the global batch if the spec asks for that.
 
 Linear: Goyal et al., "Accurate, Large Minibatch SGD" (2017), for SGD. Square root: Krizhevsky, "One weird trick for
 parallelizing convolutional neural networks" (2014); for Adam, Malladi et al., "On the SDEs and Scaling Rules for

@@ -11,7 +11,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Kind, weight, loss, data and head of each task; nothing where there is one."""
+    """Kind, weight, loss, data and head of each task; nothing if there is one."""
     for name, part in parts(context.settings).items():
         at, kind = f"tasks.{name}", part.get_as(str, "task_type")
         context.keep(f"{at}.task_type", f"{at}.weight")
@@ -31,7 +31,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         if part["data.class_names"].value is None:
             names = class_names(kind, part.get_as(int, "data.num_classes"))
             inputs = (f"spec:{at}.data.num_classes", f"spec:{at}.task_type")
-            context.derive(f"{at}.data.class_names", names, "where no names are given", *inputs)
+            context.derive(f"{at}.data.class_names", names, "the spec names no classes", *inputs)
         else:
             context.keep(f"{at}.data.class_names")
         context.keep(f"{at}.data.ignore_index")

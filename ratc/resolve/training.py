@@ -67,7 +67,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _checkpointing(context: Context) -> None:
-    """Whether to recompute activations; left to ratc, only where a prediction says that nothing fits without."""
+    """Whether to recompute activations; left to ratc, only if a prediction says that nothing fits without."""
     path, decision = "training.activation_checkpointing", context.decision
     if context.settings[path].value != "auto":
         context.keep(path)

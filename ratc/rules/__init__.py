@@ -28,7 +28,7 @@ from ratc.rules import (
     unexpanded,
 )
 
-#: Of a task: where a spec has several, they look at each of them.
+#: Of a task: if a spec has several, they look at each of them.
 OF_TASK = (detection, model_arguments, dimensions, classes)
 RULES = (
     several,

@@ -21,7 +21,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         step = 2 * heads.value
         near = [str(n) for n in (features.value // step * step, -(-features.value // step) * step) if n]
         message = f"{features.value} features cannot be split over {heads.value} heads in even shares"
-        default = "" if heads.span else f"`num_heads` is {heads.value} where it is not given"
+        default = "" if heads.span else f"`num_heads` is {heads.value} if it is not given"
         fix = f"use `feature_dims` {' or '.join(near)}"
         if features.value % 2 == 0:
             fix += f", or `num_heads` {_largest_divisor(features.value // 2, heads.value)}"

@@ -14,7 +14,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """`checkpoint.best_metric` and `compression.metric` are `loss` or a score of `task_type`."""
     task = settings.get_as(str, "task_type")
     known = metrics(task, kinds(settings))
-    # The second is there where the spec has such a section.
+    # The second is there if the spec has such a section.
     for asked in (settings["checkpoint.best_metric"], settings.get("compression.metric")):
         if asked is None or asked.value is None or asked.value in known:
             continue

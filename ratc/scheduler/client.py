@@ -103,7 +103,9 @@ def detect(target: str | None, timeout: float) -> tuple[Scheduler | None, tuple[
 def unanswered(dialect: Dialect, answer: Answer) -> Diagnostic:
     """A scheduler that is installed but does not answer. Code: R413."""
     message = f"{dialect.name} does not answer"
-    return Diagnostic("R413", message, notes=answer.words, helps=("try again later, or ask those who run the cluster",))
+    return Diagnostic(
+        "R413", message, notes=answer.words, helps=("try again later, or ask the cluster's administrators",)
+    )
 
 
 def _missing(dialect: Dialect) -> list[str]:

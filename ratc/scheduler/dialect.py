@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command gave. ``status`` is None where it did not end in time, or could not be started."""
+    """What a command gave. ``status`` is None if it did not end in time, or could not be started."""
 
     command: str
     status: int | None
@@ -56,13 +56,13 @@ class Dialect(Protocol):
         """The command that asks the cluster who it is."""
 
     def cluster(self, answer: Answer) -> str | None:
-        """The cluster's name in the answer to `hello`; None where nobody answered."""
+        """The cluster's name in the answer to `hello`; None if nobody answered."""
 
     def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
         """The command that submits a script, and whether it reads the script from standard input."""
 
     def check(self, script: str, after: Sequence[str]) -> tuple[str, ...] | None:
-        """The command that asks whether a script would be taken; None where the scheduler has no such question."""
+        """The command that asks whether a script would be taken; None if the scheduler has no such question."""
 
     def job(self, answer: Answer) -> str | None:
         """The job's number in the answer to `submit`."""
@@ -74,7 +74,7 @@ class Dialect(Protocol):
         """The command that asks what has become of a job."""
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
-        """The job's tasks in the answer to `state`: none where the scheduler has forgotten it; None for no answer."""
+        """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
 
     def queue(self) -> str:
         """The command with which a person looks for a job."""

@@ -48,7 +48,7 @@ def alone_in(folder: str) -> Iterator[None]:
 
 
 def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
-    """The submissions from a folder, the latest last. Code: R412, where the record is there and cannot be read."""
+    """The submissions from a folder, the latest last. Code: R412, if the record is there and cannot be read."""
     path = os.path.join(folder, FOLDER, _RECORD)
     try:
         with files.open_regular(path) as file:
@@ -58,7 +58,7 @@ def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
     except (OSError, ValueError):
         found = None
     if found is None:
-        message = f"`{path}` cannot be read: it is not known what was submitted from here before"
+        message = f"`{path}` cannot be read: earlier submissions from here are unknown"
         return (), (Diagnostic("R412", message, helps=("look at the queue, and remove the file",)),)
     return found, ()
 

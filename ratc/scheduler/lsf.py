@@ -18,7 +18,7 @@ class Lsf:
     hello = ("lsid",)
 
     def cluster(self, answer: Answer) -> str | None:
-        """`My cluster name is NAME`; `lsid` fails where no management host answers."""
+        """`My cluster name is NAME`; `lsid` fails if no management host answers."""
         match = re.search(r"^My cluster name is (\S+)", answer.out, re.MULTILINE)
         return match[1] if answer.status == 0 and match else None
 

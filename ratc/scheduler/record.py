@@ -14,7 +14,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job. ``job`` is None while it is being submitted, and stays so where the answer never came.
+    """One job. ``job`` is None while it is being submitted, and stays so if the answer never came.
 
     ``lock`` is the digest of its lock, ``time`` an ISO 8601 date and time in UTC, ``host`` where it was submitted from.
     """
@@ -33,7 +33,7 @@ def dump(submissions: Sequence[Submission]) -> str:
 
 
 def load(text: str) -> tuple[Submission, ...] | None:
-    """The record of such a text; None where it is none."""
+    """The record of such a text; None if it is none."""
     try:
         content = json.loads(text)
         if content["version"] != VERSION:
@@ -49,20 +49,20 @@ def load(text: str) -> tuple[Submission, ...] | None:
 
 
 def active(tasks: Sequence[Task]) -> str | None:
-    """The state of a task that has not ended; None where all have, or the scheduler knows of none."""
+    """The state of a task that has not ended; None if all have, or the scheduler knows of none."""
     return next((task.state for task in tasks if task.status is None), None)
 
 
 def objection(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
     """Why a lock is not submitted while ``former`` is in ``state``; a warning with ``again``. Code: R412.
 
-    ``state`` is None where the job has ended, or nobody knows whether it was submitted.
+    ``state`` is None if the job has ended, or nobody knows whether it was submitted.
     """
     when = f"submitted on {former.time} from {former.host}"
     same = former.lock == lock
     if former.job is None and same:
         message = f"this may be in the queue already: {dialect.name} never answered a former submission"
-        helps: tuple[str, ...] = (f"look for it with `{dialect.queue()}`; `--again` submits it where it is not there",)
+        helps: tuple[str, ...] = (f"look for it with `{dialect.queue()}`; `--again` submits it if it is not there",)
     elif state is None:
         return None
     elif same:

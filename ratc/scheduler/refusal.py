@@ -25,19 +25,19 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
-    """What the scheduler said, at the key that it speaks of where that can be told. Code: R414."""
+    """What the scheduler said, at the key that it speaks of if that can be told. Code: R414."""
     words = answer.words
     span = _span(words, settings)
     verb = "refused the job" if submitted else "would refuse the job"
     reason = _reason(words)
     message = f"the scheduler {verb}: {_plain(reason)}" if words else f"the scheduler {verb} without a word"
     notes = tuple(f"{answer.command} said: {word}" for word in words if word != reason)
-    look = "look at what the script asks for: its first lines are what the scheduler reads"
+    look = "look at the script's request: the scheduler reads its first lines"
     helps = (look,) if span is None else ()
     return Diagnostic("R414", message, span, notes, helps)
 
 
-#: What schedulers say where the reason is another's: a site's plugin or script has given it in a line of its own.
+#: What schedulers say if the reason is another's: a site's plugin or script has given it in a line of its own.
 _NO_REASON = re.compile(r"unspecified error|(?:request|submission) (?:aborted|rejected) by esub|^$", re.IGNORECASE)
 
 

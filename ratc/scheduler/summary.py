@@ -15,7 +15,7 @@ _NOT_COMPARED = ("artifacts.", "inputs.", "ratc_version")
 
 
 def values(name: str, text: str) -> dict[str, Any]:
-    """The values of a lock's text by their paths; lists are values. Empty where it cannot be read."""
+    """The values of a lock's text by their paths; lists are values. Empty if it cannot be read."""
     document, _ = parse(name, text.encode())
     return dict(_flat("", document.root.data())) if document else {}
 

@@ -18,7 +18,7 @@ _PATIENCE = 20
 
 
 def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tuple[Diagnostic, ...]]:
-    """The exit status of a job that has ended, the highest of an array's tasks; None where it is not known.
+    """The exit status of a job that has ended, the highest of an array's tasks; None if it is not known.
 
     Raises KeyboardInterrupt, which leaves the job alone. Code: R416.
     """

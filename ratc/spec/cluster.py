@@ -63,7 +63,7 @@ class Partition(Section):
     nodes: dict[Name, PositiveInt] = Field(
         ..., description="How many nodes of each type of `node_types`.", examples=[{"h100": 16}]
     )
-    default: bool = Field(False, description="Taken where the spec names none.")
+    default: bool = Field(False, description="Taken if the spec names none.")
     max_nodes: PositiveInt | None = Field(None, description="Most nodes of one job.", examples=[8])
     max_gpus_per_job: PositiveInt | None = Field(None, description="Most GPUs of one job.", examples=[64])
     max_cpus_per_gpu: PositiveInt | None = Field(None, description="Most CPUs for each GPU.", examples=[12])
@@ -88,7 +88,7 @@ class Partition(Section):
         "none", description="What happens to a job that has to make room."
     )
     grace_seconds: Count = Field(0, description="Time between the signal of a preemption and the end.", examples=[60])
-    requeue: bool = Field(True, description="Whether a job may go back into the queue.")
+    requeue: bool = Field(True, description="Whether a job may be requeued.")
 
 
 class Lsf(Section):
@@ -149,7 +149,7 @@ class Cluster(Section):
         [32768, 60999],
         description="First and last port that the system gives away; the rendezvous avoids them.",
     )
-    lsf: Lsf = Field(Lsf(), description="How this LSF site reads what is asked for.")
+    lsf: Lsf = Field(Lsf(), description="How this LSF site reads a request.")
     questions: list[Line] = Field(
         [],
         description="What a probe could not learn, each `KEY: question`. Answer it under the key, then remove it.",

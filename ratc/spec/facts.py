@@ -43,7 +43,7 @@ class Measured(Section):
         "native", description="How PyTorch's allocator took memory."
     )
     points: Annotated[list[MeasuredPoint], Field(min_length=1, max_length=2)] = Field(
-        ..., description="Two sizes, the smaller first; one where the larger ran out of memory."
+        ..., description="Two sizes, the smaller first; one if the larger ran out of memory."
     )
     outside_bytes: Bytes = Field(..., description="In use on the device beside PyTorch's allocator.")
     device_total_bytes: Bytes = Field(..., description="The device's memory, as CUDA reports it.")

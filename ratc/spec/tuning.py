@@ -16,7 +16,7 @@ class Draw(Section):
     range: list[float | int] | None = Field(
         None, description="`[low, high]`, two numbers, both in it.", examples=[[1e-5, 1e-3]]
     )
-    scale: Literal["linear", "log"] = Field("linear", description="On what scale the numbers of a range are even.")
+    scale: Literal["linear", "log"] = Field("linear", description="Scale on which the numbers of a range are even.")
 
 
 class Tuning(Section):
@@ -31,7 +31,7 @@ class Tuning(Section):
         {},
         description="What is tried, by key (short names are taken): `{range: [low, high], scale: log}`, "
         "`{choices: […]}`, or a list. A list of two ascending numbers, for a key that takes real numbers, is a range, "
-        "logarithmic where its ends are above 0 and 10 times apart; any other is of choices.",
+        "logarithmic if its ends are above 0 and 10 times apart; any other is of choices.",
         examples=[{"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8, 16]}],
     )
     search: Literal["spread", "tpe"] = Field(
@@ -48,13 +48,13 @@ class Tuning(Section):
     mode: Literal["min", "max"] | None = Field(None, description="Whether less or more of it is better.")
     trials: PositiveInt | None = Field(
         None,
-        description="Trials; if absent every combination of choices, or 16 where there is a range.",
+        description="Trials; if absent every combination of choices, or 16 if there is a range.",
         examples=[32],
     )
     max_parallel: PositiveInt | None = Field(None, description="Trials that may run at the same time.", examples=[4])
     early_stopping: Literal["asha", "none"] | None = Field(
         None,
-        description="`asha`: a trial ends where others were better by the same epoch (asynchronous successive "
+        description="`asha`: a trial ends if others were better by the same epoch (asynchronous successive "
         "halving); the way of `ray` if absent.",
     )
     grace_epochs: PositiveInt = Field(1, description="Epochs that every trial may train before it can end early.")

@@ -12,12 +12,12 @@ from ratc import files
 _FILE = "spent.json"
 #: Bytes of it that are read.
 _MOST = 10_000
-#: Seconds between two writings: no more is lost where a study is killed.
+#: Seconds between two writings: no more is lost if a study is killed.
 _EVERY = 5.0
 
 
 class Budget:
-    """Seconds that a study may take; without end where that is None."""
+    """Seconds that a study may take; without end if that is None."""
 
     def __init__(self, folder: str, seconds: float | None) -> None:
         self._path, self._seconds = os.path.join(folder, _FILE), seconds

@@ -16,7 +16,7 @@ _EVERY = 1.0
 
 
 class Live:
-    """Draws ``table()`` below what is said. Where standard error is no terminal only the lines are printed."""
+    """Draws ``table()`` below what is said. If standard error is no terminal only the lines are printed."""
 
     def __init__(self, table: Callable[[], str]) -> None:
         self._table = table
@@ -30,7 +30,7 @@ class Live:
         self._last = float("-inf")
 
     def show(self) -> None:
-        """Draw the table anew, if it is time."""
+        """Draw the table again, if it is time."""
         if not self._on or time.monotonic() - self._last < _EVERY:
             return
         self._last = time.monotonic()

@@ -44,7 +44,7 @@ class Ledger:
 
 
 def read(folder: str, study: Study) -> Ledger:
-    """A study's ledger, empty where there is none yet; nothing is written."""
+    """A study's ledger, empty if there is none yet; nothing is written."""
     path, head = os.path.join(folder, _FILE), _head(study)
     try:
         with files.open_regular(path) as file:
@@ -66,7 +66,7 @@ def begin(folder: str, study: Study) -> Ledger:
     """A study's ledger to write on."""
     os.makedirs(folder, exist_ok=True)
     found = read(folder, study)
-    # Anew in one piece: without what was cut off, and with one of another space put aside.
+    # Written again in one piece: without what was cut off, and with one of another space put aside.
     if not found.entries and os.path.exists(found.path):
         os.replace(found.path, f"{found.path}.old")
     text = _head(study) + "\n" + "".join(json.dumps(values) + "\n" for values in found.entries)

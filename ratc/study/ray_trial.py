@@ -21,7 +21,7 @@ from ratc.tuning.outcome import judged
 
 #: Seconds between two looks; for a run to save and end; and after which one that somebody else has stopped is given up.
 _PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
-#: What counts as worst, where a metric is no number.
+#: What counts as worst, if a metric is no number.
 WORST = -1e30
 
 
@@ -43,7 +43,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next epoch's result. Raises RuntimeError where the run has failed."""
+        """Wait for the next epoch's result. Raises RuntimeError if the run has failed."""
         while True:
             results = self._files.own_results()
             finished = results.get("status") == "finished"
@@ -91,7 +91,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         return {"epoch": max(1, self._told), "score": score, "done": done}
 
     def cleanup(self) -> None:
-        """End the run where it still runs: the study needs no more of it."""
+        """End the run if it still runs: the study needs no more of it."""
         self._end()
 
     def _end(self) -> None:

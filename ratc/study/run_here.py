@@ -1,4 +1,4 @@
-"""Runs a study's trials on this machine, each by its own script, several at a time where there is room."""
+"""Runs a study's trials on this machine, each by its own script, several at a time if there is room."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAUSE = 0.2
 
 @dataclass(slots=True)
 class Runner:
-    """Runs trials, several at a time where the spec says so and the machine has the GPUs."""
+    """Runs trials, several at a time if the spec says so and the machine has the GPUs."""
 
     study: Study
     trials: Sequence[Compiled]
@@ -39,7 +39,7 @@ class Runner:
         self.live = Live(lambda: outcome.table(self.study, [trials.result(one, self.study) for one in self.trials]))
 
     def run(self) -> int:
-        """Run what is not finished; 130 where it was interrupted, after the trials have saved."""
+        """Run what is not finished; 130 if it was interrupted, after the trials have saved."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         self._waiting = [trial for trial in self.trials if not trial.files.is_finished()]
         done = len(self.trials) - len(self._waiting)

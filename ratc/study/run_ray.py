@@ -1,6 +1,6 @@
 """Runs a study's trials with Ray Tune, on this machine or on a cluster of Ray's that is there.
 
-Ray places the trials, ends poor ones early (ASHA), and chooses them where the study is adaptive (Optuna's TPE). Its own
+Ray places the trials, ends poor ones early (ASHA), and chooses them if the study is adaptive (Optuna's TPE). Its own
 state is thrown away: a study that is continued tells Ray again what its trials have done, from their own results.
 """
 
@@ -137,7 +137,7 @@ def _optuna(study: Study, book: Ledger) -> Any:
 class Watch(tune.Callback):  # type: ignore[misc]
     """Follows the study from Ray's loop: the table, trials that end, the budget, and being asked to stop.
 
-    ``reason`` is why the study ends before its trials, where it does.
+    ``reason`` is why the study ends before its trials, if it does.
     """
 
     def __init__(self, study: Study, source: Source, base: str, budget: Budget) -> None:
@@ -210,7 +210,7 @@ def outcome_of(trial: Compiled, study: Study) -> str:
 
 
 def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> tuple[int, Prepared]:
-    """Run what is not finished; 130 where it was asked to stop. Returns the trials that there were, too.
+    """Run what is not finished; 130 if it was asked to stop. Returns the trials that there were, too.
 
     Without an address Ray is started on this machine, and ends with the study.
     """
@@ -241,7 +241,7 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
             os.unlink(os.path.join(workshop.base, STOP))
     stopped = watch.reason not in ("", SPENT)
     if stopped:
-        # The job's script reads it, and sends the job back into the queue.
+        # The job's script reads it, and requeues the job.
         with open(os.path.join(workshop.base, STOPPED), "w", encoding="utf-8") as file:
             file.write(f"{watch.reason}\n")
     return (130 if stopped else 0), Prepared(source.trials, source.left, workshop)

@@ -33,7 +33,7 @@ _RANKS = ("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK", "JSM_", "
 
 @dataclass(frozen=True, slots=True)
 class TrialFiles:
-    """A trial's compiled files in ``folder``, its results in ``output``; both absolute where it may run elsewhere."""
+    """A trial's compiled files in ``folder``, its results in ``output``; both absolute if it may run elsewhere."""
 
     folder: str
     output: str
@@ -95,7 +95,7 @@ class TrialFiles:
             files.replace(os.path.join(self.output, STOP), b"", flush=False)
 
     def why(self, begun: int = 0) -> str:
-        """The code of the last finding in its log, from a place on; nothing where there is none."""
+        """The code of the last finding in its log, from a place on; nothing if there is none."""
         try:
             with open(self.log, "rb") as file:
                 file.seek(begun)

@@ -23,7 +23,7 @@ def config(plan: Plan, place: Place) -> dict[str, Any]:
     values = plan.values
     world, cpu = values.get_as(int, "parallel.world_size"), values["hardware.device"].value == "cpu"
     uses_deepspeed = bool(values["engine.deepspeed"].value)
-    # MULTI_CPU would want MPI and starts one process in silence without it; MULTI_GPU with use_cpu starts them all.
+    # MULTI_CPU would want MPI and silently starts one process without it; MULTI_GPU with use_cpu starts them all.
     kind = "DEEPSPEED" if uses_deepspeed else ("MULTI_GPU" if world > 1 else "NO")
     body: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",

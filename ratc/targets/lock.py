@@ -1,4 +1,4 @@
-"""``lock.yaml``: every value of the run, concrete, with a comment where the spec does not say it. See docs/lock.md."""
+"""``lock.yaml``: every value of the run, with a comment if the spec does not say it. docs/reference/lock.md."""
 
 from __future__ import annotations
 

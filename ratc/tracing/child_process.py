@@ -170,7 +170,7 @@ def _bounds(limits: Limits) -> dict[str, tuple[int, int]]:
 
     found = {"RLIMIT_DATA": (MEMORY_BYTES, MEMORY_BYTES), "RLIMIT_CORE": (0, 0)}
     if limits.cpu_s is not None:
-        # Only where /proc says nothing is this one met.
+        # Only if /proc says nothing is this one met.
         most = int(limits.cpu_s) + 30
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         found["RLIMIT_CPU"] = (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)

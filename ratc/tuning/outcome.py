@@ -34,7 +34,7 @@ class Trial:
 
 
 def judged(results: Mapping[str, Any], metric: str, larger_is_better: bool) -> tuple[float | None, int | None]:
-    """The metric at the best epoch of a run's `results.json`, and that epoch; None where no epoch has a number."""
+    """The metric at the best epoch of a run's `results.json`, and that epoch; None if no epoch has a number."""
     found = [
         (float(record[f"val_{metric}"]), int(record["epoch"]))
         for record in results.get("epochs", ())
@@ -58,7 +58,7 @@ def ranked(trials: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
 
 
 def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
-    """The best trial that ended; None where none has."""
+    """The best trial that ended; None if none has."""
     ended = [
         trial for trial in ranked(trials, larger_is_better) if trial.status == FINISHED and trial.metric is not None
     ]
@@ -100,8 +100,8 @@ def as_csv(study: Study, trials: Sequence[Trial]) -> str:
 
 
 def as_json(study: Study, trials: Sequence[Trial], finished: Sequence[str] = ()) -> str:
-    """The study, as it was read, and its trials in their own order; docs/tuning.md describes it. ``finished`` are
-    the digests of the locks of jobs that have run it to its end: a job is finished only if its own stands there.
+    """The study, as it was read, and its trials in their own order; docs/guides/tuning.md describes it. ``finished``
+    are the digests of the locks of jobs that have run it to its end: a job is finished only if its own stands there.
     """
     chosen = best(trials, study.larger_is_better)
     tree = {

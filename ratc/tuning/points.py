@@ -21,7 +21,7 @@ from ratc.tuning.proposals import standing_for
 from ratc.tuning.space import Choices, Range, number_at, point_of, read
 from ratc.yaml.parse import Document, Node
 
-#: Trials where a spec has ranges and says no number.
+#: Trials if a spec has ranges and says no number.
 USUAL_TRIALS = 16
 #: How many of the spread are looked at for as many different ones as are wanted.
 _PATIENCE = 20
@@ -31,7 +31,7 @@ _PATIENCE = 20
 class Study:
     """``space`` as it was read, and ``trials`` points of it; ``whole`` tells that they are all there are.
 
-    Where the study is ``adaptive`` its trials are proposed while it runs, and ``points`` only stand for them. With
+    If the study is ``adaptive`` its trials are proposed while it runs, and ``points`` only stand for them. With
     ``halving`` (grace epochs, reduction factor) poor trials end early.
     """
 
@@ -119,7 +119,7 @@ def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[D
     yield Diagnostic("R360", message, node.span, helps=helps, severity=Severity.WARNING)
 
 
-#: What only Ray does of a section `tuning`, with the value that asks for it; any where that is None.
+#: What only Ray does of a section `tuning`, with the value that asks for it; any if that is None.
 _RAYS: dict[str, str | None] = {
     "search": "tpe",
     "early_stopping": "asha",
@@ -139,7 +139,7 @@ def _rays_alone(section: Node) -> Iterator[Diagnostic]:
             continue
         helps = ["use `backend: ray`"]
         if asked is None:
-            helps.append("the trials of an array each have what `resources` asks for")
+            helps.append("each trial of an array gets the request in `resources`")
         message = f"`{key}{f': {asked}' if asked else ''}` needs `backend: ray`"
         yield Diagnostic("R342", message, node.span, helps=tuple(helps))
 

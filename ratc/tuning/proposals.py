@@ -28,7 +28,7 @@ def point(index: int, space: Sequence[Choices | Range], values: Mapping[str, Any
 
 def standing_for(space: Sequence[Choices | Range]) -> tuple[Point, ...]:
     """Every combination of choices and whole numbers, with real numbers in the middle of their ranges: what can be
-    told of a study before its trials are known. Where there are too many, fewer of the whole numbers.
+    told of a study before its trials are known. If there are too many, fewer of the whole numbers.
     """
     for whole in (_WHOLE, 3, 2, 1):
         lists = [list(_looked_at(entry, whole)) for entry in space]

@@ -18,7 +18,7 @@ class Share:
     node_cpus: int
 
     def settings(self, container: bool) -> tuple[str, ...]:
-        """The words behind ``--set`` that make a run on one node of the study's spec; in a container, where the study
+        """The words behind ``--set`` that make a run on one node of the study's spec; in a container, if the study
         runs in one, nothing starts another.
         """
         words = (

@@ -44,7 +44,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A number from ``low`` to ``high``, both in it, even on its scale; whole where the key takes whole numbers."""
+    """A number from ``low`` to ``high``, both in it, even on its scale; whole if the key takes whole numbers."""
 
     path: str
     low: float
@@ -67,7 +67,7 @@ def read(
     """Every entry of a search space that the schema accepts, and all that is wrong with them. Codes: R331, R332, R336.
 
     A list of two ascending numbers, for a key that takes numbers and not whole numbers alone, is a range; logarithmic
-    where its ends are above 0 and 10 times apart. Any other list is of choices. A free key, as those of `model.args`,
+    if its ends are above 0 and 10 times apart. Any other list is of choices. A free key, as those of `model.args`,
     takes whole numbers if the space gives whole numbers, unless the spec (``base``) has a fraction there.
     """
     assert isinstance(section.value, dict), "the schema has checked the form"
@@ -132,7 +132,7 @@ def point_of(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
 
 def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagnostic | None:
     if path.split(".")[0] in SHARED:
-        helps = ("what the job asks for and where it runs is the same for all trials",)
+        helps = ("the job's request and its target are the same for all trials",)
         return Diagnostic("R332", f"a study cannot vary `{path}`", node.key_span, helps=helps)
     sub = subschema(schema, path)
     if sub is None or "properties" in sub:

@@ -108,7 +108,7 @@ def make(
     known: Known | None = None,
     checks: Checks | None = None,
 ) -> tuple[Made | None, tuple[Diagnostic, ...]]:
-    """The artifacts of a spec for a folder, not written: of one run, or of an array where the spec has a sweep.
+    """The artifacts of a spec for a folder, not written: of one run, or of an array if the spec has a sweep.
     ``known`` keeps the decisions of predictions for later calls; with ``checks`` micro-batches that the spec gives are
     checked against their card.
     """

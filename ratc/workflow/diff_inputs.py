@@ -24,7 +24,7 @@ from ratc.workflow.request import CompileRequest
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One side as the user names it: None where nothing is said of it. ``data`` stands in for the file's bytes."""
+    """One side as the user names it: None if nothing is said of it. ``data`` stands in for the file's bytes."""
 
     text: str
     target: str | None = None
@@ -33,7 +33,7 @@ class Asked:
 
 
 def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | None, tuple[Diagnostic, ...]]:
-    """Both sides, told in the same terms. A side that says no target takes the other's, where that is a lock."""
+    """Both sides, told in the same terms. A side that says no target takes the other's, if that is a lock."""
     old, new = _completed(old, new), _completed(new, old)
     places: list[str | Revision] = []
     for asked, other in ((old, new), (new, old)):
@@ -152,7 +152,7 @@ def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnosti
 
 
 def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
-    """The lock with what it was made from, where its inputs still give what it says."""
+    """The lock with what it was made from, if its inputs still give what it says."""
     if read.points or read.point:
         return None
     try:

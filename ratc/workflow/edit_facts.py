@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
 
 from ratc import compiler, facts, files
 from ratc.compiler import File
@@ -13,17 +11,15 @@ from ratc.facts import MIB, Machine
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
 from ratc.workflow.read import read
+from ratc.yaml.edit import put_items
 from ratc.yaml.write import scalar
-
-#: The key and all that is indented below it.
-_BLOCK = re.compile(r"^measured:.*\n?(?:(?:[ \t-].*)?\n|[ \t-].*$)*", re.MULTILINE)
 
 
 def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     """Write the facts of this machine with the measurement, or add it to those that are there; one of the same step is
     replaced. Codes: R403, and those of reading a facts file.
     """
-    head, kept = _described(machine), []
+    head, replaced, before = _described(machine), [], 0
     if os.path.exists(path):
         file, problem = read(path, named=True)
         if file is None:
@@ -31,15 +27,17 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
         values, found = compiler.read_facts(file)
         if values is None:
             return found[0]
-        kept = [measured.read(entry) for entry in values["measured"].value]
-        head = _BLOCK.sub("", file.data.decode())
-        head += "" if head.endswith("\n") or not head else "\n"
-    kept = [one for one in kept if measured.differences(one.conditions, new.conditions)]
-    content = head + text([*kept, new])
+        head = file.data.decode()
+        known = [measured.read(entry) for entry in values["measured"].value]
+        before = len(known)
+        replaced = [at for at, one in enumerate(known) if not measured.differences(one.conditions, new.conditions)]
+    try:
+        content = put_items(head, "measured", [measured.entry(new)], replaced)
+    except ValueError as error:
+        return _own_way(path, str(error))
     values, _ = compiler.read_facts(File(path, content.encode()))
-    if values is None or len(values["measured"].value) != len(kept) + 1:
-        message = f"cannot add to `{os.path.normpath(path)}`: its `measured` is written in a way of its own"
-        return Diagnostic("R403", message, helps=("name another file",))
+    if values is None or len(values["measured"].value) != before - len(replaced) + 1:
+        return _own_way(path, "its `measured` comes from an anchor")
     try:
         files.replace(path, content.encode())
     except OSError as error:
@@ -47,18 +45,8 @@ def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
     return None
 
 
-def text(entries: Sequence[Measurement]) -> str:
-    """The key `measured` with its entries, in block style."""
-    lines = ["measured:"]
-    for one in entries:
-        mark = "  - "
-        for key, value in measured.entry(one).items():
-            if key == "points":
-                lines += [f"{mark}points:", *(f"      - {scalar(point)}" for point in value)]
-            else:
-                lines.append(f"{mark}{key}: {scalar(value)}")
-            mark = "    "
-    return "".join(f"{line}\n" for line in lines)
+def _own_way(path: str, reason: str) -> Diagnostic:
+    return Diagnostic("R403", f"cannot add to `{os.path.normpath(path)}`: {reason}", helps=("name another file",))
 
 
 def _described(machine: Machine) -> str:

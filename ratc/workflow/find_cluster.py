@@ -16,7 +16,7 @@ FOLDER = "clusters"
 
 
 def load(settings: Values, folder: str) -> tuple[File | None, facts.Cluster | None, tuple[Diagnostic, ...]]:
-    """The facts of the cluster that the spec names, and their file; nothing where it names none.
+    """The facts of the cluster that the spec names, and their file; nothing if it names none.
 
     ``folder`` is the spec's. Codes: R0xx, R1xx, R301, R325, R327.
     """

@@ -1,4 +1,4 @@
-"""Tells what a command finds in several steps: at once where people read it, as one document at the end otherwise."""
+"""Tells what a command finds in several steps: at once if people read it, as one document at the end otherwise."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ _ABOUT_A_PLAN = ("R305", "R320")
 
 
 def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
-    """Print what was found: text on standard error, any other form on standard output, even where nothing was found;
-    on standard error too where the other is taken by what the command makes. Returns whether any of it is an error.
+    """Print what was found: text on standard error, any other form on standard output, even if nothing was found;
+    on standard error too if the other is taken by what the command makes. Returns whether any of it is an error.
     """
     items = sorted(diagnostics, key=_position)
     failed = any(item.severity is Severity.ERROR for item in items)

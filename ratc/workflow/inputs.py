@@ -82,7 +82,7 @@ def _spec(request: CompileRequest) -> tuple[File | None, Diagnostic | None]:
 def resolve(
     request: CompileRequest, settings: Values, predict: bool = True
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None]:
-    """Gather the facts and resolve, with what a memory prediction decides. Returns the facts file too, where one was
+    """Gather the facts and resolve, with what a memory prediction decides. Returns the facts file too, if one was
     named.
     """
     return decided(request, settings, predict)[:3]
@@ -91,7 +91,7 @@ def resolve(
 def decided(
     request: CompileRequest, settings: Values, predict: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None, Decision | None]:
-    """As `resolve`, with the prediction's decision too, where there was one. ``known`` keeps it for later calls."""
+    """As `resolve`, with the prediction's decision too, if there was one. ``known`` keeps it for later calls."""
     gathered, found = gather(request, settings)
     if gathered is None:
         return None, found, None, None
@@ -162,7 +162,7 @@ def gather(request: CompileRequest, settings: Values) -> tuple[Gathered | None, 
 
 
 def _rate(request: CompileRequest, settings: Values) -> tuple[Values | None, File | None, tuple[Diagnostic, ...]]:
-    """What was measured beside the spec, where the spec wants it and it is there. Codes: R00x, R1xx."""
+    """What was measured beside the spec, if the spec wants it and it is there. Codes: R00x, R1xx."""
     from ratc import rates
 
     folder, name = os.path.split(request.spec)

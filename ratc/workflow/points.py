@@ -16,7 +16,7 @@ from ratc.yaml.parse import Document
 
 #: Points that may fail before the rest is left alone: the same mistake said a thousand times helps nobody.
 MOST_FAILURES = 20
-#: Tasks of an array where a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
+#: Tasks of an array if a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
 USUAL_ARRAY = 1000
 
 

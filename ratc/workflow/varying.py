@@ -21,7 +21,7 @@ _MOST_POINTS, _MOST_VALUES = 200, 5
 def remarks(
     document: Document, settings: Values, gathered: Gathered, points: Sequence[Point], paths: Sequence[str]
 ) -> list[str]:
-    """One line for each value that is not the same in all points. What memory decides is left out where a point leaves
+    """One line for each value that is not the same in all points. What memory decides is left out if a point leaves
     it open: each such point would have to be predicted.
     """
     hardware, _ = gathered.settled(settings)

@@ -1,9 +1,11 @@
-"""Applies fixes to the text of a file: what is not fixed stays as it was, byte for byte."""
+"""Edits the text of YAML files that people own: what is not edited stays as it was, byte for byte."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from ratc.diagnostics import Edit, Span
 
@@ -34,6 +36,113 @@ def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
 
 
 def _words(span: Span) -> str | None:
-    """What stood there when the finding was made; None where the line is shorter than that."""
+    """What stood there when the finding was made; None if the line is shorter than that."""
     line = span.source.line(span.line)
     return line[span.column - 1 : span.end_column - 1] if span.end_column - 1 <= len(line) else None
+
+
+def put_items(text: str, key: str, items: Sequence[Mapping[str, Any]], without: Collection[int] = ()) -> str:
+    """The text of a mapping with items appended to the list at one of its keys, and without those at some positions.
+
+    Items that stay keep their bytes and comments; a list in flow style is written again, in block style. Raises
+    ValueError for a text that is no mapping in block style, as JSON is not.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import YAMLError
+
+    ends = _LINE_END.findall(text)
+    newline = ends[0] if ends else "\n"
+    try:
+        reader = YAML()
+        reader.preserve_quotes = True
+        tree: Any = reader.load(text)
+    except YAMLError as error:
+        raise ValueError(str(error)) from None
+    if tree is not None and (type(tree) is not CommentedMap or tree.fa.flow_style()):
+        raise ValueError("no mapping in block style")
+    if tree is None or key not in tree.lc.data:  # a merged mapping may have it, too
+        apart = "" if not text or text.endswith(tuple(_ENDS)) else newline
+        return text + apart + _dumped({key: [_item(item) for item in items]}, newline)
+    lines = _lines(text)
+    first = tree.lc.key(key)[0]
+    end = _end(lines, first, min((at for at in _starts(tree) if at > first), default=len(lines)))
+    kept: Any = tree[key] or []
+    if not kept or kept.fa.flow_style() or len(without) == len(kept):
+        left = [item for at, item in enumerate(kept) if at not in without]
+        middle = [_dumped({key: [*left, *map(_item, items)]}, newline)]
+    else:
+        column = kept.lc.col
+        starts = [_dash(lines, kept.lc.item(at)[0], column) for at in range(len(kept))]
+        cuts = [*starts, end]
+        pieces = ["".join(lines[cuts[at] : cuts[at + 1]]) for at in range(len(kept)) if at not in without]
+        last = pieces.pop()
+        pieces.append(last if last.endswith(tuple(_ENDS)) else last + newline)
+        added = [_dumped([_item(item) for item in items], newline, column)] if items else []
+        middle = [*lines[first : starts[0]], *pieces, *added]
+    return "".join([*lines[:first], *middle, *lines[end:]])
+
+
+_ENDS = ("\n", "\r", "\x85", "\u2028", "\u2029")
+
+
+def _lines(text: str) -> list[str]:
+    at, lines = 0, []
+    for match in _LINE_END.finditer(text):
+        lines.append(text[at : match.end()])
+        at = match.end()
+    return [*lines, text[at:]] if at < len(text) else lines
+
+
+def _dash(lines: Sequence[str], at: int, column: int) -> int:
+    """The line of the dash that begins the item whose first value stands on a line."""
+    while lines[at][: column + 1] != " " * column + "-":
+        at -= 1
+    return at
+
+
+def _starts(tree: Any) -> list[int]:
+    """The lines that keys of a mapping begin on."""
+    return [tree.lc.key(key)[0] for key in tree.lc.data]
+
+
+def _end(lines: Sequence[str], first: int, following: int) -> int:
+    """The line behind a block: empty lines and comments at the margin before the next key are that key's."""
+    while following - 1 > first and (not lines[following - 1].strip() or lines[following - 1].startswith("#")):
+        following -= 1
+    return following
+
+
+def _item(value: Mapping[str, Any]) -> Any:
+    """An item in block style, a key on a line; what its values hold stands on one line each."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    def line(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            flow: Any = CommentedMap((key, line(item)) for key, item in value.items())
+        elif isinstance(value, (list, tuple)):
+            flow = CommentedSeq(line(item) for item in value)
+        else:
+            return value
+        flow.fa.set_flow_style()
+        return flow
+
+    def block(value: Any) -> Any:
+        several = isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value)
+        return [line(item) for item in value] if several else line(value)
+
+    return {key: block(item) for key, item in value.items()}
+
+
+def _dumped(value: Any, newline: str, indent: int = 0) -> str:
+    from ruamel.yaml import YAML
+
+    writer = YAML()
+    writer.width = 2**16
+    writer.indent(mapping=2, sequence=4, offset=2)
+    out = io.StringIO()
+    writer.dump(value, out)
+    lines = out.getvalue().splitlines()
+    # ruamel.yaml indents a list at the top as it does one below a key.
+    apart = indent - (2 if isinstance(value, list) else 0)
+    return "".join((" " * apart + line if apart > 0 else line[-apart:]) + newline for line in lines)

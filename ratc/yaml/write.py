@@ -1,4 +1,4 @@
-"""Writes YAML that YAML 1.1 and 1.2 readers understand alike, one value a line, with a comment where one is given.
+"""Writes YAML that YAML 1.1 and 1.2 readers understand alike, one value a line, with a comment if one is given.
 
 PyYAML reads `1e-05` as text and `no` as false; the writer never leaves either to chance.
 """

@@ -1,4 +1,4 @@
-"""The runtime of ratc: trains exactly what `lock.yaml` says, and refuses where the machine is not the lock's."""
+"""The runtime of ratc: trains exactly what `lock.yaml` says, and refuses if the machine is not the lock's."""
 
 import os
 import sys

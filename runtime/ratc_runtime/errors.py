@@ -8,7 +8,7 @@ import sys
 class RuntimeFinding(Exception):
     """A refusal with its code, to be shown instead of a traceback.
 
-    `everywhere` is true where every rank comes to the same finding, so that only rank 0 prints it.
+    `everywhere` is true if every rank comes to the same finding, so that only rank 0 prints it.
     """
 
     def __init__(self, code: str, message: str, note: str = "", help: str = "", everywhere: bool = True) -> None:

@@ -64,7 +64,7 @@ class Opened:
     trust: bool = False
 
     def of(self, name: str | None) -> Opened:
-        """Return one of several tasks by itself; None is the whole. Raises R542 where there is no such task."""
+        """Return one of several tasks by itself; None is the whole. Raises R542 if there is no such task."""
         if name is None:
             return self
         if name not in self.task.parts:
@@ -84,11 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a .pt file, a DeepSpeed folder, exported .safetensors, or a run's output folder: its best",
     )
-    parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
+    parser.add_argument("--lock", type=Path, help="the lock, if the file holds none (.safetensors)")
     parser.add_argument(
         "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
     )
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--batch-size", type=positive, help="samples at a time (default: the lock's micro-batch)")
 
 
@@ -120,11 +120,11 @@ def open_checkpoint(
     batch_size: int | None = None,
     trust: bool = False,
 ) -> Opened:
-    """Build the model of a checkpoint, with its weights, on the device (default: a GPU where there is one).
+    """Build the model of a checkpoint, with its weights, on the device (default: a GPU if there is one).
 
     A model of one's own is built only if it is trusted (`trusted.allows`); it is looked for as when it trained, from
-    the working folder on. Raises R584 for one that is not trusted, R504 where there is no
-    such device, R505 for a lock that cannot be read, R508 where the checkpoint is damaged or there is none, R509 where
+    the working folder on. Raises R584 for one that is not trusted, R504 if there is no
+    such device, R505 for a lock that cannot be read, R508 if the checkpoint is damaged or there is none, R509 where
     the model cannot be built or has other weights.
     """
     path = _found(checkpoint)
@@ -153,7 +153,7 @@ def open_checkpoint(
 
 
 def _found(path: Path) -> Path:
-    """The checkpoint itself, where its run's output folder is named."""
+    """The checkpoint itself, if its run's output folder is named."""
     runs = [path / "checkpoints", path] if path.is_dir() else []
     for folder in runs:
         for name in _IN_A_RUN:
@@ -175,16 +175,15 @@ def _device(named: str | None) -> torch.device:
 
 def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
     """The lock for one process on a device: nothing that decides an output but the precision of a CPU."""
-    training = dataclasses.replace(
-        lock.training,
+    training = lock.training.replace(
         micro_batch_size=batch_size or lock.training.micro_batch_size,
         activation_checkpointing=False,
         compile=False,
     )
     if device.type == "cpu" and training.precision == "fp16":
         warn("the model was trained in fp16, which the CPU does not do well: it is used in fp32")
-        training = dataclasses.replace(training, precision="fp32")
-    parallel = dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1)
+        training = training.replace(precision="fp32")
+    parallel = lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1)
     kind = "cuda" if device.type == "cuda" else "cpu"
-    hardware = dataclasses.replace(lock.hardware, device=kind)
-    return dataclasses.replace(lock, training=training, parallel=parallel, hardware=hardware)
+    hardware = lock.hardware.replace(device=kind)
+    return lock.replace(training=training, parallel=parallel, hardware=hardware)

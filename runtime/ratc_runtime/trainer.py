@@ -2,7 +2,7 @@
 
     results = UnifiedTrainer("compiled/moles/local", model=model, train_dataset=train, val_dataset=val).train()
 
-What is not brought is built from the lock. Torch is imported when training starts, not before, so that a start that can
+What is not passed is built from the lock. Torch is imported when training starts, not before, so that a start that can
 be refused without it is.
 """
 
@@ -41,13 +41,13 @@ class UnifiedTrainer:
 
     Datasets are map-style; an item is a mapping of `image`, `target` and perhaps `name`, or a pair of image and
     target. An image is a tensor or array (C, ...), or a list of them from fine to coarse (a pyramid). Both datasets
-    are brought, or none; without `test_dataset` the best epoch has its scores of the validation split only.
+    are passed, or none; without `test_dataset` the best epoch has its scores of the validation split only.
     `criterion` takes the model's output and the collated targets and returns a scalar. `scores` names functions of
     the outputs and targets of one sample (batches of one) that return a number, larger being better; with it nothing
     else is scored. `callbacks`: see `ratc_runtime.callbacks`. Under torchrun, accelerate or srun every process makes
     its own trainer.
 
-    A model that is brought as an object cannot be traced: nothing is predicted of it, and `training.batch_size` is
+    A model that is passed as an object cannot be traced: nothing is predicted of it, and `training.batch_size` is
     needed on a GPU. Named `package.module:callable` in the spec, it is predicted as any other.
     """
 
@@ -90,9 +90,9 @@ class UnifiedTrainer:
 
         loop.take_place()
         path, base = self._lock()
-        brought = any(part is not None for part in (self._model, self._criterion, self._scores)) or self._datasets
+        passed = any(part is not None for part in (self._model, self._criterion, self._scores)) or self._datasets
         # What a caller brings takes the place of what the lock names.
-        lock = preflight.check(path, os.environ, launched=True, own_folder=None if brought else base)
+        lock = preflight.check(path, os.environ, launched=True, own_folder=None if passed else base)
         loop.prepare_environment(lock)
         # Torch is imported from here on.
         from ratc_runtime.training.components import Own
@@ -104,7 +104,7 @@ class UnifiedTrainer:
         return read_results(output_dir)
 
     def _lock(self) -> tuple[Path, Path]:
-        """Return the lock, compiled now where the configuration is a spec, and what its relative paths start from."""
+        """Return the lock, compiled now if the configuration is a spec, and what its relative paths start from."""
         if isinstance(self.config, Mapping):
             return self._compiled(self._written(self.config))
         path = Path(self.config).expanduser()
@@ -120,12 +120,12 @@ class UnifiedTrainer:
         """Write the spec that a mapping is into the output folder, where what ran can be read a month later."""
         name = self.experiment_name or config.get("experiment_name") or "experiment"
         data = dict(config.get("data") or {})
-        # The schema wants a folder; data that are brought lie in none.
+        # The schema wants a folder; data that are passed lie in none.
         data["data_dir"] = os.fspath((self.data_dir or Path(data.get("data_dir") or ".")).expanduser().absolute())
         folder = self.output_dir or Path(config.get("output_dir") or Path("outputs") / name).expanduser()
         content = {**config, "experiment_name": name, "data": data, "output_dir": os.fspath(folder.absolute())}
         if self._model is not None:
-            # RAT's defaults say nothing of it; where the mapping describes it, that stays.
+            # RAT's defaults say nothing of it; if the mapping describes it, that stays.
             content.setdefault("model", {"name": name_of(self._model)})
         if self._datasets:
             data.setdefault("dataset", name_of(self._datasets["train"]))
@@ -140,7 +140,7 @@ class UnifiedTrainer:
         return path
 
     def _compiled(self, spec: Path) -> tuple[Path, Path]:
-        """Compile a spec for this machine, as every rank does, to the same bytes; raise R544 where that fails."""
+        """Compile a spec for this machine, as every rank does, to the same bytes; raise R544 if that fails."""
         command = [sys.executable, "-m", "ratc", "compile", os.fspath(spec), "--target", "local"]
         if self.experiment_name is not None:
             command += ["--experiment-name", self.experiment_name]

@@ -234,7 +234,7 @@ def spoiled(path, value):
     return data
 
 
-#: docs/trace.md: bf16, 64 -> 64 features, 3 x 3.
+#: docs/reference/trace.md: bf16, 64 -> 64 features, 3 x 3.
 CONVOLUTION = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [64, 0], [64, 0], [1, 0], [0, 9216], [0, 9216], *([[3, 0]] * 2)]
 CONVOLUTION += [[1, 0]] * 2
 

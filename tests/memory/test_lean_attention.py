@@ -149,7 +149,7 @@ def test_gradients_against_finite_differences() -> None:
         assert torch.allclose(sums, Gather.apply(q, k, v, True, 1e-3, pieces)[1])
 
         def spread(*tensors: torch.Tensor, pieces: Pieces = pieces, normal: bool) -> torch.Tensor:
-            # The sums belong to q and k: they are worked out anew for every difference.
+            # The sums belong to q and k: they are worked out again for every difference.
             sums = torch.softmax(tensors[0] @ tensors[1].mT, -1).sum(1, keepdim=True).detach() if normal else None
             return Spread.apply(*tensors, sums, 1e-3, pieces)
 

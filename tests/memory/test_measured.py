@@ -165,6 +165,26 @@ def test_keys_behind_the_measurements_stay(tmp_path):
     assert len(read(path)["measured"].value) == 1
 
 
+def test_a_facts_file_in_json_is_left_alone(tmp_path):
+    path = tmp_path / "facts.yaml"
+    path.write_text('{"gpus_per_node": 8, "gpu": "h100", "cpus": 64}')
+    found = edit_facts.add(str(path), measurement(), MACHINE)
+    assert (found.code, found.helps) == ("R403", ("name another file",))
+    assert path.read_text() == '{"gpus_per_node": 8, "gpu": "h100", "cpus": 64}'
+
+
+def test_measurements_that_are_merged_in_are_left_alone(tmp_path):
+    path = tmp_path / "facts.yaml"
+    edit_facts.add(str(path), measurement(), MACHINE)
+    head, _, block = path.read_text().partition("measured:\n")
+    merged = f"{head}<<:\n  measured:\n" + "".join(f"  {line}\n" for line in block.splitlines())
+    path.write_text(merged)
+    assert len(read(path)["measured"].value) == 1
+    other = measurement(conditions=replace(CONDITIONS, precision="fp32"))
+    assert edit_facts.add(str(path), other, MACHINE).code == "R403"
+    assert path.read_text() == merged
+
+
 @pytest.mark.parametrize(
     ("text", "code"), [("gpus_per_node: [", "R00"), ("cpus: 1\n", "R105"), ("gpus_per_node: 1\ncpus: x\n", "R102")]
 )
@@ -224,7 +244,7 @@ resources: {gpu: h100, num_gpus: 1, cpus: 8}
 """
 #: In the place of the interpreter: the step is real, the card's counters are not. `limit` is what fits.
 SHIM = """\
-import dataclasses, sys, time
+import sys, time
 import torch
 from ratc_runtime.commands import gpu_memory as gpu, measure_step as profile
 
@@ -246,7 +266,7 @@ def measure(lock):
     size = lock.training.micro_batch_size
     if size > LIMIT:
         return dict(micro_batch=size, fits=False, error="CUDA out of memory. Tried to allocate 2 GiB"), None
-    lock = dataclasses.replace(lock, hardware=dataclasses.replace(lock.hardware, device="cpu"))
+    lock = lock.replace(hardware=lock.hardware.replace(device="cpu"))
     return profile.run(lock, torch.device("cpu"), Counters(size)), None
 
 

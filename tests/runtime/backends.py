@@ -2,7 +2,7 @@
 
 All cases of one world size run in one launch, one after the other: starting processes takes longer than training. As a
 program it is such a process: `backends.py FOLDER NAME...`, under torchrun where the world has two processes.
-`python tests/runtime/backends.py` trains everything and writes losses.json anew; read the difference before committing.
+`python tests/runtime/backends.py` trains everything and rewrites losses.json; read the difference before committing.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def regenerate() -> None:
             found |= train_cases(folder, names)
     import torch
 
-    about = "losses of the backends' matrix on a CPU: python tests/runtime/backends.py; docs/backends.md"
+    about = "losses of the backends' matrix on a CPU: python tests/runtime/backends.py; docs/concepts/backends.md"
     content = {"about": about, "torch": torch.__version__, "losses": found}
     GOLDEN.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import environment, results, run_training, train_command, write_data, write_lock
+from lockfile import environment, results, run_alone, train_command, write_data, write_lock
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.output import provenance, time_accounting
@@ -111,11 +111,11 @@ def test_starts_are_counted_whatever_they_left(tmp_path: Path) -> None:
     assert third.record()["number"] == 3
     assert third.record()["last"][-1]["epoch"] == 2
     assert third.tags("last.pt")["ratc.resumed_from"] == "last.pt after epoch 2, step 1"
-    anew = Starts(tmp_path, "print", True, None, 0, 0)
-    assert anew.run_id != first.run_id
-    assert anew.record()["number"] == 1
+    again = Starts(tmp_path, "print", True, None, 0, 0)
+    assert again.run_id != first.run_id
+    assert again.record()["number"] == 1
     other = Starts(tmp_path, "another", False, None, 0, 0)
-    assert other.run_id != anew.run_id
+    assert other.run_id != again.run_id
 
 
 def test_durations() -> None:
@@ -322,7 +322,7 @@ def test_the_account_of_a_run_and_its_table(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=2)
     began = time.monotonic()
-    done = run_training(lock)
+    done = run_alone(lock)
     lived = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = results(tmp_path / "out")

@@ -197,7 +197,7 @@ def test_what_cannot_be_kept_is_not_and_said(item: Any, flag: int) -> None:
     assert arena.noted(flag)
 
 
-def test_a_changed_file_or_setting_makes_the_sample_anew(tmp_path: Path) -> None:
+def test_a_changed_file_or_setting_makes_the_sample_again(tmp_path: Path) -> None:
     splits = write_data(tmp_path / "data")
     lock = lock_with(tmp_path / "lock", data__cache="disk", data__cache_size_bytes=8 * MIB)
     folder = tmp_path / "out/cache"
@@ -350,7 +350,7 @@ def test_no_place_for_a_cache_is_a_warning(tmp_path: Path, capsys: Any, monkeypa
     assert len(list((tmp_path / "elsewhere").glob("tiny-*.ratc-cache"))) == 1
 
 
-def test_a_data_set_that_names_no_files_is_cached_anew_by_each_start(tmp_path: Path) -> None:
+def test_a_data_set_that_names_no_files_is_cached_again_by_each_start(tmp_path: Path) -> None:
     lock = lock_with(tmp_path / "lock", data__cache="disk", data__cache_size_bytes=MIB)
     keys = {caching._key(lock, {"train": Counting()}, tmp_path, False) for _ in range(2)}
     assert len(keys) == 2

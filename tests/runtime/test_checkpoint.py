@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import random
@@ -257,7 +256,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_taken(
     assert same(dict(again.engine.module.state_dict()), weights)
     said = capsys.readouterr().err
     assert "epoch-0002-step-000000.pt is damaged and passed over" in said
-    # It is written anew where the run comes to the same place, and what was left half written is gone.
+    # It is written again if the run comes to the same place, and what was left half written is gone.
     assert save(again, 2)
     assert make(tmp_path).load_last()["epoch"] == 2
     assert not list(again.folder.glob(".*"))
@@ -429,7 +428,7 @@ def test_a_checkpoint_says_what_it_was_made_of(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_another_ratc_is_refused_in_words(tmp_path: Path) -> None:
-    content = dataclasses.asdict(make(tmp_path).lock)
+    content = make(tmp_path).lock.model_dump()
     del content["checkpoint"]["keep_last"]
     with pytest.raises(RuntimeFinding, match="R508") as caught:
         checkpoint.lock_of({"lock": content})

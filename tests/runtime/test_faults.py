@@ -1,6 +1,6 @@
 """What happens to two processes that train: whatever it is, they end, say why, and go on to the undisturbed result.
 
-`docs/faults.md` is the table of faults and of the tests that prove what is said there.
+`docs/develop/faults.md` is the table of faults and of the tests that prove what is said there.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def test_an_epoch_begun_ahead_is_the_epoch(tmp_path: Path, data: Path) -> None:
         ahead.begin(1)
         assert same(epoch([ahead], 1), second)
         ahead.begin(1)
-        assert same(epoch([ahead], 0, 1), first[1:]), "another pass than the one begun starts anew"
+        assert same(epoch([ahead], 0, 1), first[1:]), "another pass than the one begun starts again"
     finally:
         ahead.close()
 

@@ -200,7 +200,7 @@ def test_what_is_said_to_be_written_exists_without_links_too(tmp_path: Path) -> 
     assert all((tmp_path / path).is_file() for path in table)
 
 
-def test_results_of_an_earlier_run_do_not_stand_for_one_that_begins_anew(mounted: Path) -> None:
+def test_results_of_an_earlier_run_do_not_stand_for_one_that_begins_again(mounted: Path) -> None:
     write_data(mounted / "data", train=4, val=1, test=1)
     (mounted / "mine.py").write_text(CROWDED.replace("    1: crowded,", ""))
     never = {"checkpoint__resume": "never", "model": NET, "data__dataset": "mine:open_scene", "training__epochs": 1}

@@ -153,7 +153,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out/checkpoints").exists()
 
 
-def test_resume_never_starts_anew(tmp_path: Path) -> None:
+def test_resume_never_starts_again(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=1, checkpoint__resume="never")
     for _ in range(2):

@@ -148,7 +148,7 @@ def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_t
     wait_until(lambda: (read(), study.poll())[1] is not None, "the study has ended", 120)
     said = read().decode(errors="replace")
     assert study.returncode == 130, said
-    assert (folder / "STOPPED").read_text() == "SIGTERM\n", "a job's script sends it back into the queue"
+    assert (folder / "STOPPED").read_text() == "SIGTERM\n", "a job's script requeues it"
     (folder / "STOPPED").unlink()
     assert "stopping (SIGTERM): the running trials save; the same command continues" in said
     assert "Traceback" not in said
@@ -166,5 +166,5 @@ def test_a_study_that_is_asked_to_stop_saves_its_trials_and_a_terminal_shows_a_t
     assert "stopping (the budget is spent)" in err, err
     assert spent.returncode == 1, "no trial has ended, so there is no best one"
     assert "no trial has ended with a metric" in err
-    assert not (folder / "STOPPED").exists(), "a job that has had its hours is not sent back into the queue"
+    assert not (folder / "STOPPED").exists(), "a job that has had its hours is not requeued"
     assert not trainings(folder)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import environment, results, run_training, train_command, write_data, write_lock
+from lockfile import environment, results, run_alone, run_training, train_command, write_data, write_lock
 from ratc_runtime.commands import sync
 from ratc_runtime.config.lock import read_lock
-from ratc_runtime.tracking import delivery_thread as couriers
-from ratc_runtime.tracking.delivery_thread import Courier
+from ratc_runtime.tracking import delivery_thread
+from ratc_runtime.tracking.delivery_thread import DeliveryThread
 from ratc_runtime.tracking.interface import About, Backend, Record, reason
 from ratc_runtime.tracking.journal import Journal
 from ratc_runtime.tracking.mlflow import without_secrets
@@ -141,20 +141,20 @@ class Held(Backend):
 
 
 def test_a_server_that_hangs_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "PERIOD", 0.01)
+    monkeypatch.setattr(delivery_thread, "PERIOD", 0.01)
     backend = Held(about(tmp_path), {})
     journal = Journal(tmp_path / "j")
-    courier = Courier(backend, journal)
-    courier.put(point(1, loss=1.0))
+    delivery = DeliveryThread(backend, journal)
+    delivery.put(point(1, loss=1.0))
     assert backend.asked.wait(60)
     # The thread is in a request that does not end. Everything goes on, and is on the disk.
-    courier.put(point(2, loss=2.0, bad=float("nan")))
-    courier.flush()
+    delivery.put(point(2, loss=2.0, bad=float("nan")))
+    delivery.flush()
     assert [json.loads(line)["step"] for line in (tmp_path / "j.jsonl").read_text().splitlines()] == [1, 2]
-    assert courier.close() == 2
+    assert delivery.close() == 2
     assert backend.sent == []
     backend.answers.set()
-    courier._thread.join(60)
+    delivery._thread.join(60)
     assert backend.sent == [point(1, loss=1.0), point(2, loss=2.0)]
     assert journal.waiting() == 0
 
@@ -162,18 +162,18 @@ def test_a_server_that_hangs_stops_nobody(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_server_that_fails_gets_everything_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(couriers, "PERIOD", 0.01)
-    monkeypatch.setattr(couriers, "RETRY", (0.01, 0.01))
+    monkeypatch.setattr(delivery_thread, "PERIOD", 0.01)
+    monkeypatch.setattr(delivery_thread, "RETRY", (0.01, 0.01))
     backend = Held(about(tmp_path), {})
     backend.patience = backend.patience_after_failure = 60.0
     backend.errors = [ConnectionError("no route"), ConnectionError("no route")]
     backend.answers.set()
-    courier = Courier(backend, Journal(tmp_path / "j"))
+    delivery = DeliveryThread(backend, Journal(tmp_path / "j"))
     for step in range(1, 4):
-        courier.put(point(step, loss=1.0))
+        delivery.put(point(step, loss=1.0))
     while backend.errors:
-        courier._wake.set()
-    assert courier.close() == 0
+        delivery._wake.set()
+    assert delivery.close() == 0
     assert backend.sent == [point(step, loss=1.0) for step in range(1, 4)]
     said = capfd.readouterr()
     assert said.err.count("held does not take curves: ConnectionError: no route") == 1
@@ -200,10 +200,10 @@ def test_what_a_backend_loses_before_its_close_is_sent_again(tmp_path: Path) -> 
     backend.patience = backend.patience_after_failure = 60.0
     backend.answers.set()
     journal = Journal(tmp_path / "j")
-    courier = Courier(backend, journal)
+    delivery = DeliveryThread(backend, journal)
     for step in range(1, 4):
-        courier.put(point(step, loss=1.0))
-    assert courier.close() == 0
+        delivery.put(point(step, loss=1.0))
+    assert delivery.close() == 0
     assert backend.closes == 2
     assert backend.sent == [point(step, loss=1.0) for step in range(1, 4)]
     assert journal.waiting() == 0
@@ -230,9 +230,9 @@ def test_without_a_journal_a_failure_is_the_end_of_it(tmp_path: Path, capfd: pyt
     backend.patience = 60.0
     backend.errors = [OSError("no space")]
     backend.answers.set()
-    courier = Courier(backend, None)
-    courier.put(point(1, loss=1.0))
-    assert courier.close() == 0
+    delivery = DeliveryThread(backend, None)
+    delivery.put(point(1, loss=1.0))
+    assert delivery.close() == 0
     assert "held is off for the rest of this run: OSError: no space" in capfd.readouterr().err
 
 
@@ -280,7 +280,7 @@ def test_a_run_with_a_server_that_hangs_finishes_and_is_sent_later(
     lock = write_lock(project / "compiled", logging__mlflow=True, training__epochs=2)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with failing_server(hangs=True) as address:
-        done = run_training(lock, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_TIMEOUT="1")
+        done = run_alone(lock, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_TIMEOUT="1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("MLflow does not take curves: ") == 1
         assert "Send them with: python -m ratc_runtime sync out" in done.stderr
@@ -311,15 +311,15 @@ def test_a_server_that_dies_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A real MLflow server: killed in the middle, and started again, while a run logs."""
-    monkeypatch.setattr(couriers, "PERIOD", 0.05)
-    monkeypatch.setattr(couriers, "RETRY", (0.1, 0.1))
+    monkeypatch.setattr(delivery_thread, "PERIOD", 0.05)
+    monkeypatch.setattr(delivery_thread, "RETRY", (0.1, 0.1))
     server = MlflowServer(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     try:
         server.start()
         tracker = tracker_of(tmp_path)
-        (courier,) = tracker._couriers
-        journal = courier.journal
+        (delivery,) = tracker._deliveries
+        journal = delivery.journal
         assert journal is not None
 
         def log(step: int) -> None:
@@ -331,7 +331,7 @@ def test_a_server_that_dies_and_comes_back(
         server.kill()
         for step in range(2, 6):
             log(step)
-        wait_until(lambda: courier._failing)
+        wait_until(lambda: delivery._failing)
         assert journal.waiting() >= 4
         server.start()
         wait_until(lambda: journal.waiting() == 0)
@@ -381,7 +381,7 @@ def test_what_a_server_refuses_costs_only_itself(
     tracker.note({"training.learning_rate": "another"})
     tracker.note({"added": "x"})
     tracker.tag({"git.commit": "0" * 40})
-    wait_until(lambda: tracker._couriers[0].journal.marks.get("system/cpu_utilization_percentage", -1) > 0)
+    wait_until(lambda: tracker._deliveries[0].journal.marks.get("system/cpu_utilization_percentage", -1) > 0)
     tracker.close("KILLED", [])
     store = tmp_path / "out/mlflow.db"
     assert rows(store, POINTS) == [("good", 1, 1.0), ("good", 3, 2.0)]
@@ -395,6 +395,19 @@ def test_what_a_server_refuses_costs_only_itself(
     assert said.count("warning: MLflow refuses metrics") == 1
     assert said.count("warning: MLflow refuses params") == 1
     assert rows(store, "select status from runs") == [("KILLED",)]
+
+
+def test_names_that_mlflow_refuses_do_not_hold_the_curves_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The lock of own code has keys such as `parts.<module>`."""
+    tracker = tracker_of(tmp_path, model__args={"parts.<module>": "sha256:0"})
+    tracker.log({"loss": 1.0}, 1)
+    tracker.close("FINISHED", [])
+    store = tmp_path / "out/mlflow.db"
+    assert rows(store, POINTS) == [("loss", 1, 1.0)]
+    assert ("model.args.parts._module_", "sha256:0") in rows(store, "select key, value from params")
+    assert "warning" not in capfd.readouterr().err
 
 
 def test_sync_of_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -503,30 +516,30 @@ def test_weights_and_biases_loses_nothing_when_its_process_is_killed(tmp_path: P
     code = f"""
 import json, time, psutil
 from pathlib import Path
-from ratc_runtime.tracking import delivery_thread as couriers
+from ratc_runtime.tracking import delivery_thread
 from ratc_runtime.tracking.interface import About
 from ratc_runtime.tracking.journal import Journal
 from ratc_runtime.tracking.wandb import Wandb
 
-couriers.PERIOD, couriers.RETRY = 0.05, (0.05, 0.05)
+delivery_thread.PERIOD, delivery_thread.RETRY = 0.05, (0.05, 0.05)
 folder = Path({str(tmp_path)!r})
 options = {{"wandb_project": "p", "wandb_mode": "offline"}}
 about = About("run", "name", "experiment", "", {{}}, {{}}, folder, options=options)
 backend, journal = Wandb(about, {{}}), Journal(folder / "j")
 backend.load()
-courier = couriers.Courier(backend, journal)
+delivery = delivery_thread.DeliveryThread(backend, journal)
 point = lambda step: {{"kind": "metrics", "step": step, "time": 0, "values": {{"loss": float(step)}}}}
-courier.put(point(1))
-courier.put(point(2))
-courier.flush()
+delivery.put(point(1))
+delivery.put(point(2))
+delivery.flush()
 while journal._handed == 0:
     time.sleep(0.05)
 (core,) = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
 core.kill()
 core.wait()
-courier.put(point(3))
-courier.put({{"kind": "status", "status": "FINISHED"}})
-print("left", courier.close())
+delivery.put(point(3))
+delivery.put({{"kind": "status", "status": "FINISHED"}})
+print("left", delivery.close())
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=HANGS_S

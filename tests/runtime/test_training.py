@@ -72,7 +72,7 @@ def test_a_run_from_lock_to_results(project: Path) -> None:
     assert (out / "results.json").read_text() == text
 
 
-def test_fresh_trains_anew_and_keeps_the_old_checkpoints(project: Path) -> None:
+def test_fresh_trains_again_and_keeps_the_old_checkpoints(project: Path) -> None:
     lock = write_lock(project / "compiled", training__epochs=1)
     assert run_training(lock).returncode == 0
     first = (project / "out/checkpoints/last.pt").stat().st_ino

@@ -164,7 +164,7 @@ def test_stopped_runs_go_on_to_the_same_end(
         assert facts["JobState"] == "COMPLETED", log(folder)
         assert int(facts["Restarts"]) >= 1  # on a slow machine two minutes may be too little once more
         said = log(folder)
-        assert "back into the queue, restart 1 of at most 20" in said
+        assert "requeued, restart 1 of at most 20" in said
         assert "continuing after epoch" in said
         assert said.count("ratc: finished") == 1
         assert_same_run(folder, undisturbed)

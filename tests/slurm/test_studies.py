@@ -98,7 +98,7 @@ def test_ray_runs_a_study_over_two_nodes_and_goes_on_after_a_stop(slurm: Slurm, 
     said = "".join(path.read_text() for path in folder.glob(f"demo-{job}.out"))
     assert slurm.state(job) == "COMPLETED", said
     assert slurm.facts(job)["Restarts"] == "1"
-    assert "saved: back into the queue, restart 1" in said
+    assert "saved: requeued, restart 1" in said
     assert "Traceback" not in said
     assert (output / names[0] / "results.json").stat().st_mtime_ns == first, "what was finished is not run again"
 

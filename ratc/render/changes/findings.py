@@ -7,16 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.comparison import words
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.spec.keys import Effect
 
 #: What a reviewer must look at; the others are only noted.
 _WEIGHTY = frozenset((Effect.TRAINING, Effect.RESUME, Effect.MEMORY, Effect.COST))
 
 
 def findings(comparison: Comparison) -> list[Diagnostic]:
-    """The findings in the order of the text; nothing where nothing differs."""
+    """The findings in the order of the text; nothing if nothing differs."""
     trees: list[list[Line]] = []
     for line in lines(comparison):
         if line.depth == 0:
@@ -37,7 +38,7 @@ def _of_surrounding(change: Change) -> Diagnostic:
 
 
 def _notes(line: Line) -> Iterator[str]:
-    """What a line adds to the first: itself, where it follows, and what is told with it."""
+    """What a line adds to the first: itself, if it follows, and what is told with it."""
     if line.depth:
         yield _moved(line.change)
     if line.others:
@@ -54,7 +55,7 @@ def _moved(change: Change) -> str:
 
 
 def _place(line: Line) -> Span | None:
-    """The line of the new side, where it has one."""
+    """The line of the new side, if it has one."""
     value = (line.given or line.change).new
     return value.span if value is not None else None
 

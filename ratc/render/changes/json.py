@@ -1,4 +1,4 @@
-"""A comparison as JSON for machines. docs/diff.md describes it; ``version`` counts up when it changes."""
+"""A comparison as JSON for machines. docs/guides/diff.md describes it; ``version`` counts up when it changes."""
 
 from __future__ import annotations
 

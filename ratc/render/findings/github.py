@@ -15,7 +15,7 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 
 def document(items: Sequence[Diagnostic], command: str) -> str:
-    """One command a line; nothing where nothing was found."""
+    """One command a line; nothing if nothing was found."""
     return "".join(f"{_command(item, command)}\n" for item in items)
 
 

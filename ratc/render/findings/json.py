@@ -1,4 +1,4 @@
-"""Findings as JSON. docs/formats.md describes it; ``version`` counts up when it changes."""
+"""Findings as JSON. docs/reference/formats.md describes it; ``version`` counts up when it changes."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of the bar; ``colour`` is empty where nothing is in use."""
+    """A stretch of the bar; ``colour`` is empty if nothing is in use."""
 
     kind: str
     colour: str
@@ -68,7 +68,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The account for the page. ``limit`` is where the card's memory ends, empty where that is the bar's end."""
+    """The account for the page. ``limit`` is where the card's memory ends, empty if that is the bar's end."""
 
     title: str
     segments: tuple[Segment, ...]
@@ -113,7 +113,7 @@ class CardRow:
 
 
 def bar(account: Account) -> Bar:
-    """The bar and its table, to the scale of the card, or of what would be needed where that is more."""
+    """The bar and its table, to the scale of the card, or of what would be needed if that is more."""
     scale = max(account.card_bytes, account.used_bytes)
     segments, at = [], 0
     for part in (*account.parts, *account.left):

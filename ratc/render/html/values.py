@@ -18,7 +18,7 @@ EXPERIMENT = "experiment"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One link of a chain; ``why`` as in a row. ``anchor`` is the row of the same value, empty where there is none."""
+    """One link of a chain; ``why`` as in a row. ``anchor`` is the row of the same value, empty if there is none."""
 
     path: str
     anchor: str

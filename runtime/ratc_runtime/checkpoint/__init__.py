@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and that continue a run as if it had not stopped. See docs/checkpoints.md.
+"""Checkpoints: whole or not there; a run continues from one as if not stopped (docs/concepts/checkpoints.md).
 
 `files` writes and proves files, `places` names and chooses checkpoints, `header` says what one was made of, `random`
 is the state of the generators, `background` writes while training goes on, and `store` is what a run works with.

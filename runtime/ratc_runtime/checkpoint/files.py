@@ -70,7 +70,7 @@ class _Writer:
 
 
 def write_file(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` in one piece; raise OSError, leaving what was there, where that fails.
+    """Write `content` to `path` in one piece; raise OSError, leaving what was there, if that fails.
 
     What passes by itself on a network's file system is tried again.
     """
@@ -95,7 +95,7 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         fault = fault_of(work)
         if fault is not None:
-            raise OSError(errno.EIO, f"what was read back is not what was written ({fault})")
+            raise OSError(errno.EIO, f"the data read back differ from the data written ({fault})")
         os.replace(work, path)
         sync_folder(path.parent)
     finally:
@@ -120,9 +120,9 @@ def _seal(file: IO[bytes], writer: _Writer) -> None:
 
 
 def fault_of(path: Path) -> str | None:
-    """Return what is wrong with a file that `write_file` wrote, in words; None where it is whole.
+    """Return what is wrong with a file that `write_file` wrote, in words; None if it is whole.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if it cannot be read.
     """
     return again(lambda: _fault_of(path))
 
@@ -157,7 +157,7 @@ def digest_of(file: IO[bytes], length: int | None = None) -> str:
 
 
 def again(action: Callable[[], Any]) -> Any:
-    """Return what `action` returns, tried again where it fails with an error that passes by itself."""
+    """Return what `action` returns, tried again if it fails with an error that passes by itself."""
     for _ in range(TRIES - 1):
         try:
             return action()

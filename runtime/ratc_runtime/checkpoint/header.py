@@ -5,7 +5,6 @@ The whole lock is in it, so that a model, its data and its loss can be built aga
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -30,7 +29,7 @@ def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dic
         "version": VERSION,
         "fingerprint": lock.fingerprint(),
         # As text: a lock may hold what torch does not read back without running code.
-        "lock": json.dumps(dataclasses.asdict(lock), default=str),
+        "lock": json.dumps(lock.model_dump(), default=str),
         "progress": progress,
         "world_size": len(rng),
         "rng": rng,
@@ -41,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
     """Return the header of a checkpoint, a file or a folder of DeepSpeed's, after proving that it is whole.
 
     It has `version`, `fingerprint`, `lock` (a mapping, see `lock_of`), `progress` (`epoch` whole epochs and `step`
-    optimizer steps of the next one, `history`) and `world_size`. Raises R508 where it is damaged, missing, or none.
+    optimizer steps of the next one, `history`) and `world_size`. Raises R508 if it is damaged, missing, or none.
     """
     content = open_content(path)
     header = {key: content[key] for key in _KEYS}
@@ -87,7 +86,7 @@ def check_version(path: Path, content: Any) -> None:
 
 
 def lock_of(header: dict[str, Any]) -> Lock:
-    """Return the lock that a checkpoint was made under; raise R508 where this runtime reads another kind of lock."""
+    """Return the lock that a checkpoint was made under; raise R508 if this runtime reads another kind of lock."""
     lock = header["lock"]
     try:
         return lock_from(json.loads(lock) if isinstance(lock, str) else lock)
@@ -166,15 +165,15 @@ def code_changed(path: Path, found: list[str]) -> RuntimeFinding:
         "R583",
         f"own code has changed since checkpoint {path} was made",
         "\n".join(found),
-        "name another output folder, or start anew with --fresh (the old checkpoints are kept as"
+        "name another output folder, or start again with --fresh (the old checkpoints are kept as"
         " checkpoints.previous)\nor set `checkpoint.own_code: warn` and compile again, to continue with the new code",
     )
 
 
 def unusable(path: Path, reason: str | None, help: str = "") -> RuntimeFinding:
     """Return R508 for a checkpoint that cannot be continued or read."""
-    anew = "name another output folder, or start anew with --fresh (the old ones are kept as checkpoints.previous)"
-    return RuntimeFinding("R508", f"checkpoint {path} cannot be read", reason or "", help or anew)
+    fresh = "name another output folder, or start again with --fresh (the old ones are kept as checkpoints.previous)"
+    return RuntimeFinding("R508", f"checkpoint {path} cannot be read", reason or "", help or fresh)
 
 
 def changed(path: Path, found: list[str]) -> RuntimeFinding:
@@ -184,6 +183,6 @@ def changed(path: Path, found: list[str]) -> RuntimeFinding:
         f"the lock has changed since checkpoint {path} was made",
         "\n".join(found) or "the values that decide the weights are others",
         "compile with the old values to continue this run\n"
-        "name another output folder for the new ones, or start anew with --fresh (the old checkpoints are kept as"
+        "name another output folder for the new ones, or start again with --fresh (the old checkpoints are kept as"
         " checkpoints.previous)",
     )

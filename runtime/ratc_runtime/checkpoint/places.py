@@ -37,7 +37,7 @@ def place_of(name: str, suffix: str) -> Place | None:
 
 
 def places_in(folder: Path, suffix: str) -> list[Place]:
-    """Return the places of the checkpoints in `folder`, newest first; none where there is no folder."""
+    """Return the places of the checkpoints in `folder`, newest first; none if there is no folder."""
     try:
         found = [place_of(path.name, suffix) for path in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

@@ -14,7 +14,7 @@ def rng_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        # As a tensor: torch reads checkpoints back without running any code only where they hold its own types.
+        # As a tensor: torch reads checkpoints back without running any code only if they hold its own types.
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }

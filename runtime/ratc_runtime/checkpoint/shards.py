@@ -37,7 +37,7 @@ def sync_and_list(folder: Path, rank: int, size: int) -> dict[str, str]:
 
 
 def fault_of_share(folder: Path, rank: int, size: int) -> str | None:
-    """Return what is wrong with this rank's share of a folder, in words; None where it is whole."""
+    """Return what is wrong with this rank's share of a folder, in words; None if it is whole."""
     if not (folder / HEADER_FILE).exists():
         return f"its {HEADER_FILE} is missing"
     fault = fault_of(folder / HEADER_FILE)

@@ -21,6 +21,7 @@ from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
 from ratc_runtime.checkpoint.random import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.output.folder_lock import Claim
 
@@ -64,6 +65,7 @@ class Checkpoints:
                 return link_path
         return path
 
+    @phase("checkpoint")
     def clear(self) -> None:
         """Put the checkpoints of an earlier run aside, as `checkpoints.previous`."""
         if self.world.main and self.folder.exists():
@@ -74,11 +76,12 @@ class Checkpoints:
 
     # Saving.
 
+    @phase("checkpoint")
     def save(self, progress: dict[str, Any], best: Sequence[Place], wait: bool = False) -> bool:
         """Save everything at the place that `progress` says; every rank calls this.
 
         `best` names places by their score, best first: what `best` leads to, and what is kept for it. Returns False,
-        after a warning, where it could not be written; what was there is kept. With `checkpoint.asynchronous` it
+        after a warning, if it could not be written; what was there is kept. With `checkpoint.asynchronous` it
         returns as soon as the state is copied, unless `wait`; a failure is then told by `take_lost`.
         """
         place = Place.of(progress)
@@ -98,7 +101,7 @@ class Checkpoints:
         return asynchronous or all(self.world.gather(place not in self._lost))
 
     def _attempt(self, place: Place, write: Callable[[], None]) -> None:
-        """Write, and tell a person where that fails or no longer does; raises what is no fault of the disk."""
+        """Write, and tell a person if that fails or no longer does; raises what is no fault of the disk."""
         try:
             write()
         except OSError as error:
@@ -108,7 +111,7 @@ class Checkpoints:
             self._recovered(place)
 
     def _is_there(self, place: Place) -> bool:
-        return self._newest == place and os.path.exists(self.path(place.name))  # False where the disk does not answer
+        return self._newest == place and os.path.exists(self.path(place.name))  # False if the disk does not answer
 
     def _publish(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> None:
         self._prepare()
@@ -138,6 +141,7 @@ class Checkpoints:
                 with contextlib.suppress(OSError):
                     files.remove(self.path(one.name))
 
+    @phase("checkpoint")
     def tidy(self, best: Sequence[Place]) -> None:
         """Do what a kill between a checkpoint and its links has left undone; a run with steps to make would do it."""
         place = self._newest
@@ -148,6 +152,7 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # nothing depends on it; the next save says what is wrong with the disk
                 self._settle(place, best)
 
+    @phase("checkpoint")
     def finish_write(self) -> None:
         """Wait for the write under way, if any, and tell a person if it failed."""
         if self._writing is not None:
@@ -228,7 +233,7 @@ class Checkpoints:
         self._settle(place, best)
 
     def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
-        """Do something on every rank and return what came of it; None, after a report, where one rank could not."""
+        """Do something on every rank and return what came of it; None, after a report, if one rank could not."""
         result, reason = None, None
         try:
             result = action()
@@ -253,11 +258,12 @@ class Checkpoints:
 
     # Loading.
 
+    @phase("checkpoint")
     def load_last(self) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into the engine and return its progress; None where there is none.
+        """Load the newest whole checkpoint into the engine and return its progress; None if there is none.
 
-        A damaged one is named in a warning, and the one before it is taken. Raises R508 where there is none but damaged
-        ones, R518 where it was made under another lock, R583 with other own code. Every rank calls this.
+        A damaged one is named in a warning, and the one before it is taken. Raises R508 if there is none but damaged
+        ones, R518 if it was made under another lock, R583 with other own code. Every rank calls this.
         """
         candidates, finding = self.world.gather(self._candidates() if self.world.main else None)[0]
         if finding is not None:
@@ -278,8 +284,9 @@ class Checkpoints:
         except OSError as error:
             return [], header.unusable(self.folder, error.strerror or str(error))
 
+    @phase("checkpoint")
     def load_best(self, best: Sequence[Place]) -> Place | None:
-        """Load the first whole checkpoint of `best` into the engine and return its place; None where there is none."""
+        """Load the first whole checkpoint of `best` into the engine and return its place; None if there is none."""
         self.finish_write()
         present = self.world.gather(self._present())[0]
         names = [one.name for one in best if one in present]
@@ -331,7 +338,7 @@ class Checkpoints:
         return path / shards.HEADER_FILE if self.engine.deepspeed else path
 
     def _take(self, path: Path) -> dict[str, Any]:
-        """Load a whole checkpoint; raise R508 or R518, on every rank where on one."""
+        """Load a whole checkpoint; raise R508 or R518, on every rank if on one."""
         finding: RuntimeFinding | None = None
         progress: dict[str, Any] = {}
         try:
@@ -368,7 +375,7 @@ class Checkpoints:
         return dict(content["progress"])
 
     def _refuse_others(self) -> None:
-        """Raise R508 or R518 where the folder holds only checkpoints that this engine does not read."""
+        """Raise R508 or R518 if the folder holds only checkpoints that this engine does not read."""
         suffix = ".pt" if self.engine.deepspeed else ""
         names = [one.name for one in places_in(self.folder, suffix)][:1] or ["last"]
         other = self.folder / f"{names[0]}{suffix}"

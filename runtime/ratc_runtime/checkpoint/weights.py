@@ -23,7 +23,7 @@ from ratc_runtime.checkpoint.header import UNREADABLE, open_content
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import trusted
 
-#: The folder in which Accelerate has DeepSpeed write, and the file of the weights where ZeRO cuts nothing.
+#: The folder in which Accelerate has DeepSpeed write, and the file of the weights if ZeRO cuts nothing.
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _WRITTEN = {
     "deepspeed.runtime.fp16.loss_scaler": ("LossScaler", "DynamicLossScaler"),
@@ -37,7 +37,7 @@ def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
     """Return the model's weights and buffers by name, on the CPU, from a checkpoint or from an exported file.
 
     Shards may hold what only a pickle that runs code can give: that is read only if it is trusted (`trusted.allows`).
-    Raises R508 where it is damaged, R520 where the shards of a folder cannot be put together, R584 without trust.
+    Raises R508 if it is damaged, R520 where the shards of a folder cannot be put together, R584 without trust.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError

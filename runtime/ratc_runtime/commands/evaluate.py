@@ -28,8 +28,8 @@ _PICTURES = 4
 def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = None) -> tuple[Evaluation, list[Path]]:
     """Return the scores on a split, and the overlays drawn of a few samples.
 
-    Raises R506 and R536 to R541 for the data, R509 where data set or loss cannot be built, R584
-    where they are code that is not trusted.
+    Raises R506 and R536 to R541 for the data, R509 if data set or loss cannot be built, R584
+    if they are code that is not trusted.
     """
     lock, task = model.lock, model.task
     parts = list((lock.tasks or {}).values())

@@ -37,7 +37,7 @@ def metadata(header: dict[str, Any]) -> dict[str, str]:
 def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = False) -> int:
     """Write a checkpoint's weights to `output` as safetensors, in one piece; return how many numbers they are.
 
-    Raises R508 for a checkpoint that cannot be read, R520 where `output` exists (unless `force`) or cannot be written.
+    Raises R508 for a checkpoint that cannot be read, R520 if `output` exists (unless `force`) or cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file

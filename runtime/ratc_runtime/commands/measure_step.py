@@ -1,13 +1,12 @@
 """Run the real training step on this machine's GPU and measure it: `python -m ratc_runtime.commands.measure_step`.
 
-Standard input holds the request of docs/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object. One process
-measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so where memory ran
-out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
+Standard input holds the request of docs/reference/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object.
+One process measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so if
+memory ran out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def lock_of(content: Any) -> Lock:
-    """Return the lock that a request stands for, on cuda; raise BadRequest where it is none."""
+    """Return the lock that a request stands for, on cuda; raise BadRequest if it is none."""
     from ratc_runtime.trace.request import BadRequest, read
 
     size = content.get("micro_batch") if isinstance(content, dict) else None
@@ -61,9 +60,9 @@ def lock_of(content: Any) -> Lock:
     if request.engine != "torch":
         raise BadRequest("the request's engine is not torch: a step of DeepSpeed on one GPU is not that of several")
     compiled = bool(content["training"].get("compile", False))
-    training = dataclasses.replace(request.lock.training, compile=compiled)
-    hardware = dataclasses.replace(request.lock.hardware, device="cuda")
-    return dataclasses.replace(request.lock, seed=0, training=training, hardware=hardware)
+    training = request.lock.training.replace(compile=compiled)
+    hardware = request.lock.hardware.replace(device="cuda")
+    return request.lock.replace(seed=0, training=training, hardware=hardware)
 
 
 def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
@@ -89,7 +88,7 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
 
 
 def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
-    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it where there is no GPU."""
+    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it if there is no GPU."""
     import torch
 
     from ratc_runtime.commands import gpu_memory

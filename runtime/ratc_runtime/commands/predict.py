@@ -26,7 +26,7 @@ from ratc_runtime.tasks.base import Writer
 def predict(model: Opened, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False) -> int:
     """Predict images into a folder; return how many could not be read.
 
-    Raises R510 where the folder cannot be written, R542 where images or outputs are of somebody's own form, R543 where
+    Raises R510 if the folder cannot be written, R542 if images or outputs are of somebody's own form, R543 if
     a file would be written over (unless `force`) or two images have one name.
     """
     writer = model.task.writer(output, threshold)
@@ -114,9 +114,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict and write; return 0, or 1 after a finding or where an image was left out."""
+    """Predict and write; return 0, or 1 after a finding or if an image was left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime predict", description="Write what a checkpoint predicts for images."
+        prog="python -m ratc_runtime predict", description="Write a checkpoint's predictions for images."
     )
     inference.add_arguments(parser)
     parser.add_argument("images", type=Path, help="a folder of images, or one image")
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         print(finding.render(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what is written is whole", file=sys.stderr)
+        print("interrupted; the files written so far are whole", file=sys.stderr)
         return 130
 
 

@@ -16,7 +16,7 @@ from ratc_runtime.data.randomness import torch_seeded
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import rat_patches
 
-#: Photometric transforms that cut numbers off outside of [0, 1]; GaussianNoise does where it clips.
+#: Photometric transforms that cut numbers off outside of [0, 1]; GaussianNoise does if it clips.
 BOUNDED = frozenset(
     (
         "ColorJitter",
@@ -51,7 +51,7 @@ GEOMETRIC = frozenset(
 )
 #: Ours: torchvision knows no depth.
 DEPTH_FLIP = "RandomDepthFlip"
-#: What goes with each box where boxes that left the image are dropped.
+#: What goes with each box if boxes that left the image are dropped.
 PER_BOX = ("labels", "area", "iscrowd", "masks")
 #: A box of which less than this is left, in pixels of either side, is dropped.
 LEAST_SIDE = 1.0
@@ -126,7 +126,7 @@ class _Step:
                 raise RuntimeFinding(
                     "R532",
                     f"augmentation {self.name} needs images between 0 and 1",
-                    f"this one goes from {low:g} to {high:g}; what lies outside would be cut off",
+                    f"this one goes from {low:g} to {high:g}; values outside would be cut off",
                     "scale the images in the data set, or leave the transform out",
                 )
         try:

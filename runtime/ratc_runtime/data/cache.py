@@ -1,12 +1,11 @@
 """The cache of decoded images: what a data set gives for an index, kept from epoch to epoch, one copy a node.
 
 Kept is a sample as the data set gives it, decoded and resized, before augmentation. Training with a cache is training
-without one, bit for bit; where the cache cannot hold or keep a sample, the sample is decoded as it always was.
+without one, bit for bit; if the cache cannot hold or keep a sample, the sample is decoded as it always was.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -42,7 +41,7 @@ _NO_STAMP = bytes(16)
 class CachedSplit:
     """A data set that keeps what it gave in an arena, from record `first` on; everything else is the data set's own.
 
-    Where the data set has `files(index)`, the files that a sample is made from, a sample is made again when the size
+    If the data set has `files(index)`, the files that a sample is made from, a sample is made again when the size
     or the time of change of one of them is another than when it was kept; each process looks once.
     """
 
@@ -119,7 +118,7 @@ class Cache:
         self.kind, self.arena, self.place = kind, arena, place
 
     def record(self) -> dict[str, Any] | None:
-        """Return what results.json says of the cache on the main process's node, or None where there is none."""
+        """Return what results.json says of the cache on the main process's node, or None if there is none."""
         if self.arena is None:
             return None
         return {
@@ -141,11 +140,11 @@ class Cache:
 
 
 def open_cache(
-    lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, world: World, brought: bool = False
+    lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, world: World, passed: bool = False
 ) -> Cache:
     """Open the cache that a lock asks for, the same one in all processes of a node; every rank calls this.
 
-    `brought` data sets were made by the caller, with arguments that no lock knows: a file of theirs is begun anew.
+    `passed` data sets were made by the caller, with arguments that no lock knows: a file of theirs is begun again.
     Whatever stands in the way costs the cache, never the run: it is warned of once.
     """
     if lock.data.cache == "none":
@@ -157,7 +156,7 @@ def open_cache(
     arena: Arena | None = None
     if world.rank == leader:
         try:
-            arena, opened = _open(lock, datasets, data_dir, output_dir, host, brought)
+            arena, opened = _open(lock, datasets, data_dir, output_dir, host, passed)
         except (OSError, ValueError, AttributeError) as error:  # no memfd outside of Linux
             opened = {"problem": f"{type(error).__name__}: {error}"}
     told = world.gather(opened)[leader]
@@ -184,7 +183,7 @@ def wrap(cache: Cache, datasets: Mapping[str, Any], foreign: bool) -> Mapping[st
 
 
 def _open(
-    lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, host: str, brought: bool
+    lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, host: str, passed: bool
 ) -> tuple[Arena, dict[str, Any]]:
     asked, records = lock.data.cache_size_bytes or 0, sum(len(dataset) for dataset in datasets.values())
     if lock.data.cache == "memory":
@@ -196,7 +195,7 @@ def _open(
     folder.mkdir(parents=True, exist_ok=True)
     # A folder may be shared by nodes, and by runs.
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", f"{lock.experiment_name}-{host}")
-    path = folder / f"{stem}-{_key(lock, datasets, data_dir, brought)}{SUFFIX}"
+    path = folder / f"{stem}-{_key(lock, datasets, data_dir, passed)}{SUFFIX}"
     for old in folder.glob(f"{stem}-{'[0-9a-f]' * 16}{SUFFIX}"):
         if old != path:
             remove_unused(old)
@@ -215,13 +214,13 @@ def _join(told: dict[str, Any], records: int) -> Arena:
     return Arena.of_process(told["pid"], told["fd"], records, told["limit"])
 
 
-def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, brought: bool) -> str:
+def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, passed: bool) -> str:
     """Sixteen digits that are others as soon as a decoded sample may be another, the files themselves aside."""
     data = lock.data
     what: list[Any] = [data.dataset, data.args, data.image_size, data.channels, data.scales, str(data_dir.resolve())]
     what += [data.num_classes, data.ignore_index]
     if lock.tasks:
-        what.append({name: dataclasses.asdict(part.data) for name, part in lock.tasks.items()})
+        what.append({name: part.data.model_dump() for name, part in lock.tasks.items()})
     for package in ("torch", "numpy", "pillow"):
         try:
             what.append(version(package))
@@ -230,8 +229,8 @@ def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, brought: bool)
     for split, dataset in datasets.items():
         names = getattr(dataset, "names", None)
         what += [split, len(dataset), None if names is None else [str(name) for name in names], _source(dataset)]
-        if brought or not hasattr(dataset, "files"):
-            what.append(uuid.uuid4().hex)  # what it reads cannot be seen to change: begun anew with each start
+        if passed or not hasattr(dataset, "files"):
+            what.append(uuid.uuid4().hex)  # what it reads cannot be seen to change: begun again with each start
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

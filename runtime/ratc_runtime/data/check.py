@@ -254,7 +254,8 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Check and print; return 0, or 1 if something is refused."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.data.check", description="Say what a data set holds, and what cannot be used."
+        prog="python -m ratc_runtime.data.check",
+        description="Describe a data set, and name samples that cannot be used.",
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")

@@ -167,7 +167,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
                 "R506",
                 f"{self._files[index]} has {look_at(self._files[index])} pixels, the annotations say {wide} x {high}",
                 "its boxes are in pixels of the size that is listed, and would lie elsewhere",
-                "make boxes, width and height anew for this file as it is shown upright, or give the file that they"
+                "make boxes, width and height again for this file as it is shown upright, or give the file that they"
                 " were made for",
                 everywhere=False,
             )

@@ -93,7 +93,7 @@ def _either(suffixes: Sequence[str]) -> str:
 
 
 def listing(folder: Path, data_dir: Path) -> set[str]:
-    """Return the names in a folder; raise R506 where it cannot be read."""
+    """Return the names in a folder; raise R506 if it cannot be read."""
     try:
         # One listing instead of a stat per name: data sets lie on network file systems.
         return {entry.name for entry in folder.iterdir()}
@@ -107,7 +107,7 @@ def listing(folder: Path, data_dir: Path) -> set[str]:
 
 
 def split_names(data_dir: Path, split: str) -> list[str]:
-    """Return the names of a split in `splits.json`; raise R506 where it is not one, or names stand in two splits."""
+    """Return the names of a split in `splits.json`; raise R506 if it is not one, or names stand in two splits."""
     path = data_dir / "splits.json"
     example = 'it is {"train": [names], "val": [names], "test": [names]}, names without suffix'
     try:
@@ -148,7 +148,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def class_numbers(values: Any, path: Path, classes: int, ignore_index: int | None) -> Any:
-    """Return a mask's values as class numbers, uint8; raise R536 where a value is no class and not `ignore_index`."""
+    """Return a mask's values as class numbers, uint8; raise R536 if a value is no class and not `ignore_index`."""
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
     whole = values if values.dtype.kind in "ui" else np.rint(values)
     wrong = (whole < 0) | (whole >= classes)

@@ -21,6 +21,7 @@ from ratc_runtime.data.augment import Augmentation, OfEach
 from ratc_runtime.data.lengths import check_length
 from ratc_runtime.data.samples import Draw, Guarded, Sample, with_note
 from ratc_runtime.distributed import stacks, watchdog
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
 
 #: Makes one target of those of a micro-batch (`Task.collate`).
@@ -32,7 +33,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 MOST_LEFT_OUT = 0.2
 #: Of a split's samples, more bad ones than this part are warned of.
 WARNING_SHARE = 0.01
-#: Where more than this part is bad the run ends; one bad sample is always put up with.
+#: If more than this part is bad the run ends; one bad sample is always put up with.
 MOST_SHARE = 0.1
 
 
@@ -121,7 +122,7 @@ class TrainOrder:
                 yield order[at : at + self.micro]
 
     def last_sizes(self, step: int) -> list[int] | None:
-        """Return the samples in each of this rank's micro-batches where `step` is a smaller last one, else None.
+        """Return the samples in each of this rank's micro-batches if `step` is a smaller last one, else None.
 
         The rest is spread evenly; a micro-batch for which nothing is left has 0, and is then a sample without weight.
         """
@@ -157,7 +158,7 @@ class EvaluationOrder:
 
 
 class _Draws:
-    """The batches of an order as draws: with the epoch, from which random numbers follow, where it has one."""
+    """The batches of an order as draws: with the epoch, from which random numbers follow, if it has one."""
 
     def __init__(self, order: Any) -> None:
         self.order = order
@@ -228,7 +229,8 @@ class Loader:
         self._begun = None
         while True:
             try:
-                batch = next(self._live)
+                with phase("loader"):
+                    batch = next(self._live)
             except StopIteration:
                 return
             except RuntimeError as error:  # torch's word for a worker that is gone
@@ -242,7 +244,7 @@ class Loader:
             yield batch._replace(weight=torch.tensor(batch.weight), position=torch.tensor(batch.position))
 
     def _note_skipped(self, names: Collection[str], everywhere: bool) -> None:
-        """Count bad samples; raise R533 where they are too many for the rest to stand for the split."""
+        """Count bad samples; raise R533 if they are too many for the rest to stand for the split."""
         if not self.skipped.issuperset(names):
             self.skipped.update(names)
             bad, share = len(self.skipped), len(self.skipped) / self._total
@@ -266,7 +268,7 @@ class Loader:
 
         Left to the interpreter's end they would be sent SIGTERM, which they ignore, and waited for without limit.
         """
-        shut_down = getattr(self._live, "_shutdown_workers", None)  # absent where there are no processes
+        shut_down = getattr(self._live, "_shutdown_workers", None)  # absent if there are no processes
         if shut_down is not None:
             shut_down()
 
@@ -283,7 +285,7 @@ def worker_gone(text: str) -> RuntimeFinding:
         "R513",
         "a data-loading process was killed",
         " ".join(text.split())[:400],
-        "where the kernel did it for want of host memory (dmesg and the scheduler's report say so): set a smaller"
+        "if the kernel did it for want of host memory (dmesg and the scheduler's report say so): set a smaller"
         " data.num_workers, or ask for more resources.memory\n"
         "run the same command again: it continues from the last checkpoint",
         everywhere=False,
@@ -302,7 +304,7 @@ def ignore_stop_signals(_worker: int) -> None:
 def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
     """Return the training loader; its `order.epoch` and `order.first_step` are set before each pass.
 
-    `targets` makes the target of a micro-batch from those of its samples. Raises R503 where the split
+    `targets` makes the target of a micro-batch from those of its samples. Raises R503 if the split
     cannot fill one global batch, R532 naming an augmentation that cannot be made.
     """
     order = TrainOrder(len(dataset), lock, rank)
@@ -334,7 +336,7 @@ def left_out(length: int, lock: Lock) -> RuntimeFinding | None:
 def evaluation_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
     """Return a loader over a whole split, without augmentations; samples with weight 0 are not to be counted.
 
-    Raises R506 where the split is empty.
+    Raises R506 if the split is empty.
     """
     if len(dataset) == 0:
         raise RuntimeFinding("R506", "a split without samples cannot be evaluated", "val and test need some")

@@ -18,7 +18,7 @@ HELP = "repair it, or set `data.on_bad_sample: skip` in the spec and compile aga
 
 
 class Checked(dict[str, Any]):
-    """An item that was checked before: `image`, `target` and `name`, with tensors where there may have been arrays."""
+    """An item that was checked before: `image`, `target` and `name`, with tensors if there may have been arrays."""
 
 
 class Draw(NamedTuple):
@@ -46,7 +46,7 @@ class Guarded(Dataset[Sample]):
 
     A position at or past the length stands for padding: that sample again, with weight 0. Workers return a
     finding as a value because an exception would lose its fields on the way to the main process.
-    `augment(image, target, seed)` is applied where the draw has an epoch; `foreign` data sets may draw random numbers
+    `augment(image, target, seed)` is applied if the draw has an epoch; `foreign` data sets may draw random numbers
     of their own, which then follow from seed, epoch and position too.
     """
 
@@ -66,7 +66,7 @@ class Guarded(Dataset[Sample]):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
-        """Return the samples of a batch; torch's loaders call this where it is there.
+        """Return the samples of a batch; torch's loaders call this if it is there.
 
         A loader process has no random numbers of its own that anything else draws from.
         """
@@ -118,7 +118,7 @@ def with_note(finding: RuntimeFinding, note: str) -> RuntimeFinding:
 
 
 def name_of(dataset: Any, index: int) -> str:
-    """Return the name of a sample, from the data set's `names` where it has them."""
+    """Return the name of a sample, from the data set's `names` if it has them."""
     names = getattr(dataset, "names", None)
     return str(names[index]) if names is not None else f"sample {index}"
 
@@ -127,7 +127,7 @@ def checked(item: Any, name: str) -> Checked:
     """Return image, target and name of a data set's item, with arrays as tensors and every number finite.
 
     An item is a mapping with `image`, `target` and perhaps `name`, or a tuple (image, target). Raises ValueError or
-    KeyError where it is neither, and where a number in it is not finite.
+    KeyError if it is neither, and where a number in it is not finite.
     """
     if isinstance(item, Checked):
         return item
@@ -144,7 +144,7 @@ def _as_tensors(value: Any, where: str) -> Any:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, torch.Tensor):
-        # A sum is not finite where a number in it is not; a sum that overflows is looked at again.
+        # A sum is not finite if a number in it is not; a sum that overflows is looked at again.
         if value.is_floating_point() and not math.isfinite(float(value.sum())):
             bad = int((~torch.isfinite(value)).sum())
             if bad:

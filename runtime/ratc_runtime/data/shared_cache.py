@@ -35,7 +35,7 @@ _ATTEMPTS, _PAUSE = 50, 0.0002
 class Arena:
     """An open store of at most `limit` bytes of packed samples; safe with several processes and after a kill.
 
-    `descriptor` is taken over. Raises OSError or ValueError where the file is not a store of `records` records.
+    `descriptor` is taken over. Raises OSError or ValueError if the file is not a store of `records` records.
     """
 
     def __init__(self, descriptor: int, records: int, limit: int) -> None:
@@ -126,7 +126,7 @@ class Arena:
         return record is not None and record[2] == stamp
 
     def read(self, slot: int) -> memoryview | None:
-        """Return the packed sample, or None where there is none; the view is not to be written to.
+        """Return the packed sample, or None if there is none; the view is not to be written to.
 
         Its checksum is compared when this process first meets it.
         """
@@ -146,7 +146,7 @@ class Arena:
         return bool(self._checked[slot])
 
     def store(self, slot: int, stamp: bytes, packed: bytes) -> bool:
-        """Keep a packed sample; return False where there is no room, or where others are in the way."""
+        """Keep a packed sample; return False if there is no room, or where others are in the way."""
         offset = self._reserve(len(packed))
         if offset is None:
             return False
@@ -172,7 +172,7 @@ class Arena:
         return not self._full and self.used + RECORD_BYTES + length <= self.limit
 
     def forget(self, slot: int) -> None:
-        """Take a sample out; its room is not used again before the file is made anew."""
+        """Take a sample out; its room is not used again before the file is made again."""
         at = PAGE + slot * RECORD_BYTES
         self._view[at : at + RECORD_BYTES] = bytes(RECORD_BYTES)
 

@@ -27,7 +27,7 @@ BUILT_IN: dict[str, tuple[int, Callable[..., Any]]] = {"isic": (2, IsicSegmentat
 def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
     """Build the dataset of one split (train, val or test).
 
-    Raises R506 where the folder is not what the dataset expects, R509 where a named callable cannot be
+    Raises R506 if the folder is not what the dataset expects, R509 if a named callable cannot be
     imported or called.
     """
     if lock.data.dataset in BUILT_IN:

@@ -74,7 +74,7 @@ def find_images(place: Path, lock: Lock) -> list[Path]:
 def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
     """Yield the pieces of the images in their order; what cannot be read is a piece with a problem.
 
-    Raises R542 where the lock's data set is of somebody's own: how it prepares images is not known.
+    Raises R542 if the lock's data set is of somebody's own: how it prepares images is not known.
     """
     if lock.data.dataset not in READABLE:
         raise RuntimeFinding(

@@ -26,7 +26,7 @@ from ratc_runtime.errors import RuntimeFinding, warn
 
 #: Of the files' layout: another number leaves old ones alone.
 VERSION = 2
-#: Percentiles that intensities are clipped to where no window is given.
+#: Percentiles that intensities are clipped to if no window is given.
 CLIP = (0.5, 99.5)
 #: What a voxel takes while it is decoded: as float32, and as it is in the file.
 _VOXEL_BYTES = 5
@@ -59,7 +59,7 @@ class Volume:
 def look_at(name: str, image: Path, mask: Path, recipe: Recipe) -> Volume:
     """Read the headers of a volume and its mask.
 
-    Raises R506 where one cannot be read, R537 where they are not of the same voxels, or not of the lock's channels.
+    Raises R506 if one cannot be read, R537 if they are not of the same voxels, or not of the lock's channels.
     """
     (shape, affine), (other, other_affine) = _header(image), _header(mask)
     _check_channels(image, shape, recipe.channels)
@@ -89,7 +89,7 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
             "R537",
             f"{path} has the shape {_spelled(shape)}, which is no volume of {channels} channel(s)",
             "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
-            "set data.channels to what the files have",
+            "set data.channels to the number that the files have",
             everywhere=False,
         )
 
@@ -146,7 +146,7 @@ class VolumeStore:
 
 
 def folder_of_maps() -> Path | None:
-    """Return the folder of the maps, this user's own, below TMPDIR; None where there can be none."""
+    """Return the folder of the maps, this user's own, below TMPDIR; None if there can be none."""
     folder = Path(tempfile.gettempdir()) / f"ratc-volumes-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -274,7 +274,7 @@ def _save(path: Path, array: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time decode a volume; where files cannot be locked, several do the same work."""
+    """Let one process at a time decode a volume; if files cannot be locked, several do the same work."""
     try:
         file = path.open("w")
     except OSError:

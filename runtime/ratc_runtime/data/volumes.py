@@ -41,7 +41,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
     patches every voxel counts once. With `overlap` (a share of the patch, below 1) the patches of the train split
     lie closer; those of val and test never do.
 
-    Intensities are clipped to `window` (low, high), or where there is none to the volume's 0.5th and 99.5th
+    Intensities are clipped to `window` (low, high), or if there is none to the volume's 0.5th and 99.5th
     percentiles, for each channel by itself, and scaled to [0, 1]. A volume with several channels has them in a fourth
     dimension.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VARIABLES = {
     "CUDA_LAUNCH_BLOCKING": "1",  # a kernel's error is raised where it was launched
     "TORCH_SHOW_CPP_STACKTRACES": "1",
-    "TORCH_DISABLE_ADDR2LINE": "1",  # looking up C++ lines takes minutes where libraries are large
+    "TORCH_DISABLE_ADDR2LINE": "1",  # looking up C++ lines takes minutes if libraries are large
     "NCCL_DEBUG": "INFO",
 }
 #: DETAIL names collectives that do not match, with their shapes. Over gloo torch 2.13 crashes with it where DDP logs
@@ -30,7 +30,7 @@ EVALUATED = 2
 def prepare(environment: MutableMapping[str, str], backend: str) -> None:
     """Set the variables of a debug run; call this before torch is imported. What the user has set stays.
 
-    A crash below Python then shows where it was called from, too.
+    A crash below Python then shows if it was called from, too.
     """
     faulthandler.enable()
     for name, value in {**VARIABLES, "TORCH_DISTRIBUTED_DEBUG": DISTRIBUTED[backend]}.items():

@@ -31,7 +31,7 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 def record(tensor: torch.Tensor) -> dict[str, Any]:
     """Return shape, type, device, range, mean and 2-norm of a tensor, and how many of its values are not finite.
 
-    Range, mean and norm are those of the finite values; None where there are none.
+    Range, mean and norm are those of the finite values; None if there are none.
     """
     found: dict[str, Any] = {
         "shape": list(tensor.shape),
@@ -70,7 +70,7 @@ def sentence(found: Mapping[str, Any]) -> str:
 def is_finite(value: Any) -> bool:
     """Tell whether every tensor in a value is finite.
 
-    Detached: what is kept for a backward pass would be missing where activations are computed again.
+    Detached: what is kept for a backward pass would be missing if activations are computed again.
     """
     return all(
         bool(torch.isfinite(tensor.detach()).all())

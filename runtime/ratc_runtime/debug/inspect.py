@@ -1,7 +1,7 @@
 """Looks into each training step of a debug run: a readable block on stdout and in `debug.log`, a line of `debug.jsonl`.
 
 It stands around `training_step` and the engine's `backward` and `update` on this one engine, so that the step itself
-is the one of every run. Where the loss is not finite, it names the first module whose output was not (R526); where a
+is the one of every run. If the loss is not finite, it names the first module whose output was not (R526); if a
 gradient is NaN, the line of the forward pass that it belongs to (R527). Both end every rank's run.
 """
 
@@ -37,7 +37,7 @@ class Inspector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        # NaN within backward is no fault where fp16's loss scale is still being found.
+        # NaN within backward is no fault if fp16's loss scale is still being found.
         torch.autograd.set_detect_anomaly(True, check_nan=run.lock.training.precision != "fp16")
         torch.use_deterministic_algorithms(True, warn_only=True)
         self._looking = False
@@ -56,7 +56,7 @@ class Inspector:
                 module.register_forward_hook(self._on_part(name))
         self._surround(run.engine)
         for path in (LOG, LINES):
-            self._write(path, "", anew=True)
+            self._write(path, "", truncate=True)
 
     def around(self, names: list[list[str]]) -> Callable[..., StepResult]:
         """Return the training step with a look into it; `names` are those of the samples, a list a micro-batch."""
@@ -233,13 +233,13 @@ class Inspector:
         self._write(LOG, block + "\n\n")
         self._write(LINES, json.dumps(finite(found)) + "\n")
 
-    def _write(self, name: str, text: str, anew: bool = False) -> None:
+    def _write(self, name: str, text: str, truncate: bool = False) -> None:
         if not self.run.world.main:
             return
         path: Path = self.run.output_dir / name
         try:
             file: IO[str]
-            with path.open("w" if anew else "a", encoding="utf-8") as file:
+            with path.open("w" if truncate else "a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             warn(f"{path} not written: {error.strerror or error}")
@@ -254,7 +254,7 @@ def _records(value: Any, name: str) -> dict[str, Any]:
 
 
 def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> None:
-    """Run a backward pass; raise R527 where anomaly detection finds NaN, with the line of the forward pass."""
+    """Run a backward pass; raise R527 if anomaly detection finds NaN, with the line of the forward pass."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         try:

@@ -1,8 +1,8 @@
-"""Signs of life that need no collective: one small file a rank in the output folder, written by a thread.
+"""Heartbeats that need no collective: one small file a rank in the output folder, written by a thread.
 
 A rank's file says what it does and since when; that a rank is alive is seen by its count growing, so clocks of
 different machines, and clocks that jump, do not matter. The output folder must be one that all ranks see, as the
-checkpoints need anyway; where it is not, each rank knows only those of its own node.
+checkpoints need anyway; if it is not, each rank knows only those of its own node.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Beat:
 
 
 def born(pid: int) -> str:
-    """Return when a process of this machine started, in clock ticks since boot; empty where there is none (any more).
+    """Return when a process of this machine started, in clock ticks since boot; empty if there is none (any more).
 
     Source: proc(5), /proc/PID/stat, field 22. A zombie is no process any more.
     """
@@ -81,11 +81,11 @@ class Heartbeats:
         return found.st_mtime_ns, found.st_ino
 
     def write(self, beat: Beat) -> None:
-        """Leave a sign of life."""
+        """Leave a heartbeat."""
         self._put(self._own, asdict(beat))
 
     def read(self, rank: int) -> Beat | None:
-        """Return the last sign of life of a rank, if any can be read."""
+        """Return the last heartbeat of a rank, if any can be read."""
         try:
             return Beat(**json.loads(self._path(rank).read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -119,7 +119,7 @@ class Heartbeats:
             self._own.unlink(missing_ok=True)
             if self._old is not None and self._stamp() == self._old:
                 self._ended.unlink()
-            # Both fail where there are others, or stacks to look at.
+            # Both fail if there are others, or stacks to look at.
             self.folder.rmdir()
             self.folder.parent.rmdir()
 

@@ -37,7 +37,7 @@ class Surroundings:
 def detect(environment: Mapping[str, str]) -> Surroundings:
     """Tell where this process is. Without a launcher it is alone: rank 0 of 1.
 
-    Raises ValueError where a launcher's variables are half there or are no numbers.
+    Raises ValueError if a launcher's variables are half there or are no numbers.
     """
     scheduler = "slurm" if "SLURM_JOB_ID" in environment else "lsf" if "LSB_JOBID" in environment else None
     launcher, place = _place(environment)
@@ -46,7 +46,7 @@ def detect(environment: Mapping[str, str]) -> Surroundings:
 
 
 def adopt(environment: MutableMapping[str, str]) -> None:
-    """Set torchrun's variables where a bare `srun` or `jsrun` started this process as one of several.
+    """Set torchrun's variables if a bare `srun` or `jsrun` started this process as one of several.
 
     The processes meet at the first one's host, on a port that follows from the job's number. Raises ValueError as
     `detect` does.
@@ -75,7 +75,7 @@ def _number(environment: Mapping[str, str], restarts: int) -> int:
 
 
 def record(environment: Mapping[str, str]) -> dict[str, object] | None:
-    """Return what results tell of the job; None where no scheduler is."""
+    """Return what results tell of the job; None if no scheduler is."""
     here = detect(environment)
     if here.scheduler is None:
         return None

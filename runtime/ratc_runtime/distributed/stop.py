@@ -45,7 +45,7 @@ class StopRequest:
 
     def pending(self) -> bool:
         """Tell whether this process wants to stop; only the main one looks for the file."""
-        if self.reason is None and self.main and os.path.exists(self.file):  # False too where the folder is gone
+        if self.reason is None and self.main and os.path.exists(self.file):  # False too if the folder is gone
             self.reason = f"the file {STOP_FILE}"
         if self.reason is None and self._launcher not in (None, os.getppid()):
             self.reason = "the launcher is gone"

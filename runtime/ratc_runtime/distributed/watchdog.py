@@ -1,11 +1,11 @@
 """Ends a run that hangs, and names the process that it hangs in (R525).
 
-A collective that one process never enters keeps all the others waiting for as long as they are let: days, where nobody
-looks. So a thread in each process counts what gets done (`mark`: a batch, a collective), and where nothing was for the
+A collective that one process never enters keeps all the others waiting for as long as they are let: days, if nobody
+looks. So a thread in each process counts what gets done (`mark`: a batch, a collective), and if nothing was for the
 lock's `parallel.timeout_seconds` says which rank does not come along, with its stack, and ends every process with
 status 1. It needs no collective and no process group: the ranks see each other by `heartbeat.Heartbeats`.
 
-The loop pays for it with an addition per batch and per collective. Where the thread itself is kept from running, by
+The loop pays for it with an addition per batch and per collective. If the thread itself is kept from running, by
 code that holds the interpreter's lock or by a dead file system, faulthandler's timer, which needs neither, prints
 every stack and ends the process a little later.
 """
@@ -34,7 +34,7 @@ GROUP_MARGIN = 60.0
 GRACE = 15.0
 #: Opening the data, building the model and the first step, with torch.compile in it, are given at least so long.
 FIRST = 900.0
-#: A rank answers whose sign of life changed within so many looks: on a busy machine one look may come too early.
+#: A rank answers whose heartbeat changed within so many looks: on a busy machine one look may come too early.
 LOOKS = 5
 #: How many of the processes that hang are shown with their stack.
 SHOWN = 4
@@ -49,7 +49,7 @@ def current() -> Watchdog | None:
 
 
 def begin(lock: Lock, output_dir: Path, rank: int) -> Watchdog | None:
-    """Start this process's watchdog; None where none is wanted."""
+    """Start this process's watchdog; None if none is wanted."""
     global _current
     seconds, size, here = limit(lock, os.environ), lock.parallel.world_size, lock.parallel.processes_per_node
     first = rank // here * here
@@ -91,7 +91,7 @@ class Watchdog:
         self._count, self._stalled, self._marks = 0, 0.0, _marks
         self._armed = float("-inf")
         self._beats: dict[int, Beat] = {}
-        self._finished: set[int] = set()  # ranks that were there, and took their sign of life away
+        self._finished: set[int] = set()  # ranks that were there, and removed their heartbeat
         self._heard: dict[int, int] = {}  # this rank's count when the beat of another was last seen to change
         self._gone: tuple[float, str] | None = None  # when it was seen, and who
         #: True once it has said why the run ends: what the main thread meets because of it is nothing to tell.
@@ -112,7 +112,7 @@ class Watchdog:
     def close(self, message: str = "") -> None:
         """Look no more. With a message this rank ends with a failure: the others are told, so that none waits."""
         self._closed.set()
-        # Not while it writes: a sign of life after the last one would look like a process that was killed.
+        # Not while it writes: a heartbeat after the last one would look like a process that was killed.
         self._thread.join(timeout=10 * self.tick)
         faulthandler.cancel_dump_traceback_later()
         if self.hearts is not None:
@@ -134,7 +134,7 @@ class Watchdog:
             self._beat()
         while not self._closed.wait(self.tick):
             now = time.monotonic()
-            # Where the whole process was stopped (a suspended job, a debugger) that time is not the run's.
+            # If the whole process was stopped (a suspended job, a debugger) that time is not the run's.
             self._count_time(min(now - before, 4 * self.tick))
             before = now
             self._arm(now)
@@ -157,7 +157,7 @@ class Watchdog:
                 self.seconds = self.usual  # the first step is made
 
     def _arm(self, now: float) -> None:
-        """Set faulthandler's timer anew, well before it would go off."""
+        """Set faulthandler's timer again, well before it would go off."""
         if now - self._armed > self.usual / 8:
             self._armed = now
             faulthandler.dump_traceback_later(1.5 * self.seconds + 2 * GROUP_MARGIN, exit=True, file=sys.__stderr__)
@@ -175,7 +175,7 @@ class Watchdog:
             seconds=self._stalled,
             phase=phase.name,
             waiting=phase.waiting,
-            # Where it gets on, nobody asks for it.
+            # If it gets on, nobody asks for it.
             stack=phase.stack if self._stalled > 2 * self.tick else "",
         )
         self._beats[self.rank] = beat
@@ -222,7 +222,7 @@ class Watchdog:
             "R514",
             f"rank {self.rank} has lost the other processes",
             f"{lost}\nthis process was in `{self._beats[self.rank].phase}` and was ended",
-            "another rank ended first: what it says above or below is the reason",
+            "another rank ended first: its message above or below is the reason",
             everywhere=False,
         )
         self._leave(finding)
@@ -277,7 +277,7 @@ class Watchdog:
     # What hangs
 
     def _judge(self) -> None:
-        """End the run where no rank has got on; the lowest rank that answers speaks for all."""
+        """End the run if no rank has got on; the lowest rank that answers speaks for all."""
         if self._stalled > self.seconds / 2 and self._stalled % self._every() < self.tick:
             # Rank 0 looks at all the others, they at rank 0 alone, or a thousand ranks read a million files.
             self._hear(range(self.size) if self.rank == 0 else [0])
@@ -319,7 +319,7 @@ class Watchdog:
         for rank in stuck[:SHOWN]:
             beat = self._beats.get(rank)
             if beat is None:
-                lines.append(f"rank {rank} has left no sign of life: it did not start, or sees another output folder")
+                lines.append(f"rank {rank} has left no heartbeat: it did not start, or sees another output folder")
                 continue
             what = f"rank {rank} on {beat.host}, process {beat.pid}, "
             if rank in answering:
@@ -361,7 +361,7 @@ class Watchdog:
         self._leave(None)
 
     def _suspects(self) -> list[int]:
-        """Ranks that do not answer or do not wait for others; where all wait, those that are the furthest behind."""
+        """Ranks that do not answer or do not wait for others; if all wait, those that are the furthest behind."""
         here = self._answering() | self._finished
         silent = [rank for rank in range(self.size) if rank not in here]
         known = {rank: beat for rank, beat in self._beats.items() if rank not in self._finished}
@@ -398,6 +398,6 @@ class Watchdog:
 
 _HELP = (
     "look at what the stack names: a lock, a download, a file system, a branch that only some ranks take\n"
-    f"where it is right and only slow, set a longer distributed.timeout_seconds, or {VARIABLE} for one start\n"
+    f"if it is right and only slow, set a longer distributed.timeout_seconds, or {VARIABLE} for one start\n"
     "run the same command again: it continues from the last checkpoint"
 )

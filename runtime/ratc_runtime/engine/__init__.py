@@ -1,5 +1,5 @@
 """The engines behind a training step, one file each: plain torch (one process or DDP), Accelerate, and DeepSpeed with
-and without Accelerate. docs/backends.md says which spec gives which.
+and without Accelerate. docs/concepts/backends.md says which spec gives which.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def make_engine(lock: Lock, model: nn.Module, folder: Path, reduced: bool = Fals
     """Start the lock's engine on a model; `folder` holds deepspeed.json.
 
     `reduced` tells that the lock's micro-batch is smaller than the reviewed one, and so than deepspeed.json's.
-    Raises R502 where the process group is not the lock's, R503 where the engine's batch is not, R504 where
-    torch has no such device, R529 where DeepSpeed cannot be used here.
+    Raises R502 if the process group is not the lock's, R503 if the engine's batch is not, R504 if
+    torch has no such device, R529 if DeepSpeed cannot be used here.
     """
     if lock.engine.deepspeed:
-        # Imported only where they are used: each of them takes longer to import than the rest of the runtime.
+        # Imported only if they are used: each of them takes longer to import than the rest of the runtime.
         from ratc_runtime.engine.with_deepspeed import AccelerateDeepSpeedEngine, DeepSpeedEngine
 
         kind = AccelerateDeepSpeedEngine if lock.engine.use_accelerate else DeepSpeedEngine

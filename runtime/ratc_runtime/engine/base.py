@@ -60,7 +60,7 @@ class BaseEngine:
 
     @property
     def alone(self) -> Callable[[Any], Any] | None:
-        """The model without what makes processes meet; None where there is no such thing."""
+        """The model without what makes processes meet; None if there is no such thing."""
         return self.module
 
     def effective(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class BaseEngine:
         if wrong:
             raise RuntimeFinding(
                 "R503",
-                "the engine does not do what the lock says",
+                "the engine differs from the lock",
                 "\n".join(wrong),
                 "a variable of the environment lies over the lock (ACCELERATE_…, FSDP_…, NVIDIA_TF32_OVERRIDE): start"
                 " with the compiled script, which removes them",
@@ -128,7 +128,7 @@ class BaseEngine:
         raise NotImplementedError
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
-        """Clip, step, forget the gradients; return their norm before clipping, where it is known."""
+        """Clip, step, forget the gradients; return their norm before clipping, if it is known."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _tf32(wanted: bool) -> list[str]:
 class SkipCounter:
     """Counts the steps that a loss scale leaves out, on its device: to look would make the host wait in every step.
 
-    The scale falls exactly when gradients were not finite. torch's scaler tells it in no other way where a fused
+    The scale falls exactly when gradients were not finite. torch's scaler tells it in no other way if a fused
     optimizer decides on the device whether to step.
     """
 
@@ -167,7 +167,7 @@ class SkipCounter:
 
     @contextlib.contextmanager
     def watch(self, scaler: Any) -> Iterator[None]:
-        """Look at the scale of `scaler` (None, or disabled, where there is none) before and after its update."""
+        """Look at the scale of `scaler` (None, or disabled, if there is none) before and after its update."""
         scale = getattr(scaler, "_scale", None)  # get_scale() would wait for the device
         before = None if scale is None else scale.clone()
         yield

@@ -14,7 +14,7 @@ from ratc_runtime.config.lock import Lock
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     """Return AdamW; biases, norms and other parameters of fewer than two dimensions are not decayed.
 
-    The update is one fused kernel where torch has one (`fused_for`), else torch's work on lists of tensors ("foreach").
+    The update is one fused kernel if torch has one (`fused_for`), else torch's work on lists of tensors ("foreach").
     """
     training = lock.training
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -52,9 +52,9 @@ def fused_for(parameters: Iterable[torch.Tensor]) -> bool:
 
     It reads and writes every number once, where "foreach" makes temporaries of the model's size: on CUDA it is torch's
     fastest, and the peak of the update is lower; on two cores it took a quarter to a sixth of the time of the loop over
-    tensors (docs/speed.md). Each element's result depends on that element alone, so it is the same for any number of
-    threads; it differs from the loop's in the last bit. DeepSpeed hands it its flat partitions, on the GPU or,
-    offloaded, on the host.
+    tensors (docs/develop/speed.md). Each element's result depends on that element alone, so it is the same for any
+    number of threads; it differs from the loop's in the last bit. DeepSpeed hands it its flat partitions, on the GPU
+    or, offloaded, on the host.
     """
     return all(parameter.is_floating_point() and parameter.device.type in ("cuda", "cpu") for parameter in parameters)
 

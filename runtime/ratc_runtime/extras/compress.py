@@ -7,7 +7,6 @@ sparsity, latency and the score before and after; a loss of score beyond the tol
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -41,8 +40,8 @@ _WARM, _TIMED = 3, 15
 def load_compressed(path: Path, trust: bool = False) -> nn.Module:
     """Return the model of a `model.pt` that this module wrote, in evaluation mode on the CPU.
 
-    A model of one's own is built only if it is trusted, as by `open_checkpoint` (R584). Raises R508 where
-    the file is damaged or another, R545 where it is quantized and torchao is not there.
+    A model of one's own is built only if it is trusted, as by `open_checkpoint` (R584). Raises R508 if
+    the file is damaged or another, R545 if it is quantized and torchao is not there.
     """
     try:
         fault = fault_of(path)
@@ -102,7 +101,7 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
     found, _ = score(model, split, data_dir)
     counts = sorted({1, model.lock.training.micro_batch_size})
     layers = sparsity_of(model.engine.module)
-    content = {"lock": json.dumps(dataclasses.asdict(model.lock), default=str)}
+    content = {"lock": json.dumps(model.lock.model_dump(), default=str)}
     write_file(file, {**content, "compressed": model.engine.module.state_dict()})
     return {
         "bytes": file.stat().st_size,
@@ -113,7 +112,7 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
 
 
 def loss_of_score(before: float, after: float | None, larger_is_better: bool) -> float:
-    """Return by how much a score got worse (below 0: better); infinite where it means nothing any more."""
+    """Return by how much a score got worse (below 0: better); infinite if it means nothing any more."""
     if after is None or math.isnan(after):
         return math.inf
     return before - after if larger_is_better else after - before
@@ -175,7 +174,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _from_lock(arguments: argparse.Namespace, model: Opened) -> None:
-    """What the command line leaves open is as the lock's section `compression` says, where it has one."""
+    """What the command line leaves open is as the lock's section `compression` says, if it has one."""
     asked = model.lock.compression
     if arguments.sparsity is None:
         # What was pruned while training is pruned already.
@@ -218,17 +217,17 @@ def _share(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compress, measure and write; return 0, or 1 after a finding or where the score is beyond the tolerance."""
+    """Compress, measure and write; return 0, or 1 after a finding or if the score is beyond the tolerance."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime compress", description="Prune and quantize a checkpoint, and measure both."
     )
     parser.add_argument("checkpoint", type=Path, help="what `ratc_runtime evaluate` takes")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
-    parser.add_argument("--lock", type=Path, help="the lock, where the file holds none (.safetensors)")
+    parser.add_argument("--lock", type=Path, help="the lock, if the file holds none (.safetensors)")
     parser.add_argument(
         "--batch-size", type=inference.positive, help="samples at a time (default: the lock's micro-batch)"
     )
-    group = parser.add_argument_group("how, where not as the lock's section `compression` says")
+    group = parser.add_argument_group("how, if not as the lock's section `compression` says")
     group.add_argument("--sparsity", type=_share, help="share of each layer's weights set to zero")
     group.add_argument(
         "--structured", action=argparse.BooleanOptionalAction, help="whole output channels instead of single weights"

@@ -7,7 +7,6 @@ the export every rotation becomes real arithmetic with sines and cosines that th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import warnings
@@ -34,7 +33,7 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
     """Export a checkpoint's model for its own image size and any number of images, and run the file by ONNX Runtime.
 
     Returns the file's bytes, and the largest difference to the model itself over the largest number that it gives.
-    Raises R551 where the model cannot be exported or the file computes something else, R545 without the packages.
+    Raises R551 if the model cannot be exported or the file computes something else, R545 without the packages.
     """
     try:
         import onnxruntime
@@ -85,7 +84,7 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
 
 def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
-    plain = dataclasses.replace(lock, model=dataclasses.replace(lock.model, attention_memory="full"))
+    plain = lock.replace(model=lock.model.replace(attention_memory="full"))
     model = build_model(plain)
     model.load_state_dict(load_weights(checkpoint, trust))
     return model.eval()

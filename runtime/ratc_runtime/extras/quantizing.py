@@ -15,7 +15,7 @@ MODES = ("weight_only", "dynamic")
 def quantize(model: nn.Module, mode: str) -> None:
     """Hold the weights of linear layers in int8; `dynamic` computes with activations in int8, too.
 
-    Raises R545 where torchao is not there.
+    Raises R545 if torchao is not there.
     """
     quantization = torchao()
     kinds = {
@@ -29,7 +29,7 @@ def make_aware(model: nn.Module) -> None:
     """Have linear layers compute with weights as int8 will round them, one scale an output channel.
 
     Names and parameters of the model stay what they are, so its checkpoints are those of the plain one. Activations are
-    not rounded: torchao has no such training for those of `dynamic`. Raises R545 where torchao is not there.
+    not rounded: torchao has no such training for those of `dynamic`. Raises R545 if torchao is not there.
     """
     quantization = torchao()
     from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
@@ -39,7 +39,7 @@ def make_aware(model: nn.Module) -> None:
 
 
 def torchao() -> Any:
-    """The package; raises R545 where it is not there."""
+    """The package; raises R545 if it is not there."""
     try:
         from torchao import quantization
     except ImportError as error:

@@ -7,7 +7,6 @@ kept. Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import math
@@ -22,7 +21,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 #: A running mean of the losses, each new one counting so much: steps differ by the samples that they see.
 NEW = 0.1
-#: The test ends where the mean loss is so many times the least one.
+#: The test ends if the mean loss is so many times the least one.
 DIVERGED = 4.0
 #: Fewer steps say nothing, and so does a loss that does not fall by this share.
 FEWEST, LEAST_FALL = 10, 0.02
@@ -42,19 +41,15 @@ def alone(lock: Lock) -> Lock:
     """Return the lock for one process of plain torch, whose steps have the same global batch."""
     training = lock.training
     accumulation = -(-training.global_batch_size // training.micro_batch_size)
-    return dataclasses.replace(
-        lock,
-        training=dataclasses.replace(
-            training,
+    return lock.replace(
+        training=training.replace(
             gradient_accumulation_steps=accumulation,
             global_batch_size=accumulation * training.micro_batch_size,
             last_batch="drop",
             max_steps_per_epoch=None,
         ),
-        engine=dataclasses.replace(
-            lock.engine, use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False
-        ),
-        parallel=dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1),
+        engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False),
+        parallel=lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1),
     )
 
 
@@ -64,7 +59,7 @@ def rates(low: float, high: float, steps: int) -> list[float]:
 
 
 def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> Iterator[Point]:
-    """Train with growing rates and yield every step; end early where the loss diverges.
+    """Train with growing rates and yield every step; end early if the loss diverges.
 
     Raises what opening a run raises (R503, R504, R506, R509), and R506 for a bad sample.
     """
@@ -180,7 +175,7 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         content["learning_rate"], content["reason"] = suggest(points)
     finally:
-        # The curve is worth looking at where it suggests nothing, too.
+        # The curve is worth looking at if it suggests nothing, too.
         try:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

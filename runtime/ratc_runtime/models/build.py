@@ -24,7 +24,7 @@ def build_model(lock: Lock) -> nn.Module:
     """Build the model on the CPU: images (B, C, H, W) or (B, C, D, H, W) (a list of them with
     `multi_scale`) to what the task scores.
 
-    Raises R509 where it cannot be built from the lock's arguments.
+    Raises R509 if it cannot be built from the lock's arguments.
     """
     rat_patches.define_torchvision_operators()
     if lock.model.name == "rat":

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Entries of a chunk for each sample of the batch: 256 MiB where it is float32, of which up to three are alive.
+# Entries of a chunk for each sample of the batch: 256 MiB if it is float32, of which up to three are alive.
 # Smaller saves little beside the rest of the model, and a GPU would wait for the next launch.
 CHUNK_ELEMENTS = 2**26
 _shortened = False
@@ -40,7 +40,7 @@ def no_autocast(device: torch.device) -> torch.autocast:
 
 
 class Pieces(NamedTuple):
-    """How a map is cut: by heads where whole ones fit into a chunk, else one head at a time and by rows.
+    """How a map is cut: by heads if whole ones fit into a chunk, else one head at a time and by rows.
 
     The cut does not depend on the batch, so that memory is linear in it, and allocations come in the same order.
     """

@@ -40,7 +40,7 @@ _stand_in: Attend | None = None
 class Keys(NamedTuple):
     """The pixels' keys: as given, filled up, and with ones for the features of a bias.
 
-    The last two are one tensor where filling up leaves room enough; queries without a bias have zeros there.
+    The last two are one tensor if filling up leaves room enough; queries without a bias have zeros there.
     """
 
     k: torch.Tensor
@@ -117,7 +117,7 @@ def _split(number: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]
 def by_flex_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend with FlexAttention's compiled kernels. Zeros fill features up to a size that they take.
 
-    Raises R553 where they cannot be compiled.
+    Raises R553 if they cannot be compiled.
     """
     features = v.shape[-1]
     wanted = _size(q.shape[-1]), _size(q.shape[-1]), _size(features)

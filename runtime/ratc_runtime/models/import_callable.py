@@ -66,7 +66,7 @@ def _on_path() -> list[str]:
 
 
 def build(role: str, name: str, **arguments: Any) -> Any:
-    """Import `name` and call it; raise R509 where either fails, naming the error of the called code, R580 or R581."""
+    """Import `name` and call it; raise R509 if either fails, naming the error of the called code, R580 or R581."""
     return call(role, name, resolve(role, name), **arguments)
 
 
@@ -83,7 +83,7 @@ def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> 
             f"{role} {name} cannot be called",
             f"{type(error).__name__}: {error}",
             (f"it was called with {shown}" if shown else "it was called without arguments")
-            + ("; name what makes the loss: a class, or a function that returns the loss" if role == "loss" else ""),
+            + ("; name a class, or a function that returns the loss" if role == "loss" else ""),
         ) from error
 
 

@@ -141,7 +141,7 @@ class _LeanForward:
         x_out = module.strider(x.transpose(1, 2).reshape(batch, features, *input_grid_shape))
         x_out = module.norm1(x_out.flatten(2).transpose(1, 2))
         groups = x_out.shape[1]
-        # The published loop computes keys and values anew in every iteration, from the same x.
+        # The published loop computes keys and values again in every iteration, from the same x.
         k, v = module.kv(x).chunk(2, dim=-1)
         k = module.temp * module.rose(k, input_spacing, input_grid_shape, flatten=False).transpose(1, 2)
         eps = torch.finfo(k.dtype).eps

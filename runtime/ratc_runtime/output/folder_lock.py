@@ -40,7 +40,7 @@ class Claim:
         self._device: int | None = None  # of the file system that the folder lay on when it was taken
 
     def take(self, environment: Mapping[str, str]) -> None:
-        """Take the folder; raise R517 where a living run holds it, R510 where the file cannot be written.
+        """Take the folder; raise R517 if a living run holds it, R510 if the file cannot be written.
 
         A job that its scheduler started again takes over from its own earlier start, whose node may be gone.
         """
@@ -105,7 +105,7 @@ class Claim:
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
     def check(self) -> None:
-        """Raise OSError unless the folder is still this run's; take it again where it was deleted and made anew."""
+        """Raise OSError unless the folder is still this run's; take it again if it was deleted and made again."""
         if self._device is None or (self._handle is not None and self._same(self._handle)):
             return
         if not self.path.parent.is_dir():
@@ -137,7 +137,7 @@ class Claim:
             self._handle = None
 
     def _read(self) -> dict[str, Any]:
-        # Not where this process holds the lock on the very file: closing it would give the lock away.
+        # Not if this process holds the lock on the very file: closing it would give the lock away.
         try:
             content = json.loads(self.path.read_bytes())
         except (OSError, ValueError):

@@ -126,7 +126,7 @@ def describe(use: MemoryUse, prediction: Prediction | None) -> str:
 
 
 def deviation(use: MemoryUse, prediction: Prediction | None) -> str | None:
-    """Return a warning where a peak is off by more than the margin stated with it; None on the CPU.
+    """Return a warning if a peak is off by more than the margin stated with it; None on the CPU.
 
     Peaks of the caching allocator are compared; the resident set of a CPU process is no such thing.
     """

@@ -82,9 +82,9 @@ def say_score(value: float) -> str:
 
 
 class Reporter:
-    """Prints the course of a run: lines on stdout, and a bar on stderr where that is a terminal.
+    """Prints the course of a run: lines on stdout, and a bar on stderr if that is a terminal.
 
-    Lines of steps are left out where the bar shows the same on the same screen.
+    Lines of steps are left out if the bar shows the same on the same screen.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Reporter:
             return
         self._eta.step(step)
         if self._bar is not None and self._bar.update(1):
-            # Only where it was drawn just now, some times a second; this is what it shows the next time.
+            # Only if it was drawn just now, some times a second; this is what it shows the next time.
             text = self._state(epoch, step, loss, rate, self._now()).strip()
             self._bar.set_postfix_str(text, refresh=False)
         if not self._lines:

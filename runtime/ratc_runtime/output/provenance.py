@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def of_folder(folder: Path, file: Path | None = None) -> dict[str, Any] | None:
     """Return commit, branch and whether tracked files differ from the commit; None outside of a repository.
 
-    A `file` that git does not track makes it dirty too: no commit holds it. `dirty` is None where git did not tell.
+    A `file` that git does not track makes it dirty too: no commit holds it. `dirty` is None if git did not tell.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.config.strict import open_regular
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
 
 RESULTS_FILE = "results.json"
@@ -30,7 +30,7 @@ def finite(value: Any) -> Any:
 
 
 def write_results(output_dir: Path, results: dict[str, Any]) -> None:
-    """Write results.json in one piece; raise R510 where it cannot be written."""
+    """Write results.json in one piece; raise R510 if it cannot be written."""
     text = json.dumps(finite(results), indent=2, sort_keys=True, allow_nan=False) + "\n"
     path = output_dir / RESULTS_FILE
     work = path.with_name(f".{path.name}.new")
@@ -48,7 +48,7 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
 def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]]) -> None:
     """Write epochs.json, for whoever follows the run: the scores of every epoch so far.
 
-    A run does not end for it: where it cannot be written, what follows is told nothing, and results.json comes anyway.
+    A run does not end for it: if it cannot be written, what follows is told nothing, and results.json comes anyway.
     """
     text = json.dumps(finite({"lock_sha256": lock_sha256, "epochs": epochs}), allow_nan=False) + "\n"
     path = output_dir / EPOCHS_FILE
@@ -59,7 +59,7 @@ def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]
 
 
 def read_results(output_dir: Path) -> dict[str, Any]:
-    """Return what results.json says, or nothing where there is none that can be read."""
+    """Return what results.json says, or nothing if there is none that can be read."""
     try:
         with open_regular(output_dir / RESULTS_FILE) as file:
             content = json.load(file)
@@ -91,7 +91,7 @@ def set_aside(output_dir: Path) -> None:
 
 
 def prepare_output(output_dir: Path) -> None:
-    """Make the output folder; raise R510 where files cannot be written there."""
+    """Make the output folder; raise R510 if files cannot be written there."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir) as probe:

@@ -44,10 +44,10 @@ class Starts:
     """
 
     def __init__(
-        self, output_dir: Path, fingerprint: str, anew: bool, checkpoint_id: str | None, epoch: int, step: int
+        self, output_dir: Path, fingerprint: str, from_scratch: bool, checkpoint_id: str | None, epoch: int, step: int
     ) -> None:
         path = output_dir / FILE
-        earlier = [] if anew else [start for start in read(path) if start.get("fingerprint") == fingerprint]
+        earlier = [] if from_scratch else [start for start in read(path) if start.get("fingerprint") == fingerprint]
         last = earlier[-1].get("run_id") if earlier else None
         self.run_id: str = checkpoint_id or last or secrets.token_hex(16)
         this = {

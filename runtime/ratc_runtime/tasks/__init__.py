@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score is called, and which way is better. A score is a float, None or NaN where it means nothing."""
+    """What a score is called, and which way is better. A score is a float, None or NaN if it means nothing."""
 
     label: str
     larger_is_better: bool = True
 
 
-#: The scores of each task, by name; the first chooses the best checkpoint where a spec names none.
+#: The scores of each task, by name; the first chooses the best checkpoint if a spec names none.
 METRICS: dict[str, dict[str, Metric]] = {
     "segmentation": {
         "dice": Metric("Dice"),
@@ -36,7 +36,7 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 #: What can be one of several tasks in a run.
 PARTS = ("segmentation", "detection")
-#: Scores that are made only where a spec asks for them: `evaluation.hausdorff`.
+#: Scores that are made only if a spec asks for them: `evaluation.hausdorff`.
 DISTANCES = ("hausdorff95", "hausdorff")
 LOSS = Metric("loss", larger_is_better=False)
 _CLASSES = {

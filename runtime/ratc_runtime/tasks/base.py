@@ -56,7 +56,7 @@ class Task(ABC):
     #: The scores by name, in the order in which they are shown.
     metrics: Mapping[str, Metric]
 
-    #: The tasks that this one is made of, by name; none where it is one by itself.
+    #: The tasks that this one is made of, by name; none if it is one by itself.
     parts: Mapping[str, Task] = {}
 
     @property
@@ -79,7 +79,7 @@ class Task(ABC):
         self.metrics = metrics(lock)
 
     def opened(self, datasets: Mapping[str, Any]) -> None:
-        """Take from the data sets, by split, what a lock does not hold; raise where they do not fit the task."""
+        """Take from the data sets, by split, what a lock does not hold; raise if they do not fit the task."""
         return
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Task(ABC):
         """Return the lock's loss, a callable of the model's output and a target that gives a scalar.
 
         One named `package.module:callable` is called with its `args`, and what it returns is the loss. Raises R509
-        where there is none of that name, or where it does not take its arguments.
+        if there is none of that name, or if it does not take its arguments.
         """
         named = self.lock.training.loss
         if named.name in self.losses:
@@ -120,7 +120,7 @@ class Task(ABC):
         """Return an empty scorer."""
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the trivial prediction on the test split; every rank calls this. Nothing where there is none."""
+        """Score the trivial prediction on the test split; every rank calls this. Nothing if there is none."""
         return {}
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
@@ -135,7 +135,7 @@ class Task(ABC):
         return None
 
     def writer(self, folder: Path, threshold: float) -> Writer:
-        """Return what writes predictions into a folder; raise R542 where it is not known what an output means."""
+        """Return what writes predictions into a folder; raise R542 if it is not known what an output means."""
         raise RuntimeFinding(
             "R542",
             f"what a {self.lock.task_type} task predicts cannot be written",
@@ -147,5 +147,5 @@ class Task(ABC):
         return False
 
     def draw(self, folder: Path, pictures: Sequence[Any]) -> list[Path]:
-        """Draw pictures of the test split into a folder and return the files; none where a task has no pictures."""
+        """Draw pictures of the test split into a folder and return the files; none if a task has no pictures."""
         return []

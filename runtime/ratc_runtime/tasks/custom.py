@@ -1,4 +1,4 @@
-"""A task that nothing is known of but its loss, and scores of the user's where there are any."""
+"""A task that nothing is known of but its loss, and scores of the user's if there are any."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def mapping_with(output: Any, keys: Sequence[str]) -> Mapping[str, Any]:
     raise RuntimeFinding(
         "R574",
         f"the model returns {given}, and detection needs a mapping with {_listed(keys)}",
-        help="`logits` (B, L, Q, classes) and `boxes` (B, L, Q, 4): see docs/tasks.md, Detection",
+        help="`logits` (B, L, Q, classes) and `boxes` (B, L, Q, 4): see docs/reference/tasks.md, Detection",
     )
 
 

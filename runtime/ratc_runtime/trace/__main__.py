@@ -1,4 +1,4 @@
-"""`python -m ratc_runtime.trace OUTPUT`: a request on standard input, a trace in OUTPUT (docs/trace.md).
+"""`python -m ratc_runtime.trace OUTPUT`: a request on standard input, a trace in OUTPUT (docs/reference/trace.md).
 
 Exit status 0 and a file, or 1 and one line of JSON on standard error; 2 for wrong usage or a bad request.
 """

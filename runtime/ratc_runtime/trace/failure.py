@@ -57,7 +57,7 @@ def _shown(file: str) -> str:
 
 
 def where(error: BaseException) -> str:
-    """Return the last frame of the model's own code, as "file:line in function"; "" where there is none."""
+    """Return the last frame of the model's own code, as "file:line in function"; "" if there is none."""
     found = ""
     causes: list[BaseException] = []
     step: BaseException | None = error

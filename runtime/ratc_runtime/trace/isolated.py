@@ -118,7 +118,7 @@ def _answer(child: _Child) -> Recording:
 def record_both(request: Request) -> tuple[Recording, Recording]:
     """Record at both batch sizes of a request, at the same time. If it has only one, return its recording twice.
 
-    Raises TraceError: R315, R316; BadRequest where the request asks for what there is not.
+    Raises TraceError: R315, R316; BadRequest if the request asks for what there is not.
     """
     gc.freeze()  # the children collect garbage between steps: all imported modules need not be looked at
     selector = selectors.DefaultSelector()

@@ -1,4 +1,4 @@
-"""What CUDA's kernels keep and allocate where the CPU's do otherwise: dropout, statistics of norms, workspaces.
+"""What CUDA's kernels keep and allocate if the CPU's do otherwise: dropout, statistics of norms, workspaces.
 
 Sources: `aten/src/ATen/native/Dropout.cpp`, `SoftMax.cpp`, `cuda/SoftMax.cu`, `layer_norm.cpp`, `group_norm.cpp`,
 `aten/src/ATen/cuda/CublasHandlePool.cpp` (default workspaces) of torch 2.13.
@@ -109,6 +109,6 @@ def install(capability: tuple[int, int]) -> None:
         library.impl("log_softmax.int", _softmax(aten._log_softmax.default), "AutogradCPU")  # type: ignore[no-untyped-call]
         library.impl("scaled_dot_product_attention", attend, "AutogradCPU")  # type: ignore[no-untyped-call]
     _libraries.append(library)
-    # Fake tensors have no reserve for oneDNN's fused LSTM: where cuDNN is not taken, the layer runs step by step.
+    # Fake tensors have no reserve for oneDNN's fused LSTM: if cuDNN is not taken, the layer runs step by step.
     torch._VF.lstm = _without_onednn(torch._VF.lstm)  # type: ignore[attr-defined]
     recurrent.install(capability)

@@ -56,7 +56,7 @@ class Ledger:
     def add(self, storage: torch.UntypedStorage, module: str, kind: str = "") -> int:
         """Note a storage that an operator returned; return its block. One already known keeps its block.
 
-        A storage that was resized counts as freed and allocated anew.
+        A storage that was resized counts as freed and allocated again.
         """
         address, size = storage._cdata, storage.nbytes()
         known = self._live.get(address)

@@ -82,7 +82,7 @@ def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
 
 
 def match(small: Recording, large: Recording, request: dict[str, Any], torch_version: str) -> dict[str, Any]:
-    """Return the trace of docs/trace.md; raise TraceError (R315) where the recordings are not of one program."""
+    """Return the trace of docs/reference/trace.md; raise TraceError (R315) if the recordings are not of one program."""
     small, large = _alike(small, large)
     failure = _differs(small, large)
     if failure is not None:

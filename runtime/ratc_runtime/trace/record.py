@@ -118,7 +118,7 @@ def _guarded(doing: str, call: Callable[[], Any]) -> Any:
 
 
 def _build(request: Request) -> nn.Module:
-    """Build the model without memory; where its code needs real numbers, for real."""
+    """Build the model without memory; if its code needs real numbers, for real."""
     try:
         with _fake_parameters():
             return build_model(request.lock)

@@ -298,7 +298,7 @@ class Recurrent:
         return (output, hy) if cy is None else (output, hy, cy)
 
     def replace(self, mode: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what `torch._VF` has under a mode's name, with cuDNN's path where torch would take it."""
+        """Return what `torch._VF` has under a mode's name, with cuDNN's path if torch would take it."""
 
         def call(x: torch.Tensor, second: Any, *rest: Any) -> Any:
             if not torch._C._get_cudnn_enabled() or x.numel() == 0 or not x.is_floating_point():

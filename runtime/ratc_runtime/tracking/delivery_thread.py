@@ -14,12 +14,12 @@ from ratc_runtime.tracking.journal import Journal
 PERIOD = 5.0
 #: Seconds before the first new attempt after a failure; it doubles up to the second number.
 RETRY = (5.0, 60.0)
-#: Records that may wait in memory: hours of them, where the thread hangs in one call.
+#: Records that may wait in memory: hours of them, if the thread hangs in one call.
 MAX_QUEUE = 20_000
 RECORDS_PER_CALL = 500
 
 
-class Courier:
+class DeliveryThread:
     """Takes records from the training loop in a microsecond and delivers them when it can.
 
     With a journal they are on the disk first, and stay there while the backend is away. Without one a backend that
@@ -46,7 +46,7 @@ class Courier:
         self._queue.append(record)
 
     def keep(self) -> None:
-        """Put what was handed over on the disk, where there is a journal; waits for no network."""
+        """Put what was handed over on the disk, if there is a journal; waits for no network."""
         with self._order:
             taken: list[Record] = []
             while self._queue:
@@ -81,7 +81,7 @@ class Courier:
                 self.journal.release()
             return self.journal.waiting()
         if self._thread.is_alive() and not self._off:
-            warn(f"{backend.name} does not answer; what it has not taken yet may be missing there")
+            warn(f"{backend.name} does not answer; records that it has not taken yet may be missing there")
         return 0
 
     def _run(self) -> None:
@@ -119,7 +119,7 @@ class Courier:
         self.journal.deliver(self.backend.send, RECORDS_PER_CALL, settled=not self.backend.safe_after_close)
         if self._failing:
             self._failing, self._wait = False, RETRY[0]
-            print(f"{self.backend.name} answers again; what had waited is sent", flush=True)
+            print(f"{self.backend.name} answers again; waiting records are sent", flush=True)
 
     def _failed(self, error: Exception) -> None:
         text = reason(error)

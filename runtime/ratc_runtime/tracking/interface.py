@@ -1,7 +1,7 @@
 """What a tracking backend is: the one interface between a run and the places that its curves go to.
 
 A backend gets records, in order, on a thread of its own (`delivery_thread.py`), so it may wait for a network as long as
-it likes. It raises where something could not be sent; the courier decides what becomes of that.
+it likes. It raises if something could not be sent; the delivery decides what becomes of that.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class About:
 
     @classmethod
     def read(cls, path: Path, output_dir: Path) -> About:
-        """Read it back; raise OSError, ValueError or TypeError where that is not possible."""
+        """Read it back; raise OSError, ValueError or TypeError if that is not possible."""
         return cls(**json.loads(path.read_bytes()), output_dir=output_dir)
 
 
@@ -65,14 +65,14 @@ class Backend:
     patience_after_failure: float = 5.0
 
     def __init__(self, about: About, state: dict[str, Any], save: Callable[[], None] = lambda: None) -> None:
-        """`state` holds small JSON values between starts, where `journal` is true; `save` writes it."""
+        """`state` holds small JSON values between starts, if `journal` is true; `save` writes it."""
         self.about, self.state, self.save = about, state, save
 
     def load(self) -> None:
         """Import what is needed: on the main thread, because libraries that several threads import can break."""
 
     def open(self) -> None:
-        """Connect. Called again after a failure where `journal` is true."""
+        """Connect. Called again after a failure if `journal` is true."""
 
     def send(self, records: list[Record]) -> None:
         """Send records; a backend with a journal gets them again after a failure, and must not double them."""

@@ -20,7 +20,7 @@ from ratc_runtime.tracking.interface import Record
 
 #: Unsent records beyond this are not kept: some 200,000 points of six curves.
 MAX_BYTES = 64 * 2**20
-#: Where even the disk takes nothing, so many records wait in memory.
+#: If even the disk takes nothing, so many records wait in memory.
 MAX_IN_MEMORY = 10_000
 
 
@@ -55,7 +55,7 @@ class Journal:
             self._mark(record)
 
     def _take(self) -> int | None:
-        """Return the locked file; None where the file system has no locks, and so everybody has the journal."""
+        """Return the locked file; None if the file system has no locks, and so everybody has the journal."""
         try:
             handle = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError:
@@ -105,7 +105,7 @@ class Journal:
     def append(self, records: Iterable[Record]) -> None:
         """Write records and sync them. Metrics at steps that were noted before are left out.
 
-        Where the file is at its limit metrics are counted in `dropped` instead; where the disk refuses, records wait in
+        If the file is at its limit metrics are counted in `dropped` instead; if the disk refuses, records wait in
         memory and `error` tells why.
         """
         with self._lock:

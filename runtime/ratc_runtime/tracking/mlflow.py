@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,7 +19,7 @@ from ratc_runtime.tracking.interface import Backend, Record
 PARAMS_PER_CALL = 100
 METRICS_PER_CALL = 1000
 RUN_TAG = "ratc.run"
-#: What MLflow would do by itself is wait for minutes; only where the user has not said otherwise.
+#: What MLflow would do by itself is wait for minutes; only if the user has not said otherwise.
 SHORT_WAITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -27,6 +28,8 @@ SHORT_WAITS = {
 #: A server that says this to a record will say so again.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+#: What MLflow refuses in the name of a parameter, such as the `<module>` of own code.
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 
 def prepare() -> None:
@@ -197,7 +200,7 @@ class Mlflow(Backend):
     def _params(self, values: dict[str, str]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(name, value) for name, value in values.items()]
+        params = [Param(_NOT_IN_NAMES.sub("_", name), value) for name, value in values.items()]
         for at in range(0, len(params), PARAMS_PER_CALL):
             self._client.log_batch(self._id, params=params[at : at + PARAMS_PER_CALL])
 

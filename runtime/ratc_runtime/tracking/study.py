@@ -26,7 +26,7 @@ OUTCOME = ("trials.csv", "study.json", "study.svg")
 def gather(folder: Path, experiment: str) -> str:
     """Make the parent run of the study in `folder`, with its trials below it; return the store's address.
 
-    Raises MlflowException or OSError where the store cannot be reached or written.
+    Raises MlflowException or OSError if the store cannot be reached or written.
     """
     from mlflow.tracking import MlflowClient
 
@@ -59,7 +59,7 @@ def _known(output: Path) -> list[str]:
 
 
 def _own(output: Path) -> Any:
-    """A client of a trial's own file; None where there is none."""
+    """A client of a trial's own file; None if there is none."""
     from mlflow.tracking import MlflowClient
 
     path = output.resolve() / "mlflow.db"
@@ -88,7 +88,7 @@ def _parent(client: Any, where: str, folder: Path, study: dict[str, Any]) -> str
         name = f"study {folder.resolve().parent.name}"
         run = client.create_run(where, tags={STUDY_TAG: key}, run_name=name).info.run_id
     best = next((trial for trial in study["trials"] if trial["name"] == study["best"]), None)
-    # Tags, not parameters: those of a run cannot be said again where a study has been changed.
+    # Tags, not parameters: those of a run cannot be said again if a study has been changed.
     tags = {f"search_space.{path}": text for path, text in study["search_space"].items()}
     tags |= {"metric": study["metric"], "best_trial": str(study["best"])}
     if best is not None:
@@ -103,7 +103,7 @@ def _parent(client: Any, where: str, folder: Path, study: dict[str, Any]) -> str
 
 
 def _copy(source: Any, run: str, client: Any, where: str, run_id: str) -> str:
-    """Copy a run of one store into another, with every point of its curves; what is there already is brought up."""
+    """Copy a run of one store into another, with every point of its curves; what is there is brought up to date."""
     from mlflow.entities import Param
 
     content = source.get_run(run)
@@ -122,7 +122,7 @@ def _copy(source: Any, run: str, client: Any, where: str, run_id: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Gather a study; return 1, with a warning, where that cannot be done."""
+    """Gather a study; return 1, with a warning, if that cannot be done."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime.tracking.study", description="Put a study's trials below one run of MLflow's."
     )

@@ -1,8 +1,7 @@
-"""The one thing that a run logs to. Tracking serves a run: where it fails it says so, and training goes on."""
+"""The one thing that a run logs to. Tracking serves a run: if it fails it says so, and training goes on."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import warn
-from ratc_runtime.tracking.delivery_thread import Courier
+from ratc_runtime.tracking.delivery_thread import DeliveryThread
 from ratc_runtime.tracking.interface import About, Backend, Record
 from ratc_runtime.tracking.journal import Busy, Journal
 from ratc_runtime.tracking.mlflow import Mlflow
@@ -38,7 +38,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 def describe_run(lock: Lock, output_dir: Path, run_id: str, first_step: int) -> About:
     """Return what the backends are told of a lock's run."""
-    config = dataclasses.asdict(lock)
+    config = lock.model_dump()
     return About(
         id=run_id,
         name=lock.experiment_name,
@@ -59,11 +59,12 @@ class Tracker:
     and the same at every start that continues the run.
     """
 
+    @phase("tracking")
     def __init__(
         self, lock: Lock, lock_path: Path, output_dir: Path, main: bool, run_id: str, first_step: int = 0
     ) -> None:
         self.run_id = run_id
-        self._couriers: list[Courier] = []
+        self._deliveries: list[DeliveryThread] = []
         self._monitor: SystemMonitor | None = None
         self._output_dir = output_dir
         self._folder = output_dir / FOLDER / run_id
@@ -85,7 +86,7 @@ class Tracker:
         try:
             journal = Journal(self._folder / kind.switch)
         except Busy:
-            warn(f"{kind.name} is off for this run: another process sends what lies in {self._folder}")
+            warn(f"{kind.name} is off for this run: another process sends the records in {self._folder}")
             return
         self._begin(kind(about, journal.state, journal.save), journal)
 
@@ -98,7 +99,7 @@ class Tracker:
         if isinstance(backend, Mlflow) and journal is not None:
             first = 1 + max((step for name, step in journal.marks.items() if name.startswith("system/")), default=-1)
             self._monitor = SystemMonitor(backend.monitors, self._measured, first)
-        self._couriers.append(Courier(backend, journal))
+        self._deliveries.append(DeliveryThread(backend, journal))
 
     def _keep_about(self, about: About) -> None:
         try:
@@ -122,14 +123,14 @@ class Tracker:
             warn(f"the lock is not among the artifacts: {error.strerror or error}")
 
     def _put(self, record: Record) -> None:
-        for courier in self._couriers:
-            courier.put(record)
+        for delivery in self._deliveries:
+            delivery.put(record)
 
     def _measured(self, values: dict[str, float], number: int) -> None:
         record = {"kind": "metrics", "step": number, "time": int(time.time() * 1000), "values": values}
-        for courier in self._couriers:
-            if isinstance(courier.backend, Mlflow):
-                courier.put(record)
+        for delivery in self._deliveries:
+            if isinstance(delivery.backend, Mlflow):
+                delivery.put(record)
 
     def _artifact(self, path: Path) -> None:
         # From the output folder, which may lie elsewhere when it is sent.
@@ -148,14 +149,16 @@ class Tracker:
 
     def log(self, values: Mapping[str, float | None], step: int) -> None:
         """Note metrics at an optimizer step (counted over the whole run); None, NaN and infinities are left out."""
-        if self._couriers:
+        if self._deliveries:
             self._put({"kind": "metrics", "step": step, "time": int(time.time() * 1000), "values": dict(values)})
 
+    @phase("tracking")
     def flush(self) -> None:
         """Make what was noted last through a crash, and have it sent; does not wait for that."""
-        for courier in self._couriers:
-            courier.flush()
+        for delivery in self._deliveries:
+            delivery.flush()
 
+    @phase("tracking")
     def close(self, status: str, artifacts: list[Path]) -> None:
         """Send what is left, the files, and the status: FINISHED, KILLED (stopped, will go on) or FAILED.
 
@@ -167,11 +170,11 @@ class Tracker:
             self._artifact(path)
         self._put({"kind": "status", "status": status, "time": int(time.time() * 1000)})
         self.flush()
-        left = {courier.backend.name: number for courier in self._couriers if (number := courier.close())}
+        left = {delivery.backend.name: number for delivery in self._deliveries if (number := delivery.close())}
         if left:
             counts = ", ".join(f"{number} record(s) for {name}" for name, number in left.items())
             warn(f"not sent: {counts}. Send them with: python -m ratc_runtime sync {self._output_dir}")
 
     def describe(self) -> list[str]:
         """Return where the run is found, a line each."""
-        return [courier.backend.describe() for courier in self._couriers]
+        return [delivery.backend.describe() for delivery in self._deliveries]

@@ -33,7 +33,7 @@ def switched_off(lock: Lock, environment: Mapping[str, str]) -> list[str]:
 
 
 def prepare(lock: Lock, output_dir: Path, environment: MutableMapping[str, str]) -> None:
-    """Name the folders where nobody has named others; torch reads the variables at its first compilation."""
+    """Name the folders if nobody has named others; torch reads the variables at its first compilation."""
     if is_used(lock):
         for name, folder in VARIABLES.items():
             environment.setdefault(name, str((output_dir / FOLDER / folder).absolute()))

@@ -1,4 +1,4 @@
-"""What is trained, on what and by what measure: built from the lock, or brought by a caller of `UnifiedTrainer`."""
+"""What is trained, on what and by what measure: built from the lock, or passed by a caller of `UnifiedTrainer`."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class Own:
         Its predicted memory is dropped with its model: it is not of the one that trains.
         """
         if self.model is not None:
-            model = dataclasses.replace(
-                lock.model, name=name_of(self.model), args={}, attention_memory="full", output=None
+            model = lock.model.replace(name=name_of(self.model), args={}, attention_memory="full", output=None)
+            lock = lock.replace(
+                model=model, memory=Memory(peak_allocated_bytes=None, peak_reserved_bytes=None, margin=None)
             )
-            lock = dataclasses.replace(lock, model=model, memory=Memory(None, None, None))
         if self.datasets:
-            data = dataclasses.replace(lock.data, dataset=name_of(self.datasets["train"]), args={})
-            lock = dataclasses.replace(lock, data=data)
+            data = lock.data.replace(dataset=name_of(self.datasets["train"]), args={})
+            lock = lock.replace(data=data)
         if self.criterion is not None:
-            training = dataclasses.replace(lock.training, loss=Loss(name_of(self.criterion), {}))
-            lock = dataclasses.replace(lock, training=training)
+            training = lock.training.replace(loss=Loss(name=name_of(self.criterion), args={}))
+            lock = lock.replace(training=training)
         return lock
 
 
 @dataclass(frozen=True)
 class Parts:
-    """All that a run is made of. `datasets` has `train` and `val`, and `test` unless somebody brought none."""
+    """All that a run is made of. `datasets` has `train` and `val`, and `test` unless the caller passed none."""
 
     model: nn.Module
     task: Task
@@ -63,7 +63,7 @@ class Parts:
 
 
 def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
-    """Return the datasets by split; raise R506 or R509 where they cannot be opened."""
+    """Return the datasets by split; raise R506 or R509 if they cannot be opened."""
     if lock.tasks and (own.datasets or own.criterion is not None or own.scores is not None):
         raise RuntimeFinding(
             "R509",
@@ -74,7 +74,7 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
 
 
 def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
-    """Build what nobody brought; the random state decides the weights. Raises R509, R545."""
+    """Build what the caller did not pass; the random state decides the weights. Raises R509, R545."""
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
     model = own.model if own.model is not None else build_model(lock)
@@ -88,7 +88,7 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
 
 
 def _callbacks(names: Sequence[str]) -> list[Callback]:
-    """Build the callbacks that a lock names; raise R509 where one cannot be built or is no `Callback`."""
+    """Build the callbacks that a lock names; raise R509 if one cannot be built or is no `Callback`."""
     made = [build("callback", name) for name in names]
     for name, callback in zip(names, made, strict=True):
         if not isinstance(callback, Callback):

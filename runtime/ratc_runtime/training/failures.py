@@ -23,7 +23,7 @@ def unforeseen(error: Exception) -> RuntimeFinding:
 
 
 def as_finding(error: Exception) -> RuntimeFinding | None:
-    """Return what a person is told of an error; None where only a traceback would do."""
+    """Return what a person is told of an error; None if only a traceback would do."""
     if isinstance(error, RuntimeFinding) or "torch" not in sys.modules:
         return error if isinstance(error, RuntimeFinding) else None
     import torch
@@ -41,7 +41,7 @@ def as_finding(error: Exception) -> RuntimeFinding | None:
             "R514",
             f"rank {os.environ.get('RANK', '0')} has lost the other processes",
             " ".join(str(error).split())[:300],
-            "another rank ended first: what it says above or below is the reason",
+            "another rank ended first: its message above or below is the reason",
             everywhere=False,
         )
     return None

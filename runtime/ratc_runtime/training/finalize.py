@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.distributed import launch_environment
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.output import memory_report, time_accounting
 from ratc_runtime.output.progress import say_score, say_scores
@@ -17,6 +18,7 @@ from ratc_runtime.training.open_run import Run
 OVERLAYS = 4
 
 
+@phase("finishing")
 def stop(run: Run) -> int:
     """Save and close a run that was asked to stop; return the exit status. Raises R519 where it cannot be saved."""
     progress = run.progress
@@ -43,6 +45,7 @@ def stop(run: Run) -> int:
     return 0
 
 
+@phase("finishing")
 def finish(run: Run) -> int:
     """Score the best checkpoint on the test split, draw, and write the results; return the exit status.
 
@@ -76,11 +79,12 @@ def finish(run: Run) -> int:
 
 
 def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
-    """Score model and trivial baseline on the test split, where there is one; every rank calls this."""
+    """Score model and trivial baseline on the test split, if there is one; every rank calls this."""
     if run.test is None:
         return None, {}
     test = evaluate(run.engine, run.test, run.criterion, run.task, OVERLAYS)
-    baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
+    with phase("baseline"):
+        baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
     run.account.lap("evaluation")
     return test, baseline
 
@@ -105,7 +109,7 @@ def _write(
         results |= {"test": {**scored, "samples": test.samples}, "baseline": baseline}
         logged |= {f"test/{name}": value for name, value in scored.items()}
         logged |= {f"test/baseline_{name}": value for name, value in baseline.items()}
-    # Last: where it says finished, everything else is there.
+    # Last: if it says finished, everything else is there.
     write_results(run.output_dir, results)
     run.tracker.log(logged, run.lock.training.epochs * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
@@ -180,7 +184,7 @@ def _common(run: Run) -> dict[str, Any]:
 
 
 def _draw(run: Run, pictures: list[Any]) -> list[Path]:
-    """Draw curves and overlays; where that fails it costs the pictures, not the results."""
+    """Draw curves and overlays; if that fails it costs the pictures, not the results."""
     curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
     try:
         from ratc_runtime.output.plots import draw_curves

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ratc_runtime import debug, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.training import compiling, failures
 
@@ -58,7 +59,7 @@ def take_place() -> None:
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, began: float) -> int:
-    """Train under the eyes of the watchdog; return the exit status. Raises R565 where code of the run's own exits."""
+    """Train under the eyes of the watchdog; return the exit status. Raises R565 if code of the run's own exits."""
     dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
     try:
         try:
@@ -69,7 +70,7 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
                 "R565",
                 f"code of the run's own ended the process, with {error.code!r:.60}",
                 "".join(traceback.format_tb(error.__traceback__)[-1:]).strip(),
-                "raise an exception where something is wrong; leave exit() to scripts",
+                "raise an exception if something is wrong; leave exit() to scripts",
                 everywhere=False,
             ) from None
     except Exception as error:
@@ -103,7 +104,7 @@ def start_watched(
     if is_finished(lock, output_dir, fresh):
         if main_process:
             confirm(output_dir, lock_digest(lock_path))
-            print(f"already finished: {output_dir / 'results.json'}; --fresh trains anew", flush=True)
+            print(f"already finished: {output_dir / 'results.json'}; --fresh trains again", flush=True)
         return 0
     compiling.prepare(lock, output_dir, os.environ)
     run = open_run(lock, lock_path, data_dir, output_dir, fresh, own, began)
@@ -157,7 +158,7 @@ def place(run: Run) -> str:
 
 
 def survive(run: Run, error: str) -> None:
-    """Take a smaller micro-batch after running out of memory, or end with R511 or R512 where that cannot be done.
+    """Take a smaller micro-batch after running out of memory, or end with R511 or R512 if that cannot be done.
 
     Other ranks wait in a collective by now, and DeepSpeed's buffers are made for the step it began; then the fact is
     recorded for the next start.
@@ -182,6 +183,7 @@ def survive(run: Run, error: str) -> None:
     raise out_of_memory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
 
+@phase("training")
 def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
     from ratc_runtime.extras.pruning import Pruning
@@ -246,7 +248,7 @@ def inspect(run: Run) -> Inspector:
 def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, Any]]:
     """Yield the micro-batches of one step on the device, noting whose samples they hold.
 
-    Raises R503 where the loader gives another number of samples than the lock's micro-batch, or the last step's share.
+    Raises R503 if the loader gives another number of samples than the lock's micro-batch, or the last step's share.
     """
     from ratc_runtime import pytree
 
@@ -265,7 +267,7 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
 def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float, bool]:
     """Return the step's mean loss over ranks, and whether any rank was asked to stop; one all-reduce.
 
-    Raises R507 on every rank where the loss of any micro-batch is not finite.
+    Raises R507 on every rank if the loss of any micro-batch is not finite.
     """
     import torch
 

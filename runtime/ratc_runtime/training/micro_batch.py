@@ -36,15 +36,13 @@ class Reduction:
 def with_micro_batch(lock: Lock, micro_batch: int) -> Lock:
     """Return the lock with another micro-batch and the accumulation steps that keep its global batch.
 
-    Raises ValueError where the micro-batch does not divide a rank's share.
+    Raises ValueError if the micro-batch does not divide a rank's share.
     """
     share, rest = divmod(lock.training.global_batch_size, lock.parallel.world_size)
     if micro_batch < 1 or rest or share % micro_batch:
         raise ValueError(f"a micro-batch of {micro_batch} does not divide {lock.training.global_batch_size}")
-    training = dataclasses.replace(
-        lock.training, micro_batch_size=micro_batch, gradient_accumulation_steps=share // micro_batch
-    )
-    return dataclasses.replace(lock, training=training)
+    training = lock.training.replace(micro_batch_size=micro_batch, gradient_accumulation_steps=share // micro_batch)
+    return lock.replace(training=training)
 
 
 def smaller(lock: Lock) -> int | None:
@@ -58,7 +56,7 @@ class Split:
     """The split in force: the reviewed lock's, less what memory took away from it."""
 
     def __init__(self, reviewed: Lock, lock_sha256: str, output_dir: Path, fresh: bool) -> None:
-        """Take up what an earlier start under the same lock recorded, unless this one starts anew."""
+        """Take up what an earlier start under the same lock recorded, unless this one starts from the beginning."""
         self.reviewed, self.path = reviewed, output_dir / FILE
         self._sha256 = lock_sha256
         self.reductions: list[Reduction] = [] if fresh else self._read()
@@ -92,7 +90,7 @@ class Split:
         return mine != self.reductions
 
     def reduce(self, when: str, rank: int, error: str, everywhere: bool) -> None:
-        """Halve the micro-batch, or less where that does not divide; raise R511 where it is 1."""
+        """Halve the micro-batch, or less where that does not divide; raise R511 if it is 1."""
         size = smaller(self.lock)
         if size is None:
             raise out_of_memory.nothing_smaller(when, error, everywhere)
@@ -111,7 +109,7 @@ class Split:
             warn(f"batch norm now takes its statistics over {last.after} samples instead of {last.before}")
 
     def write(self) -> None:
-        """Write the record in one piece; raise R510 where that fails. Any rank may call this."""
+        """Write the record in one piece; raise R510 if that fails. Any rank may call this."""
         work = self.path.with_name(f".{FILE}.{os.getpid()}")
         content = {"version": VERSION, "lock_sha256": self._sha256, **self.record()}
         try:

@@ -24,6 +24,7 @@ from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
 from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.stop import StopRequest
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
@@ -100,7 +101,7 @@ class Run:
 
     @property
     def loaders(self) -> list[Loader]:
-        """Those that read train, val and, where there is one, test."""
+        """Those that read train, val and, if there is one, test."""
         return [leaf for loader in (self.train, self.val, self.test) if loader is not None for leaf in loader.leaves]
 
     @property
@@ -136,7 +137,7 @@ class Run:
     def reduce_micro_batch(self, when: str, error: str) -> None:
         """Go on with a smaller micro-batch, in the only process there is, from the last step boundary.
 
-        Raises R511 where the micro-batch is 1.
+        Raises R511 if the micro-batch is 1.
         """
         self.split.reduce(when, 0, error, everywhere=True)
         self.lock = self.split.lock
@@ -279,10 +280,11 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
     return not moved or lock.checkpoint.own_code == "warn"
 
 
+@phase("opening")
 def open_run(
     lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, started: float
 ) -> Run:
-    """Build everything a lock names, but for what is brought, and take up the last checkpoint, if any.
+    """Build everything a lock names, but for what was passed, and take up the last checkpoint, if any.
 
     `started` is when the run's process began, of `time.perf_counter`.
 
@@ -294,15 +296,16 @@ def open_run(
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
         claim.take(os.environ)
-    datasets = open_data(lock, data_dir, own)
+    with phase("loader"):
+        datasets = open_data(lock, data_dir, own)
     if lock.debug:
         datasets = joined(debug.few(flat(datasets), lock))
     torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
     torch.backends.cudnn.allow_tf32 = lock.training.tf32
     # The same weights on every rank, before DDP or DeepSpeed would make them so.
     seed_everything(lock, 0)
-    lock_sha256, anew = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
-    split = Split(lock, lock_sha256, output_dir, anew)
+    lock_sha256, from_scratch = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
+    split = Split(lock, lock_sha256, output_dir, from_scratch)
     parts = make_parts(lock, datasets, own)
     model, task, criterion = parts.model, parts.task, parts.criterion
     # Counted here: ZeRO-3 leaves nothing of them in place.
@@ -310,13 +313,13 @@ def open_run(
     engine = make_engine(split.lock, model, lock_path.resolve().parent, bool(split.reductions))
     world = engine.world
     allocator.check(lock, world.device)
-    if split.follow(world, anew):
+    if split.follow(world, from_scratch):
         engine.set_split(split.lock)
     if isinstance(criterion, torch.nn.Module):
         criterion.to(world.device)
     seed_everything(lock, world.rank)
     checkpoints = Checkpoints(output_dir, engine, lock, claim)
-    if anew:
+    if from_scratch:
         checkpoints.clear()
         if world.main:
             set_aside(output_dir)
@@ -330,7 +333,8 @@ def open_run(
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
     if saved is None:
-        first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
+        with phase("loader"):
+            first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
     left = left_out(len(datasets["train"]), lock) if world.main else None
@@ -339,7 +343,9 @@ def open_run(
     batch_norm.check_last_batch(engine, datasets["train"], train.order, lock.data.num_workers > 0)
     starts, sources = None, {}
     if world.main:
-        starts = Starts(output_dir, lock.fingerprint(), anew, progress.tracking_id, progress.epoch, progress.step)
+        starts = Starts(
+            output_dir, lock.fingerprint(), from_scratch, progress.tracking_id, progress.epoch, progress.step
+        )
         sources = provenance.of_run(lock, Path.cwd())
     done = progress.epoch * steps + progress.step
     tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, starts.run_id if starts else "", done)

@@ -1,4 +1,4 @@
-"""Running out of memory: how it is recognised, and what a person is told where nothing smaller is left to try."""
+"""Running out of memory: how it is recognised, and what a person is told if nothing smaller is left to try."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ON_THE_HOST = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) mem
 
 
 def explain(error: BaseException, device: torch.device) -> str | None:
-    """Return torch's own words where an error, or what caused it, is the device's lack of memory; else None.
+    """Return torch's own words if an error, or what caused it, is the device's lack of memory; else None.
 
-    The host's memory counts only where it is the one that is trained in.
+    The host's memory counts only if it is the one that is trained in.
     """
     seen: list[BaseException] = []
     step: BaseException | None = None if isinstance(error, RuntimeFinding) else error
@@ -78,7 +78,7 @@ def elsewhere(error: str) -> RuntimeFinding:
 
 def ended(when: str, error: str, why: str, split: str, record: Path, checkpoint: Path | None) -> RuntimeFinding:
     """Return R512: the run ends here, and its next start takes a smaller micro-batch."""
-    begins = f"continues from {checkpoint}" if checkpoint else "begins anew, for nothing was saved before"
+    begins = f"continues from {checkpoint}" if checkpoint else "begins again, for nothing was saved before"
     return RuntimeFinding(
         "R512",
         f"out of memory {when}; {why}",

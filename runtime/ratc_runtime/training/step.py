@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from ratc_runtime.distributed.phases import phase
+
 
 class Engine(Protocol):
     """What a step needs from torch, Accelerate or DeepSpeed (see engine/)."""
@@ -27,7 +29,7 @@ class Engine(Protocol):
 
 
 class StepResult(NamedTuple):
-    """Loss of each micro-batch of this rank (A,), and the gradient's norm before clipping, where known."""
+    """Loss of each micro-batch of this rank (A,), and the gradient's norm before clipping, if known."""
 
     losses: torch.Tensor
     gradient_norm: torch.Tensor | None
@@ -45,7 +47,7 @@ def training_step(
     """Make one optimizer step from `accumulation` micro-batches of (image, target), already on the device.
 
     The gradient is that of the mean loss over all micro-batches and ranks; `weights` are factors of this rank's losses
-    where its micro-batches have not all the same size. Gradients meet once, with the last micro-batch; they are clipped
+    if its micro-batches have not all the same size. Gradients meet once, with the last micro-batch; they are clipped
     after any loss scale has been taken out.
     """
     for group in engine.parameter_groups:
@@ -53,10 +55,12 @@ def training_step(
     losses = []
     for number, (image, target) in zip(range(accumulation), micro_batches, strict=False):
         with engine.accumulate(last=number == accumulation - 1):
-            with engine.autocast():
+            with phase("forward"), engine.autocast():
                 loss = criterion(engine.model(image), target)
                 if weights is not None:
                     loss = loss * weights[number]
-            engine.backward(loss)
+            with phase("backward"):
+                engine.backward(loss)
         losses.append(loss.detach().float())
-    return StepResult(torch.stack(losses), engine.update(max_norm))
+    with phase("optimizer"):
+        return StepResult(torch.stack(losses), engine.update(max_norm))

@@ -10,7 +10,7 @@ from ratc_runtime.data.sample import NAMES, SampleDataError, find
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the named sample data; return 0, or 1 where it cannot be written."""
+    """Write the named sample data; return 0, or 1 if it cannot be written."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime.data.sample",
         description="Write sample data; nothing is downloaded.",

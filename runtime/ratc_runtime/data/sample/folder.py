@@ -45,7 +45,7 @@ class SampleData:
     def write(self, folder: Path) -> bool:
         """Write the data into `folder`; return False if they were already there.
 
-        All or nothing: the files are made in a folder beside and renamed. Raises SampleDataError where the folder
+        All or nothing: the files are made in a folder beside and renamed. Raises SampleDataError if the folder
         holds something else or cannot be written.
         """
         if self.is_complete(folder):

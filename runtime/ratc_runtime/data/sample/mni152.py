@@ -18,7 +18,7 @@ VOLUMES = {
 def read(name: str) -> tuple[Any, Any]:
     """Return voxels (right, anterior, superior) of 1 mm, as stored, and the affine to world coordinates in mm.
 
-    Raises SampleDataError where nilearn is not installed, or no longer has the file.
+    Raises SampleDataError if nilearn is not installed, or no longer has the file.
     """
     spec = importlib.util.find_spec("nilearn")
     if spec is None or not spec.submodule_search_locations:

@@ -21,9 +21,9 @@ class SetPrediction(nn.Module):
     the loss of a batch is the mean of its samples' losses, and neither accumulation nor the number of processes
     changes the gradient. What it costs: an object in a crowded image weighs less than one that is alone.
 
-    In the last layer one query answers for an object. In those before, and in the output's `proposals`, where it has
+    In the last layer one query answers for an object. In those before, and in the output's `proposals`, if it has
     any, `repeats` queries do, and the parts are divided by as many: more queries learn at each step (the hybrid layers
-    of Jia et al., "H-DETR", CVPR 2023). They are fewer where there are not so many queries for all objects.
+    of Jia et al., "H-DETR", CVPR 2023). They are fewer if there are not so many queries for all objects.
 
     `class_weight`, `l1_weight` and `giou_weight` weigh the parts, in the matching too; `alpha` and `gamma` are those of
     the focal loss (Lin et al., ICCV 2017). L1 is of centre and size as shares of the image.

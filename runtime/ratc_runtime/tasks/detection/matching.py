@@ -60,7 +60,7 @@ def match(
     """Assign objects to queries, for every sample and decoder layer by itself.
 
     `logits` (B, L, Q, C), `boxes` (B, L, Q, 4) as centres; `targets` as the task collates them; `repeats` (B, L), how
-    many queries answer for an object, one where absent. Where a sample has more objects than there are queries, the
+    many queries answer for an object, one if absent. If a sample has more objects than there are queries, the
     cheapest Q of them are matched.
     """
     layers = logits.shape[1]

@@ -63,7 +63,7 @@ class AveragePrecision:
         self._images.append(Scored(found, truth_of(target)))
 
     def scores(self, world: World) -> dict[str, float]:
-        """Return the scores over all ranks; NaN where a class, or the split, has no object."""
+        """Return the scores over all ranks; NaN if a class, or the split, has no object."""
         images = [image for part in world.gather(self._images) for image in part]
         # One process computes, on images in an order that does not depend on who had them: it decides between equal
         # scores.

@@ -26,7 +26,7 @@ class DetectionModel(nn.Module):
 
     Forward takes (B, C, H, W), or a list of them from fine to coarse, one per scale; it returns `logits` (B, L, Q,
     classes) and `boxes` (B, L, Q, 4) of all decoder layers, the last of which is the prediction, and `proposals`, the
-    same of all N groups in one layer, which the loss looks at. Q is `queries`, and N where there are fewer groups.
+    same of all N groups in one layer, which the loss looks at. Q is `queries`, and N if there are fewer groups.
     Boxes are centre and size as shares of the image, float32; the score of a class is its logit's sigmoid.
     """
 

@@ -42,9 +42,9 @@ class Detection(Task):
         self.class_names = list(lock.data.class_names or _unnamed(lock))
 
     def opened(self, datasets: Mapping[str, Any]) -> None:
-        """Take the classes' names from the data sets; raise R539 where these, or the lock's own, differ.
+        """Take the classes' names from the data sets; raise R539 if these, or the lock's own, differ.
 
-        Warns where an image has more objects than there are queries: some of them cannot be found.
+        Warns if an image has more objects than there are queries: some of them cannot be found.
         """
         named = {split: list(data.class_names) for split, data in datasets.items() if hasattr(data, "class_names")}
         if self.class_names != _unnamed(self.lock):
@@ -56,7 +56,7 @@ class Detection(Task):
                     "R539",
                     f"the classes of {split} are not those of {next(iter(named))}",
                     f"{', '.join(names[:20])}; {', '.join(first[:20])}",
-                    "write the same categories, with the same ids, into the annotations of every split; where"
+                    "write the same categories, with the same ids, into the annotations of every split; if"
                     " `data.class_names` is given, it names them in that order",
                 )
         if len(first) == len(self.class_names):
@@ -91,7 +91,7 @@ class Detection(Task):
         """Return a mapping for each sample: `boxes` (N, 4), `labels` (N,), and `crowd_boxes`, `crowd_labels` apart.
 
         Boxes are centre and size as shares of the image. Crowds, regions of objects that nobody counted, are not learnt
-        and forgive what is found in them (as in COCO). Raises R541 where a target is not of the form of
+        and forgive what is found in them (as in COCO). Raises R541 if a target is not of the form of
         `ratc_runtime.data.coco`.
         """
         return [self._prepared(target) for target in targets]
@@ -206,6 +206,6 @@ def _malformed(note: str) -> RuntimeFinding:
         "a target of detection has not the form it needs",
         note,
         "a target is a mapping of `boxes` (N, 4), corners x0, y0, x1, y1 in pixels of the image, and `labels` (N,)"
-        " from 0; `iscrowd` (N,) where it has crowds",
+        " from 0; `iscrowd` (N,) if it has crowds",
         everywhere=False,
     )

@@ -1,4 +1,4 @@
-"""Hausdorff distances between the surfaces of prediction and truth, where a spec asks for them.
+"""Hausdorff distances between the surfaces of prediction and truth, if a spec asks for them.
 
 Per sample and foreground class: the largest distance from a surface pixel of the one to the nearest surface pixel of
 the other, either way (Hausdorff), and the same with the 95th percentile of each way (Huttenlocher et al. 1993 for the
@@ -19,7 +19,7 @@ from ratc_runtime.distributed.world import World
 def distances(predicted: Any, true: Any, spacing: float) -> tuple[float, float] | None:
     """Return the 95th percentile and the maximum between two masks (bool arrays of one shape), in units of `spacing`.
 
-    None where exactly one of them is empty, which leaves no distance; zeros where both are.
+    None where exactly one of them is empty, which leaves no distance; zeros if both are.
     """
     # Imported here: scipy takes half a second, and few runs ask for distances.
     from scipy import ndimage
@@ -56,7 +56,7 @@ class Hausdorff:
                 self._totals += torch.tensor([*found, 1.0, 0.0] if found else [0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
 
     def scores(self, world: World) -> dict[str, float]:
-        """Return `hausdorff95`, `hausdorff` (NaN where nothing was defined) and `hausdorff_undefined`, a number."""
+        """Return `hausdorff95`, `hausdorff` (NaN if nothing was defined) and `hausdorff_undefined`, a number."""
         ranked, largest, defined, undefined = world.sum(self._totals).tolist()
         return {
             "hausdorff95": ranked / defined if defined else math.nan,

@@ -73,7 +73,7 @@ def mean_score(totals: torch.Tensor) -> Score:
 
 
 class Overlap:
-    """Dice and IoU of one split, from counts over all of its pixels; distances where they are asked for.
+    """Dice and IoU of one split, from counts over all of its pixels; distances if they are asked for.
 
     `names` are those of the foreground classes; with several of them each has its own scores too.
     """

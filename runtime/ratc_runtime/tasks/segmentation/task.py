@@ -92,7 +92,7 @@ class Segmentation(Task):
         return torch.rand(count, 1, *size, device=device).round_()
 
     def scorer(self) -> Overlap:
-        """Return Dice and IoU over the split, and Hausdorff distances where the lock asks for them."""
+        """Return Dice and IoU over the split, and Hausdorff distances if the lock asks for them."""
         asked = self.lock.evaluation.hausdorff
         distance = Hausdorff(max(2, self.classes), self._spacing, self.ignore_index) if asked else None
         return Overlap(self._foreground, self.ignore_index, distance)

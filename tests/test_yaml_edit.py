@@ -1,0 +1,77 @@
+"""Adding to a list in a file that people own: what is not edited stays, byte for byte."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from ratc.yaml.edit import put_items
+
+NEW = {"name": "new", "date": "2026-11-23", "size": [2, 3], "points": [{"a": 1, "b": 2.5}, {"a": 2, "b": None}]}
+WRITTEN = """- name: new
+  date: '2026-11-23'
+  size: [2, 3]
+  points:
+    - {a: 1, b: 2.5}
+    - {a: 2, b: null}
+"""
+
+
+def below(dash: str) -> str:
+    return "".join(dash + line for line in WRITTEN.splitlines(keepends=True))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "list:\n" + below("  ")),
+        ("a: 1", "a: 1\nlist:\n" + below("  ")),
+        ("list: []\nb: 1\n", "list:\n" + below("  ") + "b: 1\n"),
+        ("list: null\n\n# of b\nb: 1\n", "list:\n" + below("  ") + "\n# of b\nb: 1\n"),
+        ("list: [{name: 'y'}]\n", "list:\n  - {name: 'y'}\n" + below("  ")),
+        ("list:  # all\n- name: y  # one\nb: 1", "list:  # all\n- name: y  # one\n" + WRITTEN + "b: 1"),
+        ("list:\n    -   name: y\n", "list:\n    -   name: y\n" + below("    ")),
+        ("list:\n  -\n    q: |\n      # text\n", "list:\n  -\n    q: |\n      # text\n" + below("  ")),
+        ("list:\r\n  - name: y\r\n", ("list:\n  - name: y\n" + below("  ")).replace("\n", "\r\n")),
+    ],
+)
+def test_the_new_item_is_written_as_the_list_is(before, after):
+    assert put_items(before, "list", [NEW]) == after
+
+
+def test_an_item_that_is_replaced_takes_only_its_own_lines_along():
+    before = "list:\n  # of y\n  - name: y\n  -\n    name: z\n    q: 1  # keep\n  - name: w\n"
+    assert (
+        put_items(before, "list", [], without=[0])
+        == "list:\n  # of y\n  -\n    name: z\n    q: 1  # keep\n  - name: w\n"
+    )
+    assert put_items(before, "list", [], without=[1]) == "list:\n  # of y\n  - name: y\n  - name: w\n"
+
+
+@pytest.mark.parametrize("text", ['{"list": []}', "[1, 2]", "word", "a: [", "a: 1\na: 2\n"])
+def test_a_text_that_cannot_be_added_to_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"block style|expected|duplicate"):
+        put_items(text, "list", [NEW])
+
+
+KEYS = st.dictionaries(st.sampled_from("abcdef"), st.integers(), max_size=4)
+COMMENT = st.sampled_from(["", "# of ours\n", "\n", "\n# \u00fc\n"])
+
+
+@given(KEYS, KEYS, COMMENT, st.lists(st.integers(0, 9), max_size=4), st.integers(0, 6), st.sets(st.integers(0, 3)))
+def test_all_other_lines_stay_and_the_list_is_what_was_asked_for(first, last, comment, items, dash, without):
+    last = {f"z{key}": value for key, value in last.items()}
+    without = {at for at in without if at < len(items)}
+    head = "".join(f"{key}:   {value}  # {key}\n" for key, value in first.items())
+    tail = "".join(f"{comment}{key}:   {value}\n" for key, value in last.items())
+    block = "list:\n" + "".join(f"{' ' * dash}- n:  {item}  # {item}\n" for item in items)
+    text = put_items(head + block + tail, "list", [{"n": 10}], without)
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert YAML(typ="safe").load(text) == {
+        **first,
+        "list": [*({"n": item} for at, item in enumerate(items) if at not in without), {"n": 10}],
+        **last,
+    }
+    kept = [f"n:  {item}  # {item}" for at, item in enumerate(items) if at not in without]
+    assert all(line in text for line in kept)
