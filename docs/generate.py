@@ -22,6 +22,7 @@ def texts() -> dict[str, str]:
         "reference/clusters.md": _reference("cluster", _CLUSTERS),
         "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
         "reference/lock.md": _lock(),
+        "reference/cli.md": _command_line(),
     }
 
 
@@ -99,6 +100,63 @@ artifacts: {}                    # only if the point has engine files of its own
 The point's values are laid over the shared ones, and the whole is a lock as below. The shared lock vouches for
 `points.tsv`, and a row of that for the point's own file.
 """
+
+
+_CLI = """# The command line
+
+Every command with its arguments, options and examples. This page is generated from the commands themselves;
+`ratc COMMAND --help` says the same. Options and arguments may be mixed; after `--` nothing is read as an
+option. An option cannot be abbreviated.
+
+Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 130 interrupted.
+"""
+
+
+def _command_line() -> str:
+    # Imported here: only this page needs it.
+    import click
+
+    from ratc.cli import COMMAND_LINE, GROUPS
+
+    context = click.Context(COMMAND_LINE, info_name="ratc", help_option_names=["-h", "--help"])
+    parts = [_CLI]
+    for title, group in GROUPS.items():
+        parts.append(f"\n## {title}\n")
+        for name in (*group, *(["tune lr"] if "tune" in group else [])):
+            found = COMMAND_LINE.get_command(context, name)
+            inner = found.commands.items() if isinstance(found, click.Group) else [("", found)]
+            parts += [_command(f"{name} {second}".rstrip(), one, context) for second, one in inner]
+    return "".join(parts)
+
+
+def _command(name: str, command: Any, above: Any) -> str:
+    """The section of one command. Options of a spec are the same for all: their short names are told in a line."""
+    import click
+
+    from ratc.cli.command import Argument, LaidOver
+
+    context = click.Context(command, above, info_name=name)
+    usage = " ".join(command.collect_usage_pieces(context))
+    parts = [f"\n### `ratc {name}`\n\n{command.help.strip()}\n\n```text\nratc {name} {usage}\n```\n\n"]
+    rows, laid = [], []
+    for parameter in command.params:
+        if isinstance(parameter, LaidOver):
+            laid.append(f"`{parameter.opts[0]}`")
+        elif isinstance(parameter, Argument):
+            rows.append((parameter.make_metavar(context), parameter.text, None))
+        elif isinstance(parameter, click.Option) and not parameter.hidden:
+            choices = "\\|".join(getattr(parameter.type, "choices", ())) or parameter.metavar
+            words = ", ".join(parameter.opts) + (f" {choices}" if choices and not parameter.is_flag else "")
+            default = parameter.default if isinstance(parameter.default, (str, int, float)) else None
+            rows.append((words, parameter.help or "", None if parameter.is_flag else default))
+    if rows:
+        parts.append("| | | default |\n| --- | --- | --- |\n")
+    parts += [f"| `{words}` | {_cell(text)} | {_code(default)} |\n" for words, text, default in rows]
+    if laid:
+        parts.append(f"\nValues laid over the spec: {', '.join(laid)}.\n")
+    width = max(len(line) for line in command.examples)
+    examples = "".join(f"{line:<{width}}  # {text}\n" for line, text in command.examples.items())
+    return "".join((*parts, f"\n```sh\n{examples}```\n"))
 
 
 def _lock() -> str:
@@ -210,6 +268,7 @@ def _cell(text: str) -> str:
 def main() -> int:
     """Write the pages."""
     for name, text in texts().items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(text, encoding="utf-8")
     return 0
 

@@ -1,4 +1,4 @@
-"""What the site needs beyond `mkdocs.yml`: patterns in its navigation, and the pages of the codes.
+"""What the site needs beyond `mkdocs.yml`: patterns in its navigation, pages of the codes, and paths for source links.
 
 The pages of codes lie in `ratc/codes`, since `ratc explain` prints them; on the site they are `reference/codes/R….md`.
 """
@@ -13,9 +13,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-CODES = Path(__file__).parent.parent / "ratc" / "codes"
+DOCS = Path(__file__).resolve().parent
+CODES = DOCS.parent / "ratc" / "codes"
 #: Behind its language a block of a code's page has the name of its file: `yaml cluster`.
 _FILE_BLOCK = re.compile(r"^```yaml (\S+)$", re.MULTILINE)
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\./[^)#]+)\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -49,7 +51,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to the codes' pages to where the site has them."""
-    if page.file.src_uri != "reference/codes.md":
-        return markdown
-    return markdown.replace("](../../ratc/codes/", "](codes/")
+    """Lead links to the codes' pages to where the site has them; of links to other sources only the path is shown."""
+    if page.file.src_uri == "reference/codes.md":
+        markdown = markdown.replace("](../../ratc/codes/", "](codes/")
+    return _LINK.sub(lambda link: _shown(link, DOCS / page.file.src_uri), markdown)
+
+
+def _shown(link: re.Match[str], page: Path) -> str:
+    """A link of a page, or what stands for it if it leads to a file of the repository that the site does not have."""
+    target = (page.parent / link[2]).resolve()
+    if target.is_relative_to(DOCS) or not target.is_relative_to(DOCS.parent) or not target.exists():
+        return link[0]  # a link within the site, or one that leads nowhere, which the build finds
+    return f"{link[1]} (`{target.relative_to(DOCS.parent)}`)"

@@ -175,6 +175,13 @@ def test_nothing_but_commands_knows_a_command():
             assert not [name for name in imports(path) if name.startswith("ratc.cli")], path
 
 
+def test_only_the_command_line_knows_how_its_words_are_read():
+    for path in sources():
+        known = {name.split(".")[0] for name in imports(path)}
+        assert "argparse" not in known, path
+        assert "click" not in known or stage(path) == "cli", path
+
+
 def test_every_room_says_what_it_is_for():
     for package in (PACKAGE, ROOT / "runtime" / "ratc_runtime"):
         for folder in (path for path in package.iterdir() if list(path.glob("*.py"))):

@@ -82,7 +82,5 @@ def test_the_readme_names_every_command(capsys):
     text = (ROOT / "README.md").read_text()
     for name in COMMANDS:
         assert f"ratc {name}" in text, name
-        with pytest.raises(SystemExit) as leaving:
-            main([name, "--help"])
-        assert leaving.value.code == 0
-    assert "usage: ratc" in capsys.readouterr().out
+        assert main([name, "--help"]) == 0
+    assert "Usage: ratc" in capsys.readouterr().out

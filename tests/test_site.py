@@ -1,10 +1,12 @@
 """The site of the documentation: links hold, every page is in the navigation, and nothing of another host is loaded."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,6 +67,21 @@ def test_no_markdown_is_left(site):
             if re.search(r"^\s*(?:[-*]|\d+\.|#{1,4}|>) |\|.*\||\]\(|```|\*\*", line):
                 left.append(f"{page.name}: {line.strip()[:80]}")
     assert not left, "\n".join(left)
+
+
+def test_a_link_to_a_source_is_shown_as_its_path():
+    """The site has no sources, and the repository no address that a page could know."""
+    spec = importlib.util.spec_from_file_location("navigation", DOCS / "navigation.py")
+    navigation = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(navigation)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="reference/lock.md"))
+
+    def shown(text):
+        return navigation.on_page_markdown(text, page, None, None)
+
+    assert shown("see [the demo](../../specs/brain/config.yaml).") == "see the demo (`specs/brain/config.yaml`)."
+    for kept in ("[data](../guides/data.md#cache)", "[none](../../no/such)", "![x](../images/report.png)", "[a](b.md)"):
+        assert shown(kept) == kept
 
 
 def test_the_built_site_is_ignored():

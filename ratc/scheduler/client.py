@@ -118,7 +118,7 @@ def _nothing_here(target: str | None) -> Diagnostic:
     notes = tuple(f"{dialect.name}: no `{_missing(dialect)[0]}` on PATH" for dialect in dialects)
     helps = (
         "submit from a login node of the cluster",
-        f"`--target {target or 'slurm'} --dry-run` writes the files only",
+        f"`ratc compile SPEC --target {target or 'slurm'}` writes the files only",
         "`ratc train SPEC` compiles for this machine and runs it",
     )
     return Diagnostic("R410", message, notes=notes, helps=helps)

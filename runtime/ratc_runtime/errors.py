@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 
@@ -33,9 +34,25 @@ class RuntimeFinding(Exception):
         return visible("\n".join(lines))
 
 
+#: Commands of CI systems that stand anywhere in a line: `##[group]` of GitHub's runner, `##vso[…]` of Azure's.
+_RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
+#: Those of GitHub's runner that begin a line.
+_COMMAND = re.compile(r"^(\s*):(?=:)", re.M)
+
+
 def visible(text: str) -> str:
-    """The text with control characters and changes of direction spelled out: a name can hold any, a terminal obeys."""
-    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+    """The text without commands to a terminal or to a CI system: a name of a file can hold any.
+
+    Control characters and changes of direction are spelled out; a sign of each command is shown as a wide one.
+    """
+    text = "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+    text = _COMMAND.sub("\\1\N{FULLWIDTH COLON}", text)
+    return _RUNNER.sub("#\N{FULLWIDTH NUMBER SIGN}", text)
+
+
+def say(text: str) -> None:
+    """Print lines on stdout that may hold names of files, of classes and of models."""
+    print(visible(text), flush=True)
 
 
 def warn_of(finding: RuntimeFinding) -> None:

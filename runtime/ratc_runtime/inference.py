@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.header import lock_of, read
-from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.checkpoint.weights import load_into
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
@@ -137,16 +137,7 @@ def open_checkpoint(
     lock = _alone(lock, where, batch_size)
     check_trust([lock.model.name], path, trust)
     model = build_model(lock)
-    try:
-        model.load_state_dict(load_weights(path, trust))
-    except RuntimeError as error:
-        raise RuntimeFinding(
-            "R509",
-            f"the weights of {path} are not those of model {lock.model.name}",
-            str(error)[:600],
-            "a model that was handed to UnifiedTrainer is not in its lock: build it yourself, and load the weights with"
-            " ratc_runtime.checkpoint.weights.load_weights",
-        ) from None
+    load_into(model, lock.model.name, path, trust)
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)
     return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -203,5 +201,4 @@ def test_the_command_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch
     assert main(["data", "check", spec, "-o", str(pictures)]) == 1
     assert main(["data", "check", spec, "--set", "data.num_classes=0"]) == 1
     assert main(["data", "check", spec, "--samples", "0"]) == 2
-    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
-        main(["data", "draw", spec])
+    assert main(["data", "draw", spec]) == 2

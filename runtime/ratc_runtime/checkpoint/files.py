@@ -20,6 +20,8 @@ from typing import IO, Any
 
 import torch
 
+from ratc_runtime.config.yaml_file import open_regular
+
 BLOCK = 1 << 22
 _MARK = b"sha256:"
 _SEAL_LENGTH = len(_MARK) + 64
@@ -128,7 +130,7 @@ def fault_of(path: Path) -> str | None:
 
 
 def _fault_of(path: Path) -> str | None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         covered = size - _SEAL_LENGTH - _COUNT.size
         if covered < 0:

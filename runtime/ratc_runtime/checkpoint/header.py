@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,24 @@ from ratc_runtime.errors import RuntimeFinding
 
 VERSION = 2
 #: What torch, pickle and the zip reader raise for files that are damaged, or no checkpoints.
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 _KEYS = ("version", "fingerprint", "lock", "progress", "world_size")
+#: What each of them is, but the version, and what the progress counts at least.
+_KINDS: dict[str, type] = {"fingerprint": str, "lock": str, "progress": dict, "world_size": int}
+_COUNTS = ("epoch", "step")
 
 
 def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dict[str, Any]:
@@ -44,7 +61,12 @@ def read(path: Path) -> dict[str, Any]:
     """
     content = open_content(path)
     header = {key: content[key] for key in _KEYS}
-    header["lock"] = json.loads(header["lock"])
+    try:
+        header["lock"] = json.loads(header["lock"])
+    except (ValueError, RecursionError) as error:
+        raise unusable(path, f"its lock is no JSON: {error}"[:600], _ANOTHER) from None
+    if not isinstance(header["lock"], dict):
+        raise unusable(path, "its lock is no mapping", _ANOTHER)
     return header
 
 
@@ -79,10 +101,15 @@ def is_older(file: Path) -> bool:
 
 
 def check_version(path: Path, content: Any) -> None:
-    """Raise R508 unless this is the content of a checkpoint of this version."""
+    """Raise R508 unless this is the content of a checkpoint of this version, with all that every one of it has."""
     found = content.get("version") if isinstance(content, dict) else None
     if found != VERSION:
         raise unusable(path, f"it has version {found!r}, not {VERSION}" if found else "it holds no checkpoint")
+    for key, kind in _KINDS.items():
+        if not isinstance(content.get(key), kind):
+            raise unusable(path, f"its {key} is {type(content.get(key)).__name__}, expected {kind.__name__}")
+    if not all(isinstance(content["progress"].get(name), int) for name in _COUNTS):
+        raise unusable(path, "its progress does not say its epoch and step in whole numbers")
 
 
 def lock_of(header: dict[str, Any]) -> Lock:
@@ -90,8 +117,8 @@ def lock_of(header: dict[str, Any]) -> Lock:
     lock = header["lock"]
     try:
         return lock_from(json.loads(lock) if isinstance(lock, str) else lock)
-    except RuntimeFinding as error:
-        reason = f"{error.message}\n{error.note}"
+    except (RuntimeFinding, ValueError, RecursionError) as error:
+        reason = f"{error.message}\n{error.note}" if isinstance(error, RuntimeFinding) else str(error)[:600]
         raise RuntimeFinding(
             "R508",
             "the lock in the checkpoint is not one that this runtime reads",

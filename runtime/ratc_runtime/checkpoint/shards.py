@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ratc_runtime.checkpoint.files import digest_of, fault_of, sync_folder
+from ratc_runtime.config.yaml_file import open_regular
 
 HEADER_FILE = "progress.pt"
 
@@ -46,7 +47,7 @@ def fault_of_share(folder: Path, rank: int, size: int) -> str | None:
     digests: dict[str, str] = header_of(folder).get("files", {})
     for name in sorted(digests)[rank::size]:
         try:
-            with (folder / name).open("rb") as file:
+            with open_regular(folder / name) as file:
                 found = digest_of(file)
         except FileNotFoundError:
             return f"its {name} is missing"

@@ -345,7 +345,7 @@ class Checkpoints:
             progress = self._load(path)
         except RuntimeFinding as error:
             finding = error
-        except (*header.UNREADABLE, AttributeError) as error:
+        except header.UNREADABLE as error:
             finding = header.unusable(path, f"{type(error).__name__}: {error}"[:600])
         for other in self.world.gather(finding):
             if other is not None:

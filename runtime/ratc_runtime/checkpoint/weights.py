@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ratc_runtime.checkpoint.header import UNREADABLE, open_content
+from ratc_runtime.checkpoint.header import UNREADABLE, open_content, unusable
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import trusted
 
@@ -44,11 +46,38 @@ def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         try:
+            open_regular(path).close()
             return load_file(path)  # type: ignore[no-any-return]
         except (OSError, SafetensorError) as error:
             raise RuntimeFinding("R508", f"weights {path} cannot be read", str(error)) from None
     content = open_content(path)
-    return _consolidated(path, content, trust) if path.is_dir() else dict(content["model"])
+    return _tensors(path, _consolidated(path, content, trust) if path.is_dir() else content.get("model"))
+
+
+def load_into(model: nn.Module, name: str, path: Path, trust: bool = False) -> None:
+    """Load a checkpoint's weights into the model that a lock calls `name`; raise R509 if they are not those of it, and
+    what `load_weights` raises.
+    """
+    try:
+        model.load_state_dict(load_weights(path, trust))
+    except RuntimeError as error:
+        raise RuntimeFinding(
+            "R509",
+            f"the weights of {path} are not those of model {name}",
+            str(error)[:600],
+            "a model that was handed to UnifiedTrainer is not in its lock: build it yourself, and load the weights with"
+            " ratc_runtime.checkpoint.weights.load_weights",
+        ) from None
+
+
+def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
+    """The weights, if they are tensors by name as a model has them; else R508."""
+    if not isinstance(weights, dict):
+        raise unusable(path, "it holds no weights by name")
+    for name, value in weights.items():
+        if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided):
+            raise unusable(path, f"what it holds as {name!r:.80} is no dense tensor by name")
+    return dict(weights)
 
 
 def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, torch.Tensor]:
@@ -66,7 +95,7 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
             str(error)[:600],
             f"to read them may run code: {trusted.HELP}",
         ) from None
-    except (*UNREADABLE, ImportError, AttributeError) as error:
+    except (*UNREADABLE, ImportError) as error:
         raise _apart(path, error) from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 

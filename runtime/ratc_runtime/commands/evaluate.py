@@ -15,7 +15,7 @@ from typing import Any
 from ratc_runtime import inference
 from ratc_runtime.data.joint import open_data_set, open_evaluation
 from ratc_runtime.data.sources import SPLITS
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.inference import Opened
 from ratc_runtime.output.progress import say_scores
 from ratc_runtime.output.results import finite
@@ -81,11 +81,11 @@ def _run(arguments: argparse.Namespace) -> None:
         _write(arguments.output, _record(model, arguments.split, data_dir, found))
     labels = {name: metric.label for name, metric in model.task.metrics.items()}
     said = say_scores({**found.scores, "loss": found.loss}, labels or {"loss": "loss"})
-    print(f"{arguments.split} {said}  ({found.samples} samples, {model.path})")
+    say(f"{arguments.split} {said}  ({found.samples} samples, {model.path})")
     for line in [*model.task.remarks(found.scores), *(f"written: {path}" for path in drawn)]:
-        print(line)
+        say(line)
     if arguments.output is not None:
-        print(f"written: {arguments.output}")
+        say(f"written: {arguments.output}")
 
 
 def main(argv: list[str] | None = None) -> int:

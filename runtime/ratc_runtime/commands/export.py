@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.checkpoint.files import beside, sync_folder
-from ratc_runtime.checkpoint.header import read
+from ratc_runtime.checkpoint.header import lock_of, read
 from ratc_runtime.checkpoint.weights import load_weights
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.errors import RuntimeFinding, say
 
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:
@@ -24,13 +24,13 @@ def metadata(header: dict[str, Any]) -> dict[str, str]:
     lock, progress = header["lock"], header["progress"]
     return {
         "format": "pt",
-        "made_by": f"ratc {lock['ratc_version']}",
-        "experiment_name": lock["experiment_name"],
-        "task_type": lock["task_type"],
+        "made_by": f"ratc {lock.get('ratc_version')}",
+        "experiment_name": str(lock.get("experiment_name")),
+        "task_type": str(lock.get("task_type")),
         "fingerprint": header["fingerprint"],
         "epoch": str(progress["epoch"]),
         "step": str(progress["step"]),
-        "model": json.dumps(lock["model"], sort_keys=True),
+        "model": json.dumps(lock.get("model"), sort_keys=True),
     }
 
 
@@ -68,16 +68,15 @@ def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = Fa
 
 def _as_onnx(arguments: argparse.Namespace) -> int:
     # Imported here: it needs packages of its own, and builds the model.
-    from ratc_runtime.config.lock import lock_from
     from ratc_runtime.extras import export_onnx
     from ratc_runtime.inference import check_trust
 
     if arguments.output.exists() and not arguments.force:
         raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
-    lock = lock_from(read(arguments.checkpoint)["lock"])
+    lock = lock_of(read(arguments.checkpoint))
     check_trust([lock.model.name], arguments.checkpoint, arguments.trust)
     size, apart = export_onnx.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
-    print(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
+    say(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
     return 0
 
 
@@ -99,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1
-    print(f"written: {arguments.output}, {numbers:,} numbers")
+    say(f"written: {arguments.output}, {numbers:,} numbers")
     return 0
 
 

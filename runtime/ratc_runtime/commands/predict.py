@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ratc_runtime import inference, pytree
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
-from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import Opened
 from ratc_runtime.output.results import prepare_output
 from ratc_runtime.tasks.base import Writer
@@ -109,7 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
     model = model.of(arguments.task)
     images = find_images(arguments.images, model.lock)
     bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
-    print(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
+    say(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
     return 1 if bad else 0
 
 

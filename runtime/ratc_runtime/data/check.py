@@ -31,7 +31,7 @@ from ratc_runtime.data.survey import (
     spread,
     survey,
 )
-from ratc_runtime.errors import RuntimeFinding, warn, warn_of
+from ratc_runtime.errors import RuntimeFinding, say, warn, warn_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 
@@ -62,11 +62,11 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
         positions = range(len(dataset)) if whole else spread(len(dataset), samples, part.lock.seed)
         seconds = None if whole else SECONDS
         seen[name] = survey(dataset, part, positions, seconds, is_foreign(part.lock))
-    print(_table(datasets, seen))
+    say(_table(datasets, seen))
     for kind, part in (task.parts or {"": task}).items():
         of_part = {name: one for name, one in seen.items() if name.partition("/")[2] == kind}
         if part.class_labels and any(one.amounts for one in of_part.values()):
-            print(f"\n{_class_table(of_part, part)}")
+            say(f"\n{_class_table(of_part, part)}")
     for name, found in seen.items():
         part = task.parts.get(name.partition("/")[2], task)
         refused += _judge(name, datasets[name], found, part, None if whole else SECONDS)
@@ -85,7 +85,7 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
                 warn_of(left)
     if pictures is not None:
         for path in _draw(pictures, datasets, task):
-            print(f"written: {path}")
+            say(f"written: {path}")
     return refused
 
 

@@ -114,7 +114,11 @@ class _Pictures(Dataset[Piece]):
             picture, (width, height) = open_picture(path, self.mode, self.wanted)
         except RuntimeFinding as finding:
             return Piece(path, problem=finding)
-        return Piece(path, pyramid(picture, self.sizes), (height, width))
+        try:
+            return Piece(path, pyramid(picture, self.sizes), (height, width))
+        except (MemoryError, OverflowError, ValueError) as error:  # the sizes are those of a checkpoint's lock
+            note = f"{type(error).__name__}: {error}"[:300]
+            return Piece(path, problem=RuntimeFinding("R506", f"{path} cannot be resized to {self.sizes}", note))
 
 
 def _patches(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:

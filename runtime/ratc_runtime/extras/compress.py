@@ -25,7 +25,7 @@ from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.sources import SPLITS
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.extras.pruning import PRUNED, prune_weights
 from ratc_runtime.extras.quantizing import MODES, quantize, torchao
 from ratc_runtime.inference import Opened
@@ -162,8 +162,8 @@ def _run(arguments: argparse.Namespace) -> int:
         "after": after,
     }
     (output / REPORT).write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
-    print(_table(name, before, after))
-    print(f"written: {output / MODEL}, {output / REPORT}")
+    say(_table(name, before, after))
+    say(f"written: {output / MODEL}, {output / REPORT}")
     if worse > arguments.tolerance:
         raise RuntimeFinding(
             "R548",

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.files import beside
-from ratc_runtime.checkpoint.weights import load_weights
+from ratc_runtime.checkpoint.weights import load_into
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
@@ -86,7 +86,7 @@ def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
     plain = lock.replace(model=lock.model.replace(attention_memory="full"))
     model = build_model(plain)
-    model.load_state_dict(load_weights(checkpoint, trust))
+    load_into(model, lock.model.name, checkpoint, trust)
     return model.eval()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,42 @@ def set_aside(output_dir: Path) -> None:
         pass
     except OSError as error:
         raise RuntimeFinding("R510", f"cannot move {path}", error.strerror or str(error)) from None
+
+
+def refuse_links(output_dir: Path) -> None:
+    """Raise R510 if a link below the output folder leads out of it, or a pipe or a device stands there.
+
+    A run would write through a link, and wait at a pipe. The folder itself may be a link, for the user has named it.
+    What Weights & Biases keeps in its own folder is its own: it links to its logs.
+    """
+    root = os.path.realpath(output_dir)
+    for place, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            path = os.path.join(place, name)
+            fault = _leads_out(path, root)
+            if fault:
+                raise RuntimeFinding(
+                    "R510",
+                    f"the output folder {output_dir} holds {os.path.relpath(path, root)}, {fault}",
+                    "nothing was written there",
+                    "remove it, or name another folder with --output-dir or RAT_OUTPUT_DIR",
+                )
+        if place == root and "wandb" in folders:
+            folders.remove("wandb")
+
+
+def _leads_out(path: str, root: str) -> str | None:
+    """What keeps a run from writing beside or through a file, in words; None if nothing does."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:  # of another process, meanwhile
+        return None
+    if stat.S_ISLNK(mode):
+        target = os.path.realpath(path)
+        return None if target.startswith(f"{root}{os.sep}") else f"a link to {target}"
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISSOCK(mode):
+        return None
+    return "a pipe or a device"
 
 
 def prepare_output(output_dir: Path) -> None:

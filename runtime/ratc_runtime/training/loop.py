@@ -13,6 +13,7 @@ from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.results import refuse_links
 from ratc_runtime.training import compiling, failures
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ def take_place() -> None:
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, began: float) -> int:
-    """Train under the eyes of the watchdog; return the exit status. Raises R565 if code of the run's own exits."""
+    """Train under the eyes of the watchdog; return the exit status.
+
+    Raises R510 if what lies in the output folder leads out of it, R565 if code of the run's own exits.
+    """
+    refuse_links(output_dir)
     dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
     try:
         try:
