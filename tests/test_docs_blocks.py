@@ -52,7 +52,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def words_of(line: str) -> list[str]:
-    line = re.split(r"\s#|\s\|\||\s>|\s&&|;", line)[0]
+    line = re.split(r"\s--\s|\s#|\s\|\||\s>|\s&&|;", line)[0]
     try:
         return shlex.split(line)[1:]
     except ValueError:

@@ -250,6 +250,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_taken(
     save(checkpoints, 2)
     damage(checkpoints.path("epoch-0002-step-000000"), how)
     (checkpoints.folder / ".epoch-0003-step-000000.pt.new").write_bytes(b"half")
+    (checkpoints.folder / ".new.epoch-0003-step-000000.pt").write_bytes(b"half")
     again = make(tmp_path)
     train(again)
     assert again.load_last() == before["progress"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
@@ -87,6 +88,12 @@ def test_the_running_code_tells_what_the_main_thread_does(tmp_path: Path, monkey
     World(0, 2, torch.device("cpu")).sum(torch.zeros(1))
     assert [(found.name, found.waiting) for found in collective] == [("collective", True)]
     assert seen_by_a_thread().name == "starting or ending"
+
+
+def test_every_phase_is_announced_by_some_code() -> None:
+    sources = "".join(path.read_text() for path in Path(phases.__file__).parents[1].rglob("*.py"))
+    announced = set(re.findall(r'(?:@|, |^ *with )phase\("(\w+)"\)', sources, re.MULTILINE))
+    assert announced == {*get_args(phases.Part), *get_args(phases.Work)}
 
 
 def test_a_part_within_a_part_begins_its_work_again() -> None:

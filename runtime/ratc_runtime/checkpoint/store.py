@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ratc_runtime.atomic import PREFIX, sync_folder
 from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
@@ -229,7 +230,7 @@ class Checkpoints:
             files.remove(target)  # a damaged one of the same place
         self._claim.check()
         work.rename(target)
-        files.sync_folder(self.folder)
+        sync_folder(self.folder)
         self._settle(place, best)
 
     def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
@@ -395,6 +396,6 @@ class Checkpoints:
             return
         for path in self.folder.iterdir():
             name = path.name
-            if name.startswith(".") and name.endswith((".new", ".old")):
+            if name.startswith(PREFIX) or (name.startswith(".") and name.endswith((".new", ".old"))):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
