@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ratc.console import silence
@@ -79,16 +79,18 @@ def compile(request: CompileRequest) -> Compilation:
     """Compile a spec; nothing is written."""
     from ratc.fitting.check_batch import Checks
     from ratc.workflow import compile as compiling
-    from ratc.workflow import inputs
+    from ratc.workflow import inputs, lookups
 
     refused = inputs.known_target(request.target)
     loaded = inputs.load(request) if not refused else None
     if loaded is None or loaded.settings is None:
         return Compilation(None, (), refused if loaded is None else loaded.diagnostics, request.output or "")
     folder = compiling.folder_of(request, loaded.settings)
-    made, found = compiling.make(request, loaded, folder, checks=Checks())
-    diagnostics = (*loaded.diagnostics, *found)
-    if made is None or compiling.is_untrusted(found):
+    misfits = lookups.refused(loaded)
+    asked = replace(request, predict=False) if misfits else request
+    made, found = compiling.make(asked, loaded, folder, checks=Checks())
+    diagnostics = (*loaded.diagnostics, *misfits, *found)
+    if made is None or misfits or compiling.is_untrusted(found):
         return Compilation(None, (), diagnostics, folder)
     return Compilation(made.plan, made.artifacts, diagnostics, folder)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jsonschema_rs
+
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, did_you_mean
 from ratc.schema import key_paths, subschema
 from ratc.spec import keys
@@ -151,12 +153,20 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     if is_path and source.name != "--set" and not posixpath.isabs(text) and text:
         text = posixpath.normpath(posixpath.join(shell_folder, text))
     numeric = "number" in kinds and _is_number(text)
-    if "string" in kinds and not numeric and not ("null" in kinds and text in ("null", "~")):
+    is_yaml = numeric or ("null" in kinds and text in ("null", "~")) or _is_quoted(text, sub)
+    if "string" in kinds and not is_yaml:
         return Node(text, span, key_span, override.layer), None
     node = parse_value(source, text, override.column, override.layer)
     if node is None:
         return None, Diagnostic("R107", f"the value for `{override.path}` is not valid YAML", span)
     return replace(node, span=span, key_span=key_span), None
+
+
+def _is_quoted(text: str, schema: dict[str, Any]) -> bool:
+    """Whether a value stands in quotes as in a file: its key takes no text that has them."""
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return False
+    return not jsonschema_rs.Draft202012Validator(schema).is_valid(text)
 
 
 def _is_number(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from ratc.diagnostics import Diagnostic, Edit, Fix, Span, did_you_mean
+from ratc.diagnostics import Diagnostic, Edit, Fix, Span, closest, did_you_mean
 from ratc.plan import Origin, Value, Values
 from ratc.units import WALLTIME
 from ratc.yaml.parse import Document, Node
@@ -172,8 +172,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     if kind.name == "required":
         where = f" in `{name}`" if name else ""
         hint = owner["properties"][kind.property].get("examples", [])
-        helps: tuple[str, ...] = ()
-        if hint and not isinstance(hint[0], (dict, list)):
+        helps = _misspelt(kind.property, node, owner)
+        if not helps and hint and not isinstance(hint[0], (dict, list)):
             helps = (f"add `{kind.property}: {hint[0]}`",)
         return [
             Diagnostic(
@@ -271,6 +271,21 @@ def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema
     span = child.key_span or child.span
     fix = _renaming(key, span, node, owner) if child.key_span else None
     return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span, helps=helps, fix=fix)
+
+
+def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...]:
+    """The unknown key that stands there and can mean the one that is missing."""
+    if not isinstance(node.value, dict):
+        return ()
+    known = owner["properties"]
+    meant = [
+        key
+        for key, child in node.value.items()
+        if key not in known
+        and closest(key, known) == missing
+        and isinstance(child.value, dict) == ("properties" in known[missing])
+    ]
+    return (f"write `{missing}` for {_shown(meant[0])}",) if len(meant) == 1 else ()
 
 
 def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:

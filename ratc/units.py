@@ -11,11 +11,14 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def memory_bytes(text: str | int) -> int:
-    """Bytes of a size such as ``128GB``, ``1.5T`` or 64 (GB). Slurm and LSF count a K, M, G or T in powers of 1024."""
+    """Bytes of a size such as ``128GB``, ``1.5T`` or 64 (GB). Slurm and LSF count a K, M, G or T in powers of 1024.
+
+    At least one byte: to Slurm, no memory is all that a node has.
+    """
     match = re.fullmatch(r"([0-9.]+) ?([KMGT]?)(?:I?B)?", str(text).upper())
     assert match, "the schema has checked the form"
     unit = match[2] or "G"
-    return int(float(match[1]) * _UNITS[unit])
+    return max(1, int(float(match[1]) * _UNITS[unit]))
 
 
 def size_text(size: int, fine: bool = False) -> str:

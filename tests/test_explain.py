@@ -105,7 +105,8 @@ def test_a_section_and_a_last_part(spec, capsys):
     assert told(capsys, spec, "world_size")[1].startswith("parallel.world_size = 1")
     assert told(capsys, spec, "name")[1].count("\n") > 1, "several end so: all are listed"
     status, _, err = told(capsys, spec, "wrld_size")
-    assert (status, "no value `wrld_size`" in err) == (1, True)
+    assert (status, "error[R108]: there is no value `wrld_size`\n" in err) == (1, True)
+    assert "did you mean `parallel.world_size`?" in err
 
 
 def test_all_is_a_table_of_the_whole_plan(spec, capsys):
@@ -275,7 +276,9 @@ def test_a_secret_of_a_sweeps_point_is_not_told(tmp_path, capsys, monkeypatch):
 def test_json_stays_json_where_nothing_can_be_told(spec, capsys):
     status, out, _ = told(capsys, spec, "sed", "--format", "json")
     assert (status, json.loads(out)["values"]) == (1, [])
-    assert json.loads(out)["remarks"] == ["there is no value `sed`", "did you mean `seed`?"]
+    found = json.loads(out)["findings"][0]
+    assert (found["code"], found["message"]) == ("R108", "there is no value `sed`")
+    assert "did you mean `seed`?" in str(found)
     status, out, _ = told(capsys, "nothing.yaml", "seed", "--format", "json")
     assert (status, json.loads(out)["findings"][0]["code"]) == (1, "R001")
 

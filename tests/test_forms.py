@@ -1,5 +1,7 @@
 """What a value of the wrong form can have meant is shown, and nothing that is no help is suggested."""
 
+import re
+
 import pytest
 
 from ratc.cli import main
@@ -152,3 +154,42 @@ def test_another_card_is_never_suggested_for_a_card_of_another_number(name):
 def test_a_slip_in_the_letters_of_a_card_is_corrected():
     assert "rtx4090" in card_names()
     assert resolve_card("rxt4090", None)[1][0].helps == ("did you mean `rtx4090`?",)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "status"),
+    [
+        ('training.learning_rate="1e-3"', 1),
+        ('training.epochs="3"', 1),
+        ("resources.memory='64GB'", 0),
+        ('resources.walltime="24:00:00"', 0),
+        ('description="a"', 0),
+    ],
+)
+def test_quotes_around_a_value_of_an_option_are_those_of_a_file(validate, tmp_path, capsys, assignment, status):
+    path, _, text = assignment.partition("=")
+    section, _, key = path.rpartition(".")
+    (tmp_path / "file.yaml").write_text(
+        SPEC.replace("cpus: 4", f"cpus: 4, {key}: {text}" if section == "resources" else "cpus: 4")
+        + {"training": f"training: {{{key}: {text}}}\n", "": f"{key}: {text}\n"}.get(section, "")
+    )
+    found = [validate(None, "--set", assignment), (main(["validate", "file.yaml"]), capsys.readouterr().err)]
+    assert [one[0] for one in found] == [status, status], found
+    if status:
+        helps = [re.findall(r"help: (.*)", said)[0] for _, said in found]
+        assert helps == ["write `1e-3`" if "rate" in path else "write `3`"] * 2
+
+
+def test_a_missing_key_that_stands_there_misspelt_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    helps = []
+    for text in (
+        "experiment_nam: mine\ndata: {data_dir: .}",
+        "data_dir_: mine\nexperiment_name: mine",
+        "data: {data_dir: .}",
+    ):
+        (tmp_path / "spec.yaml").write_text(text + "\n")
+        assert main(["validate", "spec.yaml"]) == 1
+        said = capsys.readouterr().err
+        helps.append(re.findall(r"R105.*?(?:help: ([^\n]*))?\n\n", said, re.DOTALL)[0])
+    assert helps == ["write `experiment_name` for `experiment_nam`", "", "add `experiment_name: isic-rat-128`"]

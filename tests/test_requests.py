@@ -76,6 +76,20 @@ def test_lsf_counts_what_is_reserved_and_what_is_limited_in_units_of_their_own(h
     assert f"#BSUB -M {limit}\n" in script
 
 
+@pytest.mark.parametrize(
+    ("asked", "slurm", "lsf"), [("1kB", "1M", "1MB"), ("0.0001K", "1M", "1MB"), ("2049K", "3M", "3MB")]
+)
+def test_less_than_a_megabyte_does_not_ask_for_all_of_a_node(here, asked, slurm, lsf):
+    """`--mem=0` is all of a node's memory, and no `--mem` what the site says."""
+    facts = LSF.format("limit_unit: MB").replace("explicit_units: false", "explicit_units: true")
+    write(f'cluster: ./c.yaml, num_gpus: 1, memory: {asked}, walltime: "1:00:00"', facts)
+    assert main(["compile", "spec.yaml", "--target", "lsf", "-o", "out"]) == 0
+    assert f"mem={lsf}" in Path("out/job.lsf").read_text()
+    write(f'gpu: a100-80, num_gpus: 1, cpus: 4, memory: {asked}, walltime: "1:00:00"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 0
+    assert f"--mem={slurm}\n" in Path("out/job.sbatch").read_text()
+
+
 def test_lsf_gets_one_resource_requirement(here):
     """At some sites the last of several `-R` counts."""
     facts = LSF.format("limit_unit: MB").replace("cpus: 32", "cpus: 32, constraint: 'type==X86_64'")

@@ -55,7 +55,7 @@ def test_no_variable_that_lies_over_the_lock_reaches_the_launcher(target: str, h
     assert "PMI_SIZE" not in said  # of every process below MPI
 
 
-@pytest.mark.parametrize("name", [*LEFT_OVER, "RAT_OUTPUT_DIR", "RAT_DATA_DIR"])
+@pytest.mark.parametrize("name", [*LEFT_OVER, "RAT_DATA_DIR", "RAT_OUTPUT_DIR", "CUDA_VISIBLE_DEVICES"])
 def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) -> None:
     facts = yaml.safe_load(CLUSTERS["slurm"].read_text())
     (tmp_path / "ours.yaml").write_text(yaml.safe_dump({**facts, "variables": {name: 1, "NCCL_DEBUG": "INFO"}}))

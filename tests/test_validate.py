@@ -3,12 +3,14 @@
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ratc.cli import main
 from tests.test_cases import CASES
+from tests.test_codes import blocks, explanations
 
 OWN = """\
 from torch import nn
@@ -78,6 +80,41 @@ def test_what_compile_refuses_validate_refuses_for_the_same_reasons(case, tmp_pa
     expected = {item for item in codes(Path("stderr.txt").read_text()) if item[0] == "error"}
     assert main(["validate", "spec.yaml", *words]) == 1
     assert {item for item in codes(capsys.readouterr().err) if item[0] == "error"} == expected
+
+
+def examples() -> list[str]:
+    """The codes whose failing example is a spec that is validated or compiled."""
+    last = {code: [text for kind, _, text in blocks(code, "Fails") if kind == "sh"] for code in explanations()}
+    return [
+        code
+        for code, commands in last.items()
+        if blocks(code, "Fails")
+        and (not commands or re.match("ratc (validate|compile) (?!.* -o )", commands[-1].splitlines()[-1]))
+    ]
+
+
+@pytest.mark.parametrize("code", examples())
+def test_what_validate_refuses_compile_refuses(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for kind, info, text in blocks(code, "Fails"):
+        if kind == "yaml":
+            (tmp_path / f"{info or 'spec'}.yaml").parent.mkdir(exist_ok=True)
+            (tmp_path / f"{info or 'spec'}.yaml").write_text(text)
+    lines = "".join(text for kind, _, text in blocks(code, "Fails") if kind == "sh").splitlines()
+    for line in lines[:-1]:
+        if line.startswith("ratc "):
+            main(shlex.split(line)[1:])
+        else:
+            subprocess.run(["bash", "-c", line], check=True)
+    words = shlex.split(lines[-1])[2:] if lines else ["spec.yaml"]
+    words += ["--facts", "facts.yaml"] if not lines and (tmp_path / "facts.yaml").exists() else []
+    shared = [word for word in words if word not in ("--check", "--verify", "--no-predict", "--fix")]
+    capsys.readouterr()
+    refused = []
+    for command in (["validate", *shared], ["compile", *shared, "--no-predict"]):
+        main(command)
+        refused.append({found for found in codes(capsys.readouterr().err) if found[0] == "error"})
+    assert refused[0] <= refused[1], "compile takes what validate refuses"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,15 @@ MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALI
 #: Where data and results lie: a spec has keys for it, and the scripts take these from whoever submits.
 FOLDERS = {"RAT_DATA_DIR": "data.data_dir", "RAT_OUTPUT_DIR": "output_dir"}
 
+#: Which GPUs a process sees: a scheduler sets them in a job, and whoever shares a machine in the shell.
+DEVICES = (
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "NVIDIA_VISIBLE_DEVICES",
+)
+
 
 def without(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment without what a launcher or MPI would read, for a process that is alone."""
@@ -57,4 +66,6 @@ def reason(name: str) -> str | None:
         return "overrides the compiled values: launchers and their libraries read it"
     if name in FOLDERS:
         return f"lies over `{FOLDERS[name]}`"
+    if name in DEVICES:
+        return "lies over the choice of GPUs that a scheduler, or the shell, makes for each job"
     return None

@@ -247,12 +247,14 @@ def _refused(asked: _Asked, found: Sequence[Diagnostic]) -> int:
 def _unknown(path: str, form: str, known: list[str]) -> int:
     from ratc.render import plan as render
 
-    message, helps = f"there is no value `{visible(path)}`", did_you_mean(path, known)
+    found = Diagnostic("R108", f"there is no value `{path}`", helps=did_you_mean(path, known))
     if form == "json":
-        sys.stdout.write(render.document((), (message, *helps)))
-    say(f"ratc explain: {message}")
-    for text in helps:
-        say(f"help: {text}")
+        from ratc.render.findings import json as findings_json
+
+        told = json.loads(findings_json.document((found,), "ratc explain"))["findings"]
+        sys.stdout.write(render.document((), (), told))
+        return 1
+    findings.show((found,), "ratc explain", form)
     return 1
 
 

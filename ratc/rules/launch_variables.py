@@ -16,9 +16,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         why = launch_variables.reason(name)
         if why is not None:
             instead = launch_variables.FOLDERS.get(name)
-            helps = (
-                (f"set `{instead}`",)
-                if instead
-                else ("remove it, and set the key of `training` or `resources` instead",)
-            )
-            yield Diagnostic("R228", f"the variable `{name}` {why}", variables.span, helps=helps)
+            help_text = "remove it, and set the key of `training` or `resources` instead"
+            if instead:
+                help_text = f"set `{instead}`"
+            elif name in launch_variables.DEVICES:
+                help_text = "remove it; without a scheduler, set it in the shell that starts the run"
+            yield Diagnostic("R228", f"the variable `{name}` {why}", variables.span, helps=(help_text,))

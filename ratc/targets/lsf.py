@@ -151,7 +151,7 @@ def _size(plan: Plan, size: int, site_unit: str) -> str:
     facts = plan.facts
     if facts["cluster.lsf.explicit_units"].value:
         unit = "GB" if size % _UNITS["GB"] == 0 else "MB"
-        return f"{size // _UNITS[unit]}{unit}"
+        return f"{-(-size // _UNITS[unit])}{unit}"
     return str(-(-size // _UNITS[site_unit]))
 
 

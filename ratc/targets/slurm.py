@@ -45,6 +45,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     values = plan.values
     given = {key: values[f"job.{key}"].value for key in ("partition", "account", "qos", "constraint")}
     walltime, memory = values["job.walltime_seconds"], values["job.memory_bytes_per_node"]
+    megabytes = -(-(memory.value or 0) // 2**20)  # rounded up: `--mem=0` is all that a node has
     cpus, lead = values["job.cpus_per_node"], values["job.stop_before_seconds"].value
     who = [("--job-name", values["job.name"].value, "")]
     who += [(f"--{key}", given[key], job.why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
@@ -56,7 +57,7 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
         _gpus(plan),
         ("--constraint", given["constraint"], job.why(plan, "job.constraint")),
         ("--cpus-per-task", cpus.value, job.why(plan, "job.cpus_per_node")),
-        ("--mem", f"{memory.value // 2**20}M" if memory.value else None, job.why(plan, "job.memory_bytes_per_node")),
+        ("--mem", f"{megabytes}M" if megabytes else None, job.why(plan, "job.memory_bytes_per_node")),
         ("--time", slurm_time(walltime.value) if walltime.value else None, job.why(plan, "job.walltime_seconds")),
     ]
     signal = f"B:USR2@{lead}" if walltime.value else None

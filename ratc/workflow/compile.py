@@ -18,7 +18,7 @@ from ratc.plan import Plan, Values
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
-from ratc.workflow import inputs
+from ratc.workflow import inputs, lookups
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
@@ -48,8 +48,12 @@ def compile_spec(
     folder = ""
     if loaded.settings is not None:
         folder = folder_of(request, loaded.settings)
-        # What is only compared was checked when it was compiled.
-        made, diagnostics = make(request, loaded, folder, checks=None if check else Checks())
+        refused = lookups.refused(loaded)
+        found += refused
+        # Code that its spec does not fit is not run for a prediction. What is only compared was checked when it was
+        # compiled.
+        asked = replace(request, predict=False) if refused else request
+        made, diagnostics = make(asked, loaded, folder, checks=None if check else Checks())
         if is_untrusted(diagnostics):
             made = None
             # What is written would not be what a prediction gives.

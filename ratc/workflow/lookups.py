@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
-from ratc import files
+from ratc import compiler, files
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
-from ratc.own_code import signatures
+from ratc.own_code import callables, signatures
 from ratc.plan import Value, Values
+from ratc.sweep import once
+from ratc.workflow.inputs import Loaded
 
 #: Keys that name a callable, those of its arguments, and what the runtime gives it beside them.
 _CALLABLES = (
@@ -31,6 +33,10 @@ _MAX_BYTES = 4 << 20
 def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
     """Whether folders, modules, classes and arguments are there. ``folder`` is the spec's. Codes: R235-R237."""
     yield from _folders(settings, folder)
+    yield from _callables(settings, folder)
+
+
+def _callables(settings: Values, folder: str) -> Iterator[Diagnostic]:
     prefixes = [f"tasks.{name}." for name in settings["tasks"].value or {}]
     named = [(name, settings[name], settings[args], given) for name, args, given in _CALLABLES]
     for prefix in prefixes:
@@ -43,6 +49,20 @@ def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
     for key, name, args, given in named:
         if isinstance(name.value, str) and ":" in name.value:
             yield from _callable(name, args, given, folder, (_LOSS,) if key.endswith("loss") else ())
+
+
+def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
+    """The errors among these of a spec's own code, in any run of it: what `compile` refuses, too. Codes: R236, R237."""
+    assert loaded.settings is not None
+    assert loaded.document is not None
+    if not callables.of_all_points(loaded.settings):
+        return ()
+    points, _ = compiler.points(loaded.document)
+    study, _ = compiler.study(loaded.document)
+    trials = (*points, *(study.points if study else ()))
+    runs = [compiler.check_point(loaded.document, point)[0] for point in trials] or [loaded.settings]
+    found = (item for run in runs if run is not None for item in _callables(run, loaded.folder))
+    return tuple(once(item for item in found if item.severity is Severity.ERROR))
 
 
 def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:

@@ -8,13 +8,15 @@ refused within a second. `python -m ratc_runtime.preflight lock.yaml` is what ru
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ RUN_TIME_VARIABLES = frozenset({"RAT_DATA_DIR", "RAT_OUTPUT_DIR"})
 # Drivers report less than the nominal memory (ECC, reserved pages): a T4 of 16 GiB shows 15.0. Cards of one
 # name differ by half or more (V100 16/32, A100 40/80), so a tenth tells them apart and lets the driver be.
 MEMORY_TOLERANCE = 0.1
+#: Of `sys` and `site`: what decides about where Python finds modules.
+_OF_SEARCH = frozenset({"path", "modules", "meta_path", "path_hooks", "addsitedir"})
 
 
 def sha256_of(path: Path) -> str:
@@ -117,6 +121,77 @@ def check_own_code(lock: Lock, folder: Path) -> None:
             "\n".join(moved),
             "`ratc check` shows the differences; compile again to train with it, or set `checkpoint.own_code: warn`",
         )
+
+
+def check_imports(lock: Lock, folder: Path) -> None:
+    """Raise R509 unless Python finds the modules of the lock's callables, and what the user's own modules below the
+    spec's `folder` import when they are imported themselves. Nothing is imported.
+
+    What a module imports in an `if`, a `try` or a function may be missing, and anything if own modules change where
+    Python looks.
+    """
+    sources = {path: _parsed(folder / path) for path in lock.own_code or {} if path.endswith(".py")}
+    trees = {path: tree for path, tree in sources.items() if tree is not None}
+    if any(_changes_search(node) for tree in trees.values() for node in ast.walk(tree)):
+        return
+    wanted = {name.partition(":")[0]: f"`{name}`" for name in _callables(lock) if ":" in name}
+    for path, tree in trees.items():
+        wanted |= {module: f"{path}:{line}" for module, line in _imports(tree, Path(path)) if module not in wanted}
+    # Of the modules that the lock records, `check_own_code` says what changed.
+    recorded = {path.partition(".")[0].removesuffix("/__init__").replace("/", ".") for path in lock.own_code or {}}
+    wanted = {module: place for module, place in wanted.items() if module not in recorded}
+    missing = [f"{place} needs {module}" for module, place in wanted.items() if not _is_found(module, folder)]
+    if missing:
+        raise RuntimeFinding(
+            "R509",
+            "modules that the run needs are not found",
+            "\n".join([*missing, f"looked for in {folder.resolve()} and by {sys.executable}"]),
+            "install them into the environment of the run, or correct the names",
+        )
+
+
+def _callables(lock: Lock) -> list[str]:
+    parts = [lock.part(name) for name in lock.tasks or {}] or [lock]
+    names = [name for part in parts for name in (part.data.dataset, part.training.loss.name)]
+    return [lock.model.name, *names, *lock.training.callbacks]
+
+
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        with open_regular(path) as file:
+            return ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # importing it will say what is wrong
+
+
+def _changes_search(node: ast.AST) -> bool:
+    """Whether code reaches for what decides where Python finds modules."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module in ("sys", "site") and any(alias.name in _OF_SEARCH for alias in node.names)
+    named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("sys", "site")
+    return named and node.attr in _OF_SEARCH
+
+
+def _imports(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the full name and the line of each module that the statements at the top of a module import."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            above = path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
+            yield ".".join((*above, node.module)), node.lineno
+
+
+def _is_found(module: str, folder: Path) -> bool:
+    """Whether Python finds a module: one of the user's own by its file, another by its top package."""
+    top, *rest = module.split(".")
+    if PathFinder.find_spec(top, [str(folder.resolve())]) is not None:
+        place = folder.joinpath(top, *rest)
+        return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
+    try:
+        return top in sys.builtin_module_names or importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):  # it was imported without a spec
+        return top in sys.modules
 
 
 def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
@@ -343,6 +418,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
         check_point(lock, lock_path)
     if own_folder is not None:
         check_own_code(lock, own_folder)
+        check_imports(lock, own_folder)
         by_launcher = lock.engine.use_accelerate or lock.parallel.world_size > 1
         if by_launcher and not launched and _is_searched_first(own_folder, environment):
             allowed.check_hidden(own_folder)

@@ -372,6 +372,40 @@ def test_preflight_refuses_what_python_would_import_instead(name: str, own: Path
         preflight.check(path, {}, launched=False)
 
 
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("import not_installed.part", "losses.py:1 needs not_installed.part"),
+        ("from not_installed import part", "losses.py:1 needs not_installed"),
+        ("import helper.lost", "losses.py:1 needs helper.lost"),
+        ("import torch, os.path, helper.here, sys", None),
+        ("if False:\n    import not_installed", None),
+        ("try:\n    import not_installed\nexcept ImportError:\n    pass", None),
+        ("import sys\nsys.path.append('/elsewhere')\nimport not_installed", None),
+        ("from . import not_installed", None),
+    ],
+)
+def test_preflight_misses_a_module_that_own_code_imports(line: str, missing: str | None, own: Path) -> None:
+    (own / "helper").mkdir()
+    (own / "helper/__init__.py").touch()
+    (own / "helper/here.py").touch()
+    (own / "losses.py").write_text(f"{line}\n{LOSS.format(1)}")
+    path = lock_of(own)
+    if missing is None:
+        preflight.check(path, {}, launched=False)
+        return
+    with pytest.raises(RuntimeFinding, match=rf"R509[\s\S]*{missing}\n"):
+        preflight.check(path, {}, launched=False)
+
+
+def test_preflight_misses_the_package_of_a_callable(own: Path) -> None:
+    (own / "losses.py").write_text(LOSS.format(1))
+    path = lock_of(own, model__name="not_installed.nets:UNet")
+    with pytest.raises(RuntimeFinding, match=r"R509[\s\S]*`not_installed.nets:UNet` needs not_installed.nets"):
+        preflight.check(path, {}, launched=False)
+    assert "not_installed" not in sys.modules
+
+
 def test_a_lock_that_leads_out_of_the_folder_is_not_followed(own: Path) -> None:
     (own / "losses.py").write_text(LOSS.format(1))
     path = lock_of(own)

@@ -16,7 +16,7 @@ from ratc_runtime.data.sources import SPLITS
 from tests.runtime import test_several as several
 from tests.runtime.test_detection import coco
 from tests.runtime.test_detection import lock_of as coco_lock
-from tests.runtime.test_survey import blank, lock_with
+from tests.runtime.test_survey import blank, lock_with, look
 
 
 def checked(lock: Lock, folder: Path, capsys: Any, *options: str) -> tuple[int, str, str]:
@@ -87,6 +87,26 @@ def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: 
     status, _, err = checked(lock_with(), project, capsys)
     assert status == 1
     assert err.count("error[R506]") == 3
+
+
+@pytest.mark.parametrize(("kind", "told"), [("RGBA", True), ("LA", True), ("P", True), ("opaque", False)])
+def test_images_that_are_transparent_in_part_are_counted(
+    kind: str, told: bool, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "data/images/train1.png"
+    with Image.open(path) as picture:
+        other = picture.convert("RGBA")
+        other.putalpha(Image.linear_gradient("L").resize(picture.size) if kind != "opaque" else 255)
+        if kind == "P":
+            picture.convert("P").save(path, transparency=0)
+        else:
+            other.convert("LA" if kind == "LA" else "RGBA").save(path)
+    status, _, err = checked(lock_with(), project, capsys, "--all")
+    assert status == 0, err
+    said = "warning: [R579] 1 of 10 images of train that were read are transparent in part"
+    assert (said in err) == told
+    look(project / "data")
+    assert (said in capsys.readouterr().err) == told
 
 
 def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

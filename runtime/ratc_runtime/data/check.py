@@ -22,7 +22,16 @@ from ratc_runtime.data.joint import flat, open_data_set
 from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.sources import SPLITS
-from ratc_runtime.data.survey import Survey, never_there, nothing_there, nothing_yet, search, spread, survey
+from ratc_runtime.data.survey import (
+    Survey,
+    never_there,
+    nothing_there,
+    nothing_yet,
+    search,
+    see_through,
+    spread,
+    survey,
+)
 from ratc_runtime.errors import RuntimeFinding, say, warn, warn_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
@@ -109,6 +118,9 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
             f"{found.turned} of {found.read} images of {name} that were read have an EXIF orientation; it is applied,"
             " so their masks or boxes must be of the upright image"
         )
+    faded = see_through(name, found)
+    if faded is not None:
+        warn_of(faded)
     if task.foreground and not any(found.holders[number] for number in task.foreground) and not refused:
         there, number = (False, found.read) if found.complete else search(dataset, task, range(len(dataset)), seconds)
         if not there and number >= len(dataset):

@@ -40,12 +40,14 @@ _SIDEWAYS = (5, 6, 7, 8)
 class Header(NamedTuple):
     """What a file says of its picture: width and height upright, Pillow's mode, the EXIF orientation (1: upright).
 
-    Of a volume: depth, height and width, and the number of channels.
+    Of a volume: depth, height and width, and the number of channels. `transparent` tells that a pixel is transparent at
+    least in part: pictures are read without their alpha channel.
     """
 
     size: tuple[int, ...]
     mode: str
     orientation: int
+    transparent: bool = False
 
     def __str__(self) -> str:
         """Return the size in words, with the orientation if that was applied."""
@@ -109,10 +111,10 @@ def open_numbers(path: Path) -> tuple[Any, tuple[int, int]]:
 
 
 def look_at(path: Path) -> Header:
-    """Return what a picture's file says of itself, without decoding it; raise R506 if it cannot be read."""
+    """Return what a picture's file says of itself; raise R506 if it cannot be read. Only one with alpha is decoded."""
     try:
         with _opened(path) as file:
-            return _header(file)
+            return _header(file)._replace(transparent=_is_transparent(file))
     except Exception as error:  # see `open_picture`
         raise undecodable(path, error) from None
 
@@ -154,6 +156,13 @@ def _header(file: Any) -> Header:
     # Pillow has the size of a TIFF upright from the start.
     swapped = orientation in _SIDEWAYS and file.format != "TIFF"
     return Header((height, width) if swapped else (width, height), file.mode, orientation)
+
+
+def _is_transparent(file: Any) -> bool:
+    """Tell whether any pixel of an opened picture is transparent, at least in part."""
+    if not file.has_transparency_data or _halved(file):
+        return False
+    return bool(file.convert("RGBA").getchannel("A").getextrema()[0] < 255)
 
 
 def _halved(file: Any) -> bool:

@@ -45,7 +45,8 @@ class Survey:
     """What was seen of a split of `samples` samples.
 
     `amounts` are the pixels (voxels, objects) of each class, `holders` the samples that have any. `sizes` are those of
-    the images' files, or of the tensors if a data set does not say. `turned` are images with an EXIF orientation.
+    the images' files, or of the tensors if a data set does not say. `turned` are images with an EXIF orientation,
+    `transparent` those of which a pixel is transparent.
     """
 
     samples: int
@@ -59,6 +60,7 @@ class Survey:
     amounts: Counter[int] = field(default_factory=Counter)
     holders: Counter[int] = field(default_factory=Counter)
     turned: int = 0
+    transparent: int = 0
 
     @property
     def complete(self) -> bool:
@@ -75,6 +77,7 @@ class Survey:
         self.read += other.read
         self.bad += other.bad
         self.turned += other.turned
+        self.transparent += other.transparent
         self.problems += other.problems[: max(0, _KEPT - len(self.problems))]
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         for size, number in other.sizes.items():
@@ -200,6 +203,7 @@ def _measure(dataset: Any, position: int, image: Any, seen: Survey) -> None:
         header = read(position)
         size, channels = header.size, header.mode
         seen.turned += header.orientation != 1
+        seen.transparent += header.transparent
     elif isinstance(finest, torch.Tensor) and finest.dim() > 2:
         size, channels = tuple(reversed(finest.shape[1:])), str(finest.shape[0])
     seen.sizes[size] += 1
@@ -261,6 +265,19 @@ def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
     )
 
 
+def see_through(split: str, seen: Survey) -> RuntimeFinding | None:
+    """Return R579 for images of which pixels are transparent; None if there are none."""
+    if not seen.transparent:
+        return None
+    return RuntimeFinding(
+        "R579",
+        f"{seen.transparent} of {seen.read} images of {split} that were read are transparent in part, and their alpha"
+        " is not used",
+        "a transparent pixel has the colour that its file holds for it, not that of any background",
+        "lay the images over a background of your choice, and write them without alpha",
+    )
+
+
 def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
     """Return R572 for the classes that no sample has that was read; None if there are none."""
     labels = {**task.background, **task.class_labels}
@@ -286,6 +303,9 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
         if seen.problems and (part.lock.data.on_bad_sample == "fail" or (seen.bad == seen.read and seen.read > 1)):
             first = seen.problems[0]
             raise RuntimeFinding(first.code, first.message, first.note, first.help)
+        faded = see_through(name, seen)
+        if world.main and faded is not None:
+            warn_of(faded)
         if seen.read and part.foreground and not any(seen.holders[number] for number in part.foreground):
             _search_everywhere(name, dataset, part, world, apart)
         known = getattr(dataset, "class_holders", None)
