@@ -15,6 +15,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 
+from ratc.catalog import launch_variables
 from ratc.diagnostics import has_errors
 from ratc.targets import lock
 from ratc.targets.artifact import Place
@@ -70,7 +71,8 @@ def _check(args: argparse.Namespace, path: str, folder: str) -> int:
     command = [interpreter, "-m", "ratc_runtime.data.check", path, "--samples", str(args.samples)]
     command += ["--pictures", os.path.abspath(args.output), *(["--all"] if args.all else [])]
     # The folder of the data is in the lock already, from the spec's folder on.
-    environment = {key: value for key, value in os.environ.items() if key != "RAT_DATA_DIR"}
+    left_out = ("RAT_DATA_DIR", *launch_variables.LOGS)
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     sys.stdout.flush()
     try:
