@@ -349,6 +349,23 @@ def pictured(data: tuple[str, bytes], err: Callable[[], str]) -> None:
         open_picture(Path(write(f"some.{data[0]}", data[1])), "RGB", None)
 
 
+def volume() -> bytes:
+    import nibabel
+    import numpy as np
+
+    whole: bytes = nibabel.Nifti1Image(np.zeros((4, 5, 6), dtype=np.uint8), np.eye(4)).to_bytes()
+    return whole
+
+
+@target("volumes", damaged(volume()))
+def voxels(data: bytes, err: Callable[[], str]) -> None:
+    from ratc_runtime.data.volume_store import Recipe, decode_image
+    from ratc_runtime.errors import RuntimeFinding
+
+    with contextlib.suppress(RuntimeFinding):
+        decode_image(Path(write("some.nii", data)), Recipe(1, 2, None, None))
+
+
 @target("checkpoint", st.one_of(st.binary(max_size=200), texts("PK\x03\x04")))
 def checkpoint(data: bytes, err: Callable[[], str]) -> None:
     from ratc_runtime.checkpoint import header
