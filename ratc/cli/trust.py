@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         removed = trust.remove(args.folder)
     except (trust.Untrusted, OSError) as error:
-        print(f"ratc trust: {error}", file=sys.stderr)
+        print(visible(f"ratc trust: {error}"), file=sys.stderr)
         return 1
     if removed is None:
         print(f"ratc trust: {visible(args.folder)} is not on the list of {trust.path()}", file=sys.stderr)
