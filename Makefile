@@ -6,12 +6,11 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 DEMO := specs/brain
-SHAPES := specs/shapes
 
 # Setup compiles no module. With this variable set Python would compile each one again at every import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all setup lint golden schema docs bench clean
+.PHONY: demo test test-all setup lint golden schema docs site bench clean
 
 setup: $(VENV)/.ready
 
@@ -40,16 +39,17 @@ lint: setup
 # What is generated and committed: look at the difference before you commit it.
 golden: setup
 	$(BIN)/python -m tests.update_cases
-	$(BIN)/ratc compile $(DEMO)/config.yaml --target local
-	$(BIN)/ratc compile specs/brain3d/config.yaml --target local
-	$(BIN)/ratc compile specs/brain_tuning/config.yaml --target local
-	$(BIN)/ratc compile $(SHAPES)/config.yaml --target local
+	for folder in specs/*/compiled; do $(BIN)/ratc compile $$(dirname $$folder)/config.yaml --target local || exit; done
 
 docs schema: setup
 	$(BIN)/python -m ratc.spec.generate
 	$(BIN)/python -m ratc.secrets.generate
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.test_codes
+
+# The site of the documentation, in build/site. A broken link or anchor is a failure.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: setup
 	$(BIN)/python benchmarks/startup.py

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 DOCS = Path(__file__).parent
 SCHEMAS = DOCS.parent / "schemas"
@@ -17,6 +20,9 @@ def texts() -> dict[str, str]:
         "reference/spec.md": _reference("experiment", _SPEC),
         "reference/facts.md": _reference("facts", _FACTS),
         "reference/clusters.md": _reference("cluster", _CLUSTERS),
+        "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
+        "reference/lock.md": _lock(),
+        "reference/cli.md": _command_line(),
     }
 
 
@@ -54,50 +60,154 @@ the cluster's own nodes, asks for them as the site wants to be asked, and refuse
 nodes, GPUs, cores, too much memory or time, a partition or a card that is not there. This page is generated from
 `schemas/cluster.schema.json` (`ratc schema cluster` prints it).
 
-## Use one
+[A cluster of yours](../guides/cluster.md) says how to write such a file and how to use it.
+"""
 
-A spec names its cluster, or a command does:
+_LOCK = """# The lock
+
+`lock.yaml` is the one file that passes from the compiler to the runtime. It holds every value of a run,
+concrete; nothing in it is worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
+[the lock of `specs/brain`](../../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
+`schemas/lock.schema.json` (`ratc schema lock` prints it), which is made of the runtime's model of it,
+`runtime/ratc_runtime/config/lock.py`.
+
+The runtime refuses a lock with [R505](codes.md) if
+
+- a key is unknown or missing. Those that may be absent say so below;
+- a value has another type. An integer may stand for a number, `true` may not, and `2.0` is no integer. A number is
+  finite, and an integer has 64 bits at most, which the schema does not say;
+- two values contradict each other, such as `num_classes` and the length of `class_names`;
+- an artifact lies outside of the lock's folder.
+
+Paths named on the command line of the runtime (`--data-dir`, `--output-dir`) or by `RAT_DATA_DIR` and `RAT_OUTPUT_DIR`
+when the script runs replace `data.data_dir` and `output_dir`: the place of the data does not change training.
+
+## Of an array
+
+An array has one shared lock, and for each point `points/NAME/lock.yaml` with the rest:
 
 ```yaml
-resources:
-  cluster: ours          # clusters/ours.yaml in the spec's folder or in one above it
-  partition: gpu         # `queue` on LSF; the default one if absent
-  gpu: h100              # or node_type: where a partition has several kinds of nodes
-  num_gpus: 16
-  nodes: 2
-  walltime: "10:00:00"
+lock_version: 1
+shared: "../../lock.yaml"        # the values that all points share
+point: "0002"                    # the name of this folder, and of the row of points.tsv
+experiment_name: demo-0002
+training:
+  learning_rate: 0.0003
+output_dir: outputs/demo/0002
+artifacts: {}                    # only if the point has engine files of its own
 ```
 
-```sh
-ratc compile spec.yaml --target slurm
-ratc compile spec.yaml --target slurm --cluster /etc/ratc/ours.yaml
-```
-
-A value with a `/` or the end `.yaml` is a path. A plan is made for nodes that are all alike: where a partition has
-several kinds, the spec's `gpu` or `node_type` chooses, and the script says so to the scheduler (`gpu_type` or
-`constraint`). Cores and memory that the spec leaves open are the share of a node that goes with its GPUs. Without a
-walltime the partition's default is taken, with a warning. Without cluster facts the script is written all the same,
-with a warning that nothing was checked. `--facts FILE` beside a cluster describes the nodes in its place; what the
-partition allows still holds.
-
-## Write one
-
-`ratc probe` asks the scheduler, on a login node:
-
-```sh
-ratc probe slurm -o clusters/ours.yaml
-ratc probe lsf -o clusters/ours.yaml
-ratc probe local -o facts.yaml          # this machine, as hardware facts for --facts
-```
-
-Nodes of a partition that differ become node types of their own. What the scheduler does not tell stays a question: a
-comment `# ?` where the answer belongs, and a line under `questions` that a compilation repeats as a warning as soon as
-the answer matters. Answer under the key and remove the line. The commands that are run only read:
-`scontrol show config`, `scontrol show partition -o`, `scontrol show node -o`; `lsid`, `bqueues -l`, `bhosts -w`,
-`lshosts -w`, `lshosts -gpu -w`, `lsload -gpuload -w`, `bmgroup -w -r`.
-
-Two commented examples lie in `specs/clusters/`: `example-slurm.yaml` and `example-lsf.yaml`.
+The point's values are laid over the shared ones, and the whole is a lock as below. The shared lock vouches for
+`points.tsv`, and a row of that for the point's own file.
 """
+
+
+_CLI = """# The command line
+
+Every command with its arguments, options and examples. This page is generated from the commands themselves;
+`ratc COMMAND --help` says the same. Options and arguments may be mixed; after `--` nothing is read as an
+option. An option cannot be abbreviated.
+
+Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 130 interrupted.
+"""
+
+
+def _command_line() -> str:
+    # Imported here: only this page needs it.
+    import click
+
+    from ratc.cli import COMMAND_LINE, GROUPS
+
+    context = click.Context(COMMAND_LINE, info_name="ratc", help_option_names=["-h", "--help"])
+    parts = [_CLI]
+    for title, group in GROUPS.items():
+        parts.append(f"\n## {title}\n")
+        for name in (*group, *(["tune lr"] if "tune" in group else [])):
+            found = COMMAND_LINE.get_command(context, name)
+            inner = found.commands.items() if isinstance(found, click.Group) else [("", found)]
+            parts += [_command(f"{name} {second}".rstrip(), one, context) for second, one in inner]
+    return "".join(parts)
+
+
+def _command(name: str, command: Any, above: Any) -> str:
+    """The section of one command. Options of a spec are the same for all: their short names are told in a line."""
+    import click
+
+    from ratc.cli.command import Argument, LaidOver
+
+    context = click.Context(command, above, info_name=name)
+    usage = " ".join(command.collect_usage_pieces(context))
+    parts = [f"\n### `ratc {name}`\n\n{command.help.strip()}\n\n```text\nratc {name} {usage}\n```\n\n"]
+    rows, laid = [], []
+    for parameter in command.params:
+        if isinstance(parameter, LaidOver):
+            laid.append(f"`{parameter.opts[0]}`")
+        elif isinstance(parameter, Argument):
+            rows.append((parameter.make_metavar(context), parameter.text, None))
+        elif isinstance(parameter, click.Option) and not parameter.hidden:
+            choices = "\\|".join(getattr(parameter.type, "choices", ())) or parameter.metavar
+            words = ", ".join(parameter.opts) + (f" {choices}" if choices and not parameter.is_flag else "")
+            default = parameter.default if isinstance(parameter.default, (str, int, float)) else None
+            rows.append((words, parameter.help or "", None if parameter.is_flag else default))
+    if rows:
+        parts.append("| | | default |\n| --- | --- | --- |\n")
+    parts += [f"| `{words}` | {_cell(text)} | {_code(default)} |\n" for words, text, default in rows]
+    if laid:
+        parts.append(f"\nValues laid over the spec: {', '.join(laid)}.\n")
+    width = max(len(line) for line in command.examples)
+    examples = "".join(f"{line:<{width}}  # {text}\n" for line, text in command.examples.items())
+    return "".join((*parts, f"\n```sh\n{examples}```\n"))
+
+
+def _lock() -> str:
+    schema = json.loads((SCHEMAS / "lock.schema.json").read_text(encoding="utf-8"))
+    return "".join([_LOCK, "\n## Top level\n\n", _keys(schema), *_sections(schema, "")])
+
+
+def _sections(owner: dict[str, Any], path: str) -> Iterator[str]:
+    """The tables of an owner's sections, those of the sections in them behind each."""
+    for key, value in owner["properties"].items():
+        entry = value.get("additionalProperties")
+        mapping = isinstance(entry, dict) and "properties" in entry
+        section = entry if mapping else value
+        if "properties" in section:
+            name = f"{path}{key}.NAME" if mapping else f"{path}{key}"
+            yield f"\n## `{name}`\n\n{section['description']}\n\n{_keys(section)}"
+            yield from _sections(section, f"{name}.")
+
+
+def _keys(owner: dict[str, Any]) -> str:
+    rows = ["| key | value | |\n| --- | --- | --- |\n"]
+    for key, schema in owner["properties"].items():
+        absent = "" if key in owner["required"] else " May be absent."
+        rows.append(f"| `{key}` | {_type(schema)} | {_cell(schema['description'])}{absent} |\n")
+    return "".join(rows)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """The values of a key, null among them, and those in a list."""
+    if "minimum" in schema and schema["minimum"] == schema.get("maximum"):
+        return _code(schema["minimum"])
+    null = " or null" if "null" in schema.get("type", []) and "enum" not in schema else ""
+    null = ", `null`" if None in schema.get("enum", []) else null
+    inner = schema.get("items", {}) if "array" in schema["type"] else {}
+    return _kind(schema) + (f" of {_kind(inner)}" if inner else "") + null
+
+
+def _cards(page: str) -> str:
+    """The page about cards with its table as `ratc/facts/cards.yaml` has them, in the file's order."""
+    cards = yaml.safe_load((DOCS.parent / "ratc" / "facts" / "cards.yaml").read_text(encoding="utf-8"))["cards"]
+    rows = ""
+    for name, card in cards.items():
+        precisions = ", ".join(["fp32", *(kind for kind in ("tf32", "fp16", "bf16", "fp8") if card[kind])])
+        capability = card["compute_capability"] or card["gfx"]
+        rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} |\n"
+    head, _, rest = page.partition(_CARDS_HEAD)
+    after = rest.lstrip("\n").partition("\n\n")[2]
+    return f"{head}{_CARDS_HEAD}{rows}\n{after}"
+
+
+_CARDS_HEAD = "| id | memory (GiB) | compute capability | precisions |\n| --- | ---: | --- | --- |\n"
 
 
 def _reference(name: str, introduction: str) -> str:
@@ -158,6 +268,7 @@ def _cell(text: str) -> str:
 def main() -> int:
     """Write the pages."""
     for name, text in texts().items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(text, encoding="utf-8")
     return 0
 

@@ -19,6 +19,12 @@ def say(line: str, file: TextIO | None = None) -> None:
         print(visible(line), file=file or sys.stderr, flush=True)
 
 
+def would(deed: str, *names: str) -> None:
+    """Say what a command would do with each of these if this were no dry run."""
+    for name in names:
+        say(f"would {deed}: {name}")
+
+
 @contextmanager
 def silence() -> Iterator[None]:
     """Say nothing in this thread meanwhile: what is found is in what the caller returns."""

@@ -6,40 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ratc.plan import Plan, Value
-
-#: What a key of a spec is called in the plan, where the two differ.
-RENAMED = {
-    "training.batch_size": "training.micro_batch_size",
-    "training.target_batch_size": "training.global_batch_size",
-    "training.deepspeed": "engine.deepspeed",
-    "training.zero_stage": "engine.zero_stage",
-    "training.offload_optimizer": "engine.offload_optimizer",
-    "training.use_accelerate": "engine.use_accelerate",
-    "training.mixed_precision": "training.precision",
-    "training.loss": "training.loss.name",
-    "distributed.backend": "parallel.backend",
-    "distributed.timeout_seconds": "parallel.timeout_seconds",
-    "logging.use_mlflow": "logging.mlflow",
-    "logging.use_wandb": "logging.wandb",
-    "logging.backend": "logging.tensorboard",
-    "resources.num_gpus": "parallel.world_size",
-    "resources.gpus_per_node": "parallel.processes_per_node",
-    "resources.nodes": "parallel.nodes",
-    "resources.gpu": "hardware.card",
-}
-
-#: What a prediction of memory may change.
-DECIDED_BY_MEMORY = frozenset(
-    (
-        "training.micro_batch_size",
-        "training.gradient_accumulation_steps",
-        "model.attention_memory",
-        "training.activation_checkpointing",
-        "training.allocator",
-        "engine.zero_stage",
-        "deepspeed.bucket_elements",
-    )
-)
+from ratc.spec import keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +41,7 @@ def decided_by_memory(plan: Plan, paths: Iterable[str]) -> bool:
         value = plan.lookup(path)
         if value is None or path in seen:
             continue
-        if path in DECIDED_BY_MEMORY or path.startswith("memory."):
+        if path in keys.decided_by_memory() or path.startswith("memory."):
             return True
         seen.add(path)
         ahead += value.inputs
@@ -83,7 +50,7 @@ def decided_by_memory(plan: Plan, paths: Iterable[str]) -> bool:
 
 def _exact(plan: Plan, path: str) -> str | None:
     for candidate in (
-        RENAMED.get(path, path),
+        keys.renamed().get(path, path),
         path,
         path.replace("model.", "model.args.", 1),
         f"spec:{path}",

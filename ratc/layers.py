@@ -12,35 +12,11 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity, Source, Span, did_you_mean
 from ratc.schema import key_paths, subschema
+from ratc.spec import keys
 from ratc.yaml.parse import Document, Node, parse_value
 
 #: Short names: ``--data-dir`` and ``RAT_DATA_DIR`` both mean ``data.data_dir``.
-SHORT_NAMES: dict[str, str] = {
-    "data-dir": "data.data_dir",
-    "output-dir": "output_dir",
-    "batch-size": "training.batch_size",
-    "target-batch-size": "training.target_batch_size",
-    "learning-rate": "training.learning_rate",
-    "epochs": "training.epochs",
-    "image-size": "data.image_size",
-    "num-workers": "data.num_workers",
-    "cluster": "resources.cluster",
-    "nodes": "resources.nodes",
-    "num-gpus": "resources.num_gpus",
-    "gpu": "resources.gpu",
-    "memory": "resources.memory",
-    "walltime": "resources.walltime",
-    "partition": "resources.partition",
-    "queue": "resources.queue",
-    "account": "resources.account",
-    "qos": "resources.qos",
-    "experiment-name": "experiment_name",
-    "experiment-type": "task_type",
-    "seed": "seed",
-    "debug": "debug",
-}
-#: Keys that hold a path. From a shell they are relative to where the shell is; in a spec, to the spec's folder.
-PATHS = ("data.data_dir", "output_dir", "environment.venv")
+SHORT_NAMES: dict[str, str] = keys.short_names()
 #: Variables that the job script sets or that belong to the runtime: not settings.
 NOT_SETTINGS = frozenset({"RAT_CACHE_DIR"})
 
@@ -168,7 +144,10 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     if not text.isascii() and text != text.encode("utf-8", "replace").decode():
         message = f"the value for `{override.path}` is not UTF-8"
         return None, Diagnostic("R107", message, span)
-    is_path = override.path in PATHS or (override.path == "resources.cluster" and names_cluster_file(text))
+    # From a shell a path is relative to where the shell is; in a spec, to the spec's folder.
+    is_path = override.path in keys.paths("folder") or (
+        override.path == "resources.cluster" and names_cluster_file(text)
+    )
     if is_path and source.name != "--set" and not posixpath.isabs(text) and text:
         text = posixpath.normpath(posixpath.join(shell_folder, text))
     numeric = "number" in kinds and _is_number(text)

@@ -13,22 +13,8 @@ from hashlib import sha256
 from typing import Any
 
 from ratc.plan import Values
+from ratc.spec import keys
 from ratc.yaml.write import mapping
-
-#: Settings that decide what a rate is of.
-_OF = ("task_type", "model.", "data.", "detection.", "tasks", "training.loss", "training.optimizer")
-_ALSO = ("training.weight_decay", "training.betas", "training.gradient_clipping", "training.last_batch")
-#: Where data lie and how they are read, which changes no batch.
-_NOT = (
-    "data.data_dir",
-    "data.num_workers",
-    "data.pin_memory",
-    "data.persistent_workers",
-    "data.prefetch_factor",
-    "data.cache",
-    "data.cache_size",
-    "model.attention_memory",
-)
 
 
 def file_name(spec_name: str) -> str:
@@ -38,9 +24,7 @@ def file_name(spec_name: str) -> str:
 
 def conditions(settings: Values) -> str:
     """``sha256:…`` of what a learning rate is of: model, data, loss and optimizer, and no size of a batch."""
-    of = {
-        path: settings[path].value for path in settings if (path.startswith(_OF) or path in _ALSO) and path not in _NOT
-    }
+    of = {path: settings[path].value for path in settings if keys.decides_rate(path)}
     return "sha256:" + sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
 def folder(name: str) -> str:
-    """The absolute path of a resource folder (``schemas``, ``templates``, ``codes`` or ``facts``)."""
+    """The absolute path of a resource folder (``schemas``, ``templates``, ``codes``, ``facts`` or ``spec``)."""
     inside = os.path.join(_PACKAGE, name)
     return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), name)
 

@@ -106,7 +106,7 @@ def _wrong_keys(kind: str, node: Node, schema: dict[str, Any]) -> Iterator[Diagn
         said.add(path)
         sub = subschema(schema, path)
         if path.split(".")[0] in SHARED:
-            helps = ("what the job asks for and where it runs is the same for all points",)
+            helps = ("the job's request and its target are the same for all points",)
             yield Diagnostic("R332", f"a sweep cannot vary `{path}`", value.key_span, helps=helps)
         elif sub is None or "properties" in sub:
             what = "is a section, not a key" if sub else "names no key of a spec"

@@ -21,7 +21,7 @@ SHARED = {
     "corrections",
     "console",
 }
-SHARED |= {"own_code/callables", "own_code/signatures"}
+SHARED |= {"own_code/callables", "own_code/signatures", "spec/keys"}
 #: The only modules that may touch files, the environment, the clock or other processes.
 WORLDLY = {"cli", "workflow", "fitting", "compiled", "study", "probe", "consumers", "tracing", "emit", "resources"}
 WORLDLY |= {
@@ -173,6 +173,13 @@ def test_nothing_but_commands_knows_a_command():
     for path in sources():
         if stage(path) not in ("cli", "__main__"):
             assert not [name for name in imports(path) if name.startswith("ratc.cli")], path
+
+
+def test_only_the_command_line_knows_how_its_words_are_read():
+    for path in sources():
+        known = {name.split(".")[0] for name in imports(path)}
+        assert "argparse" not in known, path
+        assert "click" not in known or stage(path) == "cli", path
 
 
 def test_every_room_says_what_it_is_for():

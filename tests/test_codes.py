@@ -61,7 +61,10 @@ def title(text: str) -> str:
 
 def table() -> str:
     """What `docs/reference/codes.md` must hold."""
-    rows = [f"| {code} | {STAGES[int(code[1])]} | {title(text)} |\n" for code, text in explanations().items()]
+    rows = [
+        f"| [{code}](../../ratc/codes/{code}.md) | {STAGES[int(code[1])]} | {title(text)} |\n"
+        for code, text in explanations().items()
+    ]
     head = "# Codes\n\nWhat each diagnostic's code means; `ratc explain R304` says more, with an example and its fix.\n"
     return f"{head}\n| code | stage | meaning |\n|---|---|---|\n{''.join(rows)}"
 

@@ -1,20 +1,19 @@
 """The code blocks of the documentation: commands have their options, YAML is valid, Python names what exists."""
 
-import argparse
 import ast
 import importlib.util
 import json
 import re
 import shlex
 import subprocess
-from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from ratc import compiler
-from ratc.cli import _MODULES, _SECOND, COMMANDS
+from ratc.cli import COMMAND_LINE, COMMANDS
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Severity
 
@@ -53,7 +52,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def words_of(line: str) -> list[str]:
-    line = re.split(r"\s#|\s\|\||\s>|\s&&|;", line)[0]
+    line = re.split(r"\s--\s|\s#|\s\|\||\s>|\s&&|;", line)[0]
     try:
         return shlex.split(line)[1:]
     except ValueError:
@@ -61,17 +60,14 @@ def words_of(line: str) -> list[str]:
 
 
 def options_of(name: str, second: str | None) -> set[str]:
-    module = _SECOND.get((name, second or ""), _MODULES.get(name, name.replace("-", "_")))
-    parser = argparse.ArgumentParser(prog=name)
-    import_module(f"ratc.cli.{module}").add_arguments(parser)
-    known: set[str] = set()
-    ahead = [parser]
-    for one in ahead:
-        for action in one._actions:
-            known |= set(action.option_strings)
-            if isinstance(action, argparse._SubParsersAction):
-                ahead += action.choices.values()
-    return known
+    words = [name, second] if second else [name]
+    context = click.Context(COMMAND_LINE, info_name="ratc", help_option_names=["-h", "--help"])
+    _, found, _ = COMMAND_LINE.resolve_command(context, words)
+    if isinstance(found, click.Group):
+        found = found.get_command(context, second or "")
+    assert found is not None
+    context = click.Context(found, context)
+    return {option for parameter in found.get_params(context) for option in parameter.opts}
 
 
 def test_there_are_commands_to_check():

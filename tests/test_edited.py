@@ -100,11 +100,11 @@ def test_no_import_fails_on_another_tree(compiled, capsys, data):
     "error", [FileNotFoundError(2, "No such file or directory", "out/x"), PermissionError(13, "no", "y")]
 )
 def test_a_folder_that_is_removed_meanwhile_is_no_fault_of_ratc(monkeypatch, capsys, error):
-    def fail(args):
+    def fail(request):
         raise error
 
     assert "tune" in COMMANDS
-    monkeypatch.setattr("ratc.cli.validate.run", fail)
+    monkeypatch.setattr("ratc.workflow.inputs.load", fail)
     assert main(["validate", "spec.yaml"]) == 1
     said = capsys.readouterr().err
     assert "error[R451]" in said

@@ -1,6 +1,5 @@
 """`ratc explain`: the chain of every value, of specs and of what was compiled."""
 
-import argparse
 import json
 import re
 import shlex
@@ -10,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ratc import compiler, explain, facts
-from ratc.cli import main
+from ratc.cli import compile as compile_command
+from ratc.cli import main, options
 from ratc.compiler import File, Inputs
 from ratc.render import plan as render
-from ratc.workflow import inputs, options
+from ratc.workflow import inputs
 from tests.test_cases import CASES
 from tests.test_properties import SPECS
 
@@ -155,14 +155,15 @@ def test_what_was_not_compiled_is_named(tmp_path, capsys, monkeypatch):
     assert (status, "error[R422]" in err) == (1, True)
 
 
+def requested(*words: str):
+    return options.request(compile_command.command.make_context("compile", list(words)).params)
+
+
 @pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/expected")))
 def test_every_value_of_every_golden_plan_ends_in_a_line_or_a_default(case, monkeypatch):
-    parser = argparse.ArgumentParser()
-    options.add_spec_arguments(parser)
     monkeypatch.chdir(CASES / case)
     words = Path("args.txt").read_text() if Path("args.txt").exists() else ""
-    args = parser.parse_args(["spec.yaml", *shlex.split(words)])
-    request = options.request(args)
+    request = requested("spec.yaml", *shlex.split(words))
     plan = inputs.decided(request, inputs.load(request).settings, predict=False)[0]
     for path in plan.values:
         link = explain.tree(plan, path)

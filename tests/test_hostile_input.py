@@ -41,10 +41,7 @@ def ratc(capsys):
     """Runs a command in this process; returns status, stdout and stderr. No bad input may look like a bug of ratc."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            status = main(arguments)
-        except SystemExit as left:
-            status = int(left.code or 0)
+        status = main(arguments)
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         assert "internal error" not in err

@@ -138,11 +138,13 @@ def test_the_job_number_is_all_that_is_printed_and_the_script_goes_as_it_is(slur
     assert (entry["job"], entry["scheduler"], entry["cluster"]) == ("5", "slurm", "fake")
 
 
-def test_dry_run_writes_the_files_and_submits_nothing(slurm: Place) -> None:
-    assert slurm.submit("--dry-run")[:2] == (0, "")
-    assert (slurm.artifacts / "job.sbatch").exists()
+def test_dry_run_shows_what_there_would_be_and_does_nothing(slurm: Place) -> None:
+    status, out, err = slurm.submit("--dry-run")
+    assert (status, out) == (0, "")
+    assert "would write: " in err
+    assert "would submit: compiled/demo/slurm/job.sbatch\n" in err
     assert not slurm.calls()
-    assert not (slurm.artifacts / ".submitted").exists()
+    assert not slurm.artifacts.exists()
 
 
 def test_the_record_disturbs_neither_git_nor_the_check_of_the_files(slurm: Place) -> None:
@@ -168,8 +170,9 @@ def test_without_a_scheduler_nothing_is_written(tmp_path: Path) -> None:
     place.refused("R410", "--dry-run")
     assert not (place.folder / "compiled").exists()
     for target, script in (("slurm", "job.sbatch"), ("lsf", "job.lsf"), ("local", "run.sh")):
-        assert place.submit("--dry-run", "--target", target)[:2] == (0, "")
-        assert (place.folder / "compiled/demo" / target / script).exists()
+        status, out, err = place.submit("--dry-run", "--target", target)
+        assert (status, out) == (0, "")
+        assert f"would write: compiled/demo/{target}/{script}\n" in err
     assert "did you mean `slurm`" in place.refused("R401", "--target", "slurn")
 
 

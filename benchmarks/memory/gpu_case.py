@@ -76,10 +76,9 @@ class Step:
         request = read({**case["request"], "batch_sizes": [micro_batch]})
         # A request is traced uncompiled, whatever it says; the engine compiles the model as its lock says.
         compiled = bool(case["request"]["training"].get("compile", False))
-        lock = dataclasses.replace(
-            request.lock,
-            hardware=dataclasses.replace(request.lock.hardware, device=self.device.type),
-            training=dataclasses.replace(request.lock.training, compile=compiled),
+        lock = request.lock.replace(
+            hardware=request.lock.hardware.replace(device=self.device.type),
+            training=request.lock.training.replace(compile=compiled),
         )
         request = dataclasses.replace(request, lock=lock)
         self.request = request
@@ -162,11 +161,10 @@ def _deepspeed(lock: Any, model: Any, case: dict[str, Any]) -> Any:
             **({"stage3_prefetch_bucket_size": bucket} if case["zero_stage"] == 3 else {}),
         },
     }
-    lock = dataclasses.replace(
-        lock,
+    lock = lock.replace(
         artifacts={},
-        engine=dataclasses.replace(lock.engine, use_accelerate=True, deepspeed=True, zero_stage=case["zero_stage"]),
-        parallel=dataclasses.replace(lock.parallel, backend="nccl" if lock.hardware.device == "cuda" else "gloo"),
+        engine=lock.engine.replace(use_accelerate=True, deepspeed=True, zero_stage=case["zero_stage"]),
+        parallel=lock.parallel.replace(backend="nccl" if lock.hardware.device == "cuda" else "gloo"),
     )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "deepspeed.json").write_text(json.dumps(content))

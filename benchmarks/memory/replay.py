@@ -1,5 +1,5 @@
 """Predictions held against the committed measurements: `python benchmarks/memory/replay.py` prints the tables of
-docs/concepts/memory.md.
+docs/develop/memory-measurements.md.
 
 Every folder of benchmarks/memory/data/ is one card and one day; `gpu.py` makes them. Each case is traced here, on the
 CPU, and replayed by ratc's model of the allocator for the card that was measured.
@@ -99,15 +99,15 @@ def searches_of(data: dict[str, Any]) -> Iterator[Search]:
 
 
 #: The page that holds the tables, and the lines between which they stand.
-PAGE = gpu.ROOT / "docs" / "concepts" / "memory.md"
+PAGE = gpu.ROOT / "docs" / "develop" / "memory-measurements.md"
 BEGIN, END = "<!-- benchmarks/memory/replay.py writes from here -->", "<!-- to here -->"
 
 
 def tables(folder: Path, data: dict[str, Any], pairs: list[Pair], searches: list[Search]) -> str:
-    """Return what docs/concepts/memory.md says of a folder of measurements."""
+    """Return what docs/develop/memory-measurements.md says of a folder of measurements."""
     versions = data["versions"]
     card = f"{data['card']['name']}, torch {versions['torch']}, cuDNN {versions.get('cudnn')}, {data['date']}"
-    details = f"<details><summary>Every case</summary>\n\n{summary(pairs, searches)}\n\n</details>"
+    details = f"<details markdown='1'><summary>Every case</summary>\n\n{summary(pairs, searches)}\n\n</details>"
     return f"### {card}\n\n{overview(pairs, searches)}\n\n{details}\n"
 
 
@@ -124,7 +124,7 @@ def main() -> int:
     """Exit status 1 if a prediction breaks a limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name holds this")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/concepts/memory.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/develop/memory-measurements.md")
     args = parser.parse_args()
     status = 0
     text = []

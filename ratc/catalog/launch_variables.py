@@ -56,7 +56,7 @@ def without(environment: Mapping[str, str]) -> dict[str, str]:
 def reason(name: str) -> str | None:
     """Why no spec may set the variable, as the rest of a sentence; None if it may."""
     if name.startswith((*PREFIXES, *MPI_PREFIXES)) or name in (*NAMES, *MPI_NAMES):
-        return "lies over what was compiled, for launchers and their libraries read it"
+        return "overrides the compiled values: launchers and their libraries read it"
     if name in FOLDERS:
         return f"lies over `{FOLDERS[name]}`"
     return None

@@ -5,18 +5,18 @@ Exit status: 0 clean, 1 findings or differences, 2 misuse or an internal error, 
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any
+
+import click
 
 from ratc import __version__
+from ratc.cli.command import RUNNING
 from ratc.console import say
-from ratc.markup import lines
-from ratc.own_code.trust import begin
 
 #: By purpose, as the help shows them.
 GROUPS = {
@@ -26,6 +26,7 @@ GROUPS = {
         "sample-data": "write a small real data set to try things on",
         "data": "say what a data set holds, and what in it cannot be used: `data check`",
         "schema": "print the JSON Schema of a spec",
+        "completion": "print what makes a shell complete the command line",
     },
     "Compile": {
         "validate": "check a spec and say what is wrong",
@@ -61,10 +62,58 @@ _EXAMPLES = {
     "ratc explain config.yaml training.precision": "say why a value is what it is",
 }
 
-#: Commands of two words, and their modules.
-_SECOND = {("tune", "lr"): "tune_lr"}
+#: Commands of two words, and their modules, whose first word is a command of its own: `ratc tune SPEC`.
+_TWO_WORDS = {"tune lr": "tune_lr"}
 #: Commands whose name no module can have.
 _MODULES = {"import": "import_"}
+#: Shells ask for completions with this variable; click reads it.
+COMPLETE = "_RATC_COMPLETE"
+
+
+class Commands(click.Group):
+    """All commands; the module of one is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, of one word each."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one or two words; None if there is none."""
+        module = _TWO_WORDS.get(name) or (_MODULES.get(name, name.replace("-", "_")) if name in COMMANDS else None)
+        return import_module(f"ratc.cli.{module}").command if module else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the words begin with, and the words after it. Raises click.UsageError."""
+        count = 2 if " ".join(args[:2]) in _TWO_WORDS else 1
+        name = " ".join(args[:count])
+        found = self.get_command(ctx, name)
+        if found is None and not ctx.resilient_parsing:
+            raise _misuse(f"there is no command `{name}`", name, COMMANDS, ctx)
+        return name, found, args[count:]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by purpose, and examples."""
+        formatter.write(_overview())
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        print(f"ratc {__version__}")
+        ctx.exit()
+
+
+COMMAND_LINE = Commands(
+    "ratc",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+    params=[
+        click.Option(
+            ["-V", "--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="the version"
+        )
+    ],
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,37 +121,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None where the shell has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help", "help"):
-        print(_overview(), end="")
-        return 0 if arguments else 2
-    if name in ("-V", "--version"):
-        print(f"ratc {__version__}")
-        return 0
-    if name not in COMMANDS:
-        from ratc.diagnostics import did_you_mean
+    if COMPLETE in os.environ:
+        # Imported here: only a shell asks.
+        from click.shell_completion import shell_complete
 
-        hint = "".join(f"\nhelp: {text}" for text in did_you_mean(name, COMMANDS))
-        say(f"ratc: there is no command `{name}`{hint or '; see `ratc --help`'}")
+        return shell_complete(COMMAND_LINE, {}, "ratc", COMPLETE, os.environ[COMPLETE])
+    if not arguments:
+        print(_overview(), end="")
         return 2
-    module = _MODULES.get(name, name.replace("-", "_"))
-    second = _SECOND.get((name, arguments[1])) if len(arguments) > 1 else None
-    if second is not None:
-        name, module = " ".join(arguments[:2]), second
-    command = import_module(f"ratc.cli.{module}")
-    parser = _Parser(
-        prog=f"ratc {name}",
-        description=command.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.add_arguments(parser)
-    args = parser.parse_intermixed_args(_without_config(arguments[len(name.split()) :]))
-    begin(bool(getattr(args, "trust", False)), bool(getattr(command, "ASKS_FOR_TRUST", False)))
+    running: dict[str, str] = {}
     try:
-        status: int = command.run(args)
+        with COMMAND_LINE.make_context("ratc", ["--help"] if arguments[0] == "help" else arguments) as context:
+            running = context.meta
+            status = int(COMMAND_LINE.invoke(context))
         sys.stdout.flush()
         return status
+    except click.exceptions.Exit as done:
+        sys.stdout.flush()
+        return done.exit_code
+    except click.UsageError as error:
+        return _misused(error)
     except KeyboardInterrupt:
         print("ratc: interrupted", file=sys.stderr)
         return 130
@@ -117,17 +155,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RATC_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename is not None:
-            return _unusable(error, f"ratc {name}")
+            return _unusable(error, running.get(RUNNING, "ratc"))
         say(f"ratc: internal error: {type(error).__name__}: {error}")
         print("ratc: this is a fault of ratc; RATC_TRACEBACK=1 shows where", file=sys.stderr)
         return 2
 
 
-def _without_config(words: Sequence[str]) -> list[str]:
-    """``--config FILE``, as the original framework names the spec, is the spec itself."""
-    before = list(words[: words.index("--")]) if "--" in words else list(words)
-    own = [word.removeprefix("--config=") for word in before if word != "--config"]
-    return [*own, *words[len(before) :]]
+class _Misuse(click.UsageError):
+    """With what was perhaps meant."""
+
+    def __init__(self, message: str, helps: tuple[str, ...], ctx: click.Context) -> None:
+        super().__init__(message, ctx)
+        self.helps = helps
+
+
+def _misused(error: click.UsageError) -> int:
+    """Say what is wrong with the command line: what it holds commands no terminal."""
+    command = error.ctx.command_path if error.ctx else "ratc"
+    if isinstance(error, click.NoSuchOption) and error.ctx:
+        known = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+        error = _misuse(f"there is no option `{error.option_name}`", error.option_name, known, error.ctx)
+    # click's sentences as ours: lower case, in backticks, without a final period, on one line.
+    text = " ".join(error.format_message().split()).removesuffix(".")
+    text = re.sub(r"(?<!\w)'([^'`]*)'", r"`\1`", text)
+    helps = error.helps if isinstance(error, _Misuse) else ()
+    say(f"{command}: {text[:1].lower()}{text[1:]}{'' if helps else f'; see `{command} --help`'}")
+    for line in helps:
+        say(f"help: {line}")
+    return 2
+
+
+def _misuse(message: str, name: str, known: Iterable[str], ctx: click.Context) -> _Misuse:
+    from ratc.diagnostics import did_you_mean
+
+    return _Misuse(message, did_you_mean(name, known), ctx)
 
 
 def _unusable(error: OSError, command: str) -> int:
@@ -139,13 +200,6 @@ def _unusable(error: OSError, command: str) -> int:
     helps = ("see that it is there and yours, and run the command again",)
     findings.show((Diagnostic("R451", message, helps=helps),), command)
     return 1
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line without obeying it."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(lines(message), file)
 
 
 def _overview() -> str:

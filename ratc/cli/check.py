@@ -6,38 +6,38 @@ A spec that was never compiled is no finding. RAT_* variables are left out: a lo
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import replace
 
 from ratc import consumers
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
 from ratc.compiled import find
 from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.sweep import once
 from ratc.targets.artifact import Artifact
-from ratc.workflow import findings, options
+from ratc.workflow import findings
 from ratc.workflow.check import checked
 from ratc.workflow.inputs import Known
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc check``."""
-    parser.add_argument(
-        "paths", nargs="*", default=["."], metavar="PATH", help="folders to look in (default: this one)"
-    )
-    options.add_format_argument(parser)
-    options.add_trust_argument(parser)
-    options.add_verify_argument(parser)
-    parser.add_argument("--strict", action="store_true", help="warnings are errors, too")
-    parser.add_argument(
-        "--this-machine", action="store_true", help="where a spec leaves hardware open, take that of this machine"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument("paths", "PATH", "folders to look in (default: this one)", type=PATH, nargs=-1),
+        options.form(),
+        options.trust(),
+        options.verify(),
+        options.flag("--strict", "warnings are errors, too"),
+        options.flag("--this-machine", "if a spec leaves hardware open, take that of this machine"),
+    ],
+    {"ratc check": "every compiled folder below this one", "ratc check specs --format github": "in a pull request"},
+)
+def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_machine: bool) -> int:
     """Exit status 1 where a folder differs, 2 where a path is not there."""
-    missing = [path for path in args.paths if not os.path.exists(path)]
+    paths = paths or (".",)
+    missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         say(f"ratc check: there is no `{missing[0]}`")
         return 2
@@ -45,15 +45,15 @@ def run(args: argparse.Namespace) -> int:
     folders = differ = 0
     known: Known = {}
     made: list[tuple[str, Artifact, int]] = []
-    for folder in find.compiled(args.paths):
-        said = checked(folder, args.this_machine, known, made)
-        if args.strict:
+    for folder in find.compiled(paths):
+        said = checked(folder, this_machine, known, made)
+        if strict:
             said = [replace(item, severity=Severity.ERROR) for item in said]
         found += said
         folders, differ = folders + 1, differ + has_errors(said)
-    if args.verify:
+    if verify:
         found += consumers.verify(made)
-    failed = findings.show(once(found), "ratc check", args.format)
+    failed = findings.show(once(found), "ratc check", form)
     many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
     say(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}")
     return 1 if failed else 0

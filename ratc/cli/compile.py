@@ -5,29 +5,42 @@ They go into compiled/<experiment_name>/<target>/ beside the spec; -o puts them 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
+from ratc.cli import options
+from ratc.cli.command import declare
 from ratc.console import say
-from ratc.workflow import options
 from ratc.workflow.compile import compile_spec
 from ratc.workflow.findings import Telling
-
-ASKS_FOR_TRUST = True
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc compile``."""
-    options.add_compile_arguments(parser)
+from ratc.workflow.request import CompileRequest
 
 
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec(),
+        options.target(),
+        options.form(),
+        options.no_predict(),
+        options.folder(),
+        options.flag("--check", "write nothing; exit status 1 if the files there are not what the spec gives"),
+        options.verify(),
+        options.dry_run("say which files would be written, and write nothing"),
+    ],
+    {
+        "ratc compile config.yaml": "for this machine",
+        "ratc compile config.yaml --target slurm --cluster ours": "for a cluster, as a job to review and submit",
+        "ratc compile config.yaml --set training.weight_decay=0.1 --epochs 50": "with other values",
+        "ratc compile config.yaml --check": "whether what was committed is still what the spec gives",
+    },
+    may_trust=True,
+    request=options.request,
+)
+def command(request: CompileRequest, form: str, check: bool, verify: bool, dry_run: bool) -> int:
     """Exit status 1 on errors, and on differences with ``--check``."""
-    with Telling("ratc compile", args.format) as telling:
-        status, folder = compile_spec(
-            options.request(args, output=args.output), args.check, telling, verify=args.verify
-        )
-    if status == 0 and not args.check and args.format == "text":
+    with Telling("ratc compile", form) as telling:
+        status, folder = compile_spec(request, check, telling, verify=verify, dry_run=dry_run)
+    if status == 0 and not (check or dry_run) and form == "text":
         say(os.path.relpath(folder), sys.stdout)
     return status

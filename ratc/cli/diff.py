@@ -7,81 +7,106 @@ Either side may be of a git revision: `ratc diff HEAD~1:specs/a.yaml specs/a.yam
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
+import click
+
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
 from ratc.comparison.compare import compare, without
-from ratc.comparison.model import Effect
 from ratc.compiled import git_revisions
 from ratc.diagnostics import Diagnostic, has_errors
-from ratc.workflow import diff_inputs, findings, options
+from ratc.spec.keys import Effect
+from ratc.workflow import diff_inputs, findings
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked
 
-#: Forms of the comparison itself; in the others of `options.FORMS` each change is a finding.
+#: Forms of the comparison itself; in the others of `findings.FORMS` each change is a finding.
 FORMATS = ("text", "json", "markdown")
-_DRIVER = "--git-driver"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc diff``."""
-    parser.add_argument(
-        "sides", nargs="*", metavar="SIDE", help="a spec, a compiled folder, a lock, or REV:path of one"
-    )
-    for name, what in (("target", "local, slurm or lsf"), ("facts", "hardware facts, instead of this machine's")):
-        metavar = "T" if name == "target" else "FILE"
-        parser.add_argument(f"--{name}", metavar=metavar, help=f"{what}, for both sides")
-        parser.add_argument(f"--old-{name}", metavar=metavar, help="for the first side alone")
-        parser.add_argument(f"--new-{name}", metavar=metavar, help="for the second side alone")
-    parser.add_argument(
-        "--format",
-        choices=options.FORMS,
-        default="text",
-        help="text (default), json, markdown; or github or sarif, which show each change beside its line",
-    )
-    parser.add_argument(
-        "--ignore",
-        action="append",
-        default=[],
-        choices=[Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"],
-        help="leave out changes that do no more than this; may be given twice",
-    )
-    options.add_trust_argument(parser)
-    parser.add_argument(_DRIVER, action="store_true", help="take the arguments that git gives to a diff driver")
+def _of_a_side(name: str, metavar: str, what: str, **given: Any) -> list[click.Parameter]:
+    texts = {name: f"{what}, for both sides", f"old-{name}": "for the first side alone"}
+    texts[f"new-{name}"] = "for the second side alone"
+    return [click.Option([f"--{word}"], metavar=metavar, help=text, **given) for word, text in texts.items()]
 
 
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument(
+            "sides",
+            "SIDE",
+            "a spec, a compiled folder, a lock, or REV:path of one",
+            type=PATH,
+            nargs=-1,
+            required=False,
+        ),
+        *_of_a_side("target", "T", "local, slurm or lsf"),
+        *_of_a_side("facts", "FILE", "hardware facts, instead of this machine's", type=PATH),
+        options.form("text (default), json, markdown; or github or sarif, which show each change beside its line"),
+        click.Option(
+            ["--ignore"],
+            multiple=True,
+            type=click.Choice([Effect.PLACEMENT.value, Effect.COSMETIC.value, "cosmetics"]),
+            help="leave out changes that do no more than this; may be given twice",
+        ),
+        options.trust(),
+        options.flag("--git-driver", "take the arguments that git gives to a diff driver"),
+    ],
+    {
+        "ratc diff config.yaml": "what was changed since the last commit",
+        "ratc diff a.yaml b.yaml --ignore cosmetics": "two specs, without what changes nothing",
+        "ratc diff main:config.yaml config.yaml --format markdown": "for a pull request",
+    },
+)
+def command(
+    sides: tuple[str, ...],
+    target: str | None,
+    old_target: str | None,
+    new_target: str | None,
+    facts: str | None,
+    old_facts: str | None,
+    new_facts: str | None,
+    form: str,
+    ignore: tuple[str, ...],
+    git_driver: bool,
+) -> int:
     """Exit status 0 same, 1 different, 2 trouble; as git's driver always 0."""
-    if args.git_driver:
+    if git_driver:
         from ratc.cli import diff_driver
 
-        return diff_driver.run(args)
-    if not 1 <= len(args.sides) <= 2:
+        return diff_driver.run(
+            sides, (old_target or target, old_facts or facts), (new_target or target, new_facts or facts)
+        )
+    if not 1 <= len(sides) <= 2:
         print("ratc diff: name one side, which is held against HEAD, or two; see `ratc diff --help`", file=sys.stderr)
         return 2
-    names = args.sides if len(args.sides) == 2 else _against_head(args.sides[0])
+    names = sides if len(sides) == 2 else _against_head(sides[0])
     if len([name for name in names if (parts := git_revisions.split(name)) and not parts[1]]) == 2:
         print("ratc diff: name the file on one side at least, as in `ratc diff main: spec.yaml`", file=sys.stderr)
         return 2
-    old = Asked(names[0], args.old_target or args.target, args.old_facts or args.facts)
-    new = Asked(names[1], args.new_target or args.target, args.new_facts or args.facts)
+    old = Asked(names[0], old_target or target, old_facts or facts)
+    new = Asked(names[1], new_target or target, new_facts or facts)
     with ExitStack() as stack:
         both, found = diff_inputs.pair(old, new, stack)
         if both is None:
-            findings.show(_once(found), "ratc diff", args.format)
+            findings.show(_once(found), "ratc diff", form)
             return 2
-        comparison = without(compare(*both), _ignored(args))
-        if args.format in FORMATS:
-            sys.stdout.write(rendered(comparison, args.format))
+        comparison = without(compare(*both), _ignored(ignore))
+        if form in FORMATS:
+            sys.stdout.write(rendered(comparison, form))
         else:
             # Imported here: one form is asked for.
             from ratc.render.changes.findings import findings as one_each
 
-            findings.show(one_each(comparison), "ratc diff", args.format)
+            findings.show(one_each(comparison), "ratc diff", form)
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
-            for remark in comparison.remarks if args.format == "text" else ():
+            for remark in comparison.remarks if form == "text" else ():
                 print(f"note: {remark}", file=sys.stderr)
     return 0 if comparison.is_empty else 1
 
@@ -92,8 +117,8 @@ def _against_head(side: str) -> list[str]:
     return [side, parts[1]] if parts else ["HEAD:", side]
 
 
-def _ignored(args: argparse.Namespace) -> list[Effect]:
-    return [Effect(name.removesuffix("s") if name == "cosmetics" else name) for name in args.ignore]
+def _ignored(names: Sequence[str]) -> list[Effect]:
+    return [Effect(name.removesuffix("s") if name == "cosmetics" else name) for name in names]
 
 
 def _once(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:

@@ -5,11 +5,12 @@ git ends its own run where a driver fails, so whatever happens, the exit status 
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TypeAlias
 
 from ratc.comparison.compare import compare
 from ratc.console import say
@@ -17,10 +18,12 @@ from ratc.workflow import diff_inputs
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked
 
+#: A target and a file of hardware facts, or None for what is usual.
+Side: TypeAlias = tuple[str | None, str | None]
 
-def run(args: argparse.Namespace) -> int:
+
+def run(words: Sequence[str], old_side: Side, new_side: Side) -> int:
     """Exit status 0; 2 where these are not git's arguments."""
-    words = args.sides
     if len(words) == 1:
         say(f"ratc diff: {words[0]} is not merged", sys.stdout)
         return 0
@@ -29,15 +32,15 @@ def run(args: argparse.Namespace) -> int:
         return 2
     path, old, new = words[0], _read(words[1]), _read(words[4])
     say(f"diff --ratc a/{path} b/{words[7] if len(words) == 9 else path}", sys.stdout)
-    sys.stdout.write(_told(path, words[7] if len(words) == 9 else path, old, new, args))
+    sys.stdout.write(_told(path, words[7] if len(words) == 9 else path, old, new, old_side, new_side))
     return 0
 
 
-def _told(path: str, later: str, old: bytes | None, new: bytes | None, args: argparse.Namespace) -> str:
+def _told(path: str, later: str, old: bytes | None, new: bytes | None, old_side: Side, new_side: Side) -> str:
     """By the meaning where both versions have one; by lines otherwise."""
     if old is not None and new is not None:
-        before = Asked(path, args.old_target or args.target, args.old_facts or args.facts, old)
-        after = Asked(later, args.new_target or args.target, args.new_facts or args.facts, new)
+        before = Asked(path, *old_side, old)
+        after = Asked(later, *new_side, new)
         with ExitStack() as stack:
             both, _ = diff_inputs.pair(before, after, stack)
         if both is not None:

@@ -7,16 +7,20 @@ section, or the last part of a path.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ratc import compiler, layers, resources
+import click
+
+from ratc import compiler
+from ratc.cli import options
+from ratc.cli.command import Argument, FilePath, declare, words
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
 from ratc.console import say
@@ -25,7 +29,7 @@ from ratc.fitting import open_batch
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
 from ratc.secrets.redact import redact
-from ratc.workflow import findings, inputs, options, recorded
+from ratc.workflow import codes, findings, inputs, recorded
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
@@ -33,77 +37,95 @@ if TYPE_CHECKING:
     from ratc.memory.decision import Decision
     from ratc.sweep import Point
 
-#: Codes that are named where one is not known.
-_NEAR = 3
+
+class _CodeOrPath(FilePath):
+    """A code, or the name of a file or folder."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """The codes that begin so, or what the shell finds."""
+        known = [code for code in ("codes", *codes.names()) if incomplete and code.startswith(incomplete)]
+        return words(known, incomplete) or super().shell_complete(ctx, param, incomplete)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc explain``."""
-    options.add_spec_arguments(parser)
-    parser.add_argument("path", nargs="?", metavar="PATH", help="a value's path, its last part, or a section")
-    parser.add_argument("--all", action="store_true", help="the whole plan as a table")
-    parser.add_argument("--point", metavar="NAME", help="of this point of a sweep, instead of the first")
-    parser.add_argument(
-        "--format",
-        choices=options.FORMS,
-        default="text",
-        help="text (default), json, markdown; or github or sarif, for what is found on the way alone",
-    )
-    parser._positionals._actions[1].metavar = "CODE|SPEC|FOLDER"
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What to tell of, and how: ``path`` is that of a value or a section, ``point`` one of a sweep's."""
+
+    path: str | None
+    whole: bool
+    point: str | None
+    form: str
 
 
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec("CODE|SPEC|FOLDER", "a code such as R304, `codes`, a spec, or a compiled folder", _CodeOrPath()),
+        Argument("path", "PATH", "a value's path, its last part, or a section", required=False),
+        options.target(),
+        options.flag("--all", "the whole plan as a table", "whole"),
+        click.Option(["--point"], metavar="NAME", help="of this point of a sweep, instead of the first"),
+        options.form("text (default), json, markdown; or github or sarif, for what is found on the way alone"),
+    ],
+    {
+        "ratc explain R304": "what a code means, and what to do",
+        "ratc explain config.yaml training.precision": "why a value is what it is",
+        "ratc explain compiled/demo/slurm --all": "all that was compiled",
+    },
+    request=options.request,
+)
+def command(request: CompileRequest, path: str | None, whole: bool, point: str | None, form: str) -> int:
     """Exit status 1 when the code or the path is not known, or the spec does not compile; 2 for options that do not go
     together.
     """
-    if not os.path.exists(args.spec):
-        if args.spec == "codes":
-            print("".join(f"{code}  {title}\n" for code, title in _titles().items()), end="")
+    asked, spec = _Asked(path, whole, point, form), request.spec
+    if not os.path.exists(spec):
+        if spec == "codes":
+            print("".join(f"{code}  {title}\n" for code, title in codes.titles().items()), end="")
             return 0
-        if re.fullmatch(r"[Rr][0-9]{1,4}", args.spec):
-            return _code(args.spec.upper(), args.format)
-    if os.path.isdir(args.spec) or read_lock.is_compiled(args.spec):
-        return _of_compiled(args)
-    refused = inputs.known_target(args.target)
+        if re.fullmatch(r"[Rr][0-9]{1,4}", spec):
+            return _code(spec.upper(), form)
+    if os.path.isdir(spec) or read_lock.is_compiled(spec):
+        return _of_compiled(asked, request)
+    refused = inputs.known_target(request.target)
     if refused:
-        return _refused(args, refused)
-    request = options.request(args)
-    return _explained(args, request, inputs.load(request), None)
+        return _refused(asked, refused)
+    return _explained(asked, request, inputs.load(request), None)
 
 
-def _of_compiled(args: argparse.Namespace) -> int:
-    read, found = read_lock.read(args.spec)
+def _of_compiled(asked: _Asked, given: CompileRequest) -> int:
+    read, found = read_lock.read(given.spec)
     if read is None:
-        return _refused(args, found)
-    laid = [f"--{name}" for name in layers.SHORT_NAMES if getattr(args, f"short_{name}") is not None]
-    laid += ["--set"] * bool(args.assignments) + ["--facts"] * bool(args.facts)
-    laid += ["--target"] * (args.target not in ("local", read.target))
+        return _refused(asked, found)
+    laid = [f"--{name}" for name in given.short]
+    laid += ["--set"] * bool(given.sets) + ["--facts"] * bool(given.facts)
+    laid += ["--target"] * (given.target not in ("local", read.target))
     if laid:
         words = f"`{laid[0]}` goes with a spec: what was compiled has a command of its own, in the head of its lock"
         say(f"ratc explain: {words}")
         return 2
     try:
-        asked = recorded.request(read.words, read.shared_folder)
+        request = recorded.request(read.words, read.shared_folder)
     except recorded.Refused as reason:
-        return _by_lock(args, read, str(reason))
-    for path in (asked.spec, asked.facts):
+        return _by_lock(asked, read, str(reason))
+    for path in (request.spec, request.facts):
         if path and not os.path.exists(path):
-            return _by_lock(args, read, f"`{path}`, which it was compiled from, is gone")
-    loaded = inputs.load(asked)
+            return _by_lock(asked, read, f"`{path}`, which it was compiled from, is gone")
+    loaded = inputs.load(request)
     if loaded.settings is None:
-        return _by_lock(args, read, f"`{asked.spec}` has errors now; `ratc validate` says which")
-    return _explained(args, asked, loaded, read)
+        return _by_lock(asked, read, f"`{request.spec}` has errors now; `ratc validate` says which")
+    return _explained(asked, request, loaded, read)
 
 
-def _explained(args: argparse.Namespace, asked: CompileRequest, loaded: Loaded, read: Compiled | None) -> int:
+def _explained(asked: _Asked, request: CompileRequest, loaded: Loaded, read: Compiled | None) -> int:
     from ratc import explain
 
     remarks: list[str] = []
     points, found = compiler.points(loaded.document) if loaded.document and loaded.settings else ((), ())
     if loaded.settings is None or loaded.document is None or has_errors(found):
-        return _refused(args, (*loaded.diagnostics, *found))
+        return _refused(asked, (*loaded.diagnostics, *found))
     settings: Values | None = loaded.settings
-    named = args.point or (read.point if read else "")
+    named = asked.point or (read.point if read else "")
     if points or named:
         point = next((point for point in points if point.name == named), None) if named else points[0]
         if point is None:
@@ -111,22 +133,22 @@ def _explained(args: argparse.Namespace, asked: CompileRequest, loaded: Loaded, 
         remarks.append(f"of the sweep's {len(points)} points this is {point.name}: {point.text}")
         settings, found = compiler.check_point(loaded.document, point)
     if settings is None:
-        return _refused(args, found)
-    gathered, found = inputs.gather(asked, settings)
+        return _refused(asked, found)
+    gathered, found = inputs.gather(request, settings)
     if gathered is None:
-        return _refused(args, found)
-    plan, said, decision = inputs.decide(asked, settings, gathered, predicts=False)
+        return _refused(asked, found)
+    plan, said, decision = inputs.decide(request, settings, gathered, predicts=False)
     if plan is None:
-        return _refused(args, said)
-    paths = list(plan.values) if args.path is None else explain.find(plan, args.path)
+        return _refused(asked, said)
+    paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
     if not paths:
-        return _unknown(args, explain.known_paths(plan))
+        return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
     warnings: list[Diagnostic] = []
     # Tracing takes seconds: only for a value that rests on what it decides.
     if predict := open_batch.is_open(plan) and explain.decided_by_memory(plan, paths):
-        plan, more, decision = inputs.decide(asked, settings, gathered)
+        plan, more, decision = inputs.decide(request, settings, gathered)
         if plan is None:
-            return _refused(args, more)
+            return _refused(asked, more)
         warnings = [item for item in more if item not in said] if decision is None else []
     if points and not named:
         from ratc.workflow import varying
@@ -135,10 +157,10 @@ def _explained(args: argparse.Namespace, asked: CompileRequest, loaded: Loaded, 
     # What no prediction here can decide says nothing of the inputs.
     if read is not None and not (predict and decision is None):
         remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
-    _tell(args, plan, paths, remarks, warnings)
+    _tell(asked, plan, paths, remarks, warnings)
     # The lock keeps no prediction of a micro-batch that the spec gives, but it is told here.
     of_memory = paths == ["training.micro_batch_size"] or (len(paths) == 1 and paths[0].startswith("memory."))
-    if of_memory and args.format == "text":
+    if of_memory and asked.form == "text":
         print("\n" + "\n".join(map(visible, _account(plan, decision, loaded.folder))))
     return 0
 
@@ -168,7 +190,7 @@ def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str
 
 
 def _tell(
-    args: argparse.Namespace,
+    asked: _Asked,
     plan: Plan,
     paths: Sequence[str],
     remarks: Sequence[str],
@@ -178,20 +200,20 @@ def _tell(
     from ratc.render import plan as render
     from ratc.render.findings import json as findings_json
 
-    if args.format == "json":
+    if asked.form == "json":
         links = [link for path in paths if (link := explain.tree(plan, path))]
         told = json.loads(findings_json.document(warnings, "ratc explain"))["findings"]
         sys.stdout.write(render.document(links, remarks, told))
         return
-    if args.format == "markdown":
+    if asked.form == "markdown":
         sys.stdout.write(render.markdown(plan, paths, remarks))
-    if warnings or args.format != "markdown":
-        findings.show(warnings, "ratc explain", args.format, taken=args.format == "markdown")
-    if args.format != "text":
+    if warnings or asked.form != "markdown":
+        findings.show(warnings, "ratc explain", asked.form, taken=asked.form == "markdown")
+    if asked.form != "text":
         return
     for remark in remarks:
         say(f"note: {redact(remark)}")
-    if args.all or (args.path is not None and len(paths) > 1):
+    if asked.whole or (asked.path is not None and len(paths) > 1):
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         sys.stdout.write(render.table(plan, paths, width))
         return
@@ -201,15 +223,15 @@ def _tell(
         sys.stdout.write(render.chain(link))
 
 
-def _by_lock(args: argparse.Namespace, read: Compiled, why: str) -> int:
+def _by_lock(asked: _Asked, read: Compiled, why: str) -> int:
     """What the lock alone can say."""
     from ratc import explain
 
     plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))
-    paths = list(plan.values) if args.path is None else explain.find(plan, args.path)
+    paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
     if not paths:
-        return _unknown(args, list(plan.values))
-    _tell(args, plan, paths, [f"only `{read.path}` itself can be told of: {why}"])
+        return _unknown(asked.path or "", asked.form, list(plan.values))
+    _tell(asked, plan, paths, [f"only `{read.path}` itself can be told of: {why}"])
     return 0
 
 
@@ -217,16 +239,16 @@ def _kept(value: Value) -> Value:
     return Value(value.value, "derived" if value.reason else "spec", value.reason, span=value.span)
 
 
-def _refused(args: argparse.Namespace, found: Sequence[Diagnostic]) -> int:
-    findings.show((item for item in found if item.severity is Severity.ERROR), "ratc explain", args.format)
+def _refused(asked: _Asked, found: Sequence[Diagnostic]) -> int:
+    findings.show((item for item in found if item.severity is Severity.ERROR), "ratc explain", asked.form)
     return 1
 
 
-def _unknown(args: argparse.Namespace, known: list[str]) -> int:
+def _unknown(path: str, form: str, known: list[str]) -> int:
     from ratc.render import plan as render
 
-    message, helps = f"there is no value `{visible(args.path)}`", did_you_mean(args.path, known)
-    if args.format == "json":
+    message, helps = f"there is no value `{visible(path)}`", did_you_mean(path, known)
+    if form == "json":
         sys.stdout.write(render.document((), (message, *helps)))
     say(f"ratc explain: {message}")
     for text in helps:
@@ -255,25 +277,14 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
 
 def _code(code: str, form: str) -> int:
     """A code's page: as it is, which is Markdown; or in JSON, with its title."""
-    titles = _titles()
+    titles = codes.titles()
     if code in titles:
-        page = resources.read("codes", f"{code}.md").decode()
+        page = codes.page(code)
         tree = {"version": 1, "code": code, "title": titles[code], "page": page}
         print(page if form != "json" else json.dumps(tree, indent=2, ensure_ascii=False) + "\n", end="")
         return 0
     say(f"ratc explain: there is no code {code}")
-    # Half a code begins some; a whole one stands beside others of its stage.
-    near = [other for other in titles if other.startswith(code)]
-    stage = [other for other in titles if other[1] == code[1] and len(code) == len(other)]
-    near = near or sorted(stage, key=lambda other: abs(int(other[1:]) - int(code[1:])))[:_NEAR]
-    for other in sorted(near):
+    for other in codes.near(code, list(titles)):
         say(f"help: {other}  {titles[other]}")
     print("help: `ratc explain codes` lists them all", file=sys.stderr)
     return 1
-
-
-def _titles() -> dict[str, str]:
-    """What each code means in a line: the head of its page."""
-    names = sorted(name for name in os.listdir(resources.folder("codes")) if name.endswith(".md"))
-    heads = (resources.read("codes", name).decode().split("\n", 1)[0] for name in names)
-    return {name.removesuffix(".md"): head.partition(": ")[2] for name, head in zip(names, heads, strict=True)}

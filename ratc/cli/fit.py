@@ -6,14 +6,17 @@ kept, and replayed at every card's cap. Cards default to the spec's, or to a few
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
+import click
+
 from ratc import facts
-from ratc.console import say
+from ratc.cli import options
+from ratc.cli.command import PATH, declare
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, table
 from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
@@ -27,49 +30,62 @@ from ratc.plan import Plan
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
 from ratc.units import size_text
-from ratc.workflow import inputs, options
+from ratc.workflow import inputs
 from ratc.workflow.findings import Telling
+from ratc.workflow.request import CompileRequest
 
 _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_json}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc fit``."""
-    options.add_spec_arguments(parser, target=False)
-    parser.add_argument(
-        "--card", action="append", default=[], metavar="CARD", dest="cards", help="a card of the catalogue; repeatable"
-    )
-    parser.add_argument("--all-cards", action="store_true", help="every NVIDIA card of the catalogue")
-    parser.add_argument(
-        "--in",
-        action="append",
-        default=[],
-        choices=("fp32", "bf16", "fp16"),
-        dest="precisions",
-        help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
-    )
-    parser.add_argument(
-        "--format",
-        choices=options.FORMS,
-        default="text",
-        help="of the table: text (default), markdown, json; or github or sarif, for what does not fit alone",
-    )
-    parser.add_argument("--plot", metavar="FILE", help="draw one step's memory on the first card: .png, .html or .svg")
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec(),
+        click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="a card of the catalogue; repeatable"),
+        options.flag("--all-cards", "every NVIDIA card of the catalogue"),
+        click.Option(
+            ["--in", "precisions"],
+            multiple=True,
+            type=click.Choice(["fp32", "bf16", "fp16"]),
+            help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
+        ),
+        options.form("of the table: text (default), markdown, json; or github or sarif, for what does not fit alone"),
+        click.Option(
+            ["--plot"],
+            metavar="FILE",
+            type=PATH,
+            help="draw one step's memory on the first card: .png, .html or .svg",
+        ),
+        options.dry_run("say which drawing would be written, and write nothing"),
+    ],
+    {
+        "ratc fit config.yaml": "on the card of the spec, or on a few common ones",
+        "ratc fit config.yaml --card a100-80 --card h100 --in bf16": "on two cards",
+        "ratc fit config.yaml --plot step.html": "with a drawing of one step's memory",
+    },
+    request=options.request,
+)
+def command(
+    request: CompileRequest,
+    cards: tuple[str, ...],
+    all_cards: bool,
+    precisions: tuple[str, ...],
+    form: str,
+    plot: str | None,
+    dry_run: bool,
+) -> int:
     """Exit status 1 on errors, and where nothing fits on any card."""
-    if args.plot and (problem := _cannot_draw(args.plot)):
-        say(f"ratc fit: cannot draw `{args.plot}`{problem}")
+    if plot and (problem := _cannot_draw(plot)):
+        say(f"ratc fit: cannot draw `{plot}`{problem}")
         return 2
     # A table has a form of its own; what stops it is told as text beside it.
-    with Telling("ratc fit", args.format if args.format not in _TABLES else "text") as telling:
-        return _run(args, telling)
+    with Telling("ratc fit", form if form not in _TABLES else "text") as telling:
+        return _run(request, Question(cards, all_cards, precisions), form, plot, dry_run, telling)
 
 
-def _run(args: argparse.Namespace, telling: Telling) -> int:
-    request = options.request(args, "local")
-    question = Question(tuple(args.cards), args.all_cards, tuple(args.precisions))
+def _run(
+    request: CompileRequest, question: Question, form: str, plot: str | None, dry_run: bool, telling: Telling
+) -> int:
     loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
@@ -95,22 +111,24 @@ def _run(args: argparse.Namespace, telling: Telling) -> int:
         if first is None and len(cards) == 1 and rows:
             searcher = next(iter(allowed.values()))
             details = _nothing(searcher, library, plan, cards[0], rows[0].precision)
-        details += _given(args, plan, loaded.folder, first[0].choice if first else None)
+        details += _given(question, form, plan, loaded.folder, first[0].choice if first else None)
     except NoTrace as stopped:
         telling.tell((*loaded.diagnostics, *found, *stopped.found))
         return 1
-    if args.plot and first:
-        unwritten = _write(args.plot, _drawn(first[1], args.plot))
+    if plot and first and dry_run:
+        would("write", plot)
+    elif plot and first:
+        unwritten = _write(plot, _drawn(first[1], plot))
         if unwritten:
             telling.tell((unwritten,))
             return 1
     telling.tell((*loaded.diagnostics, *found))
     fits = any(row.micro_batch for row in rows)
-    if args.format not in _TABLES:
+    if form not in _TABLES:
         telling.tell(_unfitting(rows, fits, span))
         return 0 if fits else 1
-    print(_TABLES[args.format](rows, table.note(plan)), end="")
-    if args.format == "text":
+    print(_TABLES[form](rows, table.note(plan)), end="")
+    if form == "text":
         print("".join(f"\n{visible(line)}" for line in details), end="\n" if details else "")
     return 0 if fits else 1
 
@@ -135,13 +153,13 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
     return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
 
 
-def _given(args: argparse.Namespace, plan: Plan, folder: str, told: Choice | None) -> list[str]:
+def _given(question: Question, form: str, plan: Plan, folder: str, told: Choice | None) -> list[str]:
     """The account of the micro-batch that the spec gives, on its own card; with options for other ones, that it is not
     looked at. Of the choice that was told already, only the outcome.
     """
-    if args.format != "text" or open_batch.leaves_open(plan.settings):
+    if form != "text" or open_batch.leaves_open(plan.settings):
         return []
-    if args.cards or args.all_cards or args.precisions:
+    if question.cards or question.all_cards or question.precisions:
         micro = plan.values["training.micro_batch_size"].value
         return [f"\nThe spec's own micro-batch, {micro}, is not judged here: without these options it is."]
     if not open_batch.is_given(plan):

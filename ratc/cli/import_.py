@@ -1,50 +1,63 @@
 """Read configurations of other tools and write a spec, with an account of what it could not carry over.
 
 Taken are the original framework's YAML, Accelerate's YAML, DeepSpeed's JSON and simple sbatch and bsub scripts; several
-files make one spec, and the first that says something counts. Exit status 1 where nothing was written.
+files make one spec, and the first that says something counts. Exit status 1 if nothing was written.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
+import click
+
 from ratc import compiler
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
 from ratc.compiler import File, Inputs
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
 from ratc.importers.model import Item
-from ratc.workflow import findings, options
+from ratc.workflow import findings
 from ratc.workflow.read import read
 
 _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed": deepspeed.read}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc import``."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="what to import; the first that says something counts")
-    parser.add_argument("-o", "--output", default="-", metavar="SPEC", help="the spec to write; - is standard output")
-    parser.add_argument("--from", dest="kind", metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}")
-    options.add_format_argument(parser)
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument(
+            "files", "FILE", "what to import; the first that says something counts", type=PATH, nargs=-1, required=True
+        ),
+        click.Option(
+            ["-o", "--output"], default="-", metavar="SPEC", type=PATH, help="the spec to write; - is standard output"
+        ),
+        click.Option(["--from", "kind"], metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}"),
+        options.form(),
+        options.flag("--force", "write over a file that is there"),
+        options.dry_run(),
+    ],
+    {
+        "ratc import job.sbatch ds_config.json": "see the spec that these make together",
+        "ratc import accelerate.yaml -o config.yaml": "write it",
+    },
+)
+def command(files: tuple[str, ...], output: str, kind: str | None, form: str, force: bool, dry_run: bool) -> int:
     """Exit status 1 where a file cannot be imported or the spec not be written."""
     items: list[Item] = []
-    for name in args.files:
-        read, found = _read(name, args.kind, alone=len(args.files) == 1)
+    for name in files:
+        read, found = _read(name, kind, alone=len(files) == 1)
         if read is None:
-            findings.show(found, "ratc import", args.format, args.output == "-")
+            findings.show(found, "ratc import", form, output == "-")
             return 1
         items += read
-    text, said = specification.write(merge.merge(items), args.files)
-    problem = _write(args.output, text, args.force) if args.output != "-" else None
-    findings.show((problem,) if problem else said, "ratc import", args.format, args.output == "-")
-    if args.output == "-":
+    text, said = specification.write(merge.merge(items), files)
+    problem = _write(output, text, force, dry_run) if output != "-" else None
+    findings.show((problem,) if problem else said, "ratc import", form, output == "-")
+    if output == "-":
         sys.stdout.write(text)
     return 1 if problem else 0
 
@@ -71,8 +84,13 @@ def _is_spec(file: File) -> bool:
     return settings is not None and not has_errors(found)
 
 
-def _write(path: str, text: str, force: bool) -> Diagnostic | None:
+def _write(path: str, text: str, force: bool, dry_run: bool) -> Diagnostic | None:
     try:
+        if dry_run:
+            if os.path.lexists(path) and not force:
+                raise FileExistsError
+            would("write", path)
+            return None
         with open(path, "w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:

@@ -2,64 +2,76 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 
+import click
+
 from ratc import resources
-from ratc.console import say
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, did_you_mean
-from ratc.workflow import findings, options
+from ratc.workflow import findings
 
 #: Each has a template of its name.
 TASKS = ("segmentation", "detection", "custom")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc init``."""
-    parser.add_argument(
-        "file", nargs="?", default="config.yaml", metavar="FILE", help="where to write it (config.yaml)"
-    )
-    parser.add_argument("--task", default="segmentation", metavar="TASK", help=", ".join(TASKS))
-    options.add_format_argument(parser)
-    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument("file", "FILE", "where to write it (config.yaml)", type=PATH, required=False, default="config.yaml"),
+        click.Option(["--task"], default="segmentation", metavar="TASK", help=", ".join(TASKS)),
+        options.form(),
+        options.flag("--force", "overwrite a file that is there"),
+        options.dry_run(),
+    ],
+    {
+        "ratc init": "a spec of a segmentation, `config.yaml`",
+        "ratc init specs/boxes.yaml --task detection": "one of a detection, elsewhere",
+    },
+)
+def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
     """Exit status 1 when the file is there already or cannot be written."""
-    if args.task not in TASKS:
-        helps = did_you_mean(args.task, TASKS) or (f"use {' or '.join(TASKS)}",)
+    if task not in TASKS:
+        helps = did_you_mean(task, TASKS) or (f"use {' or '.join(TASKS)}",)
         findings.show(
-            [Diagnostic("R206", f"this version has no spec for the task `{args.task}`", helps=helps)],
+            [Diagnostic("R206", f"this version has no spec for the task `{task}`", helps=helps)],
             "ratc init",
-            args.format,
+            form,
         )
         return 1
     from ratc.shell import render
     from ratc.yaml.write import scalar
 
-    folder = os.path.dirname(args.file)
+    folder = os.path.dirname(file)
     beside = os.path.join(folder, "experiment.schema.json")
     text = render(
-        f"{args.task}.yaml.j2",
+        f"{task}.yaml.j2",
         schema="experiment.schema.json",
         name=scalar(_name(folder)),
     )
     try:
+        if dry_run:
+            if os.path.lexists(file) and not force:
+                raise FileExistsError
+            would("write", file, beside)
+            return 0
         os.makedirs(folder or ".", exist_ok=True)
-        with open(args.file, "w" if args.force else "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(file, "w" if force else "x", encoding="utf-8") as opened:
+            opened.write(text)
         with open(beside, "wb") as file_schema:
             file_schema.write(resources.read("schemas", "experiment.schema.json"))
     except FileExistsError:
-        problem = Diagnostic("R403", f"`{args.file}` is there already", helps=("name another file, or use `--force`",))
-        findings.show([problem], "ratc init", args.format)
+        problem = Diagnostic("R403", f"`{file}` is there already", helps=("name another file, or use `--force`",))
+        findings.show([problem], "ratc init", form)
         return 1
     except OSError as error:
-        findings.show([Diagnostic("R403", f"cannot write `{args.file}`: {error.strerror}")], "ratc init", args.format)
+        findings.show([Diagnostic("R403", f"cannot write `{file}`: {error.strerror}")], "ratc init", form)
         return 1
-    say(f"written: {args.file} and {beside}")
-    say(f"next: edit data_dir, then `ratc train {args.file}`")
+    say(f"written: {file} and {beside}")
+    say(f"next: edit data_dir, then `ratc train {file}`")
     return 0
 
 

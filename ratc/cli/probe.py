@@ -6,61 +6,90 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import click
+
 from ratc import compiler
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
 from ratc.compiler import File
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.probe.inventory import Inventory, text
-from ratc.workflow import options
 from ratc.workflow.findings import Telling
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc probe``."""
-    parser.add_argument("what", choices=("slurm", "lsf", "local"), help="whom to ask")
-    parser.add_argument("-o", "--output", metavar="FILE", help="the file to write; standard output if absent")
-    parser.add_argument("--name", metavar="NAME", help="name of the cluster (default: the scheduler's)")
-    parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for each command (default: 60)")
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
-    options.add_format_argument(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument("what", "slurm|lsf|local", "whom to ask", type=click.Choice(["slurm", "lsf", "local"])),
+        click.Option(
+            ["-o", "--output"], metavar="FILE", type=PATH, help="the file to write; standard output if absent"
+        ),
+        click.Option(["--name"], metavar="NAME", help="name of the cluster (default: the scheduler's)"),
+        click.Option(
+            ["--timeout"], type=float, default=60.0, metavar="S", help="seconds for each command (default: 60)"
+        ),
+        options.flag("--force", "write over a file that is there"),
+        options.dry_run("say what would be asked and written, and do nothing"),
+        options.form(),
+    ],
+    {
+        "ratc probe slurm -o clusters/ours.yaml": "facts of a cluster, on its login node",
+        "ratc probe local -o facts.yaml": "facts of this machine, for `--facts`",
+    },
+)
+def command(
+    what: str, output: str | None, name: str | None, timeout: float, force: bool, form: str, dry_run: bool
+) -> int:
     """Exit status 1 where nothing could be learnt, or the file is there already."""
-    with Telling("ratc probe", args.format, taken=args.output is None) as telling:
-        return _run(args, telling)
+    with Telling("ratc probe", form, taken=output is None) as telling:
+        return _run(what, output, name, timeout, force, dry_run, telling)
 
 
-def _run(args: argparse.Namespace, telling: Telling) -> int:
+def _run(
+    what: str, output: str | None, name: str | None, timeout: float, force: bool, dry_run: bool, telling: Telling
+) -> int:
     """Codes: R403, R435."""
-    if args.output and os.path.lexists(args.output) and not args.force:
+    if output and os.path.lexists(output) and not force:
         # Somebody may have answered its questions.
-        message = f"cannot write `{args.output}`: it is there already"
+        message = f"cannot write `{output}`: it is there already"
         telling.tell([Diagnostic("R403", message, helps=("`--force` writes over it",))])
         return 1
-    written = _local() if args.what == "local" else _cluster(args, telling)
+    if dry_run:
+        would("ask", *_questions(what))
+        would("write", *([output] if output else []))
+        return 0
+    written = _local() if what == "local" else _cluster(what, output, name, timeout, telling)
     if written is None:
         return 1
-    if not args.output:
+    if not output:
         print(written, end="")
         return 0
     try:
-        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
-        with open(args.output, "w", encoding="utf-8") as file:
+        os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+        with open(output, "w", encoding="utf-8") as file:
             file.write(written)
     except OSError as error:
-        telling.tell([Diagnostic("R403", f"cannot write `{args.output}`: {error.strerror}")])
+        telling.tell([Diagnostic("R403", f"cannot write `{output}`: {error.strerror}")])
         return 1
     questions = written.count("\n  - ") if "\nquestions:" in written else 0
     left = f", {questions} question{'s' if questions > 1 else ''} left: see `questions` in it" if questions else ""
-    say(f"written: {args.output}{left}")
+    say(f"written: {output}{left}")
     return 0
+
+
+def _questions(what: str) -> list[str]:
+    """What is asked: the commands of a scheduler, or this machine's driver."""
+    from ratc.probe import lsf, slurm
+
+    if what == "local":
+        return ["the driver of this machine"]
+    return [" ".join(words) for words in (slurm if what == "slurm" else lsf).COMMANDS.values()]
 
 
 def _local() -> str:
@@ -70,14 +99,14 @@ def _local() -> str:
     return facts_text(machine(os.environ))
 
 
-def _cluster(args: argparse.Namespace, telling: Telling) -> str | None:
+def _cluster(what: str, output: str | None, name: str | None, timeout: float, telling: Telling) -> str | None:
     """The text of the cluster's facts; None, with the reason told, where they cannot be learnt. Code: R435."""
     from ratc.probe import lsf, slurm
     from ratc.probe.site import site
 
-    scheduler = slurm if args.what == "slurm" else lsf
+    scheduler = slurm if what == "slurm" else lsf
     read: Callable[[Mapping[str, str]], Inventory | None] = scheduler.inventory
-    answers, problems = _answers(scheduler.COMMANDS, scheduler.NEEDED, args.timeout)
+    answers, problems = _answers(scheduler.COMMANDS, scheduler.NEEDED, timeout)
     if telling.tell(problems):
         return None
     found = read(answers)
@@ -88,10 +117,10 @@ def _cluster(args: argparse.Namespace, telling: Telling) -> str | None:
         return None
     keys, questions = site(os.environ, found.site)
     found = replace(
-        found, name=args.name or found.name, site={**found.site, **keys}, questions=(*found.questions, *questions)
+        found, name=name or found.name, site={**found.site, **keys}, questions=(*found.questions, *questions)
     )
-    written = text(found, f"ratc probe {args.what}")
-    cluster, said = compiler.read_cluster(File(args.output or "the facts", written.encode()))
+    written = text(found, f"ratc probe {what}")
+    cluster, said = compiler.read_cluster(File(output or "the facts", written.encode()))
     if cluster is None:
         telling.tell(said)
         return None

@@ -6,7 +6,6 @@ compiling with it takes the micro-batch from the measurement, which is the way f
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -14,9 +13,13 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import click
+
 from ratc import facts, files
 from ratc.catalog import alloc_conf
-from ratc.console import say
+from ratc.cli import options
+from ratc.cli.command import PATH, declare
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic
 from ratc.fitting import from_measurement
 from ratc.fitting.predict import decide, device_of, own_searcher, strategy_of, variants
@@ -30,58 +33,95 @@ from ratc.plan import Plan
 from ratc.tracing import child_process, fetch
 from ratc.tracing.child_process import Work
 from ratc.units import size_text
-from ratc.workflow import edit_facts, inputs, options, require_trust
+from ratc.workflow import edit_facts, inputs, require_trust
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
+from ratc.workflow.request import CompileRequest
 
-ASKS_FOR_TRUST = True
 #: Seconds for one micro-batch size: six optimizer steps, torch's import, perhaps a compiler.
 LIMITS = child_process.Limits(wall_s=900.0)
 #: The sizes measured where none are given; the smaller pair for a rank's share below four.
 SIZES, SMALL_SIZES = (2, 4), (1, 2)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc profile``."""
-    options.add_spec_arguments(parser, target=False)
-    options.add_format_argument(parser)
-    parser.add_argument("--measure", action="store_true", help="run the step on this machine's GPU")
-    parser.add_argument("-o", "--output", metavar="FILE", help="facts file to write or extend (with --measure)")
-    parser.add_argument(
-        "--sizes", type=_sizes, metavar="A,B", help="micro-batch sizes to measure (default 2,4; less where they fail)"
-    )
+class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """Two micro-batch sizes, the smaller first."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        parts = [int(part) for part in value.split(",") if part.strip().isdecimal()]
+        if len(parts) != 2 or not 0 < parts[0] < parts[1]:
+            self.fail(f"`{value}` is no pair of sizes; give the smaller first, as in 2,4", param, ctx)
+        return parts[0], parts[1]
 
 
-def _sizes(text: str) -> tuple[int, int]:
-    parts = [int(part) for part in text.split(",") if part.strip().isdigit()]
-    if len(parts) != 2 or not 0 < parts[0] < parts[1]:
-        raise argparse.ArgumentTypeError(f"`{text}` is no pair of sizes; give the smaller first, as in 2,4")
-    return parts[0], parts[1]
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec(),
+        options.form(),
+        options.flag("--measure", "run the step on this machine's GPU"),
+        click.Option(
+            ["-o", "--output", "facts_file"],
+            metavar="FILE",
+            type=PATH,
+            help="facts file to write or extend (with --measure)",
+        ),
+        click.Option(
+            ["--sizes"],
+            type=_Sizes(),
+            metavar="A,B",
+            help="micro-batch sizes to measure (default 2,4; less if they fail)",
+        ),
+        options.dry_run(),
+    ],
+    {
+        "ratc profile config.yaml": "what a step takes, predicted",
+        "ratc profile config.yaml --measure -o facts.yaml": "measure it on this machine's GPU, and keep that",
+        "ratc compile config.yaml --facts facts.yaml": "plan by what was measured",
+    },
+    may_trust=True,
+    request=options.request,
+)
+def command(
+    request: CompileRequest,
+    form: str,
+    measure: bool,
+    facts_file: str | None,
+    sizes: tuple[int, int] | None,
+    dry_run: bool,
+) -> int:
     """Exit status 1 on errors: nothing fits, nothing can be traced, or there is no GPU to measure on."""
-    if (args.output or args.sizes) and not args.measure:
+    if (facts_file or sizes) and not measure:
         print("ratc profile: -o and --sizes are for what is measured\nhelp: add --measure", file=sys.stderr)
         return 2
     # Standard output is the table's.
-    with Telling("ratc profile", args.format, taken=True) as telling:
-        return _profile(args, telling)
+    with Telling("ratc profile", form, taken=True) as telling:
+        return _profile(request, measure, facts_file, sizes, dry_run, telling)
 
 
-def _profile(args: argparse.Namespace, telling: Telling) -> int:
-    request = options.request(args, "local")
-    loaded = inputs.load(request)
+def _profile(
+    asked: CompileRequest,
+    measure: bool,
+    facts_file: str | None,
+    sizes: tuple[int, int] | None,
+    dry_run: bool,
+    telling: Telling,
+) -> int:
+    loaded = inputs.load(asked)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
         return 1
-    plan, found, _ = inputs.resolve(request, loaded.settings, predict=False)
+    plan, found, _ = inputs.resolve(asked, loaded.settings, predict=False)
     if plan is None:
         telling.tell((*loaded.diagnostics, *found))
         return 1
-    if args.measure:
-        return _measure(args, plan, loaded, telling)
-    plan, found, _, decision = inputs.decided(request, loaded.settings)
+    if measure:
+        return _measure(plan, loaded, facts_file, sizes, dry_run, telling)
+    plan, found, _, decision = inputs.decided(asked, loaded.settings)
     telling.tell((*loaded.diagnostics, *found))
     if plan is None:
         return 1
@@ -126,11 +166,13 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
         f"{_gib(found.predicted_bytes)}  in use on the card, of {_gib(found.device.memory_bytes).strip()}",
     ]
     if not found.fits:
-        lines.append("This does not fit: `ratc fit SPEC` says what would.")
+        lines.append("This does not fit: `ratc fit SPEC` shows what would fit.")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _measure(args: argparse.Namespace, plan: Plan, loaded: Loaded, telling: Telling) -> int:
+def _measure(
+    plan: Plan, loaded: Loaded, facts_file: str | None, sizes: tuple[int, int] | None, dry_run: bool, telling: Telling
+) -> int:
     machine, problem = _machine(plan)
     if problem or machine is None:
         telling.tell((problem,) if problem else ())
@@ -138,20 +180,25 @@ def _measure(args: argparse.Namespace, plan: Plan, loaded: Loaded, telling: Tell
     if untrusted := require_trust.refused(loaded):
         telling.tell(untrusted)
         return 1
+    if dry_run:
+        small, large = _sizes(plan, sizes)
+        would("run", f"a training step at the micro-batches {small} and {large} on this machine's GPU")
+        would("write", *([facts_file] if facts_file else []))
+        return 0
     folder = loaded.folder
     allowed = variants(plan, device_of(plan))
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
-    measurement, problem = _points(args, plan, used, folder)
+    measurement, problem = _points(sizes, plan, used, folder)
     if measurement is None:
         telling.tell((problem,) if problem else ())
         return 1
     print(lines(_measured_table(measurement)), end="")
-    if args.output:
-        problem = edit_facts.add(args.output, measurement, machine)
+    if facts_file:
+        problem = edit_facts.add(facts_file, measurement, machine)
         if problem:
             telling.tell((problem,))
             return 1
-        say(f"written: {args.output}")
+        say(f"written: {facts_file}")
     return 0
 
 
@@ -189,11 +236,10 @@ def _chosen(plan: Plan, allowed: list[Variant], folder: str) -> Variant:
 
 
 def _points(
-    args: argparse.Namespace, plan: Plan, used: Variant, folder: str
+    sizes: tuple[int, int] | None, plan: Plan, used: Variant, folder: str
 ) -> tuple[Measurement | None, Diagnostic | None]:
     """Measure two sizes; smaller ones where memory runs out. Codes: R511, R515, R316."""
-    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    small, large = args.sizes or (SIZES if share >= SIZES[1] else SMALL_SIZES)
+    small, large = _sizes(plan, sizes)
     told: dict[int, dict[str, Any]] = {}
 
     def fits(size: int) -> bool:
@@ -213,6 +259,12 @@ def _points(
         return None, failed.found
     good = [told[size] for size in sorted(told) if told[size]["fits"]]
     return _measurement(plan, used, good[-2:], folder), None
+
+
+def _sizes(plan: Plan, given: tuple[int, int] | None) -> tuple[int, int]:
+    """The micro-batch sizes to measure at first."""
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    return given or (SIZES if share >= SIZES[1] else SMALL_SIZES)
 
 
 def _measurement(plan: Plan, used: Variant, told: list[dict[str, Any]], folder: str) -> Measurement:

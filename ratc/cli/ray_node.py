@@ -7,7 +7,6 @@ for it would end theirs.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -20,7 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Any
+
+import click
 
 from ratc import files
 from ratc.console import say
@@ -32,95 +34,110 @@ _PATIENCE, _PAUSE = 300.0, 0.5
 _NOT_OURS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Return the study's exit status on the first node, 0 on the others once it is over, 1 where Ray fails."""
-    parser = argparse.ArgumentParser(prog="python -m ratc.cli.ray_node", description=__doc__)
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--head", required=True, help="the first node")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--cpus", type=int, required=True)
-    parser.add_argument("--gpus", type=int, required=True)
-    parser.add_argument("--over", required=True, metavar="FILE", help="made where the study is over")
-    parser.add_argument("--sockets", required=True, metavar="DIR", help="a short path, of this job alone")
-    parser.add_argument("--log", required=True, metavar="FILE", help="for what Ray prints")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    args = parser.parse_args(argv)
+@dataclass(slots=True)
+class _Node:
+    """One node of the job, and where all of them meet. The first one chooses ``sockets``; the others read it."""
+
+    rank: int
+    head: str
+    port: int
+    cpus: int
+    gpus: int
+    over: str
+    sockets: str
+    log: str
+    command: tuple[str, ...]
+
+
+@click.command(help=__doc__)
+@click.option("--rank", type=int, required=True)
+@click.option("--head", required=True, help="the first node")
+@click.option("--port", type=int, required=True)
+@click.option("--cpus", type=int, required=True)
+@click.option("--gpus", type=int, required=True)
+@click.option("--over", required=True, metavar="FILE", help="made where the study is over")
+@click.option("--sockets", required=True, metavar="DIR", help="a short path, of this job alone")
+@click.option("--log", required=True, metavar="FILE", help="for what Ray prints")
+@click.argument("command", nargs=-1, required=True)
+def main(**given: Any) -> None:
+    """Exit with the study's status on the first node, 0 on the others once it is over, 1 where Ray fails."""
+    node = _Node(**given)
     for number in _NOT_OURS:
         signal.signal(number, signal.SIG_IGN)
     # Without a token of this job's own anybody who reaches the port may run what they like as this user.
     os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the file
-    os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{args.over}.token")
+    os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{node.over}.token")
     try:
-        return _first(args) if args.rank == 0 else _other(args)
+        sys.exit(_first(node) if node.rank == 0 else _other(node))
     finally:
-        shutil.rmtree(args.sockets, ignore_errors=True)
+        shutil.rmtree(node.sockets, ignore_errors=True)
 
 
-def _first(args: argparse.Namespace) -> int:
-    os.makedirs(os.path.dirname(args.over), exist_ok=True)
+def _first(node: _Node) -> int:
+    os.makedirs(os.path.dirname(node.over), exist_ok=True)
     # Nobody can know its name beforehand, and only this user can look into it.
-    args.sockets = tempfile.mkdtemp(prefix=f"{args.sockets}-")
-    files.replace(_sockets_file(args), args.sockets.encode())
+    node.sockets = tempfile.mkdtemp(prefix=f"{node.sockets}-")
+    files.replace(_sockets_file(node), node.sockets.encode())
     token = os.environ["RAY_AUTH_TOKEN_PATH"]
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     unused = f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"
-    ray = _ray(args, "--head", f"--port={args.port}", *unused, f"--temp-dir={args.sockets}")
+    ray = _ray(node, "--head", f"--port={node.port}", *unused, f"--temp-dir={node.sockets}")
     try:
-        if not _reached(args, ray):
-            say(f"ratc: Ray does not start: {args.log}")
+        if not _reached(node, ray):
+            say(f"ratc: Ray does not start: {node.log}")
             return 1
-        return _child(args.command[1:]).wait()
+        return _child(node.command).wait()
     finally:
-        with open(args.over, "w"):
+        with open(node.over, "w"):
             pass
         _end(ray)
         os.unlink(token)
-        os.unlink(_sockets_file(args))
+        os.unlink(_sockets_file(node))
 
 
-def _other(args: argparse.Namespace) -> int:
-    if not _reached(args, None):
-        return 0 if os.path.exists(args.over) else 1
-    if (problem := _take_sockets(args)) is not None:
+def _other(node: _Node) -> int:
+    if not _reached(node, None):
+        return 0 if os.path.exists(node.over) else 1
+    if (problem := _take_sockets(node)) is not None:
         say(f"ratc: {problem}")
         return 1
-    ray = _ray(args, f"--address={args.head}:{args.port}")
+    ray = _ray(node, f"--address={node.head}:{node.port}")
     try:
-        while ray.poll() is None and not os.path.exists(args.over):
+        while ray.poll() is None and not os.path.exists(node.over):
             time.sleep(_PAUSE)
-        if os.path.exists(args.over):
+        if os.path.exists(node.over):
             return 0
-        say(f"ratc: Ray has ended: {args.log}")
+        say(f"ratc: Ray has ended: {node.log}")
         return 1
     finally:
         _end(ray)
 
 
-def _sockets_file(args: argparse.Namespace) -> str:
-    return f"{args.over}.sockets"
+def _sockets_file(node: _Node) -> str:
+    return f"{node.over}.sockets"
 
 
-def _take_sockets(args: argparse.Namespace) -> str | None:
+def _take_sockets(node: _Node) -> str | None:
     """Make the folder of the first node on this one, too: Ray takes the same path, and would let everybody in. Returns
     why it cannot be used: somebody else's, or a link.
     """
-    with open(_sockets_file(args), encoding="utf-8") as file:
-        args.sockets = file.read()
+    with open(_sockets_file(node), encoding="utf-8") as file:
+        node.sockets = file.read()
     with contextlib.suppress(FileExistsError):
-        os.mkdir(args.sockets, 0o700)
-    found = os.lstat(args.sockets)
+        os.mkdir(node.sockets, 0o700)
+    found = os.lstat(node.sockets)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        return f"{args.sockets} is not a folder of this user"
-    os.chmod(args.sockets, 0o700)
+        return f"{node.sockets} is not a folder of this user"
+    os.chmod(node.sockets, 0o700)
     return None
 
 
-def _ray(args: argparse.Namespace, *options: str) -> subprocess.Popen[bytes]:
+def _ray(node: _Node, *options: str) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    words += [f"--num-cpus={args.cpus}", f"--num-gpus={args.gpus}", f"--object-store-memory={STORE_BYTES}"]
+    words += [f"--num-cpus={node.cpus}", f"--num-gpus={node.gpus}", f"--object-store-memory={STORE_BYTES}"]
     words += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-    with open(args.log, "ab") as log:
+    with open(node.log, "ab") as log:
         return _child([*words, *options], log)
 
 
@@ -146,20 +163,20 @@ def _usual_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _reached(args: argparse.Namespace, ray: subprocess.Popen[bytes] | None) -> bool:
+def _reached(node: _Node, ray: subprocess.Popen[bytes] | None) -> bool:
     """Wait until the first node's Ray answers; False where it ends, the study is over or it takes too long."""
     end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end and not os.path.exists(args.over):
+    while time.monotonic() < end and not os.path.exists(node.over):
         if ray is not None and ray.poll() is not None:
             break
         try:
-            with socket.create_connection((args.head, args.port), 5.0):
+            with socket.create_connection((node.head, node.port), 5.0):
                 return True
         except OSError:
             time.sleep(_PAUSE)
     else:
-        if not os.path.exists(args.over):
-            say(f"ratc: there is no Ray at {args.head}:{args.port} after {_PATIENCE:.0f} s")
+        if not os.path.exists(node.over):
+            say(f"ratc: there is no Ray at {node.head}:{node.port} after {_PATIENCE:.0f} s")
     return False
 
 
@@ -174,4 +191,4 @@ def _end(ray: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="python -m ratc.cli.ray_node")

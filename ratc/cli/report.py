@@ -6,93 +6,124 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from ratc import compiler, emit, layers
+import click
+
+from ratc import compiler, emit
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
 from ratc.compiled import read_lock
 from ratc.compiled.read_lock import Compiled
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.render.html.page import Report
 from ratc.targets.artifact import Artifact
-from ratc.workflow import findings, inputs, options, recorded
+from ratc.workflow import findings, inputs, recorded
 from ratc.workflow.inputs import Known, Loaded
 from ratc.workflow.request import CompileRequest
 
 _STDOUT = "-"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc report``."""
-    options.add_spec_arguments(parser)
-    parser.add_argument("new", nargs="?", metavar="NEW", help="the other side, for what differs between two")
-    parser.add_argument(
-        "-o", "--output", default="report.html", metavar="FILE", help="default report.html; - is standard output"
-    )
-    parser.add_argument(
-        "--card", action="append", default=[], metavar="CARD", dest="cards", help="say what fits on it; repeatable"
-    )
-    parser.add_argument("--no-cards", action="store_true", help="leave out what fits on which card")
-    options.add_format_argument(parser)
-    parser._positionals._actions[1].metavar = "SPEC|OLD"
-    # Of two sides, one that is a lock says for both what target it is of.
-    parser.set_defaults(target=None)
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec("SPEC|OLD", "a spec, a compiled folder, or one side of a difference"),
+        Argument("new", "NEW", "the other side, for what differs between two", type=PATH, required=False),
+        # Of two sides, one that is a lock says for both what target it is of.
+        click.Option(
+            ["--target", "named_target"],
+            metavar="T",
+            help="local (default), slurm or lsf",
+            shell_complete=options.targets,
+        ),
+        click.Option(
+            ["-o", "--output", "page_file"],
+            default="report.html",
+            metavar="FILE",
+            type=PATH,
+            help="default report.html; - is standard output",
+        ),
+        click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="say what fits on it; repeatable"),
+        options.flag("--no-cards", "leave out what fits on which card"),
+        options.form(),
+        options.dry_run(),
+    ],
+    {
+        "ratc report config.yaml": "of a spec, `report.html`",
+        "ratc report main:config.yaml config.yaml -o change.html": "of what was changed since `main`",
+    },
+    request=options.request,
+)
+def command(
+    request: CompileRequest,
+    new: str | None,
+    named_target: str | None,
+    page_file: str,
+    cards: tuple[str, ...],
+    no_cards: bool,
+    form: str,
+    dry_run: bool,
+) -> int:
     """Exit status 0 when the page was written, 1 on errors, 2 on misuse."""
-    if args.output != _STDOUT and not args.output.endswith((".html", ".htm")):
-        say(f"ratc report: `{args.output}` is no name for a page")
+    request = replace(request, target=named_target or "local")
+    if page_file != _STDOUT and not page_file.endswith((".html", ".htm")):
+        say(f"ratc report: `{page_file}` is no name for a page")
         print("help: name a file ending in .html, or - for standard output", file=sys.stderr)
         return 2
-    if args.new is not None and (misuse := _only_for_one(args)):
+    if new is not None and (misuse := _only_for_one(request, cards, no_cards)):
         say(f"ratc report: {misuse} is for one spec, not for two sides")
         return 2
-    refused = inputs.known_target(args.target or "local")
+    refused = inputs.known_target(request.target)
     if refused:
-        findings.show(refused, "ratc report", args.format, args.output == _STDOUT)
+        findings.show(refused, "ratc report", form, page_file == _STDOUT)
         return 1
-    page, found = _of_two(args) if args.new is not None else _of_one(args)
+    page, found = (
+        _of_two(request, new, named_target) if new is not None else _of_one(request, None if no_cards else cards)
+    )
     if page is not None:
-        found = (*found, *_write(args.output, page))
-    failed = findings.show(dict.fromkeys(found), "ratc report", args.format, args.output == _STDOUT)
+        found = (*found, *_write(page_file, page, dry_run))
+    failed = findings.show(dict.fromkeys(found), "ratc report", form, page_file == _STDOUT)
     if page is None or failed:
         return 1
-    if args.output != _STDOUT and args.format == "text":
-        say(args.output, sys.stdout)
+    if page_file != _STDOUT and form == "text" and not dry_run:
+        say(page_file, sys.stdout)
     return 0
 
 
-def _only_for_one(args: argparse.Namespace) -> str:
+def _only_for_one(request: CompileRequest, cards: Sequence[str], no_cards: bool) -> str:
     """The first option that was given and says nothing about two sides."""
-    given = {"--set": args.assignments, "--card": args.cards, "--no-cards": args.no_cards}
-    given |= {f"--{name}": getattr(args, f"short_{name}") for name in layers.SHORT_NAMES}
+    given: dict[str, object] = {"--set": request.sets, "--card": cards, "--no-cards": no_cards}
+    given |= {f"--{name}": value for name, value in request.short.items()}
     return next((name for name, value in given.items() if value), "")
 
 
-def _write(path: str, page: str) -> tuple[Diagnostic, ...]:
+def _write(path: str, page: str, dry_run: bool) -> tuple[Diagnostic, ...]:
     """Code: R403."""
     if path == _STDOUT:
         sys.stdout.write(page)
+        return ()
+    if dry_run:
+        would("write", path)
         return ()
     folder, name = os.path.split(path)
     return emit.write(folder or ".", (Artifact(name, page, "a browser"),), tuple)[1]
 
 
-def _of_two(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
+def _of_two(request: CompileRequest, later: str, target: str | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
     # Imported here: only a difference needs them.
     from ratc.comparison.compare import compare
     from ratc.render.html.page import diff_page
     from ratc.workflow import diff_inputs
 
     with ExitStack() as stack:
-        old, new = (diff_inputs.Asked(name, args.target, args.facts) for name in (args.spec, args.new))
+        old, new = (diff_inputs.Asked(name, target, request.facts) for name in (request.spec, later))
         both, found = diff_inputs.pair(old, new, stack)
         if both is None:
             return None, found
@@ -109,12 +140,12 @@ class _Told:
     remarks: list[str] = field(default_factory=list)
 
 
-def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...]]:
+def _of_one(request: CompileRequest, cards: Sequence[str] | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
     from ratc.render.html.page import spec_page
 
-    told = _Told(options.request(args, args.target or "local"))
-    if os.path.isdir(args.spec) or read_lock.is_compiled(args.spec):
-        told.read, found = read_lock.read(args.spec)
+    told = _Told(request)
+    if os.path.isdir(request.spec) or read_lock.is_compiled(request.spec):
+        told.read, found = read_lock.read(request.spec)
         if told.read is None:
             return None, found
         try:
@@ -124,11 +155,13 @@ def _of_one(args: argparse.Namespace) -> tuple[str | None, tuple[Diagnostic, ...
         if not os.path.exists(told.asked.spec):
             return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()
     loaded = inputs.load(told.asked)
-    report, found = _resolved(args, told, loaded)
+    report, found = _resolved(request.spec, cards, told, loaded)
     return (None if report is None else spec_page(report)), found
 
 
-def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Report | None, tuple[Diagnostic, ...]]:
+def _resolved(
+    name: str, cards: Sequence[str] | None, told: _Told, loaded: Loaded
+) -> tuple[Report | None, tuple[Diagnostic, ...]]:
     """The report of a spec that is resolved here, and all that was found on the way."""
     from ratc.fitting.report import foresee
 
@@ -141,8 +174,8 @@ def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Re
         return None, found
     settings: Values | None = loaded.settings
     if points:
-        name = told.read.point if told.read else ""
-        point = next((point for point in points if point.name == name), points[0])
+        wanted = told.read.point if told.read else ""
+        point = next((point for point in points if point.name == wanted), points[0])
         told.remarks.append(f"Of the sweep's {len(points)} points this is {point.name}: {point.text}.")
         settings, said = compiler.check_point(loaded.document, point)
         found += said
@@ -153,13 +186,13 @@ def _resolved(args: argparse.Namespace, told: _Told, loaded: Loaded) -> tuple[Re
     found += said
     if plan is None:
         return None, found
-    foreseen = foresee(plan, decision, loaded.folder, None if args.no_cards else args.cards)
+    foreseen = foresee(plan, decision, loaded.folder, cards)
     files, note, said = _files(told, loaded)
     found = tuple(dict.fromkeys((*found, *said, *foreseen.found)))
     if has_errors(found):
         return None, found
     report = Report(
-        args.spec,
+        name,
         target,
         plan,
         found,

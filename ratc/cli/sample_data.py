@@ -6,19 +6,25 @@ Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from importlib.util import find_spec
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc sample-data``."""
-    parser.add_argument("name", metavar="NAME", help="brain, brain3d or shapes")
-    parser.add_argument("folder", metavar="DIR", help="where to write it")
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
+from ratc.console import would
 
 
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument("name", "NAME", "brain, brain3d or shapes"),
+        Argument("folder", "DIR", "where to write it", type=PATH),
+        options.dry_run(),
+    ],
+    {"ratc sample-data brain data/brain": "slices of a brain, with masks"},
+)
+def command(name: str, folder: str, dry_run: bool) -> int:
     """The exit status of the runtime's own command."""
     if find_spec("ratc_runtime") is None or find_spec("numpy") is None:
         print(
@@ -26,5 +32,8 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    command = [sys.executable, "-m", "ratc_runtime.data.sample", "--", args.name, args.folder]
+    if dry_run:
+        would("write", f"the data set {name} into {folder}")
+        return 0
+    command = [sys.executable, "-m", "ratc_runtime.data.sample", "--", name, folder]
     return subprocess.run(command, check=False).returncode

@@ -7,7 +7,6 @@ Exit status: as of all commands; with --wait that of the job (75: it saved, and 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import signal
@@ -17,9 +16,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import Any
 
+import click
+
+from ratc import files
+from ratc.cli import options
+from ratc.cli.command import declare
 from ratc.compiled import finished
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.plan import Values
 from ratc.scheduler import DIALECTS, history, record, summary
@@ -30,87 +35,136 @@ from ratc.scheduler.refusal import refusal
 from ratc.targets import job as job_files
 from ratc.targets import lock
 from ratc.targets.artifact import Artifact
-from ratc.workflow import inputs, options
+from ratc.workflow import inputs
 from ratc.workflow.compile import compile_spec
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
+from ratc.workflow.request import CompileRequest
 
-ASKS_FOR_TRUST = True
 #: Set aside when a job is submitted: the lock holds their values, relative to the spec's folder and under the options.
 _COMPILED_IN = ("RAT_DATA_DIR", "RAT_OUTPUT_DIR")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc submit``."""
-    options.add_spec_arguments(parser, target=False)
-    options.add_format_argument(parser)
-    options.add_predict_argument(parser)
-    parser.add_argument("--target", metavar="T", help="slurm or lsf, instead of what this machine has")
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
-    parser.add_argument("--dry-run", action="store_true", help="compile and show; submit nothing")
-    parser.add_argument(
-        "--live-check", action="store_true", help="ask the scheduler first whether it would take the job"
-    )
-    parser.add_argument(
-        "--after",
-        action="append",
-        default=[],
-        type=_job,
-        metavar="JOB",
-        help="start when this job has ended well; may be given several times",
-    )
-    parser.add_argument("--wait", action="store_true", help="wait for the job's end; exit with its status")
-    parser.add_argument("--again", action="store_true", help="submit even if the same is in the queue or finished")
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=60.0,
-        metavar="S",
-        help="seconds that the scheduler has for each answer (60)",
-    )
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How to submit: ``after`` are jobs to wait for, ``timeout`` is in seconds."""
+
+    dry_run: bool
+    live_check: bool
+    after: tuple[str, ...]
+    wait: bool
+    again: bool
+    timeout: float
+    form: str
 
 
-def run(args: argparse.Namespace) -> int:
+class _Job(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """A job's number, also that of one task of an array."""
+
+    name = "job"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"[0-9]+(_[0-9]+|\[[0-9]+\])?", value):
+            self.fail(f"`{value}` is not a job's number", param, ctx)
+        return str(value)
+
+
+class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """Seconds, up to an hour."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= 3600:
+            self.fail(f"`{value}` is not a number of seconds up to an hour", param, ctx)
+        return float(value)
+
+
+@declare(
+    __doc__,
+    [
+        *options.spec(),
+        options.form(),
+        options.no_predict(),
+        click.Option(
+            ["--target", "named_target"],
+            metavar="T",
+            help="slurm or lsf, instead of what this machine has",
+            shell_complete=options.targets,
+        ),
+        options.folder(),
+        options.dry_run("show what would be written and submitted, and do neither"),
+        options.flag("--live-check", "ask the scheduler first whether it would take the job"),
+        click.Option(
+            ["--after"],
+            multiple=True,
+            type=_Job(),
+            metavar="JOB",
+            help="start when this job has ended well; may be given several times",
+        ),
+        options.flag("--wait", "wait for the job's end; exit with its status"),
+        options.flag("--again", "submit even if the same is in the queue or finished"),
+        click.Option(
+            ["--timeout"],
+            type=_Seconds(),
+            default=60.0,
+            metavar="S",
+            help="seconds that the scheduler has for each answer (60)",
+        ),
+    ],
+    {
+        "ratc submit config.yaml": "compile and submit",
+        "ratc submit config.yaml --dry-run": "see what would be submitted",
+        "ratc submit config.yaml --after 1234 --wait": "after another job, and wait for the end",
+    },
+    may_trust=True,
+    request=options.request,
+)
+def command(request: CompileRequest, named_target: str | None, form: str, **how: Any) -> int:
     """Exit status 1 where nothing was submitted, or it is not known whether something was."""
-    with Telling("ratc submit", args.format) as telling:
-        return _run(args, telling)
+    with Telling("ratc submit", form) as telling:
+        return _run(request, named_target, _Asked(form=form, **how), telling)
 
 
-def _run(args: argparse.Namespace, telling: Telling) -> int:
+def _run(request: CompileRequest, named_target: str | None, asked: _Asked, telling: Telling) -> int:
     found: tuple[Diagnostic, ...] = ()
-    surrounding = None if args.dry_run else inside(os.environ)
+    surrounding = None if asked.dry_run else inside(os.environ)
     if surrounding:
         dialect, number = surrounding
         helps = ("submit from a login node; `--dry-run` may be used here",)
         found = (Diagnostic("R411", f"this shell is inside {dialect.name}'s job {number}", helps=helps),)
         return _refuse(telling, found)
-    refused = inputs.known_target(args.target) if args.target else ()
+    refused = inputs.known_target(named_target) if named_target else ()
     if refused:
         return _refuse(telling, refused)
     scheduler = None
-    if not (args.dry_run and args.target and not args.live_check):
-        scheduler, found = detect(args.target, args.timeout)
+    if named_target is None or asked.live_check or not asked.dry_run:
+        scheduler, found = detect(named_target, asked.timeout)
         if scheduler is None:
             return _refuse(telling, found)
-    target = scheduler.target if scheduler else args.target
+    target = scheduler.target if scheduler else str(named_target)
     with ExitStack() as stack:
-        submission = _Submission(args, scheduler, telling, stack)
+        submission = _Submission(asked, scheduler, telling, stack)
         status, folder = compile_spec(
-            options.request(args, target, args.output), check=False, telling=telling, before=submission.prepare
+            replace(request, target=target),
+            check=False,
+            telling=telling,
+            before=submission.prepare,
+            dry_run=asked.dry_run,
         )
         if status:
             return 1
         job = submission.submit(target, folder)
     if job is None:
         return submission.status
-    return _wait(scheduler, job, args.timeout, telling) if args.wait and scheduler else 0
+    return _wait(scheduler, job, asked.timeout, telling) if asked.wait and scheduler else 0
 
 
 @dataclass(slots=True)
 class _Submission:
     """One submission on its way. `prepare` runs before a file is written, `submit` after; `stack` holds the lock."""
 
-    args: argparse.Namespace
+    asked: _Asked
     scheduler: Scheduler | None
     telling: Telling
     stack: ExitStack
@@ -125,7 +179,7 @@ class _Submission:
         """Keep others out of the folder, and look whether a former submission stands against this one. Code: R412."""
         assert loaded.settings is not None
         self.spec_folder, self.settings, self.artifacts = loaded.folder, loaded.settings, artifacts
-        if self.args.dry_run or self.scheduler is None:
+        if self.asked.dry_run or self.scheduler is None:
             return ()
         try:
             self.stack.enter_context(history.alone_in(folder))
@@ -137,7 +191,7 @@ class _Submission:
         if self.done and self.done == self._runs:
             where = "its output folder has a file `DONE`" if self._runs == 1 else "every point has a file `DONE`"
             helps = ("remove `DONE` to run it again",)
-            severity = Severity.WARNING if self.args.again else Severity.ERROR
+            severity = Severity.WARNING if self.asked.again else Severity.ERROR
             found += (Diagnostic("R412", "this very run is finished", None, (where,), helps, severity),)
         return found
 
@@ -149,7 +203,7 @@ class _Submission:
             state, here = None, (former.scheduler, former.cluster) == (self.scheduler.target, self.scheduler.cluster)
             asked = here and former.job is not None
             if asked:
-                answer = ask(dialect.state(former.job or ""), self.args.timeout)
+                answer = ask(dialect.state(former.job or ""), self.asked.timeout)
                 tasks = dialect.tasks(answer)
                 if tasks is None:
                     yield unanswered(dialect, answer)
@@ -157,9 +211,9 @@ class _Submission:
                 state = record.active(tasks)
             elif former.job is not None and former.lock == self._lock.digest:
                 state = f"on the cluster {former.cluster}, and cannot be asked about from here"
-            objection = record.objection(former, state, self._lock.digest, dialect, self.args.again)
+            objection = record.objection(former, state, self._lock.digest, dialect, self.asked.again)
             # With --again a person has looked: what nobody can say of a former one is not asked a second time.
-            if state is not None if asked else not self.args.again:
+            if state is not None if asked else not self.asked.again:
                 standing.append(former)
             if objection:
                 yield objection
@@ -170,6 +224,12 @@ class _Submission:
     @property
     def _lock(self) -> Artifact:
         return next(artifact for artifact in self.artifacts if artifact.path == lock.NAME)
+
+    @property
+    def _script(self) -> str:
+        """What is submitted."""
+        assert self.scheduler is not None
+        return next(one.text for one in self.artifacts if one.path == self.scheduler.dialect.script)
 
     @property
     def _points(self) -> int:
@@ -185,19 +245,21 @@ class _Submission:
         dialect = DIALECTS.get(target)
         script = os.path.join(folder, dialect.script if dialect else "run.sh")
         self._show(script, folder)
+        if self.asked.dry_run:
+            would("submit" if dialect else "run", os.path.relpath(script))
         if self.scheduler is None or dialect is None:
             self.status = 0
             return None
-        environment = self._environment(script)
-        after_found = [item for job in self.args.after for item in self._unknown(job)]
-        checked = self._check(script, environment) if self.args.live_check else ()
-        if self.telling.tell([*after_found, *checked]) or self.args.dry_run:
+        environment = self._environment()
+        after_found = [item for job in self.asked.after for item in self._unknown(job)]
+        checked = self._check(script, environment) if self.asked.live_check else ()
+        if self.telling.tell([*after_found, *checked]) or self.asked.dry_run:
             self.status = 1 if has_errors(checked) else 0
             return None
         job, found = self._hand_over(script, folder, environment)
         if self.telling.tell(found):
             return None
-        say(job or "", sys.stdout if self.args.format == "text" else sys.stderr)
+        say(job or "", sys.stdout if self.asked.form == "text" else sys.stderr)
         name = self.settings.get_as(str, "experiment_name")
         log = os.path.relpath(os.path.join(self.spec_folder, dialect.log(name, job or "", self._points > 0)))
         say(f"submitted to {self.scheduler.cluster}; its log: {log}")
@@ -218,11 +280,10 @@ class _Submission:
             for line in changed or ([] if same else ["the files that the lock names"]):
                 say(f"  {line}")
 
-    def _environment(self, script: str) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         """What the job gets: this shell's, less what the script or the lock already says."""
         assert self.scheduler is not None
-        with open(script, encoding="utf-8") as file:
-            overridden = self.scheduler.dialect.overridden(file.read(), list(os.environ))
+        overridden = self.scheduler.dialect.overridden(self._script, list(os.environ))
         if overridden:
             message = f"{', '.join(f'`{name}`' for name in overridden)} would change what the script asks for"
             note = ("set aside for this submission: the job is what the script says",)
@@ -238,7 +299,7 @@ class _Submission:
         """A warning for a job to wait for that the scheduler does not know: Slurm starts at once then. Code: R419."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
-        if dialect.tasks(ask(dialect.state(job), self.args.timeout)) != ():
+        if dialect.tasks(ask(dialect.state(job), self.asked.timeout)) != ():
             return ()
         note = "it ended long ago, or never was: the new job may not wait for it"
         return (Diagnostic("R419", f"{dialect.name} knows no job {job}", None, (note,), severity=Severity.WARNING),)
@@ -247,12 +308,13 @@ class _Submission:
         """Ask whether the script would be taken. Codes: R413, R414, R417."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
-        command = dialect.check(os.path.abspath(script), self.args.after)
-        if command is None:
+        with self._lying(script) as path:
+            command = dialect.check(path, self.asked.after)
+            answer = ask(command, self.asked.timeout, self.spec_folder, None, environment) if command else None
+        if answer is None:
             message = f"{dialect.name} cannot be asked about a job before it is submitted"
             notes = ("checked against the cluster's facts only; it checks limits itself when the job is submitted",)
             return (Diagnostic("R417", message, None, notes, severity=Severity.WARNING),)
-        answer = ask(command, self.args.timeout, self.spec_folder, None, environment)
         if answer.status == 0:
             for line in answer.words:
                 say(line)
@@ -260,6 +322,18 @@ class _Submission:
         if answer.status is None or dialect.unsure(answer):
             return (unanswered(dialect, answer),)
         return (refusal(answer, self.settings, submitted=False),)
+
+    @contextmanager
+    def _lying(self, script: str) -> Iterator[str]:
+        """The path of the script, which in a dry run lies nowhere else."""
+        if not self.asked.dry_run:
+            yield os.path.abspath(script)
+            return
+        with files.temporary_folder() as folder:
+            path = os.path.join(folder, os.path.basename(script))
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self._script)
+            yield path
 
     def _hand_over(
         self, script: str, folder: str, environment: dict[str, str]
@@ -275,11 +349,11 @@ class _Submission:
             None, self._lock.digest, self.scheduler.target, self.scheduler.cluster, socket.gethostname(), time
         )
         path = os.path.abspath(script)
-        command, on_stdin = dialect.submit(path, self.args.after)
+        command, on_stdin = dialect.submit(path, self.asked.after)
         try:
             with _uninterrupted():
                 history.write(folder, [*self.former, entry])
-                answer = ask(command, self.args.timeout, self.spec_folder, path if on_stdin else None, environment)
+                answer = ask(command, self.asked.timeout, self.spec_folder, path if on_stdin else None, environment)
                 job = dialect.job(answer) if answer.status == 0 else None
                 if job is not None:
                     history.write(folder, [*self.former, replace(entry, job=job)])
@@ -337,15 +411,3 @@ def _refuse(telling: Telling, found: tuple[Diagnostic, ...]) -> int:
 def _unwritable(folder: str, error: OSError) -> Diagnostic:
     message = f"cannot write into `{folder}`: {error.strerror}"
     return Diagnostic("R403", message, helps=("`-o DIR` puts the files into another folder",))
-
-
-def _job(text: str) -> str:
-    if not re.fullmatch(r"[0-9]+(_[0-9]+|\[[0-9]+\])?", text):
-        raise argparse.ArgumentTypeError(f"`{text}` is not a job's number")
-    return text
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not 0 < float(text) <= 3600:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number of seconds up to an hour")
-    return float(text)

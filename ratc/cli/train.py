@@ -5,44 +5,58 @@ Options after `--` go to the runtime, for example `-- --fresh`.
 
 from __future__ import annotations
 
-import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
 
-from ratc.workflow import options, require_trust
+from ratc.cli import options
+from ratc.cli.command import Argument, declare
+from ratc.console import would
+from ratc.workflow import require_trust
 from ratc.workflow.compile import compile_spec
 from ratc.workflow.findings import Telling
-
-ASKS_FOR_TRUST = True
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc train``."""
-    options.add_spec_arguments(parser, target=False)
-    options.add_format_argument(parser)
-    options.add_predict_argument(parser)
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the artifacts")
-    parser.add_argument("runtime", nargs="*", metavar="-- OPTION", help="options for the runtime")
+from ratc.workflow.request import CompileRequest
 
 
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec(),
+        Argument("runtime", "-- OPTION", "options for the runtime", nargs=-1, required=False),
+        options.form(),
+        options.no_predict(),
+        options.folder(),
+        options.dry_run(),
+    ],
+    {
+        "ratc train config.yaml": "compile for this machine, and train",
+        "ratc train config.yaml --epochs 1 --debug": "a short run to see that all works",
+        "ratc train config.yaml -- --fresh": "begin again, without the checkpoint that is there",
+    },
+    may_trust=True,
+    request=options.request,
+)
+def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_run: bool) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
-    with Telling("ratc train", args.format) as telling:
+    with Telling("ratc train", form) as telling:
         status, folder = compile_spec(
-            options.request(args, "local", args.output), check=False, telling=telling, before=require_trust.before
+            request, check=False, telling=telling, before=require_trust.before, dry_run=dry_run
         )
     if status:
         return status
+    if dry_run:
+        would("run", shlex.join([os.path.join(os.path.relpath(folder), "run.sh"), *runtime]))
+        return 0
     # The interpreter that runs ratc trains too, unless the script activates another environment.
     environment = {"RATC_PYTHON": sys.executable, **os.environ}
-    command = [os.path.join(os.path.abspath(folder), "run.sh"), *args.runtime]
+    command = [os.path.join(os.path.abspath(folder), "run.sh"), *runtime]
     # Ctrl-C reaches the script itself, which saves before it ends: wait for that.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         # Where standard output is the document of what was found, the script's goes beside it.
-        out = None if args.format == "text" else sys.stderr
+        out = None if form == "text" else sys.stderr
         sys.stdout.flush()
         done = subprocess.run(command, env=environment, check=False, preexec_fn=_listen, stdout=out)
     finally:

@@ -7,36 +7,52 @@ Built-in models need no trust.
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 
+from ratc.cli import options
+from ratc.cli.command import PATH, Argument, declare
+from ratc.console import would
 from ratc.markup import visible
 from ratc.own_code import trust
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc trust``."""
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder to trust; without one, the list is shown")
-    parser.add_argument("--remove", action="store_true", help="trust the folder no more")
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        Argument("folder", "FOLDER", "a folder to trust; without one, the list is shown", type=PATH, required=False),
+        options.flag("--remove", "trust the folder no more"),
+        options.dry_run("say what would be listed or removed, and write nothing"),
+    ],
+    {
+        "ratc trust": "the list, and whether this folder is on it",
+        "ratc trust ~/project": "trust a folder, with all below it",
+        "ratc trust ~/project --remove": "no more",
+    },
+)
+def command(folder: str | None, remove: bool, dry_run: bool) -> int:
     """Exit status 1 if a folder cannot be listed, or is not on the list that it is to be taken off."""
-    if args.folder is None:
-        if args.remove:
+    if folder is None:
+        if remove:
             print("ratc trust: --remove needs a folder", file=sys.stderr)
             return 2
         return _show()
     try:
-        if not args.remove:
-            print(f"trusted: {visible(trust.add(args.folder))}")
+        if dry_run and not remove:
+            would("trust", trust.entry_of(folder))
             return 0
-        removed = trust.remove(args.folder)
+        if dry_run and trust.is_entry(folder):
+            would("trust no more", os.path.realpath(folder))
+            return 0
+        if not remove:
+            print(f"trusted: {visible(trust.add(folder))}")
+            return 0
+        removed = trust.remove(folder)
     except (trust.Untrusted, OSError) as error:
         print(visible(f"ratc trust: {error}"), file=sys.stderr)
         return 1
     if removed is None:
-        print(f"ratc trust: {visible(args.folder)} is not on the list of {trust.path()}", file=sys.stderr)
+        print(f"ratc trust: {visible(folder)} is not on the list of {trust.path()}", file=sys.stderr)
         return 1
     print(f"not trusted any more: {visible(removed)}")
     if trust.is_listed(removed):

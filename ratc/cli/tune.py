@@ -7,7 +7,6 @@ folder: trials.csv, study.json, study.svg, and `best/`, the best trial's compile
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,9 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import TextIO
+from typing import Any, TextIO
+
+import click
 
 from ratc import compiler, files
+from ratc.cli import options
+from ratc.cli.command import PATH, FilePath, declare, words
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.fitting.check_batch import Checks
@@ -31,60 +34,87 @@ from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
-from ratc.workflow import findings, inputs, options, require_trust
+from ratc.workflow import findings, inputs, require_trust
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
-ASKS_FOR_TRUST = True
+
+class _SpecOrCommand(FilePath):
+    """A spec; `lr` before one is a command of its own."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """`lr`, or what the shell finds."""
+        lr = words(("lr",), incomplete) if incomplete else []
+        return lr or super().shell_complete(ctx, param, incomplete)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc tune``."""
-    options.add_spec_arguments(parser, target=False)
-    options.add_format_argument(parser)
-    options.add_predict_argument(parser)
-    parser.add_argument("--collect", action="store_true", help="run nothing: gather what has been found so far")
-    parser.add_argument("--dry-run", action="store_true", help="say which trials there would be, and run nothing")
-    # A study's job asks for it: of which lock the study is that is finished.
-    parser.add_argument("--job-lock", metavar="FILE", help=argparse.SUPPRESS)
-    parser.add_argument("--ray-address", metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one")
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec(kind=_SpecOrCommand()),
+        options.form(),
+        options.no_predict(),
+        options.flag("--collect", "run nothing: gather what has been found so far"),
+        options.dry_run("say which trials there would be, and run nothing"),
+        # A study's job asks for it: of which lock the study is that is finished.
+        click.Option(["--job-lock"], metavar="FILE", type=PATH, hidden=True),
+        click.Option(["--ray-address"], metavar="HOST:PORT", help="a cluster of Ray's that runs, instead of a new one"),
+    ],
+    {
+        "ratc tune study.yaml --dry-run": "see the trials",
+        "ratc tune study.yaml": "run them, or go on with them",
+        "ratc tune study.yaml --collect": "see what has been found so far",
+        "ratc tune lr config.yaml": "find a learning rate",
+    },
+    may_trust=True,
+    request=options.request,
+)
+def command(
+    request: CompileRequest, form: str, collect: bool, dry_run: bool, job_lock: str | None, ray_address: str | None
+) -> int:
     """Exit status 1 on errors and where no trial has a result, 130 where it was interrupted."""
-    with Telling("ratc tune", args.format) as telling:
-        return _run(args, telling)
+    with Telling("ratc tune", form) as telling:
+        return _run(
+            request, sys.stdout if form == "text" else sys.stderr, collect, dry_run, job_lock, ray_address, telling
+        )
 
 
-def _run(args: argparse.Namespace, telling: Telling) -> int:
-    request, loaded, study, share, found = _read(options.request(args, "local"))
+def _run(
+    request: CompileRequest,
+    out: TextIO,
+    collect: bool,
+    dry_run: bool,
+    job_lock: str | None,
+    ray_address: str | None,
+    telling: Telling,
+) -> int:
+    request, loaded, study, share, found = _read(request)
     if study is None:
         telling.tell(found)
         return 1
-    if not (args.dry_run or args.collect) and (untrusted := require_trust.refused(loaded)):
+    if not (dry_run or collect) and (untrusted := require_trust.refused(loaded)):
         telling.tell((*found, *untrusted))
         return 1
-    prepared, more = trials.prepare(request, loaded, study, Checks() if request.predict and not args.collect else None)
+    prepared, more = trials.prepare(request, loaded, study, Checks() if request.predict and not collect else None)
     if telling.tell((*found, *more)) or prepared.workshop is None:
         return 1
     workshop = prepared.workshop
-    out = sys.stdout if args.format == "text" else sys.stderr
-    if args.dry_run:
+    if dry_run:
         _foretell(study, prepared, out)
         return 0
     status = 0
-    if args.collect:
+    if collect:
         prepared = _proposed(study, prepared, workshop)
     else:
-        status, prepared = _execute(study, prepared, workshop, share, args.ray_address)
+        status, prepared = _execute(study, prepared, workshop, share, ray_address)
         if status == 1:
             return 1
     ended = [*(trials.result(one, study) for one in prepared.ready), *trials.left_out(prepared.left)]
     ended.sort(key=lambda trial: trial.name)
     chosen = outcome.best(ended, study.larger_is_better)
-    whole = status == 0 and chosen is not None and args.job_lock is not None
-    finished = _finished(workshop.folder) if args.collect else [_digest(args.job_lock)] if whole else []
+    whole = status == 0 and chosen is not None
+    finished = _finished(workshop.folder) if collect else [_digest(job_lock)] if whole and job_lock else []
     _write(workshop, study, prepared.ready, ended, finished)
     if loaded.settings and loaded.settings["logging.use_mlflow"].value:
         _track(workshop)

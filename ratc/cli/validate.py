@@ -5,18 +5,19 @@ Nothing is run, traced or written: whether the model fits on its card, only `rat
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ratc import compiler
-from ratc.console import say
+from ratc.cli import options
+from ratc.cli.command import declare
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 from ratc.sweep import met_at, once
-from ratc.workflow import apply_fixes, findings, inputs, lookups, options
+from ratc.workflow import apply_fixes, findings, inputs, lookups
 from ratc.workflow.request import CompileRequest
 
 if TYPE_CHECKING:
@@ -27,34 +28,38 @@ if TYPE_CHECKING:
 _ROUNDS = 32
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``ratc validate``."""
-    options.add_spec_arguments(parser)
-    options.add_format_argument(parser)
-    parser.add_argument(
-        "--fix",
-        action="store_true",
-        help="correct keys that are mistyped and values of the wrong form",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+@declare(
+    __doc__,
+    [
+        *options.spec(),
+        options.target(),
+        options.form(),
+        options.flag("--fix", "correct keys that are mistyped and values of the wrong form"),
+        options.dry_run("say what --fix would correct, and write nothing"),
+    ],
+    {
+        "ratc validate config.yaml": "what is wrong with it",
+        "ratc validate config.yaml --target slurm": "for a job on a cluster",
+        "ratc validate config.yaml --fix": "correct what is mistyped",
+    },
+    request=options.request,
+)
+def command(request: CompileRequest, form: str, fix: bool, dry_run: bool) -> int:
     """Exit status 1 when there is an error."""
-    refused = inputs.known_target(args.target)
+    refused = inputs.known_target(request.target)
     if refused:
-        findings.show(refused, "ratc validate", args.format)
+        findings.show(refused, "ratc validate", form)
         return 1
-    request = options.request(args)
     loaded = inputs.load(request)
-    problems = _fixed(request, loaded) if args.fix else ()
-    if args.fix:
+    problems = _fixed(request, loaded, dry_run) if fix else ()
+    if fix and not dry_run:
         loaded = inputs.load(request)
     found = [*loaded.diagnostics, *problems]
     if loaded.settings is not None and loaded.document is not None:
         found = once((*found, *_outcome(request, loaded)))
-    if findings.show(found, "ratc validate", args.format):
+    if findings.show(found, "ratc validate", form):
         return 1
-    say(f"{args.spec}: valid")
+    say(f"{request.spec}: valid")
     if loaded.settings is not None and _has_gpus(loaded.settings):
         say("not checked: whether the model fits on its card, which `ratc compile` predicts")
     return 0
@@ -137,11 +142,14 @@ def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterat
         yield item
 
 
-def _fixed(request: CompileRequest, loaded: inputs.Loaded) -> tuple[Diagnostic, ...]:
+def _fixed(request: CompileRequest, loaded: inputs.Loaded, dry_run: bool) -> tuple[Diagnostic, ...]:
     """Correct what can be corrected, again while that lets more be seen; says what it did."""
     for _ in range(_ROUNDS):
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
-        told, problems = apply_fixes.fix(names, loaded.diagnostics)
+        told, problems = apply_fixes.fix(names, loaded.diagnostics, dry_run)
+        if dry_run:
+            would("fix", *told)
+            return problems
         for line in told:
             say(f"fixed: {line}")
         if problems or not told:

@@ -10,33 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from ratc.comparison import effects
-from ratc.comparison.model import Amount, Change, Comparison, Effect, Side
-from ratc.explain import DECIDED_BY_MEMORY
+from ratc.comparison.model import Amount, Change, Comparison, Side
 from ratc.own_code import callables
 from ratc.plan import Value
+from ratc.spec import keys
+from ratc.spec.keys import Effect
 from ratc.units import size_text
-
-#: What a prediction of memory, and so all it decides, depends on beside a value's own inputs.
-PREDICTED_FROM = (
-    "model.",
-    "data.image_size",
-    "data.channels",
-    "data.num_classes",
-    "data.ignore_index",
-    "detection.",
-    "task_type",
-    "tasks.",
-    "data.scales",
-    "training.precision",
-    "training.optimizer",
-    "training.loss",
-    "training.tf32",
-    "hardware.",
-    "parallel.world_size",
-    "training.global_batch_size",
-    "engine.deepspeed",
-    "engine.offload_optimizer",
-)
 
 
 def compare(old: Side, new: Side) -> Comparison:
@@ -68,11 +47,12 @@ def compare(old: Side, new: Side) -> Comparison:
 
 def _without_memory(values: Mapping[str, Value]) -> dict[str, Value]:
     """Values without what a prediction decides: with only one of them at hand there is nothing to compare."""
-    return {
-        path: value
-        for path, value in values.items()
-        if path not in DECIDED_BY_MEMORY and not path.startswith("memory.")
-    }
+    return {path: value for path, value in values.items() if not _is_decided(path)}
+
+
+def _is_decided(path: str) -> bool:
+    """Whether a value is a prediction of memory, or one that it decides."""
+    return path in keys.decided_by_memory() or path.startswith("memory.")
 
 
 def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
@@ -168,10 +148,10 @@ def _told(
     """The change with its direct causes among what else changed."""
     paths = (change.path, change.formerly or change.path)
     own = [path for values in (after, before) for name in paths if name in values for path in values[name].inputs]
-    if predicted and (change.path in DECIDED_BY_MEMORY or change.path.startswith("memory.")):
-        own += [path for path in sorted(changed) if path.startswith(PREDICTED_FROM)]
+    if predicted and _is_decided(change.path):
+        own += [path for path in sorted(changed) if keys.memory_of(path) == "depends"]
     if change.path.startswith("memory."):
-        own += sorted(DECIDED_BY_MEMORY)
+        own += sorted(keys.decided_by_memory())
     if change.path.startswith("model.args.") and (change.old is None or change.new is None):
         own.append("model.name")  # another model has other arguments
     own = [path for given in own for path in _within(given, change.path, changed)]
@@ -192,11 +172,8 @@ def _within(given: str, path: str, changed: set[str]) -> list[str]:
 
 def _follows(path: str) -> frozenset[str]:
     """Decisions about memory are taken together: none of them is the cause of one that stands before it."""
-    return (
-        DECIDED_BY_MEMORY - {"training.micro_batch_size", "engine.zero_stage"}
-        if path in DECIDED_BY_MEMORY
-        else (frozenset())
-    )
+    decided = keys.decided_by_memory()
+    return decided - {"training.micro_batch_size", "engine.zero_stage"} if path in decided else frozenset()
 
 
 def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:

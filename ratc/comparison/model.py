@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from ratc.plan import Value
-
-
-class Effect(Enum):
-    """What a change is for: the worst comes first."""
-
-    TRAINING = "training"
-    RESUME = "resume"
-    MEMORY = "memory"
-    COST = "cost"
-    PLACEMENT = "placement"
-    COSMETIC = "cosmetic"
+from ratc.spec.keys import Effect
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from ratc.comparison.compare import same
 from ratc.comparison.model import Change, Comparison
-from ratc.explain import RENAMED
 from ratc.plan import Value
+from ratc.spec import keys
 
 #: So many values in a row that one side alone has are told together.
 _MANY = 3
@@ -112,7 +112,7 @@ def _repeats(source: Change, child: Change) -> bool:
     """Whether a value of the plan is the setting or the fact itself, kept as it is wherever one is given."""
     kind, _, name = source.path.partition(":")
     if kind == "spec":
-        alike = child.path in (RENAMED.get(name, name), name, name.replace("model.", "model.args.", 1))
+        alike = child.path in (keys.renamed().get(name, name), name, name.replace("model.", "model.args.", 1))
     elif kind == "facts":
         alike = name.rpartition(".")[2] == child.path.rpartition(".")[2] or name == "card.id"
     else:

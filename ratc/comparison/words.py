@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line
 from ratc.plan import Value
 from ratc.secrets.redact import redact
 from ratc.secrets.redact import shown as secret_free
+from ratc.spec.keys import Effect
 from ratc.units import duration, size_text
 
 #: What an effect is called beside a change.

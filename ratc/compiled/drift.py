@@ -75,7 +75,7 @@ def untouched(
             text, file = data.decode("utf-8", errors="replace"), (wanted or {}).get(name)
             message = f"`{path}` was edited by hand: it is not the file that the lock vouches for"
             if file is None or file.digest != vouched:
-                note = "which lines cannot be told: what was compiled cannot be made again here"
+                note = "the changed lines are unknown: the compiled files cannot be made again here"
                 yield Diagnostic("R426", message, _line(path, text, 1), (note,), helps)
             else:
                 yield _edited("R426", message, path, text, file.text, helps)
@@ -105,7 +105,7 @@ def own_code(
             node = _table(document, "own_code").get(name)
             span = node.span if node else (section or document.root).key_span
             message = f"own code `{name}` is not what `{path}` was compiled with: {words}"
-            note = "what the model, the data or the loss computes may be something else than what was reviewed"
+            note = "the model, the data or the loss may compute something other than the reviewed code"
             yield Diagnostic("R448", message, span, (note,), helps)
 
 
@@ -158,7 +158,7 @@ def _differences(folder: str, made: Sequence[Artifact], helps: tuple[str, ...]) 
         text = there.decode("utf-8", errors="replace")
         if artifact.path == lock.NAME and _same_lock(text, artifact.text):
             continue
-        yield _edited("R404", f"`{path}` is not what its inputs give", path, text, artifact.text, helps)
+        yield _edited("R404", f"`{path}` differs from the output of its inputs", path, text, artifact.text, helps)
 
 
 def _other_version(folder: str, document: Document, stale: list[Diagnostic]) -> Iterator[Diagnostic]:

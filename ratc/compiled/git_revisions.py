@@ -110,7 +110,7 @@ def _no_file(revision: str, path: str, names: set[str]) -> Diagnostic:
         outside = ("write the path from the root of the repository",)
         return Diagnostic("R421", f"`{path}` is outside the repository", helps=outside)
     near = did_you_mean(path, [name for name in names if name.endswith((".yaml", ".yml"))])
-    helps = near or (f"`git ls-tree -r --name-only {revision}` lists what is there",)
+    helps = near or (f"`git ls-tree -r --name-only {revision}` lists the files there",)
     return Diagnostic("R421", f"there is no `{path}` in revision `{revision}`", helps=helps)
 
 

@@ -199,7 +199,7 @@ def choose_node_type(
     if len(fitting) > 1 and gpus_asked(settings) == 0:
         # Whatever the smallest gives, the others have too.
         fitting = [min(fitting, key=lambda item: _size(partition, item, settings))]
-        why = f"the smallest nodes of {part} that have what is asked for"
+        why = f"the smallest nodes of {part} that meet the request"
     if len(fitting) > 1:
         given = " and ".join(f"`{item.name}`{where(partition.nodes[item.name].span)}" for item in fitting)
         message = f"{part} has nodes of {len(fitting)} types, and the spec names none"

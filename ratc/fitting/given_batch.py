@@ -58,7 +58,7 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
             f"micro-batch {found.micro_batch} fits on {device.name} only within the margin: "
             f"{size_text(found.predicted_bytes)} {source}, the card has {size_text(device.memory_bytes)}"
         )
-        note = f"{found.margin:.1%} of what the allocator may reserve is to be kept free, for what a prediction misses"
+        note = f"{found.margin:.1%} of what the allocator may reserve is to be kept free as the prediction's margin"
         return (Diagnostic("R318", message, span, (note,), tuple(helps), Severity.WARNING),)
     message = (
         f"micro-batch {found.micro_batch} does not fit on {device.name}: "

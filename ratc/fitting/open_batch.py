@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from ratc.plan import Plan, Values
-
-#: Plan values that no prediction depends on.
-_NOT_PREDICTED = frozenset(
-    (
-        "seed",
-        "description",
-        "experiment_name",
-        "output_dir",
-        "logging.mlflow_experiment_name",
-        "logging.wandb_project",
-        "job.name",
-        "training.learning_rate",
-        "training.weight_decay",
-        "training.epochs",
-        "training.scheduler",
-        "training.warmup_epochs",
-    )
-)
+from ratc.spec import keys
 
 
 def predicted_from(plan: Plan, folder: str) -> tuple[object, ...]:
     """What a prediction depends on: plans of one folder that are alike in this share it."""
     values = plan.values
-    return folder, *((path, repr(values[path].value)) for path in values if path not in _NOT_PREDICTED)
+    return folder, *((path, repr(values[path].value)) for path in values if keys.memory_of(path) != "apart")
 
 
 def is_open(plan: Plan) -> bool:

@@ -100,7 +100,9 @@ def _account(choice: Choice, measured: str | None) -> Account:
         margin = breakdown.margin_text(found)
         left.append(Part("margin", found.budget_bytes - found.cap_bytes, "kept free as a margin", margin))
         left.append(Part("unused", found.cap_bytes - found.peak_reserved_bytes, "unused below the cap"))
-    sentences = [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` says what would."]
+    sentences = (
+        [breakdown.taken(choice)] if found.fits else ["This does not fit: `ratc fit SPEC` shows what would fit."]
+    )
     if choice.next_larger is not None:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:

@@ -18,7 +18,7 @@ from ratc.units import slurm_time
 
 _Made = list[tuple[str, object]] | str
 _OURS = "ratc writes it itself"
-_COMMAND = "a command: what the job needs of it belongs into `environment.setup`"
+_COMMAND = "a command: if the job needs it, put it into `environment.setup`"
 _LAUNCH = re.compile(r"^(?:exec )?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
 
 
@@ -352,7 +352,7 @@ def _variables(command: shell.Command, span: Span, done: _Environment) -> Iterat
             continue
         done.forget(path)
         if number in command.dynamic:
-            done.drop(path, f"{span.place} sets it again, to what is not known here")
+            done.drop(path, f"{span.place} sets it again, to an unknown value")
             yield Left(source, span, "the shell's variables are not known here")
         elif (why := launch_variables.reason(name)) is not None:
             yield Left(source, span, f"it {why}")
@@ -369,7 +369,7 @@ def _assignment(
         done.assign(Carried(path, value, span, command.text))
         return
     done.forget(path)
-    done.drop(path, f"{span.place} sets it again, to what is not known here")
+    done.drop(path, f"{span.place} sets it again, to an unknown value")
     yield Left(command.text, span, _COMMAND)
 
 
@@ -381,5 +381,5 @@ def _launch(command: shell.Command, span: Span) -> Iterator[Item]:
             yield from _option(LAUNCHER, key, value, span)
         elif key in ("config_file", "deepspeed", "deepspeed_config") and value:
             yield Left(f"{name} {value}", span, "give that file to `ratc import` too", deliberate=True)
-    why = "ratc writes the command; what the program itself is told belongs into the spec"
+    why = "ratc writes the command; the program's own options belong into the spec"
     yield Left(re.sub(r"\\\n", " ", command.text), span, why)

@@ -38,7 +38,7 @@ def kind(name: str, data: bytes, asked: str | None) -> tuple[str | None, Documen
     assert isinstance(document.root.value, dict)
     keys = set(document.root.value)
     if "lock_version" in keys:
-        helps = ("import what it was compiled from, or use that spec",)
+        helps = ("import its sources, or use the spec it was compiled from",)
         return None, None, (Diagnostic("R431", f"`{name}` is a lock of ratc's", document.root.span, helps=helps),)
     named = (("accelerate", _ACCELERATE), ("deepspeed", _DEEPSPEED), ("unified", _UNIFIED))
     like = asked or next((which for which, known in named if keys & known), None)
@@ -49,5 +49,7 @@ def kind(name: str, data: bytes, asked: str | None) -> tuple[str | None, Documen
 
 def _unclear(name: str, text: str, why: str) -> Diagnostic:
     source = Source(name, text)
-    helps = (f"say what it is: `--from` with one of {', '.join(KINDS)}",)
-    return Diagnostic("R430", f"it is not clear what `{name}` is: {why}", Span(source, 1, 1, 1, 2), helps=helps)
+    helps = (f"name its kind: `--from` with one of {', '.join(KINDS)}",)
+    return Diagnostic(
+        "R430", f"it is not clear which kind of file `{name}` is: {why}", Span(source, 1, 1, 1, 2), helps=helps
+    )

@@ -61,7 +61,7 @@ def commands(text: str) -> Iterator[Command]:
             if not over and not command.unsure:
                 over = _end(command.words or ())
         if node.has_error and not over:  # where it ends is not known, and quotes and here-documents may be open
-            over = "it stands behind what cannot be read as bash"
+            over = "it stands behind text that cannot be read as bash"
 
 
 def _end(words: tuple[str, ...]) -> str:

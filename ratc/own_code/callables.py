@@ -61,7 +61,7 @@ def moved(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
         if before.get(name) != after.get(name)
     ]
     if before.get(REST) != after.get(REST):
-        told.append("what stands in no function and no class changed")
+        told.append("code outside of functions and classes changed")
     if not told:
         told.append("its bytes changed" if not (before and after) else "comments, blank lines or an order changed")
     return ", ".join(told)

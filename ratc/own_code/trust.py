@@ -87,14 +87,25 @@ def listed() -> list[str]:
 
 def add(folder: str) -> str:
     """List a folder; returns it as listed. Raises Untrusted for one that is not there, and OSError."""
-    place = os.path.realpath(folder)
-    if not os.path.isdir(place):
+    entry = entry_of(folder)
+    if entry not in listed():
+        _write([*listed(), entry])
+    return entry
+
+
+def entry_of(folder: str) -> str:
+    """A folder as it would be listed. Raises Untrusted for one that is not there."""
+    entry = os.path.realpath(folder)
+    if not os.path.isdir(entry):
         raise Untrusted(f"there is no folder `{folder}`")
-    if "\n" in place or "\r" in place:
+    if "\n" in entry or "\r" in entry:
         raise Untrusted("the folder's name has a line break")
-    if place not in listed():
-        _write([*listed(), place])
-    return place
+    return entry
+
+
+def is_entry(folder: str) -> bool:
+    """Whether this very folder is on the list, not one above it."""
+    return os.path.realpath(folder) in listed()
 
 
 def remove(folder: str) -> str | None:

@@ -111,9 +111,7 @@ def _rendered(tree: dict[str, Any], questions: list[str], command: str) -> str:
         path, _, question = item.partition(": ")
         _open(tree, path)
         comments[path] = f"? {question}"
-    head = (
-        f"# Written by `{command}`. `# ?` marks what it could not learn: answer there, and remove the question below.\n"
-    )
+    head = f"# Written by `{command}`. `# ?` marks open values: answer there, and remove the question below.\n"
     listed = "".join(f"  - {scalar(item)}\n" for item in questions)
     return head + mapping(tree, comments) + (f"questions:\n{listed}" if listed else "")
 

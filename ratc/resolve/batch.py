@@ -74,7 +74,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         micro = max(n for n in range(1, DEFAULT_MICRO_BATCH + 1) if share % n == 0)
         why = f"largest divisor of {target} / {world} = {share} up to {DEFAULT_MICRO_BATCH}"
         context.derive(_MICRO, micro, why, _GLOBAL, "parallel.world_size")
-        message = f"micro-batch size {micro} is a default, not a prediction of what fits"
+        message = f"micro-batch size {micro} is a default; memory is not predicted"
         span = settings["training.auto_batch_size"].span or settings[_TARGET].span
         yield Diagnostic("R305", message, span, (why,), ("give `batch_size` to choose it yourself",), Severity.WARNING)
     if accumulation is not None:

@@ -17,6 +17,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if why is not None:
             instead = launch_variables.FOLDERS.get(name)
             helps = (
-                (f"set `{instead}`",) if instead else ("remove it, and say in `training` or `resources` what is meant",)
+                (f"set `{instead}`",)
+                if instead
+                else ("remove it, and set the key of `training` or `resources` instead",)
             )
             yield Diagnostic("R228", f"the variable `{name}` {why}", variables.span, helps=helps)

@@ -15,7 +15,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     for name in ("learning_rate", "min_learning_rate"):
         rate = settings[f"training.{name}"]
         if isinstance(rate.value, (int, float)) and rate.value > _LARGEST:
-            message = f"`{name}` {rate.value:g} is far above what AdamW trains with"
+            message = f"`{name}` {rate.value:g} is far above the usual rates of AdamW"
             notes = ("AdamW moves each weight by about the learning rate in each step; 1e-5 to 1e-2 is usual",)
             helps = ("lower it; `ratc tune lr SPEC` measures one for a spec",)
             yield Diagnostic("R241", message, rate.span, notes, helps, Severity.WARNING)

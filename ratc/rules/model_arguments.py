@@ -45,7 +45,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
                 message = f"`{key}` is an argument of the built-in model `rat`, not of `{name}`"
                 yield Diagnostic("R203", message, settings[path].span, helps=(f"move it: `args: {{{key}: …}}`",))
     elif settings["model.output"].value is not None:
-        message = "`output` is of a model of your own; what `rat` returns is known"
+        message = "`output` is for custom models; the output of `rat` is known"
         yield Diagnostic("R203", message, settings["model.output"].span, helps=("remove it",))
     for owner, args, built_in in _PAIRS:
         if settings[owner].value == built_in and settings[args].value:

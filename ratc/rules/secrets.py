@@ -23,10 +23,10 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             told.add(place)
             name = place.removeprefix(f"{_VARIABLES}.")
             if name != place:
-                message = f"the variable `{redact(name)}` holds what looks like a secret"
+                message = f"the variable `{redact(name)}` looks like it holds a secret"
                 helps = (f"name it instead, and set it in the shell that submits: `secrets: [{redact(name)}]`",)
             else:
-                message = f"`{redact(place)}` holds what looks like a secret"
+                message = f"`{redact(place)}` looks like it holds a secret"
                 helps = (
                     "set a variable in the shell that submits, name it under `environment.secrets`, and read it from "
                     "the environment where it is used",

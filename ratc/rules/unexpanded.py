@@ -7,16 +7,8 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
+from ratc.spec import keys
 
-#: Keys that hold a path, with the option that gives it from a shell.
-_PATHS = {
-    "data.data_dir": '--data-dir "{}"',
-    "output_dir": '--output-dir "{}"',
-    "environment.venv": '--set "environment.venv={}"',
-    "environment.conda": '--set "environment.conda={}"',
-    "environment.container": '--set "environment.container={}"',
-    "resources.cluster": '--cluster "{}"',
-}
 #: Free values that may hold paths.
 _FREE = ("environment.variables", "data.args", "model.args", "training.loss_args")
 #: `$NAME`, `${NAME}`, `${oc.env:NAME}`, `%NAME%`, `{{ NAME }}`, `~user`, `$(command)`, `` `command` ``. `~` and `~/`
@@ -27,8 +19,6 @@ _TEMPLATE = re.compile(
 )
 #: A word in a path that a person was to replace.
 _PLACEHOLDER = re.compile(r"<[^<>/]+>")
-#: What is read or written as files of a file system.
-_FOLDERS = ("data.data_dir", "output_dir", "environment.venv")
 #: A path from an option or a variable was made absolute, and has lost a slash.
 _ADDRESS = re.compile(r"(?:^|/)([A-Za-z][A-Za-z0-9+.-]+):/")
 _NAMED = re.compile(r"\$\{(?:oc\.)?env[:.]([A-Za-z_]\w*)[^}]*\}|\$\{env:([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%")
@@ -36,14 +26,15 @@ _NAMED = re.compile(r"\$\{(?:oc\.)?env[:.]([A-Za-z_]\w*)[^}]*\}|\$\{env:([A-Za-z
 
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Every path and every free value with a variable in it is a warning: it is taken as it is."""
-    paths = dict(_PATHS)
+    options = {path: f'--{name} "{{}}"' for name, path in keys.short_names().items()}
+    paths = {path: options.get(path, f'--set "{path}={{}}"') for path in keys.paths()}
     folders = (path for path in settings if path.startswith("tasks.") and path.endswith(".data.folder"))
     paths |= {path: f'--set "{path}={{}}"' for path in folders}
     for path, option in paths.items():
         text = settings[path].value
         if not isinstance(text, str):
             continue
-        if path in _FOLDERS and (match := _ADDRESS.search(text)):
+        if path in keys.paths("folder") and (match := _ADDRESS.search(text)):
             message = f"`{path}` is an address (`{match[1]}://`), which is taken as a folder's name"
             advice = "copy the data to a file system, or mount it there, and name that folder"
             yield Diagnostic("R234", message, settings[path].span, (), (advice,), Severity.WARNING)

@@ -103,7 +103,9 @@ def detect(target: str | None, timeout: float) -> tuple[Scheduler | None, tuple[
 def unanswered(dialect: Dialect, answer: Answer) -> Diagnostic:
     """A scheduler that is installed but does not answer. Code: R413."""
     message = f"{dialect.name} does not answer"
-    return Diagnostic("R413", message, notes=answer.words, helps=("try again later, or ask those who run the cluster",))
+    return Diagnostic(
+        "R413", message, notes=answer.words, helps=("try again later, or ask the cluster's administrators",)
+    )
 
 
 def _missing(dialect: Dialect) -> list[str]:
@@ -116,7 +118,7 @@ def _nothing_here(target: str | None) -> Diagnostic:
     notes = tuple(f"{dialect.name}: no `{_missing(dialect)[0]}` on PATH" for dialect in dialects)
     helps = (
         "submit from a login node of the cluster",
-        f"`--target {target or 'slurm'} --dry-run` writes the files only",
+        f"`ratc compile SPEC --target {target or 'slurm'}` writes the files only",
         "`ratc train SPEC` compiles for this machine and runs it",
     )
     return Diagnostic("R410", message, notes=notes, helps=helps)

@@ -58,7 +58,7 @@ def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
     except (OSError, ValueError):
         found = None
     if found is None:
-        message = f"`{path}` cannot be read: it is not known what was submitted from here before"
+        message = f"`{path}` cannot be read: earlier submissions from here are unknown"
         return (), (Diagnostic("R412", message, helps=("look at the queue, and remove the file",)),)
     return found, ()
 

@@ -32,7 +32,7 @@ def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
     reason = _reason(words)
     message = f"the scheduler {verb}: {_plain(reason)}" if words else f"the scheduler {verb} without a word"
     notes = tuple(f"{answer.command} said: {word}" for word in words if word != reason)
-    look = "look at what the script asks for: its first lines are what the scheduler reads"
+    look = "look at the script's request: the scheduler reads its first lines"
     helps = (look,) if span is None else ()
     return Diagnostic("R414", message, span, notes, helps)
 

@@ -149,7 +149,7 @@ class Cluster(Section):
         [32768, 60999],
         description="First and last port that the system gives away; the rendezvous avoids them.",
     )
-    lsf: Lsf = Field(Lsf(), description="How this LSF site reads what is asked for.")
+    lsf: Lsf = Field(Lsf(), description="How this LSF site reads a request.")
     questions: list[Line] = Field(
         [],
         description="What a probe could not learn, each `KEY: question`. Answer it under the key, then remove it.",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ratc.spec.base import NonNegative, PositiveInt, Section, Text
+from ratc.spec.keys import Effect, Key
 
 
 class Compression(Section):
@@ -29,15 +30,19 @@ class Compression(Section):
         "the training if absent.",
         examples=[75],
     )
-    quantization: Literal["none", "weight_only", "dynamic"] = Field(
+    quantization: Annotated[
+        Literal["none", "weight_only", "dynamic"],
+        Key((Effect.COSMETIC,), "another way to make the trained model smaller"),
+    ] = Field(
         "none", description="int8 weights of linear layers; `dynamic`: activations in int8, too. Done after training."
     )
     aware: bool = Field(
         False, description="Train with weights rounded as `quantization` will round them, so that they suit it."
     )
-    metric: Text | None = Field(
-        None, description="Score that is held; `checkpoint.best_metric` if absent.", examples=["dice"]
-    )
-    tolerance: NonNegative = Field(
+    metric: Annotated[
+        Text | None,
+        Key((Effect.COSMETIC,), "another score is held when the trained model is made smaller"),
+    ] = Field(None, description="Score that is held; `checkpoint.best_metric` if absent.", examples=["dice"])
+    tolerance: Annotated[NonNegative, Key((Effect.COSMETIC,), "the smaller model may lose more, or less")] = Field(
         0.01, description="By how much that score may be worse than before; beyond it, compressing fails."
     )

@@ -31,6 +31,7 @@ from ratc.spec.base import (
     Word,
 )
 from ratc.spec.compression import Compression
+from ratc.spec.keys import LEARNT, Effect, Key
 from ratc.spec.tuning import Tuning
 from ratc.units import WALLTIME
 
@@ -50,10 +51,18 @@ class Model(Section):
     )
     output: Name | None = Field(
         None,
-        description="Key of the logits in what a model of your own returns, if that is a mapping.",
+        description="Key of the logits in a custom model's output, if that is a mapping.",
         examples=["out"],
     )
-    attention_memory: Literal["full", "fused", "chunked", "auto"] = Field(
+    attention_memory: Annotated[
+        Literal["full", "fused", "chunked", "auto"],
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "the same attention computed with other memory and speed",
+            memory="decides",
+            rate=False,
+        ),
+    ] = Field(
         "auto",
         description="RAT's dense attention: `full` keeps its maps, `fused` (FlexAttention, compute capability 8.0 and "
         "later) and `chunked` (anywhere, slower) recompute them in a fraction of the memory; `auto` takes `full`, and "
@@ -101,28 +110,67 @@ class Model(Section):
 class Training(Section):
     """How long, how fast, in what batches and with what numbers."""
 
-    epochs: PositiveInt = Field(100, description="Passes over the training split.", examples=[100])
+    epochs: Annotated[
+        PositiveInt,
+        Key(
+            (*LEARNT, Effect.COST),
+            "another length, and with it another schedule",
+            memory="apart",
+            option="epochs",
+            order=6,
+        ),
+    ] = Field(100, description="Passes over the training split.", examples=[100])
     auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch if `batch_size` is absent.")
-    batch_size: PositiveInt | None = Field(
-        None, description="Micro-batch size: samples per GPU and forward pass.", examples=[8]
-    )
-    target_batch_size: PositiveInt | None = Field(
+    batch_size: Annotated[
+        PositiveInt | None,
+        Key(
+            (Effect.MEMORY,),
+            "the same step in other pieces; batch statistics and rounding may differ",
+            plan="training.micro_batch_size",
+            memory="decides",
+            option="batch-size",
+            order=3,
+        ),
+    ] = Field(None, description="Micro-batch size: samples per GPU and forward pass.", examples=[8])
+    target_batch_size: Annotated[
+        PositiveInt | None,
+        Key(
+            LEARNT,
+            "another number of samples in each optimizer step",
+            plan="training.global_batch_size",
+            memory="depends",
+            option="target-batch-size",
+            order=4,
+        ),
+    ] = Field(
         None,
         description="Global batch size: samples per optimizer step over all GPUs. Never changed silently.",
         examples=[32],
     )
-    gradient_accumulation_steps: PositiveInt | None = Field(
+    gradient_accumulation_steps: Annotated[
+        PositiveInt | None,
+        Key((Effect.COST,), "the same step in more or fewer pieces", memory="decides"),
+    ] = Field(
         None,
         description="Forward passes per optimizer step; worked out from the batch sizes if absent.",
         examples=[4],
     )
-    last_batch: Literal["drop", "keep"] = Field(
+    last_batch: Annotated[
+        Literal["drop", "keep"],
+        Key(
+            (*LEARNT, Effect.COST),
+            "the rest of an epoch that fills no global batch is learnt from, or not",
+            rate=True,
+        ),
+    ] = Field(
         "drop",
         description="The rest of an epoch that fills no global batch: left out, or made into a smaller step.",
     )
-    learning_rate: Positive | Annotated[str, Field(pattern="^auto$")] = Field(
+    learning_rate: Annotated[
+        Positive | Annotated[str, Field(pattern="^auto$")], Key(memory="apart", option="learning-rate", order=5)
+    ] = Field(
         1e-4,
-        description="Peak learning rate; `auto`: what `ratc tune lr` has measured for this spec.",
+        description="Peak learning rate; `auto`: the rate that `ratc tune lr` measured for this spec.",
         examples=[1e-4],
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = Field(
@@ -135,56 +183,114 @@ class Training(Section):
         description="Global batch size that `learning_rate` is meant for; of a measured one what it was measured with.",
         examples=[256],
     )
-    optimizer: Literal["adamw"] = Field("adamw", description="Optimizer.")
-    weight_decay: NonNegative = Field(0.01, description="Decoupled weight decay.", examples=[0.01])
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
+    optimizer: Annotated[
+        Literal["adamw"],
+        Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
+    ] = Field("adamw", description="Optimizer.")
+    weight_decay: Annotated[NonNegative, Key(memory="apart", rate=True)] = Field(
+        0.01, description="Decoupled weight decay.", examples=[0.01]
+    )
+    betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
         [0.9, 0.999], description="Adam's two averages."
     )
-    scheduler: Literal["cosine", "step", "none"] = Field("cosine", description="Learning-rate schedule after warm-up.")
-    warmup_epochs: NonNegative = Field(
+    scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
+        "cosine", description="Learning-rate schedule after warm-up."
+    )
+    warmup_epochs: Annotated[NonNegative, Key(memory="apart")] = Field(
         0.0, description="Linear warm-up, in epochs; counted in optimizer steps.", examples=[1]
     )
     min_learning_rate: NonNegative = Field(0.0, description="Where the cosine schedule ends.")
     step_epochs: PositiveInt = Field(30, description="Schedule `step`: epochs between reductions.")
     step_gamma: Probability = Field(0.1, description="Schedule `step`: factor of each reduction.")
-    gradient_clipping: Positive | None = Field(
+    gradient_clipping: Annotated[Positive | None, Key(rate=True)] = Field(
         1.0, description="Largest gradient norm; null is no clipping.", examples=[1.0]
     )
-    loss: Annotated[str, Field(pattern=LOSS)] | None = Field(
+    loss: Annotated[Annotated[str, Field(pattern=LOSS)] | None, Key(plan="training.loss.name", rate=True)] = Field(
         None,
         description="`bce` (of one class), `cross_entropy` (of several), `dice`, `combined` (the mean of Dice and the "
         "other; of segmentation, if absent), `set_prediction` (of detection) or `package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
-    loss_args: Arguments = Field(
+    loss_args: Annotated[Arguments, Key(rate=True)] = Field(
         {}, description="Keyword arguments of the loss; built-in ones take weights and `smooth`."
     )
-    mixed_precision: bool = Field(
+    mixed_precision: Annotated[bool, Key(plan="training.precision")] = Field(
         True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
     )
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="Ask for one precision instead.")
-    deepspeed: bool | None = Field(None, description="Use DeepSpeed; if absent, on several GPUs with Accelerate.")
-    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        Key(
+            (*LEARNT, Effect.MEMORY),
+            "other rounding: losses are not the same to the digit",
+            memory="depends",
+        ),
+    ] = Field("auto", description="Ask for one precision instead.")
+    deepspeed: Annotated[
+        bool | None,
+        Key(
+            (Effect.RESUME, Effect.MEMORY),
+            "checkpoints of the one engine are not read by the other",
+            plan="engine.deepspeed",
+            memory="depends",
+        ),
+    ] = Field(None, description="Use DeepSpeed; if absent, on several GPUs with Accelerate.")
+    zero_stage: Annotated[
+        Annotated[int, Field(ge=0, le=3)] | None,
+        Key(
+            (Effect.RESUME, Effect.MEMORY),
+            "states are split over the ranks in another way; shards of another stage are not read",
+            plan="engine.zero_stage",
+            memory="decides",
+        ),
+    ] = Field(
         None,
         description="ZeRO stage. If absent, 2; or if ratc chooses the micro-batch, the lowest stage that needs no more "
         "accumulation.",
         examples=[2],
     )
-    offload_optimizer: bool = Field(False, description="Keep optimizer states in host memory (DeepSpeed).")
-    use_accelerate: bool = Field(
-        True, description="Train through HuggingFace Accelerate; otherwise by torch or DeepSpeed alone."
-    )
-    activation_checkpointing: bool | Literal["auto"] = Field(
+    offload_optimizer: Annotated[
+        bool,
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "the optimizer works in the host's memory, or in the GPU's",
+            plan="engine.offload_optimizer",
+            memory="depends",
+        ),
+    ] = Field(False, description="Keep optimizer states in host memory (DeepSpeed).")
+    use_accelerate: Annotated[
+        bool,
+        Key((Effect.PLACEMENT,), "another launcher for the same step", plan="engine.use_accelerate"),
+    ] = Field(True, description="Train through HuggingFace Accelerate; otherwise by torch or DeepSpeed alone.")
+    activation_checkpointing: Annotated[
+        bool | Literal["auto"],
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "activations are computed again instead of kept, or kept",
+            memory="decides",
+        ),
+    ] = Field(
         False,
         description="Recompute activations in backward, to save memory; `auto` does if nothing fits without.",
     )
-    allocator: Literal["auto", "native", "expandable_segments"] = Field(
+    allocator: Annotated[
+        Literal["auto", "native", "expandable_segments"],
+        Key(
+            (Effect.MEMORY,),
+            "the same tensors in other segments of the card's memory",
+            memory="decides",
+        ),
+    ] = Field(
         "auto",
         description="How PyTorch's CUDA allocator takes memory; `auto` takes expandable segments if a larger "
         "micro-batch or a lower ZeRO stage fits with them.",
     )
-    compile: bool = Field(False, description="Compile the model with torch.compile.")
-    callbacks: list[Annotated[str, Field(pattern=CALLABLE)]] = Field(
+    compile: Annotated[bool, Key((Effect.COST,), "other kernels for the same step")] = Field(
+        False, description="Compile the model with torch.compile."
+    )
+    callbacks: Annotated[
+        list[Annotated[str, Field(pattern=CALLABLE)]],
+        Key((Effect.TRAINING,), "other code of your own is called by the loop"),
+    ] = Field(
         [],
         description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`.",
         examples=[["my_package.hooks:Freeze"]],
@@ -206,52 +312,91 @@ class Data(Section):
         description="Keyword arguments of a `package.module:callable`; `isic` and `volumes` take `mask_threshold`,"
         " `volumes` also `window` and `overlap`.",
     )
-    data_dir: Text = Field(
+    data_dir: Annotated[
+        Text,
+        Key(
+            (Effect.PLACEMENT,),
+            "the data lies elsewhere; whether it is the same data ratc cannot see",
+            rate=False,
+            option="data-dir",
+            order=1,
+            path="folder",
+        ),
+    ] = Field(
         ...,
         description="Folder of the data; relative to the spec's folder.",
         examples=["/shared/ISIC2018", "data"],
     )
-    image_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=3)] = Field(
+    image_size: Annotated[
+        PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=3)],
+        Key((*LEARNT, Effect.MEMORY), "other images", memory="depends", option="image-size", order=7),
+    ] = Field(
         256,
         description="Pixels images are resized to, or voxels of a volume's patches: one number for all sides, "
         "[height, width] or [depth, height, width].",
         examples=[256, [192, 256], [64, 96, 96]],
     )
-    channels: Annotated[int, Field(ge=1, le=1024)] = Field(
-        3, description="1 grey, 3 RGB; other numbers for `volumes` and your own data."
-    )
-    num_classes: Annotated[int, Field(ge=1, le=256)] = Field(
+    channels: Annotated[
+        Annotated[int, Field(ge=1, le=1024)],
+        Key((*LEARNT, Effect.MEMORY), "other images", memory="depends"),
+    ] = Field(3, description="1 grey, 3 RGB; other numbers for `volumes` and your own data.")
+    num_classes: Annotated[
+        Annotated[int, Field(ge=1, le=256)],
+        Key((*LEARNT, Effect.MEMORY), "other classes, and with them another head", memory="depends"),
+    ] = Field(
         1,
         description="1: foreground and background. From 2 on a mask holds class numbers from 0, the background. Of "
         "detection: classes of objects.",
         examples=[3],
     )
-    class_names: list[ClassName] | None = Field(
+    class_names: Annotated[list[ClassName] | None, Key((Effect.COSMETIC,), "other words for the same classes")] = Field(
         None,
         description="What the classes are called, `num_classes` of them; numbers if absent.",
         examples=[["background", "grey matter", "white matter"]],
     )
-    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = Field(
+    ignore_index: Annotated[
+        Annotated[int, Field(ge=0, le=255)] | None, Key(LEARNT, "other pixels count", memory="depends")
+    ] = Field(
         None, description="The number in a mask for pixels that do not count, with several classes.", examples=[255]
     )
-    scales: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=8)] | None = Field(
+    scales: Annotated[
+        Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=8)] | None,
+        Key((*LEARNT, Effect.MEMORY), "another image pyramid", memory="depends"),
+    ] = Field(
         None,
         description="Image pyramid for `model.multi_scale`: factors of `image_size`, the first is 1.",
         examples=[[1.0, 0.5]],
     )
     on_bad_sample: Literal["fail", "skip"] = Field("fail", description="What a missing or corrupt image does.")
-    augmentations: list[Annotated[dict[Variable, Arguments], Field(min_length=1, max_length=1)]] = Field(
+    augmentations: Annotated[
+        list[Annotated[dict[Variable, Arguments], Field(min_length=1, max_length=1)]],
+        Key(LEARNT, "other random changes of the training images"),
+    ] = Field(
         [],
         description="Random changes of the training images, in order: transforms of torchvision by name, with their "
         "arguments; masks and boxes move along.",
         examples=[[{"RandomHorizontalFlip": {"p": 0.5}}, {"ColorJitter": {"brightness": 0.2}}]],
     )
-    cache: Literal["none", "memory", "disk"] = Field(
+    cache: Annotated[
+        Literal["none", "memory", "disk"],
+        Key(
+            (Effect.PLACEMENT,),
+            "decoded images are kept in another way; what is learnt is the same",
+            rate=False,
+        ),
+    ] = Field(
         "none",
         description="Keep decoded images from epoch to epoch, one copy a node: in memory, or in a file under "
         "`RAT_CACHE_DIR` or the output folder.",
     )
-    cache_size: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
+    cache_size: Annotated[
+        Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None,
+        Key(
+            (Effect.PLACEMENT,),
+            "decoded images are kept in another way; what is learnt is the same",
+            rate=False,
+        ),
+    ] = Field(
         None,
         description="Most that the cache may hold on a node; a bare number is in GB. If absent, a third of the "
         "host's memory, or 64 GB of disk.",
@@ -260,11 +405,22 @@ class Data(Section):
     auto_optimize: bool = Field(
         True, description="Let ratc choose workers, pinning and prefetching if they are absent."
     )
-    num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
-        None, description="Loader processes per GPU.", examples=[4]
+    num_workers: Annotated[
+        Annotated[int, Field(ge=0, le=1024)] | None,
+        Key(
+            (Effect.PLACEMENT,),
+            "other loader processes; the order of samples stays",
+            rate=False,
+            option="num-workers",
+            order=8,
+        ),
+    ] = Field(None, description="Loader processes per GPU.", examples=[4])
+    pin_memory: Annotated[bool | None, Key((Effect.PLACEMENT,), "another way to copy to the GPU", rate=False)] = Field(
+        None, description="Page-locked host buffers; if absent, on a GPU."
     )
-    pin_memory: bool | None = Field(None, description="Page-locked host buffers; if absent, on a GPU.")
-    prefetch_factor: PositiveInt | None = Field(
+    prefetch_factor: Annotated[
+        PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer batches prepared ahead", rate=False)
+    ] = Field(
         None,
         description="Batches each loader process prepares ahead; if absent, two and what an optimizer step takes, "
         "within the host's memory.",
@@ -296,7 +452,13 @@ class Detection(Section):
 class PartData(Section):
     """The data of one of several tasks; sizes, channels, augmentations and loading stand under `data`."""
 
-    folder: Text = Field(".", description="Folder of the task's data, within `data.data_dir`.", examples=["lesions"])
+    folder: Annotated[
+        Text,
+        Key(
+            (Effect.PLACEMENT,),
+            "the task's data lie elsewhere; whether it is the same data ratc cannot see",
+        ),
+    ] = Field(".", description="Folder of the task's data, within `data.data_dir`.", examples=["lesions"])
     dataset: str | None = Field(
         None,
         pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
@@ -304,8 +466,13 @@ class PartData(Section):
         examples=["isic", "coco"],
     )
     args: Arguments = Field({}, description="As `data.args`.")
-    num_classes: Annotated[int, Field(ge=1, le=256)] = Field(1, description="As `data.num_classes`.", examples=[3])
-    class_names: list[ClassName] | None = Field(None, description="As `data.class_names`.")
+    num_classes: Annotated[
+        Annotated[int, Field(ge=1, le=256)],
+        Key((*LEARNT, Effect.MEMORY), "other classes, and with them another head"),
+    ] = Field(1, description="As `data.num_classes`.", examples=[3])
+    class_names: Annotated[list[ClassName] | None, Key((Effect.COSMETIC,), "other words for the same classes")] = Field(
+        None, description="As `data.class_names`."
+    )
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = Field(None, description="As `data.ignore_index`.")
 
 
@@ -313,25 +480,33 @@ class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
     task_type: Literal["segmentation", "detection"] = Field(..., description="What is learnt.")
-    weight: Positive = Field(1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5])
+    weight: Annotated[Positive, Key(LEARNT, "another weight of the task's loss")] = Field(
+        1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5]
+    )
     loss: Annotated[str, Field(pattern=LOSS)] | None = Field(None, description="As `training.loss`.")
     loss_args: Arguments = Field({}, description="As `training.loss_args`.")
-    data: PartData = Field(PartData(), description="Its data.")
+    data: Annotated[PartData, Key(LEARNT, "other data of the task")] = Field(PartData(), description="Its data.")
     detection: Detection = Field(Detection(), description="The head of `task_type: detection`.")
 
 
 class Logging(Section):
     """Where the curves go."""
 
-    backend: Literal["tensorboard", "none"] = Field("tensorboard", description="Local event files.")
-    use_mlflow: bool = Field(
+    backend: Annotated[Literal["tensorboard", "none"], Key(plan="logging.tensorboard")] = Field(
+        "tensorboard", description="Local event files."
+    )
+    use_mlflow: Annotated[bool, Key(plan="logging.mlflow")] = Field(
         True, description="Track with MLflow: SQLite in the output folder, or MLFLOW_TRACKING_URI if set."
     )
-    mlflow_experiment_name: Text | None = Field(None, description="MLflow experiment; `experiment_name` if absent.")
-    use_wandb: bool = Field(
+    mlflow_experiment_name: Annotated[Text | None, Key(memory="apart")] = Field(
+        None, description="MLflow experiment; `experiment_name` if absent."
+    )
+    use_wandb: Annotated[bool, Key(plan="logging.wandb")] = Field(
         False, description="Track with Weights & Biases, which `pip install 'ratc[wandb]'` brings.", examples=[True]
     )
-    wandb_project: Text | None = Field(None, description="Weights & Biases project; `experiment_name` if absent.")
+    wandb_project: Annotated[Text | None, Key(memory="apart")] = Field(
+        None, description="Weights & Biases project; `experiment_name` if absent."
+    )
     wandb_mode: Literal["online", "offline"] = Field(
         "online", description="`offline` keeps runs in the output folder to be sent later; WANDB_MODE comes before it."
     )
@@ -342,10 +517,17 @@ class Distributed(Section):
     """How processes talk."""
 
     auto_detect: bool = Field(True, description="Let ratc choose the backend for the hardware.")
-    backend: Literal["nccl", "gloo"] | None = Field(
+    backend: Annotated[Literal["nccl", "gloo"] | None, Key(plan="parallel.backend")] = Field(
         None, description="Collectives; nccl on GPUs and gloo on CPUs if absent."
     )
-    timeout_seconds: PositiveInt | None = Field(
+    timeout_seconds: Annotated[
+        PositiveInt | None,
+        Key(
+            (Effect.PLACEMENT,),
+            "a run that hangs is ended sooner or later",
+            plan="parallel.timeout_seconds",
+        ),
+    ] = Field(
         1800,
         description="A run without progress for so long is ended, and the process that hangs is named; null: never.",
         examples=[1800, 600],
@@ -355,28 +537,55 @@ class Distributed(Section):
 class Resources(Section):
     """What the job asks for. Absent on `local`: what the machine has."""
 
-    cluster: Text | None = Field(
+    cluster: Annotated[Text | None, Key(option="cluster", order=9, path="name")] = Field(
         None,
         description="Cluster facts: a name, found as `clusters/<name>.yaml` beside the spec or above it, or a file.",
         examples=["example-slurm", "../clusters/ours.yaml"],
     )
-    nodes: PositiveInt = Field(1, description="Machines.", examples=[1, 4])
-    num_gpus: Count | None = Field(None, description="GPUs in all; 0 trains on the CPU.", examples=[8])
-    gpus_per_node: Count | None = Field(None, description="GPUs on each node, instead of `num_gpus`.", examples=[4])
-    gpu: Text | None = Field(
-        None, description="Card: a name of the catalogue.", examples=["a100-80", "h100", "v100-32", "rtx4090"]
-    )
+    nodes: Annotated[
+        PositiveInt,
+        Key((Effect.COST,), "another number of nodes", plan="parallel.nodes", option="nodes", order=10),
+    ] = Field(1, description="Machines.", examples=[1, 4])
+    num_gpus: Annotated[
+        Count | None,
+        Key(
+            (Effect.COST,),
+            "another number of processes; the order of samples stays",
+            plan="parallel.world_size",
+            memory="depends",
+            option="num-gpus",
+            order=11,
+        ),
+    ] = Field(None, description="GPUs in all; 0 trains on the CPU.", examples=[8])
+    gpus_per_node: Annotated[
+        Count | None,
+        Key((Effect.COST,), "another number of processes on a node", plan="parallel.processes_per_node"),
+    ] = Field(None, description="GPUs on each node, instead of `num_gpus`.", examples=[4])
+    gpu: Annotated[
+        Text | None,
+        Key((Effect.COST, Effect.MEMORY), "another card", plan="hardware.card", option="gpu", order=12),
+    ] = Field(None, description="Card: a name of the catalogue.", examples=["a100-80", "h100", "v100-32", "rtx4090"])
     cpus: PositiveInt | None = Field(None, description="CPU cores on each node.", examples=[32])
-    memory: Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None = Field(
-        None, description="Host memory on each node, more than 0; a bare number is in GB.", examples=["128GB", 128]
+    memory: Annotated[Annotated[str, Field(pattern=MEMORY)] | PositiveInt | None, Key(option="memory", order=13)] = (
+        Field(
+            None, description="Host memory on each node, more than 0; a bare number is in GB.", examples=["128GB", 128]
+        )
     )
-    walltime: str | None = Field(
+    walltime: Annotated[str | None, Key(option="walltime", order=14)] = Field(
         None, pattern=WALLTIME, description="HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
     )
-    partition: Word | None = Field(None, description="Slurm partition.", examples=["gpu"])
-    queue: Word | None = Field(None, description="LSF queue.", examples=["gpu_h100"])
-    account: Word | None = Field(None, description="Account or project charged.", examples=["imaging"])
-    qos: Word | None = Field(None, description="Slurm quality of service.", examples=["normal"])
+    partition: Annotated[Word | None, Key(option="partition", order=15)] = Field(
+        None, description="Slurm partition.", examples=["gpu"]
+    )
+    queue: Annotated[Word | None, Key(option="queue", order=16)] = Field(
+        None, description="LSF queue.", examples=["gpu_h100"]
+    )
+    account: Annotated[Word | None, Key(option="account", order=17)] = Field(
+        None, description="Account or project charged.", examples=["imaging"]
+    )
+    qos: Annotated[Word | None, Key(option="qos", order=18)] = Field(
+        None, description="Slurm quality of service.", examples=["normal"]
+    )
     node_type: Name | None = Field(
         None, description="Kind of node, if a partition has several; a name of the cluster facts.", examples=["h100"]
     )
@@ -389,11 +598,15 @@ class Environment(Section):
     """What the job script sets up before it starts. One of `venv`, `conda` and `container`."""
 
     modules: list[Text] = Field([], description="Environment modules to load, in order.", examples=[["cuda/12.4"]])
-    venv: Text | None = Field(
+    venv: Annotated[Text | None, Key(path="folder")] = Field(
         None, description="Virtual environment; relative to the spec's folder.", examples=[".venv"]
     )
-    conda: Text | None = Field(None, description="Conda environment, by name or path.", examples=["rat"])
-    container: Text | None = Field(None, description="Container image.", examples=["images/rat.sif"])
+    conda: Annotated[Text | None, Key(path="name")] = Field(
+        None, description="Conda environment, by name or path.", examples=["rat"]
+    )
+    container: Annotated[Text | None, Key(path="name")] = Field(
+        None, description="Container image.", examples=["images/rat.sif"]
+    )
     variables: dict[Variable, str | int | float] = Field(
         {}, description="Variables to export.", examples=[{"OMP_NUM_THREADS": 4}]
     )
@@ -416,18 +629,29 @@ class Checkpoint(Section):
         2, description="Newest checkpoints to keep; with 2, one that turns out damaged costs an interval, not the run."
     )
     keep_best: PositiveInt = Field(1, description="Best checkpoints to keep, by `best_metric`.")
-    asynchronous: bool | Literal["auto"] = Field(
+    asynchronous: Annotated[
+        bool | Literal["auto"],
+        Key(
+            (Effect.PLACEMENT, Effect.MEMORY),
+            "checkpoints are written from a copy in host memory, or training waits",
+        ),
+    ] = Field(
         "auto",
         description="Write checkpoints while training goes on, from a copy in host memory; `auto`: on a GPU, without "
         "DeepSpeed.",
     )
-    best_metric: Text | None = Field(
+    best_metric: Annotated[Text | None, Key((Effect.TRAINING,), "another epoch is kept as the best")] = Field(
         None,
         description="Validation metric that chooses the best: `loss` or a score of the task; its first if absent.",
         examples=["dice", "iou", "loss"],
     )
-    resume: Literal["auto", "never"] = Field("auto", description="Continue from the last checkpoint of the same lock.")
-    own_code: Literal["strict", "warn"] = Field(
+    resume: Annotated[Literal["auto", "never"], Key((Effect.PLACEMENT,), "whether an interrupted run is continued")] = (
+        Field("auto", description="Continue from the last checkpoint of the same lock.")
+    )
+    own_code: Annotated[
+        Literal["strict", "warn"],
+        Key((Effect.PLACEMENT,), "whether own code that changed keeps a run from starting"),
+    ] = Field(
         "strict",
         description="If code of your own is not what was compiled, or not what the checkpoint was trained with: "
         "`strict` refuses to start, `warn` says so and goes on.",
@@ -456,33 +680,85 @@ class Sweep(Section):
     points: dict[Name, dict[KeyPath, Any]] | None = Field(
         None, description="Points by name.", examples=[{"small": {"model.feature_dims": 64}}]
     )
-    max_parallel: PositiveInt | None = Field(None, description="Points that may run at the same time.", examples=[4])
+    max_parallel: Annotated[
+        PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer points at a time", script=True)
+    ] = Field(None, description="Points that may run at the same time.", examples=[4])
 
 
 class Spec(Section):
     """What to train. `ratc compile` works out how."""
 
-    experiment_name: Name = Field(
+    experiment_name: Annotated[
+        Name,
+        Key(
+            (Effect.COSMETIC,),
+            "another name",
+            memory="apart",
+            job=True,
+            option="experiment-name",
+            order=19,
+        ),
+    ] = Field(
         ...,
         description="Names the run and its folders: letters, digits, `.`, `_` and `-`.",
         examples=["isic-rat-128"],
     )
-    description: str = Field("", description="One line for people.")
-    task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
+    description: Annotated[str, Key((Effect.COSMETIC,), "words only", memory="apart")] = Field(
+        "", description="One line for people."
+    )
+    task_type: Annotated[
+        Literal["segmentation", "detection", "custom", "multi"],
+        Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
+    ] = Field(
         "segmentation",
         description="What is learnt; of `custom` only your own model, data and loss know, and `multi` is the `tasks`.",
     )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Seed of every random number.")
-    debug: bool = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
-    output_dir: Text | None = Field(
-        None, description="Folder of the run; `outputs/<experiment_name>` beside the spec if absent."
+    seed: Annotated[
+        Annotated[int, Field(ge=0, lt=2**32)],
+        Key(
+            LEARNT,
+            "other initial weights and another order of samples",
+            memory="apart",
+            option="seed",
+            order=21,
+        ),
+    ] = Field(42, description="Seed of every random number.")
+    debug: Annotated[
+        bool,
+        Key(
+            (Effect.TRAINING, Effect.COST),
+            "a debug run is short and proves nothing about the whole",
+            option="debug",
+            order=22,
+        ),
+    ] = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
+    output_dir: Annotated[
+        Text | None,
+        Key(
+            (Effect.PLACEMENT,),
+            "another folder; a run begins anew there",
+            memory="apart",
+            job=True,
+            option="output-dir",
+            order=2,
+            path="folder",
+        ),
+    ] = Field(None, description="Folder of the run; `outputs/<experiment_name>` beside the spec if absent.")
+    model: Annotated[Model, Key((*LEARNT, Effect.MEMORY), "another model", memory="depends", rate=True)] = Field(
+        Model(), description="The network."
     )
-    model: Model = Field(Model(), description="The network.")
-    training: Training = Field(Training(), description="The training.")
-    data: Data = Field(..., description="The data.")
-    evaluation: Evaluation = Field(Evaluation(), description="The scores.")
-    detection: Detection = Field(Detection(), description="The head of `task_type: detection`.")
-    tasks: Annotated[dict[TaskName, Part], Field(min_length=2, max_length=16)] | None = Field(
+    training: Annotated[Training, Key(LEARNT, "other training")] = Field(Training(), description="The training.")
+    data: Annotated[Data, Key(LEARNT, "other data", rate=True)] = Field(..., description="The data.")
+    evaluation: Annotated[Evaluation, Key((Effect.COST,), "other scores of the same model")] = Field(
+        Evaluation(), description="The scores."
+    )
+    detection: Annotated[Detection, Key((*LEARNT, Effect.MEMORY), "another head", memory="depends", rate=True)] = Field(
+        Detection(), description="The head of `task_type: detection`."
+    )
+    tasks: Annotated[
+        Annotated[dict[TaskName, Part], Field(min_length=2, max_length=16)] | None,
+        Key((*LEARNT, Effect.MEMORY), "another task", memory="depends", rate=True),
+    ] = Field(
         None,
         description="The tasks of `task_type: multi`, by names of your choice: they share the model, and each has a "
         "head, a loss and data of its own.",
@@ -493,16 +769,33 @@ class Spec(Section):
             }
         ],
     )
-    logging: Logging = Field(Logging(), description="Tracking.")
+    logging: Annotated[Logging, Key((Effect.COSMETIC,), "other records of the same run", job=True)] = Field(
+        Logging(), description="Tracking."
+    )
     distributed: Distributed = Field(Distributed(), description="Communication.")
-    launcher: Literal["accelerate", "torchrun"] | None = Field(
+    launcher: Annotated[
+        Literal["accelerate", "torchrun"] | None,
+        Key((Effect.PLACEMENT,), "another way to start the processes", script=True),
+    ] = Field(
         None,
         description="What starts the processes of a node; `accelerate` if absent, or `torchrun` with "
         "`use_accelerate: false`.",
     )
-    resources: Resources = Field(Resources(), description="What the job asks for.")
-    environment: Environment = Field(Environment(), description="The job's surroundings.")
-    checkpoint: Checkpoint = Field(Checkpoint(), description="Checkpoints.")
-    sweep: Sweep | None = Field(None, description="An array of runs that differ in a few values.")
-    compression: Compression | None = Field(None, description="A smaller model, while training or after it.")
-    tuning: Tuning | None = Field(None, description="A study over values.")
+    resources: Annotated[
+        Resources, Key((Effect.PLACEMENT,), "other hardware, or another job, is asked for", script=True)
+    ] = Field(Resources(), description="What the job asks for.")
+    environment: Annotated[Environment, Key((Effect.PLACEMENT,), "another environment for the script", script=True)] = (
+        Field(Environment(), description="The job's surroundings.")
+    )
+    checkpoint: Annotated[Checkpoint, Key((Effect.PLACEMENT,), "other checkpoints of the same run")] = Field(
+        Checkpoint(), description="Checkpoints."
+    )
+    sweep: Annotated[Sweep | None, Key((Effect.TRAINING, Effect.COST), "other points in the array", script=True)] = (
+        Field(None, description="An array of runs that differ in a few values.")
+    )
+    compression: Annotated[Compression | None, Key(LEARNT, "other weights are zero or rounded while training")] = Field(
+        None, description="A smaller model, while training or after it."
+    )
+    tuning: Annotated[Tuning | None, Key((Effect.TRAINING, Effect.COST), "another study", script=True)] = Field(
+        None, description="A study over values."
+    )

@@ -1,4 +1,7 @@
-"""Generates ``schemas/*.schema.json`` from the pydantic models of specs and clusters: ``python -m ratc.spec.generate``.
+"""Generates the schemas and the table of keys from pydantic models: ``python -m ratc.spec.generate``.
+
+``schemas/*.schema.json`` are of specs, clusters, facts and locks; the lock's model is the runtime's, which prints its
+schema in a process of its own. ``ratc/spec/keys.json`` holds what the fields of specs declare.
 
 References are written out and optional values become plain type lists, so that editors complete from the file without
 following references and an error names one place.
@@ -7,9 +10,17 @@ following references and an error names one place.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+from ratc.spec import keys
+from ratc.spec.derived import DERIVED
+from ratc.spec.keys import Key, Row
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,7 +36,46 @@ def schemas() -> dict[str, str]:
         "facts.schema.json": _text(Facts.model_json_schema(), "ratc hardware facts"),
         "rate.schema.json": _text(MeasuredRate.model_json_schema(), "ratc measured learning rate"),
         "cluster.schema.json": _text(Cluster.model_json_schema(), "ratc cluster facts"),
+        "lock.schema.json": _text(_lock(), "ratc lock"),
     }
+
+
+def declarations() -> str:
+    """The text of ``ratc/spec/keys.json``: what the models' fields declare, and what is declared of the plan alone."""
+    from ratc.spec.experiment import Spec
+
+    return keys.text([*(keys.Row(None, path, key) for path, key in DERIVED.items()), *_declared(Spec, "")])
+
+
+def _declared(model: type[BaseModel], prefix: str, above: Key | None = None) -> Iterator[Row]:
+    """What the fields of a model declare, with the patterns of their paths; a section's is for all of its keys."""
+    for name, field in model.model_fields.items():
+        path = prefix + (field.alias or name)
+        key = next((one for one in field.metadata if isinstance(one, Key)), None)
+        inner = _sections(field.annotation)
+        if key:
+            script = key.script or bool(above and above.script)
+            plan = key.plan or (None if script else path + (".*" if inner else ""))
+            # A section that may be absent is a value of its own then.
+            absent = not field.is_required() and field.get_default(call_default_factory=True) is None
+            wide = ("*" if absent else ".*") if inner else ""
+            yield Row(path + wide, plan, key)
+        for section, is_named in inner:
+            yield from _declared(section, f"{path}.*." if is_named else f"{path}.", key or above)
+
+
+def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
+    """The models that a field holds, and whether it holds them by names that are free."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [(annotation, False)]
+    inside = [one for part in get_args(annotation) for one in _sections(part)]
+    return [(one, True) for one, _ in inside] if get_origin(annotation) is dict else inside
+
+
+def _lock() -> dict[str, Any]:
+    command = [sys.executable, "-m", "ratc_runtime.config.schema"]
+    schema: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return schema
 
 
 def _text(schema: dict[str, Any], title: str) -> str:
@@ -83,10 +133,14 @@ def _union(choices: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[s
 
 
 def main() -> int:
-    """Write the schema files into the folder named on the command line, or into the checkout's ``schemas/``."""
+    """Write the schema files into the folder named on the command line; or into the checkout's ``schemas/``, and what
+    the keys declare beside the models.
+    """
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "schemas"
     for name, text in schemas().items():
         (folder / name).write_text(text, encoding="utf-8")
+    if len(sys.argv) == 1:
+        (Path(__file__).parent / "keys.json").write_text(declarations(), encoding="utf-8")
     return 0
 
 

@@ -16,7 +16,7 @@ class Draw(Section):
     range: list[float | int] | None = Field(
         None, description="`[low, high]`, two numbers, both in it.", examples=[[1e-5, 1e-3]]
     )
-    scale: Literal["linear", "log"] = Field("linear", description="On what scale the numbers of a range are even.")
+    scale: Literal["linear", "log"] = Field("linear", description="Scale on which the numbers of a range are even.")
 
 
 class Tuning(Section):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ratc.diagnostics import Span
 from ratc.plan import Plan, Value
+from ratc.spec import keys
 from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact, Place, Shape
 
@@ -51,7 +52,7 @@ class Array:
             self._engine = {file.path: file.text for file in job.engine_files(plan, self.place)}
         different = {path: value for path, value in values.items() if value.value != self._value(path)}
         files: tuple[Artifact, ...] = ()
-        if not different.keys() <= _HARMLESS:
+        if any(keys.memory_of(path) != "apart" for path in different):
             files = tuple(self._own_files(name, plan))
         self.entries.append(Entry(name, text, different, files))
         return [path for path in different if path.startswith(("job.", "parallel.nodes", "parallel.processes"))]
@@ -98,12 +99,6 @@ class Array:
         yield from entry.files
         values = {path: entry.values.get(path, self._reference.get(path)) for path in sorted(varied)}
         yield lock.point(entry.name, {path: value for path, value in values.items() if value}, entry.files)
-
-
-#: What no engine's file depends on; a point that differs in these alone has none of its own.
-_HARMLESS = frozenset(
-    ("experiment_name", "output_dir", "seed", "description", "training.learning_rate", "training.weight_decay")
-)
 
 
 def _own(name: str, plan: Plan) -> dict[str, Value]:

@@ -73,10 +73,8 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
     """What the environment's part of a script is rendered from: ``environment`` and ``variables``; ``sourced`` if it
     sources anything, ``own_python`` if it says where Python comes from. Without ``modules`` a host has loaded them."""
     settings, values = plan.settings, plan.values
-    given = {
-        key: settings[f"environment.{key}"].value
-        for key in ("modules", "venv", "conda", "variables", "secrets", "setup")
-    }
+    section = "environment."
+    given = {path.removeprefix(section): settings[path].value for path in settings if path.startswith(section)}
     own_python = any(settings[f"environment.{key}"].value is not None for key in ("venv", "conda", "container"))
     threads = values.get("parallel.threads_per_process")
     own = {} if threads is None or threads.value is None else {"OMP_NUM_THREADS": str(threads.value)}

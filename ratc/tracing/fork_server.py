@@ -16,11 +16,9 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-if not getattr(sys.flags, "safe_path", False):
-    sys.path.pop(0)  # this folder is no place to import from
-BASE = tuple(sys.path)
 #: What takes longest to import; an optimizer's first call imports torch._dynamo. Whether torch can be imported, the job
 #: says.
 MODULES = ("torch", "torch._subclasses.fake_tensor", "torch.utils.checkpoint", "torch._dynamo")
@@ -76,7 +74,7 @@ def _end(running: set[int]) -> NoReturn:
     os._exit(0)
 
 
-def become(job: dict[str, Any]) -> NoReturn:
+def become(job: dict[str, Any], base: Sequence[str]) -> NoReturn:
     """Do a job in this process, as if the interpreter had been started for it, and end. What was imported is not taken
     down piece by piece, which takes seconds.
     """
@@ -89,7 +87,7 @@ def become(job: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
-    sys.path[:] = [*job["paths"], *BASE]
+    sys.path[:] = [*job["paths"], *base]
     sys.argv[1:] = job["arguments"]
     status = 0
     try:
@@ -109,13 +107,21 @@ def become(job: dict[str, Any]) -> NoReturn:
     os._exit(status & 0xFF)
 
 
-if __name__ == "__main__":
+def main(modules: Sequence[str]) -> NoReturn:
+    """Import ``modules``, up to the first that fails, and serve. Jobs import from ``sys.path`` as it is now."""
+    base = tuple(sys.path)
     gc.disable()
-    for module in MODULES:
+    for module in modules:
         try:
             importlib.import_module(module)
         except Exception:
             break
     gc.freeze()  # no collection in a job looks at, and so copies, what was imported here
     gc.enable()
-    become(serve())
+    become(serve(), base)
+
+
+if __name__ == "__main__":
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.pop(0)  # this folder is no place to import from
+    main(MODULES)

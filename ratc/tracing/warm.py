@@ -17,17 +17,17 @@ from typing import Any
 
 _SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fork_server.py")
 #: Variables that no interpreter and no library reads when it starts: a server serves jobs in which they differ.
-_LATER = ("RATC_", "RAT_", "PYTEST_", "XDG_CACHE_HOME", "PYTHONPATH", "PWD", "OLDPWD")
-#: The server, by the environment it started in.
-_servers: dict[tuple[tuple[str, str], ...], _Server] = {}
+_LATER = ("RATC_", "RAT_", "ACCELERATE_", "PYTEST_", "XDG_CACHE_HOME", "PYTHONPATH", "PWD", "OLDPWD")
+#: The server, by its program and the environment it started in.
+_servers: dict[tuple[str, tuple[tuple[str, str], ...]], _Server] = {}
 
 
 class _Server:
     """A fork server, and what it has said but nobody has asked for yet."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, _SERVER],
+            [sys.executable, program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -104,20 +104,23 @@ def start(
     environment: Mapping[str, str],
     limits: Mapping[str, tuple[int, int]],
     streams: tuple[str, str, str],
+    program: str = _SERVER,
 ) -> Job:
     """Start a job of Python's with torch imported; ``work`` is its ``module`` or ``file``. One runs at a time.
 
-    ``limits`` are those of `resource.setrlimit`, by name; ``streams`` are the files of its standard streams. Raises
-    OSError if no such process can be had.
+    ``limits`` are those of `resource.setrlimit`, by name; ``streams`` are the files of its standard streams.
+    ``program`` is the server: `fork_server.py`, or a file that imports more. Raises OSError if no such process can be
+    had.
     """
-    key = tuple(sorted((name, value) for name, value in environment.items() if not name.startswith(_LATER)))
+    shared = tuple(sorted((name, value) for name, value in environment.items() if not name.startswith(_LATER)))
+    key = (program, shared)
     server = _servers.get(key)
     if server is None or not server.alive():
         for other in _servers.values():
             if other.owner == os.getpid():
                 other.close()
         _servers.clear()
-        server = _servers[key] = _Server(dict(key))
+        server = _servers[key] = _Server(program, dict(shared))
     paths = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
     job = {**work, "arguments": list(arguments), "folder": folder, "environment": dict(environment), "paths": paths}
     server.ask({**job, "limits": limits, "streams": streams})

@@ -139,7 +139,7 @@ def _rays_alone(section: Node) -> Iterator[Diagnostic]:
             continue
         helps = ["use `backend: ray`"]
         if asked is None:
-            helps.append("the trials of an array each have what `resources` asks for")
+            helps.append("each trial of an array gets the request in `resources`")
         message = f"`{key}{f': {asked}' if asked else ''}` needs `backend: ray`"
         yield Diagnostic("R342", message, node.span, helps=tuple(helps))
 

@@ -132,7 +132,7 @@ def point_of(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
 
 def _wrong_key(key: str, path: str, node: Node, schema: dict[str, Any]) -> Diagnostic | None:
     if path.split(".")[0] in SHARED:
-        helps = ("what the job asks for and where it runs is the same for all trials",)
+        helps = ("the job's request and its target are the same for all trials",)
         return Diagnostic("R332", f"a study cannot vary `{path}`", node.key_span, helps=helps)
     sub = subschema(schema, path)
     if sub is None or "properties" in sub:

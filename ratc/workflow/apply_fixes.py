@@ -11,8 +11,10 @@ from ratc.diagnostics import Diagnostic, Edit
 from ratc.yaml import edit as fixes
 
 
-def fix(names: Sequence[str], found: Iterable[Diagnostic]) -> tuple[list[str], tuple[Diagnostic, ...]]:
-    """Apply the fixes of the findings to these files; returns what was fixed, in words. Code: R403."""
+def fix(
+    names: Sequence[str], found: Iterable[Diagnostic], dry_run: bool = False
+) -> tuple[list[str], tuple[Diagnostic, ...]]:
+    """Apply the fixes of the findings to these files; returns what was fixed, or would be, in words. Code: R403."""
     by_file: dict[str, list[tuple[Edit, str]]] = {}
     for item in found:
         for edit in item.fix.edits if item.fix else ():
@@ -23,14 +25,14 @@ def fix(names: Sequence[str], found: Iterable[Diagnostic]) -> tuple[list[str], t
     problems: list[Diagnostic] = []
     for name, asked in by_file.items():
         try:
-            told += _rewrite(name, asked)
+            told += _rewrite(name, asked, dry_run)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             problems.append(Diagnostic("R403", f"cannot fix `{name}`: {reason}", notes=("it is as it was",)))
     return told, tuple(problems)
 
 
-def _rewrite(name: str, asked: list[tuple[Edit, str]]) -> list[str]:
+def _rewrite(name: str, asked: list[tuple[Edit, str]], dry_run: bool) -> list[str]:
     path = os.path.realpath(name)  # a link stays a link
     with open(path, "rb") as file:
         text = file.read().decode("utf-8")
@@ -39,7 +41,8 @@ def _rewrite(name: str, asked: list[tuple[Edit, str]]) -> list[str]:
         return []
     if not os.access(path, os.W_OK):
         raise PermissionError(13, os.strerror(13))
-    files.clear(os.path.dirname(path) or ".")
-    files.replace(path, fixed.encode("utf-8"), mode=stat.S_IMODE(os.stat(path).st_mode))
+    if not dry_run:
+        files.clear(os.path.dirname(path) or ".")
+        files.replace(path, fixed.encode("utf-8"), mode=stat.S_IMODE(os.stat(path).st_mode))
     words = dict(asked)
     return [f"{edit.span.place}: {words[edit]}" for edit in done]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from ratc import compiler, consumers, emit, files, layers, targets
-from ratc.console import say
+from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting import open_batch
 from ratc.fitting.check_batch import Checks
@@ -34,8 +34,11 @@ def compile_spec(
     telling: Telling,
     before: Before | None = None,
     verify: bool = False,
+    dry_run: bool = False,
 ) -> tuple[int, str]:
-    """Compile and write (or compare); returns the exit status and the folder of the artifacts."""
+    """Compile and write, or compare, or only say what would be written; returns the exit status and the folder of the
+    artifacts.
+    """
     refused = inputs.known_target(request.target)
     if refused:
         telling.tell(refused)
@@ -57,7 +60,7 @@ def compile_spec(
         if made is not None and before is not None:
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
-            found += _emit(request, made, folder, check, verify)
+            found += _emit(request, made, folder, check, verify, dry_run)
     return (1 if telling.tell(found) else 0), folder
 
 
@@ -155,7 +158,9 @@ def make(
     return Made(artifacts, plan), found
 
 
-def _emit(request: CompileRequest, made: Made, folder: str, check: bool, verify: bool) -> tuple[Diagnostic, ...]:
+def _emit(
+    request: CompileRequest, made: Made, folder: str, check: bool, verify: bool, dry_run: bool
+) -> tuple[Diagnostic, ...]:
     if check:
         # Imported here: only a check reads what lies there.
         from ratc.compiled import drift
@@ -168,6 +173,13 @@ def _emit(request: CompileRequest, made: Made, folder: str, check: bool, verify:
     if verify:
         refused += consumers.verify([(one.path, one, made.world_size) for one in made.artifacts])
     if has_errors(refused):
+        return refused
+    if dry_run:
+        would(
+            "write", *(os.path.relpath(os.path.join(folder, one.path)) for one in emit.changed(folder, made.artifacts))
+        )
+        stale = emit.stale(folder, made.artifacts, former(folder))
+        would("remove", *(os.path.relpath(os.path.join(folder, name)) for name in stale))
         return refused
     written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
     if not problems:

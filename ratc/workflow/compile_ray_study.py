@@ -9,6 +9,7 @@ from ratc.compiler import File
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.check_batch import Checks
 from ratc.plan import Plan, Value, Values
+from ratc.spec import keys
 from ratc.sweep import Point
 from ratc.targets import TARGETS, lock, study
 from ratc.targets.array import Array
@@ -21,9 +22,6 @@ from ratc.workflow.compile_array import left_out
 from ratc.workflow.inputs import Gathered, Loaded
 from ratc.workflow.points import resolve
 from ratc.workflow.request import CompileRequest
-
-#: Of a trial's values those that the job has its own of.
-_THE_JOBS = ("experiment_name", "output_dir", "parallel.", "hardware.", "job.", "logging.")
 
 
 def of_study(
@@ -116,7 +114,7 @@ def _trials(
 
 def _of_all(array: Array) -> dict[str, Value]:
     """What all trials have in common and the job has none of its own of."""
-    return {path: value for path, value in array.shared().items() if not path.startswith(_THE_JOBS)}
+    return {path: value for path, value in array.shared().items() if not keys.is_the_jobs(path)}
 
 
 def _ray(found: Study, share: Share) -> dict[str, object]:

@@ -13,6 +13,9 @@ from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.render import text
 
+#: How findings can be told; each but text is a file of `ratc.render.findings`.
+FORMS = ("text", "json", "github", "sarif", "markdown")
+
 
 class Telling:
     """Takes the findings of one command. As a context manager it writes the document when the command has ended well.

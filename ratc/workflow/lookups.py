@@ -23,7 +23,7 @@ _CALLABLES = (
     ("training.loss", "training.loss_args", ()),
 )
 #: The usual slip: the loss itself is named, with outputs and targets as its arguments.
-_LOSS = "name what makes the loss: a class, or a function that takes `loss_args` and returns the loss"
+_LOSS = "name a class, or a function that takes `loss_args` and returns the loss"
 #: Nobody's module is longer.
 _MAX_BYTES = 4 << 20
 

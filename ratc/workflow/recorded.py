@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
 
-from ratc.workflow import inputs, options
+from ratc.layers import SHORT_NAMES
+from ratc.workflow import inputs
 from ratc.workflow.request import CompileRequest
 
 
@@ -24,12 +24,9 @@ def request(words: str, folder: str) -> CompileRequest:
         raise Refused(str(error)) from None
     if parts[:2] != ["ratc", "compile"]:
         raise Refused("there is no line `# Again, from this folder: ratc compile …`")
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    options.add_compile_arguments(parser)
-    args = parser.parse_args(parts[2:])
-    if inputs.known_target(args.target):
-        raise Refused(f"there is no target `{args.target}`")
-    asked = options.request(args, output=folder if args.output else None)
+    asked = _read(parts[2:], folder)
+    if inputs.known_target(asked.target):
+        raise Refused(f"there is no target `{asked.target}`")
     return replace(
         asked,
         spec=os.path.normpath(os.path.join(folder, asked.spec)),
@@ -38,6 +35,38 @@ def request(words: str, folder: str) -> CompileRequest:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Refused(message)
+#: Options that `ratc compile` records, or that somebody may have given it.
+_FLAGS = ("--no-predict", "--debug", "--check", "--verify", "--trust")
+_VALUES = ("--target", "--facts", "--set", "-o", "--output", "--format", *(f"--{name}" for name in SHORT_NAMES))
+
+
+def _read(words: Sequence[str], folder: str) -> CompileRequest:
+    """The request that the words of a compile command stand for; ``folder`` is that of ``-o``. Raises ``Refused``."""
+    specs: list[str] = []
+    given: dict[str, list[str]] = {}
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if not word.startswith("-"):
+            specs.append(word)
+        elif name in _FLAGS and not equals:
+            given[name] = ["true"]
+        elif name in _VALUES:
+            following = value if equals else next(rest, None)
+            if following is None:
+                raise Refused(f"`{name}` has no value")
+            given.setdefault(name, []).append(following)
+        else:
+            raise Refused(f"there is no option `{name}`")
+    if len(specs) != 1:
+        raise Refused("it names no spec" if not specs else f"it names {len(specs)} specs")
+    short = {name: given[f"--{name}"][-1] for name in SHORT_NAMES if f"--{name}" in given}
+    return CompileRequest(
+        specs[0],
+        given.get("--target", ["local"])[-1],
+        given.get("--facts", [None])[-1],
+        tuple(given.get("--set", ())),
+        short,
+        "--no-predict" not in given,
+        folder if {"-o", "--output"} & given.keys() else None,
+    )

@@ -166,16 +166,15 @@ def _device(named: str | None) -> torch.device:
 
 def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
     """The lock for one process on a device: nothing that decides an output but the precision of a CPU."""
-    training = dataclasses.replace(
-        lock.training,
+    training = lock.training.replace(
         micro_batch_size=batch_size or lock.training.micro_batch_size,
         activation_checkpointing=False,
         compile=False,
     )
     if device.type == "cpu" and training.precision == "fp16":
         warn("the model was trained in fp16, which the CPU does not do well: it is used in fp32")
-        training = dataclasses.replace(training, precision="fp32")
-    parallel = dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1)
+        training = training.replace(precision="fp32")
+    parallel = lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1)
     kind = "cuda" if device.type == "cuda" else "cpu"
-    hardware = dataclasses.replace(lock.hardware, device=kind)
-    return dataclasses.replace(lock, training=training, parallel=parallel, hardware=hardware)
+    hardware = lock.hardware.replace(device=kind)
+    return lock.replace(training=training, parallel=parallel, hardware=hardware)

@@ -1,6 +1,6 @@
 """What can be checked before torch is imported: files, world size, batch arithmetic, the card.
 
-Only the standard library and PyYAML (and NVML's bindings, when the lock says cuda), so that a wrong start is
+Only the standard library, PyYAML and pydantic (and NVML's bindings, when the lock says cuda), so that a wrong start is
 refused within a second. `python -m ratc_runtime.preflight lock.yaml` is what run.sh calls before the launcher;
 `train.py` calls `check` again in every process, where the launcher's world size is known.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, read_lock
-from ratc_runtime.config.strict import load_yaml, open_regular
+from ratc_runtime.config.yaml_file import load_yaml, open_regular
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
@@ -110,13 +110,13 @@ def check_own_code(lock: Lock, folder: Path) -> None:
             )
     allowed.check_modules(list(lock.own_code or {}), folder)
     if moved and lock.checkpoint.own_code == "warn":
-        warn(f"own code is not what was compiled: {', '.join(moved)}")
+        warn(f"own code differs from the compiled code: {', '.join(moved)}")
     elif moved:
         raise RuntimeFinding(
             "R582",
-            "own code is not what was compiled",
+            "own code differs from the compiled code",
             "\n".join(moved),
-            "`ratc check` says what differs; compile again to train with it, or set `checkpoint.own_code: warn`",
+            "`ratc check` shows the differences; compile again to train with it, or set `checkpoint.own_code: warn`",
         )
 
 

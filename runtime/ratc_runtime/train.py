@@ -23,7 +23,7 @@ from ratc_runtime.training import failures
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the command line; data and output folders fall back to RAT_DATA_DIR and RAT_OUTPUT_DIR."""
-    parser = argparse.ArgumentParser(prog="python -m ratc_runtime.train", description="Train what a lock says.")
+    parser = argparse.ArgumentParser(prog="python -m ratc_runtime.train", description="Train according to a lock.")
     parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
     parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ratc_runtime import preflight
+from ratc_runtime import atomic, preflight
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models.import_callable import name_of
 from ratc_runtime.output.results import prepare_output, read_results
@@ -134,9 +134,7 @@ class UnifiedTrainer:
         prepare_output(folder)
         path = folder / "spec.yaml"
         # Every rank writes the same bytes; a reader must not meet half of them.
-        work = folder / f".spec.yaml.{os.getpid()}"
-        work.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        work.replace(path)
+        atomic.write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True), shared=True)
         return path
 
     def _compiled(self, spec: Path) -> tuple[Path, Path]:

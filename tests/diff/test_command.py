@@ -118,7 +118,7 @@ def test_another_version_of_ratc_is_a_cause(repository, capsys):
         ("empty", "specs/spec.yaml", "R422", "holds no lock.yaml"),
         ("newer/lock.yaml", "specs/spec.yaml", "R428", "from a newer ratc"),
         ("conflict.yaml", "specs/spec.yaml", "R009", "merge conflict"),
-        ("conflict/lock.yaml", "specs/spec.yaml", "R009", "compile again instead"),
+        ("conflict/lock.yaml", "specs/spec.yaml", "R009", "compile files of ratc again"),
     ],
 )
 def test_trouble_is_named_and_is_2(repository, capsys, old, new, code, words):

@@ -14,10 +14,11 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc import compiler, facts
 from ratc.comparison import effects, words
 from ratc.comparison.compare import compare, flat, same, without
-from ratc.comparison.model import Change, Comparison, Effect, Side
+from ratc.comparison.model import Change, Comparison, Side
 from ratc.comparison.order import lines
 from ratc.compiler import File, Inputs
 from ratc.plan import Plan, Value, Values
+from ratc.spec.keys import Effect
 from tests.effort import examples
 from tests.test_cases import CASES
 from tests.test_properties import SPECS, mutate

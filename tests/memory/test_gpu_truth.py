@@ -214,8 +214,8 @@ def test_the_replay_reads_a_data_file_as_the_harness_writes_it(monkeypatch: pyte
     assert prediction.at(cap, search.chosen + 1) is None
 
 
-#: What does not hold yet, and why: docs/concepts/memory.md, "Models to which nothing was fitted". A case that holds
-#: again must go from here.
+#: What does not hold yet, and why: docs/develop/memory-measurements.md, "Models to which nothing was fitted". A case
+#: that holds again must go from here.
 OPEN = {
     "nvidia-h100-80gb-hbm3-2026-11-27": (
         "gpt-2 small, bf16, compiled",

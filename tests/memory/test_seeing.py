@@ -130,6 +130,13 @@ def test_without_matplotlib_the_compiler_says_what_to_do_before_it_traces(runtim
     assert not calls.exists()
 
 
+def test_a_dry_run_draws_nothing(runtime, tmp_path, capsys):  # noqa: F811
+    runtime(answers())
+    assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.svg"), "--dry-run"]) == 0
+    assert f"would write: {tmp_path / 'out.svg'}\n" in capsys.readouterr().err
+    assert not (tmp_path / "out.svg").exists()
+
+
 def test_nothing_but_the_png_needs_matplotlib():
     code = "import sys, ratc.cli.fit, ratc.cli.explain; sys.exit('matplotlib' in sys.modules)"
     root = Path(__file__).parent.parent.parent

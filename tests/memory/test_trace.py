@@ -381,6 +381,12 @@ def test_a_model_that_hangs_is_the_callers_to_end(tmp_path: Path) -> None:
         {**request(), "batch_sizes": [2, 2]},
         {**request(), "batch_sizes": [2, 3, 4]},
         {**request(), "batch_sizes": []},
+        {**request(), "task_type": "multi"},
+        {**request(), "task_type": "detection"},
+        {**request(), "detection": {"queries": 3, "decoder_layers": 1}},
+        request(training__epoch=3),
+        request(training__loss={"args": {}}),
+        request(model__args={"width": 10**30}),
     ],
 )
 def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
@@ -389,6 +395,18 @@ def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
     assert (done.returncode, done.stdout, output.exists()) == (2, "", False)
     assert done.stderr.startswith("the request cannot be read: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_request_is_a_lock_that_leaves_out_what_takes_no_memory() -> None:
+    from ratc_runtime.config.lock import Lock
+    from ratc_runtime.trace.request import BadRequest, read
+
+    lock = read({**request(accumulation=2), "batch_sizes": [3, 6]}).lock
+    assert isinstance(lock, Lock)
+    assert (lock.training.global_batch_size, lock.training.micro_batch_size, lock.data.scales) == (6, 3, [1.0])
+    assert (lock.seed, lock.training.epochs, lock.logging.mlflow, lock.detection) == (None, None, None, None)
+    with pytest.raises(BadRequest, match=r"keys at model .*nme.*training\.tf32"):
+        read(request(training__tf32=1, model__nme=3))
 
 
 def test_what_is_freed_in_two_orders_is_put_in_one() -> None:

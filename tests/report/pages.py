@@ -55,7 +55,7 @@ def account(fits: bool = True) -> Account:
         Part("margin", 4 * GIB, "kept free as a margin", "5%"),
         Part("unused", 76 * GIB - total, "unused below the cap"),
     ]
-    sentences = ["Micro-batch 8 is taken."] if fits else ["This does not fit: `ratc fit SPEC` says what would."]
+    sentences = ["Micro-batch 8 is taken."] if fits else ["This does not fit: `ratc fit SPEC` shows what would fit."]
     return Account("a100-80", 80 * GIB, total, 8, "predicted", used, left if fits else [], fits, sentences)
 
 

@@ -6,8 +6,10 @@ import copy
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from ratc.tracing import warm
 from tests.effort import HANGS_S
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
+#: What trainings are forked from.
+SERVER = str(Path(__file__).resolve().parent / "training_server.py")
 
 BASE: dict[str, Any] = {
     "lock_version": 1,
@@ -185,8 +190,11 @@ def train_command(lock: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "ratc_runtime.train", "--lock", str(lock), *arguments]
 
 
-def run_training(lock: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own, in the lock's folder's parent; return what came of it."""
+def run_alone(lock: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Train in an interpreter of its own, as `run.sh` does, in the lock's folder's parent; return what came of it.
+
+    For what happens before torch is imported, and for variables that only a new interpreter reads.
+    """
     return subprocess.run(
         train_command(lock, *arguments),
         cwd=lock.parent.parent,
@@ -195,6 +203,32 @@ def run_training(lock: Path, *arguments: str, **extra: str) -> subprocess.Comple
         text=True,
         timeout=HANGS_S,
     )
+
+
+def run_forked(program: str, folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of the runtime, or a file, in `folder`, in a process of its own; return what came of it.
+
+    The process is forked from one that has imported torch and RAT. One runs at a time. Variables of `extra` that
+    do not begin with `RAT_`, `RATC_` or `ACCELERATE_` start another such server, which costs more than `run_alone`.
+    """
+    variables = environment(OMP_NUM_THREADS=str(BASE["parallel"]["threads_per_process"]), **extra)
+    work = {"file" if program.endswith(".py") else "module": program}
+    with tempfile.TemporaryDirectory() as place:
+        streams = (os.devnull, f"{place}/out", f"{place}/errors")
+        job = warm.start(work, arguments, str(folder), variables, {}, streams, SERVER)
+        try:
+            status = job.wait(HANGS_S)
+        finally:
+            if job.returncode is None:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
+        printed, said = (Path(stream).read_text() for stream in streams[1:])
+    return subprocess.CompletedProcess([program, *arguments], status, printed, said)
+
+
+def run_training(lock: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Train as `run_forked` does, in the lock's folder's parent; return what came of it."""
+    return run_forked("ratc_runtime.train", lock.parent.parent, "--lock", str(lock), *arguments, **extra)
 
 
 def results(folder: Path) -> dict[str, Any]:

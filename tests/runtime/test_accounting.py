@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import environment, results, run_training, train_command, write_data, write_lock
+from lockfile import environment, results, run_alone, train_command, write_data, write_lock
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.output import provenance, time_accounting
@@ -322,7 +322,7 @@ def test_the_account_of_a_run_and_its_table(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     lock = write_lock(tmp_path / "compiled", training__epochs=2)
     began = time.monotonic()
-    done = run_training(lock)
+    done = run_alone(lock)
     lived = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = results(tmp_path / "out")

@@ -1,6 +1,5 @@
 """A run that starts with another CUDA allocator than the lock's is refused; torch's answers are stand-ins here."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -28,8 +27,8 @@ def lock(tmp_path):
     read = read_lock(write_lock(tmp_path))
 
     def make(asked, device="cuda"):
-        training = dataclasses.replace(read.training, allocator=asked)
-        return dataclasses.replace(read, training=training, hardware=dataclasses.replace(read.hardware, device=device))
+        training = read.training.replace(allocator=asked)
+        return read.replace(training=training, hardware=read.hardware.replace(device=device))
 
     return make
 

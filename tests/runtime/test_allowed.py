@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
+from lockfile import BASE, lock_content, results, run_alone, run_training, write_data, write_lock
 from ratc_runtime import inference, preflight
 from ratc_runtime.checkpoint import files, header, shards, weights
 from ratc_runtime.commands import evaluate, export, predict
@@ -178,7 +178,7 @@ def test_the_folder_hides_nothing_of_pythons(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     for name in ("random", "profile", "tokenize", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
-    done = run_training(write_lock(tmp_path / "compiled", training__epochs=1))
+    done = run_alone(write_lock(tmp_path / "compiled", training__epochs=1))
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "out")["status"] == "finished"
 
@@ -355,7 +355,7 @@ def test_preflight_refuses_code_that_was_not_compiled(
                 preflight.check(path, {}, launched=False)
         else:
             preflight.check(path, {}, launched=False)
-            assert "warning: own code is not what was compiled: losses.py" in capsys.readouterr().err
+            assert "warning: own code differs from the compiled code: losses.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

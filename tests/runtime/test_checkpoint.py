@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import random
@@ -251,6 +250,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_taken(
     save(checkpoints, 2)
     damage(checkpoints.path("epoch-0002-step-000000"), how)
     (checkpoints.folder / ".epoch-0003-step-000000.pt.new").write_bytes(b"half")
+    (checkpoints.folder / ".new.epoch-0003-step-000000.pt").write_bytes(b"half")
     again = make(tmp_path)
     train(again)
     assert again.load_last() == before["progress"]
@@ -429,7 +429,7 @@ def test_a_checkpoint_says_what_it_was_made_of(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_another_ratc_is_refused_in_words(tmp_path: Path) -> None:
-    content = dataclasses.asdict(make(tmp_path).lock)
+    content = make(tmp_path).lock.model_dump()
     del content["checkpoint"]["keep_last"]
     with pytest.raises(RuntimeFinding, match="R508") as caught:
         checkpoint.lock_of({"lock": content})

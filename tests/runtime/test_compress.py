@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lockfile import environment, run_training, write_data, write_lock
+from lockfile import environment, run_forked, run_training, write_data, write_lock
 from ratc_runtime import inference
 from ratc_runtime.commands import evaluate
 from ratc_runtime.extras import compress
@@ -78,13 +78,13 @@ def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: 
     shutil.copy(root / "specs/brain_compressed/config.yaml", folder)
     environ = {**environment(), "PYTHONPATH": f"{root}:{root / 'runtime'}"}
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *words]
-        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=HANGS_S)
+    def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return run_forked(module, folder, *words)
 
     assert run("ratc_runtime.data.sample", "--", "brain", str(tmp_path / "brain/data")).returncode == 0
     shorter = ("--epochs", "6", "--set", "compression.begin_epoch=2", "--set", "compression.end_epoch=4")
-    trained = run("ratc", "train", "config.yaml", *shorter)
+    command = [sys.executable, "-m", "ratc", "train", "config.yaml", *shorter]
+    trained = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=HANGS_S)
     assert trained.returncode == 0, trained.stderr
     output = folder / "outputs/brain_compressed"
     assert json.loads((output / "results.json").read_text())["best_epoch"] in (5, 6)

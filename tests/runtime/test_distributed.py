@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -113,10 +112,9 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def alone(header: dict[str, Any], folder: Path) -> tuple[Lock, Any]:
     """The lock of a checkpoint with one process of plain torch instead of DeepSpeed's, and its engine."""
     lock = lock_of(header)
-    lock = dataclasses.replace(
-        lock,
-        engine=dataclasses.replace(lock.engine, use_accelerate=False, deepspeed=False, zero_stage=0),
-        parallel=dataclasses.replace(lock.parallel, world_size=1, processes_per_node=1),
+    lock = lock.replace(
+        engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0),
+        parallel=lock.parallel.replace(world_size=1, processes_per_node=1),
     )
     return lock, make_engine(lock, build_model(lock), folder)
 
@@ -132,9 +130,7 @@ def score_of_exported(checkpoint: Path, project: Path) -> float:
     output.unlink()
     task = make_task(lock)
     # Of the same files: a module of a test's own is not to be imported here.
-    dataset = open_split(
-        dataclasses.replace(lock, data=dataclasses.replace(lock.data, dataset="isic")), project / "data", "test"
-    )
+    dataset = open_split(lock.replace(data=lock.data.replace(dataset="isic")), project / "data", "test")
     loader = evaluation_loader(dataset, lock, 0, task.collate)
     return evaluate(engine, loader, task.loss(), task).loss
 

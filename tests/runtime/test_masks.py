@@ -8,7 +8,6 @@ import math
 import os
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lockfile import environment, lock_content, run_training, write_lock
+from lockfile import lock_content, run_forked, run_training, write_lock
 from PIL import Image
 from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data.pictures import look_at, open_picture
@@ -30,8 +29,6 @@ from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tracking.interface import finite_only
 from ratc_runtime.training.open_run import Run
-
-from tests.effort import HANGS_S
 
 SHAPE = (20, 30)
 INSIDE = np.zeros(SHAPE, dtype=bool)
@@ -297,8 +294,7 @@ def test_a_split_without_foreground_is_evaluated_to_null(project: Path) -> None:
     assert told.returncode == 0, told.stderr
     for path in (project / "data/masks").glob("test*"):
         Image.new("L", (32, 32)).save(path)
-    command = [sys.executable, "-m", "ratc_runtime.commands.evaluate", "out/checkpoints/best.pt", "-o", "scores.json"]
-    told = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    told = run_forked("ratc_runtime.commands.evaluate", project, "out/checkpoints/best.pt", "-o", "scores.json")
     assert told.returncode == 0, told.stderr
     scores = json.loads((project / "scores.json").read_text())["scores"]
     assert scores["dice"] is None

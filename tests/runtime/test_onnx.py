@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +72,9 @@ def test_a_run_is_exported_and_the_file_gives_what_the_run_gives(
 
 def test_a_pyramid_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lock = lock_from(lock_content())
-    lock = dataclasses.replace(
-        lock,
-        model=dataclasses.replace(lock.model, multi_scale=True),
-        data=dataclasses.replace(lock.data, scales=[1.0, 0.5]),
+    lock = lock.replace(
+        model=lock.model.replace(multi_scale=True),
+        data=lock.data.replace(scales=[1.0, 0.5]),
     )
     monkeypatch.setattr(export_onnx, "_model", lambda *_: nn.Identity())
     with pytest.raises(RuntimeFinding) as raised:

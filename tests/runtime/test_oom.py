@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lockfile import BASE, environment, results, write_data, write_lock
+from lockfile import BASE, environment, results, run_forked, write_data, write_lock
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.training import out_of_memory
@@ -96,8 +96,10 @@ def lock_of(folder: Path, name: str, micro: int, limit: int, world: int = 1, **m
 def start(
     folder: Path, lock: Path, world: int = 1, rehearse: bool = False, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    program = [str(folder / "rehearsing.py")] if rehearse else ["-m", "ratc_runtime.train"]
-    command = [*(TORCHRUN if world == 2 else [sys.executable]), *program, "--lock", str(lock), *options]
+    program = str(folder / "rehearsing.py") if rehearse else "ratc_runtime.train"
+    if world == 1:
+        return run_forked(program, folder, "--lock", str(lock), *options)
+    command = [*TORCHRUN, *([program] if rehearse else ["-m", program]), "--lock", str(lock), *options]
     # `rehearsing.py` imports torch before the lock is read, which is too late for the lock's number of threads.
     env = {**environment(), "OMP_NUM_THREADS": str(BASE["parallel"]["threads_per_process"])}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANGS_S)

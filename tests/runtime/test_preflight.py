@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lockfile import RUNTIME, environment, run_training, write_lock
+from lockfile import RUNTIME, environment, run_alone, write_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.preflight import _select, check, check_torch_logs, main
 
@@ -214,12 +214,12 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
     # Importing torch would fail here, so the refusal came before it.
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     since = time.perf_counter()
-    refused = run_training(lock, PYTHONPATH=f"{tmp_path}:{RUNTIME}", WORLD_SIZE="4", RANK="0", LOCAL_RANK="0")
+    refused = run_alone(lock, PYTHONPATH=f"{tmp_path}:{RUNTIME}", WORLD_SIZE="4", RANK="0", LOCAL_RANK="0")
     seconds = time.perf_counter() - since
     print(f"refused in {seconds:.2f} s")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error[R502]: the launcher started 4 process(es), the lock says 1")
-    quiet = run_training(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", TORCHELASTIC_RUN_ID="none")
+    quiet = run_alone(lock, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", TORCHELASTIC_RUN_ID="none")
     assert (quiet.returncode, quiet.stderr) == (1, "")
 
 
@@ -233,7 +233,7 @@ def test_training_refuses_before_torch(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_launcher_left_in_a_shell_is_named(tmp_path: Path, left: dict[str, str], says: str) -> None:
-    refused = run_training(write_lock(tmp_path), **left)
+    refused = run_alone(write_lock(tmp_path), **left)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error[R502]")
     assert says in refused.stderr

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lockfile import environment, lock_content, results, run_training, write_data, write_lock
+from lockfile import lock_content, results, run_forked, run_training, write_data, write_lock
 from ratc_runtime.config.lock import Compression, lock_from
 from ratc_runtime.extras import compress, quantizing
 from ratc_runtime.extras.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
-
-from tests.effort import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = {
@@ -35,7 +30,7 @@ ASKED = {
 
 
 def asked(**changes: object) -> Compression:
-    return Compression(**{**ASKED, **changes})  # type: ignore[arg-type]
+    return Compression(**{**ASKED, **changes})
 
 
 def zeros(model: nn.Module) -> float:
@@ -70,7 +65,7 @@ def test_what_is_zero_stays_zero_through_an_optimizer_step() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    lock = dataclasses.replace(lock_from(lock_content()), compression=asked())
+    lock = lock_from(lock_content()).replace(compression=asked())
     pruning = Pruning(lock, model)
     for epoch in range(5):
         pruning.begin(epoch, 0)
@@ -152,8 +147,7 @@ def test_a_run_prunes_little_by_little_and_one_that_is_stopped_prunes_the_same(t
     assert [epoch["val_loss"] for epoch in results(tmp_path / "out")["epochs"]][-len(tail) :] == tail
 
     # What the lock says is what compressing does: here int8 alone, as the weights are pruned already.
-    command = [sys.executable, "-m", "ratc_runtime.extras.compress", "first", "-o", "small"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    done = run_forked("ratc_runtime.extras.compress", tmp_path, "first", "-o", "small")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "small/report.json").read_text())
     assert (report["sparsity"], report["quantization"], report["metric"], report["tolerance"]) == (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -71,12 +70,11 @@ def test_r549_where_the_loss_does_not_fall(points: list[Point]) -> None:
 
 def test_one_process_makes_the_steps_of_several() -> None:
     lock = lock_from(lock_content())
-    training = dataclasses.replace(lock.training, global_batch_size=8, gradient_accumulation_steps=2)
-    several = dataclasses.replace(
-        lock,
+    training = lock.training.replace(global_batch_size=8, gradient_accumulation_steps=2)
+    several = lock.replace(
         training=training,
-        parallel=dataclasses.replace(lock.parallel, world_size=2, processes_per_node=2),
-        engine=dataclasses.replace(lock.engine, use_accelerate=True),
+        parallel=lock.parallel.replace(world_size=2, processes_per_node=2),
+        engine=lock.engine.replace(use_accelerate=True),
     )
     one = alone(several)
     assert (one.parallel.world_size, one.training.gradient_accumulation_steps) == (1, 4)

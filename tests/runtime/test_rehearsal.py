@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +74,7 @@ def test_it_makes_three_steps_of_at_most_three_micro_batches(lock: Lock) -> None
     net = Net()
     assert attempt(net, lock) == (memory_rehearsal.FITS, "")
     assert net.calls == 3 * 3
-    single = dataclasses.replace(lock, training=dataclasses.replace(lock.training, gradient_accumulation_steps=1))
+    single = lock.replace(training=lock.training.replace(gradient_accumulation_steps=1))
     net = Net()
     assert attempt(net, single) == (memory_rehearsal.FITS, "")
     assert net.calls == 3

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lockfile import environment, lock_content, results, train_command, write_data
+from lockfile import environment, lock_content, results, run_forked, train_command, write_data
 from ratc_runtime import inference
 from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import Lock, lock_from
@@ -200,6 +200,7 @@ def test_the_fingerprint_holds_what_decides_the_weights() -> None:
         assert (lock_from(other).fingerprint() != lock.fingerprint()) == differs, change
 
 
+@pytest.mark.slow
 def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) -> None:
     data(tmp_path / "data")
     changes = {"training__epochs": 3, "checkpoint__every_steps": 1, "model__args": NO_DROPOUT}
@@ -208,11 +209,12 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
     made["parallel"] |= {"world_size": 2, "processes_per_node": 2}
     two = write(tmp_path / "two", made)
 
-    def train(output: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-        run = [*command, "--data-dir", "data", "--output-dir", output]
-        return subprocess.run(run, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    def train(lock: Path, output: str) -> subprocess.CompletedProcess[str]:
+        return run_forked(
+            "ratc_runtime.train", tmp_path, "--lock", str(lock), "--data-dir", "data", "--output-dir", output
+        )
 
-    done = train("whole", train_command(lock))
+    done = train(lock, "whole")
     assert done.returncode == 0, done.stderr
     whole = results(tmp_path / "whole")
     assert whole["test"]["samples"] == 5
@@ -228,14 +230,15 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
     command = [*train_command(cached), "--data-dir", "data", "--output-dir", "stopped"]
     first = stop_midway(command, tmp_path, group_signal(signal.SIGTERM), "epoch 2/3")
     assert "stopped as asked" in first.stdout
-    assert train("stopped", train_command(cached)).returncode == 0
+    assert train(cached, "stopped").returncode == 0
     # Of each split as many samples as both tasks have.
     assert results(tmp_path / "stopped")["cache"]["of"] == 6 + 3 + 2 + 10 + 4 + 3
     states = [torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("whole", "stopped")]
     assert all(same(states[0][part], states[1][part]) for part in ("model", "optimizer"))
 
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = train("pair", [*launch, "-m", "ratc_runtime.train", "--lock", str(two)])
+    command = [*launch, "-m", "ratc_runtime.train", "--lock", str(two), "--data-dir", "data", "--output-dir", "pair"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     for one, other in zip(whole["epochs"], results(tmp_path / "pair")["epochs"], strict=True):
         for key in ("train_loss", "val_loss", "val_discs/dice"):
@@ -245,8 +248,7 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
 def test_a_debug_run_is_cut_task_by_task(tmp_path: Path) -> None:
     data(tmp_path / "data")
     lock = write(tmp_path / "one", {**content(training__epochs=1, training__max_steps_per_epoch=1), "debug": True})
-    command = [*train_command(lock), "--data-dir", "data"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S)
+    done = run_forked("ratc_runtime.train", tmp_path, "--lock", str(lock), "--data-dir", "data")
     assert done.returncode == 0, done.stderr
     assert "task discs: segmentation, weight 1, 4 + 3 + 2 samples" in done.stdout
     assert "task train: detection, weight 0.25, 4 + 4 + 3 samples" in done.stdout

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
 import random
 import time
 import unicodedata
@@ -16,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lockfile import lock_content, results, run_training, write_data, write_lock
+from lockfile import lock_content, run_training, write_data, write_lock
 from PIL import Image
 from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock, lock_from
-from ratc_runtime.data import check
 from ratc_runtime.data import survey as survey_module
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.loading import left_out
@@ -30,7 +26,6 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import make_task
 
-from tests.runtime import test_several as several
 from tests.runtime.test_detection import coco
 from tests.runtime.test_detection import lock_of as coco_lock
 
@@ -54,21 +49,6 @@ def look(folder: Path, **changes: Any) -> None:
 def blank(folder: Path, split: str, value: int = 0) -> None:
     for name in json.loads((folder / "splits.json").read_text())[split]:
         Image.new("L", (32, 32), value).save(folder / f"masks/{name}_segmentation.png")
-
-
-def checked(lock: Lock, folder: Path, capsys: Any, *options: str) -> tuple[int, str, str]:
-    """Exit status and output of the check of a lock's data."""
-    import dataclasses
-
-    import yaml
-
-    path = folder / "checked.yaml"
-    content = {key: value for key, value in dataclasses.asdict(lock).items() if value is not None}
-    path.write_text(yaml.safe_dump(content))
-    capsys.readouterr()
-    status = check.main([str(path), "--data-dir", str(folder / "data"), *options])
-    told = capsys.readouterr()
-    return status, told.out, told.err
 
 
 def test_good_data_pass_and_the_random_state_stays_as_it_was(project: Path) -> None:
@@ -430,18 +410,6 @@ def test_masks_without_background_are_told(project: Path, capsys: pytest.Capture
     assert "[R572] `background` never occurs in the 10 samples of train" in capsys.readouterr().err
 
 
-def test_the_check_names_images_that_are_in_two_splits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = project / "data/images"
-    (images / "val0.png").write_bytes((images / "train3.png").read_bytes())
-    (images / "test0.png").unlink()
-    (images / "test0.png").symlink_to("train4.png")
-    status, _, err = checked(lock_with(), project, capsys)
-    assert status == 0, err
-    assert "[R578] 1 image(s) of val are in train, too: " in err
-    assert err.count("[R578]") == 2
-    assert "images/test0.png is " in err
-
-
 def test_an_image_is_in_one_split_and_once(tmp_path: Path) -> None:
     twice = [{"id": n, "file_name": "7.png", "width": 40, "height": 20} for n in (1, 2)]
     coco(tmp_path, images=twice, annotations=[])
@@ -475,243 +443,3 @@ def test_an_image_of_another_size_than_is_listed_is_refused_with_both(tmp_path: 
     data = CocoDetection(tmp_path, "train", (40, 40), channels=1)
     with pytest.raises(RuntimeFinding, match=r"R506.*20 x 40 \(upright.*40 x 20"):
         data[data.names.index("7.png")]
-
-
-def test_the_check_prints_a_table_and_draws_samples(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = checked(lock_with(), project, capsys, "--pictures", str(project / "pictures"))
-    assert status == 0, err
-    lines = {line.split()[0]: line for line in out.splitlines() if line}
-    assert lines["train"].split()[1:6] == ["10", "10", "0", "0", "32"]
-    assert "3 of 3" in lines["foreground"]
-    assert "12." in lines["foreground"]
-    with Image.open(project / "pictures/samples.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 400
-    status, out, _ = checked(lock_with(), project, capsys, "--samples", "2")
-    assert out.splitlines()[1].split()[:3] == ["train", "10", "2"]
-    assert "written" not in out
-
-
-def test_pictures_do_not_follow_a_link(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "pictures").mkdir()
-    (project / "other.txt").write_text("kept")
-    (project / "pictures/samples.png").symlink_to(project / "other.txt")
-    assert checked(lock_with(), project, capsys, "--pictures", str(project / "pictures"))[0] == 0
-    assert (project / "other.txt").read_text() == "kept"
-    assert sorted(path.name for path in (project / "pictures").iterdir()) == ["samples.png"]
-
-
-def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.new("RGB", (32, 32), (9, 0, 0)).save(project / "data/masks/train3_segmentation.png")
-    (project / "data/images/train4.png").write_bytes(b"x")
-    blank(project / "data", "val")
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    with Image.open(project / "data/images/test0.png") as picture:
-        picture.save(project / "data/images/test0.png", exif=exif)
-    status, out, err = checked(lock_with(), project, capsys, "--all")
-    assert status == 1
-    for code in ("R570", "R506", "R571"):
-        assert f"error[{code}]" in err
-    assert "1 of 3 images of test that were read have an EXIF orientation" in err
-    assert out.splitlines()[1].split()[1:4] == ["10", "10", "2"]
-    (project / "data/splits.json").write_text("{}")
-    status, _, err = checked(lock_with(), project, capsys)
-    assert status == 1
-    assert err.count("error[R506]") == 3
-
-
-def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lock = lock_with(data__on_bad_sample="skip")
-    Image.new("RGB", (32, 32), (9, 0, 0)).save(project / "data/masks/train3_segmentation.png")
-    status, _, err = checked(lock, project, capsys)
-    assert status == 0, err
-    assert "warning[R570]" in err
-    (project / "data/images/train4.png").unlink()
-    status, out, err = checked(lock, project, capsys)
-    assert status == 1
-    assert "error[R533]: 2 of 10 samples of train" in err
-    assert out.splitlines()[1].split()[1:5] == ["9", "9", "1", "1"]
-
-
-def test_the_check_of_objects_and_of_a_split_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for split in SPLITS:
-        coco(tmp_path / "data", split, f"images/{split}")
-    lock = coco_lock(
-        tmp_path,
-        training__global_batch_size=2,
-        training__micro_batch_size=2,
-        training__gradient_accumulation_steps=1,
-    )
-    status, out, err = checked(lock, tmp_path, capsys, "--pictures", str(tmp_path / "pictures"))
-    assert status == 0, err
-    assert "[R572] `dog` never occurs" in err
-    assert "toothbrush" in out
-    assert (tmp_path / "pictures/samples.png").is_file()
-    coco(tmp_path / "data", "val", "images/val", annotations=[])
-    status, _, err = checked(lock, tmp_path, capsys)
-    assert status == 1
-    assert "error[R571]: no sample of val" in err
-
-
-def test_the_check_of_several_tasks_is_task_by_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    several.data(tmp_path)
-    path = several.write(tmp_path / "compiled", several.content())
-    capsys.readouterr()
-    assert check.main([str(path), "--data-dir", str(tmp_path), "--pictures", str(tmp_path / "pictures")]) == 0
-    out = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1] for line in out.splitlines() if "/" in line.split("  ")[0]}
-    assert rows["train/discs"] == "6"
-    assert rows["train/train"] == "10"
-    assert "\ndisc " in out
-    assert {found.name for found in (tmp_path / "pictures").iterdir()} == {"discs-samples.png", "train-samples.png"}
-    for mask in (tmp_path / "discs/masks").glob("test*"):
-        Image.new("L", (32, 32)).save(mask)
-    assert check.main([str(path), "--data-dir", str(tmp_path)]) == 1
-    assert "no sample of test/discs" in capsys.readouterr().err
-
-
-def test_the_check_of_a_data_set_of_somebodys_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "moons.py").write_text(
-        "import torch\n\n\n"
-        "class Moons:\n"
-        "    def __init__(self, data_dir, split):\n"
-        "        self.split = split\n\n"
-        "    def __len__(self):\n"
-        "        return 5\n\n"
-        "    def __getitem__(self, index):\n"
-        "        if self.split == 'test' and index == 2:\n"
-        "            raise OSError('no such moon')\n"
-        "        return torch.rand(3, 8, 8), torch.ones(1, 8, 8)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    lock = lock_with(data__dataset="moons:Moons")
-    status, out, err = checked(lock, tmp_path, capsys, "--pictures", "pictures")
-    assert status == 1
-    assert "OSError: no such moon" in err
-    assert "8 x 8" in out
-    assert (tmp_path / "pictures/samples.png").is_file()
-
-
-def test_the_command_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ratc.cli import main
-
-    (project / "spec.yaml").write_text(
-        "experiment_name: small\ndata: {data_dir: data, channels: 1, image_size: 128}\n"
-        "training: {target_batch_size: 5}\nresources: {num_gpus: 0, cpus: 2}\n"
-    )
-    monkeypatch.chdir(project.parent)
-    monkeypatch.delenv("RAT_DATA_DIR", raising=False)
-    runtime = Path(preflight.__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(runtime), str(runtime.parent)]))
-    spec, pictures = f"{project.name}/spec.yaml", project / "looked"
-    assert main(["data", "check", spec, "-o", str(pictures)]) == 0
-    assert (pictures / "samples.png").is_file()
-    blank(project / "data", "test")
-    assert main(["data", "check", spec, "-o", str(pictures)]) == 1
-    assert main(["data", "check", spec, "--set", "data.num_classes=0"]) == 1
-    assert main(["data", "check", spec, "--samples", "0"]) == 2
-    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
-        main(["data", "draw", spec])
-
-
-NORM = (
-    "import torch\n\n\n"
-    "class Net(torch.nn.Module):\n"
-    "    def __init__(self):\n"
-    "        super().__init__()\n"
-    "        self.body = torch.nn.Conv2d(1, 4, 3, padding=1)\n"
-    "        self.gate = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))\n"
-    "        self.head = torch.nn.Conv2d(4, 1, 1)\n\n"
-    "    def forward(self, image):\n"
-    "        found = self.body(image)\n"
-    "        return self.head(found * self.gate(found.mean((2, 3)))[:, :, None, None])\n\n\n"
-    "class Dict(Net):\n"
-    "    def forward(self, image):\n"
-    "        return {'out': super().forward(image), 'aux': None}\n"
-)
-
-
-def own_model(folder: Path, name: str, **changes: Any) -> Path:
-    (folder / "own.py").write_text(NORM)
-    model = {"name": f"own:{name}", "multi_scale": False, "args": {}, "attention_memory": "full"}
-    return write_lock(folder / "compiled", model=model, **changes)
-
-
-def test_a_last_batch_of_one_sample_for_batch_norm_is_refused_at_the_start(tmp_path: Path) -> None:
-    write_data(tmp_path / "data", train=9)
-    told = run_training(own_model(tmp_path, "Net", training__last_batch="keep"))
-    assert told.returncode == 1
-    assert "error[R575]: module `gate.1` (BatchNorm1d)" in told.stderr
-    assert "last_batch: drop" in told.stderr
-    assert "Traceback" not in told.stderr
-    assert "step 1/" not in told.stdout
-    told = run_training(own_model(tmp_path, "Net", training__last_batch="drop"))
-    assert told.returncode == 0, told.stderr
-
-
-def test_batch_norm_with_micro_batches_of_one_is_named_too(project: Path) -> None:
-    one = {"training__micro_batch_size": 1, "training__gradient_accumulation_steps": 4}
-    told = run_training(own_model(project, "Net", **one))
-    assert told.returncode == 1
-    assert "error[R575]: module `gate.1` (BatchNorm1d)" in told.stderr
-    assert "Traceback" not in told.stderr
-
-
-def test_a_model_that_returns_a_mapping_is_refused_with_its_keys(project: Path) -> None:
-    told = run_training(own_model(project, "Dict"))
-    assert told.returncode == 1
-    assert "error[R574]: the model returns a mapping with the keys `out`, `aux`" in told.stderr
-    assert "`model: {output: out}`" in told.stderr
-    assert "Traceback" not in told.stderr
-
-
-def test_the_key_of_the_logits_may_be_named(project: Path) -> None:
-    model = {"name": "own:Dict", "multi_scale": False, "args": {}, "attention_memory": "full"}
-    (project / "own.py").write_text(NORM)
-    told = run_training(write_lock(project / "compiled", model={**model, "output": "logits"}))
-    assert told.returncode == 1
-    assert "the keys `out`, `aux`, and the lock's model.output is `logits`" in told.stderr
-    told = run_training(write_lock(project / "compiled", model={**model, "output": "out"}))
-    assert told.returncode == 0, told.stderr
-    assert results(project / "out")["test"]["dice"] is not None
-    assert lock_with(model=model).fingerprint() != lock_with(model={**model, "output": "out"}).fingerprint()
-    assert lock_with(model=model).fingerprint() == lock_with(model={**model, "output": None}).fingerprint()
-
-
-def test_a_custom_task_may_take_a_mapping_as_its_input(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        "import torch\n\n\n"
-        "class Data(torch.utils.data.Dataset):\n"
-        "    def __init__(self, data_dir, split):\n"
-        "        self.length = 8\n\n"
-        "    def __len__(self):\n"
-        "        return self.length\n\n"
-        "    def __getitem__(self, index):\n"
-        "        one = torch.full((3,), index / 8)\n"
-        "        return {'image': {'left': one, 'right': [one, one]}, 'target': one.sum()}\n\n\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.line = torch.nn.Linear(3, 1)\n\n"
-        "    def forward(self, given):\n"
-        "        return self.line(given['left'] + given['right'][1])[:, 0]\n\n\n"
-        "def loss():\n"
-        "    return torch.nn.functional.mse_loss\n"
-    )
-    lock = write_lock(
-        tmp_path / "compiled",
-        task_type="custom",
-        model={"name": "own:Net", "multi_scale": False, "args": {}, "attention_memory": "full"},
-        data__dataset="own:Data",
-        training__loss={"name": "own:loss", "args": {}},
-        checkpoint__best_metric="loss",
-    )
-    told = run_training(lock)
-    assert told.returncode == 0, told.stderr
-    assert results(tmp_path / "out")["status"] == "finished"
-    assert results(tmp_path / "out")["test"]["samples"] == 8
-    again = run_training(lock)
-    assert again.returncode == 0, again.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import environment, results, run_training, train_command, write_data, write_lock
+from lockfile import environment, results, run_alone, run_training, train_command, write_data, write_lock
 from ratc_runtime.commands import sync
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.tracking import delivery_thread
@@ -280,7 +280,7 @@ def test_a_run_with_a_server_that_hangs_finishes_and_is_sent_later(
     lock = write_lock(project / "compiled", logging__mlflow=True, training__epochs=2)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with failing_server(hangs=True) as address:
-        done = run_training(lock, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_TIMEOUT="1")
+        done = run_alone(lock, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_TIMEOUT="1")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("MLflow does not take curves: ") == 1
         assert "Send them with: python -m ratc_runtime sync out" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import BASE, environment, results, write_data, write_lock
+from lockfile import BASE, environment, results, run_forked, run_training, write_data, write_lock
 
 from tests.effort import HANGS_S
 
@@ -104,14 +104,7 @@ SMALL = {
 
 def bring(folder: Path, config: Any, *words: str) -> dict[str, Any]:
     (folder / "bring.py").write_text(BRING)
-    done = subprocess.run(
-        [sys.executable, "bring.py", json.dumps(config), *words],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-    )
+    done = run_forked("bring.py", folder, json.dumps(config), *words)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -203,14 +196,7 @@ def test_a_custom_task_by_names_in_the_lock(tmp_path: Path) -> None:
         training__epochs=2,
         checkpoint__best_metric="loss",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "ratc_runtime.train", "--lock", str(lock)],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-    )
+    done = run_training(lock)
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "out")
     assert found["test"].keys() == {"loss", "samples"}

@@ -1,9 +1,10 @@
-"""The watchdog: what a stack says, signs of life, and processes that hang in every way, real ones."""
+"""The watchdog: what a process says it does, heartbeats, and processes that hang in every way, real ones."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from ratc_runtime.config.lock import read_lock
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed import heartbeat, phases, watchdog
 from ratc_runtime.distributed.heartbeat import Beat, Heartbeats, born
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.watchdog import Watchdog
 from ratc_runtime.distributed.world import World, group_timeout
 from ratc_runtime.engine import TorchEngine
@@ -64,7 +66,7 @@ class Samples:
         return {"image": torch.zeros(1, 4, 4), "target": torch.zeros(1, 4, 4)}
 
 
-def test_the_stack_tells_what_the_main_thread_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_running_code_tells_what_the_main_thread_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = read_lock(write_lock(tmp_path))
     model, forward = torch.nn.Conv2d(1, 1, 1), []
 
@@ -88,23 +90,52 @@ def test_the_stack_tells_what_the_main_thread_does(tmp_path: Path, monkeypatch: 
     assert seen_by_a_thread().name == "starting or ending"
 
 
-def test_an_evaluation_names_itself_and_what_it_waits_for() -> None:
-    found = [phases._named(str(Path(phases.__file__).parents[1] / file), name) for file, name in FRAMES]
-    assert found == [("evaluation", ""), ("", "loader"), ("checkpoint", ""), ("", "optimizer"), None]
-    assert phases._named("/home/me/torch/utils/data/dataloader.py", "__next__") == ("", "loader")
-    assert phases._named("/home/me/evaluation.py", "evaluate") is None
-    for name, _, _ in (*phases._WHERE, *phases._DOING):
-        assert (Path(phases.__file__).parents[1] / name).exists(), name
-    assert phases.Phase("evaluation", "loader", "").name == "evaluation: loader"
+def test_every_phase_is_announced_by_some_code() -> None:
+    sources = "".join(path.read_text() for path in Path(phases.__file__).parents[1].rglob("*.py"))
+    announced = set(re.findall(r'(?:@|, |^ *with )phase\("(\w+)"\)', sources, re.MULTILINE))
+    assert announced == {*get_args(phases.Part), *get_args(phases.Work)}
 
 
-FRAMES = (
-    ("training/evaluation.py", "evaluate"),
-    ("data/loading.py", "__iter__"),
-    ("checkpoint/store.py", "save"),
-    ("engine/plain.py", "update"),
-    ("config/lock.py", "read_lock"),
-)
+def test_a_part_within_a_part_begins_its_work_again() -> None:
+    with phase("training"), phase("forward"):
+        assert seen_by_a_thread().name == "forward"
+        with phase("evaluation"):
+            assert seen_by_a_thread().name == "evaluation"
+            with phase("loader"):
+                assert seen_by_a_thread().name == "evaluation: loader"
+            with pytest.raises(ValueError, match="bad sample"), phase("checkpoint"):
+                raise ValueError("bad sample")
+            assert seen_by_a_thread().name == "evaluation"
+        assert seen_by_a_thread().name == "forward"
+    assert seen_by_a_thread().name == "starting or ending"
+
+
+def test_other_threads_announce_nothing() -> None:
+    """A checkpoint that is written in the background is not what the main thread does."""
+    begun, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with phase("checkpoint"):
+            begun.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=write)
+    with phase("training"):
+        thread.start()
+        begun.wait(30)
+        assert seen_by_a_thread().name == "training"
+        done.set()
+        thread.join()
+
+
+def test_a_collective_that_torch_enters_by_itself_is_seen_on_the_stack() -> None:
+    found: list[phases.Phase] = []
+    code = compile("def broadcast(look):\n    look()", "/site/torch/distributed/distributed_c10d.py", "exec")
+    space: dict[str, Any] = {}
+    exec(code, space)
+    with phase("forward"):
+        space["broadcast"](lambda: found.append(seen_by_a_thread()))
+    assert [(one.name, one.waiting) for one in found] == [("collective", True)]
 
 
 def test_the_limit_is_the_locks_unless_the_environment_says_otherwise(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -213,8 +212,7 @@ ARGS = f"{GOOD}model: {{name: 'a:b', args: {{deep: {{{KEY}: {KEY}}}}}}}\ndescrip
 
 def run(*arguments: str, capsys) -> str:
     """All that a command prints. What it prints for a page holds no markup."""
-    with contextlib.suppress(SystemExit):
-        main(arguments)
+    main(arguments)
     said = capsys.readouterr()
     assert "internal error" not in said.err
     if arguments[-1] == "markdown":

@@ -70,7 +70,7 @@ def test_dry_run_and_live_check_submit_nothing(project: Project) -> None:
     done = project.submit("--dry-run", "--live-check")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert re.search(r"Job \d+ to start at ", done.stderr)
-    assert (project.folder / "compiled/demo/slurm/job.sbatch").exists()
+    assert not (project.folder / "compiled").exists()
     assert not project.jobs()
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.comparison import words
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.spec.keys import Effect
 
 #: What a reviewer must look at; the others are only noted.
 _WEIGHTY = frozenset((Effect.TRAINING, Effect.RESUME, Effect.MEMORY, Effect.COST))

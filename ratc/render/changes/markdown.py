@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ratc.comparison import words
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.markup import code, escape
+from ratc.spec.keys import Effect
 
 #: The platforms cut long comments off; this many rows stay well below that.
 _MOST = 100

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc.comparison import words
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.markup import visible
+from ratc.spec.keys import Effect
 
 _RESET = "\x1b[0m"
 _BOLD, _DIM, _OLD, _NEW = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ratc.comparison import words
-from ratc.comparison.model import Change, Comparison, Effect
+from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
+from ratc.spec.keys import Effect
 
 
 @dataclass(frozen=True, slots=True)

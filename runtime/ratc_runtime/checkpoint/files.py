@@ -7,7 +7,6 @@ torch itself compares no checksum: a flipped bit in a weight would be loaded.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -20,7 +19,8 @@ from typing import IO, Any
 
 import torch
 
-from ratc_runtime.config.strict import open_regular
+from ratc_runtime.atomic import replacing, sync_folder
+from ratc_runtime.config.yaml_file import open_regular
 
 BLOCK = 1 << 22
 _MARK = b"sha256:"
@@ -80,8 +80,7 @@ def write_file(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_file(path: Path, content: dict[str, Any]) -> None:
-    work = beside(path, "new")
-    try:
+    with replacing(path) as work:
         with open(work, "w+b", buffering=0, opener=_private) as file:
             writer = _Writer(file)
             try:
@@ -97,12 +96,8 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         fault = fault_of(work)
         if fault is not None:
-            raise OSError(errno.EIO, f"what was read back is not what was written ({fault})")
-        os.replace(work, path)
-        sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            work.unlink(missing_ok=True)
+            raise OSError(errno.EIO, f"the data read back differ from the data written ({fault})")
+    sync_folder(path.parent)
 
 
 def _private(path: str, flags: int) -> int:
@@ -175,25 +170,14 @@ def beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{kind}")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def lead_to(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` beside it, replacing what it was in one step."""
     if link.is_symlink() and os.readlink(link) == target:
         return
-    work = beside(link, "new")
-    work.unlink(missing_ok=True)
-    work.symlink_to(target)
-    if link.is_dir() and not link.is_symlink():
-        shutil.rmtree(link)  # a copy that followed the link; a link cannot replace a folder
-    os.replace(work, link)
+    with replacing(link) as work:
+        work.symlink_to(target)
+        if link.is_dir() and not link.is_symlink():
+            shutil.rmtree(link)  # a copy that followed the link; a link cannot replace a folder
     sync_folder(link.parent)
 
 

@@ -5,7 +5,6 @@ The whole lock is in it, so that a model, its data and its loss can be built aga
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import struct
@@ -47,7 +46,7 @@ def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dic
         "version": VERSION,
         "fingerprint": lock.fingerprint(),
         # As text: a lock may hold what torch does not read back without running code.
-        "lock": json.dumps(dataclasses.asdict(lock), default=str),
+        "lock": json.dumps(lock.model_dump(), default=str),
         "progress": progress,
         "world_size": len(rng),
         "rng": rng,

@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from ratc_runtime.atomic import PREFIX, sync_folder
 from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
 from ratc_runtime.checkpoint.random import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.output.folder_lock import Claim
 
@@ -64,6 +66,7 @@ class Checkpoints:
                 return link_path
         return path
 
+    @phase("checkpoint")
     def clear(self) -> None:
         """Put the checkpoints of an earlier run aside, as `checkpoints.previous`."""
         if self.world.main and self.folder.exists():
@@ -74,6 +77,7 @@ class Checkpoints:
 
     # Saving.
 
+    @phase("checkpoint")
     def save(self, progress: dict[str, Any], best: Sequence[Place], wait: bool = False) -> bool:
         """Save everything at the place that `progress` says; every rank calls this.
 
@@ -138,6 +142,7 @@ class Checkpoints:
                 with contextlib.suppress(OSError):
                     files.remove(self.path(one.name))
 
+    @phase("checkpoint")
     def tidy(self, best: Sequence[Place]) -> None:
         """Do what a kill between a checkpoint and its links has left undone; a run with steps to make would do it."""
         place = self._newest
@@ -148,6 +153,7 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # nothing depends on it; the next save says what is wrong with the disk
                 self._settle(place, best)
 
+    @phase("checkpoint")
     def finish_write(self) -> None:
         """Wait for the write under way, if any, and tell a person if it failed."""
         if self._writing is not None:
@@ -224,7 +230,7 @@ class Checkpoints:
             files.remove(target)  # a damaged one of the same place
         self._claim.check()
         work.rename(target)
-        files.sync_folder(self.folder)
+        sync_folder(self.folder)
         self._settle(place, best)
 
     def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
@@ -253,6 +259,7 @@ class Checkpoints:
 
     # Loading.
 
+    @phase("checkpoint")
     def load_last(self) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into the engine and return its progress; None if there is none.
 
@@ -278,6 +285,7 @@ class Checkpoints:
         except OSError as error:
             return [], header.unusable(self.folder, error.strerror or str(error))
 
+    @phase("checkpoint")
     def load_best(self, best: Sequence[Place]) -> Place | None:
         """Load the first whole checkpoint of `best` into the engine and return its place; None if there is none."""
         self.finish_write()
@@ -388,6 +396,6 @@ class Checkpoints:
             return
         for path in self.folder.iterdir():
             name = path.name
-            if name.startswith(".") and name.endswith((".new", ".old")):
+            if name.startswith(PREFIX) or (name.startswith(".") and name.endswith((".new", ".old"))):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.header import UNREADABLE, open_content, unusable
-from ratc_runtime.config.strict import open_regular
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import trusted
 

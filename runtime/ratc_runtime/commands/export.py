@@ -6,14 +6,12 @@ See `ratc_runtime.checkpoint.weights` for what is read of a checkpoint, and how.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.checkpoint.files import beside, sync_folder
+from ratc_runtime.atomic import replacing
 from ratc_runtime.checkpoint.header import lock_of, read
 from ratc_runtime.checkpoint.weights import load_weights
 from ratc_runtime.errors import RuntimeFinding, say
@@ -51,18 +49,11 @@ def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = Fa
         shared = value.untyped_storage().data_ptr() in seen
         seen.add(value.untyped_storage().data_ptr())
         weights[name] = value.clone() if shared else value.contiguous()
-    work = beside(output, "new")
     try:
-        save_file(weights, work, metadata(header))
-        with work.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(work, output)
-        sync_folder(output.parent)
+        with replacing(output, sync=True) as work:
+            save_file(weights, work, metadata(header))
     except (OSError, SafetensorError) as error:
         raise RuntimeFinding("R520", f"cannot write {output}", str(error)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            work.unlink(missing_ok=True)
     return sum(value.numel() for value in weights.values())
 
 

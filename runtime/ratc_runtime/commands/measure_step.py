@@ -7,7 +7,6 @@ memory ran out; 1 and one line of JSON on standard error (R515, R316); 2 for wro
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -61,9 +60,9 @@ def lock_of(content: Any) -> Lock:
     if request.engine != "torch":
         raise BadRequest("the request's engine is not torch: a step of DeepSpeed on one GPU is not that of several")
     compiled = bool(content["training"].get("compile", False))
-    training = dataclasses.replace(request.lock.training, compile=compiled)
-    hardware = dataclasses.replace(request.lock.hardware, device="cuda")
-    return dataclasses.replace(request.lock, seed=0, training=training, hardware=hardware)
+    training = request.lock.training.replace(compile=compiled)
+    hardware = request.lock.hardware.replace(device="cuda")
+    return request.lock.replace(seed=0, training=training, hardware=hardware)
 
 
 def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:

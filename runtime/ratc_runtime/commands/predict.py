@@ -116,7 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Predict and write; return 0, or 1 after a finding or if an image was left out."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime predict", description="Write what a checkpoint predicts for images."
+        prog="python -m ratc_runtime predict", description="Write a checkpoint's predictions for images."
     )
     inference.add_arguments(parser)
     parser.add_argument("images", type=Path, help="a folder of images, or one image")
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         print(finding.render(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what is written is whole", file=sys.stderr)
+        print("interrupted; the files written so far are whole", file=sys.stderr)
         return 130
 
 

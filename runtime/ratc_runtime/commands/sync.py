@@ -43,7 +43,7 @@ def sync_journal(kind: type[Backend], folder: Path, output_dir: Path) -> int:
         raise RuntimeFinding(
             "R522",
             f"the run in {output_dir} is still going on",
-            "it sends what waits by itself when the server answers",
+            "it sends the waiting records by itself when the server answers",
         ) from None
     try:
         number = journal.waiting()

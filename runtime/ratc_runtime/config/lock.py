@@ -1,22 +1,23 @@
-"""The lock as typed, frozen dataclasses: reading `lock.yaml` is the only way into a run.
+"""The lock as frozen pydantic models: reading `lock.yaml` is the only way into a run.
 
-The classes mirror docs/reference/lock.md field by field. Reading is strict: an unknown or a missing key, a value of
-another type or a version this runtime does not know is R505, because a lock that is read half is not the run
-that was reviewed.
+The models' descriptions are the reference: `schemas/lock.schema.json` and the page on the lock are made of them.
+Reading is strict: an unknown or a missing key, a value of another type or a version this runtime does not know is
+R505, because a lock that is read half is not the run that was reviewed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from ratc_runtime.config.strict import LOCK_VERSION, load_yaml, read_class, unreadable
-from ratc_runtime.tasks import METRICS, PARTS, metrics
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ratc_runtime.config.consistency import contradictions
+from ratc_runtime.config.refusal import LOCK_VERSION, not_plain, refuse_all, unreadable, wrong_values
+from ratc_runtime.config.yaml_file import load_yaml
 
 #: An artifact's path from its lock's folder: nothing outside of that folder.
 _ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -35,200 +36,279 @@ _LEARNT_DATA = (
     "augmentations",
 )
 
-
-@dataclass(frozen=True)
-class Model:
-    name: str
-    multi_scale: bool
-    args: dict[str, Any]
-    attention_memory: Literal["full", "fused", "chunked"]
-    #: The key of the logits in a mapping that the model returns; None: it returns what its task needs.
-    output: str | None = None
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+_Self = TypeVar("_Self", bound="Section")
 
 
-@dataclass(frozen=True)
-class Loss:
-    name: str
-    args: dict[str, Any]
+class Section(BaseModel):
+    """A mapping of known keys, which does not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), defer_build=True)
+
+    def replace(self: _Self, **changes: Any) -> _Self:
+        """Return a copy with other values, which are not checked. Raises TypeError for a name that is no field."""
+        unknown = changes.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
+        return self.model_copy(update=changes)
 
 
-@dataclass(frozen=True)
-class Training:
-    epochs: int
-    max_steps_per_epoch: int | None
-    learning_rate: float
-    optimizer: Literal["adamw"]
-    weight_decay: float
-    betas: list[float]
-    scheduler: Literal["cosine", "step", "none"]
-    warmup_epochs: float
-    min_learning_rate: float
-    step_epochs: int
-    step_gamma: float
-    gradient_clipping: float | None
+class Model(Section):
+    """The model."""
+
+    name: str = Field(description="`rat`, or `package.module:callable`.")
+    multi_scale: bool = Field(description="Whether the model takes an image pyramid (`data.scales`).")
+    args: dict[str, Any] = Field(description="Keyword arguments of the callable.")
+    attention_memory: Literal["full", "fused", "chunked"] = Field(
+        description="How RAT computes its dense attention: `full` keeps its maps, `fused` (FlexAttention) "
+        "and `chunked` compute them again."
+    )
+    output: str | None = Field(
+        default=None,
+        description="Key of the logits if a custom model returns a mapping; null if it returns what its task needs.",
+    )
+
+
+class Loss(Section):
+    """The loss: what training makes less."""
+
+    name: str = Field(
+        description="`bce`, `cross_entropy`, `dice`, `combined`, `set_prediction` (detection), or "
+        "`package.module:callable`."
+    )
+    args: dict[str, Any] = Field(description="Keyword arguments of the loss.")
+
+
+class Training(Section):
+    """How weights are learnt, and in which pieces a global batch is computed."""
+
+    epochs: Positive = Field(description="Passes over the training data.")
+    max_steps_per_epoch: int | None = Field(
+        description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
+    )
+    learning_rate: float = Field(description="Learning rate after the warm-up.")
+    optimizer: Literal["adamw"] = Field(description="The optimizer.")
+    weight_decay: float = Field(description="Decoupled weight decay. Biases and norms have none.")
+    betas: list[float] = Field(min_length=2, max_length=2, description="AdamW's decay rates of its two moments.")
+    scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
+    warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
+    min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
+    step_epochs: Positive = Field(description="With `step`, epochs between two reductions of the learning rate.")
+    step_gamma: float = Field(description="With `step`, the factor of each reduction.")
+    gradient_clipping: float | None = Field(description="Largest norm of the gradient; null is no clipping.")
     loss: Loss
-    precision: Literal["fp32", "fp16", "bf16"]
-    tf32: bool
-    global_batch_size: int
-    micro_batch_size: int
-    gradient_accumulation_steps: int
-    last_batch: Literal["drop", "keep"]
-    activation_checkpointing: bool
-    compile: bool
-    callbacks: list[str]
-    #: How torch's CUDA allocator takes memory; None on the CPU, and in locks from before it was planned.
-    allocator: Literal["native", "expandable_segments"] | None = None
+    precision: Literal["fp32", "fp16", "bf16"] = Field(description="Arithmetic of the forward and backward passes.")
+    tf32: bool = Field(description="Whether products of float32 matrices may be computed in TF32.")
+    global_batch_size: Positive = Field(
+        description="Samples in an optimizer step: `micro_batch_size` x `gradient_accumulation_steps` x "
+        "`parallel.world_size`."
+    )
+    micro_batch_size: Positive = Field(description="Samples in one forward pass of one process.")
+    gradient_accumulation_steps: Positive = Field(description="Forward passes of a process in an optimizer step.")
+    last_batch: Literal["drop", "keep"] = Field(
+        description="What becomes of the samples of an epoch that fill no global batch."
+    )
+    activation_checkpointing: bool = Field(
+        description="Whether activations are computed again in the backward pass instead of kept."
+    )
+    compile: bool = Field(description="Whether `torch.compile` compiles the model.")
+    callbacks: list[str] = Field(description="`package.module:callable`s, each of which makes a callback.")
+    allocator: Literal["native", "expandable_segments"] | None = Field(
+        default=None,
+        description="How torch's CUDA allocator takes memory; null on the CPU. Locks of earlier versions lack it.",
+    )
 
 
-@dataclass(frozen=True)
-class Engine:
-    use_accelerate: bool
-    deepspeed: bool
-    zero_stage: int
-    offload_optimizer: bool
+class Engine(Section):
+    """What carries out the training step."""
+
+    use_accelerate: bool = Field(description="Whether Accelerate places and launches the run.")
+    deepspeed: bool = Field(description="Whether DeepSpeed does the step, as `deepspeed.json` says.")
+    zero_stage: int = Field(description="DeepSpeed's ZeRO stage: what is partitioned over the processes, 0 to 3.")
+    offload_optimizer: bool = Field(description="Whether the optimizer's states lie in host memory.")
 
 
-@dataclass(frozen=True)
-class Data:
-    dataset: str
-    args: dict[str, Any]
-    data_dir: str
-    image_size: list[int]
-    channels: int
-    num_classes: int
-    class_names: list[str]
-    ignore_index: int | None
-    scales: list[float]
-    on_bad_sample: Literal["fail", "skip"]
-    augmentations: list[dict[str, Any]]
-    cache: Literal["none", "memory", "disk"]
-    cache_size_bytes: int | None
-    num_workers: int
-    pin_memory: bool
-    persistent_workers: bool
-    prefetch_factor: int | None
+class Data(Section):
+    """The data set, and how samples are decoded, kept and loaded."""
+
+    dataset: str = Field(
+        description="`isic`, `volumes`, `coco`, or `package.module:callable`; `joint` with `task_type: multi`."
+    )
+    args: dict[str, Any] = Field(description="Keyword arguments of the data set.")
+    data_dir: str = Field(
+        description="Folder of the data, relative to the spec's folder, which run.sh changes to. `--data-dir` or "
+        "`RAT_DATA_DIR` replaces it when the script runs."
+    )
+    image_size: list[Positive] = Field(
+        min_length=2, max_length=3, description="Height and width; for patches of volumes depth, height and width."
+    )
+    channels: Positive = Field(description="1 for grey images, 3 for RGB.")
+    num_classes: Positive = Field(
+        description="1 means foreground and background. From 2 on masks hold class numbers, and 0 is the background. "
+        "For detection, the classes of objects."
+    )
+    class_names: list[str] = Field(description="Names of the classes, `num_classes` of them.")
+    ignore_index: int | None = Field(description="Class number of pixels that do not count; null if all count.")
+    scales: list[PositiveFloat] = Field(
+        min_length=1, description="Image pyramid; more than one scale needs `model.multi_scale`."
+    )
+    on_bad_sample: Literal["fail", "skip"] = Field(description="What happens at a sample that cannot be read.")
+    augmentations: list[dict[str, Any]] = Field(
+        description="Augmentations of the training split in their order, such as `{RandomHorizontalFlip: {p: 0.5}}`."
+    )
+    cache: Literal["none", "memory", "disk"] = Field(description="Place in which decoded images are kept.")
+    cache_size_bytes: int | None = Field(description="Largest size of the cache on a node; null without a cache.")
+    num_workers: int = Field(description="Loader processes of each training process.")
+    pin_memory: bool = Field(description="Whether batches are copied to pinned host memory.")
+    persistent_workers: bool = Field(description="Whether loader processes live on from epoch to epoch.")
+    prefetch_factor: int | None = Field(
+        description="Batches that each loader process prepares ahead; null if `num_workers` is 0."
+    )
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    hausdorff: bool
+class Evaluation(Section):
+    """What is computed on the val and test splits besides the scores of the task."""
+
+    hausdorff: bool = Field(description="Whether Hausdorff distances are computed on val and test, too.")
 
 
-@dataclass(frozen=True)
-class Detection:
-    queries: int
-    decoder_layers: int
+class Detection(Section):
+    """The detection head. It is there with `task_type: detection`, and only with it."""
+
+    queries: Positive = Field(description="Object queries: the most objects in an image.")
+    decoder_layers: Positive = Field(description="Layers of the decoder.")
 
 
-@dataclass(frozen=True)
-class PartData:
-    """What the data of one of several tasks has for itself; sizes, channels and loading are those of all."""
+class PartData(Section):
+    """Data of one of several tasks; `data` has the sizes, channels and loading of all."""
 
-    folder: str
-    dataset: str
-    args: dict[str, Any]
-    num_classes: int
-    class_names: list[str]
-    ignore_index: int | None
+    folder: str = Field(description="Folder of the task's data in `data.data_dir`.")
+    dataset: str = Field(description="As `data.dataset`.")
+    args: dict[str, Any] = Field(description="Keyword arguments of the data set.")
+    num_classes: Positive = Field(description="As `data.num_classes`.")
+    class_names: list[str] = Field(description="Names of the classes, `num_classes` of them.")
+    ignore_index: int | None = Field(description="As `data.ignore_index`.")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Section):
     """One of several tasks of a run."""
 
-    task_type: str
-    weight: float
+    task_type: Literal["segmentation", "detection"] = Field(description="What is learnt.")
+    weight: PositiveFloat = Field(description="Factor of the task's loss in the sum of all.")
     loss: Loss
     data: PartData
     detection: Detection | None = None
 
 
-@dataclass(frozen=True)
-class Logging:
-    tensorboard: bool
-    mlflow: bool
-    mlflow_experiment_name: str
-    wandb: bool
-    wandb_project: str
-    wandb_mode: Literal["online", "offline"]
-    log_every_steps: int
+class Logging(Section):
+    """Trackers, and how often they are told."""
+
+    tensorboard: bool = Field(description="Whether TensorBoard files are written.")
+    mlflow: bool = Field(description="Whether the run is logged to MLflow.")
+    mlflow_experiment_name: str = Field(description="Experiment of MLflow.")
+    wandb: bool = Field(description="Whether the run is logged to Weights & Biases.")
+    wandb_project: str = Field(description="Project of Weights & Biases.")
+    wandb_mode: Literal["online", "offline"] = Field(
+        description="Mode of Weights & Biases; the variable `WANDB_MODE` comes before it when the run starts."
+    )
+    log_every_steps: Positive = Field(description="Optimizer steps between two points of the training curves.")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    every_epochs: int
-    every_steps: int | None
-    keep_last: int
-    keep_best: int
-    best_metric: str
-    resume: Literal["auto", "never"]
-    asynchronous: bool
-    own_code: Literal["strict", "warn"] = "strict"
+class Checkpoint(Section):
+    """When checkpoints are written, which are kept, and how a run is resumed."""
+
+    every_epochs: Positive = Field(description="Epochs between two checkpoints.")
+    every_steps: Positive | None = Field(
+        description="Optimizer steps between two further checkpoints, counted over the whole run; null is none."
+    )
+    keep_last: Positive = Field(description="Newest checkpoints that are kept.")
+    keep_best: Positive = Field(description="Best checkpoints that are kept.")
+    best_metric: str = Field(description="Score of the task that ranks checkpoints, or `loss`.")
+    resume: Literal["auto", "never"] = Field(description="Whether a start continues the newest checkpoint.")
+    asynchronous: bool = Field(
+        description="Whether checkpoints are written in the background, from a copy in host memory; not with DeepSpeed."
+    )
+    own_code: Literal["strict", "warn"] = Field(
+        default="strict", description="Whether own code that differs from `own_code` refuses a start or is a warning."
+    )
 
 
-@dataclass(frozen=True)
-class Parallel:
-    world_size: int
-    nodes: int
-    processes_per_node: int
-    backend: Literal["gloo", "nccl"]
-    threads_per_process: int | None
-    timeout_seconds: int | None
+class Parallel(Section):
+    """The processes of the run."""
+
+    world_size: Positive = Field(description="Processes in all: `nodes` x `processes_per_node`.")
+    nodes: int = Field(description="Machines.")
+    processes_per_node: int = Field(description="Processes on each machine; on GPUs, one for each card.")
+    backend: Literal["gloo", "nccl"] = Field(description="How processes exchange tensors.")
+    threads_per_process: int | None = Field(description="`OMP_NUM_THREADS`; null if the cores are not known.")
+    timeout_seconds: Positive | None = Field(
+        description="Time without progress after which the watchdog ends the run; null is never."
+    )
 
 
-@dataclass(frozen=True)
-class Hardware:
-    device: Literal["cpu", "cuda"]
-    card: str | None
-    compute_capability: str | None
-    memory_bytes: int | None
+class Hardware(Section):
+    """The device that the lock was compiled for."""
+
+    device: Literal["cpu", "cuda"] = Field(description="Kind of device.")
+    card: str | None = Field(description="The card's name in the catalogue; null on the CPU or if it is unknown.")
+    compute_capability: str | None = Field(description="The card's compute capability, such as `8.0`.")
+    memory_bytes: int | None = Field(description="Memory of each card.")
 
 
-@dataclass(frozen=True)
-class Memory:
-    peak_allocated_bytes: int | None
-    peak_reserved_bytes: int | None
-    margin: float | None
+class Memory(Section):
+    """What one process was predicted to take on the card; null if nothing was predicted."""
+
+    peak_allocated_bytes: int | None = Field(description="Peak of the memory that tensors take.")
+    peak_reserved_bytes: int | None = Field(description="Peak of the memory that torch's allocator reserves for them.")
+    margin: float | None = Field(description="Stated relative error of the prediction; 0.05 is 5 %.")
 
 
-@dataclass(frozen=True)
-class Compression:
-    """How the model is made smaller; without `begin_epoch` it is pruned after training."""
+class Compression(Section):
+    """How the model is made smaller. It is there only if the spec has such a section."""
 
-    sparsity: float
-    structured: bool
-    begin_epoch: int | None
-    end_epoch: int | None
-    quantization: Literal["none", "weight_only", "dynamic"]
-    aware: bool
-    metric: str
-    tolerance: float
+    sparsity: float = Field(
+        ge=0, lt=1, description="Share of each linear and convolution layer's weights that is zero in the end."
+    )
+    structured: bool = Field(description="Whether whole output channels are pruned instead of single weights.")
+    begin_epoch: int | None = Field(
+        description="Epochs that are trained before pruning begins; null if weights are pruned after training."
+    )
+    end_epoch: int | None = Field(description="Epochs by which all of `sparsity` is reached; null as `begin_epoch`.")
+    quantization: Literal["none", "weight_only", "dynamic"] = Field(
+        description="int8 weights of linear layers; with `dynamic`, activations in int8, too."
+    )
+    aware: bool = Field(description="Whether weights are rounded in training as `quantization` will round them.")
+    metric: str = Field(description="Score that may not get worse by more than `tolerance`.")
+    tolerance: float = Field(description="How much worse `metric` may be than before; beyond it, compressing fails.")
 
     def learnt(self) -> dict[str, Any]:
         """What of it decides the weights that are trained."""
         return {key: getattr(self, key) for key in ("sparsity", "structured", "begin_epoch", "end_epoch", "aware")}
 
 
-@dataclass(frozen=True)
-class OwnModule:
-    """A module of the user's own: the digest of its file, and a short one of each function and class in it."""
+class OwnModule(Section):
+    """A module of your own."""
 
-    digest: str
-    parts: dict[str, str]
+    digest: str = Field(description="`sha256:` and the digest of the file.")
+    parts: dict[str, str] = Field(
+        description="A short digest of each function and class in it, without comments; `<module>` is the rest."
+    )
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(Section):
     """One run, every value concrete."""
 
-    lock_version: int
-    ratc_version: str
-    target: str
-    experiment_name: str
-    description: str
-    task_type: str
-    seed: int
-    debug: bool
+    lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
+    ratc_version: str = Field(description="The ratc that compiled the lock.")
+    target: str = Field(description="What it was compiled for: `local`, `slurm` or `lsf`.")
+    experiment_name: str = Field(description="Name of the run.")
+    description: str = Field(description="What the run is for; words only.")
+    task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
+        description="What is learnt. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
+    )
+    seed: int = Field(description="Seed of the weights, the order of samples and the augmentations.")
+    debug: bool = Field(description="Whether this is a debug run: short, and each step is inspected.")
     model: Model
     training: Training
     engine: Engine
@@ -236,24 +316,38 @@ class Lock:
     evaluation: Evaluation
     logging: Logging
     checkpoint: Checkpoint
-    output_dir: str
+    output_dir: str = Field(
+        description="Folder of the results, relative to the spec's folder. `--output-dir` or `RAT_OUTPUT_DIR` replaces "
+        "it when the script runs."
+    )
     parallel: Parallel
     hardware: Hardware
     memory: Memory
-    inputs: dict[str, str]
-    artifacts: dict[str, str]
-    #: The detection head; None for other tasks.
+    inputs: dict[str, str] = Field(description="Digests of the files this was compiled from, by their path.")
+    artifacts: dict[str, str] = Field(
+        description="Digests of the files that were compiled with it, by their path from the lock's folder. A start "
+        "is refused if one differs."
+    )
     detection: Detection | None = None
-    #: The tasks of `task_type: multi`, by name; None where there is one.
-    tasks: dict[str, Part] | None = None
-    #: How the model is made smaller; None where it is not.
+    tasks: dict[str, Part] | None = Field(
+        default=None,
+        description="The tasks by name. They are there with `task_type: multi`, and only with it; `data.dataset` is "
+        "then `joint`.",
+    )
     compression: Compression | None = None
-    #: What the job asked a scheduler for; absent on `local`. For people: nothing here is acted upon.
-    job: dict[str, Any] | None = None
-    #: The modules beside the spec that its names reach, by their path from its folder; None where there are none.
-    own_code: dict[str, OwnModule] | None = None
-    #: The name of this point of an array, whose lock adds to a shared one; None outside of arrays.
-    point: str | None = None
+    job: dict[str, Any] | None = Field(
+        default=None,
+        description="What was asked of a scheduler, and how the job is started, stopped and started again. It is not "
+        "there on `local`. The runtime does not act upon it; the scripts say the same.",
+    )
+    own_code: dict[str, OwnModule] | None = Field(
+        default=None,
+        description="The modules beside the spec that its names reach, by their path from its folder, if there are "
+        "some.",
+    )
+    point: str | None = Field(
+        default=None, description="Name of this point of an array, whose lock adds to a shared one."
+    )
 
     @property
     def spatial_dims(self) -> int:
@@ -263,14 +357,13 @@ class Lock:
     def part(self, name: str) -> Lock:
         """Return the lock that one of several tasks would have for itself, but for `data.data_dir`."""
         found = (self.tasks or {})[name]
-        known = {key: value for key, value in vars(found.data).items() if key != "folder"}
+        known = {key: value for key, value in found.data if key != "folder"}
         distances = bool(self.evaluation.hausdorff) and found.task_type == "segmentation"
-        return dataclasses.replace(
-            self,
+        return self.replace(
             task_type=found.task_type,
-            training=dataclasses.replace(self.training, loss=found.loss),
-            data=dataclasses.replace(self.data, **known),
-            evaluation=dataclasses.replace(self.evaluation, hausdorff=distances),
+            training=self.training.replace(loss=found.loss),
+            data=self.data.replace(**known),
+            evaluation=self.evaluation.replace(hausdorff=distances),
             detection=found.detection,
             tasks=None,
         )
@@ -289,7 +382,7 @@ class Lock:
         World size, micro-batch and loader settings are left out: the order of samples depends on the global
         batch alone, so a run may go on with another number of processes.
         """
-        training = dataclasses.asdict(self.training)
+        training = self.training.model_dump()
         for placement in (
             "micro_batch_size",
             "gradient_accumulation_steps",
@@ -302,10 +395,10 @@ class Lock:
             del training[placement]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
-        model = {key: value for key, value in dataclasses.asdict(self.model).items() if key != "attention_memory"}
+        model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}
         if self.model.output is None:  # as it was before there was this key
             del model["output"]
-        head = None if self.detection is None else dataclasses.asdict(self.detection)
+        head = None if self.detection is None else self.detection.model_dump()
         learnt = {
             "task_type": self.task_type,
             "seed": self.seed,
@@ -336,7 +429,7 @@ class Lock:
 
 def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:
     """What of several tasks decides the weights: not where their data lie, or what classes are called."""
-    parts = {name: dataclasses.asdict(part) for name, part in tasks.items()}
+    parts = {name: part.model_dump() for name, part in tasks.items()}
     for part in parts.values():
         del part["data"]["folder"], part["data"]["class_names"]
     return parts
@@ -370,9 +463,17 @@ def lock_digest(path: Path) -> str:
 
 
 def lock_from(content: Any) -> Lock:
-    """Return the lock of a plain mapping, as `dataclasses.asdict` makes it of one; raises R505 as `read_lock` does."""
-    lock: Lock = read_class(Lock, content, "")
-    _check_ranges(lock)
+    """Return the lock of a plain mapping, as `model_dump` makes it of one; raises R505 as `read_lock` does."""
+    wrong = list(not_plain(content))
+    try:
+        lock = Lock.model_validate(content)
+    except ValidationError as error:
+        named = {one.at for one in wrong}
+        more = wrong_values(error.errors(include_url=False))
+        raise refuse_all([*wrong, *(one for one in more if one.at not in named)]) from None
+    wrong = wrong or list(contradictions(lock))
+    if wrong:
+        raise refuse_all(wrong)
     return lock
 
 
@@ -412,70 +513,3 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _laid_over(merged[key], value) if both else value
     return merged
-
-
-def _check_ranges(lock: Lock) -> None:
-    training, data = lock.training, lock.data
-    positive: dict[str, float] = {
-        "training.epochs": training.epochs,
-        "training.global_batch_size": training.global_batch_size,
-        "training.micro_batch_size": training.micro_batch_size,
-        "training.gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "training.step_epochs": training.step_epochs,
-        "parallel.world_size": lock.parallel.world_size,
-        "checkpoint.every_epochs": lock.checkpoint.every_epochs,
-        "checkpoint.every_steps": 1 if lock.checkpoint.every_steps is None else lock.checkpoint.every_steps,
-        "checkpoint.keep_last": lock.checkpoint.keep_last,
-        "checkpoint.keep_best": lock.checkpoint.keep_best,
-        "logging.log_every_steps": lock.logging.log_every_steps,
-        "data.channels": data.channels,
-        "data.num_classes": data.num_classes,
-        "data.scales": min(data.scales, default=0),
-        "data.image_size": min(data.image_size, default=0),
-    }
-    if lock.parallel.timeout_seconds is not None:
-        positive["parallel.timeout_seconds"] = lock.parallel.timeout_seconds
-    if lock.detection is not None:
-        positive["detection.queries"] = lock.detection.queries
-        positive["detection.decoder_layers"] = lock.detection.decoder_layers
-    for where, value in positive.items():
-        if value <= 0:
-            raise unreadable(f"the lock's {where} is {value}, expected more than zero")
-    lengths = (
-        ("data.image_size", data.image_size, (2, 3)),
-        ("training.betas", training.betas, (2,)),
-        ("data.class_names", data.class_names, (data.num_classes,)),
-    )
-    for where, found, expected in lengths:
-        if len(found) not in expected:
-            wanted = " or ".join(map(str, expected))
-            raise unreadable(f"the lock's {where} has {len(found)} values, expected {wanted}")
-    if len(data.scales) > 1 and not lock.model.multi_scale:
-        raise unreadable("the lock's data.scales are several, and model.multi_scale is false")
-    if lock.parallel.nodes * lock.parallel.processes_per_node != lock.parallel.world_size:
-        raise unreadable("the lock's parallel.nodes x processes_per_node is not its world_size")
-    if lock.engine.deepspeed and lock.checkpoint.asynchronous:
-        raise unreadable("the lock's checkpoint.asynchronous is true, and engine.deepspeed writes shards itself")
-    if lock.engine.deepspeed and lock.parallel.world_size == 1 and not lock.engine.use_accelerate:
-        raise unreadable("the lock's engine.deepspeed without use_accelerate needs more than one process")
-    if lock.task_type not in METRICS:
-        known = " and ".join(METRICS)
-        raise unreadable(f"the lock's task_type is {lock.task_type!r:.40}, this runtime trains {known}")
-    if (lock.task_type == "detection") != (lock.detection is not None):
-        raise unreadable("the lock's detection section goes with task_type detection, and only with it")
-    if (lock.task_type == "multi") != bool(lock.tasks):
-        raise unreadable("the lock's tasks section goes with task_type multi, and only with it")
-    for name, part in (lock.tasks or {}).items():
-        if part.task_type not in PARTS:
-            raise unreadable(f"the lock's tasks.{name}.task_type is {part.task_type!r:.40}")
-        if not 0 < part.weight < float("inf"):
-            raise unreadable(f"the lock's tasks.{name}.weight is {part.weight}, expected more than zero")
-        alone = dataclasses.replace(lock.checkpoint, best_metric="loss")
-        _check_ranges(dataclasses.replace(lock.part(name), checkpoint=alone))
-    if lock.compression is not None:
-        if not 0 <= lock.compression.sparsity < 1:
-            raise unreadable(f"the lock's compression.sparsity is {lock.compression.sparsity}, expected 0 to below 1")
-        if lock.engine.deepspeed and (lock.compression.begin_epoch is not None or lock.compression.aware):
-            raise unreadable("the lock's compression while training does not go with engine.deepspeed")
-    if lock.checkpoint.best_metric not in (*metrics(lock), "loss"):
-        raise unreadable(f"the lock's checkpoint.best_metric is {lock.checkpoint.best_metric!r:.40}")

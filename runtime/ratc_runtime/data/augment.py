@@ -126,7 +126,7 @@ class _Step:
                 raise RuntimeFinding(
                     "R532",
                     f"augmentation {self.name} needs images between 0 and 1",
-                    f"this one goes from {low:g} to {high:g}; what lies outside would be cut off",
+                    f"this one goes from {low:g} to {high:g}; values outside would be cut off",
                     "scale the images in the data set, or leave the transform out",
                 )
         try:

@@ -6,7 +6,6 @@ without one, bit for bit; if the cache cannot hold or keep a sample, the sample 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -221,7 +220,7 @@ def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, passed: bool) 
     what: list[Any] = [data.dataset, data.args, data.image_size, data.channels, data.scales, str(data_dir.resolve())]
     what += [data.num_classes, data.ignore_index]
     if lock.tasks:
-        what.append({name: dataclasses.asdict(part.data) for name, part in lock.tasks.items()})
+        what.append({name: part.data.model_dump() for name, part in lock.tasks.items()})
     for package in ("torch", "numpy", "pillow"):
         try:
             what.append(version(package))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.atomic import replacing
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
 from ratc_runtime.data.copies import between_splits
@@ -197,14 +198,9 @@ def _draw(folder: Path, datasets: dict[str, Any], task: Task) -> list[Path]:
         path = folder / (f"{kind}-{PICTURE}" if kind else PICTURE)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Beside and renamed: a link of that name is replaced, not followed.
-            work = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
+            with replacing(path, shared=True) as work:
                 if samples and part.draw_samples(work, samples):
-                    os.replace(work, path)
                     drawn.append(path)
-            finally:
-                work.unlink(missing_ok=True)
         except (OSError, ImportError, ValueError) as error:
             warn(f"pictures not drawn: {type(error).__name__}: {error}")
     return drawn
@@ -242,7 +238,8 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Check and print; return 0, or 1 if something is refused."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.data.check", description="Say what a data set holds, and what cannot be used."
+        prog="python -m ratc_runtime.data.check",
+        description="Describe a data set, and name samples that cannot be used.",
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")

@@ -21,6 +21,7 @@ from ratc_runtime.data.augment import Augmentation, OfEach
 from ratc_runtime.data.lengths import check_length
 from ratc_runtime.data.samples import Draw, Guarded, Sample, with_note
 from ratc_runtime.distributed import stacks, watchdog
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
 
 #: Makes one target of those of a micro-batch (`Task.collate`).
@@ -228,7 +229,8 @@ class Loader:
         self._begun = None
         while True:
             try:
-                batch = next(self._live)
+                with phase("loader"):
+                    batch = next(self._live)
             except StopIteration:
                 return
             except RuntimeError as error:  # torch's word for a worker that is gone

@@ -163,7 +163,7 @@ def _not_finite(values: Any, path: Path) -> RuntimeFinding:
         "R570",
         f"{path} is no mask of one class: it holds NaN or infinity",
         f"{count} of {values.size} values are not finite",
-        f"{_written(path)}; what has no label is background, or with data.num_classes: 2 has data.ignore_index",
+        f"{_written(path)}; pixels without a label are background, or with data.num_classes: 2 have data.ignore_index",
         everywhere=False,
     )
 

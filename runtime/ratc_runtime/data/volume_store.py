@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ratc_runtime.atomic import replacing
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers
 from ratc_runtime.data.masks import foreground
 from ratc_runtime.errors import RuntimeFinding, warn
@@ -89,7 +90,7 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
             "R537",
             f"{path} has the shape {_spelled(shape)}, which is no volume of {channels} channel(s)",
             "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
-            "set data.channels to what the files have",
+            "set data.channels to the number that the files have",
             everywhere=False,
         )
 
@@ -263,13 +264,8 @@ def _turned(voxels: Any, affine: Any, order: list[int]) -> Any:
 
 
 def _save(path: Path, array: Any) -> None:
-    work = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with work.open("wb") as file:
-            np.save(file, array)
-        os.replace(work, path)
-    finally:
-        work.unlink(missing_ok=True)
+    with replacing(path, shared=True) as work, work.open("wb") as file:
+        np.save(file, array)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ratc_runtime import atomic
+
 FOLDER = "watchdog"
 _ENDED = "ended.json"
 
@@ -124,11 +126,9 @@ class Heartbeats:
             self.folder.parent.rmdir()
 
     def _put(self, path: Path, content: object) -> None:
-        work = path.with_name(f".{path.name}.{self.rank}")
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            work.write_text(json.dumps(content))
-            os.replace(work, path)
+            atomic.write_text(path, json.dumps(content), shared=True)
 
 
 def kill(beat: Beat) -> None:

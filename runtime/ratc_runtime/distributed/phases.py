@@ -1,7 +1,8 @@
-"""What a process is doing, read from the Python stack of its main thread: the loop itself has to say nothing.
+"""What a process is doing: the code that runs says so, and the watchdog's thread looks.
 
-The watchdog looks from a thread of its own, so this costs nothing while all is well and works while the main thread
-is inside a collective, a sleep or a kernel.
+`with phase("evaluation"):`, or the same as a decorator, costs a microsecond, and tells while the main thread is inside
+a collective, a sleep or a kernel. The stack is read only for what a person is shown, and for collectives that torch and
+DeepSpeed enter by themselves.
 """
 
 from __future__ import annotations
@@ -9,46 +10,46 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
+from typing import Literal, get_args
 
-_PACKAGE = str(Path(__file__).resolve().parents[1])
-#: Frames shown of a stack: the innermost ones, where it hangs.
-_SHOWN = 12
-#: Files whose frames stand between others and say nothing: how modules are called and programs started.
-_DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<frozen runpy>")
+#: A part of a run.
+Part = Literal["opening", "training", "evaluation", "baseline", "checkpoint", "finishing"]
+#: What goes on inside a part; a part that begins within another one begins its work again.
+Work = Literal["loader", "forward", "backward", "optimizer", "collective", "tracking"]
 
-#: Parts of a run, by (file of this package, or folder with a slash; functions, none is all).
-_WHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("training/open_run.py", ("open_run",), "opening"),
-    ("training/loop.py", ("train_on",), "training"),
-    ("training/evaluation.py", (), "evaluation"),
-    ("training/finalize.py", (), "finishing"),
-    ("tasks/segmentation/baseline.py", (), "baseline"),
-    ("checkpoint/", (), "checkpoint"),
-)
-#: What goes on inside a part.
-_DOING: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("training/step.py", ("training_step",), "forward"),
-    ("engine/", ("predict",), "forward"),
-    ("engine/", ("backward",), "backward"),
-    ("engine/", ("update",), "optimizer"),
-    ("distributed/world.py", ("sum", "gather", "barrier", "leave"), "collective"),
-    ("tracking/", (), "tracking"),
-)
-#: The same of other packages' files, by the end of their path.
-_ELSEWHERE: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("torch/utils/data/dataloader.py", (), "loader"),
-    ("torch/autograd/graph.py", ("_engine_run_backward",), "backward"),
-    ("torch/distributed/distributed_c10d.py", (), "collective"),
-    # DDP sends its buffers round before a forward pass, in C++.
-    ("torch/nn/parallel/distributed.py", ("_distributed_broadcast_coalesced",), "collective"),
-    ("deepspeed/comm/comm.py", (), "collective"),
-)
-#: Where a process waits for the others: it is the victim of a hang, not its cause. DDP and DeepSpeed exchange
+#: In these a process waits for the others: it is the victim of a hang, not its cause. DDP and DeepSpeed exchange
 #: gradients within backward.
 WAITING = frozenset({"collective", "backward"})
+#: Frames shown of a stack: the innermost ones, in which it hangs.
+_SHOWN = 12
+#: Files whose frames stand between others and say nothing: how modules are called and programs started.
+_DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<frozen runpy>", "contextlib.py")
+#: Collectives that no code of ours calls, by the end of the file's path and the functions (none is all).
+_COLLECTIVES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("torch/distributed/distributed_c10d.py", ()),
+    # DDP sends its buffers round before a forward pass, in C++.
+    ("torch/nn/parallel/distributed.py", ("_distributed_broadcast_coalesced",)),
+    ("deepspeed/comm/comm.py", ()),
+)
+#: The phases that the main thread is in, outermost first.
+_current: list[Part | Work] = []
+
+
+@contextmanager
+def phase(name: Part | Work) -> Iterator[None]:
+    """Announce what the main thread does; in any other thread this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _current.append(name)
+    try:
+        yield
+    finally:
+        _current.pop()
 
 
 @dataclass(frozen=True)
@@ -67,55 +68,28 @@ class Phase:
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for other processes, as far as the stack tells."""
+        """Whether it waits for other processes, as far as one can tell."""
         return self.doing in WAITING
 
 
 def look() -> Phase:
     """Return the phase of this process's main thread; call this from another thread."""
+    where = doing = ""
+    for name in tuple(_current):
+        where, doing = (name, "") if name in get_args(Part) else (where, name)
     main = threading.main_thread().ident
     frame = sys._current_frames().get(main) if main is not None else None
-    where = doing = ""
-    frames = list(_outwards(frame))
-    for step in reversed(frames):  # the innermost word counts
-        file, function = step.f_code.co_filename, step.f_code.co_name
-        found = _named(file, function)
-        if found is not None:
-            part, work = found
-            # A part that begins within another one begins its work again.
-            where, doing = (part, "") if part else (where, work)
+    if _in_collective(frame):
+        doing = "collective"
     shown = traceback.extract_stack(frame) if frame is not None else []
     telling = [line for line in shown if not line.filename.endswith(_DULL)][-_SHOWN:]
     return Phase(where, doing, "".join(traceback.format_list(telling)).rstrip())
 
 
-def _outwards(frame: FrameType | None) -> list[FrameType]:
-    frames = []
+def _in_collective(frame: FrameType | None) -> bool:
     while frame is not None:
-        frames.append(frame)
+        file, function = frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name
+        if any(file.endswith(end) and (not names or function in names) for end, names in _COLLECTIVES):
+            return True
         frame = frame.f_back
-    return frames
-
-
-def _is_of(own: str, name: str) -> bool:
-    return own.startswith(name) if name.endswith("/") else own == name
-
-
-def _named(file: str, function: str) -> tuple[str, str] | None:
-    """Return (part, "") or ("", work) of a frame; None of one that says nothing."""
-    if file.startswith(_PACKAGE):
-        own = file[len(_PACKAGE) + 1 :].replace("\\", "/")
-        # Whatever a loader's file is called: samples are read below that folder.
-        if own.startswith("data/"):
-            return "", "loader"
-        for name, functions, part in _WHERE:
-            if _is_of(own, name) and (not functions or function in functions):
-                return part, ""
-        for name, functions, work in _DOING:
-            if _is_of(own, name) and (not functions or function in functions):
-                return "", work
-        return None
-    for end, functions, work in _ELSEWHERE:
-        if file.replace("\\", "/").endswith(end) and (not functions or function in functions):
-            return "", work
-    return None
+    return False

@@ -222,7 +222,7 @@ class Watchdog:
             "R514",
             f"rank {self.rank} has lost the other processes",
             f"{lost}\nthis process was in `{self._beats[self.rank].phase}` and was ended",
-            "another rank ended first: what it says above or below is the reason",
+            "another rank ended first: its message above or below is the reason",
             everywhere=False,
         )
         self._leave(finding)

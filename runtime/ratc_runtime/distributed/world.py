@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed import watchdog
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding
 
 
@@ -29,6 +30,7 @@ class World:
         """Whether this is the process that talks and writes."""
         return self.rank == 0
 
+    @phase("collective")
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over ranks, on the CPU; every rank calls this."""
         if self.size == 1:
@@ -41,6 +43,7 @@ class World:
         watchdog.mark()
         return total
 
+    @phase("collective")
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's object, in order of rank; every rank calls this."""
         if self.size == 1:
@@ -50,6 +53,7 @@ class World:
         watchdog.mark()
         return values
 
+    @phase("collective")
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
@@ -97,6 +101,7 @@ def group_timeout(lock: Lock) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=max(seconds, watchdog.FIRST) + watchdog.GROUP_MARGIN)
 
 
+@phase("collective")
 def leave(status: int) -> None:
     """End this process with `status` if it is one of several.
 

@@ -97,7 +97,7 @@ class BaseEngine:
         if wrong:
             raise RuntimeFinding(
                 "R503",
-                "the engine does not do what the lock says",
+                "the engine differs from the lock",
                 "\n".join(wrong),
                 "a variable of the environment lies over the lock (ACCELERATE_…, FSDP_…, NVIDIA_TF32_OVERRIDE): start"
                 " with the compiled script, which removes them",

@@ -7,7 +7,6 @@ sparsity, latency and the score before and after; a loss of score beyond the tol
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -21,7 +20,8 @@ import torch
 from torch import nn
 
 from ratc_runtime import inference
-from ratc_runtime.checkpoint.files import beside, fault_of, write_file
+from ratc_runtime.atomic import replacing
+from ratc_runtime.checkpoint.files import fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import lock_from
@@ -102,7 +102,7 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
     found, _ = score(model, split, data_dir)
     counts = sorted({1, model.lock.training.micro_batch_size})
     layers = sparsity_of(model.engine.module)
-    content = {"lock": json.dumps(dataclasses.asdict(model.lock), default=str)}
+    content = {"lock": json.dumps(model.lock.model_dump(), default=str)}
     write_file(file, {**content, "compressed": model.engine.module.state_dict()})
     return {
         "bytes": file.stat().st_size,
@@ -135,18 +135,16 @@ def _run(arguments: argparse.Namespace) -> int:
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
     prepare_output(output)
     # Under a hidden name until it is the model that the report is of.
-    work = beside(output / MODEL, "new")
-    before = _measure(model, arguments.split, data_dir, work)
-    score_before = before["scores"][name]
-    if score_before is None or math.isnan(score_before):
-        work.unlink()
-        raise RuntimeFinding("R547", f"`{name}` means nothing before: there is nothing to hold it to")
-    if arguments.sparsity:
-        prune_weights(model.engine.module, arguments.sparsity, arguments.structured)
-    if arguments.quantize:
-        quantize(model.engine.module, arguments.quantize)
-    after = _measure(model, arguments.split, data_dir, work)
-    os.replace(work, output / MODEL)
+    with replacing(output / MODEL) as work:
+        before = _measure(model, arguments.split, data_dir, work)
+        score_before = before["scores"][name]
+        if score_before is None or math.isnan(score_before):
+            raise RuntimeFinding("R547", f"`{name}` means nothing before: there is nothing to hold it to")
+        if arguments.sparsity:
+            prune_weights(model.engine.module, arguments.sparsity, arguments.structured)
+        if arguments.quantize:
+            quantize(model.engine.module, arguments.quantize)
+        after = _measure(model, arguments.split, data_dir, work)
     metric = model.task.metrics.get(name)
     worse = loss_of_score(before["scores"][name], after["scores"][name], bool(metric and metric.larger_is_better))
     report = {

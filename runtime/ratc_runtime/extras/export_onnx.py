@@ -7,9 +7,7 @@ the export every rotation becomes real arithmetic with sines and cosines that th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime.checkpoint.files import beside
+from ratc_runtime.atomic import replacing
 from ratc_runtime.checkpoint.weights import load_into
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
@@ -53,7 +51,18 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
         make_real(model, image)
     if not isinstance(expected, torch.Tensor):
         raise RuntimeFinding("R551", f"a model that gives {type(expected).__name__}, not one tensor, is not exported")
-    work = beside(output, "new")
+    with replacing(output) as work:
+        _export(model, image, work)
+        session = onnxruntime.InferenceSession(str(work), providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(None, {"image": other.numpy()})[0])
+        apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+        if not apart <= ROUNDING:
+            note = f"{apart:.2g} of its largest number apart, where rounding makes less than {ROUNDING:g}"
+            raise RuntimeFinding("R551", "as ONNX the model computes something else", note)
+    return output.stat().st_size, apart
+
+
+def _export(model: nn.Module, image: torch.Tensor, path: Path) -> None:
     try:
         # Its exporter tells of every stage on stdout, and warns of its own deprecations.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -68,24 +77,15 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             )
         assert program is not None
-        program.save(str(work))
+        program.save(str(path))
     except Exception as error:  # its exporter raises what it likes
         note = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
         raise RuntimeFinding("R551", "the model cannot be exported to ONNX", note) from None
-    session = onnxruntime.InferenceSession(str(work), providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {"image": other.numpy()})[0])
-    apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-    if not apart <= ROUNDING:
-        work.unlink()
-        note = f"{apart:.2g} of its largest number apart, where rounding makes less than {ROUNDING:g}"
-        raise RuntimeFinding("R551", "as ONNX the model computes something else", note)
-    os.replace(work, output)
-    return output.stat().st_size, apart
 
 
 def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
-    plain = dataclasses.replace(lock, model=dataclasses.replace(lock.model, attention_memory="full"))
+    plain = lock.replace(model=lock.model.replace(attention_memory="full"))
     model = build_model(plain)
     load_into(model, lock.model.name, checkpoint, trust)
     return model.eval()

@@ -7,7 +7,6 @@ kept. Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import math
@@ -42,19 +41,15 @@ def alone(lock: Lock) -> Lock:
     """Return the lock for one process of plain torch, whose steps have the same global batch."""
     training = lock.training
     accumulation = -(-training.global_batch_size // training.micro_batch_size)
-    return dataclasses.replace(
-        lock,
-        training=dataclasses.replace(
-            training,
+    return lock.replace(
+        training=training.replace(
             gradient_accumulation_steps=accumulation,
             global_batch_size=accumulation * training.micro_batch_size,
             last_batch="drop",
             max_steps_per_epoch=None,
         ),
-        engine=dataclasses.replace(
-            lock.engine, use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False
-        ),
-        parallel=dataclasses.replace(lock.parallel, world_size=1, nodes=1, processes_per_node=1),
+        engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False),
+        parallel=lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1),
     )
 
 

@@ -103,7 +103,7 @@ def check_type(role: str, name: str, target: Any, place: Place) -> None:
     returned = _returned(plain)
     if returned in _ANYTHING or isinstance(returned, typing.TypeVar):
         if place == "installed":
-            raise _unfit(role, name, "it does not say what it returns, and it is not code of your own")
+            raise _unfit(role, name, "it has no return annotation, and it is not code of your own")
     elif not _fits_annotation(role, returned):
         raise _unfit(role, name, f"it says that it returns {_shown(returned)}")
 
@@ -224,5 +224,5 @@ def _unfit(role: str, name: str, why: str) -> RuntimeFinding:
         "R581",
         f"{role} {name} is not called: it does not give {wanted}",
         why,
-        helps.get(role, "name a class of that kind, or annotate what the function returns"),
+        helps.get(role, "name a class of that kind, or annotate the function's return type"),
     )

@@ -83,7 +83,7 @@ def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> 
             f"{role} {name} cannot be called",
             f"{type(error).__name__}: {error}",
             (f"it was called with {shown}" if shown else "it was called without arguments")
-            + ("; name what makes the loss: a class, or a function that returns the loss" if role == "loss" else ""),
+            + ("; name a class, or a function that returns the loss" if role == "loss" else ""),
         ) from error
 
 

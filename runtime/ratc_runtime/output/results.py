@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.config.strict import open_regular
+from ratc_runtime import atomic
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
 
 RESULTS_FILE = "results.json"
@@ -34,15 +35,9 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
     """Write results.json in one piece; raise R510 if it cannot be written."""
     text = json.dumps(finite(results), indent=2, sort_keys=True, allow_nan=False) + "\n"
     path = output_dir / RESULTS_FILE
-    work = path.with_name(f".{path.name}.new")
     try:
-        with work.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(work, path)
+        atomic.write_text(path, text, sync=True)
     except OSError as error:
-        work.unlink(missing_ok=True)
         raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error)) from None
 
 
@@ -52,11 +47,8 @@ def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]
     A run does not end for it: if it cannot be written, what follows is told nothing, and results.json comes anyway.
     """
     text = json.dumps(finite({"lock_sha256": lock_sha256, "epochs": epochs}), allow_nan=False) + "\n"
-    path = output_dir / EPOCHS_FILE
-    work = path.with_name(f".{path.name}.new")
     with contextlib.suppress(OSError):
-        work.write_text(text, encoding="utf-8")
-        os.replace(work, path)
+        atomic.write_text(output_dir / EPOCHS_FILE, text)
 
 
 def read_results(output_dir: Path) -> dict[str, Any]:

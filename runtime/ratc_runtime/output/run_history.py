@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import socket
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime import atomic
 from ratc_runtime.errors import warn
 
 FILE = "starts.jsonl"
@@ -60,13 +60,8 @@ class Starts:
         }
         self.all = [*earlier, this]
         text = "".join(json.dumps(start) + "\n" for start in self.all)
-        work = path.with_name(f".{path.name}.new")
         try:
-            with work.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(work, path)
+            atomic.write_text(path, text, sync=True)
         except OSError as error:
             warn(f"cannot write {path}, so this start is not counted by later ones: {error.strerror or error}")
 

@@ -11,6 +11,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from ratc_runtime import atomic
+
 
 def main(argv: list[str]) -> int:
     """Trace what standard input asks for; return the exit status."""
@@ -62,13 +64,8 @@ def _import_once() -> None:
 
 
 def _write(path: Path, trace: dict[str, object]) -> None:
-    """Write beside, then rename: a trace is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(trace, separators=(",", ":")) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a trace whole or not at all; processes that need the same one may make it at once."""
+    atomic.write_text(path, json.dumps(trace, separators=(",", ":")) + "\n", shared=True)
 
 
 if __name__ == "__main__":

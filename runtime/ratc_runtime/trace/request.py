@@ -1,18 +1,34 @@
-"""The request for a trace (docs/reference/trace.md), read from JSON, and the lock that the runtime's own code takes."""
+"""The request for a trace (docs/reference/trace.md), read from JSON: keys of a lock, and how they are traced."""
 
 from __future__ import annotations
 
-import dataclasses
-import typing
+import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ratc_runtime.config import lock as locks
-from ratc_runtime.tasks import METRICS, PARTS
+from pydantic import ValidationError, create_model
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+from ratc_runtime.config import lock as locks
+from ratc_runtime.config.refusal import not_plain, wrong_values
+
 ENGINES = ("torch", "deepspeed")
-ATTENTIONS = ("full", "fused", "chunked")
+#: What is taken of a lock's keys that a request leaves out.
+_DEFAULTS: dict[str, Any] = {
+    "task_type": "segmentation",
+    "model": {"multi_scale": False, "args": {}, "attention_memory": "full"},
+    "training": {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+        "betas": [0.9, 0.999],
+        "tf32": True,
+        "activation_checkpointing": False,
+        "loss": {"args": {}},
+    },
+    "data": {"scales": [1.0], "num_classes": 1},
+}
+_NEEDED = {"model": ("name",), "training": ("optimizer", "precision"), "data": ("image_size", "channels")}
+#: Keys of a request that are none of a lock; `micro_batch` is read by `commands.measure_step`.
+_OWN = ("batch_sizes", "semantics", "engine", "accumulation", "compute_capability", "micro_batch")
 
 
 class BadRequest(ValueError):
@@ -34,84 +50,53 @@ class Request:
     content: dict[str, Any]
 
 
-def _get(content: Any, path: str, kind: Any, default: Any = ...) -> Any:
-    value = content
-    for key in path.split("."):
-        if not isinstance(value, dict) or (key not in value and default is ...):
-            raise BadRequest(f"the request has no {path}")
-        value = value.get(key, default)
-        if value is default:
-            return default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise BadRequest(f"the request's {path} is {value!r:.60}")
-    return value
+def _open(section: Any, **types: Any) -> Any:
+    """A section of the lock of which any key may be left out, and is then None; `types` are those of some keys.
+
+    A section in it that is left out has the same form: what comes to read a value that no request has fails in tests.
+    """
+    fields: dict[str, Any] = {}
+    for name, known in section.model_fields.items():
+        kind, field = types.get(name, known.annotation), copy.copy(known)
+        if isinstance(kind, type) and issubclass(kind, locks.Section) and kind is not locks.Loss:
+            kind = kind if name in types else _open(kind)
+            field.default_factory = kind
+        else:
+            field.default = None
+        fields[name] = (kind, field)
+    return create_model(section.__name__, __base__=section, **fields)
 
 
-def _one_of(value: Any, choices: tuple[Any, ...], path: str) -> Any:
-    if value not in choices:
-        raise BadRequest(f"the request's {path} is {value!r:.60}, expected one of {', '.join(map(str, choices))}")
-    return value
-
-
-def _capability(content: dict[str, Any]) -> tuple[int, int] | None:
-    if _one_of(content.get("semantics", "cuda"), ("cuda", "cpu"), "semantics") == "cpu":
-        return None
-    text = _get(content, "compute_capability", str)
-    major, dot, minor = text.partition(".")
-    if not (dot and major.isdigit() and minor.isdigit()):
-        raise BadRequest(f"the request's compute_capability is {text!r:.20}, expected a form like 8.0")
-    return int(major), int(minor)
-
-
-def _positive(values: Any, count: int | None, path: str) -> list[int]:
-    right = isinstance(values, list) and values and (count is None or len(values) == count)
-    if not right or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values):
-        raise BadRequest(f"the request's {path} is {values!r:.60}")
-    return values  # type: ignore[no-any-return]
+# The tracer knows more optimizers than a lock can name.
+_LOCK = _open(locks.Lock, training=_open(locks.Training, optimizer=str), tasks=dict[str, _open(locks.Part)] | None)
 
 
 def read(content: Any) -> Request:
     """Return the request in a JSON object; raise BadRequest if it is none."""
-    training = {
-        "learning_rate": _get(content, "training.learning_rate", float, 1e-4),
-        "optimizer": _get(content, "training.optimizer", str),
-        "weight_decay": _get(content, "training.weight_decay", float, 0.01),
-        "betas": _positive(_get(content, "training.betas", list, [0.9, 0.999]), 2, "training.betas"),
-        "gradient_clipping": _get(content, "training.gradient_clipping", (float, int, type(None)), None),
-        "precision": _one_of(_get(content, "training.precision", str), PRECISIONS, "training.precision"),
-        "tf32": _get(content, "training.tf32", bool, True),
-        "activation_checkpointing": _get(content, "training.activation_checkpointing", bool, False),
-    }
-    sizes = _positive(_get(content, "batch_sizes", list, [2, 4]), None, "batch_sizes")
-    if not all(isinstance(size, int) for size in sizes) or len(sizes) > 2 or sizes != sorted(set(sizes)):
-        raise BadRequest(f"the request's batch_sizes are {sizes}, expected one or two whole numbers, the smaller first")
-    accumulation = _one_of(_get(content, "accumulation", int, 1), (1, 2), "accumulation")
-    data = {
-        "image_size": _positive(_get(content, "data.image_size", list), None, "data.image_size"),
-        "channels": _get(content, "data.channels", int),
-        "scales": _positive(_get(content, "data.scales", list, [1.0]), None, "data.scales"),
-        "num_classes": _get(content, "data.num_classes", int, 1),
-        "ignore_index": _get(content, "data.ignore_index", (int, type(None)), None),
-    }
-    if len(data["image_size"]) not in (2, 3):
-        raise BadRequest(f"the request's data.image_size is {data['image_size']}")
-    for key in ("channels", "num_classes"):
-        if data[key] <= 0:
-            raise BadRequest(f"the request's data.{key} is {data[key]}")
-    model = locks.Model(
-        _get(content, "model.name", str),
-        _get(content, "model.multi_scale", bool, False),
-        _get(content, "model.args", dict, {}),
-        _one_of(_get(content, "model.attention_memory", str, "full"), ATTENTIONS, "model.attention_memory"),
-        _get(content, "model.output", (str, type(None)), None),
-    )
-    loss = locks.Loss(_get(content, "training.loss.name", str), _get(content, "training.loss.args", dict, {}))
-    lock = _lock(_task(content), _detection(content), model, loss, training, data, accumulation, sizes[0])
+    if not isinstance(content, dict):
+        raise BadRequest(f"the request is {content!r:.60}, expected a mapping")
+    asked = {key: value for key, value in content.items() if key not in _OWN}
+    sizes = content.get("batch_sizes", [2, 4])
+    if not _are_sizes(sizes):
+        raise BadRequest(
+            f"the request's batch_sizes are {sizes!r:.60}, expected one or two whole numbers, the smaller first"
+        )
+    accumulation = _one_of(content, "accumulation", (1, 2), 1)
+    lock = _lock(asked)
     return Request(
-        lock=dataclasses.replace(lock, tasks=_parts(content)),
-        engine=_one_of(_get(content, "engine", str, "torch"), ENGINES, "engine"),
+        lock=lock.replace(
+            training=lock.training.replace(
+                global_batch_size=sizes[0] * accumulation,
+                micro_batch_size=sizes[0],
+                gradient_accumulation_steps=accumulation,
+                compile=False,  # traced as it runs uncompiled; what a compiler saves is not known here
+            ),
+            # One process, on the CPU.
+            engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False),
+            parallel=lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1, backend="gloo"),
+            hardware=lock.hardware.replace(device="cpu"),
+        ),
+        engine=_one_of(content, "engine", ENGINES, "torch"),
         accumulation=accumulation,
         capability=_capability(content),
         batch_sizes=tuple(sizes),
@@ -119,80 +104,60 @@ def read(content: Any) -> Request:
     )
 
 
-def _filled(kind: type[Any], **known: Any) -> Any:
-    """Make a part of a lock; a field that nobody names is None, or a part filled in the same way."""
-    for name, hint in typing.get_type_hints(kind).items():
-        if name not in known:
-            known[name] = _filled(hint) if dataclasses.is_dataclass(hint) else None
-    return kind(**known)
-
-
-def _task(content: Any) -> str:
-    return str(_one_of(_get(content, "task_type", str, "segmentation"), tuple(METRICS), "task_type"))
-
-
-def _detection(content: Any) -> locks.Detection | None:
-    if _task(content) != "detection":
-        return None
-    queries, layers = (_get(content, f"detection.{key}", int) for key in ("queries", "decoder_layers"))
-    if min(queries, layers) <= 0:
-        raise BadRequest(f"the request's detection has {queries} queries and {layers} layers")
-    return locks.Detection(queries, layers)
-
-
-def _parts(content: Any) -> dict[str, locks.Part] | None:
-    """Return the tasks of `task_type: multi`."""
-    if _task(content) != "multi":
-        return None
-    parts = {}
-    for name in _get(content, "tasks", dict):
-        where = f"tasks.{name}"
-        one = _get(content, where, dict)
-        parts[name] = locks.Part(
-            task_type=_one_of(_get(one, "task_type", str), PARTS, f"{where}.task_type"),
-            weight=_get(one, "weight", float),
-            loss=locks.Loss(_get(one, "loss.name", str), _get(one, "loss.args", dict, {})),
-            data=_filled(
-                locks.PartData,
-                num_classes=_get(one, "data.num_classes", int),
-                ignore_index=_get(one, "data.ignore_index", (int, type(None)), None),
-            ),
-            detection=_detection(one),
-        )
-    return parts
-
-
-def _lock(
-    task_type: str,
-    detection: locks.Detection | None,
-    model: locks.Model,
-    loss: locks.Loss,
-    training: dict[str, Any],
-    data: dict[str, Any],
-    accumulation: int,
-    batch: int,
-) -> locks.Lock:
-    """Fill what model, loss, engine and step read of a lock: one process, on the CPU.
-
-    The rest is None: it has no part in the memory of a step, and what comes to read it fails in the tests.
-    """
-    lock: locks.Lock = _filled(
-        locks.Lock,
-        task_type=task_type,
-        detection=detection,
-        model=model,
-        training=_filled(
-            locks.Training,
-            loss=loss,
-            global_batch_size=batch * accumulation,
-            micro_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            compile=False,  # traced as it runs uncompiled; what a compiler saves is not known here
-            **training,
-        ),
-        engine=_filled(locks.Engine, use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False),
-        data=_filled(locks.Data, **data),
-        parallel=_filled(locks.Parallel, world_size=1, nodes=1, processes_per_node=1, backend="gloo"),
-        hardware=_filled(locks.Hardware, device="cpu"),
-    )
+def _lock(asked: dict[str, Any]) -> locks.Lock:
+    wrong = list(not_plain(asked))
+    try:
+        lock: locks.Lock = _LOCK.model_validate(_over(asked, _DEFAULTS))
+    except ValidationError as error:
+        wrong += wrong_values(error.errors(include_url=False))
+    if wrong:
+        said = [f"{one.at} {one.words}" + (f" ({one.note})" if one.note else "") for one in dict.fromkeys(wrong)]
+        raise BadRequest(f"the request's {'; '.join(said)}")
+    for section, keys in _NEEDED.items():
+        for key in keys:
+            if getattr(getattr(lock, section), key) is None:
+                raise BadRequest(f"the request has no {section}.{key}")
+    several = {f"tasks.{name}.": part for name, part in (lock.tasks or {}).items()}
+    for at, part in several.items():
+        for key in ("task_type", "weight", "loss"):
+            if getattr(part, key) is None:
+                raise BadRequest(f"the request has no {at}{key}")
+        if part.data.num_classes is None:
+            raise BadRequest(f"the request has no {at}data.num_classes")
+    for at, one in {"": lock, **several}.items():
+        if (one.task_type == "detection") != (one.detection is not None):
+            raise BadRequest(f"the request's {at}detection goes with task_type detection, and only with it")
+    if (lock.task_type == "multi") != bool(lock.tasks):
+        raise BadRequest("the request's tasks go with task_type multi, and only with it")
     return lock
+
+
+def _over(asked: Any, below: Any) -> Any:
+    if not isinstance(asked, dict) or not isinstance(below, dict):
+        return asked
+    return {**below, **{key: _over(value, below.get(key)) for key, value in asked.items()}}
+
+
+def _are_sizes(values: Any) -> bool:
+    right = (
+        isinstance(values, list) and len(values) in (1, 2) and all(type(size) is int and size > 0 for size in values)
+    )
+    return right and values == sorted(set(values))
+
+
+def _one_of(content: dict[str, Any], key: str, choices: tuple[Any, ...], default: Any) -> Any:
+    value = content.get(key, default)
+    if value not in choices or isinstance(value, bool):
+        expected = ", ".join(map(str, choices))
+        raise BadRequest(f"the request's {key} is {value!r:.60}, expected one of {expected}")
+    return value
+
+
+def _capability(content: dict[str, Any]) -> tuple[int, int] | None:
+    if _one_of(content, "semantics", ("cuda", "cpu"), "cuda") == "cpu":
+        return None
+    text = content.get("compute_capability")
+    major, dot, minor = text.partition(".") if isinstance(text, str) else ("", "", "")
+    if not (dot and major.isdigit() and minor.isdigit()):
+        raise BadRequest(f"the request's compute_capability is {text!r:.20}, expected a form like 8.0")
+    return int(major), int(minor)

@@ -81,7 +81,7 @@ class DeliveryThread:
                 self.journal.release()
             return self.journal.waiting()
         if self._thread.is_alive() and not self._off:
-            warn(f"{backend.name} does not answer; what it has not taken yet may be missing there")
+            warn(f"{backend.name} does not answer; records that it has not taken yet may be missing there")
         return 0
 
     def _run(self) -> None:
@@ -119,7 +119,7 @@ class DeliveryThread:
         self.journal.deliver(self.backend.send, RECORDS_PER_CALL, settled=not self.backend.safe_after_close)
         if self._failing:
             self._failing, self._wait = False, RETRY[0]
-            print(f"{self.backend.name} answers again; what had waited is sent", flush=True)
+            print(f"{self.backend.name} answers again; waiting records are sent", flush=True)
 
     def _failed(self, error: Exception) -> None:
         text = reason(error)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.config.strict import open_regular
+from ratc_runtime import atomic
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.tracking.interface import Record
 
 #: Unsent records beyond this are not kept: some 200,000 points of six curves.
@@ -256,11 +257,9 @@ class Journal:
             self._save()
 
     def _save(self) -> None:
-        work = self.state_path.with_name(f".{self.state_path.name}.new")
         # On a full disk the old mark stays: records are sent once more, which the receiver does not mind.
         with contextlib.suppress(OSError):
-            work.write_text(json.dumps(self.state) + "\n", encoding="utf-8")
-            os.replace(work, self.state_path)
+            atomic.write_text(self.state_path, json.dumps(self.state) + "\n")
 
     def waiting(self) -> int:
         """Return how many records are not sent yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import warn
 from ratc_runtime.tracking.delivery_thread import DeliveryThread
 from ratc_runtime.tracking.interface import About, Backend, Record
@@ -38,7 +38,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 def describe_run(lock: Lock, output_dir: Path, run_id: str, first_step: int) -> About:
     """Return what the backends are told of a lock's run."""
-    config = dataclasses.asdict(lock)
+    config = lock.model_dump()
     return About(
         id=run_id,
         name=lock.experiment_name,
@@ -59,6 +59,7 @@ class Tracker:
     and the same at every start that continues the run.
     """
 
+    @phase("tracking")
     def __init__(
         self, lock: Lock, lock_path: Path, output_dir: Path, main: bool, run_id: str, first_step: int = 0
     ) -> None:
@@ -85,7 +86,7 @@ class Tracker:
         try:
             journal = Journal(self._folder / kind.switch)
         except Busy:
-            warn(f"{kind.name} is off for this run: another process sends what lies in {self._folder}")
+            warn(f"{kind.name} is off for this run: another process sends the records in {self._folder}")
             return
         self._begin(kind(about, journal.state, journal.save), journal)
 
@@ -151,11 +152,13 @@ class Tracker:
         if self._deliveries:
             self._put({"kind": "metrics", "step": step, "time": int(time.time() * 1000), "values": dict(values)})
 
+    @phase("tracking")
     def flush(self) -> None:
         """Make what was noted last through a crash, and have it sent; does not wait for that."""
         for delivery in self._deliveries:
             delivery.flush()
 
+    @phase("tracking")
     def close(self, status: str, artifacts: list[Path]) -> None:
         """Send what is left, the files, and the status: FINISHED, KILLED (stopped, will go on) or FAILED.
 

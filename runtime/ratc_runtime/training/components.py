@@ -38,16 +38,16 @@ class Own:
         Its predicted memory is dropped with its model: it is not of the one that trains.
         """
         if self.model is not None:
-            model = dataclasses.replace(
-                lock.model, name=name_of(self.model), args={}, attention_memory="full", output=None
+            model = lock.model.replace(name=name_of(self.model), args={}, attention_memory="full", output=None)
+            lock = lock.replace(
+                model=model, memory=Memory(peak_allocated_bytes=None, peak_reserved_bytes=None, margin=None)
             )
-            lock = dataclasses.replace(lock, model=model, memory=Memory(None, None, None))
         if self.datasets:
-            data = dataclasses.replace(lock.data, dataset=name_of(self.datasets["train"]), args={})
-            lock = dataclasses.replace(lock, data=data)
+            data = lock.data.replace(dataset=name_of(self.datasets["train"]), args={})
+            lock = lock.replace(data=data)
         if self.criterion is not None:
-            training = dataclasses.replace(lock.training, loss=Loss(name_of(self.criterion), {}))
-            lock = dataclasses.replace(lock, training=training)
+            training = lock.training.replace(loss=Loss(name=name_of(self.criterion), args={}))
+            lock = lock.replace(training=training)
         return lock
 
 

@@ -12,6 +12,7 @@ import torch
 from ratc_runtime import pytree
 from ratc_runtime.data.joint import JointLoader
 from ratc_runtime.data.loading import Loader
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.base import Task
 
@@ -36,6 +37,7 @@ def chosen(length: int, count: int) -> frozenset[int]:
 
 
 @torch.no_grad()
+@phase("evaluation")
 def evaluate(engine: Any, loader: Loader | JointLoader, criterion: Any, task: Task, pictures: int = 0) -> Evaluation:
     """Score the model on a whole split; every rank calls this.
 
@@ -75,7 +77,8 @@ def _score(
     for batch in loader:
         image = pytree.to_device(batch.image, world.device)
         # Every rank makes as many calls, padding included: under ZeRO-3 they meet in each.
-        output = predict(image)
+        with phase("forward"):
+            output = predict(image)
         rows = torch.nonzero(batch.weight > 0).flatten().tolist()
         if not rows:
             continue

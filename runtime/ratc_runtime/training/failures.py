@@ -41,7 +41,7 @@ def as_finding(error: Exception) -> RuntimeFinding | None:
             "R514",
             f"rank {os.environ.get('RANK', '0')} has lost the other processes",
             " ".join(str(error).split())[:300],
-            "another rank ended first: what it says above or below is the reason",
+            "another rank ended first: its message above or below is the reason",
             everywhere=False,
         )
     return None

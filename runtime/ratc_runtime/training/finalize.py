@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.distributed import launch_environment
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.output import memory_report, time_accounting
 from ratc_runtime.output.progress import say_score, say_scores
@@ -17,6 +18,7 @@ from ratc_runtime.training.open_run import Run
 OVERLAYS = 4
 
 
+@phase("finishing")
 def stop(run: Run) -> int:
     """Save and close a run that was asked to stop; return the exit status. Raises R519 where it cannot be saved."""
     progress = run.progress
@@ -43,6 +45,7 @@ def stop(run: Run) -> int:
     return 0
 
 
+@phase("finishing")
 def finish(run: Run) -> int:
     """Score the best checkpoint on the test split, draw, and write the results; return the exit status.
 
@@ -80,7 +83,8 @@ def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
     if run.test is None:
         return None, {}
     test = evaluate(run.engine, run.test, run.criterion, run.task, OVERLAYS)
-    baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
+    with phase("baseline"):
+        baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
     run.account.lap("evaluation")
     return test, baseline
 

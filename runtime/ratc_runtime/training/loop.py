@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ratc_runtime import debug, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.results import refuse_links
 from ratc_runtime.training import compiling, failures
@@ -187,6 +188,7 @@ def survive(run: Run, error: str) -> None:
     raise out_of_memory.ended(when, error, reason, run.split.text, run.split.path, checkpoint)
 
 
+@phase("training")
 def train_on(run: Run, inspector: Inspector | None) -> int:
     """Train from where the run's progress stands; return the exit status."""
     from ratc_runtime.extras.pruning import Pruning

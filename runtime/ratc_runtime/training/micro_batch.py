@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime import atomic
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
@@ -41,10 +42,8 @@ def with_micro_batch(lock: Lock, micro_batch: int) -> Lock:
     share, rest = divmod(lock.training.global_batch_size, lock.parallel.world_size)
     if micro_batch < 1 or rest or share % micro_batch:
         raise ValueError(f"a micro-batch of {micro_batch} does not divide {lock.training.global_batch_size}")
-    training = dataclasses.replace(
-        lock.training, micro_batch_size=micro_batch, gradient_accumulation_steps=share // micro_batch
-    )
-    return dataclasses.replace(lock, training=training)
+    training = lock.training.replace(micro_batch_size=micro_batch, gradient_accumulation_steps=share // micro_batch)
+    return lock.replace(training=training)
 
 
 def smaller(lock: Lock) -> int | None:
@@ -112,16 +111,10 @@ class Split:
 
     def write(self) -> None:
         """Write the record in one piece; raise R510 if that fails. Any rank may call this."""
-        work = self.path.with_name(f".{FILE}.{os.getpid()}")
         content = {"version": VERSION, "lock_sha256": self._sha256, **self.record()}
         try:
-            with work.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(work, self.path)
+            atomic.write_text(self.path, json.dumps(content, indent=2) + "\n", sync=True, shared=True)
         except OSError as error:
-            work.unlink(missing_ok=True)
             raise RuntimeFinding("R510", f"cannot write {self.path}", error.strerror or str(error)) from None
 
     def record(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
 from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.stop import StopRequest
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
@@ -279,6 +280,7 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
     return not moved or lock.checkpoint.own_code == "warn"
 
 
+@phase("opening")
 def open_run(
     lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, started: float
 ) -> Run:
@@ -294,7 +296,8 @@ def open_run(
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
         claim.take(os.environ)
-    datasets = open_data(lock, data_dir, own)
+    with phase("loader"):
+        datasets = open_data(lock, data_dir, own)
     if lock.debug:
         datasets = joined(debug.few(flat(datasets), lock))
     torch.backends.cuda.matmul.allow_tf32 = lock.training.tf32
@@ -330,7 +333,8 @@ def open_run(
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
     if saved is None:
-        first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
+        with phase("loader"):
+            first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
     left = left_out(len(datasets["train"]), lock) if world.main else None

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from ratc_runtime.distributed.phases import phase
+
 
 class Engine(Protocol):
     """What a step needs from torch, Accelerate or DeepSpeed (see engine/)."""
@@ -53,10 +55,12 @@ def training_step(
     losses = []
     for number, (image, target) in zip(range(accumulation), micro_batches, strict=False):
         with engine.accumulate(last=number == accumulation - 1):
-            with engine.autocast():
+            with phase("forward"), engine.autocast():
                 loss = criterion(engine.model(image), target)
                 if weights is not None:
                     loss = loss * weights[number]
-            engine.backward(loss)
+            with phase("backward"):
+                engine.backward(loss)
         losses.append(loss.detach().float())
-    return StepResult(torch.stack(losses), engine.update(max_norm))
+    with phase("optimizer"):
+        return StepResult(torch.stack(losses), engine.update(max_norm))

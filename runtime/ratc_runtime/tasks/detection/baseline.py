@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.detection.boxes import to_corners
 from ratc_runtime.tasks.detection.metrics import AveragePrecision
@@ -37,7 +38,8 @@ def _targets(dataset: Any, world: World, collate: Callable[[Any], Any]) -> Itera
     read = getattr(dataset, "target", None) or (lambda index: dataset[index]["target"])
     for index in range(world.rank, len(dataset), world.size):
         try:
-            target = collate([read(index)])[0]
+            with phase("loader"):
+                target = collate([read(index)])[0]
         except Exception:  # foreign data sets may raise anything
             continue
         yield target

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.checkpoint.files import beside
+from ratc_runtime import atomic
 from ratc_runtime.data.unlabelled import Piece
 from ratc_runtime.tasks.detection.metrics import detections
 
@@ -57,8 +56,5 @@ class BoxWriter:
 
     def close(self) -> None:
         """Write the file in one piece."""
-        path = self.folder / FILE
-        work = beside(path, "new")
         content = {"images": self._images, "annotations": self._annotations, "categories": self._categories}
-        work.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(work, path)
+        atomic.write_text(self.folder / FILE, json.dumps(content, indent=1) + "\n")

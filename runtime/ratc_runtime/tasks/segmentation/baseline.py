@@ -14,6 +14,7 @@ import torch
 
 from ratc_runtime.data.samples import checked
 from ratc_runtime.distributed import watchdog
+from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.segmentation.metrics import baseline_mask, mean_score
 
@@ -61,6 +62,8 @@ def _targets(dataset: Any, world: World) -> Iterator[torch.Tensor]:
     for index in range(world.rank, len(dataset), world.size):
         watchdog.mark()
         try:
-            yield read(index)
+            with phase("loader"):
+                target = read(index)
         except Exception:  # foreign data sets may raise anything
             continue
+        yield target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ratc_runtime.checkpoint.files import beside
+from ratc_runtime.atomic import replacing
 from ratc_runtime.data.unlabelled import Piece
 from ratc_runtime.data.volume_store import turned_back
 
@@ -74,15 +73,12 @@ class MaskWriter:
 
     def _write_picture(self, piece: Piece, labels: Any) -> None:
         path = self.path_of(piece.path)
-        work = beside(path, "new")
-        Image.fromarray(labels * 255 if self._classes == 1 else labels).save(work, format="PNG")
-        os.replace(work, path)
+        with replacing(path) as work:
+            Image.fromarray(labels * 255 if self._classes == 1 else labels).save(work, format="PNG")
 
     def _write_volume(self, piece: Piece, labels: Any) -> None:
         import nibabel
 
         path = self.path_of(piece.path)
-        # nibabel chooses the format by the end of the name.
-        work = path.with_name(f".new.{path.name}")
-        nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)  # type: ignore
-        os.replace(work, path)
+        with replacing(path) as work:
+            nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)  # type: ignore

@@ -1,0 +1,105 @@
+"""Options that commands share, each declared once."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from ratc import layers
+from ratc.cli.command import PATH, Argument, FilePath, LaidOver, words
+from ratc.workflow.findings import FORMS
+from ratc.workflow.request import CompileRequest
+
+_FLAGS = ("debug",)
+_FOLDERS = ("data-dir", "output-dir")
+
+
+def flag(name: str, help: str, *names: str, **given: Any) -> click.Option:
+    """An option without a value."""
+    return click.Option([name, *names], is_flag=True, help=help, **given)
+
+
+def target() -> click.Option:
+    """``--target``, for commands that compile for a scheduler, too."""
+    return click.Option(
+        ["--target"], default="local", metavar="T", help="local (default), slurm or lsf", shell_complete=targets
+    )
+
+
+def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """The targets that begin so, for a shell."""
+    return words(("local", "slurm", "lsf"), incomplete)
+
+
+def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PATH) -> list[click.Parameter]:
+    """The spec, and every way to override a value. ``request`` makes of what is given a request."""
+    laid: list[click.Parameter] = [
+        LaidOver(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="any value, by its path")
+    ]
+    for name, text in layers.SHORT_NAMES.items():
+        names = [f"--{name}", _key(name)]
+        if name in _FLAGS:
+            laid.append(LaidOver(names, is_flag=True, flag_value="true", default=None, help=text))
+        elif name in _FOLDERS:
+            laid.append(LaidOver(names, metavar="DIR", type=PATH, help=text))
+        else:
+            laid.append(LaidOver(names, metavar="V", help=text))
+    return [Argument("spec", metavar, help, type=kind), facts(), trust(), *laid]
+
+
+def facts() -> click.Option:
+    """``--facts``."""
+    return click.Option(["--facts"], metavar="FILE", type=PATH, help="hardware facts, instead of this machine's")
+
+
+def trust() -> click.Option:
+    """``--trust``: for commands that may run code of a spec."""
+    return flag("--trust", "run code that the spec names, for this command; see `ratc trust --help`")
+
+
+def folder() -> click.Option:
+    """``-o``: the folder of the artifacts."""
+    return click.Option(["-o", "--output", "output"], metavar="DIR", type=PATH, help="folder of the artifacts")
+
+
+def no_predict() -> click.Option:
+    """``--no-predict``: for commands that compile in order to run what comes out."""
+    text = "trace no model: a given micro-batch is not checked against the card, an open one gets a default"
+    return flag("--no-predict", text)
+
+
+def dry_run(help: str = "say what would be written or started, and do nothing") -> click.Option:
+    """``--dry-run``: for commands that write or start something, which they say by ``ratc.console.would``."""
+    return flag("--dry-run", help)
+
+
+def form(help: str | None = None) -> click.Option:
+    """``--format``: how findings are told."""
+    text = "of what is found: text (default) on standard error, or another on standard output if that is free"
+    return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
+
+
+def verify() -> click.Option:
+    """``--verify``: for commands that make files."""
+    return flag("--verify", "have Accelerate and DeepSpeed read their files, too: takes seconds")
+
+
+def request(given: dict[str, Any]) -> CompileRequest:
+    """What the options ask for; they are taken out of ``given``."""
+    short = {name: given.pop(_key(name)) for name in layers.SHORT_NAMES}
+    return CompileRequest(
+        given.pop("spec"),
+        given.pop("target", "local"),
+        given.pop("facts"),
+        tuple(given.pop("assignments")),
+        {name: value for name, value in short.items() if value is not None},
+        not given.pop("no_predict", False),
+        given.pop("output", None),
+        variables=os.environ,
+    )
+
+
+def _key(name: str) -> str:
+    return f"short_{name.replace('-', '_')}"

@@ -1,0 +1,29 @@
+"""What is declared of the plan's values that no key of the spec gives under its own name; see `ratc/spec/keys.py`."""
+
+from __future__ import annotations
+
+from ratc.spec.keys import LEARNT, Effect, Key
+
+#: By the pattern of the plan's path.
+DERIVED: dict[str, Key] = {
+    "training.tf32": Key((Effect.TRAINING,), "other rounding of float32 products", memory="depends"),
+    "training.max_steps_per_epoch": Key((*LEARNT, Effect.COST), "another number of steps in an epoch"),
+    "training.loss.*": Key(LEARNT, "other training", memory="depends"),
+    "data.persistent_workers": Key((Effect.PLACEMENT,), "loader processes live on between epochs, or not"),
+    "data.cache_size_bytes": Key(
+        (Effect.PLACEMENT,), "decoded images are kept in another way; what is learnt is the same"
+    ),
+    "tasks.*.loss.*": Key((*LEARNT, Effect.MEMORY), "another loss of the task"),
+    "deepspeed.bucket_elements": Key((Effect.MEMORY,), "other buckets for communication", memory="decides"),
+    "deepspeed.*": Key((Effect.MEMORY,), "other buckets for communication"),
+    "parallel.*": Key((Effect.PLACEMENT,), "other processes for the same step", job=True),
+    "hardware.device": Key((Effect.COST, Effect.MEMORY), "another kind of device"),
+    "hardware.memory_bytes": Key((Effect.MEMORY,), "another limit for what fits"),
+    "hardware.*": Key((Effect.PLACEMENT,), "other hardware", memory="depends", job=True),
+    "memory.*": Key((Effect.MEMORY,)),
+    "job.walltime_seconds": Key((Effect.COST,), "another time limit"),
+    "job.cpus_per_node": Key((Effect.COST,), "other cores are asked for"),
+    "job.memory_bytes_per_node": Key((Effect.COST,), "other memory is asked for"),
+    "job.name": Key((Effect.COSMETIC,), "another name in the queue", memory="apart"),
+    "job.*": Key((Effect.PLACEMENT,), "another request to the scheduler", job=True),
+}

@@ -1,0 +1,34 @@
+"""The codes of diagnostics, and the page of each."""
+
+from __future__ import annotations
+
+import os
+
+from ratc import resources
+
+#: Codes that are named if one is not known.
+_NEAR = 3
+
+
+def titles() -> dict[str, str]:
+    """What each code means in a line: the head of its page."""
+    heads = ((code, page(code).split("\n", 1)[0]) for code in names())
+    return {code: head.partition(": ")[2] for code, head in heads}
+
+
+def names() -> list[str]:
+    """All codes, in order."""
+    found = os.listdir(resources.folder("codes"))
+    return sorted(name.removesuffix(".md") for name in found if name.endswith(".md"))
+
+
+def page(code: str) -> str:
+    """What a code means and what to do, in Markdown. Raises OSError if there is no such code."""
+    return resources.read("codes", f"{code}.md").decode()
+
+
+def near(code: str, known: list[str]) -> list[str]:
+    """Codes like one that is not known: those that half a code begins, or those of the stage beside a whole one."""
+    begun = [other for other in known if other.startswith(code)]
+    stage = [other for other in known if other[1] == code[1] and len(code) == len(other)]
+    return sorted(begun or sorted(stage, key=lambda other: abs(int(other[1:]) - int(code[1:])))[:_NEAR])

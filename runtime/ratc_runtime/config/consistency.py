@@ -1,0 +1,48 @@
+"""What the values of a lock say against one another, although each of them alone is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ratc_runtime.config.refusal import Wrong
+from ratc_runtime.tasks import metrics
+
+if TYPE_CHECKING:
+    from ratc_runtime.config.lock import Lock
+
+
+def contradictions(lock: Lock) -> Iterator[Wrong]:
+    """Yield every contradiction of a lock whose values are right one by one."""
+    yield from _of_processes(lock)
+    yield from _of_task(lock, "")
+    for name in lock.tasks or {}:
+        yield from _of_task(lock.part(name), f"tasks.{name}.")
+    if len(lock.data.scales) > 1 and not lock.model.multi_scale:
+        yield Wrong("data.scales", "are several, and model.multi_scale is false")
+    during = lock.compression is not None and (lock.compression.begin_epoch is not None or lock.compression.aware)
+    if during and lock.engine.deepspeed:
+        yield Wrong("compression", "while training does not go with engine.deepspeed")
+    known = (*metrics(lock), "loss")
+    if lock.checkpoint.best_metric not in known:
+        yield Wrong("checkpoint.best_metric", f"is {lock.checkpoint.best_metric!r:.40}, expected {', '.join(known)}")
+
+
+def _of_processes(lock: Lock) -> Iterator[Wrong]:
+    parallel, engine = lock.parallel, lock.engine
+    if parallel.nodes * parallel.processes_per_node != parallel.world_size:
+        yield Wrong("parallel.nodes", "x processes_per_node is not its world_size")
+    if engine.deepspeed and lock.checkpoint.asynchronous:
+        yield Wrong("checkpoint.asynchronous", "is true, and engine.deepspeed writes shards itself")
+    if engine.deepspeed and parallel.world_size == 1 and not engine.use_accelerate:
+        yield Wrong("engine.deepspeed", "without use_accelerate needs more than one process")
+
+
+def _of_task(lock: Lock, at: str) -> Iterator[Wrong]:
+    names, number = len(lock.data.class_names), lock.data.num_classes
+    if names != number:
+        yield Wrong(f"{at}data.class_names", f"has {names} values, expected {number}")
+    if (lock.task_type == "detection") != (lock.detection is not None):
+        yield Wrong(f"{at}detection", "section goes with task_type detection, and only with it")
+    if (lock.task_type == "multi") != bool(lock.tasks):
+        yield Wrong(f"{at}tasks", "section goes with task_type multi, and only with it")

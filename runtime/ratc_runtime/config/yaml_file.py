@@ -1,0 +1,60 @@
+"""Small YAML files, read strictly: a key given twice, what is no regular file, and what is too large is R505."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from ratc_runtime.config.refusal import unreadable
+
+# A lock has some hundred lines; anything beyond this is another file under its name.
+MAX_LOCK_BYTES = 4 * 2**20
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key given twice instead of taking the last one."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {key.value!r} is given twice (line {key.start_mark.line + 1})")
+            seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a small YAML file, or raise R505 saying why it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read(MAX_LOCK_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise unreadable(f"cannot read {path}", getattr(error, "strerror", None) or str(error)) from None
+    if len(raw) > MAX_LOCK_BYTES:
+        raise unreadable(f"{path} is too large to be read", f"more than {MAX_LOCK_BYTES} bytes")
+    try:
+        return yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)
+    except UnicodeDecodeError:
+        raise unreadable(f"{path} is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise unreadable(f"{path} is not valid YAML", reason) from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raise OSError for what is none: a device or a pipe may never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
