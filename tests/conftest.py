@@ -25,14 +25,21 @@ settings.register_profile(
 settings.load_profile("ratc")
 
 
+@pytest.fixture(scope="session")
+def _cache(tmp_path_factory):
+    """Where these tests keep what ratc finds out, instead of the developer's own cache."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_from_the_shell(monkeypatch):
+def _no_settings_from_the_shell(monkeypatch, _cache):
     for name in list(os.environ):
         if name.startswith(("RAT_", "RATC_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv(SKIP, "1")
     monkeypatch.setenv(trust.VARIABLE, "1")
+    monkeypatch.setenv("RATC_CACHE", str(_cache))
 
 
 @pytest.fixture

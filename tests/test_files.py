@@ -158,6 +158,7 @@ def test_a_temporary_folder_is_private_and_a_dead_one_is_removed(here, monkeypat
 
 @pytest.mark.parametrize("place", ["/dev/null/x", "/proc/none"])
 def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys, place):
+    monkeypatch.delenv("RATC_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", place)
     for _ in range(2):

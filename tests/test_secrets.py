@@ -273,3 +273,24 @@ def test_facts_of_a_cluster_hold_none_either(capsys):
         Path("clusters/ours.yaml").write_text(f"{facts}{line}\n")
         status, said = told("compile", "spec.yaml", "--target", "slurm", "-o", "out", capsys=capsys)
         assert (status, "R205" in said, SECRET in said) == (1, True, False), said
+
+
+@pytest.mark.parametrize("name", ["AUTH_HEADER", "COOKIE", "SESSION_COOKIES"])
+def test_headers_and_cookies_are_secrets(name):
+    assert names_secret(name)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "aws configure set aws_secret_access_key s3cr3t-w0rd",
+        "read -r TOKEN <<< s3cr3t-w0rd",
+        "echo s3cr3t-w0rd | docker login --password-stdin",
+    ],
+)
+def test_commands_that_take_a_secret_are_starred(command):
+    assert "s3cr3t" not in redact.redact(command)
+
+
+def test_a_here_string_of_something_else_is_none():
+    assert not redact.has_secret("read -r first second <<< one")

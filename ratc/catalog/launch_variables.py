@@ -41,6 +41,8 @@ NAMES = (
 #: What MPI and the schedulers set for each of their own processes, a launcher among them: removed without a word.
 MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAMESPACE_")
 MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
+#: What torch logs: with a name that it does not know it cannot be imported.
+LOGS = ("TORCH_LOGS",)
 #: Where data and results lie: a spec has keys for it, and the scripts take these from whoever submits.
 FOLDERS = {"RAT_DATA_DIR": "data.data_dir", "RAT_OUTPUT_DIR": "output_dir"}
 

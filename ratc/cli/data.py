@@ -16,6 +16,7 @@ from importlib.util import find_spec
 
 import click
 
+from ratc.catalog import launch_variables
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
 from ratc.console import would
@@ -91,7 +92,8 @@ def _check(every: bool, samples: int, pictures: str, path: str, folder: str) -> 
     command = [interpreter, "-m", "ratc_runtime.data.check", path, "--samples", str(samples)]
     command += ["--pictures", os.path.abspath(pictures), *(["--all"] if every else [])]
     # The folder of the data is in the lock already, from the spec's folder on.
-    environment = {key: value for key, value in os.environ.items() if key != "RAT_DATA_DIR"}
+    left_out = ("RAT_DATA_DIR", *launch_variables.LOGS)
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     sys.stdout.flush()
     try:

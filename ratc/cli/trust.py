@@ -49,7 +49,7 @@ def command(folder: str | None, remove: bool, dry_run: bool) -> int:
             return 0
         removed = trust.remove(folder)
     except (trust.Untrusted, OSError) as error:
-        print(f"ratc trust: {error}", file=sys.stderr)
+        print(visible(f"ratc trust: {error}"), file=sys.stderr)
         return 1
     if removed is None:
         print(f"ratc trust: {visible(folder)} is not on the list of {trust.path()}", file=sys.stderr)

@@ -12,7 +12,7 @@ from functools import lru_cache
 #: Words that name a secret wherever they stand in a name, and those that other names run together with.
 _STRONG = re.compile(
     r"\w*(?:passwords?|passwd|passphrase|api_?keys?|secretkey|privatekey|authtoken|accesstoken)|\w*secret|passwort|passcode"
-    r"|credentials?|authkey|accesskey|bearer|jwt"
+    r"|credentials?|authkey|accesskey|bearer|jwt|cookies?"
 )
 #: Words that name a secret together with `key`: `SIGNING_KEY`.
 _KEYS = re.compile(
@@ -60,6 +60,8 @@ def _kind(name: str) -> str | None:
         if any(_ABOUT.fullmatch(other) for other in after):
             continue
         if _STRONG.fullmatch(word) or (word in ("key", "keys") and _KEYS.fullmatch(before)):
+            return "strong"
+        if word == "auth" and after == ["header"]:
             return "strong"
         if word == "pwd" and before in ("", "old"):  # the shell's working folders
             continue

@@ -27,6 +27,9 @@ _COMMANDS = (
         rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})"
     ),
     re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
+    re.compile(rf"\baws\s+configure\s+set\s+\S*(?:secret|token)\S*\s+(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"(?i)\bread\s[^|;&<\n]{{0,80}}(?:token|pass|secret|key)\w{{0,20}}\s*<<<\s*(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
     re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
     re.compile(
         rf"\b(?:docker|podman|apptainer|singularity)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"

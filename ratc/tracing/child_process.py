@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ratc import files
+from ratc.catalog import launch_variables
 from ratc.diagnostics import Diagnostic, Span
 from ratc.tracing import warm
 
@@ -123,7 +124,8 @@ def run(
 def _environment(work: Work, runtime: str) -> dict[str, str]:
     paths = [os.path.dirname(runtime), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = {
-        **os.environ,
+        # What torch logs is for a run; here nobody reads it.
+        **{name: text for name, text in os.environ.items() if name not in launch_variables.LOGS},
         "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
         # What is found must not depend on what the network answers.
         "HF_HUB_OFFLINE": "1",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
+
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.preflight import check_torch_logs
 
 COMMANDS = {
     "evaluate": ("ratc_runtime.commands.evaluate", "score a checkpoint on one split of the data"),
@@ -19,6 +23,11 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]
+        try:
+            check_torch_logs(os.environ)
+        except RuntimeFinding as finding:
+            print(finding.render(), file=sys.stderr)
+            return 1
         return int(import_module(COMMANDS[name][0]).main())
     asked = name in ("-h", "--help")
     lines = [f"  {command:<9} {text}" for command, (_, text) in COMMANDS.items()]

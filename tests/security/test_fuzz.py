@@ -289,6 +289,83 @@ def starts(data: bytes, err: Callable[[], str]) -> None:
     runtime_starts.read(Path(write("starts.jsonl", data)))
 
 
+JOURNAL = (
+    '{"kind": "metrics", "step": 3, "values": {"loss": 0.5}, "time": 1.0}\n',
+    '{"kind": "params", "values": {"a": 1}}\n{"kind": "metrics", "step": 9, "values": {"loss": 1, "dice": 0.2}}\n',
+)
+STATE = '{"sent": 0, "marks": {"loss": 2}, "uri": "http://localhost", "run": "x"}'
+
+
+@target("journal", st.tuples(texts(*JOURNAL), texts(STATE, '{"sent": -1}', '{"sent": "x", "marks": 5}')))
+def journalled(data: tuple[bytes, bytes], err: Callable[[], str]) -> None:
+    from ratc_runtime.tracking.journal import Journal
+
+    write("tracking/mlflow.jsonl", data[0])
+    write("tracking/mlflow.json", data[1])
+    journal = Journal(Path("tracking/mlflow"))
+    try:
+        sent: list[Any] = []
+        assert journal.waiting() >= 0
+        journal.append([{"kind": "metrics", "step": 2**40, "values": {"loss": 0.1}}])
+        journal.deliver(sent.extend, 3)
+        assert sent[-1]["step"] == 2**40
+        assert not journal.waiting()
+    finally:
+        journal.release()
+
+
+PICTURES = {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "bmp": "BMP", "gif": "GIF"}
+
+
+def picture(form: str) -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (9, 99, 199)).save(file, form)
+    return file.getvalue()
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file with some of its bytes, mostly of its header, exchanged, or cut off."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 6))):
+        place = draw(st.integers(0, min(len(data), 400) - 1))
+        data[place : place + 4] = draw(st.binary(min_size=1, max_size=4))
+    return bytes(data[: draw(st.sampled_from((len(data), len(data) // 2, 20)))])
+
+
+@target(
+    "pictures",
+    st.sampled_from(sorted(PICTURES)).flatmap(lambda end: st.tuples(st.just(end), damaged(picture(PICTURES[end])))),
+)
+def pictured(data: tuple[str, bytes], err: Callable[[], str]) -> None:
+    from ratc_runtime.data.pictures import open_picture
+    from ratc_runtime.errors import RuntimeFinding
+
+    with contextlib.suppress(RuntimeFinding):
+        open_picture(Path(write(f"some.{data[0]}", data[1])), "RGB", None)
+
+
+def volume() -> bytes:
+    import nibabel
+    import numpy as np
+
+    whole: bytes = nibabel.Nifti1Image(np.zeros((4, 5, 6), dtype=np.uint8), np.eye(4)).to_bytes()
+    return whole
+
+
+@target("volumes", damaged(volume()))
+def voxels(data: bytes, err: Callable[[], str]) -> None:
+    from ratc_runtime.data.volume_store import Recipe, decode_image
+    from ratc_runtime.errors import RuntimeFinding
+
+    with contextlib.suppress(RuntimeFinding):
+        decode_image(Path(write("some.nii", data)), Recipe(1, 2, None, None))
+
+
 @target("checkpoint", st.one_of(st.binary(max_size=200), texts("PK\x03\x04")))
 def checkpoint(data: bytes, err: Callable[[], str]) -> None:
     from ratc_runtime.checkpoint import header

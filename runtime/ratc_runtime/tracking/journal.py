@@ -17,12 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime import atomic
+from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.tracking.interface import Record
 
 #: Unsent records beyond this are not kept: some 200,000 points of six curves.
 MAX_BYTES = 64 * 2**20
 #: If even the disk takes nothing, so many records wait in memory.
 MAX_IN_MEMORY = 10_000
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a line of a journal is a record; the values of metrics at a step are numbers by name."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    return value["kind"] != "metrics" or (_is_count(value.get("step")) and isinstance(value.get("values"), dict))
 
 
 class Busy(Exception):
@@ -79,14 +91,25 @@ class Journal:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.state_path.read_bytes())
-        except (OSError, ValueError):
+            with open_regular(self.state_path) as file:
+                content = json.loads(file.read(MAX_BYTES))
+        except (OSError, ValueError, RecursionError):
             return {}
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            return {}
+        # A folder may be anybody's: a mark that is none is as if nothing was sent.
+        if not _is_count(content.get("sent", 0)):
+            del content["sent"]
+        marks = content.get("marks")
+        content["marks"] = {
+            name: step for name, step in (marks if isinstance(marks, dict) else {}).items() if _is_count(step)
+        }
+        return content
 
     def _mend(self) -> None:
         """Cut off a last line that a crash left half, and forget a mark that lies behind the end."""
         try:
+            open_regular(self.path).close()  # a pipe or a device would not end
             with self.path.open("r+b") as file:
                 content = file.read()
                 whole = content.rfind(b"\n") + 1
@@ -161,16 +184,16 @@ class Journal:
         """Return records from a byte on, and the byte after them; lines that are no records are passed over."""
         records: list[Record] = []
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(start)
                 while most is None or len(records) < most:
                     line = file.readline()
                     if not line.endswith(b"\n"):
                         break
                     start += len(line)
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, RecursionError):
                         record = json.loads(line)
-                        if isinstance(record, dict) and "kind" in record:
+                        if _is_record(record):
                             records.append(record)
         except OSError:
             pass
