@@ -22,7 +22,7 @@ SOURCES = [
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".j2")
 ]
-#: The same in messages, descriptions, docstrings and comments, whose lines are cut: a condition is known by what it follows, too.
+#: The same in messages, descriptions, docstrings and comments, and what stands before a condition.
 FORBIDDEN_IN_CODE = {
     r"\b(None|nothing|empty|False|zeros|less|absent|[Oo]nly|[Rr]aises? R\d+) where\b": "if",
     r"\b[Ww]here (nothing|none|there (is|are) (no|none)|it is not|that (is|fails|cannot|raises))": "if",
