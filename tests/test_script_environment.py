@@ -67,7 +67,7 @@ def test_neither_a_spec_nor_a_cluster_may_set_them(name: str, tmp_path: Path) ->
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**spec(**ONE), **changes}))
         said = jobs.ratc(tmp_path, "compile", "spec.yaml", "--target", "slurm", "-o", "job").stderr
         assert re.findall(r"error\[(R\d+)\]", said) == [code], said
-        assert f"variable `{name}` lies over" in said
+        assert f"variable `{name}` overrides" in said
 
 
 @pytest.mark.parametrize("target", ["local", "slurm", "lsf"])

@@ -305,7 +305,7 @@ def test_a_spec_without_own_code_has_the_lock_that_it_had(own):
 CHANGES = {
     "function": ("losses.py", "scale(FACTOR) *", "100 * scale(FACTOR) *", "`squared` changed"),
     "class": ("losses.py", "    pass", "    value = 1", "`Kept` changed"),
-    "constant": ("losses.py", "FACTOR = 1", "FACTOR = 100", "no function and no class changed"),
+    "constant": ("losses.py", "FACTOR = 1", "FACTOR = 100", "code outside of functions and classes changed"),
     "new": ("losses.py", "class Kept:", "class Another: ...\nclass Kept:", "`Another` is new"),
     "imported": ("helpers.py", "return factor", "return 100 * factor", "`scale` changed"),
     "comment": ("losses.py", "# The factor", "# A factor", "comments, blank lines or an order changed"),

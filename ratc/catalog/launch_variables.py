@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 #: Of launchers and their libraries: names that begin so.
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "PET_", "TORCHELASTIC_", "TORCH_ELASTIC_")
-#: The place of a process among others, where they meet, and what else lies over the lock.
+#: The place of a process among others, where they meet, and whatever else overrides the lock.
 NAMES = (
     "RANK",
     "LOCAL_RANK",
@@ -67,7 +67,7 @@ def reason(name: str) -> str | None:
     if name.startswith((*PREFIXES, *MPI_PREFIXES)) or name in (*NAMES, *MPI_NAMES):
         return "overrides the compiled values: launchers and their libraries read it"
     if name in FOLDERS:
-        return f"lies over `{FOLDERS[name]}`"
+        return f"overrides `{FOLDERS[name]}`"
     if name in DEVICES:
-        return "lies over the choice of GPUs that a scheduler, or the shell, makes for each job"
+        return "overrides the choice of GPUs that a scheduler, or the shell, makes for each job"
     return None

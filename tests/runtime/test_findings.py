@@ -221,7 +221,7 @@ def test_checkpoints_of_another_lock_and_damaged_ones_are_refused(project: Path)
     ("changes", "said"),
     [
         ({"model__name": "resnet"}, "no model is called 'resnet'"),
-        ({"model__name": "mine:Net"}, "model mine:Net cannot be imported"),
+        ({"model__name": "mine:Net"}, "`mine:Net` needs mine"),
         ({"model__name": "own:needs"}, "model own:needs cannot be called"),
         ({"model__name": "own:text", "model__args": {}}, "returned str, not a torch.nn.Module"),
         ({"model__args": {"num_heads": 3, "input_features": 1}}, "model rat cannot be called"),
