@@ -130,32 +130,11 @@ def diff(old: str, new: str, target: str | None = None, facts: str | None = None
 @silence()
 def fit(request: CompileRequest, cards: Sequence[str] = (), precisions: Sequence[str] = ()) -> Fit:
     """Predict the largest micro-batch of a spec for cards by name; without names for the spec's own card."""
-    from ratc.fitting import table
-    from ratc.fitting.predict import asked_allocator
-    from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
-    from ratc.fitting.traces import Library, NoTrace
-    from ratc.memory.allocators import searchers
-    from ratc.workflow import inputs
+    from ratc.fitting.question import Question
+    from ratc.workflow import fit as workflow
 
-    question = Question(tuple(cards), precisions=tuple(precisions))
-    loaded = inputs.load(request)
-    if loaded.settings is None:
-        return Fit((), loaded.diagnostics)
-    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
-    found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
-    if plan is None:
-        return Fit((), found)
-    shown, problems = cards_of(question, plan)
-    if problems:
-        return Fit((), (*found, *problems))
-    library = Library(plan, loaded.folder, loaded.settings["model.name"].span)
-    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    try:
-        wanted = [(card, precisions_of(question, plan, card)) for card in shown]
-        rows, _ = table.table(plan, wanted, searchers(library, share, asked_allocator(plan)))
-    except NoTrace as stopped:
-        return Fit((), (*found, *stopped.found))
-    return Fit(tuple(rows), found)
+    fitted = workflow.fit(request, Question(tuple(cards), precisions=tuple(precisions)))
+    return Fit(fitted.rows, fitted.found)
 
 
 @silence()

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 
 import click
 
-from ratc import facts
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, Span
-from ratc.fitting import breakdown, given_batch, open_batch, table
-from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
-from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
-from ratc.fitting.traces import Library, NoTrace
+from ratc.fitting import table
+from ratc.fitting.question import Question
 from ratc.markup import visible
-from ratc.memory.allocators import Taken, searchers
-from ratc.memory.choose import Choice, Searcher
-from ratc.memory.terms import Device
-from ratc.plan import Plan
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
 from ratc.units import size_text
-from ratc.workflow import inputs
 from ratc.workflow.findings import Telling
+from ratc.workflow.fit import fit
 from ratc.workflow.request import CompileRequest
 
 _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_json}
@@ -86,50 +78,25 @@ def command(
 def _run(
     request: CompileRequest, question: Question, form: str, plot: str | None, dry_run: bool, telling: Telling
 ) -> int:
-    loaded = inputs.load(request)
-    if loaded.settings is None:
-        telling.tell(loaded.diagnostics)
+    fitted = fit(request, question, details=form == "text")
+    if fitted.plan is None:
+        telling.tell(fitted.found)
         return 1
-    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
-    # That a micro-batch is only a default is what this command is about.
-    found = tuple(item for item in found if item.code != "R305")
-    if plan is None:
-        telling.tell((*loaded.diagnostics, *found))
-        return 1
-    cards, problems = cards_of(question, plan)
-    if problems:
-        telling.tell((*loaded.diagnostics, *found, *problems))
-        return 1
-    span = loaded.settings["model.name"].span
-    library = Library(plan, loaded.folder, span)
-    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
-    allowed = searchers(library, share, asked_allocator(plan))
-    wanted = [(card, precisions_of(question, plan, card)) for card in cards]
-    try:
-        rows, first = table.table(plan, wanted, allowed)
-        details = [*breakdown.lines(first[0].choice), *_allocator(plan, first[0])] if first else []
-        if first is None and len(cards) == 1 and rows:
-            searcher = next(iter(allowed.values()))
-            details = _nothing(searcher, library, plan, cards[0], rows[0].precision)
-        details += _given(question, form, plan, loaded.folder, first[0].choice if first else None)
-    except NoTrace as stopped:
-        telling.tell((*loaded.diagnostics, *found, *stopped.found))
-        return 1
-    if plot and first and dry_run:
+    if plot and fitted.drawing and dry_run:
         would("write", plot)
-    elif plot and first:
-        unwritten = _write(plot, _drawn(first[1], plot))
+    elif plot and fitted.drawing:
+        unwritten = _write(plot, _drawn(fitted.drawing, plot))
         if unwritten:
             telling.tell((unwritten,))
             return 1
-    telling.tell((*loaded.diagnostics, *found))
-    fits = any(row.micro_batch for row in rows)
+    telling.tell(fitted.found)
+    fits = any(row.micro_batch for row in fitted.rows)
     if form not in _TABLES:
-        telling.tell(_unfitting(rows, fits, span))
+        telling.tell(_unfitting(fitted.rows, fits, fitted.span))
         return 0 if fits else 1
-    print(_TABLES[form](rows, table.note(plan)), end="")
+    print(_TABLES[form](fitted.rows, table.note(fitted.plan)), end="")
     if form == "text":
-        print("".join(f"\n{visible(line)}" for line in details), end="\n" if details else "")
+        print("".join(f"\n{visible(line)}" for line in fitted.details), end="\n" if fitted.details else "")
     return 0 if fits else 1
 
 
@@ -143,39 +110,6 @@ def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Ite
             note = f"it needs {needs}, and the card has {size_text(row.memory_bytes, fine=True)}"
             message = f"not one sample fits on {row.card} in {row.precision}{stage}"
             yield Diagnostic("R317", message, span, (note,), severity=severity)
-
-
-def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
-    """What to do if nothing fits; each way was predicted."""
-    device = Device(card.id, card.memory_bytes, card.compute_capability)
-    wanted = variants(plan, device, precision)[-1]
-    strategy = replace(strategy_of(plan), precision=precision)
-    return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
-
-
-def _given(question: Question, form: str, plan: Plan, folder: str, told: Choice | None) -> list[str]:
-    """The account of the micro-batch that the spec gives, on its own card; with options for other ones, that it is not
-    looked at. Of the choice that was told already, only the outcome.
-    """
-    if form != "text" or open_batch.leaves_open(plan.settings):
-        return []
-    if question.cards or question.all_cards or question.precisions:
-        micro = plan.values["training.micro_batch_size"].value
-        return [f"\nThe spec's own micro-batch, {micro}, is not judged here: without these options it is."]
-    if not open_batch.is_given(plan):
-        return []
-    verdict, _ = given_batch.judge(plan, folder)
-    if verdict is None:
-        return []
-    said = breakdown.of_given(verdict)
-    return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
-
-
-def _allocator(plan: Plan, taken: Taken) -> list[str]:
-    """How the allocator takes memory on the first card, and why."""
-    given = plan.values["training.allocator"]
-    why = taken.reason if asked_allocator(plan) == "auto" else given.reason or "the spec asks for it"
-    return [f"The allocator's setting is {taken.allocator}: {why}."]
 
 
 def _cannot_draw(path: str) -> str | None:

@@ -222,7 +222,9 @@ def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
             inner = inner[parent]
         if inner[key] is None or path in FIXED:
             continue
-        inner[key] = next((item for item in CHOICES.get(path, CHOICES.get(key, ())) if item != inner[key]), other(inner[key]))
+        inner[key] = next(
+            (item for item in CHOICES.get(path, CHOICES.get(key, ())) if item != inner[key]), other(inner[key])
+        )
         differs = runtime.Lock.model_validate(after).fingerprint() != before
         assert (Effect.RESUME in effects.of_plan(path)[0]) == (differs or path in ENGINE), path
 

@@ -1,0 +1,117 @@
+"""What fits on which card: the largest micro-batch of a spec and its predicted memory, with the account of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ratc import facts
+from ratc.diagnostics import Diagnostic, Span
+from ratc.fitting import breakdown, given_batch, open_batch, table
+from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
+from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
+from ratc.fitting.traces import Library, NoTrace
+from ratc.memory.allocators import Taken, searchers
+from ratc.memory.choose import Choice, Searcher
+from ratc.memory.terms import Device
+from ratc.plan import Plan
+from ratc.render.fit import Row
+from ratc.render.timeline import Drawing
+from ratc.workflow import inputs
+from ratc.workflow.request import CompileRequest
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A row for each card, precision and ZeRO stage; ``plan`` is None if ``found`` says why nothing can be told.
+
+    ``details`` are lines about the first card, ``drawing`` is one step's memory there, and ``span`` the model's name.
+    """
+
+    rows: tuple[Row, ...]
+    found: tuple[Diagnostic, ...]
+    plan: Plan | None = None
+    details: tuple[str, ...] = ()
+    drawing: Drawing | None = None
+    span: Span | None = None
+
+
+def fit(request: CompileRequest, question: Question, details: bool = False) -> Fitted:
+    """Predict the step of a spec on the question's cards, without a GPU. Codes: those of reading and resolving a spec,
+    R301, R315 and R316 if the model cannot be traced.
+    """
+    loaded = inputs.load(request)
+    if loaded.settings is None:
+        return Fitted((), loaded.diagnostics)
+    plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
+    # That a micro-batch is only a default is what is asked about.
+    found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
+    if plan is None:
+        return Fitted((), found)
+    cards, problems = cards_of(question, plan)
+    if problems:
+        return Fitted((), (*found, *problems))
+    span = loaded.settings["model.name"].span
+    library = Library(plan, loaded.folder, span)
+    share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
+    allowed = searchers(library, share, asked_allocator(plan))
+    wanted = [(card, precisions_of(question, plan, card)) for card in cards]
+    try:
+        rows, first = table.table(plan, wanted, allowed)
+        taken, drawing = first or (None, None)
+        told = _details(question, plan, library, loaded.folder, rows, taken, cards, allowed) if details else []
+    except NoTrace as stopped:
+        return Fitted((), (*found, *stopped.found))
+    return Fitted(tuple(rows), found, plan, tuple(told), drawing, span)
+
+
+def _details(
+    question: Question,
+    plan: Plan,
+    library: Library,
+    folder: str,
+    rows: Sequence[Row],
+    taken: Taken | None,
+    cards: Sequence[facts.Card],
+    allowed: Mapping[str, Searcher],
+) -> list[str]:
+    if taken:
+        told = [*breakdown.lines(taken.choice), *_allocator(plan, taken)]
+    elif len(cards) == 1 and rows:
+        told = _nothing(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
+    else:
+        told = []
+    return [*told, *_given(question, plan, folder, taken.choice if taken else None)]
+
+
+def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
+    """What to do if nothing fits; each way was predicted."""
+    device = Device(card.id, card.memory_bytes, card.compute_capability)
+    wanted = variants(plan, device, precision)[-1]
+    strategy = replace(strategy_of(plan), precision=precision)
+    return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
+
+
+def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:
+    """The account of the micro-batch that the spec gives, on its own card; with options for other ones, that it is not
+    looked at. Of the choice that was told already, only the outcome.
+    """
+    if open_batch.leaves_open(plan.settings):
+        return []
+    if question.cards or question.all_cards or question.precisions:
+        micro = plan.values["training.micro_batch_size"].value
+        return [f"\nThe spec's own micro-batch, {micro}, is not judged here: without these options it is."]
+    if not open_batch.is_given(plan):
+        return []
+    verdict, _ = given_batch.judge(plan, folder)
+    if verdict is None:
+        return []
+    said = breakdown.of_given(verdict)
+    return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
+
+
+def _allocator(plan: Plan, taken: Taken) -> list[str]:
+    """How the allocator takes memory on the first card, and why."""
+    given = plan.values["training.allocator"]
+    why = taken.reason if asked_allocator(plan) == "auto" else given.reason or "the spec asks for it"
+    return [f"The allocator's setting is {taken.allocator}: {why}."]
