@@ -10,32 +10,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ratc import compiler
 from ratc.cli import options
 from ratc.cli.command import Argument, FilePath, declare, words
-from ratc.compiled import read_lock
-from ratc.compiled.read_lock import Compiled
 from ratc.console import say
-from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
-from ratc.fitting import open_batch
-from ratc.markup import visible
-from ratc.plan import Plan, Value, Values
-from ratc.secrets.redact import redact
-from ratc.workflow import codes, findings, inputs, recorded
-from ratc.workflow.inputs import Loaded
+from ratc.workflow import codes
+from ratc.workflow.explain import Asked, explain
 from ratc.workflow.request import CompileRequest
-
-if TYPE_CHECKING:
-    from ratc.memory.decision import Decision
-    from ratc.sweep import Point
 
 
 class _CodeOrPath(FilePath):
@@ -45,16 +30,6 @@ class _CodeOrPath(FilePath):
         """The codes that begin so, or what the shell finds."""
         known = [code for code in ("codes", *codes.names()) if incomplete and code.startswith(incomplete)]
         return words(known, incomplete) or super().shell_complete(ctx, param, incomplete)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What to tell of, and how: ``path`` is that of a value or a section, ``point`` one of a sweep's."""
-
-    path: str | None
-    whole: bool
-    point: str | None
-    form: str
 
 
 @declare(
@@ -78,203 +53,14 @@ def command(request: CompileRequest, path: str | None, whole: bool, point: str |
     """Exit status 1 when the code or the path is not known, or the spec does not compile; 2 for options that do not go
     together.
     """
-    asked, spec = _Asked(path, whole, point, form), request.spec
+    spec = request.spec
     if not os.path.exists(spec):
         if spec == "codes":
             print("".join(f"{code}  {title}\n" for code, title in codes.titles().items()), end="")
             return 0
         if re.fullmatch(r"[Rr][0-9]{1,4}", spec):
             return _code(spec.upper(), form)
-    if os.path.isdir(spec) or read_lock.is_compiled(spec):
-        return _of_compiled(asked, request)
-    refused = inputs.known_target(request.target)
-    if refused:
-        return _refused(asked, refused)
-    return _explained(asked, request, inputs.load(request), None)
-
-
-def _of_compiled(asked: _Asked, given: CompileRequest) -> int:
-    read, found = read_lock.read(given.spec)
-    if read is None:
-        return _refused(asked, found)
-    laid = [f"--{name}" for name in given.short]
-    laid += ["--set"] * bool(given.sets) + ["--facts"] * bool(given.facts)
-    laid += ["--target"] * (given.target not in ("local", read.target))
-    if laid:
-        words = f"`{laid[0]}` goes with a spec: what was compiled has a command of its own, in the head of its lock"
-        say(f"ratc explain: {words}")
-        return 2
-    try:
-        request = recorded.request(read.words, read.shared_folder)
-    except recorded.Refused as reason:
-        return _by_lock(asked, read, str(reason))
-    for path in (request.spec, request.facts):
-        if path and not os.path.exists(path):
-            return _by_lock(asked, read, f"`{path}`, which it was compiled from, is gone")
-    loaded = inputs.load(request)
-    if loaded.settings is None:
-        return _by_lock(asked, read, f"`{request.spec}` has errors now; `ratc validate` says which")
-    return _explained(asked, request, loaded, read)
-
-
-def _explained(asked: _Asked, request: CompileRequest, loaded: Loaded, read: Compiled | None) -> int:
-    from ratc import explain
-
-    remarks: list[str] = []
-    points, found = compiler.points(loaded.document) if loaded.document and loaded.settings else ((), ())
-    if loaded.settings is None or loaded.document is None or has_errors(found):
-        return _refused(asked, (*loaded.diagnostics, *found))
-    settings: Values | None = loaded.settings
-    named = asked.point or (read.point if read else "")
-    if points or named:
-        point = next((point for point in points if point.name == named), None) if named else points[0]
-        if point is None:
-            return _no_point(named, points)
-        remarks.append(f"of the sweep's {len(points)} points this is {point.name}: {point.text}")
-        settings, found = compiler.check_point(loaded.document, point)
-    if settings is None:
-        return _refused(asked, found)
-    gathered, found = inputs.gather(request, settings)
-    if gathered is None:
-        return _refused(asked, found)
-    plan, said, decision = inputs.decide(request, settings, gathered, predicts=False)
-    if plan is None:
-        return _refused(asked, said)
-    paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
-    if not paths:
-        return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
-    warnings: list[Diagnostic] = []
-    # Tracing takes seconds: only for a value that rests on what it decides.
-    if predict := open_batch.is_open(plan) and explain.decided_by_memory(plan, paths):
-        plan, more, decision = inputs.decide(request, settings, gathered)
-        if plan is None:
-            return _refused(asked, more)
-        warnings = [item for item in more if item not in said] if decision is None else []
-    if points and not named:
-        from ratc.workflow import varying
-
-        remarks += varying.remarks(loaded.document, loaded.settings, gathered, points, paths)
-    # What no prediction here can decide says nothing of the inputs.
-    if read is not None and not (predict and decision is None):
-        remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
-    _tell(asked, plan, paths, remarks, warnings)
-    # The lock keeps no prediction of a micro-batch that the spec gives, but it is told here.
-    of_memory = paths == ["training.micro_batch_size"] or (len(paths) == 1 and paths[0].startswith("memory."))
-    if of_memory and asked.form == "text":
-        print("\n" + "\n".join(map(visible, _account(plan, decision, loaded.folder))))
-    return 0
-
-
-def _no_point(name: str, points: Sequence[Point]) -> int:
-    what = f"the sweep has no point `{visible(name)}`" if points else "`--point` is for a sweep, and the spec has none"
-    say(f"ratc explain: {what}")
-    for text in did_you_mean(name, [point.name for point in points]):
-        say(f"help: {text}")
-    return 1
-
-
-def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
-    """Where the lock says something else than its inputs give now."""
-    from ratc.comparison.compare import flat, same
-    from ratc.secrets.redact import shown
-
-    now = flat({path: plan.values[path] for path in paths if path in plan.values})
-    told = []
-    for path, value in now.items():
-        then = read.values.get(path)
-        if then is not None and not same(then.value, value.value):
-            old, new = shown(path, then.value), shown(path, value.value)
-            words = f"the lock says {old}, and its inputs give {new} now{where}"
-            told.append(f"{path}: {words}; `ratc check` says why")
-    return told
-
-
-def _tell(
-    asked: _Asked,
-    plan: Plan,
-    paths: Sequence[str],
-    remarks: Sequence[str],
-    warnings: Sequence[Diagnostic] = (),
-) -> None:
-    from ratc import explain
-    from ratc.render import plan as render
-    from ratc.render.findings import json as findings_json
-
-    if asked.form == "json":
-        links = [link for path in paths if (link := explain.tree(plan, path))]
-        told = json.loads(findings_json.document(warnings, "ratc explain"))["findings"]
-        sys.stdout.write(render.document(links, remarks, told))
-        return
-    if asked.form == "markdown":
-        sys.stdout.write(render.markdown(plan, paths, remarks))
-    if warnings or asked.form != "markdown":
-        findings.show(warnings, "ratc explain", asked.form, taken=asked.form == "markdown")
-    if asked.form != "text":
-        return
-    for remark in remarks:
-        say(f"note: {redact(remark)}")
-    if asked.whole or (asked.path is not None and len(paths) > 1):
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        sys.stdout.write(render.table(plan, paths, width))
-        return
-    for path in paths:
-        link = explain.tree(plan, path)
-        assert link is not None
-        sys.stdout.write(render.chain(link))
-
-
-def _by_lock(asked: _Asked, read: Compiled, why: str) -> int:
-    """What the lock alone can say."""
-    from ratc import explain
-
-    plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))
-    paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
-    if not paths:
-        return _unknown(asked.path or "", asked.form, list(plan.values))
-    _tell(asked, plan, paths, [f"only `{read.path}` itself can be told of: {why}"])
-    return 0
-
-
-def _kept(value: Value) -> Value:
-    return Value(value.value, "derived" if value.reason else "spec", value.reason, span=value.span)
-
-
-def _refused(asked: _Asked, found: Sequence[Diagnostic]) -> int:
-    findings.show((item for item in found if item.severity is Severity.ERROR), "ratc explain", asked.form)
-    return 1
-
-
-def _unknown(path: str, form: str, known: list[str]) -> int:
-    from ratc.render import plan as render
-
-    found = Diagnostic("R108", f"there is no value `{path}`", helps=did_you_mean(path, known))
-    if form == "json":
-        from ratc.render.findings import json as findings_json
-
-        told = json.loads(findings_json.document((found,), "ratc explain"))["findings"]
-        sys.stdout.write(render.document((), (), told))
-        return 1
-    findings.show((found,), "ratc explain", form)
-    return 1
-
-
-def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
-    """What the micro-batch takes, part by part; or in one line why that is not known."""
-    if decision is not None:
-        from ratc.fitting import breakdown
-
-        return breakdown.lines(decision.choice, decision.measured)
-    if plan.values["hardware.device"].value != "cuda":
-        return ["No memory is predicted: it trains on the CPU."]
-    if open_batch.is_given(plan):
-        from ratc.fitting import breakdown, given_batch
-
-        verdict, why = given_batch.judge(plan, folder)
-        return [f"No memory is predicted: {why}."] if verdict is None else breakdown.of_given(verdict)
-    if not open_batch.is_open(plan):
-        why = "it is not known which NVIDIA card it will run on"
-        return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]
-    return ["No memory is predicted: the model's step could not be traced here (see the warning)."]
+    return explain(request, Asked(path, whole, point, form))
 
 
 def _code(code: str, form: str) -> int:

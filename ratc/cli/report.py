@@ -9,23 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import click
 
-from ratc import compiler, emit
+from ratc import emit
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
-from ratc.compiled import read_lock
-from ratc.compiled.read_lock import Compiled
 from ratc.console import say, would
-from ratc.diagnostics import Diagnostic, has_errors
-from ratc.plan import Plan, Value, Values
-from ratc.render.html.page import Report
+from ratc.diagnostics import Diagnostic
 from ratc.targets.artifact import Artifact
-from ratc.workflow import findings, inputs, recorded
-from ratc.workflow.inputs import Known, Loaded
+from ratc.workflow import findings, inputs, report
 from ratc.workflow.request import CompileRequest
 
 _STDOUT = "-"
@@ -84,9 +78,10 @@ def command(
     if refused:
         findings.show(refused, "ratc report", form, page_file == _STDOUT)
         return 1
-    page, found = (
-        _of_two(request, new, named_target) if new is not None else _of_one(request, None if no_cards else cards)
-    )
+    if new is not None:
+        page, found = report.of_two(request, new, named_target)
+    else:
+        page, found = report.of_one(request, None if no_cards else cards)
     if page is not None:
         found = (*found, *_write(page_file, page, dry_run))
     failed = findings.show(dict.fromkeys(found), "ratc report", form, page_file == _STDOUT)
@@ -114,151 +109,3 @@ def _write(path: str, page: str, dry_run: bool) -> tuple[Diagnostic, ...]:
         return ()
     folder, name = os.path.split(path)
     return emit.write(folder or ".", (Artifact(name, page, "a browser"),), tuple)[1]
-
-
-def _of_two(request: CompileRequest, later: str, target: str | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
-    # Imported here: only a difference needs them.
-    from ratc.comparison.compare import compare
-    from ratc.render.html.page import diff_page
-    from ratc.workflow import diff_inputs
-
-    with ExitStack() as stack:
-        old, new = (diff_inputs.Asked(name, target, request.facts) for name in (request.spec, later))
-        both, found = diff_inputs.pair(old, new, stack)
-        if both is None:
-            return None, found
-        return diff_page(compare(*both)), ()
-
-
-@dataclass
-class _Told:
-    """What is gathered for a page about one spec."""
-
-    asked: CompileRequest
-    read: Compiled | None = None
-    known: Known = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-
-
-def _of_one(request: CompileRequest, cards: Sequence[str] | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
-    from ratc.render.html.page import spec_page
-
-    told = _Told(request)
-    if os.path.isdir(request.spec) or read_lock.is_compiled(request.spec):
-        told.read, found = read_lock.read(request.spec)
-        if told.read is None:
-            return None, found
-        try:
-            told.asked = recorded.request(told.read.words, told.read.shared_folder)
-        except recorded.Refused as reason:
-            return spec_page(_by_lock(told.read, str(reason))), ()
-        if not os.path.exists(told.asked.spec):
-            return spec_page(_by_lock(told.read, f"its spec `{told.asked.spec}` is gone")), ()
-    loaded = inputs.load(told.asked)
-    report, found = _resolved(request.spec, cards, told, loaded)
-    return (None if report is None else spec_page(report)), found
-
-
-def _resolved(
-    name: str, cards: Sequence[str] | None, told: _Told, loaded: Loaded
-) -> tuple[Report | None, tuple[Diagnostic, ...]]:
-    """The report of a spec that is resolved here, and all that was found on the way."""
-    from ratc.fitting.report import foresee
-
-    found = loaded.diagnostics
-    if loaded.settings is None or loaded.document is None:
-        return None, found
-    points, said = compiler.points(loaded.document)
-    found += said
-    if has_errors(found):
-        return None, found
-    settings: Values | None = loaded.settings
-    if points:
-        wanted = told.read.point if told.read else ""
-        point = next((point for point in points if point.name == wanted), points[0])
-        told.remarks.append(f"Of the sweep's {len(points)} points this is {point.name}: {point.text}.")
-        settings, said = compiler.check_point(loaded.document, point)
-        found += said
-    if settings is None:
-        return None, found
-    target = told.asked.target
-    plan, said, _, decision = inputs.decided(told.asked, settings, known=told.known)
-    found += said
-    if plan is None:
-        return None, found
-    foreseen = foresee(plan, decision, loaded.folder, cards)
-    files, note, said = _files(told, loaded)
-    found = tuple(dict.fromkeys((*found, *said, *foreseen.found)))
-    if has_errors(found):
-        return None, found
-    report = Report(
-        name,
-        target,
-        plan,
-        found,
-        told.remarks,
-        foreseen.account,
-        foreseen.unpredicted,
-        foreseen.drawing,
-        foreseen.undrawn,
-        foreseen.cards,
-        foreseen.cards_note,
-        foreseen.no_cards,
-        files,
-        note,
-        {point.name: point.text for point in points},
-    )
-    return report, found
-
-
-def _files(told: _Told, loaded: Loaded) -> tuple[list[tuple[str, str]], str, tuple[Diagnostic, ...]]:
-    """What lies in the compiled folder, or what `ratc compile` would write, with a sentence on it."""
-    from ratc.workflow.compile import make
-
-    assert loaded.settings is not None
-    target = told.asked.target
-    name = loaded.settings.get_as(str, "experiment_name")
-    folder = told.read.folder if told.read else os.path.join(loaded.folder, "compiled", name, target)
-    if told.read and told.read.point:
-        folder = os.path.dirname(os.path.dirname(folder))
-    made, found = make(told.asked, loaded, folder, known=told.known)
-    if made is None:
-        return [], "", found
-    shown = [artifact for artifact in made.artifacts if "/" not in artifact.path]
-    rest = len(made.artifacts) - len(shown)
-    more = f" Those of the sweep's points, {rest} more, are left out." if rest else ""
-    if told.read is None:
-        note = f"What `ratc compile` writes into {os.path.normpath(folder)}; comments say why.{more}"
-        return [(artifact.path, artifact.text) for artifact in shown], note, found
-    moved = [artifact.path for artifact in emit.changed(folder, shown)]
-    if moved:
-        text = f"{', '.join(moved)} in the folder {'is' if len(moved) == 1 else 'are'} not what the inputs give now"
-        told.remarks.append(f"{text}; `ratc check` says why. The files below are those in the folder.")
-    return _on_disk(folder, [artifact.path for artifact in shown]), f"What lies in {folder}.{more}", found
-
-
-def _on_disk(folder: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    read = ((name, emit.on_disk(folder, name)) for name in names)
-    return [(name, data.decode("utf-8", "replace")) for name, data in read if data is not None]
-
-
-def _by_lock(read: Compiled, why: str) -> Report:
-    """What the lock alone can say."""
-    from ratc.targets import NAMES, lock
-
-    plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))
-    return Report(
-        read.path,
-        read.target,
-        plan,
-        remarks=(f"Only the lock itself can be told of: {why}.",),
-        unpredicted="No memory is predicted: only the lock is known, and not what it was made from.",
-        no_cards="What fits on other cards follows from the spec, which is not known.",
-        files=_on_disk(read.folder, (*NAMES, lock.NAME)),
-        files_note=f"What lies in {read.folder}.",
-        points=read.points,
-    )
-
-
-def _kept(value: Value) -> Value:
-    return replace(value, origin="derived" if value.reason else "spec")

@@ -1,0 +1,196 @@
+"""Runs a study on this machine, and writes what its trials found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import TextIO
+
+from ratc import compiler, files
+from ratc.console import say
+from ratc.diagnostics import Diagnostic
+from ratc.fitting.check_batch import Checks
+from ratc.markup import lines
+from ratc.study import proposed, ray_settings, trials
+from ratc.study.budget import Budget
+from ratc.study.run_here import Runner
+from ratc.study.trials import Compiled, Prepared, Workshop
+from ratc.tuning import outcome, picture
+from ratc.tuning import share as shares
+from ratc.tuning.outcome import Trial
+from ratc.tuning.points import Study
+from ratc.tuning.share import Share
+from ratc.workflow import findings, inputs, require_trust
+from ratc.workflow.findings import Telling
+from ratc.workflow.inputs import Loaded
+from ratc.workflow.request import CompileRequest
+
+
+def tune(
+    request: CompileRequest,
+    out: TextIO,
+    collect: bool,
+    dry_run: bool,
+    job_lock: str | None,
+    ray_address: str | None,
+    telling: Telling,
+) -> int:
+    """Run a study's trials here, or ``collect`` what was found; prints to ``out`` and returns the exit status."""
+    request, loaded, study, share, found = _read(request)
+    if study is None:
+        telling.tell(found)
+        return 1
+    if not (dry_run or collect) and (untrusted := require_trust.refused(loaded)):
+        telling.tell((*found, *untrusted))
+        return 1
+    prepared, more = trials.prepare(request, loaded, study, Checks() if request.predict and not collect else None)
+    if telling.tell((*found, *more)) or prepared.workshop is None:
+        return 1
+    workshop = prepared.workshop
+    if dry_run:
+        _foretell(study, prepared, out)
+        return 0
+    status = 0
+    if collect:
+        prepared = _proposed(study, prepared, workshop)
+    else:
+        status, prepared = _execute(study, prepared, workshop, share, ray_address)
+        if status == 1:
+            return 1
+    ended = [*(trials.result(one, study) for one in prepared.ready), *trials.left_out(prepared.left)]
+    ended.sort(key=lambda trial: trial.name)
+    chosen = outcome.best(ended, study.larger_is_better)
+    whole = status == 0 and chosen is not None
+    finished = _finished(workshop.folder) if collect else [_digest(job_lock)] if whole and job_lock else []
+    _write(workshop, study, prepared.ready, ended, finished)
+    if loaded.settings and loaded.settings["logging.use_mlflow"].value:
+        _track(workshop)
+    print(lines(outcome.table(study, ended)), end="", file=out)
+    if chosen is None:
+        print("ratc tune: no trial has ended with a metric", file=sys.stderr)
+        return status or 1
+    say(f"best: {chosen.name}; written: {os.path.relpath(workshop.folder)}")
+    return status
+
+
+def _read(
+    request: CompileRequest,
+) -> tuple[CompileRequest, Loaded, Study | None, Share | None, tuple[Diagnostic, ...]]:
+    """The spec and its study. Of one that Ray runs the spec is read as that of a trial: a part of one node."""
+    loaded = inputs.load(request)
+    if loaded.settings is None or loaded.document is None:
+        return request, loaded, None, None, loaded.diagnostics
+    study, found = compiler.study(loaded.document)
+    if study is None:
+        nothing = Diagnostic("R336", "the spec has no `tuning`", helps=("`tuning.search_space` says what to try",))
+        return request, loaded, None, None, (*loaded.diagnostics, *(found or (nothing,)))
+    found = (*loaded.diagnostics, *found)
+    if study.backend != "ray":
+        return request, loaded, study, None, found
+    gathered, more = inputs.gather(request, loaded.settings)
+    hardware, said = gathered.settled(loaded.settings) if gathered else (None, ())
+    found += (*more, *said)
+    if hardware is None:
+        return request, loaded, None, None, found
+    gpus, cpus = hardware.get_as(int, "gpus_per_node"), hardware.maybe(int, "cpus")
+    share, more = shares.share(loaded.settings, gpus, cpus)
+    if share is None:
+        return request, loaded, None, None, (*found, *more)
+    container = loaded.settings["environment.container"].value is not None
+    request = replace(request, sets=(*request.sets, *share.settings(container)))
+    loaded = inputs.load(request)
+    return request, loaded, study if loaded.settings else None, share, (*found, *more, *loaded.diagnostics)
+
+
+def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
+    """Which trials there would be."""
+    if study.adaptive:
+        say(f"{study.trials} trials, each chosen from what is known by then", out)
+        return
+    for trial in prepared.ready:
+        say(f"{trial.point.name}  {trial.point.text}", out)
+
+
+def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
+    """The trials that there are so far, where they are chosen one by one."""
+    if not study.adaptive:
+        return prepared
+    known = [workshop.trial(point) for point in proposed.read(workshop.folder, study).points(study)]
+    begun = [trial for trial in known if os.path.isdir(trial.files.folder)]
+    return Prepared(begun, prepared.left, workshop)
+
+
+def _execute(
+    study: Study, prepared: Prepared, workshop: Workshop, share: Share | None, address: str | None
+) -> tuple[int, Prepared]:
+    """Run what is not finished; 130 where somebody stopped it, 1 where it cannot be run or another process does."""
+    try:
+        with trials.alone_in(workshop.folder):
+            for trial in () if study.adaptive else prepared.ready:
+                wrong = workshop.compile(trial)
+                if wrong:
+                    findings.show(wrong, "ratc tune")
+                    return 1, prepared
+            if share is None:
+                budget = Budget(workshop.folder, study.budget_seconds)
+                return Runner(study, prepared.ready, budget).run(), prepared
+            if address is None:
+                os.environ.update(ray_settings.ALONE)  # before Ray is imported
+            try:
+                from ratc.study import run_ray
+            except ImportError as error:
+                helps = ("pip install 'ratc[tune]'", "or use `backend: array`, which needs no Ray")
+                findings.show([Diagnostic("R550", f"Ray Tune cannot be imported: {error}", helps=helps)], "ratc tune")
+                return 1, prepared
+            return run_ray.run(study, prepared, share, address)
+    except trials.Held:
+        say(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}")
+        return 1, prepared
+
+
+def _track(workshop: Workshop) -> None:
+    """Put the trials' runs below one of the study in MLflow, by the runtime; it says what it does, and where not."""
+    words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.tracking.study"]
+    experiment = dict(setting.split("=", 1) for setting in workshop.shared)["logging.mlflow_experiment_name"]
+    subprocess.run([*words, workshop.folder, "--experiment", experiment], check=False)
+
+
+def _digest(lock: str) -> str:
+    """The SHA-256 of a lock."""
+    with open(lock, "rb") as file:
+        return sha256(file.read()).hexdigest()
+
+
+def _finished(folder: str) -> list[str]:
+    """Of which jobs' locks the study was at its end when it was written last."""
+    try:
+        with files.open_regular(os.path.join(folder, "study.json")) as file:
+            return [str(digest) for digest in json.load(file)["finished_locks"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _write(
+    workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], finished: Sequence[str]
+) -> None:
+    """Write the study's files. ``finished`` are the digests of the jobs' locks of which the study is at its end."""
+    folder = workshop.folder
+    os.makedirs(folder, exist_ok=True)
+    texts = {
+        "trials.csv": outcome.as_csv(study, ended),
+        "study.json": outcome.as_json(study, ended, finished),
+        "study.svg": picture.svg(study, ended),
+    }
+    for name, text in texts.items():
+        files.replace(os.path.join(folder, name), text.encode(), flush=False)
+    chosen = outcome.best(ended, study.larger_is_better)
+    if chosen is not None:
+        one = next(one for one in ready if one.point.name == chosen.name)
+        for item in trials.keep_best(workshop, one, os.path.join(folder, "best")):
+            said = f"[{item.code}] {item.message}"
+            say(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}")
