@@ -1,0 +1,33 @@
+"""What a process of a run sets up for itself."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import torch
+from ratc_runtime.distributed.world import keep_freed_blocks
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(16 << 20)  # 64 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.ones(16 << 20)
+by_default = faults()
+keep_freed_blocks()
+torch.ones(16 << 20)
+print(by_default, faults())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_freed_blocks_are_used_again_on_the_cpu_and_not_given_back():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    by_default, kept = map(int, done.stdout.split())
+    assert by_default > 100  # a page each, or 2 MiB each with huge pages
+    assert kept < 20
