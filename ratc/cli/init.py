@@ -71,7 +71,10 @@ def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
         findings.show([Diagnostic("R403", f"cannot write `{file}`: {error.strerror}")], "ratc init", form)
         return 1
     say(f"written: {file} and {beside}")
-    say(f"next: edit data_dir, then `ratc train {file}`")
+    data = os.path.join(folder, "data")
+    trial = f" (or try it with `ratc sample-data brain {data}`)" if task == "segmentation" else ""
+    edit = "" if os.path.isdir(data) else f"edit data_dir{trial}, then "
+    say(f"next: {edit}`ratc train {file}`")
     return 0
 
 
