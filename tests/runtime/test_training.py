@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,19 @@ def test_fresh_trains_again_and_keeps_the_old_checkpoints(project: Path) -> None
     assert again.returncode == 0, again.stderr
     assert "epoch 1/1" in again.stdout
     assert (project / "out/checkpoints.previous/last.pt").stat().st_ino == first
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_starts_from_the_beginning(project: Path) -> None:
+    lock = write_lock(project / "compiled", training__epochs=1, training__max_steps_per_epoch=1)
+    first = run_training(lock)
+    assert first.returncode == 0, first.stderr
+    assert "left no checkpoint" not in first.stderr
+    shutil.rmtree(project / "out/checkpoints")
+    (project / "out/results.json").unlink()
+    again = run_training(lock)
+    assert again.returncode == 0, again.stderr
+    assert "earlier starts of this run left no checkpoint" in again.stderr
+    assert "training starts from the beginning" in again.stderr
 
 
 def test_folders_come_from_options_before_variables_before_the_lock(tmp_path: Path) -> None:

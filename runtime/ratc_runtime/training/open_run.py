@@ -346,6 +346,8 @@ def open_run(
         starts = Starts(
             output_dir, lock.fingerprint(), from_scratch, progress.tracking_id, progress.epoch, progress.step
         )
+        if saved is None and len(starts.all) > 1:
+            warn(f"earlier starts of this run left no checkpoint in {output_dir}: training starts from the beginning")
         sources = provenance.of_run(lock, Path.cwd())
     done = progress.epoch * steps + progress.step
     tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, starts.run_id if starts else "", done)
