@@ -104,7 +104,8 @@ def test_one_job_at_a_time_unless_again(project: Project) -> None:
 
 
 def test_the_status_of_a_job_that_fails_is_that_of_the_wait(project: Project) -> None:
-    (project.folder / "mine.py").write_text("raise SystemExit(3)\n")
+    with (project.folder / "mine.py").open("a") as own:
+        own.write("raise SystemExit(3)\n")
     done = project.submit("--wait")
     job = project.slurm.jobs[-1]
     state = project.slurm.facts(job)
