@@ -173,7 +173,9 @@ def _misused(error: click.UsageError) -> int:
     """Say what is wrong with the command line: what it holds commands no terminal."""
     command = error.ctx.command_path if error.ctx else "ratc"
     if isinstance(error, click.NoSuchOption) and error.ctx:
-        known = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+        names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+        # One letter is near to every other.
+        known = [name for name in names if name.startswith("--")] if error.option_name.startswith("--") else []
         error = _misuse(f"there is no option `{error.option_name}`", error.option_name, known, error.ctx)
     # click's sentences as ours: lower case, in backticks, without a final period, on one line.
     text = " ".join(error.format_message().split()).removesuffix(".")
