@@ -1,4 +1,4 @@
-"""What all tests share: no `RAT_*` variable of the developer's shell reaches them, and the slow ones run last.
+"""What all tests share: no variable of the developer's shell or of another test reaches them, the slow ones run last.
 
 Folders are trusted, as by somebody who wrote the code in them; `untrusted` takes that back.
 
@@ -6,6 +6,7 @@ Micro-batches that a spec gives are not checked, which takes seconds; `checks_gi
 """
 
 import os
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,7 +33,14 @@ def _cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_the_shell(monkeypatch, _cache):
+def _own_environment():
+    """Give the next test the variables that this one found: training, Accelerate and DeepSpeed set some and leave them."""
+    with patch.dict(os.environ):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_the_shell(monkeypatch, _own_environment, _cache):
     for name in list(os.environ):
         if name.startswith(("RAT_", "RATC_")):
             monkeypatch.delenv(name)
