@@ -164,7 +164,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     path = list(error.instance_path)
     node = _at(document.root, path)
     kind, span = error.kind, _own_line(node.span)
-    owner = _lookup(schema, list(error.schema_path)[:-1])
+    # What is asked for under a condition is described where the key itself is.
+    owner = _lookup(schema, [step for step in list(error.schema_path)[:-1] if step != "then"])
     name = _dotted(path)
     if kind.name == "additionalProperties":
         # The validator leaves an empty key out of its paths; that one is told of by itself (`propertyNames`).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ratc.plan import Plan, Values
+from ratc.program import is_program
 from ratc.spec import keys
 
 
@@ -29,5 +30,8 @@ def leaves_open(settings: Values) -> bool:
 
 
 def _is_known_card(plan: Plan) -> bool:
+    """What a program of the spec's own takes nobody can tell from the spec."""
     values = plan.values
+    if is_program(plan.settings):
+        return False
     return values["hardware.device"].value == "cuda" and bool(values["hardware.compute_capability"].value)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratc.plan import Value, Values
+from ratc.program import is_program, words
 
 #: The settings that may name one; `tasks.NAME.…` are those of one of several tasks.
 _KEYS = ("model.name", "data.dataset", "training.loss")
@@ -27,10 +28,12 @@ def named(settings: Values) -> Iterator[tuple[str, Value]]:
 
 
 def of_all_points(settings: Values) -> list[str]:
-    """The names of the settings and of every point of their sweep or study, sorted. A study may hold more text that
-    looks like a name.
+    """The names of the settings, an `entrypoint` among them, and of every point of their sweep or study, sorted. A
+    study may hold more text that looks like a name.
     """
     found = {str(value.value) for _, value in named(settings)}
+    if is_program(settings):
+        found.add(str(words(settings)[0]))
     for path, value in settings.items():
         if path.startswith(("sweep", "tuning")):
             found |= {text for text in _texts(value.value) if _NAME.fullmatch(text)}

@@ -45,6 +45,26 @@ def modules(names: Iterable[str], folder: str) -> dict[str, Module]:
     return found
 
 
+def of_program(kind: str | None, words: Iterable[str], folder: str) -> dict[str, Module]:
+    """The files of a program of one's own: a script or a module with what it imports, or files that a command names.
+
+    A script imports from its own folder, which is seen from the spec's.
+    """
+    first, *rest = words
+    if kind == "module":
+        return modules([f"{first}.__main__:main", f"{first}:main"], folder)
+    if kind == "script":
+        above, name = os.path.split(os.path.normpath(first))
+        base = name.removesuffix(".py")
+        if name.endswith(".py") and base.isidentifier() and not os.path.isabs(above) and not above.startswith(".."):
+            found = modules([f"{base}:main"], os.path.join(folder, above))
+            return {os.path.join(above, path): module for path, module in found.items()}
+    named = [text for text in (first, *(rest if kind == "command" else ())) if not os.path.isabs(text)]
+    inside = [text for text in named if ".." not in text.split("/") and os.path.isfile(os.path.join(folder, text))]
+    digests = {os.path.normpath(text): _digest(os.path.join(folder, text)) for text in inside}
+    return {path: Module(digest) for path, digest in digests.items() if digest is not None}
+
+
 def files(names: Iterable[str], folder: str) -> list[str]:
     """The files of those modules, by their path from the spec's folder, sorted."""
     seen: set[str] = set()

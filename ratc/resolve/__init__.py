@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Values
+from ratc.program import is_program
 from ratc.resolve import (
     allocation,
     allocator,
@@ -26,10 +27,13 @@ from ratc.resolve import (
     model,
     parallelism,
     precision,
+    program,
     rate,
     request,
     several,
+    task,
     training,
+    workers,
 )
 from ratc.resolve.context import Context
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 #: In the order in which they run: each may read what stands before it.
 DERIVATIONS = (
     experiment,
+    task,
     parallelism,
     request,
     precision,
@@ -55,17 +60,23 @@ DERIVATIONS = (
     memory,
     launch,
 )
+#: If a program of the spec's own trains (`entrypoint`).
+PROGRAM = (experiment, parallelism, request, precision, batch, rate, workers, program, launch)
 #: What a job asks for in which Ray runs a study: how each trial trains is resolved for itself.
-ALLOCATION = (experiment, parallelism, request, allocation, launch)
+ALLOCATION = (experiment, task, parallelism, request, allocation, launch)
 
 
 def resolve(
-    settings: Values, facts: Values, decision: Decision | None = None, derivations: Sequence[ModuleType] = DERIVATIONS
+    settings: Values,
+    facts: Values,
+    decision: Decision | None = None,
+    derivations: Sequence[ModuleType] | None = None,
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
     """Work out every value of the run; a decision settles what memory decides. Codes: R3xx."""
     context = Context(settings, facts, decision)
     found: list[Diagnostic] = []
-    for derivation in derivations:
+    usual = PROGRAM if is_program(settings) else DERIVATIONS
+    for derivation in usual if derivations is None else derivations:
         found += derivation.derive(context)
         if has_errors(found):
             return None, tuple(found)

@@ -1,47 +1,21 @@
-"""Name, seed, folders and tracking: mostly as the spec says."""
+"""Name, seed and output folder: as the spec says, or by the experiment's name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.tasks import metrics
 from ratc.diagnostics import Diagnostic
-from ratc.parts import kinds
 from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
     """Where results go follows the experiment's name unless the spec says otherwise."""
     settings = context.settings
-    context.keep("experiment_name", "description", "task_type", "seed", "debug")
+    context.keep("experiment_name", "description", "seed", "debug")
     name = settings.get_as(str, "experiment_name")
     if settings["output_dir"].value is None:
         folder = f"outputs/{name}-debug" if settings["debug"].value else f"outputs/{name}"
         context.derive("output_dir", folder, "outputs/ and the experiment's name", "spec:experiment_name")
     else:
         context.keep("output_dir")
-    tensorboard = settings["logging.backend"].value == "tensorboard"
-    context.derive(
-        "logging.tensorboard",
-        tensorboard,
-        f"backend is {settings['logging.backend'].value}",
-        "spec:logging.backend",
-    )
-    context.keep("logging.use_mlflow", under="logging.mlflow")
-    context.keep("logging.use_wandb", under="logging.wandb")
-    context.keep("logging.wandb_mode")
-    for path in ("logging.mlflow_experiment_name", "logging.wandb_project"):
-        if settings[path].value is None:
-            context.derive(path, name, "the experiment's name", "spec:experiment_name")
-        else:
-            context.keep(path)
-    context.keep("evaluation.hausdorff")
-    if settings["checkpoint.best_metric"].value is None:
-        task, several = settings.get_as(str, "task_type"), kinds(settings)
-        why = "the sum that is trained on" if several else f"the first score of {task}"
-        context.derive("checkpoint.best_metric", metrics(task, several)[0], why, "spec:task_type")
-    else:
-        context.keep("checkpoint.best_metric")
-    if settings["task_type"].value == "detection":
-        context.keep("detection.queries", "detection.decoder_layers")
     yield from ()

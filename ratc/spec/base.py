@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+#: A module as `python -m` takes it.
+MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 LOSS = f"^(bce|cross_entropy|dice|combined|set_prediction)$|{CALLABLE}"
 #: A size above 0: schedulers read 0 as all or as none.
 #: 1.0 to 19.9: the newest in 2026 is 12.1.

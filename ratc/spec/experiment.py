@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from ratc.spec.base import (
     CALLABLE,
     LOSS,
     MEMORY,
+    MODULE,
     Arguments,
     ClassName,
     Count,
@@ -313,7 +314,7 @@ class Data(Section):
         " `volumes` also `window` and `overlap`.",
     )
     data_dir: Annotated[
-        Text,
+        Text | None,
         Key(
             (Effect.PLACEMENT,),
             "the data lies elsewhere; whether it is the same data ratc cannot see",
@@ -323,8 +324,8 @@ class Data(Section):
             path="folder",
         ),
     ] = Field(
-        ...,
-        description="Folder of the data; relative to the spec's folder.",
+        None,
+        description="Folder of the data; relative to the spec's folder. Only beside `entrypoint` it may be absent.",
         examples=["/shared/ISIC2018", "data"],
     )
     image_size: Annotated[
@@ -425,6 +426,30 @@ class Data(Section):
         description="Batches each loader process prepares ahead; if absent, two and what an optimizer step takes, "
         "within the host's memory.",
         examples=[2],
+    )
+
+
+class Entrypoint(Section):
+    """A program of your own that trains, instead of the built-in loop: one of `script`, `module` and `command`.
+
+    Texts of `args` and `command` may hold placeholders: `${micro_batch_size}` is the number that the plan has.
+    """
+
+    script: Text | None = Field(
+        None, description="Python script; relative to the spec's folder.", examples=["train.py"]
+    )
+    module: Annotated[str, Field(max_length=200, pattern=MODULE)] | None = Field(
+        None, description="Python module, as `python -m` runs it from the spec's folder.", examples=["my_package.train"]
+    )
+    command: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None,
+        description="Another command: the program and its first arguments, which no shell reads.",
+        examples=[["bash", "train.sh"]],
+    )
+    args: list[str | int | float | bool] = Field(
+        [],
+        description="Arguments of the program, one an entry; no shell reads them.",
+        examples=[["--batch-size", "${micro_batch_size}", "--output", "${output_dir}"]],
     )
 
 
@@ -688,6 +713,23 @@ class Sweep(Section):
 class Spec(Section):
     """What to train. `ratc compile` works out how."""
 
+    model_config = Section.model_config | ConfigDict(
+        # The built-in loop needs data; a program of your own finds its own.
+        json_schema_extra={
+            "if": {"not": {"required": ["entrypoint"], "properties": {"entrypoint": {"type": "object"}}}},
+            "then": {
+                "required": ["data"],
+                "properties": {"data": {"required": ["data_dir"], "properties": {"data_dir": {"type": "string"}}}},
+            },
+        }
+    )
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Spec:
+        if self.entrypoint is None and self.data.data_dir is None:
+            raise ValueError("the key `data.data_dir` is missing")
+        return self
+
     experiment_name: Annotated[
         Name,
         Key(
@@ -748,7 +790,10 @@ class Spec(Section):
         Model(), description="The network."
     )
     training: Annotated[Training, Key(LEARNT, "other training")] = Field(Training(), description="The training.")
-    data: Annotated[Data, Key(LEARNT, "other data", rate=True)] = Field(..., description="The data.")
+    data: Annotated[Data, Key(LEARNT, "other data", rate=True)] = Field(Data(), description="The data.")
+    entrypoint: Annotated[
+        Entrypoint | None, Key(LEARNT, "another program trains, or the same one with other arguments", memory="apart")
+    ] = Field(None, description="A program of your own, instead of the built-in loop.")
     evaluation: Annotated[Evaluation, Key((Effect.COST,), "other scores of the same model")] = Field(
         Evaluation(), description="The scores."
     )
@@ -774,12 +819,13 @@ class Spec(Section):
     )
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Annotated[
-        Literal["accelerate", "torchrun"] | None,
+        Literal["accelerate", "torchrun", "srun", "none"] | None,
         Key((Effect.PLACEMENT,), "another way to start the processes", script=True),
     ] = Field(
         None,
         description="What starts the processes of a node; `accelerate` if absent, or `torchrun` with "
-        "`use_accelerate: false`.",
+        "`use_accelerate: false`. For an `entrypoint` also `srun` (Slurm starts a process per GPU) and `none` (one "
+        "process on each node); `torchrun` if absent, for a command `none`.",
     )
     resources: Annotated[
         Resources, Key((Effect.PLACEMENT,), "other hardware, or another job, is asked for", script=True)

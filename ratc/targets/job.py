@@ -6,6 +6,7 @@ from typing import Any
 
 from ratc.catalog import alloc_conf, launch_variables
 from ratc.plan import Plan
+from ratc.program import is_program
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
@@ -146,14 +147,22 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         allocator_varies=varies,
         native=alloc_conf.settings(alloc_conf.NATIVE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         expandable=alloc_conf.settings(alloc_conf.EXPANDABLE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
-        direct=single and launcher == "torchrun",
+        program=is_program(plan.settings),
+        each=tasks_per_node(plan) > 1,
+        direct=launcher in ("srun", "none") or (single and launcher == "torchrun"),
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
         nodes=str(values["parallel.nodes"].value),
-        several=values["parallel.nodes"].value > 1,
+        several=values["parallel.nodes"].value > 1 or tasks_per_node(plan) > 1,
         **head,
     )
     return Artifact(NODE, text, consumer="bash", executable=True)
+
+
+def tasks_per_node(plan: Plan) -> int:
+    """How many processes the scheduler starts on a node: one, which starts the others; or with `srun` each of them."""
+    each = plan.values["job.launcher"].value == "srun"
+    return plan.values.get_as(int, "parallel.processes_per_node") if each else 1
 
 
 def modules_init(plan: Plan) -> str | None:
@@ -197,11 +206,13 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "data_dir": values["data.data_dir"].value,
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
-        "several": nodes > 1 or pool is not None,  # Ray needs a port on one node, too
+        # Ray needs a port on one node, too, and so do processes that Slurm starts.
+        "several": nodes > 1 or pool is not None or tasks_per_node(plan) > 1,
         "study": pool is not None,
         "outcome": "study/study.json" if pool else "results.json",
         "from_scratch": pool is None and values["checkpoint.resume"].value == "never",
-        "goes_on": pool is None and values["checkpoint.resume"].value != "never",
+        # Of a program's own checkpoints nothing is known.
+        "goes_on": pool is None and values["checkpoint.resume"].value != "never" and not is_program(plan.settings),
         "first_port": str(first),
         "ports": str(ports),
         # Starts and tasks of one job lie as far apart as can be, whatever their number: neighbours have other jobs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Plan
+from ratc.program import is_program
 from ratc.shell import render
 from ratc.targets import accelerate, job
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
@@ -44,7 +45,9 @@ def files(
 
 
 def _script(plan: Plan, place: Place) -> str:
-    values = plan.values
+    values, program = plan.values, is_program(plan.settings)
+    single = values["parallel.world_size"].value == 1
+    torchrun = program and values["entrypoint.launcher"].value == "torchrun" and not single
     return render(
         "local.sh.j2",
         header=place.header,
@@ -52,9 +55,11 @@ def _script(plan: Plan, place: Place) -> str:
         up=place.up,
         data_dir=values["data.data_dir"].value,
         output_dir=values["output_dir"].value,
+        program=program,
+        torchrun=torchrun,
         accelerate=bool(values["engine.use_accelerate"].value) and plan.settings["launcher"].value != "torchrun",
         accelerate_file=accelerate.NAME,
         processes=str(values["parallel.processes_per_node"].value),
-        single=values["parallel.world_size"].value == 1,
+        single=single,
         **job.environment(plan),
     )

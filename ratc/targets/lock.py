@@ -19,6 +19,7 @@ SECTIONS = (
     "task_type",
     "seed",
     "debug",
+    "entrypoint",
     "model",
     "training",
     "engine",

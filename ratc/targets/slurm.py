@@ -21,7 +21,8 @@ def files(
     if settings["resources.queue"].value is not None and settings["resources.partition"].value is None:
         message, span = "`queue` means nothing to the target `slurm`", settings["resources.queue"].span
         found.append(Diagnostic("R405", message, span, helps=("use `partition`",), severity=Severity.WARNING))
-    node = job.node(plan, place, NAME, "${SLURM_NODEID:?}", shape)
+    rank = "${SLURM_NODEID:?}" if job.tasks_per_node(plan) == 1 else "${SLURM_PROCID:?}"
+    node = job.node(plan, place, NAME, rank, shape)
     script = Artifact(NAME, _script(plan, place, shape), consumer="bash")
     engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
     return (*engine, node, script), tuple(found)
@@ -51,12 +52,14 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     who += [(f"--{key}", given[key], job.why(plan, f"job.{key}")) for key in ("partition", "account", "qos")]
     who.append(("--array", _range(shape), f"the points of {job.TABLE}, a task each"))
     log = "%A_%a" if shape else "%j"
+    tasks = job.tasks_per_node(plan)
+    why = "one launcher a node, which starts the node's processes" if tasks == 1 else "Slurm starts each process"
     what = [
         ("--nodes", values["parallel.nodes"].value, ""),
-        ("--ntasks-per-node", 1, "one launcher a node, which starts the node's processes"),
+        ("--ntasks-per-node", tasks, why),
         _gpus(plan),
         ("--constraint", given["constraint"], job.why(plan, "job.constraint")),
-        ("--cpus-per-task", cpus.value, job.why(plan, "job.cpus_per_node")),
+        ("--cpus-per-task", cpus.value and max(1, cpus.value // tasks), job.why(plan, "job.cpus_per_node")),
         ("--mem", f"{megabytes}M" if megabytes else None, job.why(plan, "job.memory_bytes_per_node")),
         ("--time", slurm_time(walltime.value) if walltime.value else None, job.why(plan, "job.walltime_seconds")),
     ]
@@ -109,8 +112,8 @@ def _aligned(lines: list[tuple[str, str]]) -> list[str]:
 
 
 def _start(plan: Plan) -> list[str]:
-    """The lines of srun with one task a node. It does not take --cpus-per-task over from sbatch since 22.05."""
-    words = ["srun", f"--nodes={plan.values['parallel.nodes'].value}", "--ntasks-per-node=1"]
+    """The lines of srun. It does not take --cpus-per-task over from sbatch since 22.05."""
+    words = ["srun", f"--nodes={plan.values['parallel.nodes'].value}", f"--ntasks-per-node={job.tasks_per_node(plan)}"]
     if plan.values["job.cpus_per_node"].value is not None:
         words.append('--cpus-per-task="$SLURM_CPUS_PER_TASK"')
     words.append("--kill-on-bad-exit=1")

@@ -15,6 +15,7 @@ from ratc.fitting import open_batch
 from ratc.fitting.check_batch import Checks
 from ratc.own_code import callables, digests
 from ratc.plan import Plan, Values
+from ratc.program import is_program, kind, words
 from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
@@ -241,8 +242,11 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
 def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
     """The modules of the user's own that a spec reaches, with all of its points, as a lock records them."""
     assert loaded.settings is not None
-    names = callables.of_all_points(loaded.settings)
-    return {path: asdict(module) for path, module in digests.modules(names, loaded.folder).items()}
+    found = digests.modules(callables.of_all_points(loaded.settings), loaded.folder)
+    if is_program(loaded.settings):
+        texts = [str(word) for word in words(loaded.settings)]
+        found |= digests.of_program(kind(loaded.settings), texts, loaded.folder)
+    return {path: asdict(module) for path, module in sorted(found.items())}
 
 
 def as_word(value: object) -> str:

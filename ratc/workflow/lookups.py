@@ -66,9 +66,9 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
 
 
 def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
-    data = settings.get_as(str, "data.data_dir")
+    data = settings.maybe(str, "data.data_dir")
     wanted = [("data.data_dir", data)]
-    if os.path.isdir(_path(folder, data)):
+    if data is not None and os.path.isdir(_path(folder, data)):
         tasks = settings["tasks"].value or {}
         wanted = [
             (path, os.path.join(data, str(settings[path].value))) for path in (f"tasks.{n}.data.folder" for n in tasks)

@@ -15,9 +15,13 @@ leave_out()
 
 
 def __getattr__(name: str) -> object:
-    """`UnifiedTrainer`, imported when it is used: preflight has to stay fast."""
+    """`UnifiedTrainer` and `plan`, imported when they are used: preflight has to stay fast."""
     if name == "UnifiedTrainer":
         from ratc_runtime.trainer import UnifiedTrainer
 
         return UnifiedTrainer
+    if name == "plan":
+        from ratc_runtime.program.plan import plan
+
+        return plan
     raise AttributeError(f"module 'ratc_runtime' has no attribute {name!r}")

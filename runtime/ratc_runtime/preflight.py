@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from typing import Any
 
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.config.program_lock import ProgramLock, read_any
 from ratc_runtime.config.yaml_file import load_yaml, open_regular
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.distributed import launch_environment
@@ -48,7 +50,7 @@ def sha256_of(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def check_artifacts(lock: Lock, folder: Path) -> None:
+def check_artifacts(lock: Lock | ProgramLock, folder: Path) -> None:
     """Raise R501 unless every artifact named by the lock lies in `folder` with the lock's hash."""
     for name, expected in lock.artifacts.items():
         path = folder / name
@@ -70,7 +72,7 @@ def check_artifacts(lock: Lock, folder: Path) -> None:
             )
 
 
-def check_point(lock: Lock, path: Path) -> None:
+def check_point(lock: Lock | ProgramLock, path: Path) -> None:
     """Raise R501 unless the array's table, which the shared lock vouches for, has this point with this very lock."""
     table = path.resolve().parent / (lock.file("points.tsv") or "points.tsv")
     try:
@@ -97,7 +99,7 @@ def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]
     return sorted(one for one in found if one not in known)
 
 
-def check_own_code(lock: Lock, folder: Path) -> None:
+def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
     """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock; with
     `checkpoint.own_code: warn` warn of it. Raise R580 if Python would find others in their place.
     """
@@ -113,7 +115,7 @@ def check_own_code(lock: Lock, folder: Path) -> None:
                 f"{new} may be imported in place of {path}" for new in _in_place_of(path, folder, lock.own_code or {})
             )
     allowed.check_modules(list(lock.own_code or {}), folder)
-    if moved and lock.checkpoint.own_code == "warn":
+    if moved and getattr(lock.checkpoint, "own_code", "strict") == "warn":
         warn(f"own code differs from the compiled code: {', '.join(moved)}")
     elif moved:
         raise RuntimeFinding(
@@ -216,7 +218,7 @@ def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
     )
 
 
-def check_batch(lock: Lock, folder: Path) -> None:
+def check_batch(lock: Lock | ProgramLock, folder: Path) -> None:
     """Raise R503 unless lock, deepspeed.json and accelerate.yaml agree on how a batch is split."""
     training, world = lock.training, lock.parallel.world_size
     micro, accumulation = training.micro_batch_size, training.gradient_accumulation_steps
@@ -266,7 +268,7 @@ def _compare(name: str, content: Any, expected: Mapping[str, Any]) -> None:
             )
 
 
-def check_card(lock: Lock, environment: Mapping[str, str]) -> None:
+def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None:
     """Raise R504 unless this node's visible cards are those of the lock. Nothing to check for the CPU."""
     hardware = lock.hardware
     if hardware.device != "cuda":
@@ -463,6 +465,43 @@ def _is_searched_first(folder: Path, environment: Mapping[str, str]) -> bool:
     return any(Path(member).resolve() == folder.resolve() for member in members)
 
 
+def check_program(
+    lock: ProgramLock, lock_path: Path, environment: Mapping[str, str], own_folder: Path = Path()
+) -> None:
+    """Run every check that the lock of a program of the spec's own needs; `own_folder` is the spec's."""
+    folder = lock_path.resolve().parent
+    check_artifacts(lock, folder)
+    if lock.point is not None:
+        check_point(lock, lock_path)
+    check_own_code(lock, own_folder)
+    check_entrypoint(lock, own_folder)
+    check_batch(lock, folder)
+    check_card(lock, environment)
+
+
+def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
+    """Raise R509 unless this node has the script, the module or the command of the lock, and the launcher."""
+    entry = lock.entrypoint
+    missing = []
+    if entry.kind == "script" and not (own_folder / entry.program).is_file():
+        missing.append(f"the script {own_folder.resolve() / entry.program}")
+    elif entry.kind == "module" and not _is_found(entry.program, own_folder):
+        missing.append(f"the module {entry.program}, looked for in {own_folder.resolve()} and by {sys.executable}")
+    elif entry.kind == "command" and shutil.which(entry.program) is None:
+        missing.append(f"the command {entry.program}, looked for on PATH")
+    package = {"accelerate": "accelerate", "torchrun": "torch"}.get(entry.launcher)
+    launched = entry.launcher == "accelerate" or lock.parallel.world_size > 1
+    if package and launched and importlib.util.find_spec(package) is None:
+        missing.append(f"the package {package}, whose launcher starts the processes, by {sys.executable}")
+    if missing:
+        raise RuntimeFinding(
+            "R509",
+            "what the run starts is not found",
+            "\n".join(missing),
+            "correct `entrypoint` in the spec and compile again, or install what is missing",
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check a lock against its files and this machine; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -475,6 +514,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments, _ = parser.parse_known_args(argv)
     try:
         check_torch_logs(os.environ)
+        lock = read_any(arguments.lock)
+        if isinstance(lock, ProgramLock):
+            check_program(lock, arguments.lock, os.environ)
+            return 0
         lock = check(arguments.lock, os.environ, launched=False)
         check_listed(lock, arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir))
     except RuntimeFinding as finding:

@@ -440,10 +440,21 @@ def read_lock(path: Path) -> Lock:
 
     Raises R505 if it cannot be read, is of another version, or has unknown or missing keys or wrong types.
     """
+    content = load(path)
+    if isinstance(content, dict) and "entrypoint" in content:
+        raise unreadable(
+            f"{path} is the lock of a program of its own (`entrypoint`)",
+            "it has no model and no loop of the runtime's; its script starts it",
+        )
+    return lock_from(content)
+
+
+def load(path: Path) -> Any:
+    """Return a lock's content, with what a point shares with the others of its array; raise R505 as `read_lock`."""
     content = _load(path)
     if isinstance(content, dict) and "shared" in content:
         content = _with_shared(path, content)
-    return lock_from(content)
+    return content
 
 
 def lock_digest(path: Path) -> str:

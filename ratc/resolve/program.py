@@ -1,0 +1,69 @@
+"""The program that trains (`entrypoint`): its words, how its processes are started, what it is told. Code: R401."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ratc import program
+from ratc.diagnostics import Diagnostic
+from ratc.resolve.context import Context
+
+#: In which the processes are no ratc matter: what ratc starts on each node is the program itself.
+_ONE_PER_NODE = "none"
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Placeholders are filled in here, so that the lock shows the arguments as they will be."""
+    settings = context.settings
+    if settings["data.data_dir"].value is None:
+        context.derive("data.data_dir", ".", "the spec names no folder of data: its own", "spec:data.data_dir")
+    else:
+        context.keep("data.data_dir")
+    context.keep("training.epochs", "checkpoint.resume")
+    for name, why in (("deepspeed", "the program configures it itself"), ("zero_stage", "the program's matter")):
+        context.derive(f"engine.{name}", False if name == "deepspeed" else 0, why, "spec:entrypoint.args")
+    yield from _launcher(context)
+    handed = _handed(context)
+    kind = program.kind(settings)
+    assert kind is not None
+    first, *rest = program.words(settings)
+    inputs = (f"spec:entrypoint.{kind}",)
+    context.derive("entrypoint.kind", kind, "what the `entrypoint` gives", *inputs)
+    context.derive("entrypoint.program", program.filled(first, handed), "", *inputs)
+    words = [program.filled(word, handed) if isinstance(word, str) else program.word(word) for word in rest]
+    names = {name for _, text in program.texts(settings) for name in program.placeholders(text)}
+    paths = [program.HANDED[name] for name in names if name in program.HANDED]
+    context.derive("entrypoint.args", words, "", "spec:entrypoint.args", *sorted(paths))
+    for name, value in handed.items():
+        context.derive(f"entrypoint.plan.{name}", value, "", *_source(name))
+
+
+def _source(name: str) -> tuple[str, ...]:
+    return (program.HANDED[name],) if name in program.HANDED else ("training.precision",)
+
+
+def _handed(context: Context) -> dict[str, Any]:
+    """What the program is told, by name."""
+    told = {name: context.value(path) for name, path in program.HANDED.items()}
+    precision = told["precision"]
+    return told | {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": context.value("training.tf32")}
+
+
+def _launcher(context: Context) -> Iterator[Diagnostic]:
+    settings = context.settings
+    asked, command = settings["launcher"], program.kind(settings) == "command"
+    if asked.value is None:
+        why = "a command starts its own processes" if command else "what PyTorch's own programs are started with"
+        chosen = context.derive("entrypoint.launcher", _ONE_PER_NODE if command else "torchrun", why, "spec:launcher")
+    else:
+        context.keep("launcher", under="entrypoint.launcher")
+        chosen = asked.value
+    scheduler = context.facts["cluster.scheduler"].value if "cluster.scheduler" in context.facts else None
+    if chosen == "srun" and scheduler != "slurm":
+        where = f"on {context.facts['cluster.name'].reason}" if scheduler else "on this target"
+        message = f"`launcher: srun` needs Slurm, and there is none {where}"
+        yield Diagnostic("R401", message, asked.span, helps=("use `torchrun`, `accelerate` or `none`",))
+    if scheduler:
+        context.derive("job.launcher", chosen, "that of the program", "entrypoint.launcher")
+    context.derive("engine.use_accelerate", chosen == "accelerate", f"the launcher is {chosen}", "entrypoint.launcher")

@@ -1,0 +1,78 @@
+"""Loader processes and threads, within the cores of the job. Code: R314.
+
+A process keeps one core for itself; its loader processes share the rest of what the job asks for, which is not what the
+node has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.resolve.context import Context
+
+#: More loader processes than this per GPU cost memory and seldom speed.
+MOST_WORKERS = 8
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """How many of each for a process."""
+    yield from _loaders(context)
+    _threads(context)
+
+
+def _loaders(context: Context) -> Iterator[Diagnostic]:
+    settings = context.settings
+    processes = int(context.value("parallel.processes_per_node"))
+    asked, (cpus, source) = settings["data.num_workers"], _cores(context)
+    if settings["debug"].value:
+        context.derive("data.num_workers", 0, "debug: errors show in the main process", "spec:debug")
+    elif asked.value is not None:
+        context.keep("data.num_workers")
+        if cpus is not None and asked.value and (asked.value + 1) * processes > cpus:
+            need = (asked.value + 1) * processes
+            message = f"{processes} x (1 + {asked.value} workers) need {need} cores, and there are {cpus}"
+            most = max(0, cpus // processes - 1)
+            yield Diagnostic(
+                "R314",
+                message,
+                asked.span,
+                helps=(f"use `num_workers: {most}`, or ask for more `cpus`",),
+                severity=Severity.WARNING,
+            )
+    elif not settings["data.auto_optimize"].value:
+        context.derive("data.num_workers", 0, "auto_optimize is false", "spec:data.auto_optimize")
+    elif cpus is None:
+        context.derive("data.num_workers", 0, "the number of cores is not known", "parallel.processes_per_node")
+    else:
+        share = cpus // processes
+        workers = min(MOST_WORKERS, max(0, share - 1))
+        limit = f", at most {MOST_WORKERS}" if share - 1 > MOST_WORKERS else ""
+        why = f"{cpus} cores / {processes} process{'es' if processes > 1 else ''} - 1{limit}"
+        context.derive("data.num_workers", workers, why, source, "parallel.processes_per_node")
+
+
+def _threads(context: Context) -> None:
+    """On the CPU a process computes with all its cores; beside a GPU it leaves those of its loader processes alone."""
+    (cores, _), processes = _cores(context), context.value("parallel.processes_per_node")
+    path = "parallel.threads_per_process"
+    if cores is None:
+        context.derive(path, None, "the number of cores is not known")
+        return
+    share = max(1, cores // processes)
+    if context.value("hardware.device") == "cuda":
+        threads, why = (
+            max(1, share - context.value("data.num_workers")),
+            f"{share} cores per process, less its loader's",
+        )
+    else:
+        threads, why = share, f"{cores} cores / {processes} process{'es' if processes > 1 else ''}"
+    context.derive(path, threads, why, "parallel.processes_per_node", "data.num_workers")
+
+
+def _cores(context: Context) -> tuple[int | None, str]:
+    """The cores of a node that are the job's, and the path that says so."""
+    if "job.cpus_per_node" in context.values:
+        return context.value("job.cpus_per_node"), "job.cpus_per_node"
+    asked = context.settings["resources.cpus"].value
+    return (asked, "spec:resources.cpus") if asked is not None else (context.facts["cpus"].value, "facts:cpus")

@@ -1,0 +1,73 @@
+"""R242-R245: an entrypoint names one program, its placeholders name values, and only the built-in loop has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc import program
+from ratc.diagnostics import Diagnostic, Severity, did_you_mean
+from ratc.plan import Values
+
+#: Sections and keys of the built-in loop that a program of one's own has no use for.
+_OF_THE_LOOP = ("model.", "evaluation.", "detection.", "logging.", "training.loss", "training.callbacks")
+#: What only the built-in loop can do: a spec that asks for it beside an entrypoint is refused.
+_ONLY_THE_LOOP = ("tuning", "tasks", "compression", "training.deepspeed", "training.zero_stage")
+_QUOTES = ("'", '"')
+
+
+def check(settings: Values) -> Iterator[Diagnostic]:
+    """What is wrong with an entrypoint; without one, whether something is asked for that only programs have."""
+    if not program.is_program(settings):
+        launcher = settings["launcher"]
+        if launcher.value in ("srun", "none"):
+            message = f"`launcher: {launcher.value}` is for an `entrypoint`; the built-in loop starts its own way"
+            yield Diagnostic("R242", message, launcher.span, helps=("use `accelerate` or `torchrun`",))
+        return
+    yield from _one_program(settings)
+    yield from _placeholders(settings)
+    yield from _of_the_loop(settings)
+
+
+def _one_program(settings: Values) -> Iterator[Diagnostic]:
+    given = [name for name in program.KINDS if settings[f"entrypoint.{name}"].value is not None]
+    helps = (f"give one of {', '.join(f'`{name}`' for name in program.KINDS)}",)
+    if not given:
+        yield Diagnostic("R242", "the `entrypoint` names no program", settings["entrypoint.args"].span, helps=helps)
+    for name in given[1:]:
+        message = f"`{name}` excludes `{given[0]}`: an `entrypoint` is one program"
+        yield Diagnostic("R242", message, settings[f"entrypoint.{name}"].span, helps=helps)
+
+
+def _placeholders(settings: Values) -> Iterator[Diagnostic]:
+    for value, text in program.texts(settings):
+        for name in program.placeholders(text):
+            if name not in program.NAMES:
+                message = f"`${{{name}}}` names nothing that the plan has"
+                helps = did_you_mean(name, program.NAMES) or (f"there are {', '.join(program.NAMES)}",)
+                helps = (*helps, f"for the text itself write `$${{{name}}}`")
+                yield Diagnostic("R243", message, value.span, helps=helps)
+        if text[:1] in _QUOTES and text[-1:] == text[:1] and len(text) > 1:
+            message = f"the argument `{text}` is passed on with its quotes: no shell reads it"
+            yield Diagnostic("R244", message, value.span, helps=("leave them out",), severity=Severity.WARNING)
+        elif text.startswith("-") and " " in text.strip() and program.placeholders(text):
+            message = f"`{text}` is one argument, with a space in it: no shell splits it"
+            parts = ", ".join(text.split())
+            helps = (f"write an entry for each: `[{parts}]`",)
+            yield Diagnostic("R244", message, value.span, helps=helps, severity=Severity.WARNING)
+
+
+def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
+    for path in _ONLY_THE_LOOP:
+        given = [name for name in settings if name == path or name.startswith(f"{path}.")]
+        asked = next((settings[name] for name in given if settings.given(name) and settings[name].value), None)
+        if asked is not None:
+            message = f"`{path}` is of the built-in loop, which the `entrypoint` replaces"
+            yield Diagnostic("R245", message, asked.span, helps=("take it out, or do it in the program",))
+    rate = settings["training.learning_rate"]
+    if rate.value == "auto":
+        message = "`learning_rate: auto` was measured with the built-in loop, which the `entrypoint` replaces"
+        yield Diagnostic("R245", message, rate.span, helps=("give a number",))
+    for path in settings:
+        if path.startswith(_OF_THE_LOOP) and settings.given(path):
+            message = f"`{path}` has no effect: the `entrypoint` builds its own model, and trains it"
+            yield Diagnostic("R207", message, settings[path].span, severity=Severity.WARNING)

@@ -1,0 +1,240 @@
+"""Starts a program of the spec's own on one node, and says how it ended.
+
+`python -m ratc_runtime.program --lock LOCK … -- LAUNCHER … {}`: `{}` stands for the program and its arguments. A run is
+finished only if the program ended with status 0 on every node and did not stop; then results.json says so, with the
+digest of the lock. What the program itself wrote there is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from ratc_runtime.config.lock import lock_digest
+from ratc_runtime.config.program_lock import ProgramLock, read_any
+from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
+from ratc_runtime.errors import RuntimeFinding, say, warn
+from ratc_runtime.output import results
+from ratc_runtime.output.folder_lock import Claim
+from ratc_runtime.program import plan
+
+#: Stands for the program in the words of a launcher.
+HERE = "{}"
+#: Seconds for the other nodes to end after the first one did: file systems may show their word later.
+PATIENCE = 60.0
+#: What decides the optimizer step: results that say it otherwise are of another run than the reviewed one.
+_SPLIT = ("micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "world_size")
+_PLACEHOLDER = re.compile(r"\$(?:\$|\{(data_dir|output_dir|lock)\})")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratc_runtime.program", description="Start a program by its lock, on one node."
+    )
+    parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
+    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: the lock's)")
+    parser.add_argument("--output-dir", type=Path, help="where results go (default: the lock's)")
+    parser.add_argument("--fresh", action="store_true", help="run again although it is finished")
+    parser.add_argument("--start", default="", help="an id of this start of the job")
+    parser.add_argument("--node", type=int, default=0, help="this node's number; with srun that of the process")
+    parser.add_argument("--local", type=int, help="the process's number on its node, if Slurm starts each")
+    parser.add_argument("--head", help="where the nodes meet")
+    parser.add_argument("--port", help="the port there")
+    parser.add_argument("launcher", nargs="+", help=f"after --: words of a launcher, with {HERE} for the program")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; return its status, 0 if it stopped as asked, 1 after a finding."""
+    given = parse(argv)
+    try:
+        lock = read_any(given.lock)
+        if not isinstance(lock, ProgramLock):
+            raise RuntimeFinding(
+                "R505", f"{given.lock} names no program", "", "run the script that was compiled with it"
+            )
+        return run(lock, given)
+    except RuntimeFinding as finding:
+        print(finding.render(), file=sys.stderr, flush=True)
+        return 1
+
+
+def run(lock: ProgramLock, given: argparse.Namespace) -> int:
+    """Start the program and wait; return the exit status. Raises R510, R517, R561 and R567."""
+    output = Path(os.path.abspath(given.output_dir or lock.output_dir))
+    data = Path(os.path.abspath(given.data_dir or lock.data.data_dir))
+    digest, first = lock_digest(given.lock), given.node == 0
+    mark = output / "logs" / f"{given.start or 'run'}-node{given.node}.ended"
+    if first:
+        results.prepare_output(output)
+        results.refuse_links(output)
+        claim = Claim(output)
+        claim.take(os.environ)
+        (output / STOPPED_FILE).unlink(missing_ok=True)
+        if _is_finished(output, digest):
+            if not given.fresh:
+                print(f"already finished: {output / results.RESULTS_FILE}; --fresh runs it again", flush=True)
+                return 0
+            results.set_aside(output)
+        elif _lock_of(output) is not None:
+            results.set_aside(output)  # of another lock
+    environment = variables(lock, given, data, output)
+    told = {"data_dir": str(data), "output_dir": str(output), "lock": os.path.abspath(given.lock)}
+    command = words(lock, given.launcher, told)
+    status = _watched(command, environment, output / STOP_FILE)
+    if (output / STOPPED_FILE).exists():
+        if first:
+            (output / STOP_FILE).unlink(missing_ok=True)
+        return 0
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise RuntimeFinding("R567", f"the program {how}", " ".join(command)[:500], "its own messages stand above")
+    _mark(mark)
+    if first:
+        _wait_for_others(lock, mark)
+        _finish(lock, output, digest)
+    return 0
+
+
+def words(lock: ProgramLock, launcher: list[str], told: Mapping[str, str]) -> list[str]:
+    """Return the command: the launcher's words with the program in the place of `{}`."""
+    entry = lock.entrypoint
+    program, *args = (_filled(word, told) for word in (entry.program, *entry.args))
+    alone = launcher == [HERE]
+    if entry.kind == "script":
+        own = [sys.executable, program] if alone else [program]
+    elif entry.kind == "module":
+        own = [sys.executable, "-m", program] if alone else ["-m", program]
+    else:
+        no_python = {"torchrun": ["--no-python"], "accelerate": ["--no_python"]}.get(entry.launcher, [])
+        own = [*([] if alone else no_python), program]
+    at = launcher.index(HERE)
+    return [*launcher[:at], *own, *args, *launcher[at + 1 :]]
+
+
+def variables(lock: ProgramLock, given: argparse.Namespace, data: Path, output: Path) -> dict[str, str]:
+    """Return the environment of the program: the plan under `RATC_…`, and its place among others without a launcher."""
+    environment = dict(os.environ)
+    # What keeps a launcher from importing a file of the spec's folder would keep a script from importing its own.
+    environment.pop("PYTHONSAFEPATH", None)
+    for name, value in lock.entrypoint.plan.items():
+        text = str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+        environment[f"RATC_{name.upper()}"] = text
+    environment[plan.LOCK] = os.path.abspath(given.lock)
+    environment[plan.DATA_DIR], environment[plan.OUTPUT_DIR] = str(data), str(output)
+    environment[plan.STOP], environment[plan.STOPPED] = str(output / STOP_FILE), str(output / STOPPED_FILE)
+    parallel = lock.parallel
+    if given.head is not None:
+        environment["MASTER_ADDR"], environment["MASTER_PORT"] = given.head, str(given.port)
+    if given.local is not None:
+        environment |= {"RANK": str(given.node), "LOCAL_RANK": str(given.local)}
+        environment["WORLD_SIZE"] = str(parallel.world_size)
+        environment["LOCAL_WORLD_SIZE"] = str(parallel.processes_per_node)
+    elif lock.entrypoint.launcher == "none":
+        environment |= {"NODE_RANK": str(given.node), "NNODES": str(parallel.nodes)}
+    return environment
+
+
+def _filled(word: str, told: Mapping[str, str]) -> str:
+    """A word with what is known only now; `$$` is a dollar sign."""
+    return _PLACEHOLDER.sub(lambda match: "$" if match[1] is None else told[match[1]], word)
+
+
+def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> int:
+    """Run the command to its end; return its status. Ctrl-C asks it to stop, a second one ends it. Raises R567."""
+    try:
+        # In a session of its own: the terminal's Ctrl-C reaches this process alone, which decides.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+    except OSError as error:
+        raise RuntimeFinding(
+            "R567", f"the program cannot be started: {command[0]}", error.strerror or str(error)
+        ) from None
+    asked = False
+
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if number == signal.SIGINT and not asked:
+            asked = True
+            with contextlib.suppress(OSError):
+                stop.touch()
+            say("ratc: the program is asked to save and stop; Ctrl-C once more ends it")
+            return
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            os.killpg(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+    signal.signal(signal.SIGINT, interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # of a job the batch script sees to it
+            signal.signal(number, interrupted)
+    return child.wait()
+
+
+def _mark(mark: Path) -> None:
+    """Leave word that the program ended well on this node."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise RuntimeFinding("R510", f"cannot write {mark}", error.strerror or str(error), everywhere=False) from None
+
+
+def _wait_for_others(lock: ProgramLock, mark: Path) -> None:
+    """Wait for the word of the other nodes. Raises R561 if one does not come."""
+    places = lock.parallel.world_size if lock.entrypoint.launcher == "srun" else lock.parallel.nodes
+    wanted = [mark.with_name(mark.name.replace("-node0.", f"-node{place}.")) for place in range(places)]
+    end = time.monotonic() + PATIENCE
+    while missing := [path.name for path in wanted if not path.exists()]:
+        if time.monotonic() > end:
+            raise RuntimeFinding(
+                "R561",
+                "the program ended with status 0 on the first node, and not on all",
+                f"not there after {PATIENCE:.0f} s: {', '.join(missing[:5])}",
+            )
+        time.sleep(0.5)
+    for path in wanted:
+        path.unlink(missing_ok=True)
+
+
+def _lock_of(output: Path) -> str | None:
+    """The digest of the lock whose results lie there; None if they name none."""
+    found = results.read_results(output).get("lock_sha256")
+    return str(found) if found is not None else None
+
+
+def _is_finished(output: Path, digest: str) -> bool:
+    found = results.read_results(output)
+    return found.get("status") == "finished" and found.get("lock_sha256") == f"sha256:{digest}"
+
+
+def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
+    """Say in results.json that the run is finished, beside what the program wrote there. Raises R503 and R510.
+
+    Values of the plan that the program reports must be those of the lock.
+    """
+    found = results.read_results(output)
+    if not found:
+        warn(f"the program wrote no {results.RESULTS_FILE}: nothing is known of what it did but that it ended well")
+    told = lock.entrypoint.plan
+    wrong = [
+        f"{name}: {found[name]}, the lock says {told[name]}"
+        for name in _SPLIT
+        if found.get(name, told[name]) != told[name]
+    ]
+    if wrong:
+        raise RuntimeFinding("R503", "the program ran with other values than the lock", "\n".join(wrong))
+    head = {"experiment_name": lock.experiment_name, "status": "finished", "lock_sha256": f"sha256:{digest}"}
+    results.write_results(output, {**found, **head})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What a program of the spec's own asks of ratc: `import ratc_runtime; plan = ratc_runtime.plan()`.
+
+    plan = ratc_runtime.plan()
+    loader = DataLoader(data, batch_size=plan["micro_batch_size"], num_workers=plan["num_workers"])
+    for step in range(first, last):
+        ...
+        if plan.should_stop():      # at a step boundary; the same answer on every rank
+            save(); plan.stopped(); break
+    else:
+        plan.finished(accuracy=0.93)
+
+Only the standard library; with several processes `should_stop` needs torch.distributed to be initialised.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
+from ratc_runtime.errors import RuntimeFinding
+
+#: The variable that names the lock; every value that is handed over has one of its own beside it.
+LOCK, DATA_DIR, OUTPUT_DIR = "RATC_LOCK", "RATC_DATA_DIR", "RATC_OUTPUT_DIR"
+#: Files for programs that are not Python: look for the first, make the second when all is saved.
+STOP, STOPPED = "RATC_STOP_FILE", "RATC_STOPPED_FILE"
+
+
+class ProgramPlan(Mapping[str, Any]):
+    """The values of the lock by name (`micro_batch_size`, `precision`, …), and word to and from the job."""
+
+    def __init__(self, lock_path: Path, environment: Mapping[str, str]) -> None:
+        from ratc_runtime.config.program_lock import ProgramLock, read_any
+
+        lock = read_any(lock_path)
+        if not isinstance(lock, ProgramLock):
+            raise RuntimeFinding(
+                "R505", f"{lock_path} is the lock of the built-in loop", "a spec with `entrypoint` makes the other kind"
+            )
+        self.lock, self.lock_path = lock, lock_path
+        self.data_dir = Path(environment.get(DATA_DIR) or lock.data.data_dir)
+        self.output_dir = Path(environment.get(OUTPUT_DIR) or lock.output_dir)
+        self._values = lock.entrypoint.plan
+        self._rank = int(environment.get("RANK", "0"))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def verify(self, **found: Any) -> None:
+        """Raise R503 unless what the program runs with is what the plan says: `verify(micro_batch_size=8, …)`.
+
+        Raises KeyError for a name that no plan has.
+        """
+        wrong = [f"{name}: {has}, the lock says {self[name]}" for name, has in found.items() if has != self[name]]
+        if wrong:
+            raise RuntimeFinding(
+                "R503",
+                "the program runs with other values than the lock",
+                "\n".join(wrong),
+                "give it the plan's: placeholders in `entrypoint.args`, or `ratc_runtime.plan()`",
+            )
+
+    def should_stop(self) -> bool:
+        """Tell whether the job asked to save and stop. Every rank must call it: they agree, by one all-reduce."""
+        asked = self._rank == 0 and (self.output_dir / STOP_FILE).exists()
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+            return asked
+        import torch
+
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        told = torch.tensor([float(asked)], device=device)
+        distributed.broadcast(told, src=0)
+        return bool(told.item())
+
+    def stopped(self) -> None:
+        """Leave word that all is saved and the job may go on later; then end the program with status 0."""
+        if self._rank == 0:
+            (self.output_dir / STOPPED_FILE).write_text(f"the file {STOP_FILE}\n")
+
+    def finished(self, **results: Any) -> None:
+        """Write results.json, on rank 0: scores by name. That the run is finished the job adds when all has ended."""
+        from ratc_runtime.output.results import write_results
+
+        if self._rank == 0:
+            write_results(self.output_dir, results)
+
+
+def plan(environment: Mapping[str, str] | None = None) -> ProgramPlan:
+    """Return the plan of this run; raise R502 if no script of ratc's started it, R505 if its lock cannot be read."""
+    environment = os.environ if environment is None else environment
+    if not environment.get(LOCK):
+        raise RuntimeFinding(
+            "R502",
+            "there is no plan: the program was not started by a script of ratc's",
+            f"{LOCK} is not set",
+            "start the compiled run.sh, or submit the compiled job",
+        )
+    return ProgramPlan(Path(environment[LOCK]), environment)
