@@ -44,3 +44,9 @@ class Context:
     def value(self, path: str) -> Any:
         """The bare value derived earlier at a path."""
         return self.values[path].value
+
+    def node_memory(self) -> tuple[int | None, str]:
+        """The host memory of a node that is the job's, in bytes, and the path that says so."""
+        if "job.memory_bytes_per_node" in self.values:
+            return self.value("job.memory_bytes_per_node"), "job.memory_bytes_per_node"
+        return self.facts["memory_bytes"].value, "facts:memory_bytes"

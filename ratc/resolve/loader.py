@@ -1,24 +1,15 @@
-"""The data, its augmentations and cache, and how they are loaded. Code: R314."""
+"""How samples reach the device: pinning, and batches that are prepared ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
 
-from ratc.catalog.tasks import class_names
 from ratc.diagnostics import Diagnostic
-from ratc.memory.images import sides
 from ratc.parts import kinds
-from ratc.plan import Value
-from ratc.resolve import workers
 from ratc.resolve.context import Context
-from ratc.units import memory_bytes, size_text
+from ratc.units import size_text
 
-#: Transforms whose `size` is the image's if the spec does not say it.
-SIZED = ("RandomCrop", "RandomResizedCrop")
-#: What a cache may take if the spec does not say it: a third of the host's memory; so much if that is not known,
-#: and so much of a disk.
-CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 #: Batches ahead of each loader process: enough to bridge batches that take longer, and no more than helps.
 LEAST_AHEAD, MOST_AHEAD = 2, 8
 #: Batches that wait may take one of so many parts of the host's memory.
@@ -26,29 +17,8 @@ AHEAD_SHARE = 8
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Workers, pinning and prefetching, within the cores asked for."""
+    """What follows from the number of loader processes, unless the spec says it."""
     settings = context.settings
-    if settings["task_type"].value == "multi":
-        context.derive("data.dataset", "joint", "a sample of each of `tasks` at every position", "spec:tasks")
-    else:
-        context.keep("data.dataset")
-    context.keep("data.data_dir", "data.channels", "data.on_bad_sample", "data.num_classes")
-    _classes(context)
-    context.keep_arguments("data.args")
-    size = settings["data.image_size"]
-    if isinstance(size.value, list):
-        context.keep("data.image_size")
-    else:
-        context.values["data.image_size"] = Value(
-            sides(settings), size.origin, size.reason, ("spec:data.image_size",), size.span
-        )
-    if settings["data.scales"].value is None:
-        context.derive("data.scales", [1.0], "the image itself", "spec:data.scales")
-    else:
-        context.keep("data.scales")
-    _augmentations(context)
-    _cache(context)
-    yield from workers.derive(context)
     count = int(context.value("data.num_workers"))
     cuda = context.value("hardware.device") == "cuda"
     if settings["data.pin_memory"].value is None:
@@ -64,43 +34,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         "data.num_workers",
     )
     _prefetch(context, count)
-
-
-def _augmentations(context: Context) -> None:
-    """As the spec says, with the size of the image if a crop needs one."""
-    given = context.settings["data.augmentations"]
-    size = context.value("data.image_size")[-2:]  # in the plane, also of a volume
-    entries = [
-        {name: {"size": size, **arguments} if name in SIZED else arguments for name, arguments in entry.items()}
-        for entry in given.value
-    ]
-    if entries == given.value:
-        context.keep("data.augmentations")
-    else:
-        inputs = ("spec:data.augmentations", "data.image_size")
-        context.derive("data.augmentations", entries, "crops have the size of the image", *inputs)
-
-
-def _cache(context: Context) -> None:
-    """What a cache may take of a node: as asked, else a share of the host's memory or a fixed part of a disk."""
-    context.keep("data.cache")
-    path, kind, asked = "data.cache_size_bytes", context.value("data.cache"), context.settings["data.cache_size"]
-    if kind == "none":
-        context.derive(path, None, "no cache", "data.cache")
-    elif asked.value is not None:
-        size = memory_bytes(asked.value)
-        context.values[path] = Value(size, asked.origin, asked.reason, ("spec:data.cache_size",), asked.span)
-    elif kind == "disk":
-        why = f"{size_text(CACHE_DISK_BYTES)} of disk where `cache_size` is absent"
-        context.derive(path, CACHE_DISK_BYTES, why, "data.cache")
-    else:
-        memory, source = _memory(context)
-        if memory is None:
-            why = f"{size_text(CACHE_UNKNOWN_BYTES)}: the host's memory is not known"
-            context.derive(path, CACHE_UNKNOWN_BYTES, why, "data.cache")
-        else:
-            why = f"a third of the host's {size_text(memory)}"
-            context.derive(path, memory // CACHE_SHARE, why, "data.cache", source)
+    yield from ()
 
 
 def _prefetch(context: Context, workers: int) -> None:
@@ -119,7 +53,7 @@ def _prefetch(context: Context, workers: int) -> None:
     wanted = min(MOST_AHEAD, LEAST_AHEAD - 1 + -(-steps // workers))
     inputs = ["data.num_workers", "training.gradient_accumulation_steps"]
     why = f"{wanted * workers} micro-batches ahead of steps of {steps}"
-    memory, source = _memory(context)
+    memory, source = context.node_memory()
     if memory is not None:
         processes = int(context.value("parallel.processes_per_node"))
         batch = _batch_bytes(context)
@@ -140,24 +74,3 @@ def _batch_bytes(context: Context) -> int:
     images = sum(pixels * scale ** len(sides) * context.value("data.channels") for scale in scales)
     tasks = max(1, len(kinds(context.settings)))
     return int(context.value("training.micro_batch_size") * tasks * (images + pixels) * 4)
-
-
-def _memory(context: Context) -> tuple[int | None, str]:
-    """The memory of a node that is the job's, and the path that says so."""
-    if "job.memory_bytes_per_node" in context.values:
-        return context.value("job.memory_bytes_per_node"), "job.memory_bytes_per_node"
-    return context.facts["memory_bytes"].value, "facts:memory_bytes"
-
-
-def _classes(context: Context) -> None:
-    """What the classes are called, and which pixels do not count."""
-    classes = context.settings.get_as(int, "data.num_classes")
-    if context.settings["task_type"].value == "multi":
-        context.derive("data.class_names", ["of each task"], "each of `tasks` has its own", "spec:tasks")
-    elif context.settings["data.class_names"].value is not None:
-        context.keep("data.class_names")
-    else:
-        names = class_names(context.settings.get_as(str, "task_type"), classes)
-        inputs = ("spec:data.num_classes", "spec:task_type")
-        context.derive("data.class_names", names, "the spec names no classes", *inputs)
-    context.keep("data.ignore_index")

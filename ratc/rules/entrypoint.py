@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratc import program
-from ratc.diagnostics import Diagnostic, Severity, did_you_mean
-from ratc.plan import Values
+from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
+from ratc.plan import Value, Values
 
 #: Sections and keys of the built-in loop that a program of one's own has no use for.
 _OF_THE_LOOP = ("model.", "evaluation.", "detection.", "logging.", "training.loss", "training.callbacks")
@@ -45,15 +45,29 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
                 message = f"`${{{name}}}` names nothing that the plan has"
                 helps = did_you_mean(name, program.NAMES) or (f"there are {', '.join(program.NAMES)}",)
                 helps = (*helps, f"for the text itself write `$${{{name}}}`")
-                yield Diagnostic("R243", message, value.span, helps=helps)
+                yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=helps)
         if text[:1] in _QUOTES and text[-1:] == text[:1] and len(text) > 1:
             message = f"the argument `{text}` is passed on with its quotes: no shell reads it"
-            yield Diagnostic("R244", message, value.span, helps=("leave them out",), severity=Severity.WARNING)
+            span = _where(value, text)
+            yield Diagnostic("R244", message, span, helps=("leave them out",), severity=Severity.WARNING)
         elif text.startswith("-") and " " in text.strip() and program.placeholders(text):
             message = f"`{text}` is one argument, with a space in it: no shell splits it"
             parts = ", ".join(text.split())
             helps = (f"write an entry for each: `[{parts}]`",)
-            yield Diagnostic("R244", message, value.span, helps=helps, severity=Severity.WARNING)
+            yield Diagnostic("R244", message, _where(value, text), helps=helps, severity=Severity.WARNING)
+
+
+def _where(value: Value, text: str) -> Span | None:
+    """The first place of a text within a value; the value's own if it is written in another way there."""
+    span = value.span
+    if span is None:
+        return None
+    for number in range(span.line, span.end_line + 1):
+        start = span.column - 1 if number == span.line else 0
+        column = span.source.line(number).find(text, start) + 1
+        if column:
+            return Span(span.source, number, column, number, column + len(text))
+    return span
 
 
 def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
