@@ -1,0 +1,1 @@
+"""How other trainers take over a plan: one small file for each."""

@@ -1,0 +1,106 @@
+"""Hugging Face's Trainer under a plan of ratc's.
+
+    from ratc_runtime.integrations.transformers import PlanCallback, last_checkpoint, training_arguments
+    from transformers import Trainer
+
+    plan = ratc_runtime.plan()
+    arguments = training_arguments(plan, logging_steps=10)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[PlanCallback(plan)])
+    trainer.train(resume_from_checkpoint=last_checkpoint(plan))
+
+The batch sizes, the precision, the seed and the loader processes are the plan's. The callback holds the Trainer against
+them, stops it at a step boundary when the job asks for that, and writes results.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers imports torchvision
+
+# isort: split
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ratc_runtime.program.plan import ProgramPlan
+
+#: Folder of the Trainer's checkpoints in the output folder.
+CHECKPOINTS = "checkpoints"
+
+
+def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
+    """Return the Trainer's arguments of a plan; `more` are further ones, and replace what the plan does not decide."""
+    on_cpu = plan.lock.hardware.device == "cpu"
+    several = plan["world_size"] > 1
+    fitting = {
+        "learning_rate": plan["learning_rate"],
+        "num_train_epochs": plan["epochs"],
+        "dataloader_num_workers": plan["num_workers"],
+        "report_to": "none",
+    }
+    decided = {
+        "output_dir": str(plan.output_dir / CHECKPOINTS),
+        "per_device_train_batch_size": plan["micro_batch_size"],
+        "gradient_accumulation_steps": plan["gradient_accumulation_steps"],
+        "bf16": plan["bf16"],
+        "fp16": plan["fp16"],
+        "tf32": True if plan["tf32"] else None,
+        "seed": plan["seed"],
+        "use_cpu": on_cpu,
+        "ddp_backend": plan.lock.parallel.backend if several else None,
+    }
+    if clash := sorted(more.keys() & decided.keys()):
+        raise TypeError(f"the plan decides {', '.join(clash)}: set them in the spec")
+    return TrainingArguments(**{**fitting, **more, **decided})
+
+
+def last_checkpoint(plan: ProgramPlan) -> str | None:
+    """Return the newest checkpoint to go on from; None if there is none, or if the spec says `resume: never`."""
+    folder = Path(plan.output_dir) / CHECKPOINTS
+    if plan.lock.checkpoint.resume == "never" or not folder.is_dir():
+        return None
+    found: str | None = get_last_checkpoint(str(folder))
+    return found
+
+
+class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+    """Holds the Trainer to the plan, and takes word between it and the job."""
+
+    def __init__(self, plan: ProgramPlan) -> None:
+        self.plan = plan
+        self.stopping = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Raise R503 if the Trainer runs with other values than the lock."""
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+        self.plan.verify(
+            micro_batch_size=args.per_device_train_batch_size * max(1, args.n_gpu),
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            world_size=args.world_size,
+            precision=precision,
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save and stop if the job asks for it."""
+        if self.plan.should_stop():
+            self.stopping = control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave word that all is saved, or write the results."""
+        if self.stopping:
+            self.plan.stopped()
+            return
+        last: dict[str, Any] = {}
+        for entry in state.log_history:
+            last |= entry
+        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+        self.plan.finished(
+            steps=state.global_step,
+            metrics=last,
+            memory={"peak_reserved_bytes": peak},
+            micro_batch_size=args.per_device_train_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            world_size=args.world_size,
+        )
