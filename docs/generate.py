@@ -21,7 +21,8 @@ def texts() -> dict[str, str]:
         "reference/facts.md": _reference("facts", _FACTS),
         "reference/clusters.md": _reference("cluster", _CLUSTERS),
         "reference/cards.md": _cards((DOCS / "reference" / "cards.md").read_text(encoding="utf-8")),
-        "reference/lock.md": _lock(),
+        "reference/lock.md": _lock("lock", _LOCK),
+        "reference/program-lock.md": _lock("program-lock", _PROGRAM_LOCK),
         "reference/cli.md": _command_line(),
     }
 
@@ -102,6 +103,13 @@ The point's values are laid over the shared ones, and the whole is a lock as bel
 """
 
 
+_PROGRAM_LOCK = """# The lock of an entrypoint
+
+A spec with [`entrypoint`](../guides/own-program.md) makes a lock of its own kind: a program of yours trains by it, so
+it holds no model and no loss. It is read as strictly as [the other kind](lock.md), and arrays have it in the same two
+parts. This page is generated from `schemas/program-lock.schema.json` (`ratc schema program-lock` prints it).
+"""
+
 _CLI = """# The command line
 
 Every command with its arguments, options and examples. This page is generated from the commands themselves;
@@ -159,9 +167,9 @@ def _command(name: str, command: Any, above: Any) -> str:
     return "".join((*parts, f"\n```sh\n{examples}```\n"))
 
 
-def _lock() -> str:
-    schema = json.loads((SCHEMAS / "lock.schema.json").read_text(encoding="utf-8"))
-    return "".join([_LOCK, "\n## Top level\n\n", _keys(schema), *_sections(schema, "")])
+def _lock(name: str, head: str) -> str:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return "".join([head, "\n## Top level\n\n", _keys(schema), *_sections(schema, "")])
 
 
 def _sections(owner: dict[str, Any], path: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from ratc import resources
 from ratc.cli import options
 from ratc.cli.command import Argument, declare
 
-_KINDS = ("experiment", "facts", "cluster", "rate", "lock")
+_KINDS = ("experiment", "facts", "cluster", "rate", "lock", "program-lock")
 
 
 @declare(

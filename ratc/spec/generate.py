@@ -36,7 +36,7 @@ def schemas() -> dict[str, str]:
         "facts.schema.json": _text(Facts.model_json_schema(), "ratc hardware facts"),
         "rate.schema.json": _text(MeasuredRate.model_json_schema(), "ratc measured learning rate"),
         "cluster.schema.json": _text(Cluster.model_json_schema(), "ratc cluster facts"),
-        "lock.schema.json": _text(_lock(), "ratc lock"),
+        **{f"{name}.schema.json": _text(schema, f"ratc {name}") for name, schema in _locks().items()},
     }
 
 
@@ -72,10 +72,11 @@ def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
     return [(one, True) for one, _ in inside] if get_origin(annotation) is dict else inside
 
 
-def _lock() -> dict[str, Any]:
+def _locks() -> dict[str, dict[str, Any]]:
+    """The schemas of both kinds of lock, by name."""
     command = [sys.executable, "-m", "ratc_runtime.config.schema"]
-    schema: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return schema
+    found: dict[str, dict[str, Any]] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return found
 
 
 def _text(schema: dict[str, Any], title: str) -> str:

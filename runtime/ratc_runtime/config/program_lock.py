@@ -52,7 +52,7 @@ class ProgramEngine(Section):
 
 
 class ProgramData(Section):
-    """Where the data lie, and how they are loaded."""
+    """Folder of the data, and how many processes load them."""
 
     data_dir: str = Field(description="Folder of the data; the spec's own if it names none.")
     num_workers: int = Field(ge=0, description="Loader processes of each process that fit its share of the cores.")
