@@ -14,11 +14,12 @@ from typing import Any
 import yaml
 
 from tests.effort import HANGS_S
+from tests.places import ROOT
 from tests.runtime.lockfile import write_data
 
 #: Artifacts by target and spec, in a file's bytes each. They hold no path of their folder, so a copy is as good.
 _COMPILED: dict[tuple[str, str], dict[str, bytes]] = {}
-ROOT = Path(__file__).resolve().parents[1]
+
 SLOW = """\
 import os, time
 from ratc_runtime.data.isic import IsicSegmentation

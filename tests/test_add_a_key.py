@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.places import ROOT
+
 PAGE = ROOT / "docs" / "develop" / "three-tasks.md"
 SPEC = 'experiment_name: demo\ndata: {data_dir: data}\nenvironment: {umask: "%s"}\n'
 

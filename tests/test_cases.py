@@ -15,8 +15,8 @@ import yaml
 from ratc import consumers
 from ratc.cli import main
 from ratc.targets.artifact import Artifact
+from tests.places import CASES
 
-CASES = Path(__file__).parent / "cases"
 OUTPUT = "out"
 
 

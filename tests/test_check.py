@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ratc.cli import main
-from tests.test_cases import CASES, run_case
+from tests.places import CASES, ROOT
+from tests.test_cases import run_case
 
-ROOT = Path(__file__).parent.parent
 SPEC = """experiment_name: demo
 training: {batch_size: 8}
 data: {data_dir: data}

@@ -9,8 +9,8 @@ from ratc import compiler, facts, layers
 from ratc.cli import main
 from ratc.compiler import File
 from ratc.diagnostics import Severity, has_errors
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "specs" / "clusters"
 SPEC = "experiment_name: x\ndata: {data_dir: d}\ntraining: {batch_size: 1}\nresources:\n"
 

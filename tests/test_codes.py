@@ -23,8 +23,8 @@ from ratc.fitting.check_batch import SKIP
 from ratc.own_code import trust
 from ratc.targets import artifacts
 from ratc.targets.artifact import Place
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 CODES = ROOT / "ratc" / "codes"
 TABLE = ROOT / "docs" / "reference" / "codes.md"
 STAGES = ("parse", "schema", "meaning", "resolve", "target", "run")

@@ -12,9 +12,7 @@ import yaml
 
 from ratc.cli import GROUPS, init
 from tests.effort import HANGS_S
-
-ROOT = Path(__file__).parent.parent
-CASES = ROOT / "tests" / "cases"
+from tests.places import CASES, ROOT
 
 
 def ratc(*arguments, cwd=None, **variables):

@@ -3,15 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from ratc.cli import COMMANDS, main
 from ratc.workflow import codes
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 #: Runs the function that the script registers, as bash does at a tab, and prints what it would offer.
 ASK = """
 eval "$(ratc completion bash)"

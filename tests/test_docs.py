@@ -11,8 +11,7 @@ import pytest
 from ratc.cli import COMMANDS, main
 from ratc.facts import MIB, card_names, find_card
 from ratc.spec import generate
-
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
 
 
 def load(path: Path):

@@ -16,8 +16,8 @@ from ratc import compiler
 from ratc.cli import COMMAND_LINE, COMMANDS
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Severity
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "ratc" / "codes").glob("*.md"))]
 _BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`(ratc [^`]+)`(?!`)")

@@ -14,7 +14,7 @@ from ratc.cli import main, options
 from ratc.compiler import File, Inputs
 from ratc.render import plan as render
 from ratc.workflow import inputs
-from tests.test_cases import CASES
+from tests.places import CASES
 from tests.test_properties import SPECS
 
 SPEC = """\

@@ -19,8 +19,8 @@ import yaml
 from ratc.cli import main
 from ratc.yaml.write import mapping
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 SPEC = """\
 experiment_name: demo
 training: {batch_size: 2}

@@ -18,9 +18,7 @@ from ratc.cli import main
 from ratc.importers import accelerate, batch, deepspeed, keys, merge, specification, unified
 from ratc.importers.model import Carried, Left
 from ratc.yaml.parse import parse
-from tests.test_cases import CASES
-
-IMPORTS = Path(__file__).parent / "imports"
+from tests.places import CASES, IMPORTS
 
 
 def told(folder: Path) -> tuple[int, str, str]:

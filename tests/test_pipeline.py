@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}",

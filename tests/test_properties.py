@@ -26,8 +26,8 @@ from ratc.targets.artifact import Artifact, Place
 from ratc.yaml.parse import parse
 from ratc.yaml.write import mapping
 from tests.effort import examples
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 CODES = {path.stem for path in (ROOT / "ratc" / "codes").glob("*.md")}
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 PLACE = Place("../../..", "compiled/demo/local", "spec.yaml", "ratc compile ../../../spec.yaml", {})

@@ -5,12 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 DOCS = ROOT / "docs"
 #: What a browser loads by itself. A link that a reader may follow is none of it.
 LOADED = re.compile(r"""<(?:(?:script|img|iframe|source|video)\b[^>]*\bsrc|link\b[^>]*\bhref)=["']?(?:https?:)?//""")

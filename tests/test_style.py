@@ -1,11 +1,11 @@
 """The rules of docs/develop/style.md that can be counted, in the documentation, and in the text that code holds."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ratc/codes").glob("*.md")]
 #: What a page may not say, and what it says instead. A condition is known by what follows it.
 FORBIDDEN = {

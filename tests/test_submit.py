@@ -24,8 +24,8 @@ from ratc.scheduler.dialect import Answer, Task
 from ratc.scheduler.refusal import refusal
 from ratc.targets.artifact import Artifact
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONFIG = "echo 'ClusterName             = fake'\n"
 SHOW = "JobId=5 JobName=demo\n   JobState={} Reason=None\n   Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode={}\n"
 #: Says the cluster's name, and of a job what the file `state` holds.

@@ -16,6 +16,7 @@ import pytest
 from ratc.cli import main
 from ratc.own_code import trust
 from ratc.yaml.parse import parse
+from tests.places import ROOT
 
 SPEC = """\
 experiment_name: demo
@@ -157,7 +158,7 @@ def test_python_does_not_look_into_the_folder_for_its_own_modules(stranger, monk
     for words in (["fit", "spec.yaml"], ["check", "old"], ["validate", "spec.yaml"]):
         done = subprocess.run(
             [sys.executable, "-m", "ratc", *words],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratc.cli import main
-from tests.test_cases import CASES
+from tests.places import CASES
 from tests.test_codes import blocks, explanations
 
 OWN = """\

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.effort import in_full
+from tests.places import ROOT
 from tests.walkthrough import any_number, pattern, run, steps
 
-ROOT = Path(__file__).parent.parent
 TRAINS = ("ratc train", "python -m ratc_runtime")
 
 

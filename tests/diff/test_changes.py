@@ -17,8 +17,8 @@ import pytest
 
 from ratc.cli import main
 from ratc.own_code.trust import VARIABLE
+from tests.places import CHANGES
 
-CHANGES = Path(__file__).parent.parent / "changes"
 FORMS = {"expected.txt": "text", "expected.md": "markdown", "expected.json": "json"}
 
 

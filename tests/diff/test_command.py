@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from tests.test_cases import CASES
+from tests.places import CASES
 
 SPEC = """\
 experiment_name: demo

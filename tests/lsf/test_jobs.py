@@ -18,9 +18,10 @@ from tests import jobs
 from tests.effort import HANGS_S
 from tests.jobs import as_soon_as, assert_whole, losses, rank_processes, results, spec, wait_until, write_project
 from tests.lsf.grammar import problems
+from tests.places import CASES
 
 HERE = Path(__file__).parent
-CASES = HERE.parent / "cases"
+
 GOLDEN = sorted(CASES.glob("*/expected/**/job.lsf"))
 HOSTS = ("127.0.0.1", "127.0.0.2")
 

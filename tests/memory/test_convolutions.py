@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks" / "memory"), str(Path(__file__).resolve().parent)]
+from tests.places import BENCHMARKS
+
+sys.path[:0] = [str(BENCHMARKS / "memory")]
 
 import workspaces  # noqa: E402
 from recorded import Recorded  # noqa: E402
@@ -32,7 +32,7 @@ from ratc.memory.convolutions import (  # noqa: E402
 from ratc.memory.scratch import read  # noqa: E402
 from ratc.memory.trace import Program  # noqa: E402
 
-SURVEY = ROOT / "benchmarks" / "memory" / "data" / "nvidia-h200-2026-11-26"
+SURVEY = BENCHMARKS / "memory" / "data" / "nvidia-h200-2026-11-26"
 MIB = 1 << 20
 #: 64 -> 64 features of 3 x 3, 64 images of 56 x 56, in bf16: the second block of a ResNet.
 PLAIN = Convolution("bf16", False, False, 64, 64, 64, 1, 64 * 64 * 56 * 56, 64 * 64 * 56 * 56, (3, 3), (1, 1))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.effort import HANGS_S
+from tests.places import BENCHMARKS
+
 pytest.importorskip("torch")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks" / "memory"
-sys.path[:0] = [str(BENCHMARKS)]
+
+sys.path[:0] = [str(BENCHMARKS / "memory")]
 
 import gpu  # noqa: E402
 import gpu_case  # noqa: E402
-
-from tests.effort import HANGS_S  # noqa: E402
 
 SMALL = {"layers": 1, "width": 32, "heads": 2, "tokens": 16, "words": 50}
 
@@ -37,7 +37,7 @@ def test_a_case_of_zero_runs(stage: int) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_model_is_compiled_if_the_request_says_so(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "memory"))
     small = case()
     small["request"]["training"] = {**small["request"]["training"], "compile": compiled}
     step = gpu_case.Step(small, 2)
@@ -48,7 +48,7 @@ def test_the_model_is_compiled_if_the_request_says_so(compiled: bool, monkeypatc
 @pytest.mark.slow
 def test_whole_steps_of_rat_are_timed_on_a_cpu() -> None:
     """What is left without a GPU: the table, and each attention that a CPU has."""
-    script = BENCHMARKS.parent / "rat_step.py"
+    script = BENCHMARKS / "rat_step.py"
     done = subprocess.run([sys.executable, script, "--sides", "32"], capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| 32 ")]

@@ -17,10 +17,10 @@ import pytest
 
 from ratc.memory.allocator import Allocator
 from tests.effort import part_of, skip_if_late
+from tests.places import BENCHMARKS
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks" / "memory"
-sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).resolve().parent)]
+HARNESS = BENCHMARKS / "memory"
+sys.path[:0] = [str(HARNESS)]
 
 import gpu  # noqa: E402
 import replay  # noqa: E402
@@ -155,11 +155,11 @@ def test_every_case_is_of_its_own_and_can_be_asked_for() -> None:
     assert {case["request"]["training"]["optimizer"] for case in cases} == {"adamw", "sgd", "adam"}
     assert {case["zero_stage"] for case in cases} == {None, 1, 2, 3}
     assert {case["cap_bytes"] for case in cases} == {None, 24 * GIB, 40 * GIB}
-    before = sorted(BENCHMARKS.glob("data/*"))
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "gpu.py"), "--dry"], capture_output=True, text=True)
+    before = sorted(HARNESS.glob("data/*"))
+    done = subprocess.run([sys.executable, str(HARNESS / "gpu.py"), "--dry"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{len(cases)} cases; nothing was measured or written" in done.stdout
-    assert sorted(BENCHMARKS.glob("data/*")) == before
+    assert sorted(HARNESS.glob("data/*")) == before
 
 
 @pytest.mark.slow

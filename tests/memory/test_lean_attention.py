@@ -5,21 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from torch.utils.checkpoint import checkpoint
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime"))
-
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import fused_maps, rat_patches
 from ratc_runtime.models.chunked_maps import Chunked, Gather, Pieces, Spread, only_enough_for_memory
@@ -27,6 +17,11 @@ from ratc_runtime.models.fused_maps import Fused, _split
 from ratc_runtime.models.lean_attention import LazyMap, Way, keep_no_maps
 from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.checkpoint import checkpoint
 
 from tests.runtime.reference_attention import attend
 

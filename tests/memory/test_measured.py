@@ -27,8 +27,8 @@ from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.workflow import edit_facts
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 STEP = "sha256:" + "0" * 64
 CONDITIONS = Conditions(STEP, "h100", "bf16", (256, 256), "full", False, "torch")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
+from tests.places import CASES
 
 SPEC = """experiment_name: small
 data: {data_dir: data, image_size: 32, channels: 1}
@@ -134,7 +135,7 @@ def test_a_model_that_cannot_be_traced_costs_a_warning_and_the_default(compiled,
 
 @pytest.mark.slow
 def test_the_product_document_s_model_at_its_own_size_fits_a_card_of_24_gib(compiled):
-    document = (Path(__file__).parent.parent / "cases/product-document-cpu/spec.yaml").read_text()
+    document = (CASES / "product-document-cpu/spec.yaml").read_text()
     status, lock, text, said = compiled(24000, spec=document)
     assert status == 0, said
     assert lock["model"]["attention_memory"] == "fused"

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tracing import zoo
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2] / "runtime")]
-
-from tracing import zoo  # noqa: E402
-
-from ratc.memory.compose import compose  # noqa: E402
-from ratc.memory.estimate import replay  # noqa: E402
-from ratc.memory.trace import parse  # noqa: E402
-from ratc.memory.zero import Strategy, layout  # noqa: E402
+from ratc.memory.compose import compose
+from ratc.memory.estimate import replay
+from ratc.memory.trace import parse
+from ratc.memory.zero import Strategy, layout
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the runtime extra")
 

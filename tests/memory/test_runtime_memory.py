@@ -12,7 +12,6 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.output import memory_report
 from ratc_runtime.output.memory_report import GIB, MemoryUse, Prediction
 
-RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
 ALONE = World(0, 1, torch.device("cpu"))
 PREDICTION = Prediction(10 * GIB, 12 * GIB, 0.05)
 

@@ -6,7 +6,6 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import made_traces
 import pytest
@@ -20,6 +19,7 @@ from ratc.memory.trace import parse
 from ratc.memory.zero import Strategy
 from ratc.render.timeline import GROUPS, Drawing, grid, layers, stretches
 from ratc.render.timeline import svg as drawn
+from tests.places import ROOT
 
 SPACE = "{http://www.w3.org/2000/svg}"
 GIB = 1 << 30
@@ -139,8 +139,7 @@ def test_a_dry_run_draws_nothing(runtime, tmp_path, capsys):  # noqa: F811
 
 def test_nothing_but_the_png_needs_matplotlib():
     code = "import sys, ratc.cli.fit, ratc.cli.explain; sys.exit('matplotlib' in sys.modules)"
-    root = Path(__file__).parent.parent.parent
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_explain_shows_what_the_micro_batch_takes(runtime, tmp_path, capsys):  # noqa: F811

@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2] / "runtime")]
-
-import tracing  # noqa: E402
-from tracing import failure, replay, request, run, trace, zoo  # noqa: E402
+import tracing
+from tracing import failure, replay, request, run, trace, zoo
 
 pytestmark = [
     pytest.mark.slow,  # nearly every test traces in processes of its own

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ratc.tracing import warm
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SAYS = """import json, os, sys
 import other
 print(json.dumps([sys.argv, os.getcwd(), os.environ["RATC_WHO"], sorted(os.environ), other.name, sys.stdin.read()]))

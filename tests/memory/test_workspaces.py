@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import BENCHMARKS, RUNTIME
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks" / "memory")]
+
+sys.path[:0] = [str(BENCHMARKS / "memory")]
 pytest.importorskip("torch")
 
 import workspaces  # noqa: E402
 
 from ratc.memory.scratch import PROCESSORS, processors, read, reduction, segments  # noqa: E402
 
-SURVEY = ROOT / "benchmarks" / "memory" / "data" / "nvidia-h200-2026-11-26"
+SURVEY = BENCHMARKS / "memory" / "data" / "nvidia-h200-2026-11-26"
 H200 = PROCESSORS["9.0"]
 
 
@@ -35,7 +37,7 @@ def test_every_attention_of_the_survey_runs_the_right_kernel_with_the_right_memo
         input=json.dumps(rows),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+        env={**os.environ, "PYTHONPATH": str(RUNTIME)},
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks" / "memory"
-sys.path[:0] = [str(BENCHMARKS)]
+from tests.places import BENCHMARKS
+
+sys.path[:0] = [str(BENCHMARKS / "memory")]
 
 import gap  # noqa: E402
 import replay  # noqa: E402

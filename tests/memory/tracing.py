@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ratc.tracing import warm
+from tests.places import RUNTIME
 
 HERE = Path(__file__).resolve().parent
-RUNTIME = HERE.parents[1] / "runtime"
 
 BASE: dict[str, Any] = {
     "model": {

@@ -21,12 +21,13 @@ from ratc.comparison.compare import compare
 from ratc.comparison.model import Side
 from ratc.plan import Value
 from ratc.render.html.page import diff_page, spec_page
+from tests.places import ROOT
 from tests.report import pages
 from tests.report.pages import ratc
 
 WISH = os.environ.get("RATC_TEST_BROWSER", "")
 IMAGES = os.environ.get("RATC_TEST_IMAGES")
-ROOT = Path(__file__).parent.parent.parent
+
 PICTURED = ROOT / "tests/changes/wider-model-needs-memory"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: Of the rules of axe those of WCAG up to 2.2 AA, and its advice.

@@ -7,7 +7,6 @@ import hashlib
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import html5lib
@@ -18,10 +17,10 @@ from ratc.comparison.model import Side
 from ratc.plan import Value, Values
 from ratc.render.html import code, memory, values
 from ratc.render.html.page import diff_page, prose, spec_page, tiles
+from tests.places import CHANGES
 from tests.report import pages
 from tests.report.pages import HOSTILE, ratc
 
-CHANGES = Path(__file__).parent.parent / "changes"
 CPU = "No memory is predicted: it trains on the CPU."
 
 

@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "runtime")]
-
-from lockfile import write_data  # noqa: E402
+from lockfile import write_data
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 
 from ratc.tracing import warm
 from tests.effort import HANGS_S
+from tests.places import RUNTIME
 
-RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
 #: What trainings are forked from.
 SERVER = str(Path(__file__).resolve().parent / "training_server.py")
 

@@ -4,14 +4,9 @@ algebra around the kernels is tested on the CPU (tests/memory/test_lean_attentio
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "memory")]
 
 from ratc_runtime.errors import RuntimeFinding  # noqa: E402
 from ratc_runtime.models import fused_maps  # noqa: E402

@@ -19,6 +19,7 @@ from ratc_runtime.extras import compress
 from torch import nn
 
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
 
 def test_pruning_takes_the_smallest_weights_and_leaves_plain_names() -> None:
@@ -72,11 +73,10 @@ def test_a_run_is_compressed_loaded_again_and_held_to_the_tolerance(
 def test_the_example_is_pruned_while_it_trains_quantized_and_exported(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     pytest.importorskip("onnxruntime")
-    root = Path(__file__).resolve().parents[2]
     folder = tmp_path / "brain_compressed"
     folder.mkdir()
-    shutil.copy(root / "specs/brain_compressed/config.yaml", folder)
-    environ = {**environment(), "PYTHONPATH": f"{root}:{root / 'runtime'}"}
+    shutil.copy(ROOT / "specs/brain_compressed/config.yaml", folder)
+    environ = {**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
 
     def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
         return run_forked(module, folder, *words)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from ratc_runtime.config.lock import read_lock
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
+
 RECORDED: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "fingerprints.json").read_text())
 
 

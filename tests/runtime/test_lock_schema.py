@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,7 +14,8 @@ from lockfile import lock_content
 from pydantic import ValidationError
 from ratc_runtime.config.lock import Lock, read_lock
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
+
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas/lock.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 #: Whole locks, and those of an array's points; the lock that points share is not whole.

@@ -16,7 +16,6 @@ from ratc_runtime.extras import compress, quantizing
 from ratc_runtime.extras.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
 ASKED = {
     "sparsity": 0.8,
     "structured": False,

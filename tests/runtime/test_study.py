@@ -16,9 +16,7 @@ import pytest
 from lockfile import environment, results
 
 from tests.effort import HANGS_S
-
-ROOT = Path(__file__).resolve().parents[2]
-
+from tests.places import ROOT
 
 #: Enough to kill the study after three, with two under way.
 TRIALS = 6

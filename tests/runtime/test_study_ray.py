@@ -17,8 +17,7 @@ import pytest
 from lockfile import environment, results
 
 from tests.effort import HANGS_S
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,9 @@ from ratc.study.budget import Budget
 from ratc.study.trial_files import TrialFiles
 from ratc.tuning import outcome
 from tests.effort import examples
+from tests.places import TESTS
 from tests.security.fuzz import command, lawful, mutated, texts
 from tests.test_tuning import PRODUCT, read
-
-HERE = Path(__file__).parents[1]
-sys.path.insert(0, str(HERE.parent / "runtime"))
 
 SPEC = """\
 experiment_name: demo
@@ -73,7 +70,7 @@ def target(name: str, strategy: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
 
 
 def recorded(*names: str) -> tuple[str, ...]:
-    return tuple((HERE / name).read_text() for name in names)
+    return tuple((TESTS / name).read_text() for name in names)
 
 
 def write(name: str, data: bytes) -> str:
@@ -186,7 +183,7 @@ LSF = ("gpus", "groups", "hosts", "load", "lsid", "machines", "queues")
 
 
 def probing(name: str, keys: tuple[str, ...], folder: str, reader: Any) -> None:
-    whole = {key: (HERE / f"probe/recorded/{folder}/{key}.txt").read_text() for key in keys}
+    whole = {key: (TESTS / f"probe/recorded/{folder}/{key}.txt").read_text() for key in keys}
 
     @target(name, st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), mutated((whole[key],)))))
     def run(given: tuple[str, str], err: Callable[[], str]) -> None:

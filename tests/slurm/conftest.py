@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.jobs import ROOT
+from tests.places import ROOT
 from tests.slurm.cluster import HERE, Slurm, debian_packages, running
 
 WISH = os.environ.get("RATC_TEST_SLURM", "")

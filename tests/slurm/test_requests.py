@@ -10,9 +10,9 @@ import yaml
 
 from ratc.cli import main
 from tests.jobs import spec
+from tests.places import CASES
 from tests.slurm.cluster import Slurm
 
-CASES = Path(__file__).parents[1] / "cases"
 GOLDEN = sorted(CASES.glob("*/expected/**/job.sbatch"))
 CLUSTER = str(Path(__file__).with_name("cluster.yaml"))
 #: What is asked of the test cluster, and is no mistake.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import ROOT, for_jobs, results, spec, write_project
+from tests.jobs import for_jobs, results, spec, write_project
+from tests.places import ROOT
 from tests.slurm.cluster import Slurm, ask
 
 pytestmark = pytest.mark.slow
