@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import jobs
 from tests.effort import HANGS_S
-from tests.jobs import spec
-from tests.script_jobs import CLUSTERS, HOSTS, ONE, TWO, Job, make
+from tests.helpers import jobs
+from tests.helpers.jobs import spec
+from tests.helpers.script_jobs import CLUSTERS, HOSTS, ONE, TWO, Job, make
 
 # ---------------------------------------------------------------------- what reaches the launcher
 

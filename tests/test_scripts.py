@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests import jobs
-from tests.script_jobs import HOSTS, ONE, PYTHON, SCRIPT, TWO, Job, make, read
+from tests.helpers import jobs
+from tests.helpers.script_jobs import HOSTS, ONE, PYTHON, SCRIPT, TWO, Job, make, read
 
 SWEEP = {"points": {"a": {"seed": 1}, "b": {"seed": 2}}}
 STUDY = {"backend": "ray", "search_space": {"learning_rate": {"choices": [1e-3, 1e-2]}}, "metric": "loss"}

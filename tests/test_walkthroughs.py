@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.effort import in_full
+from tests.helpers.walkthrough import any_number, pattern, run, steps
 from tests.places import ROOT
-from tests.walkthrough import any_number, pattern, run, steps
 
 TRAINS = ("ratc train", "python -m ratc_runtime")
 

@@ -32,7 +32,7 @@ GIB = 1 << 30
 PATHS = (ROOT / "runtime", HERE, ZOO)
 sys.path[:0] = [str(ROOT), str(ZOO)]
 
-from tracing import request, zoo  # noqa: E402
+from tests.helpers.tracing import request, zoo  # noqa: E402
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {"training__precision": "bf16", "training__tf32": True},

@@ -14,9 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests import jobs
 from tests.effort import HANGS_S
-from tests.jobs import as_soon_as, assert_whole, losses, rank_processes, results, spec, wait_until, write_project
+from tests.helpers import jobs
+from tests.helpers.jobs import (
+    as_soon_as,
+    assert_whole,
+    losses,
+    rank_processes,
+    results,
+    spec,
+    wait_until,
+    write_project,
+)
 from tests.lsf.grammar import problems
 from tests.places import CASES
 

@@ -5,7 +5,6 @@ import stat
 import subprocess
 from pathlib import Path
 
-import made_traces
 import pytest
 import yaml
 from test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
@@ -17,6 +16,7 @@ from ratc.memory.choose import Traced, Variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from tests.effort import HANGS_S
+from tests.helpers import made_traces
 
 MIB = made_traces.MIB
 VARIANT, CHECKPOINTED = Variant("fp32"), Variant("fp32", activation_checkpointing=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_traces import MIB, trace
 
 from ratc.memory.allocators import choose, searchers
 from ratc.memory.choose import Searcher, Traced, Untraceable, Variant, describe, in_order
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from tests.effort import examples
+from tests.helpers.made_traces import MIB, trace
 
 GIB = 1 << 30
 SMALL, LARGE = Device("small", 8 * GIB, "8.0"), Device("large", 80 * GIB, "8.0")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_traces import MIB, layers, trace
 
 from ratc.memory.allocator import Allocator, rounded
 from ratc.memory.estimate import Predictor, breakdown, carried, live_peak, replay, timeline
@@ -17,6 +16,7 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import BadTrace, Program, parse
 from ratc.memory.zero import Strategy
 from tests.effort import examples
+from tests.helpers.made_traces import MIB, layers, trace
 
 CARD = Device("card", 24 << 30, "8.6")
 

@@ -6,7 +6,6 @@ import re
 import time
 from pathlib import Path
 
-import made_traces
 import pytest
 
 from ratc import cache_folder
@@ -14,6 +13,7 @@ from ratc.cli import main
 from ratc.memory.trace import Trace
 from ratc.render import fit as render
 from ratc.tracing import child_process, fetch
+from tests.helpers import made_traces
 
 MIB = made_traces.MIB
 REQUEST = {

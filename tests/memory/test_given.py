@@ -4,7 +4,6 @@ import os
 import re
 from pathlib import Path
 
-import made_traces
 import pytest
 import yaml
 from test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
@@ -23,6 +22,7 @@ from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.tracing import fetch
 from ratc.workflow import edit_facts
+from tests.helpers import made_traces
 
 GIB = 1 << 30
 VARIANT = Variant("fp32")

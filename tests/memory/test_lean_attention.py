@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 
-from tests.runtime.reference_attention import attend
+from tests.helpers.reference_attention import attend
 
 FUSED = Fused(attend)
 #: Chunks of whole maps, of some heads, and of some rows of one head, for the sizes used here; and FlexAttention's way.

@@ -6,12 +6,12 @@ import importlib.util
 from typing import Any
 
 import pytest
-from tracing import zoo
 
 from ratc.memory.compose import compose
 from ratc.memory.estimate import replay
 from ratc.memory.trace import parse
 from ratc.memory.zero import Strategy, layout
+from tests.helpers.tracing import zoo
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the runtime extra")
 

@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from itertools import pairwise
 
-import made_traces
 import pytest
 from test_fit import MIB, answers, runtime, spec  # noqa: F401  # the fixture is used by its name
 
@@ -19,6 +18,7 @@ from ratc.memory.trace import parse
 from ratc.memory.zero import Strategy
 from ratc.render.timeline import GROUPS, Drawing, grid, layers, stretches
 from ratc.render.timeline import svg as drawn
+from tests.helpers import made_traces
 from tests.places import ROOT
 
 SPACE = "{http://www.w3.org/2000/svg}"

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tracing
-from tracing import failure, replay, request, run, trace, zoo
+
+from tests.helpers import tracing
+from tests.helpers.tracing import failure, replay, request, run, trace, zoo
 
 pytestmark = [
     pytest.mark.slow,  # nearly every test traces in processes of its own
@@ -326,7 +327,7 @@ def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
     """Most tests here share one import of torch; this starts an interpreter as a user would."""
     output = tmp_path / "trace.json"
     content = zoo("Mlp", args={"width": 64, "depth": 1})
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tracing.RUNTIME), str(tracing.HERE)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tracing.RUNTIME), str(tracing.MODELS)])}
     command = [sys.executable, "-m", "ratc_runtime.trace", str(output)]
     done = subprocess.run(command, input=json.dumps(content), env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tracing import counted, replay, request, trace, zoo
+
+from tests.helpers.tracing import counted, replay, request, trace, zoo
 
 pytestmark = [
     pytest.mark.slow,

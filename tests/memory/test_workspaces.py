@@ -6,13 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.places import BENCHMARKS, RUNTIME
-
-HERE = Path(__file__).resolve().parent
+from tests.places import BENCHMARKS, RUNTIME, TESTS
 
 sys.path[:0] = [str(BENCHMARKS / "memory")]
 pytest.importorskip("torch")
@@ -33,7 +30,7 @@ def test_every_attention_of_the_survey_runs_the_right_kernel_with_the_right_memo
     """45 rows: types, masks that learn, causal ones, lengths that are padded."""
     rows = workspaces.rows(SURVEY, "sdpa")
     done = subprocess.run(
-        [sys.executable, str(HERE / "attending.py")],
+        [sys.executable, str(TESTS / "helpers/attending.py")],
         input=json.dumps(rows),
         capture_output=True,
         text=True,

@@ -1,7 +1,6 @@
 """ZeRO and DDP in bytes: against the field's formulas, and block by block for a model counted on paper."""
 
 import pytest
-from made_traces import MIB, layers, trace
 
 from ratc.memory.allocator import rounded
 from ratc.memory.compose import compose
@@ -19,6 +18,7 @@ from ratc.memory.zero import (
     pinned,
 )
 from ratc.memory.zero_events import COMMUNICATION
+from tests.helpers.made_traces import MIB, layers, trace
 
 RANKS = 8
 

@@ -21,9 +21,9 @@ from ratc.comparison.compare import compare
 from ratc.comparison.model import Side
 from ratc.plan import Value
 from ratc.render.html.page import diff_page, spec_page
+from tests.helpers import pages
+from tests.helpers.pages import ratc
 from tests.places import ROOT
-from tests.report import pages
-from tests.report.pages import ratc
 
 WISH = os.environ.get("RATC_TEST_BROWSER", "")
 IMAGES = os.environ.get("RATC_TEST_IMAGES")

@@ -17,9 +17,9 @@ from ratc.comparison.model import Side
 from ratc.plan import Value, Values
 from ratc.render.html import code, memory, values
 from ratc.render.html.page import diff_page, prose, spec_page, tiles
+from tests.helpers import pages
+from tests.helpers.pages import HOSTILE, ratc
 from tests.places import CHANGES
-from tests.report import pages
-from tests.report.pages import HOSTILE, ratc
 
 CPU = "No memory is predicted: it trains on the CPU."
 

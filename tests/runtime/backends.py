@@ -22,9 +22,8 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE), str(HERE.parents[1] / "runtime"), str(HERE.parents[1])]
 
-from lockfile import BASE, RUNTIME, environment, results, write_data, write_lock  # noqa: E402
-
 from tests.effort import HANGS_S  # noqa: E402
+from tests.helpers.lockfile import BASE, RUNTIME, environment, results, write_data, write_lock  # noqa: E402
 
 GOLDEN = HERE / "losses.json"
 #: Relative differences allowed. fp32: sums are taken in another order (ranks, micro-batches, kernels of another CPU),

@@ -1,31 +1,3 @@
-"""What the tests of the runtime share: its path, a tiny data set, and operators that torchvision needs."""
+"""What these tests share."""
 
-from __future__ import annotations
-
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from lockfile import write_data
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: starts several processes or compilers")
-
-
-@pytest.fixture(autouse=True)
-def _own_modules_are_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Modules that a test has imported from a folder of its own are not those of the next one."""
-    yield
-    base = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(base):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A spec's folder with tiny data in `data/`."""
-    write_data(tmp_path / "data")
-    return tmp_path
+from tests.helpers.fixtures import _own_modules_are_forgotten, project  # noqa: F401

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import environment, results, run_alone, train_command, write_data, write_lock
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.output import provenance, time_accounting
@@ -22,6 +21,8 @@ from ratc_runtime.output.progress import Eta, Reporter
 from ratc_runtime.output.run_history import Starts
 from ratc_runtime.output.time_accounting import Account, duration
 from ratc_runtime.training.open_run import Progress
+
+from tests.helpers.lockfile import environment, results, run_alone, train_command, write_data, write_lock
 
 
 class Watch:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lockfile import write_lock
 from ratc_runtime import preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import read_lock
@@ -15,6 +14,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.training import loop
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import write_lock
 
 NATIVE, EXPANDABLE = "native", "expandable_segments"
 ON, OFF = "expandable_segments:True", "expandable_segments:False"

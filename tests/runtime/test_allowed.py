@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lockfile import BASE, lock_content, results, run_alone, run_training, write_data, write_lock
 from ratc_runtime import inference, preflight
 from ratc_runtime.checkpoint import files, header, shards, weights
 from ratc_runtime.commands import evaluate, export, predict
@@ -17,6 +16,8 @@ from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import import_callable
 from torch import nn
+
+from tests.helpers.lockfile import BASE, lock_content, results, run_alone, run_training, write_data, write_lock
 
 ROLES = ("model", "dataset", "loss", "callback")
 OWN = """

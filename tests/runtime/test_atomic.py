@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lockfile import environment
 from ratc_runtime.atomic import PREFIX, replacing, write_text
+
+from tests.helpers.lockfile import environment
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from backends import CASES, GOLDEN, TOLERANCE, names_of, prepare, train_cases
-from lockfile import results
 from test_distributed import score_of_exported
 
 from tests.effort import part_of
+from tests.helpers.lockfile import results
 
 pytestmark = pytest.mark.slow(every=True)  # they share two launches
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockfile import results, run_training, write_data, write_lock
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import cache as caching
 from ratc_runtime.data.cache import Cache, CachedSplit, open_cache, wrap
@@ -28,6 +27,7 @@ from ratc_runtime.distributed.world import World
 from torch.utils.data import default_collate
 
 from tests.effort import examples
+from tests.helpers.lockfile import results, run_training, write_data, write_lock
 
 ALONE = World(0, 1, torch.device("cpu"))
 MIB = 2**20

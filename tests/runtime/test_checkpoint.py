@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import write_lock
 from ratc_runtime import checkpoint
 from ratc_runtime.checkpoint import Checkpoints, background, files, header, places
 from ratc_runtime.checkpoint.places import Place
@@ -22,6 +21,8 @@ from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
 from test_resume import same
+
+from tests.helpers.lockfile import write_lock
 
 
 def make(folder: Path, **changes: Any) -> Checkpoints:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import write_lock
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
@@ -15,6 +14,8 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.time_accounting import Account
 from ratc_runtime.training import compiling
 from ratc_runtime.training.open_run import Progress
+
+from tests.helpers.lockfile import write_lock
 
 
 @pytest.fixture(params=[{"training__compile": True}, {"model__attention_memory": "fused"}], ids=["compile", "fused"])

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lockfile import environment, run_forked, run_training, write_data, write_lock
 from ratc_runtime import inference
 from ratc_runtime.commands import evaluate
 from ratc_runtime.extras import compress
 from torch import nn
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, run_forked, run_training, write_data, write_lock
 from tests.places import ROOT
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import BASE, environment, results, run_alone, run_training, write_data, write_lock
 from ratc_runtime import debug
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.debug import describe
@@ -25,6 +24,7 @@ from ratc_runtime.training.open_run import Progress
 from test_distributed import accelerate_command, deepspeed_artifacts, two_processes
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import BASE, environment, results, run_alone, run_training, write_data, write_lock
 
 TWO_STEPS = {"training__max_steps_per_epoch": 2, "training__epochs": 1}
 

@@ -29,8 +29,8 @@ from ratc_runtime.tasks.detection.matching import Costs, match
 from ratc_runtime.tasks.detection.metrics import AveragePrecision
 
 from tests.effort import HANGS_S
-from tests.runtime.lockfile import BASE, environment, results, write_lock
-from tests.runtime.reference_attention import attend
+from tests.helpers.lockfile import BASE, environment, results, write_lock
+from tests.helpers.reference_attention import attend
 
 ALONE = World(0, 1, torch.device("cpu"))
 

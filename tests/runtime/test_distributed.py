@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import BASE, environment, results, write_data, write_lock
 from ratc_runtime.checkpoint import Checkpoints, lock_of, read
 from ratc_runtime.checkpoint.weights import load_weights
 from ratc_runtime.commands.export import export
@@ -28,6 +27,7 @@ from ratc_runtime.training.evaluation import evaluate
 from test_resume import slow_project, stop_midway
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import BASE, environment, results, write_data, write_lock
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lockfile import lock_content, write_lock
 from ratc_runtime.errors import RuntimeFinding, visible
 from ratc_runtime.preflight import check
 
 from tests.effort import examples
+from tests.helpers.lockfile import lock_content, write_lock
 
 
 def refused(path: Path) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import BASE, write_lock
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.engine import TorchEngine, make_optimizer
 from ratc_runtime.engine.optimizer import fused_for
 from ratc_runtime.training.step import training_step
 from torch import nn
+
+from tests.helpers.lockfile import BASE, write_lock
 
 LIMIT = 0.25
 

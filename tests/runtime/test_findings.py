@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import environment, results, run_training, train_command, write_data, write_lock
 from ratc_runtime.output.results import read_results
+
+from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
 
 
 def refused(done: subprocess.CompletedProcess[str], code: str) -> str:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockfile import write_data, write_lock
 from PIL import Image
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import isic
@@ -24,6 +23,7 @@ from ratc_runtime.errors import RuntimeFinding
 from torch.utils.data import default_collate
 
 from tests.effort import examples
+from tests.helpers.lockfile import write_data, write_lock
 
 AUGMENTATIONS = [
     {"RandomHorizontalFlip": {"p": 0.5}},

@@ -7,11 +7,12 @@ from typing import get_args
 
 import pytest
 import yaml
-from lockfile import lock_content, write_lock
 from pydantic import ValidationError
 from ratc_runtime.config.lock import Lock, Part, read_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import METRICS, PARTS
+
+from tests.helpers.lockfile import lock_content, write_lock
 
 
 def test_values_keep_their_types(tmp_path: Path) -> None:

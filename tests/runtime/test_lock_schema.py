@@ -10,10 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from lockfile import lock_content
 from pydantic import ValidationError
 from ratc_runtime.config.lock import Lock, read_lock
 
+from tests.helpers.lockfile import lock_content
 from tests.places import ROOT
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas/lock.schema.json").read_text())

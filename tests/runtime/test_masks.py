@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lockfile import lock_content, run_forked, run_training, write_lock
 from PIL import Image
 from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data.pictures import look_at, open_picture
@@ -29,6 +28,8 @@ from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tracking.interface import finite_only
 from ratc_runtime.training.open_run import Run
+
+from tests.helpers.lockfile import lock_content, run_forked, run_training, write_lock
 
 SHAPE = (20, 30)
 INSIDE = np.zeros(SHAPE, dtype=bool)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lockfile import lock_content, run_training, write_data, write_lock
 from ratc_runtime.commands import export
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.errors import RuntimeFinding
@@ -15,6 +14,8 @@ from ratc_runtime.extras import export_onnx
 from ratc_runtime.inference import open_checkpoint
 from ratc_runtime.models.build import build_model
 from torch import nn
+
+from tests.helpers.lockfile import lock_content, run_training, write_data, write_lock
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -16,11 +16,21 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import BASE, RUNTIME, environment, results, run_training, train_command, write_data, write_lock
 from ratc_runtime.checkpoint import files, places
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output import folder_lock as claims
 from ratc_runtime.output.folder_lock import FILE, Claim
+
+from tests.helpers.lockfile import (
+    BASE,
+    RUNTIME,
+    environment,
+    results,
+    run_training,
+    train_command,
+    write_data,
+    write_lock,
+)
 
 # Each epoch of four samples begins with what `faults` says of it; the clock goes back an hour whenever it is read.
 SCENE = """

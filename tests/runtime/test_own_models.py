@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lockfile import results, run_training, write_data, write_lock
-
+from tests.helpers.lockfile import results, run_training, write_data, write_lock
 from tests.runtime.test_survey import lock_with
 
 NORM = (

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockfile import environment, write_data, write_lock
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.loading import EvaluationOrder, TrainOrder
 from ratc_runtime.data.sources import open_split
@@ -24,6 +23,7 @@ from ratc_runtime.tasks.segmentation.metrics import baseline_mask, counts, label
 from ratc_runtime.training.lr_schedule import learning_rate
 
 from tests.effort import examples
+from tests.helpers.lockfile import environment, write_data, write_lock
 
 
 def lock_with(folder: Path, **changes: Any) -> Lock:

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from lockfile import RUNTIME, environment, run_alone, write_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.preflight import _select, check, check_torch_logs, main
+
+from tests.helpers.lockfile import RUNTIME, environment, run_alone, write_lock
 
 DEEPSPEED = {
     "train_batch_size": 4,

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lockfile import lock_content, results, run_forked, run_training, write_data, write_lock
 from ratc_runtime.config.lock import Compression, lock_from
 from ratc_runtime.extras import compress, quantizing
 from ratc_runtime.extras.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn
+
+from tests.helpers.lockfile import lock_content, results, run_forked, run_training, write_data, write_lock
 
 ASKED = {
     "sparsity": 0.8,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lockfile import environment, lock_content, write_data
 from ratc_runtime.config.lock import lock_from
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.loading import train_loader
@@ -22,6 +21,7 @@ from ratc_runtime.tasks import make_task
 from ratc_runtime.training.open_run import seed_everything
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, lock_content, write_data
 
 SPEC = """\
 experiment_name: tiny

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import write_lock
 from ratc_runtime.checkpoint import rng_state
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
@@ -17,6 +16,8 @@ from ratc_runtime.engine import make_optimizer
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training import memory_rehearsal, out_of_memory
 from torch import nn
+
+from tests.helpers.lockfile import write_lock
 
 
 class Net(nn.Module):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from lockfile import environment, results, run_training, train_command, write_data, write_lock
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
 
 SLOW = """
 import os, time

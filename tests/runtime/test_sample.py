@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lockfile import environment
 from PIL import Image
 from ratc_runtime.data.sample import NAMES, SampleDataError, find
 from ratc_runtime.data.sample.brain import SAMPLE, splits
+
+from tests.helpers.lockfile import environment
 
 
 def digest(folder: Path) -> str:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockfile import write_data, write_lock
 from PIL import Image
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.sources import open_split
@@ -26,6 +25,7 @@ from ratc_runtime.tasks.segmentation.metrics import Overlap, counts
 from scipy.spatial.distance import directed_hausdorff
 
 from tests.effort import examples
+from tests.helpers.lockfile import write_data, write_lock
 
 ALONE = World(0, 1, torch.device("cpu"))
 NAMES = ["background", "cell", "nucleus"]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lockfile import environment, lock_content, results, run_forked, train_command, write_data
 from ratc_runtime import inference
 from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import Lock, lock_from
@@ -27,6 +26,7 @@ from ratc_runtime.training.open_run import seed_everything
 from test_resume import group_signal, same, stop_midway
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, lock_content, results, run_forked, train_command, write_data
 
 WEIGHT = 0.25
 NO_DROPOUT = {**lock_content()["model"]["args"], "mlp_dropout": 0.0}

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from lockfile import environment, results
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, results
 from tests.places import ROOT
 
 #: Enough to kill the study after three, with two under way.

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from lockfile import environment, results
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, results
 from tests.places import ROOT
 
 pytest.importorskip("ray")

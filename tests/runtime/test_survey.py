@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lockfile import lock_content, run_training, write_data, write_lock
 from PIL import Image
 from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock, lock_from
@@ -26,6 +25,7 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import make_task
 
+from tests.helpers.lockfile import lock_content, run_training, write_data, write_lock
 from tests.runtime.test_detection import coco
 from tests.runtime.test_detection import lock_of as coco_lock
 

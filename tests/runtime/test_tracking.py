@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import environment, results, run_alone, run_training, train_command, write_data, write_lock
 from ratc_runtime.commands import sync
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.tracking import delivery_thread
@@ -23,9 +22,10 @@ from ratc_runtime.tracking.interface import About, Backend, Record, reason
 from ratc_runtime.tracking.journal import Journal
 from ratc_runtime.tracking.mlflow import without_secrets
 from ratc_runtime.tracking.tracker import Tracker
-from servers import MlflowServer, failing_server, free_port
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, results, run_alone, run_training, train_command, write_data, write_lock
+from tests.helpers.servers import MlflowServer, failing_server, free_port
 
 
 def point(step: int, **values: float) -> Record:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import BASE, environment, results, run_forked, run_training, write_data, write_lock
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import BASE, environment, results, run_forked, run_training, write_data, write_lock
 
 BRING = """
 import json, sys

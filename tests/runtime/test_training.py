@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockfile import results, run_training, write_data, write_lock
 from PIL import Image
+
+from tests.helpers.lockfile import results, run_training, write_data, write_lock
 
 
 def test_a_run_from_lock_to_results(project: Path) -> None:

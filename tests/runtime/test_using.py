@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from lockfile import BASE, lock_content, results, run_training, write_data, write_lock
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 from ratc_runtime import inference
@@ -22,6 +21,8 @@ from ratc_runtime.data.unlabelled import Piece, find_images
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks.detection.writing import BoxWriter
 from safetensors.torch import save_file
+
+from tests.helpers.lockfile import BASE, lock_content, results, run_training, write_data, write_lock
 
 #: Logits that are the image itself, above and below one half.
 NET = """\

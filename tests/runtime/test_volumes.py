@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockfile import write_lock
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import volume_store
 from ratc_runtime.data.sources import open_split
@@ -24,7 +23,8 @@ from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 
 from tests.effort import examples
-from tests.runtime.reference_attention import attend
+from tests.helpers.lockfile import write_lock
+from tests.helpers.reference_attention import attend
 
 PATCH = [8, 10, 12]
 RAT = {

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
-from lockfile import environment, lock_content, write_lock
 from ratc_runtime.config.lock import read_lock
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed import heartbeat, phases, watchdog
@@ -29,6 +28,7 @@ from ratc_runtime.tasks import make_task
 from ratc_runtime.training.step import training_step
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, lock_content, write_lock
 
 
 def seen_by_a_thread() -> phases.Phase:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests import jobs
-from tests.jobs import (
+from tests.helpers import jobs
+from tests.helpers.jobs import (
     as_soon_as,
     assert_whole,
     for_jobs,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from tests.jobs import spec
+from tests.helpers.jobs import spec
 from tests.places import CASES
 from tests.slurm.cluster import Slurm
 

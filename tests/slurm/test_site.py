@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ratc.cli import main
-from tests.jobs import for_jobs, results, spec, wait_until, write_project
+from tests.helpers.jobs import for_jobs, results, spec, wait_until, write_project
 from tests.places import ROOT
 from tests.slurm.cluster import BASE, Slurm
 

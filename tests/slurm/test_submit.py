@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import for_jobs, results, spec, write_project
+from tests.helpers.jobs import for_jobs, results, spec, write_project
 from tests.places import ROOT
 from tests.slurm.cluster import Slurm, ask
 

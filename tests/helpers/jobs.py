@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from tests.effort import HANGS_S
+from tests.helpers.lockfile import write_data
 from tests.places import ROOT
-from tests.runtime.lockfile import write_data
 
 #: Artifacts by target and spec, in a file's bytes each. They hold no path of their folder, so a copy is as good.
 _COMPILED: dict[tuple[str, str], dict[str, bytes]] = {}

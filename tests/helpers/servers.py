@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from lockfile import environment
+from tests.helpers.lockfile import environment
 
 
 def free_port() -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from tests import jobs
 from tests.effort import HANGS_S
-from tests.jobs import spec
+from tests.helpers import jobs
+from tests.helpers.jobs import spec
 from tests.places import TESTS
 
 CLUSTERS = {"slurm": TESTS / "slurm/cluster.yaml", "lsf": TESTS / "lsf/cluster.yaml"}

@@ -14,7 +14,8 @@ from typing import Any
 from ratc.tracing import warm
 from tests.places import RUNTIME
 
-HERE = Path(__file__).resolve().parent
+#: What a request may name: `zoo`, `hostile`, `recurrent_models`.
+MODELS = Path(__file__).with_name("models")
 
 BASE: dict[str, Any] = {
     "model": {
@@ -67,7 +68,7 @@ def run(arguments: list[str], content: Any, timeout: float = 300) -> subprocess.
     ``arguments`` are those of Python: `-m MODULE`, `-c PROGRAM` or a file, and what follows.
     """
     text = content if isinstance(content, str) else json.dumps(content)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RUNTIME), str(HERE)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RUNTIME), str(MODELS)])}
     with tempfile.TemporaryDirectory() as place:
         streams = [Path(place, name) for name in ("in", "out", "errors")]
         streams[0].write_text(text)
@@ -76,7 +77,7 @@ def run(arguments: list[str], content: Any, timeout: float = 300) -> subprocess.
         if first == "-c":
             program.write_text(others.pop(0))
         work = {"module": others.pop(0)} if first == "-m" else {"file": str(program) if first == "-c" else first}
-        job = warm.start(work, others, str(HERE), environment, {}, tuple(map(str, streams)))  # type: ignore[arg-type]
+        job = warm.start(work, others, str(MODELS), environment, {}, tuple(map(str, streams)))  # type: ignore[arg-type]
         try:
             status = job.wait(timeout)
         finally:
@@ -127,7 +128,7 @@ def replay(made: dict[str, Any], batch: int) -> tuple[float, float, dict[str, fl
 
 def counted(content: Any, batch: int) -> tuple[int, int]:
     """Return the same two numbers as the CPU's allocator saw them, for the same step on real tensors."""
-    done = run([str(HERE / "counting.py"), str(batch)], content)
+    done = run([str(Path(__file__).with_name("counting.py")), str(batch)], content)
     assert done.returncode == 0, done.stderr
     peak, live = json.loads(done.stdout.splitlines()[-1])
     return peak, live
