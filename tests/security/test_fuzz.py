@@ -33,7 +33,7 @@ from ratc.tuning import outcome
 from tests.effort import examples
 from tests.places import TESTS
 from tests.security.fuzz import command, lawful, mutated, texts
-from tests.test_tuning import PRODUCT, read
+from tests.unit.ratc.tuning.test_tuning import PRODUCT, read
 
 SPEC = """\
 experiment_name: demo
