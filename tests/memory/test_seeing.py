@@ -177,7 +177,7 @@ def test_the_account_adds_up(runtime, tmp_path, capsys):  # noqa: F811
 
 
 def test_a_measured_choice_claims_no_parts():
-    from test_choose import FP32, LARGE, searcher
+    from tests.unit.ratc.memory.test_choose import FP32, LARGE, searcher
 
     choice = searcher(64).choose(FP32, Strategy(), LARGE)
     told = breakdown.lines(replace(choice, breakdown=Breakdown({}, {}, {})), "measured on 1 May")
