@@ -183,7 +183,7 @@ LSF = ("gpus", "groups", "hosts", "load", "lsid", "machines", "queues")
 
 
 def probing(name: str, keys: tuple[str, ...], folder: str, reader: Any) -> None:
-    whole = {key: (TESTS / f"probe/recorded/{folder}/{key}.txt").read_text() for key in keys}
+    whole = {key: (TESTS / f"unit/ratc/probe/recorded/{folder}/{key}.txt").read_text() for key in keys}
 
     @target(name, st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), mutated((whole[key],)))))
     def run(given: tuple[str, str], err: Callable[[], str]) -> None:
