@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
 
 from ratc import compiler, facts
 from ratc.cli import main
@@ -22,6 +21,7 @@ from ratc.memory.zero import Strategy
 from ratc.tracing import fetch
 from ratc.workflow import edit_facts
 from tests.helpers import made_traces
+from tests.unit.ratc.cli.test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
 from tests.unit.ratc.memory.test_measured import MACHINE, measurement
 
 GIB = 1 << 30

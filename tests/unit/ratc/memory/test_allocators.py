@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
 
 from ratc.catalog import alloc_conf
 from ratc.cli import main
@@ -17,6 +16,7 @@ from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from tests.effort import HANGS_S
 from tests.helpers import made_traces
+from tests.unit.ratc.cli.test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
 
 MIB = made_traces.MIB
 VARIANT, CHECKPOINTED = Variant("fp32"), Variant("fp32", activation_checkpointing=True)

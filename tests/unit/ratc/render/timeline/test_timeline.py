@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from test_fit import MIB, answers, runtime, spec  # noqa: F401  # the fixture is used by its name
 
 from ratc.cli import main
 from ratc.fitting import breakdown
@@ -20,6 +19,7 @@ from ratc.render.timeline import GROUPS, Drawing, grid, layers, stretches
 from ratc.render.timeline import svg as drawn
 from tests.helpers import made_traces
 from tests.places import ROOT
+from tests.unit.ratc.cli.test_fit import MIB, answers, runtime, spec  # noqa: F401  # the fixture is used by its name
 
 SPACE = "{http://www.w3.org/2000/svg}"
 GIB = 1 << 30
@@ -193,7 +193,7 @@ def test_a_measured_choice_claims_no_parts():
     ],
 )
 def test_where_nothing_is_predicted_one_line_says_so(runtime, tmp_path, capsys, change, said):  # noqa: F811
-    from test_fit import SPEC
+    from tests.unit.ratc.cli.test_fit import SPEC
 
     calls = runtime(answers())
     assert main(["explain", spec(tmp_path, SPEC.replace(*change)), "training.batch_size"]) == 0
