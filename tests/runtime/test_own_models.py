@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.lockfile import results, run_training, write_data, write_lock
-from tests.runtime.test_survey import lock_with
+from tests.unit.ratc_runtime.data.test_survey import lock_with
 
 NORM = (
     "import torch\n\n\n"

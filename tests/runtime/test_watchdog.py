@@ -405,6 +405,6 @@ def test_the_lock_takes_no_timeout_that_is_none(tmp_path: Path, refuse: Callable
 
 @pytest.fixture
 def refuse() -> Callable[[Path], str]:
-    from test_lock import refuse as found
+    from tests.unit.ratc_runtime.config.test_lock import refuse as found
 
     return found

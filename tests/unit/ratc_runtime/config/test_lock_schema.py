@@ -19,7 +19,7 @@ from tests.places import ROOT
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas/lock.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 #: Whole locks, and those of an array's points; the lock that points share is not whole.
-GOLDEN = list(json.loads((ROOT / "tests/runtime/fingerprints.json").read_text()))
+GOLDEN = list(json.loads((ROOT / "tests/unit/ratc_runtime/config/fingerprints.json").read_text()))
 #: Of every type that JSON has, and beside the limits of the model's numbers and lists.
 VALUES: list[Any] = [None, True, 0, 1, -1, 0.5, 1.5, "", "rat", [], [1], [1, 2, 3], [1] * 4, ["a"], [None], {}]
 VALUES += [{"a": 1}, {"a": "b"}, [{"a": 1}], {"a": {}}, "fp16", "auto"]

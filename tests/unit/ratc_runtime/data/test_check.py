@@ -16,7 +16,7 @@ from ratc_runtime.data.sources import SPLITS
 from tests.runtime import test_several as several
 from tests.runtime.test_detection import coco
 from tests.runtime.test_detection import lock_of as coco_lock
-from tests.runtime.test_survey import blank, lock_with, look
+from tests.unit.ratc_runtime.data.test_survey import blank, lock_with, look
 
 
 def checked(lock: Lock, folder: Path, capsys: Any, *options: str) -> tuple[int, str, str]:

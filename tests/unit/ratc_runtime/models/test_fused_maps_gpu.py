@@ -1,5 +1,5 @@
 """FlexAttention's kernels on a GPU: RAT's attention by them against the published one. Skipped without a GPU; the
-algebra around the kernels is tested on the CPU (tests/memory/test_lean_attention.py).
+algebra around the kernels is tested on the CPU (tests/unit/ratc_runtime/models/test_lean_attention.py).
 """
 
 from __future__ import annotations
