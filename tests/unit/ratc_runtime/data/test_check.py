@@ -13,10 +13,10 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import check
 from ratc_runtime.data.sources import SPLITS
 
-from tests.runtime import test_several as several
-from tests.runtime.test_detection import coco
-from tests.runtime.test_detection import lock_of as coco_lock
 from tests.unit.ratc_runtime.data.test_survey import blank, lock_with, look
+from tests.unit.ratc_runtime.tasks import test_multi as several
+from tests.unit.ratc_runtime.tasks.detection.test_detection import coco
+from tests.unit.ratc_runtime.tasks.detection.test_detection import lock_of as coco_lock
 
 
 def checked(lock: Lock, folder: Path, capsys: Any, *options: str) -> tuple[int, str, str]:

@@ -26,8 +26,8 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import make_task
 
 from tests.helpers.lockfile import lock_content, run_training, write_data, write_lock
-from tests.runtime.test_detection import coco
-from tests.runtime.test_detection import lock_of as coco_lock
+from tests.unit.ratc_runtime.tasks.detection.test_detection import coco
+from tests.unit.ratc_runtime.tasks.detection.test_detection import lock_of as coco_lock
 
 ALONE = World(0, 1, torch.device("cpu"))
 THREE = {"data__num_classes": 3, "data__class_names": ["background", "cell", "wall"]}
