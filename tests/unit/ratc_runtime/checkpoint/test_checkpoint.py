@@ -20,9 +20,9 @@ from ratc_runtime.commands.export import export, main
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.engine import make_engine
 from ratc_runtime.errors import RuntimeFinding
-from test_resume import same
 
 from tests.helpers.lockfile import write_lock
+from tests.processes.test_resume import same
 
 
 def make(folder: Path, **changes: Any) -> Checkpoints:

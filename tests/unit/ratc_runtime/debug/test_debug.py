@@ -21,10 +21,10 @@ from ratc_runtime.engine import TorchEngine
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.training.open_run import Progress
-from test_distributed import accelerate_command, deepspeed_artifacts, two_processes
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, run_alone, run_training, write_data, write_lock
+from tests.processes.test_distributed import accelerate_command, deepspeed_artifacts, two_processes
 
 TWO_STEPS = {"training__max_steps_per_epoch": 2, "training__epochs": 1}
 

@@ -23,10 +23,10 @@ from ratc_runtime.tasks import make_task
 from ratc_runtime.training.evaluation import evaluate
 from ratc_runtime.training.memory_rehearsal import noise
 from ratc_runtime.training.open_run import seed_everything
-from test_resume import group_signal, same, stop_midway
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import environment, lock_content, results, run_forked, train_command, write_data
+from tests.processes.test_resume import group_signal, same, stop_midway
 
 WEIGHT = 0.25
 NO_DROPOUT = {**lock_content()["model"]["args"], "mlp_dropout": 0.0}

@@ -20,10 +20,10 @@ from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.training import out_of_memory
 from ratc_runtime.training.micro_batch import Split, smaller, with_micro_batch
-from test_distributed import ACCELERATE, accelerate_command, deepspeed_artifacts
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, run_forked, write_data, write_lock
+from tests.processes.test_distributed import ACCELERATE, accelerate_command, deepspeed_artifacts
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_distributed import ACCELERATE, TORCHRUN, TWO, accelerate_command
-from test_resume import same
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, write_data, write_lock
+from tests.processes.test_distributed import ACCELERATE, TORCHRUN, TWO, accelerate_command
+from tests.processes.test_resume import same
 
 pytestmark = pytest.mark.slow
 

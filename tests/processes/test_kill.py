@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import group_signal, same, slow_project, stop_midway
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
+from tests.processes.test_resume import group_signal, same, slow_project, stop_midway
 
 HERE = Path(__file__).resolve().parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -24,10 +24,10 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.evaluation import evaluate
-from test_resume import slow_project, stop_midway
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, write_data, write_lock
+from tests.processes.test_resume import slow_project, stop_midway
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 All cases of one world size run in one launch, one after the other: starting processes takes longer than training. As a
 program it is such a process: `backends.py FOLDER NAME...`, under torchrun where the world has two processes.
-`python tests/runtime/backends.py` trains everything and rewrites losses.json; read the difference before committing.
+`python tests/processes/backends.py` trains everything and rewrites losses.json; read the difference before committing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE.parents[1] / "runtime"), str(HERE.parents[1])]
+    sys.path[:0] = [str(HERE.parents[1] / "runtime"), str(HERE.parents[1])]
 
 from tests.effort import HANGS_S  # noqa: E402
 from tests.helpers.lockfile import BASE, RUNTIME, environment, results, write_data, write_lock  # noqa: E402
@@ -223,7 +223,7 @@ def regenerate() -> None:
             found |= train_cases(folder, names)
     import torch
 
-    about = "losses of the backends' matrix on a CPU: python tests/runtime/backends.py; docs/concepts/backends.md"
+    about = "losses of the backends' matrix on a CPU: python tests/processes/backends.py; docs/concepts/backends.md"
     content = {"about": about, "torch": torch.__version__, "losses": found}
     GOLDEN.write_text(json.dumps(content, indent=2) + "\n")
 

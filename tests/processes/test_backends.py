@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from backends import CASES, GOLDEN, TOLERANCE, names_of, prepare, train_cases
-from test_distributed import score_of_exported
 
 from tests.effort import part_of
 from tests.helpers.lockfile import results
+from tests.processes.backends import CASES, GOLDEN, TOLERANCE, names_of, prepare, train_cases
+from tests.processes.test_distributed import score_of_exported
 
 pytestmark = pytest.mark.slow(every=True)  # they share two launches
 
