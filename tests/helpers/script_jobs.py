@@ -15,7 +15,7 @@ from tests.helpers import jobs
 from tests.helpers.jobs import spec
 from tests.places import TESTS
 
-CLUSTERS = {"slurm": TESTS / "slurm/cluster.yaml", "lsf": TESTS / "lsf/cluster.yaml"}
+CLUSTERS = {"slurm": TESTS / "cluster/slurm/cluster.yaml", "lsf": TESTS / "cluster/lsf/cluster.yaml"}
 SCRIPT = {"slurm": "job.sbatch", "lsf": "job.lsf", "local": "run.sh"}
 #: Two tasks of one start: this machine, under two names.
 HOSTS = ("localhost", "127.0.0.1")
@@ -62,7 +62,7 @@ class Job:
     def run(self, number: str = "70", **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the script as the scheduler would."""
         environment = {
-            "PATH": f"{self.bin}:{TESTS / 'lsf'}:{os.environ['PATH']}",
+            "PATH": f"{self.bin}:{TESTS / 'cluster/lsf'}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "NOTES": str(self.notes),
         }

@@ -1,6 +1,6 @@
 """`ratc submit` against schedulers that refuse, hang, babble and forget: small programs that say what real ones say.
 
-What a real Slurm does with it is in `tests/slurm/test_submit.py`; LSF cannot be had here.
+What a real Slurm does with it is in `tests/cluster/slurm/test_submit.py`; LSF cannot be had here.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from ratc.cli import main
+from tests.cluster.slurm.cluster import BASE, Slurm
 from tests.helpers.jobs import for_jobs, results, spec, wait_until, write_project
 from tests.places import ROOT
-from tests.slurm.cluster import BASE, Slurm
 
 pytestmark = pytest.mark.slow
 

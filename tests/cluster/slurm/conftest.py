@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.slurm.cluster import HERE, Slurm, debian_packages, running
 from tests.places import ROOT
-from tests.slurm.cluster import HERE, Slurm, debian_packages, running
 
 WISH = os.environ.get("RATC_TEST_SLURM", "")
 #: By cluster: why it does not run.
@@ -36,7 +36,7 @@ def _start(kind: str) -> str | None:
         command, environment = [HERE / "up", kind], {**os.environ, "RATC_TEST_SHOWN": shown}
         if subprocess.run(command, stdout=said, stderr=said, env=environment, check=False).returncode:
             said.seek(0)
-            return said.read().strip() or f"tests/slurm/up {kind} failed"
+            return said.read().strip() or f"tests/cluster/slurm/up {kind} failed"
     return None
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.slurm.cluster import Slurm, ask
 from tests.helpers.jobs import for_jobs, results, spec, write_project
 from tests.places import ROOT
-from tests.slurm.cluster import Slurm, ask
 
 pytestmark = pytest.mark.slow
 

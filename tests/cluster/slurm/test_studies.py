@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.cluster.slurm.cluster import ENDED, Slurm
 from tests.helpers import jobs
 from tests.helpers.jobs import for_jobs, ratc, results, spec, wait_until, write_project
-from tests.slurm.cluster import ENDED, Slurm
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.slurm.cluster import ENDED, Slurm
 from tests.helpers import jobs
 from tests.helpers.jobs import (
     as_soon_as,
@@ -22,7 +23,6 @@ from tests.helpers.jobs import (
     wait_until,
     write_project,
 )
-from tests.slurm.cluster import ENDED, Slurm
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lsf.grammar import problems
+from tests.cluster.lsf.grammar import problems
 
 HERE = Path(__file__).parent
 WRONG = sorted((HERE / "wrong").glob("*.lsf"))

@@ -135,7 +135,7 @@ def running() -> str | None:
         first = Path("/etc/slurm/slurm.conf").read_text().splitlines()[0]
     except (OSError, IndexError):
         return None
-    kind = re.search(r"tests/slurm/up\) (\w+)", first)
+    kind = re.search(r"tests/cluster/slurm/up\) (\w+)", first)
     return kind[1] if kind and "is UP" in ask("scontrol", "ping") else None
 
 

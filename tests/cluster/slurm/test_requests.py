@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from ratc.cli import main
+from tests.cluster.slurm.cluster import Slurm
 from tests.helpers.jobs import spec
 from tests.places import CASES
-from tests.slurm.cluster import Slurm
 
 GOLDEN = sorted(CASES.glob("*/expected/**/job.sbatch"))
 CLUSTER = str(Path(__file__).with_name("cluster.yaml"))

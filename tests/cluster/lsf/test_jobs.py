@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.lsf.grammar import problems
 from tests.effort import HANGS_S
 from tests.helpers import jobs
 from tests.helpers.jobs import (
@@ -26,7 +27,6 @@ from tests.helpers.jobs import (
     wait_until,
     write_project,
 )
-from tests.lsf.grammar import problems
 from tests.places import CASES
 
 HERE = Path(__file__).parent
