@@ -45,7 +45,7 @@ docs schema: setup
 	$(BIN)/python -m ratc.spec.generate
 	$(BIN)/python -m ratc.secrets.generate
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m tests.test_codes
+	$(BIN)/python -m tests.product.test_codes
 
 # The site of the documentation, in build/site. A broken link or anchor is a failure.
 site: setup

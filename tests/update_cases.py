@@ -13,7 +13,7 @@ from ratc.cli import main
 from ratc.fitting.check_batch import SKIP
 from ratc.own_code.trust import VARIABLE
 from tests.places import CASES
-from tests.test_cases import OUTPUT
+from tests.product.test_cases import OUTPUT
 
 
 def update(case: Path) -> None:

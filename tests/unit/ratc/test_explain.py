@@ -15,7 +15,7 @@ from ratc.compiler import File, Inputs
 from ratc.render import plan as render
 from ratc.workflow import inputs
 from tests.places import CASES
-from tests.test_properties import SPECS
+from tests.product.test_properties import SPECS
 
 SPEC = """\
 experiment_name: demo

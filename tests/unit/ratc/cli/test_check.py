@@ -10,7 +10,7 @@ import pytest
 
 from ratc.cli import main
 from tests.places import CASES, ROOT
-from tests.test_cases import run_case
+from tests.product.test_cases import run_case
 
 SPEC = """experiment_name: demo
 training: {batch_size: 8}

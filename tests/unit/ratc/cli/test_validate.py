@@ -10,7 +10,7 @@ import pytest
 
 from ratc.cli import main
 from tests.places import CASES
-from tests.test_codes import blocks, explanations
+from tests.product.test_codes import blocks, explanations
 
 OWN = """\
 from torch import nn

@@ -21,7 +21,7 @@ from ratc.plan import Plan, Value, Values
 from ratc.spec.keys import Effect
 from tests.effort import examples
 from tests.places import CASES
-from tests.test_properties import SPECS, mutate
+from tests.product.test_properties import SPECS, mutate
 
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from ratc.cli import COMMAND_LINE, main
-from tests.test_dry_run import commands
+from tests.product.test_dry_run import commands
 
 EXAMPLES = [(name, line) for name, one in commands() for line in getattr(one, "examples", {})]
 

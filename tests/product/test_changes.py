@@ -2,7 +2,7 @@
 
 A folder holds `old/` and `new/`, each with a `spec.yaml` and what lies beside it, `args.txt` with options, and
 `expected.txt`, which is empty where nothing differs; `expected.md` and `expected.json` where those forms are held, too.
-`python -m tests.diff.test_changes [NAME ...]` writes them again: read them as a reviewer would.
+`python -m tests.product.test_changes [NAME ...]` writes them again: read them as a reviewer would.
 """
 
 import contextlib
