@@ -25,7 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "runtime")]
+sys.path[:0] = [str(ROOT / "runtime"), str(ROOT)]
 
 from ratc_runtime.config.lock import read_lock  # noqa: E402
 from ratc_runtime.data.cache import open_cache, wrap  # noqa: E402

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "runtime"), str(ROOT), str(ROOT / "tests" / "runtime")]
+sys.path[:0] = [str(ROOT / "runtime"), str(ROOT)]
 
 #: What each process runs before the points, and for a point `step`.
 WAYS = {

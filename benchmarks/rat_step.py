@@ -19,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "runtime"), str(HERE / "memory"), str(ROOT / "tests" / "memory")]
+sys.path[:0] = [str(ROOT), str(ROOT / "runtime"), str(HERE / "memory")]
 
 GIB = 1 << 30
 WARM, STEPS = 3, 10

@@ -1,4 +1,4 @@
-"""Fixtures of tests that train: a tiny data set, and that own modules are forgotten. A room's conftest.py imports them."""
+"""Fixtures of tests that train, which a room's conftest.py imports: tiny data, and own modules that are forgotten."""
 
 from __future__ import annotations
 

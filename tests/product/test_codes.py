@@ -4,7 +4,8 @@ Under `## Fails` and `## Fix` stand fenced blocks: `yaml` is `spec.yaml`, `yaml 
 commands, run in a folder with these files. Without commands the spec is compiled by the pure pipeline, for a machine of
 8 cores and no GPU. What fails must give the code and no other; the fix must give no error and not the code.
 
-`docs/reference/codes.md` is the table of all codes. After a change: `python -m tests.test_codes` writes it again.
+`docs/reference/codes.md` is the table of all codes. After a change: `python -m tests.product.test_codes` writes it
+again.
 """
 
 import functools
@@ -29,11 +30,12 @@ CODES = ROOT / "ratc" / "codes"
 TABLE = ROOT / "docs" / "reference" / "codes.md"
 STAGES = ("parse", "schema", "meaning", "resolve", "target", "run")
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
-#: Codes whose examples are words. R317 takes a dozen traces; `tests/unit/ratc/fitting/test_predict.py` provokes it. R345 needs a
-#: digest: `tests/unit/ratc/test_rates.py`. R402: no spec may make a consumer refuse, so a failing example would be a bug.
-#: R451: `tests/security/test_edited.py`.
-#: R411-R419 need a scheduler: `tests/unit/ratc/workflow/test_submit.py` provokes them; so does R435, `tests/probe`. R440 needs two specs:
-#: `tests/diff`. R5xx but R515: the runtime's; they need torch, data or GPUs, and the runtime's own tests provoke them.
+#: Codes whose examples are words. R317 takes a dozen traces; `tests/unit/ratc/fitting/test_predict.py` provokes it.
+#: R345 needs a digest: `tests/unit/ratc/test_rates.py`. R402: no spec may make a consumer refuse, so a failing example
+#: would be a bug. R451: `tests/security/test_edited.py`. R411-R419 need a scheduler:
+#: `tests/unit/ratc/workflow/test_submit.py` provokes them; so does R435, `tests/unit/ratc/probe`. R440 needs two specs:
+#: `tests/unit/ratc/cli/test_diff.py`. R5xx but R515: the runtime's; they need torch, data or GPUs, and the runtime's
+#: own tests provoke them.
 IN_WORDS = (
     {"R317", "R345", "R402", "R435", "R440", "R441", "R451"}
     | {f"R41{number}" for number in range(1, 10)}
@@ -171,7 +173,7 @@ def test_explain_prints_the_explanation(capsys):
 
 
 def test_the_table_is_up_to_date():
-    assert TABLE.read_text() == table(), "run `python -m tests.test_codes`"
+    assert TABLE.read_text() == table(), "run `python -m tests.product.test_codes`"
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_yaml_blocks_are_yaml_and_those_of_specs_are_valid():
     specs = 0
     for page, text in blocks("yaml"):
         if "…" in text or re.fullmatch(r"R[0-9]{3}.md", page):
-            continue  # the one shows a form; pages of codes have failing examples, which tests/product/test_codes.py runs
+            continue  # the one shows a form; pages of codes have failing examples, which test_codes.py runs
         content = yaml.safe_load(text)
         is_spec = isinstance(content, dict) and set(content) <= set(_SPEC) and page not in ("lock.md", "facts.md")
         if not is_spec:

@@ -81,9 +81,7 @@ def folder(tmp_path, monkeypatch):
 def test_each_command_either_only_reads_or_has_a_dry_run():
     have = {name for name, one in commands() if any("--dry-run" in parameter.opts for parameter in one.params)}
     assert {name for name, _ in commands()} - have == READING
-    assert have - WRITING.keys() == {"fit", "profile"}, (
-        "tried below, and in tests/unit/ratc/render/timeline/test_timeline.py"
-    )
+    assert have - WRITING.keys() == {"fit", "profile"}, "tried below, and in ratc/render/timeline"
 
 
 @pytest.mark.parametrize("name", WRITING)

@@ -118,7 +118,7 @@ def facts(data: bytes, err: Callable[[], str]) -> None:
     command(main, ["compile", "spec.yaml", "-o", "out", "--no-predict", "--facts", write("facts.yaml", data)], err)
 
 
-@target("cluster", texts(*recorded("slurm/cluster.yaml", "lsf/cluster.yaml")))
+@target("cluster", texts(*recorded("cluster/slurm/cluster.yaml", "cluster/lsf/cluster.yaml")))
 def cluster(data: bytes, err: Callable[[], str]) -> None:
     write("ours.yaml", data)
     write("spec.yaml", SPEC.replace("account: me", "cluster: ours.yaml").encode())
@@ -161,7 +161,7 @@ def lock(data: bytes, err: Callable[[], str]) -> None:
 @target("points", texts("name\tvalues\tlock\na\tseed=1\tsha256:0\nb\tseed=2\tsha256:1\n"))
 def points(data: bytes, err: Callable[[], str]) -> None:
     write("spec.yaml", SWEPT.encode())
-    write("ours.yaml", recorded("slurm/cluster.yaml")[0].encode())
+    write("ours.yaml", recorded("cluster/slurm/cluster.yaml")[0].encode())
     write("spec.yaml", SWEPT.replace("account: me", "cluster: ours.yaml").encode())
     if not os.path.exists("out/lock.yaml"):
         command(main, ["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--no-predict"], err)

@@ -1,7 +1,7 @@
 """`ratc import`: golden folders of files from other tools, and laws about what becomes of each line.
 
 A folder of `tests/imports` holds the files, `args.txt`, and what is expected: `expected.yaml`, the spec, and
-`expected.txt`, what is said. `python -m tests.test_import` writes both again: read them.
+`expected.txt`, what is said. `python -m tests.unit.ratc.importers.test_importers` writes both again: read them.
 """
 
 import contextlib

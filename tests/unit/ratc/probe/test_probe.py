@@ -1,7 +1,7 @@
 """Probes: what schedulers print, as recorded, becomes cluster facts that compile; what they leave open is asked.
 
-`slurm-small` and `slurm-mixed` were recorded from a running Slurm 22.05, the first of `tests/cluster/slurm/up`, the second of a
-controller with many kinds of nodes. `lsf` was written from IBM's documentation of LSF 10.1's commands.
+`slurm-small` and `slurm-mixed` were recorded from a running Slurm 22.05, the first of `tests/cluster/slurm/up`, the
+second of a controller with many kinds of nodes. `lsf` was written from IBM's documentation of LSF 10.1's commands.
 """
 
 import os

@@ -189,7 +189,7 @@ def test_a_bias_of_two_features_keeps_sixteen_bits(kind: torch.dtype) -> None:
 
 @pytest.mark.parametrize("features", [3, 16, 20])
 def test_flex_attention_itself_gives_these_outputs(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as a CPU goes: uncompiled, and forward. Its kernels are tested on a GPU (test_attention_gpu.py)."""
+    """As far as a CPU goes: uncompiled, and forward. Its kernels are tested on a GPU (test_fused_maps_gpu.py)."""
     from torch.nn.attention import flex_attention as flex
 
     monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)

@@ -10,6 +10,7 @@ import pytest
 from ratc.cli import main
 from ratc.diagnostics import Diagnostic, Severity, Source, Span
 from ratc.render.findings import github, markdown, sarif
+from tests.places import TESTS
 
 GOOD = """\
 experiment_name: demo
@@ -139,7 +140,7 @@ def test_sarif_holds_what_the_standard_requires(folder, capsys):
     assert replacement["insertedContent"] == {"text": "batch_size"}
 
 
-SARIF = json.loads((Path(__file__).parent / "standards/sarif-2.1.0.json").read_text())
+SARIF = json.loads((TESTS / "standards/sarif-2.1.0.json").read_text())
 
 
 def test_the_official_schema_refuses_what_is_no_sarif(folder, capsys):
