@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import ROOT
+from tests.places import ROOT, TESTS
 
 PACKAGE = ROOT / "ratc"
 #: Modules that several stages share: types and small tools, no stage among them.
@@ -207,8 +207,22 @@ def test_templates_hold_no_arithmetic(template):
         assert isinstance(node, (*allowed, jinja2.nodes.Tuple, jinja2.nodes.TemplateData)), (template.name, node)
 
 
-def test_no_two_modules_of_the_tests_have_one_name():
+UNIT_TESTS = sorted(path.relative_to(TESTS / "unit") for path in (TESTS / "unit").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=str)
+def test_unit_tests_mirror_the_sources(path):
+    """`<room>/test_<name>.py` tests the module `<name>` of that room, `test_<name>_<aspect>.py` a part of what it does,
+    and `test_<room>.py` the room as a whole."""
+    package, *rooms = path.parent.parts
+    room = {"ratc": PACKAGE, "ratc_runtime": ROOT / "runtime" / "ratc_runtime"}[package].joinpath(*rooms)
+    assert room.is_dir(), f"{room} is no room of the sources"
+    words = path.stem.split("_")[1:]
+    names = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
+    assert names & {room.name, *(module.stem for module in room.glob("*.py"))}, f"{room} has no such module"
+
+
+def test_every_test_lies_in_a_room_and_no_two_modules_have_one_name():
     """Folders of tests without an `__init__.py` share one space of names: pytest refuses to collect the second."""
-    paths = [path for path in (ROOT / "tests").glob("*/*.py") if not (path.parent / "__init__.py").exists()]
-    names = [path.stem for path in paths]
-    assert sorted(names) == sorted(set(names))
+    assert not list(TESTS.glob("test_*.py"))
+    assert not [path for path in TESTS.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
