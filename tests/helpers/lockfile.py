@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -20,6 +20,9 @@ from PIL import Image
 from ratc.tracing import warm
 from tests.effort import HANGS_S
 from tests.places import RUNTIME
+
+if TYPE_CHECKING:
+    from ratc_runtime.config.lock import Lock
 
 #: What trainings are forked from.
 SERVER = str(Path(__file__).resolve().parent / "training_server.py")
@@ -151,6 +154,13 @@ def write_lock(folder: Path, artifacts: dict[str, str] | None = None, **changes:
     path = folder / "lock.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+def lock_with(folder: Path, **changes: Any) -> Lock:
+    """Return the lock that `write_lock` writes, as a run reads it."""
+    from ratc_runtime.config.lock import read_lock
+
+    return read_lock(write_lock(folder, **changes))
 
 
 def write_data(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import cache as caching
 from ratc_runtime.data.cache import Cache, CachedSplit, open_cache, wrap
 from ratc_runtime.data.loading import train_loader
@@ -27,14 +27,10 @@ from ratc_runtime.distributed.world import World
 from torch.utils.data import default_collate
 
 from tests.effort import examples
-from tests.helpers.lockfile import results, run_training, write_data, write_lock
+from tests.helpers.lockfile import lock_with, results, run_training, write_data, write_lock
 
 ALONE = World(0, 1, torch.device("cpu"))
 MIB = 2**20
-
-
-def lock_with(folder: Path, **changes: Any) -> Lock:
-    return read_lock(write_lock(folder, **changes))
 
 
 def opened(lock: Lock, folder: Path, foreign: bool = False) -> tuple[Cache, dict[str, Any]]:

@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import isic
 from ratc_runtime.data.loading import Batch, Loader, evaluation_loader, train_loader
 from ratc_runtime.data.sources import open_split
@@ -23,7 +22,7 @@ from ratc_runtime.errors import RuntimeFinding
 from torch.utils.data import default_collate
 
 from tests.effort import examples
-from tests.helpers.lockfile import write_data, write_lock
+from tests.helpers.lockfile import lock_with, write_data
 
 AUGMENTATIONS = [
     {"RandomHorizontalFlip": {"p": 0.5}},
@@ -31,10 +30,6 @@ AUGMENTATIONS = [
     {"GaussianNoise": {"sigma": 0.05}},
 ]
 GLOBAL, STEPS = 8, 3
-
-
-def lock_with(folder: Path, **changes: Any) -> Lock:
-    return read_lock(write_lock(folder, **changes))
 
 
 def collate(targets: Any) -> Any:
