@@ -1,4 +1,4 @@
-"""Tracking servers for the tests: one that fails as it is told, and a real MLflow server."""
+"""Tracking servers for the tests, one that fails as it is told and a real MLflow server, and a record for them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from ratc_runtime.tracking.interface import Record
 
 from tests.helpers.lockfile import environment
 
@@ -91,3 +93,7 @@ class MlflowServer:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+def point(step: int, **values: float) -> Record:
+    return {"kind": "metrics", "step": step, "time": 1_700_000_000_000 + step, "values": values}
