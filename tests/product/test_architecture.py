@@ -207,19 +207,17 @@ def test_templates_hold_no_arithmetic(template):
         assert isinstance(node, (*allowed, jinja2.nodes.Tuple, jinja2.nodes.TemplateData)), (template.name, node)
 
 
-UNIT_TESTS = sorted(path.relative_to(TESTS / "unit") for path in (TESTS / "unit").rglob("test_*.py"))
-
-
-@pytest.mark.parametrize("path", UNIT_TESTS, ids=str)
-def test_unit_tests_mirror_the_sources(path):
+def test_unit_tests_mirror_the_sources():
     """`<room>/test_<name>.py` tests the module `<name>` of that room, `test_<name>_<aspect>.py` a part of what it does,
     and `test_<room>.py` the room as a whole."""
-    package, *rooms = path.parent.parts
-    room = {"ratc": PACKAGE, "ratc_runtime": ROOT / "runtime" / "ratc_runtime"}[package].joinpath(*rooms)
-    assert room.is_dir(), f"{room} is no room of the sources"
-    words = path.stem.split("_")[1:]
-    names = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
-    assert names & {room.name, *(module.stem for module in room.glob("*.py"))}, f"{room} has no such module"
+    packages = {"ratc": PACKAGE, "ratc_runtime": ROOT / "runtime" / "ratc_runtime"}
+    for path in (TESTS / "unit").rglob("test_*.py"):
+        package, *rooms = path.parent.relative_to(TESTS / "unit").parts
+        room = packages[package].joinpath(*rooms)
+        assert room.is_dir(), f"{path}: the sources have no such room"
+        words = path.stem.split("_")[1:]
+        names = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
+        assert names & {room.name, *(module.stem for module in room.glob("*.py"))}, f"{path}: no such module"
 
 
 def test_every_test_lies_in_a_room_and_no_two_modules_have_one_name():

@@ -1,7 +1,6 @@
 """Laws that hold for any input, tried on thousands of made-up ones; the same ones in every run."""
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -12,10 +11,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ratc import compiler, facts, layers, resources, schema, targets
+from ratc import compiler, facts, schema, targets
 from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan
@@ -24,69 +23,13 @@ from ratc.spec.experiment import Spec
 from ratc.spec.facts import Facts
 from ratc.targets.artifact import Artifact, Place
 from ratc.yaml.parse import parse
-from ratc.yaml.write import mapping
 from tests.effort import examples
+from tests.helpers.made_specs import EXPERIMENT, FACTS, FULL, SPECS, exactly, mutated_trees, words
 from tests.places import ROOT
 
 CODES = {path.stem for path in (ROOT / "ratc" / "codes").glob("*.md")}
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 PLACE = Place("../../..", "compiled/demo/local", "spec.yaml", "ratc compile ../../../spec.yaml", {})
-EXPERIMENT, FACTS = resources.schema("experiment"), resources.schema("facts")
-
-
-FULL = """\
-# every section, most keys
-experiment_name: demo
-description: "all of it: née, 東京"
-task_type: segmentation
-seed: 7
-output_dir: outputs/here
-model: &model
-  name: rat
-  feature_dims: 64
-  num_blocks: 2
-  num_heads: 4
-  multi_scale: true
-training:
-  epochs: 20
-  target_batch_size: 64
-  batch_size: 4
-  learning_rate: 1e-4
-  betas: [0.9, 0.99]
-  scheduler: step
-  step_epochs: 5
-  warmup_epochs: 1
-  gradient_clipping: null
-  deepspeed: true
-  zero_stage: 3
-  offload_optimizer: true
-data:
-  dataset: isic
-  data_dir: /data/it's here
-  image_size: [128, 192]
-  scales: [1.0, 0.5]
-  channels: 1
-  num_workers: 2
-logging: {backend: none, use_mlflow: true, mlflow_experiment_name: "a b"}
-distributed: {auto_detect: true, backend: nccl}
-resources: {nodes: 1, num_gpus: 4, gpu: a100-80, cpus: 16, memory: 128GB, walltime: "24:00:00"}
-environment:
-  modules: [cuda/12.4]
-  venv: .venv
-  variables: {OMP_NUM_THREADS: 4, NAME: "x y", RATE: 0.5}
-  secrets: [WANDB_API_KEY]
-  setup: ["ulimit -n 65536"]
-checkpoint: {every_epochs: 2, best_metric: iou, resume: never}
-"""
-OWN = """\
-experiment_name: own
-model: {name: "package.module:Model", args: {width: 32, deep: {a: [1, 2.5, null, true]}}}
-training: {loss: "package:Loss", loss_args: {gamma: 2.0}, gradient_accumulation_steps: 2}
-data: {dataset: "package:Data", args: {root: x}, data_dir: d}
-tuning: {search_space: {learning_rate: [1e-5, 1e-3]}}
-"""
-SEVERAL = (ROOT / "tests" / "cases" / "several-tasks" / "spec.yaml").read_text()
-SPECS = [FULL, OWN, SEVERAL, (ROOT / "specs" / "brain" / "config.yaml").read_text()]
 
 
 def pipeline(raw: bytes) -> tuple[Plan | None, tuple[Artifact, ...] | None, tuple[Diagnostic, ...]]:
@@ -122,59 +65,10 @@ def check(raw: bytes) -> None:
             yaml.safe_load(artifact.text)
 
 
-# ---------------------------------------------------------------------- mutated specs
-
-words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-numbers = st.one_of(
-    st.integers(-(2**64), 2**64),
-    st.sampled_from([0, 1, 2, 3, 7, 2**31, 2**63, 10**9, 10**9 + 1]),
-    st.floats(allow_nan=False, allow_infinity=False),
-)
-values = st.recursive(
-    st.none() | st.booleans() | numbers | words,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=6,
-)
 SNIPPETS = [
     *"\t#{}[]'\"%?\n\r\0", ": ", "- ", "&a ", "*a", "<<: ", "!!str ", "|\n", ">\n", "---\n", "\x85", "\u2028", "\ufeff",
     "!!python/object:os.system ", "null", "1e999", "0x1", "...",
 ]  # fmt: skip
-
-
-def paths(tree: Any, prefix: tuple = ()) -> list[tuple]:
-    """The path of every value below the root."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [path for key, child in items for path in ((*prefix, key), *paths(child, (*prefix, key)))]
-
-
-def mutate(draw, tree):
-    """Drop, retype, rename or move one value of a tree, in place."""
-    places = paths(tree)
-    if not places:
-        return
-    *parents, key = draw(st.sampled_from(places))
-    owner = tree
-    for parent in parents:
-        owner = owner[parent]
-    kind = draw(st.sampled_from(["drop", "retype", "rename", "other key's value", "add"]))
-    if kind == "drop":
-        del owner[key]
-    elif kind == "retype":
-        owner[key] = draw(values)
-    elif kind == "other key's value":
-        owner[key] = draw(st.sampled_from([1, 2, 64, 0.5, True, None, "rat", "none", "fp16", "a:b", [1.0], {}]))
-    elif isinstance(owner, dict):
-        name = draw(words | st.sampled_from([f"{key}s", str(key)[:-1], str(key).upper()]))
-        owner[name] = owner.pop(key) if kind == "rename" else draw(values)
-
-
-@st.composite
-def mutated_trees(draw, specs=tuple(SPECS)):
-    """A spec with one to four values dropped, retyped, renamed or moved."""
-    tree = yaml.safe_load(draw(st.sampled_from(specs)))
-    for _ in range(draw(st.integers(1, 4))):
-        mutate(draw, tree)
-    return tree
 
 
 @st.composite
@@ -225,202 +119,6 @@ def test_spliced_bytes_never_break_the_compiler(text, at, junk, lost):
 @given(st.binary(max_size=200) | words.map(str.encode))
 def test_any_bytes_never_break_the_compiler(raw):
     check(raw)
-
-
-# ---------------------------------------------------------------------- written YAML
-
-plain = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-TRICKY = [
-    *"-?~=|>{}[]'\"\\ yN", "", " a", "a ", "#x", "a #x", "a: b", "a:", ":a", "a:b", "a,b", "a b,c", "a, b", "- a", "<<",
-    "...", "*a", "&a", "!a", "%a", "@a", "1e5", "1.5e5", "0x1", "0o7", "0b1", "1_000", ".5", "5.", "+1", "-1", ".inf",
-    ".nan", "inf", "nan", "2001-01-01", "12:30:00", "190:20:30", "yes", "No", "ON", "null", "Null", "true", "---",
-    "a\nb", "a\r\nb", "\t", "\x07", "\x1b", "\x7f", "\x85", "\xa0", "\u2028", "\ufeff", "\ufffe", "\U0001f9e0", "é",
-    "e\u0301", "a\\b", "C:\\x", "$(x)", "/a/b", "a/b:c", "x (y)", "a+b", "..", "./a", "a.b",
-]  # fmt: skip
-texts = st.text(plain, max_size=30) | st.sampled_from(TRICKY) | st.text("ab1: ,-#.()", max_size=8)
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.sampled_from([1e16, 1e-7, -0.0, 1e22, 5e-324, 1.7976931348623157e308, 0.1, 100.0, 1e5]),
-    texts,
-)
-trees = st.dictionaries(
-    texts,
-    st.recursive(
-        scalars,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-        max_leaves=12,
-    ),
-    min_size=1,
-    max_size=5,
-)
-
-
-def exactly(value: Any) -> Any:
-    """The value such that 1, 1.0 and true differ, and 0.0 and -0.0."""
-    if isinstance(value, dict):
-        return {key: exactly(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [exactly(child) for child in value]
-    return type(value).__name__, repr(value)
-
-
-@settings(max_examples=examples(1000))
-@given(trees)
-@example({text: text for text in TRICKY})
-@example({"list": TRICKY, "map": {text: [text] for text in TRICKY}})
-def test_written_yaml_reads_back_as_it_was(tree):
-    text = mapping(tree)
-    for loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        assert exactly(yaml.load(text, Loader=loader)) == exactly(tree)
-    document, found = parse("x.yaml", text.encode())
-    assert document, found
-    assert exactly(document.root.data()) == exactly(tree)
-
-
-@settings(max_examples=examples(300))
-@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), scalars, min_size=1), texts)
-def test_comments_change_nothing(tree, comment):
-    text = mapping(tree, dict.fromkeys(tree, comment))
-    assert len(text.splitlines()) == len(tree) or "\n" not in text.strip("\n")
-    assert exactly(yaml.safe_load(text)) == exactly(tree)
-
-
-# ---------------------------------------------------------------------- batch
-
-sizes = st.none() | st.integers(1, 96) | st.sampled_from([128, 500, 512, 1000, 4096])
-
-
-def batch(target: int | None, micro: int | None, accumulation: int | None, gpus: int, nodes: int = 1):
-    """The plan of a run of these sizes, and what is said."""
-    training = {"target_batch_size": target, "batch_size": micro, "gradient_accumulation_steps": accumulation}
-    spec = {
-        "experiment_name": "demo",
-        "data": {"data_dir": "d"},
-        "training": {key: value for key, value in training.items() if value is not None},
-        "resources": {"gpu": "h100", "num_gpus": gpus, "nodes": nodes, "cpus": 64},
-    }
-    analysed, found = compiler.analyse(Inputs(File("spec.yaml", mapping(spec).encode())))
-    assert analysed, found
-    return compiler.plan(analysed, None, None)
-
-
-def suggestions(diagnostic: Diagnostic) -> list[tuple[str, int]]:
-    """What the help of an R304 names, as pairs of what to change and to what."""
-    named = []
-    for part in "".join(diagnostic.helps).removeprefix("use ").split(", or ") if diagnostic.helps else ():
-        if part.startswith("`"):
-            named.append(("micro", int(part.strip("`").removeprefix("batch_size: "))))
-        elif "GPU" in part:
-            named.append(("gpus", int(part.split()[0])))
-        else:
-            named += [("target", int(number)) for number in part.split(" or ")]
-    return named
-
-
-@settings(max_examples=examples(1000))
-@given(sizes, sizes, st.none() | st.integers(1, 12), st.integers(1, 16), st.sampled_from([1, 1, 2, 4]))
-@example(32, 2, 2, 4, 1)
-@example(500, None, None, 64, 1)
-def test_the_global_batch_is_exact_or_refused_with_a_way_out(target, micro, accumulation, per_node, nodes):
-    world = per_node * nodes
-    plan, found = batch(target, micro, accumulation, world, nodes)
-    if plan:
-        got = {key: plan.values[f"training.{key}"].value for key in ("global_batch_size", "micro_batch_size")}
-        steps = plan.values["training.gradient_accumulation_steps"].value
-        assert got["global_batch_size"] == got["micro_batch_size"] * steps * world
-        assert target in (None, got["global_batch_size"])
-        assert micro in (None, got["micro_batch_size"])
-        assert accumulation in (None, steps)
-        return
-    (refusal,) = found
-    assert refusal.code == "R304"
-    given_sizes = {"target": target, "micro": micro, "accumulation": accumulation, "gpus": world, "nodes": nodes}
-    named = suggestions(refusal)
-    assert any(what == "target" for what, _ in named)
-    for what, number in named:
-        if what == "gpus" and nodes > 1:
-            continue  # the number of nodes may have to follow
-        assert number != given_sizes[what], "what was refused is not a way out"
-        better, again = batch(**{**given_sizes, what: number})
-        assert better, (named, again)
-
-
-@pytest.mark.parametrize(
-    ("target", "micro", "accumulation", "gpus"),
-    [
-        (999_999_999, 1_000_000_000, None, 1),
-        (999_999_937, None, None, 999_999_936),
-        (999_999_937, None, 2, 999_999_936),
-        (7, 2, None, 1_000_000_000),
-        (None, 1_000_000_000, 1_000_000_000, 1_000_000_000),
-        (1_000_000_000, 7, None, 1),
-        (5, 1_000_000_000, 1_000_000_000, 1),
-    ],
-)
-def test_sizes_beyond_reason_are_answered(target, micro, accumulation, gpus):
-    plan, found = batch(target, micro, accumulation, gpus)
-    if plan:
-        assert plan.values["training.global_batch_size"].value < 2**63, "the lock can hold it"
-    else:
-        for what, number in suggestions(found[0]):
-            assert 1 <= number <= 1_000_000_000, f"{what} could never be that"
-
-
-# ---------------------------------------------------------------------- layers
-
-KEYS = {
-    "training.epochs": st.integers(3, 900),
-    "training.weight_decay": st.floats(0, 1),
-    "training.scheduler": st.sampled_from(["cosine", "step", "none"]),
-    "data.data_dir": st.text("ab /", min_size=1, max_size=5).map(lambda text: f"/{text}x"),
-    "data.pin_memory": st.booleans(),
-    "resources.cpus": st.integers(1, 64),
-    "seed": st.integers(0, 1000),
-}
-LAYERS = ("spec", "cluster_spec.yaml", "slurm_spec.yaml", "environment", "option")
-
-
-@settings(max_examples=examples(400))
-@given(st.fixed_dictionaries({}, optional={name: st.fixed_dictionaries({}, optional=KEYS) for name in LAYERS}))
-def test_later_layers_win_and_every_value_knows_its_layer(given_values):
-    def file(name: str, body: dict[str, Any]) -> File:
-        tree: dict[str, Any] = {"experiment_name": "demo", "data": {"data_dir": "d"}} if name == "spec" else {}
-        for path, value in body.items():
-            *section, key = path.split(".")
-            owner = tree.setdefault(section[0], {}) if section else tree
-            owner[key] = value
-        return File("spec.yaml" if name == "spec" else name, mapping(tree).encode(), name)
-
-    base = file("spec", given_values.get("spec", {}))
-    overlays = [file(name, given_values[name]) for name in LAYERS[1:3] if given_values.get(name)]
-    variables = {
-        f"RAT_{path.upper().replace('.', '__')}" if "." in path else f"RAT_{path.upper()}": _written(value)
-        for path, value in given_values.get("environment", {}).items()
-    }
-    overrides, found = layers.from_environment(variables, EXPERIMENT)
-    assert not found
-    options = given_values.get("option", {}).items()
-    overrides += [layers.from_assignment(f"{path}={_written(value)}") for path, value in options]
-    resolved, found = compiler.analyse(Inputs(base, overlays, overrides))
-    assert resolved, found
-    for path in KEYS:
-        holders = [name for name in LAYERS if path in given_values.get(name, {})]
-        got = resolved[path]
-        if not holders:
-            assert got.origin == ("spec" if path == "data.data_dir" else "default")
-            continue
-        last = holders[-1]
-        assert exactly(got.value) == exactly(given_values[last][path])
-        assert got.origin == ("spec" if last == "spec" else "layer")
-        variable = f"RAT_{path.upper().replace('.', '__')}"
-        assert got.reason == {"environment": variable, "option": f"--set {path}"}.get(last, last)
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 # ---------------------------------------------------------------------- purity

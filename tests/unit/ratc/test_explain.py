@@ -14,8 +14,8 @@ from ratc.cli import main, options
 from ratc.compiler import File, Inputs
 from ratc.render import plan as render
 from ratc.workflow import inputs
+from tests.helpers.made_specs import SPECS
 from tests.places import CASES
-from tests.product.test_properties import SPECS
 
 SPEC = """\
 experiment_name: demo

@@ -20,8 +20,8 @@ from ratc.compiler import File, Inputs
 from ratc.plan import Plan, Value, Values
 from ratc.spec.keys import Effect
 from tests.effort import examples
+from tests.helpers.made_specs import SPECS, mutate
 from tests.places import CASES
-from tests.product.test_properties import SPECS, mutate
 
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 

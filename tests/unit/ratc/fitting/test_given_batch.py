@@ -21,8 +21,8 @@ from ratc.memory.zero import Strategy
 from ratc.tracing import fetch
 from ratc.workflow import edit_facts
 from tests.helpers import made_traces
+from tests.helpers.measurements import MACHINE, measurement
 from tests.unit.ratc.cli.test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
-from tests.unit.ratc.memory.test_measured import MACHINE, measurement
 
 GIB = 1 << 30
 VARIANT = Variant("fp32")

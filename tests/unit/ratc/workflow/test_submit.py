@@ -5,8 +5,6 @@ What a real Slurm does with it is in `tests/cluster/slurm/test_submit.py`; LSF c
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 import subprocess
@@ -18,16 +16,11 @@ from pathlib import Path
 import pytest
 
 from ratc.compiled import finished
-from ratc.plan import Value, Values
-from ratc.scheduler import DIALECTS, record, summary
-from ratc.scheduler.dialect import Answer, Task
-from ratc.scheduler.refusal import refusal
 from ratc.targets.artifact import Artifact
 from tests.effort import HANGS_S
-from tests.places import ROOT
+from tests.helpers.fake_schedulers import SHOW, Place
 
 CONFIG = "echo 'ClusterName             = fake'\n"
-SHOW = "JobId=5 JobName=demo\n   JobState={} Reason=None\n   Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode={}\n"
 #: Says the cluster's name, and of a job what the file `state` holds.
 SCONTROL = f"""\
 if [ "$2" = config ]; then {CONFIG}exit; fi
@@ -46,74 +39,6 @@ echo 'Job <77> is submitted to queue <normal>.'
 """
 BJOBS = '[ -e "$HERE/state" ] && cat "$HERE/state" && exit; echo "Job <77> is not found" >&2; exit 255\n'
 LSID = "echo 'IBM Spectrum LSF 10.1.0.13'; echo 'My cluster name is blue'; echo 'My master name is head'\n"
-
-
-class Place:
-    """A folder with a spec, and another one with fake programs, which is all that is on PATH."""
-
-    def __init__(self, folder: Path, **programs: str) -> None:
-        self.folder, self.fakes = folder / "work here", folder / "fakes"
-        self.folder.mkdir()
-        self.fakes.mkdir()
-        (self.fakes / "bash").symlink_to("/bin/bash")  # which compiling asks whether the scripts can be read
-        self.spec()
-        for name, text in programs.items():
-            self.program(name, text)
-
-    def spec(self, resources: str = "num_gpus: 0, cpus: 2, walltime: '01:00'", more: str = "") -> None:
-        text = f"experiment_name: demo\ndata: {{data_dir: data}}\ntraining: {{batch_size: 2}}\n{more}"
-        (self.folder / "spec.yaml").write_text(text + f"resources:\n  {resources.replace(', ', chr(10) + '  ')}\n")
-
-    def program(self, name: str, text: str) -> None:
-        path = self.fakes / name
-        path.write_text(f"#!/bin/bash\nPATH=/usr/bin:/bin HERE='{self.fakes}'\n{text}")
-        path.chmod(0o755)
-
-    def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
-        """`ratc submit spec.yaml` in the spec's folder."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "ratc", "submit", "spec.yaml", *options],
-            cwd=self.folder,
-            env={**self.environment(), **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell's background process, which the tests may be, hands on that Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_", "LSB_"))}
-        return {**kept, "PATH": str(self.fakes), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
-
-    def submit(self, *options: str, **variables: str) -> tuple[int, str, str]:
-        process = self.start(*options, **variables)
-        out, err = process.communicate(timeout=HANGS_S)
-        return process.returncode, out, err
-
-    def refused(self, code: str, *options: str, **variables: str) -> str:
-        """Nothing is submitted for the reason of this code; what was said."""
-        status, out, err = self.submit(*options, **variables)
-        assert (status, out) == (1, ""), err
-        assert re.findall(r"^error\[(R\d+)\]", err, re.MULTILINE) == [code], err
-        return err
-
-    @property
-    def artifacts(self) -> Path:
-        return self.folder / "compiled/demo/slurm"
-
-    def calls(self) -> list[str]:
-        path = self.fakes / "calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def state(self, text: str) -> None:
-        (self.fakes / "state").write_text(text)
-
-    def record(self) -> list[dict[str, str | None]]:
-        found: list[dict[str, str | None]] = json.loads((self.artifacts / ".submitted/jobs.json").read_text())[
-            "submissions"
-        ]
-        return found
 
 
 @pytest.fixture
@@ -396,40 +321,6 @@ def test_live_check(slurm: Place) -> None:
     slurm.refused("R413", "--live-check", "--timeout", "1")
 
 
-@pytest.mark.parametrize(
-    ("words", "key"),
-    [
-        ("sbatch: error: Batch job submission failed: Invalid partition name specified", "partition"),
-        ("sbatch: error: invalid partition specified: nope", "partition"),
-        ("Invalid account or account/partition combination specified", "account"),
-        ("Invalid qos specification", "qos"),
-        ("Requested time limit is invalid (missing or exceeds some limit)", "walltime"),
-        ("Memory required by task is not available", "memory"),
-        ("sbatch: error: Memory specification can not be satisfied", "memory"),
-        ("Node count specification invalid", "nodes"),
-        ("More processors requested than permitted", "cpus"),
-        ("Invalid generic resource (gres) specification", "num_gpus"),
-        ("Invalid feature specification", "node_type"),
-        ("Requested node configuration is not available", None),
-        ("normal: No such queue. Job not submitted.", "queue"),
-        ("RUNLIMIT: Cannot exceed queue's hard limit(s). Job not submitted.", "walltime"),
-        ("MEMLIMIT: Cannot exceed queue's hard limit(s). Job not submitted.", "memory"),
-        ("Too many processors requested. Job not submitted.", "cpus"),
-    ],
-)
-def test_what_a_refusal_speaks_of(words: str, key: str | None) -> None:
-    from ratc.diagnostics import Source, Span
-
-    queue = "queue" if key == "queue" else "partition"
-    keys = ("account", "qos", "walltime", "memory", "nodes", "cpus", "num_gpus", "node_type", queue)
-    source = Source("spec.yaml", "")
-    spans = {name: Span(source, line, 1, line, 2) for line, name in enumerate(keys, 1)}
-    given = Values({f"resources.{name}": Value("x", "spec", "", (), span) for name, span in spans.items()})
-    assert refusal(Answer("sbatch", 1, "", words), given, False).span == (spans[key] if key else None)
-    left_open = Values({path: Value(None, "default") for path in given})
-    assert refusal(Answer("sbatch", 1, "", words), left_open, False).span is None
-
-
 def test_waiting_for_the_end(slurm: Place) -> None:
     slurm.state(SHOW.format("FAILED", "3:0"))
     status, out, err = slurm.submit("--wait")
@@ -500,26 +391,3 @@ def test_lsf_refuses(lsf: Place) -> None:
     lsf.spec("num_gpus: 0, walltime: '01:00', queue: nope")
     lsf.program("bsub", "cat >/dev/null; echo 'nope: No such queue. Job not submitted.' >&2; exit 255")
     assert "--> spec.yaml:7:10" in lsf.refused("R414")
-
-
-def test_records_that_are_none() -> None:
-    entry = record.Submission("5", "sha256:0", "slurm", "fake", "login", "2026-01-01T00:00:00Z")
-    assert record.load(record.dump([entry])) == (entry,)
-    for text in ("", "[]", "null", '{"version": 2, "submissions": []}', '{"version": 1, "submissions": [{"job": 1}]}'):
-        assert record.load(text) is None
-
-
-def test_answers_about_jobs_that_are_none() -> None:
-    for dialect in DIALECTS.values():
-        assert dialect.tasks(Answer("x", None)) is None
-        assert dialect.tasks(Answer("x", 0, "nothing to read here")) is None
-        assert dialect.cluster(Answer("x", 0, "nothing to read here")) is None
-    evil = SHOW.format("RUNNING", "0:0").replace("JobName=demo", "JobName=demo JobState=FAILED ExitCode=9:9")
-    assert DIALECTS["slurm"].tasks(Answer("x", 0, evil)) == (Task("5", "RUNNING"),)
-
-
-def test_differences_name_what_changed() -> None:
-    old = summary.values("lock.yaml", "seed: 1\ndata: {scales: [1, 2]}\nartifacts: {a: 1}\n")
-    new = summary.values("lock.yaml", "seed: 1\ndata: {scales: [1, 3]}\nartifacts: {a: 2}\nmodel: {depth: 2}\n")
-    assert summary.differences(old, new) == ["data.scales: [1, 2] -> [1, 3]", "model.depth: nothing -> 2"]
-    assert len(summary.differences({}, {f"k{number}": 1 for number in range(100)})) == 9
