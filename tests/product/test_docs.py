@@ -67,6 +67,13 @@ def test_every_link_within_the_documentation_leads_somewhere():
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
+def test_files_of_tests_that_are_named_exist():
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "Makefile", ROOT / ".ci" / "run"]
+    named = {name for page in pages for name in re.findall(r"(?<![\w/])tests/[\w/-]+(?:\.\w[\w.]*)?", page.read_text())}
+    assert len(named) > 50
+    assert not [name for name in sorted(named) if not (ROOT / name).exists()]
+
+
 def test_the_table_of_cards_is_the_catalogue():
     table = (ROOT / "docs" / "reference" / "cards.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", table, re.M))
