@@ -129,11 +129,13 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
 
 
 def _coerce(value: Any, schema: dict[str, Any]) -> Any:
-    """JSON Schema calls 2.0 an integer and 1 a number; make them what their names say."""
+    """JSON Schema calls 2.0 an integer and 1 a number; make them what their names say. What may be text, too, stays as
+    it was written.
+    """
     kinds = _types(schema)
     if isinstance(value, float) and value.is_integer() and "integer" in kinds:
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and "number" in kinds:
+    if isinstance(value, int) and not isinstance(value, bool) and "number" in kinds and "string" not in kinds:
         return float(value)
     if isinstance(value, list) and "items" in schema:
         return [_coerce(item, schema["items"]) for item in value]

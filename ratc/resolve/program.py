@@ -21,8 +21,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("data.data_dir")
     context.keep("training.epochs", "checkpoint.resume")
-    for name, why in (("deepspeed", "the program configures it itself"), ("zero_stage", "the program's matter")):
-        context.derive(f"engine.{name}", False if name == "deepspeed" else 0, why, "spec:entrypoint.args")
+    context.derive("engine.deepspeed", False, "the program configures it itself", "spec:entrypoint.args")
+    context.derive("engine.zero_stage", 0, "DeepSpeed is not used", "engine.deepspeed")
     yield from _launcher(context)
     handed = _handed(context)
     kind = program.kind(settings)
