@@ -148,21 +148,25 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         native=alloc_conf.settings(alloc_conf.NATIVE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         expandable=alloc_conf.settings(alloc_conf.EXPANDABLE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         program=is_program(plan.settings),
-        each=tasks_per_node(plan) > 1,
+        each=starts_each(plan),
         direct=launcher in ("srun", "none") or (single and launcher == "torchrun"),
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
         nodes=str(values["parallel.nodes"].value),
-        several=values["parallel.nodes"].value > 1 or tasks_per_node(plan) > 1,
+        several=values["parallel.nodes"].value > 1 or starts_each(plan),
         **head,
     )
     return Artifact(NODE, text, consumer="bash", executable=True)
 
 
+def starts_each(plan: Plan) -> bool:
+    """Whether the scheduler starts each process of a node, rather than one that starts the others."""
+    return bool(plan.values["job.launcher"].value == "srun")
+
+
 def tasks_per_node(plan: Plan) -> int:
-    """How many processes the scheduler starts on a node: one, which starts the others; or with `srun` each of them."""
-    each = plan.values["job.launcher"].value == "srun"
-    return plan.values.get_as(int, "parallel.processes_per_node") if each else 1
+    """How many processes the scheduler starts on a node."""
+    return plan.values.get_as(int, "parallel.processes_per_node") if starts_each(plan) else 1
 
 
 def modules_init(plan: Plan) -> str | None:
@@ -207,7 +211,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "output_dir": values["output_dir"].value,
         "nodes": str(nodes),
         # Ray needs a port on one node, too, and so do processes that Slurm starts.
-        "several": nodes > 1 or pool is not None or tasks_per_node(plan) > 1,
+        "several": nodes > 1 or pool is not None or starts_each(plan),
         "study": pool is not None,
         "outcome": "study/study.json" if pool else "results.json",
         "from_scratch": pool is None and values["checkpoint.resume"].value == "never",

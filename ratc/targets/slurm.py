@@ -21,7 +21,7 @@ def files(
     if settings["resources.queue"].value is not None and settings["resources.partition"].value is None:
         message, span = "`queue` means nothing to the target `slurm`", settings["resources.queue"].span
         found.append(Diagnostic("R405", message, span, helps=("use `partition`",), severity=Severity.WARNING))
-    rank = "${SLURM_NODEID:?}" if job.tasks_per_node(plan) == 1 else "${SLURM_PROCID:?}"
+    rank = "${SLURM_PROCID:?}" if job.starts_each(plan) else "${SLURM_NODEID:?}"
     node = job.node(plan, place, NAME, rank, shape)
     script = Artifact(NAME, _script(plan, place, shape), consumer="bash")
     engine = [] if isinstance(shape, Pool) else job.engine_files(plan, place)
@@ -53,7 +53,11 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     who.append(("--array", _range(shape), f"the points of {job.TABLE}, a task each"))
     log = "%A_%a" if shape else "%j"
     tasks = job.tasks_per_node(plan)
-    why = "one launcher a node, which starts the node's processes" if tasks == 1 else "Slurm starts each process"
+    why = (
+        "one launcher a node, which starts the node's processes"
+        if not job.starts_each(plan)
+        else "Slurm starts each process"
+    )
     what = [
         ("--nodes", values["parallel.nodes"].value, ""),
         ("--ntasks-per-node", tasks, why),

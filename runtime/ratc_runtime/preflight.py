@@ -101,7 +101,7 @@ def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]
 
 def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
     """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock; with
-    `checkpoint.own_code: warn` warn of it. Raise R580 if Python would find others in their place.
+    `checkpoint.own_code: warn` warn of it.
     """
     moved = []
     for path, module in (lock.own_code or {}).items():
@@ -114,7 +114,6 @@ def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
             moved += (
                 f"{new} may be imported in place of {path}" for new in _in_place_of(path, folder, lock.own_code or {})
             )
-    allowed.check_modules(list(lock.own_code or {}), folder)
     if moved and getattr(lock.checkpoint, "own_code", "strict") == "warn":
         warn(f"own code differs from the compiled code: {', '.join(moved)}")
     elif moved:
@@ -437,6 +436,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
     if lock.point is not None:
         check_point(lock, lock_path)
     if own_folder is not None:
+        allowed.check_modules(list(lock.own_code or {}), own_folder)
         check_own_code(lock, own_folder)
         check_imports(lock, own_folder)
         by_launcher = lock.engine.use_accelerate or lock.parallel.world_size > 1

@@ -43,7 +43,10 @@ def main() -> None:
         train_dataset=Pieces(given.text.read_text(), tokenizer),
         callbacks=[PlanCallback(plan)],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(plan))
+    start = last_checkpoint(plan)
+    if start is not None:
+        print(f"going on from {start}")
+    trainer.train(resume_from_checkpoint=start)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""Programs of the spec's own on a real Slurm: on two nodes, stopped and requeued, under each launcher."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.slurm.cluster import Slurm
+from tests.cluster.slurm.test_jobs import CLUSTER, log
+from tests.helpers import jobs
+from tests.helpers.jobs import as_soon_as, for_jobs, results
+from tests.places import ROOT
+
+pytestmark = pytest.mark.slow
+
+#: Every rank adds its own number; what rank 0 finds is written.
+ADDS = """import os
+import ratc_runtime
+import torch
+plan = ratc_runtime.plan()
+torch.distributed.init_process_group("gloo")
+found = torch.tensor([float(os.environ["RANK"])])
+torch.distributed.all_reduce(found)
+plan.verify(world_size=torch.distributed.get_world_size())
+plan.finished(sum=found.item(), hosts=os.uname().nodename)
+torch.distributed.barrier()
+"""
+SPEC = f"""experiment_name: demo
+entrypoint: {{script: train.py, args: [--text, text.txt]}}
+training: {{epochs: EPOCHS, learning_rate: 3e-3, target_batch_size: 16, batch_size: 8}}
+resources: {{cluster: {CLUSTER}, nodes: 2, num_gpus: 0, cpus: 2, memory: 4GB, walltime: "00:20:00"}}
+"""
+
+
+def submitted(slurm: Slurm, folder: Path, *options: str, epochs: int = 1) -> str:
+    """Compile the spec for the test cluster and submit what came out; returns the job's number."""
+    (folder / "spec.yaml").write_text(SPEC.replace("EPOCHS", str(epochs)))
+    done = jobs.ratc(folder, "compile", "spec.yaml", "--target", "slurm", "-o", "job", *options)
+    assert done.returncode == 0, done.stderr
+    return slurm.submit("job/job.sbatch", folder=folder, **for_jobs())
+
+
+@pytest.mark.slow(every=True)
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "srun"])
+def test_two_nodes_meet_under_each_launcher(slurm: Slurm, tmp_path: Path, launcher: str) -> None:
+    (tmp_path / "train.py").write_text(ADDS)
+    job = submitted(slurm, tmp_path, "--set", f"launcher={launcher}")
+    assert slurm.wait_for_end(job)["JobState"] == "COMPLETED", log(tmp_path)
+    assert results(tmp_path)["sum"] == 1.0
+    assert len(list((tmp_path / "outputs/demo/logs").glob(f"{job}.0-node*.log"))) == 2
+
+
+def test_a_trainer_of_hugging_face_is_stopped_requeued_and_finishes(slurm: Slurm, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    for path in (ROOT / "specs/text").glob("*.*"):
+        shutil.copy(path, tmp_path)
+    job = submitted(slurm, tmp_path, epochs=30)
+
+    def trains(folder: Path) -> bool:
+        return "'loss'" in "".join(path.read_text() for path in folder.glob("demo-*.out"))
+
+    as_soon_as(trains, {tmp_path: lambda: slurm.signal(job, "USR2", batch=True)})
+    facts = slurm.wait_for_end(job)
+    said = log(tmp_path)
+    assert facts["JobState"] == "COMPLETED", said
+    assert facts["Restarts"] == "1", said
+    assert "requeued, restart 1 of at most 20" in said
+    assert "going on from" in said
+    assert said.count("ratc: finished") == 1
+    found: dict[str, Any] = results(tmp_path)
+    assert found["steps"] == 30 * 10
+    assert found["world_size"] == 2
+    assert found["metrics"]["train_loss"] < 3.5
+
+
+def test_a_program_that_fails_on_one_node_fails_the_job(slurm: Slurm, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import os, sys\nsys.exit(int(os.environ['SLURM_NODEID']))\n")
+    job = submitted(slurm, tmp_path)
+    facts = slurm.wait_for_end(job)
+    assert facts["JobState"] == "FAILED", log(tmp_path)
+    assert not (tmp_path / "outputs/demo/DONE").exists()

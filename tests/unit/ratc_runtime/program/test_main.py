@@ -1,0 +1,210 @@
+"""A program of the spec's own, started on a node: what it is told, and what its end means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ratc_runtime.program import __main__ as program
+
+from ratc.cli import main as ratc
+from tests.effort import HANGS_S
+
+SPEC = """experiment_name: demo
+entrypoint: {entrypoint}
+training: {{target_batch_size: 16, batch_size: 4}}
+resources: {{num_gpus: 0}}
+"""
+#: Prints what it is told, as JSON.
+TELLS = """import json, os, sys
+import ratc_runtime
+plan = ratc_runtime.plan()
+told = {name: value for name, value in os.environ.items() if name.startswith("RATC_")}
+print(json.dumps([sys.argv[1:], dict(plan), told, os.getcwd()]))
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Compile an entrypoint and run its script; returns how it ended."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RATC_PYTHON", sys.executable)
+
+    def run(entrypoint: str, *options: str, **files: str) -> subprocess.CompletedProcess[str]:
+        for name, text in files.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint=entrypoint))
+        assert ratc(["compile", "spec.yaml", "-o", "out", *options]) == 0
+        return subprocess.run(["out/run.sh"], capture_output=True, text=True, timeout=HANGS_S, check=False)
+
+    return run
+
+
+def results(folder: Path = Path("outputs/demo")) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_a_script_is_told_the_plan_in_three_ways(start: Any, tmp_path: Path) -> None:
+    entrypoint = r'{script: train.py, args: [--batch, "${micro_batch_size}", "a b\n\"c\" *", "$${seed}", 7, "${lock}"]}'
+    done = start(entrypoint, train=TELLS)
+    assert done.returncode == 0, done.stderr
+    args, plan, told, folder = json.loads(done.stdout.splitlines()[-1])
+    assert args == ["--batch", "4", 'a b\n"c" *', "${seed}", "7", str(tmp_path / "out/lock.yaml")]
+    assert plan["gradient_accumulation_steps"] == int(told["RATC_GRADIENT_ACCUMULATION_STEPS"]) == 4
+    assert told["RATC_BF16"] == "false"
+    assert told["RATC_OUTPUT_DIR"] == str(tmp_path / "outputs/demo")
+    assert folder == str(tmp_path)
+    assert "wrote no results.json" in done.stderr
+    assert results()["status"] == "finished"
+
+
+def test_a_script_imports_what_lies_beside_it(start: Any) -> None:
+    done = start("{script: train.py}", train="import other\nprint(other.X)\n", other="X = 'found'\n")
+    assert "found" in done.stdout, done.stderr
+
+
+def test_a_module_is_run_as_one(start: Any) -> None:
+    done = start("{module: train, args: [1]}", train="import sys\nprint(__name__, sys.argv[1:])\n")
+    assert "__main__ ['1']" in done.stdout, done.stderr
+
+
+def test_a_command_needs_no_python(start: Any) -> None:
+    done = start("""{command: [bash, -c, 'echo "$0 $RATC_SEED"', x]}""")
+    assert done.stdout == "x 42\n"
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "none"])
+def test_one_process_runs_alike_under_every_launcher(start: Any, launcher: str) -> None:
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate")
+    done = start(
+        "{script: train.py, args: [a]}", "--set", f"launcher={launcher}", train="import sys\nprint(sys.argv[1:])\n"
+    )
+    assert "['a']" in done.stdout, done.stderr
+
+
+def test_what_the_program_says_of_its_run_is_kept(start: Any) -> None:
+    program_text = "import ratc_runtime\nratc_runtime.plan().finished(accuracy=0.5, micro_batch_size=4)\n"
+    assert start("{script: train.py}", train=program_text).returncode == 0
+    assert results()["accuracy"] == 0.5
+    again = start("{script: train.py}", train=program_text)
+    assert "already finished" in again.stdout
+    other = start("{script: train.py}", "--set", "seed=1", train="print('ran')\n")
+    assert "ran" in other.stdout
+    assert "accuracy" not in results(), "the results of another lock are set aside"
+
+
+def test_a_program_that_fails_fails_the_run(start: Any) -> None:
+    done = start("{command: [bash, -c, 'exit 3']}")
+    assert done.returncode == 1
+    assert "error[R567]: the program ended with status 3" in done.stderr
+    assert not Path("outputs/demo/results.json").exists()
+
+
+def test_a_program_that_ran_with_another_batch_is_not_finished(start: Any) -> None:
+    done = start("{script: train.py}", train="import ratc_runtime\nratc_runtime.plan().finished(micro_batch_size=8)\n")
+    assert done.returncode == 1
+    assert "error[R503]" in done.stderr
+    assert "micro_batch_size: 8, the lock says 4" in done.stderr
+    assert results().get("status") != "finished"
+    done = start("{script: train.py}", train="import ratc_runtime\nratc_runtime.plan().verify(world_size=2)\n")
+    assert "world_size: 2, the lock says 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "missing"),
+    [("{script: gone.py}", "the script"), ("{module: gone.train}", "the module"), ("{command: [gone]}", "the command")],
+)
+def test_what_is_not_there_is_refused_before_anything_starts(start: Any, entrypoint: str, missing: str) -> None:
+    done = start(entrypoint)
+    assert done.returncode == 1
+    assert "error[R509]" in done.stderr
+    assert missing in done.stderr
+
+
+def test_a_program_that_changed_since_is_refused(start: Any, tmp_path: Path) -> None:
+    assert start("{script: train.py}", train="import other\n", other="X = 1\n").returncode == 0
+    (tmp_path / "other.py").write_text("X = 2\n")
+    done = subprocess.run(["out/run.sh"], capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert done.returncode == 1
+    assert "error[R582]" in done.stderr
+    assert "other.py changed" in done.stderr
+
+
+STOPS = """import time
+import ratc_runtime
+plan = ratc_runtime.plan()
+print("started", flush=True)
+while not plan.should_stop():
+    time.sleep(0.05)
+plan.stopped()
+"""
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_is_not_finished(start: Any, tmp_path: Path) -> None:
+    start("{command: ['true']}")
+    (tmp_path / "outputs/demo/results.json").unlink()
+    (tmp_path / "train.py").write_text(STOPS)
+    (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
+    assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
+    with subprocess.Popen(["out/run.sh"], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "started\n"
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(HANGS_S) == 0
+    assert not (tmp_path / "outputs/demo/results.json").exists()
+    assert not (tmp_path / "outputs/demo/STOP").exists()
+    assert (tmp_path / "outputs/demo/STOPPED").exists()
+
+
+def test_a_second_interrupt_ends_a_program_that_does_not_look(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
+    (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
+    assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
+    words = [sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--", "{}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline() == "started\n"
+        run.send_signal(signal.SIGINT)
+        assert "asked to save and stop" in run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(HANGS_S) == 1
+        assert "was ended by signal 15" in run.stderr.read()
+
+
+def test_the_first_node_waits_for_the_others(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start("{command: ['true']}")
+    lock = tmp_path / "out/lock.yaml"
+    text = lock.read_text().replace("  nodes: 1", "  nodes: 2").replace("world_size: 1 ", "world_size: 2 ")
+    lock.write_text(text)
+    monkeypatch.setattr(program, "PATIENCE", 0.2)
+    given = ["--lock", str(lock), "--start", "7", "--output-dir", "o"]
+    assert program.main([*given, "--node", "0", "--", "{}"]) == 1
+    assert not Path("o/results.json").exists()
+    assert program.main([*given, "--node", "1", "--", "{}"]) == 0
+    assert program.main([*given, "--node", "0", "--", "{}"]) == 0
+    assert results(Path("o"))["status"] == "finished"
+
+
+def test_without_a_launcher_the_place_among_others_is_told(start: Any, tmp_path: Path) -> None:
+    start("{command: [env]}")
+    lock = program.read_any(tmp_path / "out/lock.yaml")
+    assert isinstance(lock, program.ProgramLock)
+    given = program.parse(["--lock", "l", "--node", "3", "--local", "1", "--head", "h", "--port", "9", "--", "{}"])
+    told = program.variables(lock, given, Path("/d"), Path("/o"))
+    assert {name: told[name] for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")} == {
+        "RANK": "3",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "h",
+        "MASTER_PORT": "9",
+    }
+    assert "PYTHONSAFEPATH" not in told
+    assert os.path.isabs(told["RATC_LOCK"])
