@@ -180,7 +180,7 @@ class Training(Section):
     )
     base_batch_size: PositiveInt | None = Field(
         None,
-        description="Global batch size that `learning_rate` is meant for; of a measured one what it was measured with.",
+        description="Reference batch size for `learning_rate_scaling`; of a measured rate its own batch.",
         examples=[256],
     )
     optimizer: Annotated[
@@ -351,7 +351,7 @@ class Data(Section):
     )
     class_names: Annotated[list[ClassName] | None, Key((Effect.COSMETIC,), "other words for the same classes")] = Field(
         None,
-        description="What the classes are called, `num_classes` of them; numbers if absent.",
+        description="Names of the classes, `num_classes` of them; numbers if absent.",
         examples=[["background", "grey matter", "white matter"]],
     )
     ignore_index: Annotated[
@@ -367,7 +367,7 @@ class Data(Section):
         description="Image pyramid for `model.multi_scale`: factors of `image_size`, the first is 1.",
         examples=[[1.0, 0.5]],
     )
-    on_bad_sample: Literal["fail", "skip"] = Field("fail", description="What a missing or corrupt image does.")
+    on_bad_sample: Literal["fail", "skip"] = Field("fail", description="Reaction to a missing or corrupt image.")
     augmentations: Annotated[
         list[Annotated[dict[Variable, Arguments], Field(min_length=1, max_length=1)]],
         Key(LEARNT, "other random changes of the training images"),
@@ -422,7 +422,7 @@ class Data(Section):
         PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer batches prepared ahead", rate=False)
     ] = Field(
         None,
-        description="Batches each loader process prepares ahead; if absent, two and what an optimizer step takes, "
+        description="Batches each loader process prepares ahead; if absent, two and those of an optimizer step, "
         "within the host's memory.",
         examples=[2],
     )
@@ -479,7 +479,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
-    task_type: Literal["segmentation", "detection"] = Field(..., description="What is learnt.")
+    task_type: Literal["segmentation", "detection"] = Field(..., description="The kind of task.")
     weight: Annotated[Positive, Key(LEARNT, "another weight of the task's loss")] = Field(
         1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5]
     )
@@ -535,7 +535,7 @@ class Distributed(Section):
 
 
 class Resources(Section):
-    """What the job asks for. Absent on `local`: what the machine has."""
+    """Resources of the job. Absent on `local`: all of the machine."""
 
     cluster: Annotated[Text | None, Key(option="cluster", order=9, path="name")] = Field(
         None,
@@ -653,7 +653,7 @@ class Checkpoint(Section):
         Key((Effect.PLACEMENT,), "whether own code that changed keeps a run from starting"),
     ] = Field(
         "strict",
-        description="If code of your own is not what was compiled, or not what the checkpoint was trained with: "
+        description="If code of your own changed since it was compiled, or since the checkpoint was trained: "
         "`strict` refuses to start, `warn` says so and goes on.",
     )
     requeue: Literal["auto", "never"] = Field(
@@ -711,7 +711,7 @@ class Spec(Section):
         Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
     ] = Field(
         "segmentation",
-        description="What is learnt; of `custom` only your own model, data and loss know, and `multi` is the `tasks`.",
+        description="The kind of task; `custom` is known to your own model, data and loss alone, `multi` has `tasks`.",
     )
     seed: Annotated[
         Annotated[int, Field(ge=0, lt=2**32)],
@@ -778,12 +778,12 @@ class Spec(Section):
         Key((Effect.PLACEMENT,), "another way to start the processes", script=True),
     ] = Field(
         None,
-        description="What starts the processes of a node; `accelerate` if absent, or `torchrun` with "
+        description="Command that starts the processes of a node; `accelerate` if absent, or `torchrun` with "
         "`use_accelerate: false`.",
     )
     resources: Annotated[
         Resources, Key((Effect.PLACEMENT,), "other hardware, or another job, is asked for", script=True)
-    ] = Field(Resources(), description="What the job asks for.")
+    ] = Field(Resources(), description="Resources that the job asks for.")
     environment: Annotated[Environment, Key((Effect.PLACEMENT,), "another environment for the script", script=True)] = (
         Field(Environment(), description="The job's surroundings.")
     )

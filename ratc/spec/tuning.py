@@ -24,12 +24,12 @@ class Tuning(Section):
 
     backend: Literal["ray", "array"] = Field(
         "ray",
-        description="Who runs the trials: `ray`, Ray Tune in one job or on this machine (extra `tune`); `array`, an "
+        description="Runs the trials: `ray`, Ray Tune in one job or on this machine (extra `tune`); `array`, an "
         "array job, or `ratc tune` without Ray.",
     )
     search_space: dict[KeyPath, list[Any] | Draw] = Field(
         {},
-        description="What is tried, by key (short names are taken): `{range: [low, high], scale: log}`, "
+        description="Values to try, by key (short names are taken): `{range: [low, high], scale: log}`, "
         "`{choices: […]}`, or a list. A list of two ascending numbers, for a key that takes real numbers, is a range, "
         "logarithmic if its ends are above 0 and 10 times apart; any other is of choices.",
         examples=[{"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8, 16]}],
@@ -37,7 +37,7 @@ class Tuning(Section):
     search: Literal["spread", "tpe"] = Field(
         "spread",
         description="How trials are chosen: `spread`, evenly and all before the first one starts; `tpe`, each from "
-        "what is known by then (backend `ray`, with Optuna).",
+        "the results so far (backend `ray`, with Optuna).",
     )
     metric: Text | None = Field(
         None,
