@@ -175,12 +175,12 @@ class Training(Section):
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = Field(
         "none",
-        description="How `learning_rate` follows the global batch size from `base_batch_size` on: with it, or with its "
-        "square root.",
+        description="Rule that scales `learning_rate` by the global batch size over `base_batch_size`: `linear`, "
+        "or `sqrt`, by the square root of that.",
     )
     base_batch_size: PositiveInt | None = Field(
         None,
-        description="Reference batch size for `learning_rate_scaling`; of a measured rate its own batch.",
+        description="Reference batch size for `learning_rate_scaling`; if absent, that of a measured rate.",
         examples=[256],
     )
     optimizer: Annotated[
@@ -199,7 +199,7 @@ class Training(Section):
     warmup_epochs: Annotated[NonNegative, Key(memory="apart")] = Field(
         0.0, description="Linear warm-up, in epochs; counted in optimizer steps.", examples=[1]
     )
-    min_learning_rate: NonNegative = Field(0.0, description="Where the cosine schedule ends.")
+    min_learning_rate: NonNegative = Field(0.0, description="Learning rate at the end of the cosine schedule.")
     step_epochs: PositiveInt = Field(30, description="Schedule `step`: epochs between reductions.")
     step_gamma: Probability = Field(0.1, description="Schedule `step`: factor of each reduction.")
     gradient_clipping: Annotated[Positive | None, Key(rate=True)] = Field(
@@ -233,7 +233,7 @@ class Training(Section):
             plan="engine.deepspeed",
             memory="depends",
         ),
-    ] = Field(None, description="Use DeepSpeed; if absent, on several GPUs with Accelerate.")
+    ] = Field(None, description="Use DeepSpeed; if absent, only on several GPUs with Accelerate.")
     zero_stage: Annotated[
         Annotated[int, Field(ge=0, le=3)] | None,
         Key(
@@ -444,9 +444,7 @@ class Detection(Section):
     queries: Annotated[int, Field(ge=1, le=2000)] = Field(
         100, description="The most objects that can be found in an image.", examples=[100]
     )
-    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(
-        3, description="Rounds in which the queries look at the image.", examples=[3]
-    )
+    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(3, description="Layers of the decoder.", examples=[3])
 
 
 class PartData(Section):
@@ -529,7 +527,7 @@ class Distributed(Section):
         ),
     ] = Field(
         1800,
-        description="A run without progress for so long is ended, and the process that hangs is named; null: never.",
+        description="Seconds without progress after which a run ends and names the hanging process; null: never.",
         examples=[1800, 600],
     )
 
@@ -572,7 +570,7 @@ class Resources(Section):
         )
     )
     walltime: Annotated[str | None, Key(option="walltime", order=14)] = Field(
-        None, pattern=WALLTIME, description="HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
+        None, pattern=WALLTIME, description="Time limit: HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
     )
     partition: Annotated[Word | None, Key(option="partition", order=15)] = Field(
         None, description="Slurm partition.", examples=["gpu"]
@@ -711,7 +709,7 @@ class Spec(Section):
         Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
     ] = Field(
         "segmentation",
-        description="The kind of task; `custom` is known to your own model, data and loss alone, `multi` has `tasks`.",
+        description="The kind of task. With `custom`, model, data and loss are your own; `multi` has `tasks`.",
     )
     seed: Annotated[
         Annotated[int, Field(ge=0, lt=2**32)],
@@ -731,7 +729,7 @@ class Spec(Section):
             option="debug",
             order=22,
         ),
-    ] = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
+    ] = Field(False, description="A short, verbose run: one epoch of a few steps, no loader processes.")
     output_dir: Annotated[
         Text | None,
         Key(
