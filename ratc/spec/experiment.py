@@ -422,7 +422,7 @@ class Data(Section):
         PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer batches prepared ahead", rate=False)
     ] = Field(
         None,
-        description="Batches each loader process prepares ahead; if absent, two and those of an optimizer step, "
+        description="Batches each loader process prepares ahead; if absent, one and its share of an optimizer step, "
         "within the host's memory.",
         examples=[2],
     )
