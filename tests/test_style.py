@@ -77,4 +77,4 @@ def test_the_documentation_names_things_by_nouns_and_conditions_by_if():
     words, pronouns, conditions = map(sum, zip(*map(counted, DOCS), strict=True))
     assert words > 20_000
     assert pronouns <= 2 * words / 1000
-    assert 3 <= 1000 * conditions / words <= 10
+    assert 3 <= 1000 * conditions / words <= 12
