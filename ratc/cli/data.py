@@ -1,7 +1,7 @@
-"""Say what a spec's data set holds before anything is trained: `ratc data check SPEC`.
+"""List the content of a spec's data set before anything is trained: `ratc data check SPEC`.
 
-Reads a sample of each split, or with --all every sample, and prints sizes, channels, values and classes. What cannot be
-what the task expects is named, and the exit status is 1. Four random samples are drawn with their masks or boxes.
+Reads a sample of each split, or with --all every sample, and prints sizes, channels, values and classes. Samples that
+the task cannot use are named, and the exit status is then 1. Four random samples are drawn with their masks or boxes.
 A data set of your own is imported and run, as training does, if you trust the spec's folder.
 Needs the runtime (`pip install 'ratc[runtime]'`).
 """

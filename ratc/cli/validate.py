@@ -1,4 +1,4 @@
-"""Check a spec against the schema and the rules, resolve it for a target, and look up what it names.
+"""Check a spec against the schema and the rules, resolve it for a target, and look up the files and code that it names.
 
 Nothing is run, traced or written: whether the model fits on its card, only `ratc compile` predicts.
 """
@@ -20,12 +20,12 @@ from ratc.workflow.validate import correct, has_gpus, validate
         options.target(),
         options.form(),
         options.flag("--fix", "correct keys that are mistyped and values of the wrong form"),
-        options.dry_run("say what --fix would correct, and write nothing"),
+        options.dry_run("show the corrections of --fix, and write nothing"),
     ],
     {
-        "ratc validate config.yaml": "what is wrong with it",
+        "ratc validate config.yaml": "report its mistakes",
         "ratc validate config.yaml --target slurm": "for a job on a cluster",
-        "ratc validate config.yaml --fix": "correct what is mistyped",
+        "ratc validate config.yaml --fix": "correct mistyped words",
     },
     request=options.request,
 )

@@ -11,7 +11,7 @@ from ratc.memory.compose import compose
 from ratc.memory.estimate import replay
 from ratc.memory.trace import parse
 from ratc.memory.zero import Strategy, layout
-from tests.helpers.tracing import zoo
+from tests.helpers.tracing import MODELS, zoo
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the runtime extra")
 
@@ -42,6 +42,11 @@ MEASURED = [
     ("gru", 128, 128, 2, 1, 1000, 8, "bfloat16", False, 58654720, 29076992, 2048000, 32226816),
     ("gru", 128, 128, 2, 1, 1000, 8, "float16", True, 91060224, 28808704, 2048000, 64900608),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _models_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(MODELS))
 
 
 def trace(content: Any) -> dict[str, Any]:
