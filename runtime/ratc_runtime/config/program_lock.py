@@ -15,24 +15,24 @@ from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_a
 
 
 class Entrypoint(Section):
-    """The program, its arguments, and what it is told of the plan."""
+    """The program, its arguments, and the values of the plan that it gets."""
 
     launcher: Literal["accelerate", "torchrun", "srun", "none"] = Field(
-        description="What starts the processes of a node; `none` starts the program once on each."
+        description="Command that starts the processes of a node; `none` starts the program once on each."
     )
-    kind: Literal["script", "module", "command"] = Field(description="What `program` is.")
+    kind: Literal["script", "module", "command"] = Field(description="Kind of `program`.")
     program: str = Field(description="Path of a script from the spec's folder, a module, or a command.")
     args: list[str] = Field(
         description="Its arguments. `${data_dir}`, `${output_dir}` and `${lock}` are filled in when it starts; `$$` is "
         "a dollar sign."
     )
     plan: dict[str, str | int | float | bool | None] = Field(
-        description="What the program is told: as variables `RATC_…`, and by `ratc_runtime.plan()`."
+        description="Values that the program gets: as variables `RATC_…`, and by `ratc_runtime.plan()`."
     )
 
 
 class ProgramTraining(Section):
-    """How a global batch is split, and what else the plan says of training."""
+    """How a global batch is split, and other values of training."""
 
     precision: Literal["fp32", "fp16", "bf16"] = Field(description="Arithmetic that the card is good for.")
     tf32: bool = Field(description="Whether products of float32 matrices may be computed in TF32.")
@@ -69,9 +69,9 @@ class ProgramLock(Section):
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
     ratc_version: str = Field(description="The ratc that compiled the lock.")
-    target: str = Field(description="What it was compiled for: `local`, `slurm` or `lsf`.")
+    target: str = Field(description="Target that it was compiled for: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
-    description: str = Field(description="What the run is for; words only.")
+    description: str = Field(description="Purpose of the run; words only.")
     seed: int = Field(description="A seed for the program.")
     debug: bool = Field(description="Whether the program is asked for a short run.")
     entrypoint: Entrypoint
@@ -84,7 +84,7 @@ class ProgramLock(Section):
     hardware: Hardware
     inputs: dict[str, str] = Field(description="Digests of the files this was compiled from, by their path.")
     artifacts: dict[str, str] = Field(description="Digests of the files that were compiled with it, by their path.")
-    job: dict[str, Any] | None = Field(default=None, description="What was asked of a scheduler.")
+    job: dict[str, Any] | None = Field(default=None, description="Request to a scheduler.")
     own_code: dict[str, OwnModule] | None = Field(
         default=None, description="The program's own files, by their path from the spec's folder, if there are some."
     )

@@ -25,7 +25,7 @@ trap ratc_end EXIT
 ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
 
 # Environment
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=1
 export OMP_WAIT_POLICY=passive
 ratc_python=${RATC_PYTHON:-python3}
 command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"
