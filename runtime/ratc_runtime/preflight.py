@@ -330,7 +330,7 @@ def check_attention(lock: Lock) -> None:
 
 
 def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, bool]] | None:
-    """Return (name, compute capability, bytes, whether it is a slice) per visible card; None if NVML cannot know (AMD)."""
+    """Return (name, compute capability, bytes, is a slice) per visible card; None if NVML cannot know (AMD)."""
     if Path("/dev/kfd").exists():
         return None
     try:
