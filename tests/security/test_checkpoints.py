@@ -2,20 +2,17 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from ratc_runtime.checkpoint import files, header, weights
+from ratc_runtime.commands import evaluate, export, predict
+from ratc_runtime.errors import RuntimeFinding, visible
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "runtime"))
-
-from ratc_runtime.checkpoint import files, header, weights  # noqa: E402
-from ratc_runtime.commands import evaluate, export, predict  # noqa: E402
-from ratc_runtime.errors import RuntimeFinding, visible  # noqa: E402
+from tests.places import ROOT
 
 LOCK = ROOT / "tests" / "cases" / "product-document-cpu" / "expected" / "lock.yaml"
 NAME = "\x1b[31m\n::error::x ##[error]y"

@@ -1,17 +1,14 @@
 """What stands in an output folder before a run: links that lead out of it, pipes and devices."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from ratc_runtime import train
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.results import refuse_links
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "runtime"))
-
-from ratc_runtime import train  # noqa: E402
-from ratc_runtime.errors import RuntimeFinding  # noqa: E402
-from ratc_runtime.output.results import refuse_links  # noqa: E402
+from tests.places import ROOT
 
 LOCK = ROOT / "tests" / "cases" / "product-document-cpu" / "expected" / "lock.yaml"
 #: Files that a run writes, folders that it writes into.
