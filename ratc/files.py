@@ -28,19 +28,50 @@ _KERNEL = ("/proc/", "/sys/", "/dev/")
 _count = itertools.count()
 
 
-def replace(path: str, data: bytes, mode: int | None = None, executable: bool = False, flush: bool = True) -> None:
+def replace(
+    path: str, data: bytes, mode: int | None = None, executable: bool = False, flush: bool = True, force: bool = True
+) -> None:
     """Write a file beside its place and rename it; a link in its place is replaced, not followed.
 
     ``mode`` are its permission bits, the usual ones if None: 0666 or 0777 less the umask. With ``flush`` the disk has
-    it before it has the name. Raises OSError, and leaves nothing behind then, not even at Ctrl-C.
+    it before it has the name. Without ``force`` something in its place raises FileExistsError. Devices, such as
+    /dev/stdout, are written into. Raises OSError, and leaves nothing behind then, not even at Ctrl-C.
     """
+    if _is_device(path):
+        with open(path, "wb") as device:
+            device.write(data)
+        return
+    if not force and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     with _own(path) as (temporary, handle):
         with os.fdopen(handle, "wb", closefd=False) as file:
             file.write(data)
         if flush:
             os.fsync(handle)
         os.fchmod(handle, (0o777 if executable else 0o666) & ~_umask() if mode is None else mode)
-        os.replace(temporary, path)
+        if force:
+            os.replace(temporary, path)
+        else:
+            _rename_if_free(temporary, path)
+
+
+def _is_device(path: str) -> bool:
+    """Whether a name of the kernel's own is there, and no regular file."""
+    if not os.path.abspath(path).startswith(_KERNEL) or not os.path.lexists(path):
+        return False
+    return not stat.S_ISREG(os.lstat(path).st_mode)
+
+
+def _rename_if_free(old: str, new: str) -> None:
+    """Give a file its name unless something has it by now; raise FileExistsError then."""
+    try:
+        os.link(old, new)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
+        os.replace(old, new)
 
 
 @contextmanager

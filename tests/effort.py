@@ -35,11 +35,6 @@ def part_of(items: Sequence[Item], effort: float = _EFFORT) -> list[Item]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def in_full() -> bool:
-    """Whether tests try all that there is, as before a release."""
-    return _EFFORT >= 1
-
-
 def skip_if_late() -> None:
     """Skip the running test if the time for tests is up. Long tests ask between their parts."""
     if time.time() > _END:

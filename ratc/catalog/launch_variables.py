@@ -43,6 +43,8 @@ MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAM
 MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
 #: What torch logs: with a name that it does not know it cannot be imported.
 LOGS = ("TORCH_LOGS",)
+#: From Python 3.11 on `python -m` does not import from the working folder then: a spec's `types.py` is not Python's.
+SAFE = {"PYTHONSAFEPATH": "1"}
 #: Where data and results lie: a spec has keys for it, and the scripts take these from whoever submits.
 FOLDERS = {"RAT_DATA_DIR": "data.data_dir", "RAT_OUTPUT_DIR": "output_dir"}
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import click
 
+from ratc import files
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
 from ratc.console import say, would
@@ -133,8 +134,7 @@ def _drawn(drawing: Drawing, path: str) -> bytes:
 def _write(path: str, content: bytes) -> Diagnostic | None:
     """Code: R403."""
     try:
-        with open(path, "wb") as file:
-            file.write(content)
+        files.replace(path, content)
     except OSError as error:
         return Diagnostic("R403", f"cannot write `{os.path.normpath(path)}`: {error.strerror}")
     return None

@@ -18,6 +18,7 @@ from ratc.cli.command import PATH, Argument, declare
 from ratc.compiler import File, Inputs
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, has_errors
+from ratc.files import replace
 from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
 from ratc.importers.model import Item
 from ratc.workflow import findings
@@ -96,8 +97,7 @@ def _write(path: str, text: str, force: bool, dry_run: bool) -> Diagnostic | Non
                 raise FileExistsError
             would("write", path)
             return None
-        with open(path, "w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        replace(path, text.encode(), force=force)
     except FileExistsError:
         return Diagnostic("R403", f"`{path}` is there already", helps=("`--force` writes over it",))
     except OSError as error:

@@ -7,7 +7,7 @@ import re
 
 import click
 
-from ratc import resources
+from ratc import files, resources
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.console import say, would
@@ -59,10 +59,8 @@ def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
             would("write", file, beside)
             return 0
         os.makedirs(folder or ".", exist_ok=True)
-        with open(file, "w" if force else "x", encoding="utf-8") as opened:
-            opened.write(text)
-        with open(beside, "wb") as file_schema:
-            file_schema.write(resources.read("schemas", "experiment.schema.json"))
+        files.replace(file, text.encode(), force=force)
+        files.replace(beside, resources.read("schemas", "experiment.schema.json"))
     except FileExistsError:
         problem = Diagnostic("R403", f"`{file}` is there already", helps=("name another file, or use `--force`",))
         findings.show([problem], "ratc init", form)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import click
 
-from ratc import compiler
+from ratc import compiler, files
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.compiler import File
@@ -72,8 +72,7 @@ def _run(
         return 0
     try:
         os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-        with open(output, "w", encoding="utf-8") as file:
-            file.write(written)
+        files.replace(output, written.encode(), force=force)
     except OSError as error:
         telling.tell([Diagnostic("R403", f"cannot write `{output}`: {error.strerror}")])
         return 1

@@ -6,10 +6,12 @@ Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
+from ratc.catalog import launch_variables
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.console import would
@@ -36,4 +38,4 @@ def command(name: str, folder: str, dry_run: bool) -> int:
         would("write", f"the data set {name} into {folder}")
         return 0
     command = [sys.executable, "-m", "ratc_runtime.data.sample", "--", name, folder]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, check=False, env={**os.environ, **launch_variables.SAFE}).returncode

@@ -88,14 +88,23 @@ def _engine(merged: Merged) -> None:
 
 
 def _gpus(merged: Merged) -> None:
-    """GPUs in all and on a node are one thing said twice; the spec takes one of them."""
+    """GPUs in all and on a node: the spec takes one of them, and the nodes that follow from both."""
     values = merged.values
-    if "resources.num_gpus" not in values or "resources.gpus_per_node" not in values:
+    total, each = values.get("resources.num_gpus"), values.get("resources.gpus_per_node")
+    nodes = values.get("resources.nodes")
+    if total is not None and each is None and nodes is None and total.value > 1 and total.source.startswith("gpus "):
+        why = "on how many nodes they lie is up to Slurm: say `resources.nodes`"
+        merged.left.append(Left(total.source, total.span, why))
+    if total is None or each is None:
         return
-    nodes = values["resources.nodes"].value if "resources.nodes" in values else 1
-    total, each = values["resources.num_gpus"], values["resources.gpus_per_node"]
     del values["resources.num_gpus"]
-    if total.value == each.value * nodes:
+    whole, rest = divmod(total.value, each.value) if each.value else (0, 1)
+    if nodes is None and whole and not rest:
+        values["resources.nodes"] = Carried("resources.nodes", whole, total.span, total.source)
+        why = f"{whole} node{'s' if whole > 1 else ''} of {each.value}, as {each.span.place} says"
+        merged.left.append(Left(total.source, total.span, why, deliberate=True))
+    elif total.value == each.value * (nodes.value if nodes is not None else 1):
         merged.left.append(Left(total.source, total.span, f"{each.span.place} says the same", deliberate=True))
     else:
-        _disagree(merged, Carried(total.path, each.value * nodes, each.span, each.source), total.value, total)
+        product = each.value * (nodes.value if nodes is not None else 1)
+        _disagree(merged, Carried(total.path, product, each.span, each.source), total.value, total)

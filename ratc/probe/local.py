@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ratc.facts import Card, Machine, describe_card, find_card
 
@@ -11,7 +12,8 @@ from ratc.facts import Card, Machine, describe_card, find_card
 def machine(environment: Mapping[str, str]) -> Machine:
     """The GPUs that CUDA would show a process here, the cores it may run on, and the memory in bytes.
 
-    Without a driver there are no GPUs. Cards of several kinds: those like the first count.
+    Without a driver there are no GPUs. Cards of several kinds: those like the first count. A slice of a card (MIG) is a
+    card of its own, with its own memory, and counts once: CUDA shows a process one slice.
     """
     gpus, card = _gpus(environment.get("CUDA_VISIBLE_DEVICES"))
     cores = len(os.sched_getaffinity(0))
@@ -28,14 +30,36 @@ def _gpus(visible: str | None) -> tuple[int, Card | None]:
     except pynvml.NVMLError:
         return 0, None
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        whole = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        # Each with the card that it is or lies on, which alone knows the compute capability.
+        devices = [(one, card) for card in whole for one in _devices(card)]
         if visible is not None:
-            uuids = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-            handles = [handles[index] for index in _visible(visible, uuids)]
-        cards = [_card(handle) for handle in handles]
+            uuids = [_text(pynvml.nvmlDeviceGetUUID(one)) for one, _ in devices]
+            devices = [devices[index] for index in _visible(visible, uuids)]
+        cards = [_card(one, card) for one, card in devices]
+        sliced = bool(devices) and devices[0][0] is not devices[0][1]
     finally:
         pynvml.nvmlShutdown()
-    return sum(card == cards[0] for card in cards), cards[0] if cards else None
+    if not cards:
+        return 0, None
+    return 1 if sliced else sum(card == cards[0] for card in cards), cards[0]
+
+
+def _devices(card: object) -> list[object]:
+    """What CUDA could show of a card: itself, or in MIG mode its slices, of which there may be none."""
+    import pynvml
+
+    try:
+        if pynvml.nvmlDeviceGetMigMode(card)[0] != 1:
+            return [card]
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(card)
+    except pynvml.NVMLError:  # a card or a driver without MIG
+        return [card]
+    found: list[object] = []
+    for number in range(most):
+        with suppress(pynvml.NVMLError):  # there is no slice of that number
+            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, number))
+    return found
 
 
 def _visible(text: str, uuids: list[str]) -> list[int]:
@@ -52,12 +76,12 @@ def _visible(text: str, uuids: list[str]) -> list[int]:
     return chosen
 
 
-def _card(handle: object) -> Card:
+def _card(handle: object, whole: object) -> Card:
     import pynvml
 
     name = _text(pynvml.nvmlDeviceGetName(handle))
     memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(whole)
     found = find_card(name)
     if isinstance(found, Card):
         # The driver's figure for this very card beats the catalogue's.

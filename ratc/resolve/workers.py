@@ -1,4 +1,4 @@
-"""Loader processes and threads, within the cores of the job. Code: R314.
+"""Loader processes and threads, within the cores of the job. Codes: R314, R361.
 
 A process keeps one core for itself; its loader processes share the rest of what the job asks for, which is not what the
 node has.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.diagnostics import Diagnostic, Severity
+from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.resolve.context import Context
 
 #: More loader processes than this per GPU cost memory and seldom speed.
@@ -29,6 +29,9 @@ def _loaders(context: Context) -> Iterator[Diagnostic]:
         context.derive("data.num_workers", 0, "debug: errors show in the main process", "spec:debug")
     elif asked.value is not None:
         context.keep("data.num_workers")
+        if cpus is None and asked.value:
+            message = f"{processes} x (1 + {asked.value} workers) share an unknown number of cores"
+            yield _unknown_cores(message, asked.value, processes, asked.span)
         if cpus is not None and asked.value and (asked.value + 1) * processes > cpus:
             need = (asked.value + 1) * processes
             message = f"{processes} x (1 + {asked.value} workers) need {need} cores, and there are {cpus}"
@@ -44,12 +47,27 @@ def _loaders(context: Context) -> Iterator[Diagnostic]:
         context.derive("data.num_workers", 0, "auto_optimize is false", "spec:data.auto_optimize")
     elif cpus is None:
         context.derive("data.num_workers", 0, "the number of cores is not known", "parallel.processes_per_node")
+        message = "the number of cores is not known, so the training process loads its data itself"
+        yield _unknown_cores(message, MOST_WORKERS, processes)
     else:
         share = cpus // processes
         workers = min(MOST_WORKERS, max(0, share - 1))
         limit = f", at most {MOST_WORKERS}" if share - 1 > MOST_WORKERS else ""
         why = f"{cpus} cores / {processes} process{'es' if processes > 1 else ''} - 1{limit}"
         context.derive("data.num_workers", workers, why, source, "parallel.processes_per_node")
+
+
+def _unknown_cores(message: str, workers: int, processes: int, span: Span | None = None) -> Diagnostic:
+    each = "the process" if processes == 1 else f"each of {processes} processes"
+    why = f"{each} of a node needs a core, and {workers} for loading"
+    return Diagnostic(
+        "R361",
+        message,
+        span,
+        ("without `cpus` a scheduler gives a job its default, often one core",),
+        (f"write `cpus: {(workers + 1) * processes}` under `resources`: {why}",),
+        Severity.WARNING,
+    )
 
 
 def _threads(context: Context) -> None:

@@ -50,7 +50,7 @@ def _run(samples: int | None, pictures: str, path: str, folder: str) -> int:
     # The folder of the data is in the lock already, from the spec's folder on.
     left_out = ("RAT_DATA_DIR", *launch_variables.LOGS)
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    environment |= {**launch_variables.SAFE, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     sys.stdout.flush()
     try:
         status = subprocess.run(

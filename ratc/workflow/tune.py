@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import TextIO
 
 from ratc import compiler, files
+from ratc.catalog import launch_variables
 from ratc.console import say
 from ratc.diagnostics import Diagnostic
 from ratc.fitting.check_batch import Checks
@@ -157,7 +158,8 @@ def _track(workshop: Workshop) -> None:
     """Put the trials' runs below one of the study in MLflow, by the runtime; it says what it does, and where not."""
     words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.tracking.study"]
     experiment = dict(setting.split("=", 1) for setting in workshop.shared)["logging.mlflow_experiment_name"]
-    subprocess.run([*words, workshop.folder, "--experiment", experiment], check=False)
+    environment = {**os.environ, **launch_variables.SAFE}
+    subprocess.run([*words, workshop.folder, "--experiment", experiment], check=False, env=environment)
 
 
 def _digest(lock: str) -> str:

@@ -68,7 +68,8 @@ def run(test: RangeTest, given: Sequence[str], out: TextIO) -> int:
     words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.extras.range_test"]
     words += [os.path.join(test.compiled, "lock.yaml"), "-o", path, *given]
     # As the job script does: paths of a spec start from its folder.
-    done = subprocess.run(words, cwd=test.loaded.folder, check=False, env=launch_variables.without(os.environ))
+    environment = launch_variables.without(os.environ) | launch_variables.SAFE
+    done = subprocess.run(words, cwd=test.loaded.folder, check=False, env=environment)
     if not os.path.exists(path):
         return done.returncode if done.returncode > 0 else 1
     with open(path, encoding="utf-8") as file:

@@ -27,7 +27,11 @@ class Callback:
         """An epoch was trained, evaluated and saved; `record` is what results.json will say of it."""
 
     def finish(self, run: Run, results: Mapping[str, Any]) -> None:
-        """The run is over; `results` are those of results.json, empty on all ranks but the first."""
+        """The run is over; `results` are those of results.json, on every rank."""
+
+
+#: What the loop calls.
+HOOKS = ("start", "step", "epoch", "finish")
 
 
 class Callbacks(Callback):

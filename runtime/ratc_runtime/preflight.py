@@ -283,7 +283,14 @@ def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None
             f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', '(not set)')}",
             "ask the scheduler for the cards of the lock, or compile for these",
         )
-    for index, (name, capability, memory) in enumerate(cards[:needed]):
+    if needed > 1 and any(is_slice for *_, is_slice in cards[:needed]):
+        raise RuntimeFinding(
+            "R504",
+            f"the lock needs {needed} cards on this node, and CUDA shows a process one slice of a card (MIG) at most",
+            f"visible: {', '.join(name for name, *_ in cards[:needed])}",
+            "compile for one GPU, with the memory of a slice; or ask for whole cards",
+        )
+    for index, (name, capability, memory, _) in enumerate(cards[:needed]):
         if hardware.compute_capability is not None and capability != hardware.compute_capability:
             raise RuntimeFinding(
                 "R504",
@@ -323,8 +330,8 @@ def check_attention(lock: Lock) -> None:
         )
 
 
-def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]] | None:
-    """Return (name, compute capability, bytes) per visible card; None if NVML cannot know (AMD)."""
+def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, bool]] | None:
+    """Return (name, compute capability, bytes, is a slice) per visible card; None if NVML cannot know (AMD)."""
     if Path("/dev/kfd").exists():
         return None
     try:
@@ -340,8 +347,8 @@ def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]]
         ) from None
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        # A card that is cut into slices (MIG) is no device of its own; of a slice the card knows the capability.
-        whole = [(one, handle) for handle in handles for one in (_slices(pynvml, handle) or [handle])]
+        # Of a slice the card knows the compute capability.
+        whole = [(one, handle) for handle in handles for one in _devices(pynvml, handle)]
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         if visible is not None:
             whole = _select(whole, [pynvml.nvmlDeviceGetUUID(handle) for handle, _ in whole], visible)
@@ -349,19 +356,21 @@ def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int]]
         for handle, card in whole:
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory))
+            cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory, handle is not card))
         return cards
     finally:
         pynvml.nvmlShutdown()
 
 
-def _slices(pynvml: Any, card: Any) -> list[Any]:
-    """Return the MIG slices of a card; none if it has no such mode, or the mode is off."""
-    found: list[Any] = []
+def _devices(pynvml: Any, card: Any) -> list[Any]:
+    """Return what CUDA could show of a card: itself, or in MIG mode its slices, of which there may be none."""
     try:
-        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(card) if pynvml.nvmlDeviceGetMigMode(card)[0] == 1 else 0
+        if pynvml.nvmlDeviceGetMigMode(card)[0] != 1:
+            return [card]
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(card)
     except Exception:  # NVML's own hierarchy: a card or a driver without MIG
-        return found
+        return [card]
+    found: list[Any] = []
     for number in range(most):
         with contextlib.suppress(Exception):  # there is no slice of that number
             found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, number))

@@ -143,7 +143,7 @@ class UnifiedTrainer:
         if self.experiment_name is not None:
             command += ["--experiment-name", self.experiment_name]
         # What follows at once rehearses its first step: that is told sooner than by a trace.
-        environment = {**os.environ, "RATC_SKIP_BATCH_CHECK": "1"}
+        environment = {**os.environ, "RATC_SKIP_BATCH_CHECK": "1", "PYTHONSAFEPATH": "1"}
         # It is the caller's program that trains what the spec names.
         environment["RATC_TRUST"] = "1"
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

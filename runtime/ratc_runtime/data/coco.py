@@ -196,18 +196,23 @@ def _missing(path: Path, name: str, folders: list[Path], data_dir: Path) -> Runt
     looked = ", ".join(f"{folder.relative_to(data_dir)}/" for folder in folders) or "no folder"
     note, helps = f"looked in {looked} of {data_dir}", SKIP_HELP
     slashed = name.replace("\\", "/")
+    last = slashed.rpartition("/")[2]
     for folder in folders:
         if slashed != name and is_possible(slashed) and is_file(folder / slashed):
             note += f"\n{shown(str(folder / slashed))} is there: the list has backslashes where folders begin"
             helps = "write `/` instead of `\\` in every file_name of the annotations"
             break
         place = (folder / slashed).parent
-        near = nearest(slashed.rpartition("/")[2], listed(place)) if is_possible(slashed) else None
+        near = nearest(last, listed(place)) if is_possible(slashed) else None
         if near is not None:
             note += f"\n{shown(str(place / near[0]))} is there, {near[1]}"
             helps = (
                 f"write file_name as the file is called, {shown(near[0])}, or rename the file; so for every such name"
             )
+            break
+        if last != slashed and last and is_possible(last) and is_file(folder / last):
+            note += f"\n{shown(str(folder / last))} is there: the list has folders, or an address, of another place"
+            helps = f"write file_name as it is below that folder, {shown(last)}; so for every such name"
             break
     return RuntimeFinding("R506", f"{path} names {shown(name)}, which is not there", note, helps)
 
@@ -275,7 +280,11 @@ def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
             raise _damaged(path, f"{where} has no whole `id`")
         name, width, height = entry.get("file_name"), entry.get("width"), entry.get("height")
         if not isinstance(name, str) or not name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
-            raise _damaged(path, f"{where} has the file name {name!r:.80}, which is no path below the data folder")
+            raise RuntimeFinding(
+                "R506",
+                f"{path}: {where} has the file name {name!r:.80}, which is no path below the data folder",
+                help="write file_name from the folder of the split's images on, as `0001.jpg`",
+            )
         if not is_possible(name):
             raise _damaged(path, f"{where} has the file name {shown(name)}, which no file can have")
         if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in (width, height)):

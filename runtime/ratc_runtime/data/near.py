@@ -41,19 +41,23 @@ def is_file(path: Path) -> bool:
 def nearest(name: str, names: Collection[str]) -> tuple[str, str] | None:
     """Return the name among `names` that is nearly `name`, and how it differs, in words; None if there is none."""
     wanted = unicodedata.normalize("NFC", name)
-    same, folded, stem = None, None, None
+    same, spaced, folded, stem = None, None, None, None
     own_stem = PurePosixPath(wanted).stem.casefold()
     for other in names:
         composed = unicodedata.normalize("NFC", other)
         if composed == wanted:
             same = other
             break
-        if composed.casefold() == wanted.casefold():
+        if composed.split() == wanted.split():  # a list's name with a space at its end, or a carriage return
+            spaced = spaced or other
+        elif composed.casefold() == wanted.casefold():
             folded = folded or other
         elif PurePosixPath(composed).stem.casefold() == own_stem:
             stem = min(stem or other, other)
     if same is not None:
         return same, "in another Unicode normal form (the letters look the same and are other bytes)"
+    if spaced is not None:
+        return spaced, "with other spaces or line ends"
     if folded is not None:
         return folded, "with other capital letters"
     return (stem, ANOTHER_ENDING) if stem is not None else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ratc_runtime.callbacks import Callback
+from ratc_runtime.callbacks import HOOKS, Callback
 from ratc_runtime.config.lock import Lock, Loss, Memory
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.data.sources import SPLITS
@@ -96,5 +96,11 @@ def _callbacks(names: Sequence[str]) -> list[Callback]:
                 "R509",
                 f"callback {name} returned {type(callback).__name__}",
                 help="derive it from ratc_runtime.callbacks.Callback",
+            )
+        if not any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in HOOKS):
+            raise RuntimeFinding(
+                "R509",
+                f"callback {name} ({type(callback).__name__}) defines none of {', '.join(HOOKS)}, and would do nothing",
+                help="give the methods these names; those of other libraries are not called",
             )
     return made

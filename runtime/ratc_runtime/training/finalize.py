@@ -179,6 +179,7 @@ def _common(run: Run) -> dict[str, Any]:
         "starts": run.starts.record() if run.starts else {},
         "source": run.sources,
         "skipped_samples": progress.skipped,
+        "data_changes": progress.data_changes,
         "cache": run.cache.record(),
     }
 

@@ -12,7 +12,7 @@ from ratc_runtime import debug, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.distributed.phases import phase
-from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.errors import RuntimeFinding, warn_of
 from ratc_runtime.output.results import refuse_links
 from ratc_runtime.training import compiling, failures
 
@@ -100,6 +100,7 @@ def start_watched(
 ) -> int:
     """Open the run and train it, or say that it is finished; return the exit status."""
     from ratc_runtime.config.lock import lock_digest
+    from ratc_runtime.data import record
     from ratc_runtime.output.results import confirm
     from ratc_runtime.training.open_run import is_finished, open_run
 
@@ -109,6 +110,9 @@ def start_watched(
     if is_finished(lock, output_dir, fresh):
         if main_process:
             confirm(output_dir, lock_digest(lock_path))
+            known = record.read(output_dir)
+            if known is not None and (changed := record.changed_files(known, data_dir)):
+                warn_of(record.told(changed, f"{output_dir} was finished"))
             print(f"already finished: {output_dir / 'results.json'}; --fresh trains again", flush=True)
         return 0
     compiling.prepare(lock, output_dir, os.environ)

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
+from ratc_runtime.data import record
 from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
 from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
@@ -62,6 +64,7 @@ class Progress:
     lost: list[int] = field(default_factory=list)  # epochs whose checkpoint could not be written
     tracking_id: str | None = None
     skipped: list[str] = field(default_factory=list)  # names of bad samples left out, by any rank
+    data_changes: list[dict[str, Any]] = field(default_factory=list)  # found by later starts: epoch, step, changes
     account: dict[str, float] = field(default_factory=dict)  # see accounting.py
 
 
@@ -288,8 +291,8 @@ def open_run(
 
     `started` is when the run's process began, of `time.perf_counter`.
 
-    The first start looks at a few samples of each split. Raises RuntimeFinding: R502 to R506, R508 to R511, R517, R518,
-    R536, R541, R552, R570, R571, R573 and R575.
+    The first start, and one that finds other data, looks at a few samples of each split. Raises RuntimeFinding: R502 to
+    R506, R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573 and R575.
     """
     claim = Claim(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -327,12 +330,13 @@ def open_run(
     stop.listen()
     saved = checkpoints.load_last()
     progress = Progress(**saved) if saved is not None else Progress()
+    other_data = _compare_data(datasets, data_dir, output_dir, world, progress if saved is not None else None)
     memory_rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
     lock = split.lock
     cache = open_cache(lock, flat(datasets), data_dir, output_dir, world, bool(own.datasets))
     datasets = joined(wrap(cache, flat(datasets), is_foreign(lock)))
-    if saved is None:
+    if saved is None or other_data:
         with phase("loader"):
             first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
@@ -387,6 +391,41 @@ def open_run(
     run.account.add("setup", seconds)
     progress.total_seconds += seconds + began - started
     return run
+
+
+def _compare_data(
+    datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, world: World, progress: Progress | None
+) -> bool:
+    """Note what a run is trained on; of one that continues, tell what has changed and note it in its `progress`.
+
+    Returns whether anything has; every rank calls this. If the training samples are others, an epoch that was under way
+    begins again: its steps are no part of any order of the new ones.
+    """
+    told: tuple[list[str], bool] = [], False
+    if world.main:
+        with phase("loader"):
+            now = record.describe(flat(datasets), data_dir, (output_dir, Path.cwd()))
+        before = record.read(output_dir) if progress is not None else None
+        found = record.changes(before, now) if before is not None else []
+        others = before is not None and _trained_on(before) != _trained_on(now)
+        told = found, others
+        if found:
+            warn_of(record.told(found, f"this run was started in {output_dir}"))
+        if before is None or found:
+            record.write(output_dir, now)
+    found, others = world.gather(told)[0]
+    if progress is not None and found:
+        progress.data_changes.append({"epoch": progress.epoch, "step": progress.step, "changes": found})
+        if others and progress.step:
+            if world.main:
+                warn(f"epoch {progress.epoch + 1} begins again: the order of its samples is another")
+            progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
+    return bool(found)
+
+
+def _trained_on(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of the samples that steps are made of."""
+    return {key: split for key, split in known["splits"].items() if key.partition("/")[0] == "train"}
 
 
 def _reporter(lock: Lock, task: Task, main: bool, steps: int) -> Reporter:

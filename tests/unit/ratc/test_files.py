@@ -144,6 +144,66 @@ def test_killed_at_any_moment_a_compile_leaves_nothing_for_ever(here):
     assert sorted(os.listdir("out")) == ["accelerate.yaml", "lock.yaml", "run.sh"]
 
 
+WRITING = {
+    "init": ["init", "there"],
+    "init --force": ["init", "there", "--force"],
+    "import": ["import", "ds.json", "-o", "there"],
+    "import --force": ["import", "ds.json", "-o", "there", "--force"],
+    "probe": ["probe", "local", "-o", "there", "--force"],
+    "fit": ["fit", "spec.yaml", "--card", "h100", "--plot", "there.svg"],
+}
+
+
+@pytest.mark.parametrize("words", WRITING.values(), ids=WRITING)
+def test_an_interrupted_command_leaves_what_was_there(here, words):
+    """Ctrl-C when the bytes are on their way, before they have their name."""
+    Path("ds.json").write_text('{"train_batch_size": 8}')
+    place = Path("there.svg" if words[0] == "fit" else "there")
+    if words[-1] == "--force" or words[0] == "fit":
+        place.write_text("before\n")
+    before = sorted(os.listdir())
+    code = (
+        "import sys\nfrom ratc import files\nfrom ratc.cli import main\n"
+        "def interrupt(*words): raise KeyboardInterrupt\n"
+        f"files.os.fsync = interrupt\nsys.exit(main({words!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert sorted(os.listdir()) == before
+    assert not place.exists() or place.read_text() == "before\n"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_without_force_no_file_is_replaced(here, monkeypatch, links):
+    """Also not one that came to be while the bytes were written."""
+    real = os.fsync
+
+    def meanwhile(handle):
+        real(handle)
+        Path("there").write_text("other's\n")
+
+    def refuse(old, new):
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr("ratc.files.os.link", refuse)
+    files.replace("new", b"mine", force=False)
+    assert Path("new").read_bytes() == b"mine"
+    monkeypatch.setattr("ratc.files.os.fsync", meanwhile)
+    for _ in range(2):
+        with pytest.raises(FileExistsError):
+            files.replace("there", b"mine", force=False)
+        assert Path("there").read_text() == "other's\n"
+    assert not [name for name in os.listdir() if "ratc-" in name]
+
+
+def test_a_device_is_written_into_and_stays_one(here, capfd):
+    files.replace("/dev/stdout", b"text\n")
+    assert capfd.readouterr().out == "text\n"
+    files.replace("/dev/null", b"text\n")
+    assert Path("/dev/null").is_char_device()
+
+
 def test_a_temporary_folder_is_private_and_a_dead_one_is_removed(here, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(here))
     left = here / f"ratc-{dead()}-0@{files._host()}-abcdefgh"

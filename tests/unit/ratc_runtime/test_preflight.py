@@ -144,6 +144,16 @@ def test_a_slice_of_a_card_is_a_device_of_its_own(tmp_path: Path, monkeypatch: p
     check(lock, {}, launched=True)
     for visible in ("MIG-z", "GPU-aa", "2"):  # no such slice, the card that is cut up, the other card
         assert code_of(lock, CUDA_VISIBLE_DEVICES=visible) == "R504"
+    hardware = {"device": "cuda", "card": None, "compute_capability": "8.0", "memory_bytes": 40 * 2**30}
+    two = {"world_size": 2, "nodes": 1, "processes_per_node": 2, "backend": "nccl"}
+    several = write_lock(
+        tmp_path / "two",
+        training__gradient_accumulation_steps=1,
+        hardware=hardware,
+        parallel={"threads_per_process": 1, "timeout_seconds": 120, **two},
+    )
+    with pytest.raises(RuntimeFinding, match="one slice of a card"):
+        check(several, {"CUDA_VISIBLE_DEVICES": "MIG-x,MIG-y"}, launched=False)
 
 
 def test_r504_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

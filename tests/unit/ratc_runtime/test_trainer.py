@@ -206,6 +206,15 @@ def test_a_custom_task_by_names_in_the_lock(tmp_path: Path) -> None:
     assert (tmp_path / "out/curves.png").is_file()
 
 
+def test_a_callback_that_would_never_be_called_is_refused(tmp_path: Path) -> None:
+    """With another library's names for its methods, say."""
+    hook = "class Note(Callback):\n    def on_epoch_end(self, run, record): print('never')\n"
+    (tmp_path / "mine.py").write_text(f"from ratc_runtime.callbacks import Callback\n{hook}")
+    done = run_training(write_lock(tmp_path / "compiled", training__callbacks=["mine:Note"]))
+    assert done.returncode == 1
+    assert "error[R509]: callback mine:Note (Note) defines none of start, step, epoch, finish" in done.stderr
+
+
 ON_TWO = """
 import os
 from ratc_runtime.callbacks import Callback

@@ -25,6 +25,7 @@ trap ratc_end EXIT
 ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
 
 # Environment
+ratc_root=$PWD
 set +eu  # what these source may end with a failing test, or read what is not set: what came of it is looked at
 ratc_loaded() {  # some load a module and say that they failed
   case ":${LOADEDMODULES:-}:" in *":$1:"* | *":$1/"*) return ;; esac
@@ -43,6 +44,7 @@ if [ -e "$ratc_venv/pyvenv.cfg" ] && ! [ "${VIRTUAL_ENV:-}" -ef "$ratc_venv" ]; 
 fi
 ratc_doing=''
 set -euo pipefail
+cd -- "$ratc_root"  # wherever that has led
 export OMP_NUM_THREADS=8
 ratc_python=python3  # of the environment that the spec names
 command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python"

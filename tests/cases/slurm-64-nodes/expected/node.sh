@@ -26,6 +26,7 @@ trap ratc_end EXIT
 ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
 
 # Environment
+ratc_root=$PWD
 set +eu  # what these source may end with a failing test, or read what is not set: what came of it is looked at
 ratc_doing="conda info --base"
 ratc_base=$(conda info --base) || ratc_refuse "conda info --base failed"
@@ -39,6 +40,7 @@ conda activate "$ratc_conda"
   ratc_refuse "conda activate $ratc_conda left ${CONDA_DEFAULT_ENV:-no environment} active"
 ratc_doing=''
 set -euo pipefail
+cd -- "$ratc_root"  # wherever that has led
 export OMP_NUM_THREADS=4
 export NCCL_SOCKET_IFNAME=ib0
 export GLOO_SOCKET_IFNAME=ib0

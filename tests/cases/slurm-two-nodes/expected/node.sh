@@ -26,6 +26,7 @@ trap ratc_end EXIT
 ratc_refuse() { ratc_doing=''; echo "error[R560]: the environment is not set up: $*" >&2; exit 1; }
 
 # Environment
+ratc_root=$PWD
 set +eu  # what these source may end with a failing test, or read what is not set: what came of it is looked at
 ratc_doing="sourcing "/etc/profile.d/lmod.sh
 # shellcheck disable=SC1091
@@ -47,6 +48,7 @@ if [ -e "$ratc_venv/pyvenv.cfg" ] && ! [ "${VIRTUAL_ENV:-}" -ef "$ratc_venv" ]; 
 fi
 ratc_doing=''
 set -euo pipefail
+cd -- "$ratc_root"  # wherever that has led
 export OMP_NUM_THREADS=4
 export NCCL_SOCKET_IFNAME=ib0
 export GLOO_SOCKET_IFNAME=ib0

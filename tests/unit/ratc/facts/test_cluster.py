@@ -252,3 +252,27 @@ def test_the_examples_are_right_and_every_part_of_them_can_be_used(scheduler):
             values, found = resolve(lines, read, scheduler)
             assert values is not None, found
             assert [item.code for item in found] == ["R326"]
+
+
+@pytest.mark.parametrize("target", ["slurm", "lsf"])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "write `cpus: 18` under `resources`: each of 2 processes of a node needs a core, and 8 for loading"),
+        ("data: {data_dir: d, num_workers: 3}\n", "2 x (1 + 3 workers) share an unknown number of cores"),
+        ("data: {data_dir: d, num_workers: 0}\n", None),
+        ("data: {data_dir: d, auto_optimize: false}\n", None),
+    ],
+)
+def test_cores_that_nobody_names_are_told(target, more, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = "experiment_name: x\ntraining: {batch_size: 2}\n" + (more or "data: {data_dir: d}\n")
+    asked = "resources: {gpu: h100, num_gpus: 2, walltime: '1:00:00'%s}\n"
+    Path("spec.yaml").write_text(text + asked % "")
+    assert main(["compile", "spec.yaml", "--target", target, "-o", "job"]) == 0
+    found = capsys.readouterr().err
+    assert ("R361" in found) == (said is not None)
+    assert said is None or said in found
+    Path("spec.yaml").write_text(text + asked % ", cpus: 18")
+    assert main(["compile", "spec.yaml", "--target", target, "-o", "job"]) == 0
+    assert "R361" not in capsys.readouterr().err

@@ -8,6 +8,7 @@ from ratc import compiler, layers
 from ratc.cli import main
 from ratc.facts import MIB, Card, Machine, card_names, describe_card, find_card
 from ratc.probe import local
+from ratc.probe.local_facts import text as facts_text
 from ratc.units import memory_bytes
 
 GIB = 2**30
@@ -113,6 +114,74 @@ def test_the_machine_has_the_gpus_that_cuda_would_show(monkeypatch, cards, visib
     assert (found.card.id if found.card else None) == card
     assert found.cpus >= 1
     assert found.memory_bytes > GIB
+
+
+#: As NVML names the slices of `nvidia-smi mig -cgi 9,19 -C` on an A100 of 40 GB, with what each has.
+SLICES = {("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 19968): "MIG-3", ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4864): "MIG-1"}
+
+
+def sliced_driver(monkeypatch, slices):
+    """One A100 in MIG mode with these slices, beside a whole one: NVML counts and answers as it does there."""
+    import pynvml
+
+    fake_driver(monkeypatch, [("NVIDIA A100-SXM4-40GB", 40960, (8, 0))] * 2)
+    handles = list(slices)
+    whole = {name: getattr(pynvml, name) for name in ("nvmlDeviceGetName", "nvmlDeviceGetUUID")}
+    memory, capability = pynvml.nvmlDeviceGetMemoryInfo, pynvml.nvmlDeviceGetCudaComputeCapability
+
+    def by_number(_, number):
+        if number >= len(handles):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return handles[number]
+
+    def of_whole(handle):
+        if handle in slices:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return capability(handle)
+
+    answers = {
+        "nvmlDeviceGetMigMode": lambda handle: [int(handle == 0), int(handle == 0)],
+        "nvmlDeviceGetMaxMigDeviceCount": lambda handle: 7,
+        "nvmlDeviceGetMigDeviceHandleByIndex": by_number,
+        "nvmlDeviceGetName": lambda handle: handle[0] if handle in slices else whole["nvmlDeviceGetName"](handle),
+        "nvmlDeviceGetUUID": lambda handle: slices.get(handle) or whole["nvmlDeviceGetUUID"](handle),
+        "nvmlDeviceGetMemoryInfo": lambda one: SimpleNamespace(total=one[1] * MIB) if one in slices else memory(one),
+        "nvmlDeviceGetCudaComputeCapability": of_whole,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "card", "mib"),
+    [
+        (None, 1, "nvidia-a100-sxm4-40gb-mig-3g.20gb", 19968),
+        ("MIG-1", 1, "nvidia-a100-sxm4-40gb-mig-1g.5gb", 4864),
+        ("MIG-3,MIG-1", 1, "nvidia-a100-sxm4-40gb-mig-3g.20gb", 19968),
+        ("GPU-1abc", 1, "a100-40", 40960),
+        ("GPU-0abc", 0, None, None),  # it is cut up: no device of its own
+    ],
+)
+def test_a_slice_of_a_card_is_a_card_of_its_own(monkeypatch, visible, count, card, mib):
+    sliced_driver(monkeypatch, SLICES)
+    found = local.machine({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert (found.gpus, found.card and found.card.id) == (count, card)
+    if found.card:
+        assert (found.card.memory_bytes, found.card.compute_capability) == (mib * MIB, "8.0")
+        written = facts_text(found)
+        values, problems = compiler.read_facts(compiler.File("facts.yaml", written.encode()))
+        assert not problems, written
+        settings, _ = compiler.analyse(
+            compiler.Inputs(compiler.File("x.yaml", b"experiment_name: x\ndata: {data_dir: d}\n"))
+        )
+        plan, _ = compiler.plan(settings, values, None)
+        assert plan.values["hardware.memory_bytes"].value == mib * MIB
+
+
+def test_a_card_in_mig_mode_without_slices_is_no_device(monkeypatch):
+    sliced_driver(monkeypatch, {})
+    assert local.machine({}).gpus == 1
+    assert local.machine({"CUDA_VISIBLE_DEVICES": "GPU-0abc"}).gpus == 0
 
 
 def test_the_driver_s_own_figure_for_memory_is_taken(monkeypatch):

@@ -298,6 +298,9 @@ SIZES = {
         '-n 8 -R "span[ptile=4]" -gpu "num=2/host"',
         {"nodes": 2, "gpus_per_node": 2},
     ),
+    "GPUs in all": ("slurm", "--gpus=16", {"num_gpus": 16}),
+    "GPUs in all, and by node": ("slurm", "--gpus=16 --gpus-per-node=8", {"nodes": 2, "gpus_per_node": 8}),
+    "GPUs in all, which are those of a node": ("slurm", "--gpus=8 --gpus-per-node=8", {"nodes": 1, "gpus_per_node": 8}),
     "one host": ("lsf", '-n 8 -R "span[hosts=1]" -gpu num=1/task', {"nodes": 1, "gpus_per_node": 8}),
     "several resource strings": (
         "lsf",
@@ -318,6 +321,27 @@ def test_sizes_are_worked_out_or_said_to_be_lost(name):
     assert found == expected
     if not expected:
         assert left(f"{sign} {options}\n", kind)
+
+
+def imported(tmp_path, monkeypatch, capsys, script):
+    """The spec that a script makes, as a tree, and what is said."""
+    monkeypatch.chdir(tmp_path)
+    Path("job.sbatch").write_text(script)
+    assert main(["import", "job.sbatch", "-o", "spec.yaml"]) == 0
+    return yaml.safe_load(Path("spec.yaml").read_text())["resources"], capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [8, 16])
+def test_the_nodes_follow_from_all_gpus_and_those_of_the_launcher(tmp_path, monkeypatch, capsys, number):
+    script = f"#!/bin/bash\n#SBATCH --gpus={number}\ntorchrun --nproc-per-node 8 train.py\n"
+    found, _ = imported(tmp_path, monkeypatch, capsys, script)
+    assert found == {"gpus_per_node": 8, "nodes": number // 8}
+
+
+def test_gpus_of_unknown_nodes_are_told(tmp_path, monkeypatch, capsys):
+    found, said = imported(tmp_path, monkeypatch, capsys, "#!/bin/bash\n#SBATCH --gpus=16\nsrun python train.py\n")
+    assert found == {"num_gpus": 16}
+    assert "on how many nodes they lie is up to Slurm: say `resources.nodes`" in said
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,15 @@ def test_a_module_that_says_that_it_failed_is_looked_for(loads: str, works: bool
 def test_a_line_of_setup_that_ends_the_job_is_named(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", environment__setup=["false", "true"], **ONE)
     assert "a line of environment.setup ended with status 1" in job.run().stderr
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "lsf"])
+@pytest.mark.parametrize("how", ["venv", "setup"])
+def test_the_spec_s_folder_is_the_working_folder_wherever_an_environment_leads(
+    target: str, how: str, tmp_path: Path
+) -> None:
+    asked = {"environment__venv": "env"} if how == "venv" else {"environment__setup": ["cd /"]}
+    job = make(tmp_path / "project", target, **asked, **ONE)
+    with_venv(job, "cd /\n")
+    job.run()
+    assert job.environment()["PWD"] == str(job.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,9 @@ def test_the_command_reads_a_spec(project: Path, monkeypatch: pytest.MonkeyPatch
     spec, pictures = f"{project.name}/spec.yaml", project / "looked"
     assert main(["data", "check", spec, "-o", str(pictures)]) == 0
     assert (pictures / "samples.png").is_file()
+    if sys.version_info >= (3, 11):  # before, Python itself looks into the working folder first
+        (project / "types.py").write_text("raise SystemExit('the wrong module')\n")
+        assert main(["data", "check", spec, "-o", str(pictures)]) == 0
     blank(project / "data", "test")
     assert main(["data", "check", spec, "-o", str(pictures)]) == 1
     assert main(["data", "check", spec, "--set", "data.num_classes=0"]) == 1

@@ -330,6 +330,9 @@ NFD = unicodedata.normalize("NFD", "é.png")
         ("x.png", "x.tif", "another ending", "x.tif"),
         ("X.png", "x.PNG", "capital letters", "x.PNG"),
         ("deep\\x.png", "deep/x.jpg", "another ending", "x.jpg"),
+        ("C:\\data\\x.png", "x.png", "of another place", "x.png"),
+        ("http://host/x.png", "x.png", "of another place", "x.png"),
+        ("x.png\r", "x.png", "other spaces or line ends", "x.png"),
     ],
 )
 def test_a_file_that_is_nearly_called_so_is_named(
