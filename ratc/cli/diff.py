@@ -16,6 +16,7 @@ import click
 
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
+from ratc.console import say
 from ratc.comparison.compare import compare, without
 from ratc.compiled import git_revisions
 from ratc.diagnostics import Diagnostic, has_errors
@@ -107,7 +108,7 @@ def command(
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
             for remark in comparison.remarks if form == "text" else ():
-                print(f"note: {remark}", file=sys.stderr)
+                say(f"note: {remark}")
     return 0 if comparison.is_empty else 1
 
 
