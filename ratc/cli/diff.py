@@ -16,9 +16,9 @@ import click
 
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
-from ratc.console import say
 from ratc.comparison.compare import compare, without
 from ratc.compiled import git_revisions
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.spec.keys import Effect
 from ratc.workflow import diff_inputs, findings
