@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
@@ -392,23 +391,6 @@ def warn_of_variables(environment: Mapping[str, str]) -> None:
             warn(f"{name} is read when compiling; it does not change this run (the lock decides)")
 
 
-def check_torch_logs(environment: Mapping[str, str]) -> None:
-    """Raise R587 if torch cannot be imported for what TORCH_LOGS asks for. Asking torch itself takes seconds, which are
-    spent only if the variable is set.
-    """
-    if not environment.get("TORCH_LOGS"):
-        return
-    command = [sys.executable, "-c", "import torch"]
-    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
-    if done.returncode and "TORCH_LOGS" in done.stderr:
-        raise RuntimeFinding(
-            "R587",
-            "torch cannot be imported with this TORCH_LOGS",
-            f"it is {environment['TORCH_LOGS']!r:.100}, with a name that torch does not know",
-            "unset TORCH_LOGS; TORCH_LOGS=help shows the names",
-        )
-
-
 def check_trackers(lock: Lock) -> None:
     """Raise R524 if the lock tracks with a package that is not there: a month later is late to notice."""
     if lock.logging.wandb:
@@ -474,7 +456,6 @@ def main(argv: list[str] | None = None) -> int:
     # What else the script was called with is for training.
     arguments, _ = parser.parse_known_args(argv)
     try:
-        check_torch_logs(os.environ)
         lock = check(arguments.lock, os.environ, launched=False)
         check_listed(lock, arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir))
     except RuntimeFinding as finding:
