@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ratc_runtime.config.consistency import contradictions
 from ratc_runtime.config.refusal import LOCK_VERSION, not_plain, refuse_all, unreadable, wrong_values
-from ratc_runtime.config.yaml_file import load_yaml
+from ratc_runtime.config.yaml_file import MAX_LOCK_BYTES, load_yaml, open_regular
 
 #: An artifact's path from its lock's folder: nothing outside of that folder.
 _ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -458,7 +458,8 @@ def lock_digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         for file in [path] if shared is None else [path.parent / str(shared), path]:
-            digest.update(file.read_bytes())
+            with open_regular(file) as opened:
+                digest.update(opened.read(MAX_LOCK_BYTES))
     except OSError as error:
         raise unreadable(f"{error.filename} cannot be read", error.strerror or str(error)) from None
     return digest.hexdigest()
