@@ -28,10 +28,11 @@ def texts() -> dict[str, str]:
 
 _SPEC = """# The spec
 
-What to train, in one YAML file. This page is generated from `schemas/experiment.schema.json` (`ratc schema` prints it).
+A spec is one YAML file with a training run. This page is generated from `schemas/experiment.schema.json`
+(`ratc schema` prints it).
 
 The file is read as YAML 1.2: `1e-4` is a number and `on` is text. Unknown keys are errors. Values may also come from
-outside the file; later layers win, and `ratc explain SPEC PATH` tells which one decided:
+outside the file; later [layers](../concepts/layers.md) win, and `ratc explain SPEC PATH` names the one that decided:
 
 | layer | |
 | --- | --- |
@@ -48,19 +49,19 @@ Relative paths in a file start at the spec's folder; those of an option or a var
 
 _FACTS = """# Hardware facts
 
-What `--facts FILE` holds: one machine type. This page is generated from `schemas/facts.schema.json`. Without the option
-the facts are the card that `resources.gpu` names in the [catalogue](cards.md), or what this machine has.
+`--facts FILE` describes one machine type. This page is generated from `schemas/facts.schema.json`. If you do not give
+the option, the facts are the card that `resources.gpu` names in the [catalogue](cards.md), or else this machine.
 """
 
 
 _CLUSTERS = """# Clusters
 
-What a Slurm or LSF cluster has and allows, in one YAML file. With it `ratc compile --target slurm` or `lsf` plans for
-the cluster's own nodes, asks for them as the site wants to be asked, and refuses what the queue would refuse: too many
-nodes, GPUs, cores, too much memory or time, a partition or a card that is not there. This page is generated from
-`schemas/cluster.schema.json` (`ratc schema cluster` prints it).
+One YAML file describes a Slurm or LSF cluster: its nodes, its partitions and their limits. With it `ratc compile
+--target slurm` or `lsf` plans for the cluster's own nodes and asks for them by the site's customs. If the queue would
+refuse a request, ratc refuses it: too many nodes, GPUs or cores, too much memory or time, a partition or a card that is
+not there. This page is generated from `schemas/cluster.schema.json` (`ratc schema cluster` prints it).
 
-[A cluster of yours](../guides/cluster.md) says how to write such a file and how to use it.
+[A cluster of yours](../guides/cluster.md) is the guide to write and use such a file.
 """
 
 _LOCK = """# The lock

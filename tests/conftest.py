@@ -34,7 +34,7 @@ def _cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _own_environment():
-    """Give the next test the variables that this one found: training, Accelerate and DeepSpeed set some and leave them."""
+    """Give the next test the variables that this one found: training, Accelerate and DeepSpeed leave some behind."""
     with patch.dict(os.environ):
         yield
 

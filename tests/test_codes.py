@@ -65,7 +65,7 @@ def table() -> str:
         f"| [{code}](../../ratc/codes/{code}.md) | {STAGES[int(code[1])]} | {title(text)} |\n"
         for code, text in explanations().items()
     ]
-    head = "# Codes\n\nWhat each diagnostic's code means; `ratc explain R304` says more, with an example and its fix.\n"
+    head = "# Codes\n\nThe codes of all diagnostics. `ratc explain R304` explains one, with an example and its fix.\n"
     return f"{head}\n| code | stage | meaning |\n|---|---|---|\n{''.join(rows)}"
 
 

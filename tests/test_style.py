@@ -53,3 +53,28 @@ def test_what_the_style_forbids_does_not_come_back_in_code(pattern):
         if re.search(pattern, line)
     ]
     assert not found, f"say: {FORBIDDEN_IN_CODE[pattern]}\n" + "\n".join(found)
+
+
+#: Pages of the documentation, without those of codes.
+DOCS = [page for page in PAGES if page.parent.name != "codes"]
+
+
+def counted(page: Path) -> tuple[int, int, int]:
+    """The words of a page without code, how many of them are "what" or "who", and how many "if"."""
+    prose = re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    words = re.findall(r"[a-z][a-z'-]*", prose.lower())
+    return len(words), words.count("what") + words.count("who"), words.count("if")
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_a_page_names_things_by_nouns(page):
+    words, pronouns, _ = counted(page)
+    # A page of few words may have one.
+    assert pronouns <= max(1, 4 * words / 1000), f"{pronouns} in {words} words: name the thing"
+
+
+def test_the_documentation_names_things_by_nouns_and_conditions_by_if():
+    words, pronouns, conditions = map(sum, zip(*map(counted, DOCS), strict=True))
+    assert words > 20_000
+    assert pronouns <= 2 * words / 1000
+    assert 3 <= 1000 * conditions / words <= 12

@@ -24,14 +24,14 @@ GROUPS = {
         "init": "write a commented spec to start from",
         "import": "write a spec from other tools' configurations",
         "sample-data": "write a small real data set to try things on",
-        "data": "say what a data set holds, and what in it cannot be used: `data check`",
+        "data": "list the content of a data set, and samples that cannot be used: `data check`",
         "schema": "print the JSON Schema of a spec",
-        "completion": "print what makes a shell complete the command line",
+        "completion": "print the script with which a shell completes the command line",
     },
     "Compile": {
-        "validate": "check a spec and say what is wrong",
+        "validate": "check a spec and report its mistakes",
         "compile": "write the lock, the launcher's files and the job script",
-        "explain": "say what a code means, or where a value comes from",
+        "explain": "explain a code, or the source of a value",
     },
     "Run": {
         "train": "compile for this machine and run the script",
@@ -39,14 +39,14 @@ GROUPS = {
         "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
     },
     "Review": {
-        "diff": "say what differs between two specs, and with what consequence",
-        "check": "say which compiled folders are not what their inputs give",
-        "report": "write a page about a spec, or about what differs between two",
+        "diff": "show the differences between two specs, and their consequences",
+        "check": "find the compiled folders that differ from their inputs",
+        "report": "write a page about a spec, or about the differences between two",
     },
     "Hardware": {
-        "fit": "say what fits on which card, before anything runs",
-        "profile": "say what one step takes, predicted or measured",
-        "probe": "write facts of a cluster or of this machine, from what it says",
+        "fit": "predict what fits on each card, before anything runs",
+        "profile": "show the memory of one step, predicted or measured",
+        "probe": "write facts of a cluster or of this machine, as it reports them",
     },
     "Safety": {
         "trust": "say which folders' own code ratc may run",
@@ -56,10 +56,10 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 
 _EXAMPLES = {
     "ratc init --task segmentation": "write config.yaml; put your data into its `data_dir`",
-    "ratc validate config.yaml": "say what is wrong with it",
+    "ratc validate config.yaml": "report its mistakes",
     "ratc train config.yaml": "compile it for this machine and train",
     "ratc compile config.yaml --target slurm": "write a job to review and submit",
-    "ratc explain config.yaml training.precision": "say why a value is what it is",
+    "ratc explain config.yaml training.precision": "show the reason of a value",
 }
 
 #: Commands of two words, and their modules, whose first word is a command of its own: `ratc tune SPEC`.

@@ -1,4 +1,4 @@
-"""Work out how to train what a spec describes, and write it down: lock.yaml, the launcher's files, the job script.
+"""Work out how to train a spec, and write it down: lock.yaml, the launcher's files, the job script.
 
 They go into compiled/<experiment_name>/<target>/ beside the spec; -o puts them elsewhere.
 """
@@ -24,7 +24,7 @@ from ratc.workflow.request import CompileRequest
         options.form(),
         options.no_predict(),
         options.folder(),
-        options.flag("--check", "write nothing; exit status 1 if the files there are not what the spec gives"),
+        options.flag("--check", "write nothing; exit status 1 if the files do not match the spec"),
         options.verify(),
         options.dry_run("say which files would be written, and write nothing"),
     ],
@@ -32,7 +32,7 @@ from ratc.workflow.request import CompileRequest
         "ratc compile config.yaml": "for this machine",
         "ratc compile config.yaml --target slurm --cluster ours": "for a cluster, as a job to review and submit",
         "ratc compile config.yaml --set training.weight_decay=0.1 --epochs 50": "with other values",
-        "ratc compile config.yaml --check": "whether what was committed is still what the spec gives",
+        "ratc compile config.yaml --check": "whether the committed files still match the spec",
     },
     may_trust=True,
     request=options.request,

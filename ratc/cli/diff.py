@@ -1,8 +1,8 @@
-"""Say what differs between two specs, compiled folders or locks, and with what consequence.
+"""Show the differences between two specs, compiled folders or locks, and their consequences.
 
 Either side may be of a git revision: `ratc diff HEAD~1:specs/a.yaml specs/a.yaml`; `main:` is the other side's file in
-`main`. With one side alone, it is held against HEAD. RAT_* variables are left out. Exit status 0 same, 1 different,
-2 trouble. To make `git diff` use it: docs/guides/diff.md.
+`main`. One side alone is compared with HEAD. RAT_* variables are ignored. Exit status 0 same, 1 different, 2 trouble.
+To make `git diff` use it: docs/guides/diff.md.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _of_a_side(name: str, metavar: str, what: str, **given: Any) -> list[click.P
         options.flag("--git-driver", "take the arguments that git gives to a diff driver"),
     ],
     {
-        "ratc diff config.yaml": "what was changed since the last commit",
-        "ratc diff a.yaml b.yaml --ignore cosmetics": "two specs, without what changes nothing",
+        "ratc diff config.yaml": "changes since the last commit",
+        "ratc diff a.yaml b.yaml --ignore cosmetics": "two specs, without cosmetic changes",
         "ratc diff main:config.yaml config.yaml --format markdown": "for a pull request",
     },
 )

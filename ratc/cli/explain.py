@@ -1,7 +1,7 @@
-"""Say what a code means, or where a value comes from.
+"""Explain a code, or the source of a value.
 
 `ratc explain R304` explains a code, `ratc explain spec.yaml training.batch_size` one value, down to the lines of spec
-and facts that it was made from; `ratc explain compiled/x/slurm PATH` the same of what was compiled. A PATH may be a
+and facts that it was made from; `ratc explain compiled/x/slurm PATH` the same of a compiled folder. A PATH may be a
 section, or the last part of a path.
 """
 
@@ -40,11 +40,11 @@ class _CodeOrPath(FilePath):
         options.target(),
         options.flag("--all", "the whole plan as a table", "whole"),
         click.Option(["--point"], metavar="NAME", help="of this point of a sweep, instead of the first"),
-        options.form("text (default), json, markdown; or github or sarif, for what is found on the way alone"),
+        options.form("text (default), json, markdown; or github or sarif, for findings on the way alone"),
     ],
     {
-        "ratc explain R304": "what a code means, and what to do",
-        "ratc explain config.yaml training.precision": "why a value is what it is",
+        "ratc explain R304": "the meaning of a code, and the remedy",
+        "ratc explain config.yaml training.precision": "the reason of a value",
         "ratc explain compiled/demo/slurm --all": "all that was compiled",
     },
     request=options.request,

@@ -1,4 +1,4 @@
-"""Say what fits: the largest micro-batch and the predicted peak memory, over cards, precisions and ZeRO stages.
+"""Predict what fits: the largest micro-batch and the predicted peak memory, over cards, precisions and ZeRO stages.
 
 Nothing is run and no GPU is needed: the step of the spec's model is traced once for each precision and kind of card,
 kept, and replayed at every card's cap. Cards default to the spec's, or to a few common ones.
@@ -41,7 +41,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             type=click.Choice(["fp32", "bf16", "fp16"]),
             help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
         ),
-        options.form("of the table: text (default), markdown, json; or github or sarif, for what does not fit alone"),
+        options.form("of the table: text (default), markdown, json; or github or sarif, for misfits alone"),
         click.Option(
             ["--plot"],
             metavar="FILE",

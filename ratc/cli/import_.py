@@ -1,4 +1,4 @@
-"""Read configurations of other tools and write a spec, with an account of what it could not carry over.
+"""Read configurations of other tools and write a spec, with a list of the settings that it could not carry over.
 
 Taken are the original framework's YAML, Accelerate's YAML, DeepSpeed's JSON and simple sbatch and bsub scripts; several
 files make one spec, and the first that says something counts. Exit status 1 if nothing was written.
@@ -30,12 +30,17 @@ _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed":
     __doc__,
     [
         Argument(
-            "files", "FILE", "what to import; the first that says something counts", type=PATH, nargs=-1, required=True
+            "files",
+            "FILE",
+            "files to import; if two disagree, the first counts",
+            type=PATH,
+            nargs=-1,
+            required=True,
         ),
         click.Option(
             ["-o", "--output"], default="-", metavar="SPEC", type=PATH, help="the spec to write; - is standard output"
         ),
-        click.Option(["--from", "kind"], metavar="KIND", help=f"what the files are: {', '.join(detect.KINDS)}"),
+        click.Option(["--from", "kind"], metavar="KIND", help=f"the kind of the files: {', '.join(detect.KINDS)}"),
         options.form(),
         options.flag("--force", "write over a file that is there"),
         options.dry_run(),

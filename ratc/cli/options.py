@@ -70,14 +70,14 @@ def no_predict() -> click.Option:
     return flag("--no-predict", text)
 
 
-def dry_run(help: str = "say what would be written or started, and do nothing") -> click.Option:
+def dry_run(help: str = "show the files and processes, and write and start nothing") -> click.Option:
     """``--dry-run``: for commands that write or start something, which they say by ``ratc.console.would``."""
     return flag("--dry-run", help)
 
 
 def form(help: str | None = None) -> click.Option:
     """``--format``: how findings are told."""
-    text = "of what is found: text (default) on standard error, or another on standard output if that is free"
+    text = "of findings: text (default) on standard error, or another on standard output if that is free"
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
 
 

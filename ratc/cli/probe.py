@@ -1,7 +1,7 @@
-"""Write facts of the cluster, or of this machine, from what the scheduler or the driver says.
+"""Write facts of the cluster, or of this machine, as the scheduler or the driver reports them.
 
 `ratc probe slurm` and `ratc probe lsf` write cluster facts on a login node, `ratc probe local` hardware facts for
-`--facts`. Commands that are run only read. What they do not tell is left as questions, marked `# ?`.
+`--facts`. Its commands only read. Values that they do not report are left as questions, marked `# ?`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ratc.workflow.findings import Telling
             ["--timeout"], type=float, default=60.0, metavar="S", help="seconds for each command (default: 60)"
         ),
         options.flag("--force", "write over a file that is there"),
-        options.dry_run("say what would be asked and written, and do nothing"),
+        options.dry_run("show the questions and the file, and do nothing"),
         options.form(),
     ],
     {

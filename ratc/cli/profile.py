@@ -1,4 +1,4 @@
-"""Say what one training step takes: predicted, or measured on this machine's GPU and kept for `ratc compile --facts`.
+"""Show the memory of one training step: predicted, or measured on this machine's GPU for `ratc compile --facts`.
 
 With --measure the very step that trains runs at two micro-batch sizes. -o FILE writes or extends a facts file;
 compiling with it takes the micro-batch from the measurement, which is the way for models that cannot be traced.
@@ -53,9 +53,9 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # no generic before cl
         options.dry_run(),
     ],
     {
-        "ratc profile config.yaml": "what a step takes, predicted",
+        "ratc profile config.yaml": "the memory of a step, predicted",
         "ratc profile config.yaml --measure -o facts.yaml": "measure it on this machine's GPU, and keep that",
-        "ratc compile config.yaml --facts facts.yaml": "plan by what was measured",
+        "ratc compile config.yaml --facts facts.yaml": "plan by the measurement",
     },
     may_trust=True,
     request=options.request,

@@ -1,7 +1,7 @@
-"""Write one page of HTML about a spec, or about what differs between two, to attach to a pull request.
+"""Write one page of HTML about a spec, or about the differences between two, to attach to a pull request.
 
-`ratc report spec.yaml` tells of a spec, or of a compiled folder: the plan with its reasons, memory, cards, files.
-`ratc report OLD NEW` tells of a difference; a side is what `ratc diff` takes. The page needs no network.
+`ratc report spec.yaml` is about a spec, or a compiled folder: the plan with its reasons, memory, cards, files.
+`ratc report OLD NEW` is about a difference; the sides are those of `ratc diff`. The page needs no network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STDOUT = "-"
     __doc__,
     [
         *options.spec("SPEC|OLD", "a spec, a compiled folder, or one side of a difference"),
-        Argument("new", "NEW", "the other side, for what differs between two", type=PATH, required=False),
+        Argument("new", "NEW", "the other side of a difference", type=PATH, required=False),
         # Of two sides, one that is a lock says for both what target it is of.
         click.Option(
             ["--target", "named_target"],
@@ -44,14 +44,14 @@ _STDOUT = "-"
             type=PATH,
             help="default report.html; - is standard output",
         ),
-        click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="say what fits on it; repeatable"),
-        options.flag("--no-cards", "leave out what fits on which card"),
+        click.Option(["--card", "cards"], multiple=True, metavar="CARD", help="predict for this card, too; repeatable"),
+        options.flag("--no-cards", "leave out the table of cards"),
         options.form(),
         options.dry_run(),
     ],
     {
         "ratc report config.yaml": "of a spec, `report.html`",
-        "ratc report main:config.yaml config.yaml -o change.html": "of what was changed since `main`",
+        "ratc report main:config.yaml config.yaml -o change.html": "of the changes since `main`",
     },
     request=options.request,
 )

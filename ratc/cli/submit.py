@@ -1,7 +1,7 @@
 """Compile a spec for the scheduler of this machine, submit the script that comes out, and print the job's number.
 
-What is submitted is the script as `ratc compile` writes it. The number is all that goes to standard output; with
-another `--format` than text it goes to standard error, and the document of what was found to standard output.
+The script is submitted as `ratc compile` writes it. Only the number goes to standard output; with another `--format`
+than text it goes to standard error, and the document of the findings to standard output.
 Exit status: as of all commands; with --wait that of the job (75: it saved, and is not finished).
 """
 
@@ -50,11 +50,11 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before 
         click.Option(
             ["--target", "named_target"],
             metavar="T",
-            help="slurm or lsf, instead of what this machine has",
+            help="slurm or lsf, instead of this machine's",
             shell_complete=options.targets,
         ),
         options.folder(),
-        options.dry_run("show what would be written and submitted, and do neither"),
+        options.dry_run("show the files and the submission, and do neither"),
         options.flag("--live-check", "ask the scheduler first whether it would take the job"),
         click.Option(
             ["--after"],
@@ -75,7 +75,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before 
     ],
     {
         "ratc submit config.yaml": "compile and submit",
-        "ratc submit config.yaml --dry-run": "see what would be submitted",
+        "ratc submit config.yaml --dry-run": "see the submission",
         "ratc submit config.yaml --after 1234 --wait": "after another job, and wait for the end",
     },
     may_trust=True,

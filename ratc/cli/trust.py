@@ -22,7 +22,7 @@ from ratc.own_code import trust
     [
         Argument("folder", "FOLDER", "a folder to trust; without one, the list is shown", type=PATH, required=False),
         options.flag("--remove", "trust the folder no more"),
-        options.dry_run("say what would be listed or removed, and write nothing"),
+        options.dry_run("show the folder that would be listed or removed, and write nothing"),
     ],
     {
         "ratc trust": "the list, and whether this folder is on it",

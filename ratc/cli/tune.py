@@ -1,8 +1,8 @@
 """Run the study that a spec's `tuning` describes on this machine, or gather what its array job has found.
 
-Every trial is compiled as a run of its own before it starts. What is finished is not run again, and what was cut off
-goes on from its checkpoint: after any end, the same command continues. The outcome lies in `study/` below the output
-folder: trials.csv, study.json, study.svg, and `best/`, the best trial's compiled files and its overlay.
+Every trial is compiled as a run of its own before it starts. Finished trials are not run again, and interrupted ones go
+on from their checkpoints: the same command continues a study. The outcome lies in `study/` below the output folder:
+trials.csv, study.json, study.svg, and `best/`, the best trial's compiled files and its overlay.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _SpecOrCommand(FilePath):
         *options.spec(kind=_SpecOrCommand()),
         options.form(),
         options.no_predict(),
-        options.flag("--collect", "run nothing: gather what has been found so far"),
+        options.flag("--collect", "run nothing: gather the results so far"),
         options.dry_run("say which trials there would be, and run nothing"),
         # A study's job asks for it: of which lock the study is that is finished.
         click.Option(["--job-lock"], metavar="FILE", type=PATH, hidden=True),
@@ -43,7 +43,7 @@ class _SpecOrCommand(FilePath):
     {
         "ratc tune study.yaml --dry-run": "see the trials",
         "ratc tune study.yaml": "run them, or go on with them",
-        "ratc tune study.yaml --collect": "see what has been found so far",
+        "ratc tune study.yaml --collect": "see the results so far",
         "ratc tune lr config.yaml": "find a learning rate",
     },
     may_trust=True,

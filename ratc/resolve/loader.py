@@ -110,7 +110,7 @@ def _cache(context: Context) -> None:
 
 
 def _prefetch(context: Context, workers: int) -> None:
-    """Batches each loader process prepares ahead: two and its share of an optimizer step, within the host's memory."""
+    """Batches each loader process prepares ahead: one and its share of an optimizer step, within the host's memory."""
     path, asked = "data.prefetch_factor", context.settings["data.prefetch_factor"]
     if not workers:
         context.derive(path, None, "no loader processes", "data.num_workers")

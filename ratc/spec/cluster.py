@@ -30,7 +30,7 @@ Walltime = Annotated[str, Field(pattern=WALLTIME)]
 
 
 class NodeType(Section):
-    """Nodes that are all alike: what one of them has."""
+    """Nodes that are all alike, described by one of them."""
 
     gpus_per_node: Count = Field(..., description="GPUs on each; 0 for none.", examples=[8])
     gpu: Text | None = Field(None, description="Card: a name of the catalogue.", examples=["h100"])
@@ -52,13 +52,13 @@ class NodeType(Section):
     )
     constraint: Expression | None = Field(
         None,
-        description="What picks these nodes: a Slurm feature, or an LSF `select[]` expression.",
+        description="Selects these nodes: a Slurm feature, or an LSF `select[]` expression.",
         examples=["h100", "type==X86_64"],
     )
 
 
 class Partition(Section):
-    """A Slurm partition or an LSF queue: its nodes, and what a job may ask of them."""
+    """A Slurm partition or an LSF queue: its nodes, and the limits of a job."""
 
     nodes: dict[Name, PositiveInt] = Field(
         ..., description="How many nodes of each type of `node_types`.", examples=[{"h100": 16}]
@@ -85,14 +85,14 @@ class Partition(Section):
     max_walltime: Walltime | None = Field(None, description="Longest time of a job.", examples=["2-00:00:00"])
     account_required: bool = Field(False, description="Whether a job must name the account that it is charged to.")
     preemption: Literal["none", "requeue", "suspend", "cancel"] = Field(
-        "none", description="What happens to a job that has to make room."
+        "none", description="Fate of a job that has to make room."
     )
     grace_seconds: Count = Field(0, description="Time between the signal of a preemption and the end.", examples=[60])
     requeue: bool = Field(True, description="Whether a job may be requeued.")
 
 
 class Lsf(Section):
-    """How an LSF site reads what is asked for; only `scheduler: lsf` looks here."""
+    """How an LSF site reads requests; only `scheduler: lsf` looks here."""
 
     limit_unit: Literal["KB", "MB", "GB", "TB"] = Field(
         "KB", description="Unit of `-M` without one: `LSF_UNIT_FOR_LIMITS` of lsf.conf, KB if that is not set."
@@ -103,10 +103,10 @@ class Lsf(Section):
         "is KB, for LSF's defaults differ, else `limit_unit`.",
     )
     memory_limit: Literal["process", "job"] = Field(
-        "process", description="What `-M` limits; `job` with `LSB_JOB_MEMLIMIT=Y`."
+        "process", description="Scope of `-M`; `job` with `LSB_JOB_MEMLIMIT=Y`."
     )
     rusage: Literal["job", "task", "host"] = Field(
-        "host", description="What `rusage[mem=]` is counted for: `RESOURCE_RESERVE_PER_TASK` and queue settings."
+        "host", description="Scope of `rusage[mem=]`: `RESOURCE_RESERVE_PER_TASK` and queue settings."
     )
     explicit_units: bool = Field(True, description="Whether `-M 64GB` is understood: 10.1.0.2 or later.")
 
@@ -115,7 +115,7 @@ class Cluster(Section):
     """A cluster: its scheduler, its kinds of nodes, its partitions or queues, and its customs."""
 
     name: Name = Field(..., description="How messages and job scripts call the cluster.", examples=["alps"])
-    scheduler: Literal["slurm", "lsf"] = Field(..., description="What jobs are submitted to.", examples=["slurm"])
+    scheduler: Literal["slurm", "lsf"] = Field(..., description="The scheduler for jobs.", examples=["slurm"])
     version: Line | None = Field(None, description="The scheduler's version.", examples=["23.02", "10.1.0.14"])
     node_types: dict[Name, NodeType] = Field(..., description="Kinds of nodes by name; below.")
     partitions: dict[Name, Partition] = Field({}, description="Slurm: partitions by name; below.")
@@ -124,14 +124,15 @@ class Cluster(Section):
         "gpus-per-node", description="Slurm: whether jobs ask with `--gpus-per-node=h100:8` or `--gres=gpu:h100:8`."
     )
     launcher: Literal["srun", "blaunch", "jsrun"] | None = Field(
-        None, description="What starts a job's tasks on its nodes; `srun` on Slurm and `blaunch` on LSF if absent."
+        None,
+        description="Starts a job's tasks on its nodes; `srun` on Slurm and `blaunch` on LSF if absent.",
     )
     max_array_size: PositiveInt | None = Field(None, description="Most tasks of a job array.", examples=[1000])
     modules_init: Text | None = Field(
         None, description="File to source before `module` is there.", examples=["/etc/profile.d/modules.sh"]
     )
     container: Literal["apptainer", "pyxis"] | None = Field(
-        None, description="What runs `environment.container`; none if absent."
+        None, description="Runtime for `environment.container`; none if absent."
     )
     container_options: list[Text] = Field(
         [], description="Options for every container.", examples=[["--bind=/scratch"]]
@@ -152,6 +153,6 @@ class Cluster(Section):
     lsf: Lsf = Field(Lsf(), description="How this LSF site reads a request.")
     questions: list[Line] = Field(
         [],
-        description="What a probe could not learn, each `KEY: question`. Answer it under the key, then remove it.",
+        description="Values unknown to a probe, each `KEY: question`. Answer it under the key, then remove it.",
         examples=[["node_types.a100.gpu: a100-40 or a100-80?"]],
     )

@@ -42,7 +42,7 @@ class Compression(Section):
     metric: Annotated[
         Text | None,
         Key((Effect.COSMETIC,), "another score is held when the trained model is made smaller"),
-    ] = Field(None, description="Score that is held; `checkpoint.best_metric` if absent.", examples=["dice"])
+    ] = Field(None, description="Score that must hold; `checkpoint.best_metric` if absent.", examples=["dice"])
     tolerance: Annotated[NonNegative, Key((Effect.COSMETIC,), "the smaller model may lose more, or less")] = Field(
         0.01, description="By how much that score may be worse than before; beyond it, compressing fails."
     )

@@ -176,12 +176,12 @@ class Training(Section):
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = Field(
         "none",
-        description="How `learning_rate` follows the global batch size from `base_batch_size` on: with it, or with its "
-        "square root.",
+        description="Rule that scales `learning_rate` by the global batch size over `base_batch_size`: `linear`, "
+        "or `sqrt`, by the square root of that.",
     )
     base_batch_size: PositiveInt | None = Field(
         None,
-        description="Global batch size that `learning_rate` is meant for; of a measured one what it was measured with.",
+        description="Reference batch size for `learning_rate_scaling`; if absent, that of a measured rate.",
         examples=[256],
     )
     optimizer: Annotated[
@@ -200,7 +200,7 @@ class Training(Section):
     warmup_epochs: Annotated[NonNegative, Key(memory="apart")] = Field(
         0.0, description="Linear warm-up, in epochs; counted in optimizer steps.", examples=[1]
     )
-    min_learning_rate: NonNegative = Field(0.0, description="Where the cosine schedule ends.")
+    min_learning_rate: NonNegative = Field(0.0, description="Learning rate at the end of the cosine schedule.")
     step_epochs: PositiveInt = Field(30, description="Schedule `step`: epochs between reductions.")
     step_gamma: Probability = Field(0.1, description="Schedule `step`: factor of each reduction.")
     gradient_clipping: Annotated[Positive | None, Key(rate=True)] = Field(
@@ -234,7 +234,7 @@ class Training(Section):
             plan="engine.deepspeed",
             memory="depends",
         ),
-    ] = Field(None, description="Use DeepSpeed; if absent, on several GPUs with Accelerate.")
+    ] = Field(None, description="Use DeepSpeed; if absent, only on several GPUs with Accelerate.")
     zero_stage: Annotated[
         Annotated[int, Field(ge=0, le=3)] | None,
         Key(
@@ -352,7 +352,7 @@ class Data(Section):
     )
     class_names: Annotated[list[ClassName] | None, Key((Effect.COSMETIC,), "other words for the same classes")] = Field(
         None,
-        description="What the classes are called, `num_classes` of them; numbers if absent.",
+        description="Names of the classes, `num_classes` of them; numbers if absent.",
         examples=[["background", "grey matter", "white matter"]],
     )
     ignore_index: Annotated[
@@ -368,7 +368,7 @@ class Data(Section):
         description="Image pyramid for `model.multi_scale`: factors of `image_size`, the first is 1.",
         examples=[[1.0, 0.5]],
     )
-    on_bad_sample: Literal["fail", "skip"] = Field("fail", description="What a missing or corrupt image does.")
+    on_bad_sample: Literal["fail", "skip"] = Field("fail", description="Reaction to a missing or corrupt image.")
     augmentations: Annotated[
         list[Annotated[dict[Variable, Arguments], Field(min_length=1, max_length=1)]],
         Key(LEARNT, "other random changes of the training images"),
@@ -423,7 +423,7 @@ class Data(Section):
         PositiveInt | None, Key((Effect.PLACEMENT,), "more or fewer batches prepared ahead", rate=False)
     ] = Field(
         None,
-        description="Batches each loader process prepares ahead; if absent, two and what an optimizer step takes, "
+        description="Batches each loader process prepares ahead; if absent, one and its share of an optimizer step, "
         "within the host's memory.",
         examples=[2],
     )
@@ -445,9 +445,7 @@ class Detection(Section):
     queries: Annotated[int, Field(ge=1, le=2000)] = Field(
         100, description="The most objects that can be found in an image.", examples=[100]
     )
-    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(
-        3, description="Rounds in which the queries look at the image.", examples=[3]
-    )
+    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(3, description="Layers of the decoder.", examples=[3])
 
 
 class PartData(Section):
@@ -480,7 +478,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
-    task_type: Literal["segmentation", "detection"] = Field(..., description="What is learnt.")
+    task_type: Literal["segmentation", "detection"] = Field(..., description="The kind of task.")
     weight: Annotated[Positive, Key(LEARNT, "another weight of the task's loss")] = Field(
         1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5]
     )
@@ -530,13 +528,13 @@ class Distributed(Section):
         ),
     ] = Field(
         1800,
-        description="A run without progress for so long is ended, and the process that hangs is named; null: never.",
+        description="Seconds without progress after which a run ends and names the hanging process; null: never.",
         examples=[1800, 600],
     )
 
 
 class Resources(Section):
-    """What the job asks for. Absent on `local`: what the machine has."""
+    """Resources of the job. Absent on `local`: all of the machine."""
 
     cluster: Annotated[Text | None, Key(option="cluster", order=9, path="name")] = Field(
         None,
@@ -573,7 +571,7 @@ class Resources(Section):
         )
     )
     walltime: Annotated[str | None, Key(option="walltime", order=14)] = Field(
-        None, pattern=WALLTIME, description="HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
+        None, pattern=WALLTIME, description="Time limit: HH:MM, HH:MM:SS or D-HH:MM:SS.", examples=["24:00:00"]
     )
     partition: Annotated[Word | None, Key(option="partition", order=15)] = Field(
         None, description="Slurm partition.", examples=["gpu"]
@@ -654,7 +652,7 @@ class Checkpoint(Section):
         Key((Effect.PLACEMENT,), "whether own code that changed keeps a run from starting"),
     ] = Field(
         "strict",
-        description="If code of your own is not what was compiled, or not what the checkpoint was trained with: "
+        description="If code of your own changed since it was compiled, or since the checkpoint was trained: "
         "`strict` refuses to start, `warn` says so and goes on.",
     )
     requeue: Literal["auto", "never"] = Field(
@@ -712,7 +710,7 @@ class Spec(Section):
         Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
     ] = Field(
         "segmentation",
-        description="What is learnt; of `custom` only your own model, data and loss know, and `multi` is the `tasks`.",
+        description="The kind of task. With `custom`, model, data and loss are your own; `multi` has `tasks`.",
     )
     seed: Annotated[
         Annotated[int, Field(ge=0, lt=2**32)],
@@ -732,7 +730,7 @@ class Spec(Section):
             option="debug",
             order=22,
         ),
-    ] = Field(False, description="A short, talkative run: one epoch of a few steps, no loader processes.")
+    ] = Field(False, description="A short, verbose run: one epoch of a few steps, no loader processes.")
     output_dir: Annotated[
         Text | None,
         Key(
@@ -779,12 +777,12 @@ class Spec(Section):
         Key((Effect.PLACEMENT,), "another way to start the processes", script=True),
     ] = Field(
         None,
-        description="What starts the processes of a node; `accelerate` if absent, or `torchrun` with "
+        description="Command that starts the processes of a node; `accelerate` if absent, or `torchrun` with "
         "`use_accelerate: false`.",
     )
     resources: Annotated[
         Resources, Key((Effect.PLACEMENT,), "other hardware, or another job, is asked for", script=True)
-    ] = Field(Resources(), description="What the job asks for.")
+    ] = Field(Resources(), description="Resources that the job asks for.")
     environment: Annotated[Environment, Key((Effect.PLACEMENT,), "another environment for the script", script=True)] = (
         Field(Environment(), description="The job's surroundings.")
     )

@@ -24,12 +24,12 @@ class Tuning(Section):
 
     backend: Literal["ray", "array"] = Field(
         "ray",
-        description="Who runs the trials: `ray`, Ray Tune in one job or on this machine (extra `tune`); `array`, an "
+        description="Runs the trials: `ray`, Ray Tune in one job or on this machine (extra `tune`); `array`, an "
         "array job, or `ratc tune` without Ray.",
     )
     search_space: dict[KeyPath, list[Any] | Draw] = Field(
         {},
-        description="What is tried, by key (short names are taken): `{range: [low, high], scale: log}`, "
+        description="Values to try, by key (short names are taken): `{range: [low, high], scale: log}`, "
         "`{choices: […]}`, or a list. A list of two ascending numbers, for a key that takes real numbers, is a range, "
         "logarithmic if its ends are above 0 and 10 times apart; any other is of choices.",
         examples=[{"learning_rate": [1e-5, 1e-3], "batch_size": [4, 8, 16]}],
@@ -37,7 +37,7 @@ class Tuning(Section):
     search: Literal["spread", "tpe"] = Field(
         "spread",
         description="How trials are chosen: `spread`, evenly and all before the first one starts; `tpe`, each from "
-        "what is known by then (backend `ray`, with Optuna).",
+        "the results so far (backend `ray`, with Optuna).",
     )
     metric: Text | None = Field(
         None,
@@ -45,7 +45,7 @@ class Tuning(Section):
         "absent.",
         examples=["dice", "loss"],
     )
-    mode: Literal["min", "max"] | None = Field(None, description="Whether less or more of it is better.")
+    mode: Literal["min", "max"] | None = Field(None, description="Direction in which `metric` is better.")
     trials: PositiveInt | None = Field(
         None,
         description="Trials; if absent every combination of choices, or 16 if there is a range.",
@@ -55,12 +55,12 @@ class Tuning(Section):
     early_stopping: Literal["asha", "none"] | None = Field(
         None,
         description="`asha`: a trial ends if others were better by the same epoch (asynchronous successive "
-        "halving); the way of `ray` if absent.",
+        "halving); if absent, `asha` with `ray`.",
     )
     grace_epochs: PositiveInt = Field(1, description="Epochs that every trial may train before it can end early.")
     reduction_factor: Annotated[int, Field(ge=2, le=100)] = Field(
         4,
-        description="Of so many trials one goes on: at `grace_epochs`, and whenever the epochs are as many times more.",
+        description="One trial of so many goes on: at `grace_epochs`, and each time the epochs are so many times more.",
     )
     gpus_per_trial: Count | None = Field(
         None, description="GPUs of a trial of `ray`, all on one node; 1 if absent and there are any.", examples=[1]
@@ -77,5 +77,5 @@ class Tuning(Section):
         examples=[24],
     )
     seed: Count | None = Field(
-        None, description="Of where trials lie in ranges, and of `tpe`; the spec's `seed` if absent."
+        None, description="Seed of the values in ranges, and of `tpe`; the spec's `seed` if absent."
     )

@@ -24,7 +24,7 @@ def test_data_check_does_not_read_it(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         given.append(env)
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr("ratc.cli.data.subprocess.run", run)
+    monkeypatch.setattr("ratc.workflow.check_data.subprocess.run", run)
     assert main(["data", "check", "config.yaml"]) == 0
     assert [name for env in given for name in env if name == "TORCH_LOGS"] == []
     assert given

@@ -66,12 +66,12 @@ class Model(Section):
     )
     output: str | None = Field(
         default=None,
-        description="Key of the logits if a custom model returns a mapping; null if it returns what its task needs.",
+        description="Key of the logits if a custom model returns a mapping; null if its output is used as it is.",
     )
 
 
 class Loss(Section):
-    """The loss: what training makes less."""
+    """The loss."""
 
     name: str = Field(
         description="`bce`, `cross_entropy`, `dice`, `combined`, `set_prediction` (detection), or "
@@ -107,7 +107,7 @@ class Training(Section):
     micro_batch_size: Positive = Field(description="Samples in one forward pass of one process.")
     gradient_accumulation_steps: Positive = Field(description="Forward passes of a process in an optimizer step.")
     last_batch: Literal["drop", "keep"] = Field(
-        description="What becomes of the samples of an epoch that fill no global batch."
+        description="Treatment of the samples of an epoch that fill no global batch."
     )
     activation_checkpointing: bool = Field(
         description="Whether activations are computed again in the backward pass instead of kept."
@@ -121,11 +121,11 @@ class Training(Section):
 
 
 class Engine(Section):
-    """What carries out the training step."""
+    """The engine: the library that carries out the training step."""
 
     use_accelerate: bool = Field(description="Whether Accelerate places and launches the run.")
     deepspeed: bool = Field(description="Whether DeepSpeed does the step, as `deepspeed.json` says.")
-    zero_stage: int = Field(description="DeepSpeed's ZeRO stage: what is partitioned over the processes, 0 to 3.")
+    zero_stage: int = Field(description="DeepSpeed's ZeRO stage: the states partitioned over processes, 0 to 3.")
     offload_optimizer: bool = Field(description="Whether the optimizer's states lie in host memory.")
 
 
@@ -153,7 +153,7 @@ class Data(Section):
     scales: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         min_length=1, max_length=8, description="Image pyramid; more than one scale needs `model.multi_scale`."
     )
-    on_bad_sample: Literal["fail", "skip"] = Field(description="What happens at a sample that cannot be read.")
+    on_bad_sample: Literal["fail", "skip"] = Field(description="Reaction to a sample that cannot be read.")
     augmentations: list[dict[str, Any]] = Field(
         description="Augmentations of the training split in their order, such as `{RandomHorizontalFlip: {p: 0.5}}`."
     )
@@ -168,7 +168,7 @@ class Data(Section):
 
 
 class Evaluation(Section):
-    """What is computed on the val and test splits besides the scores of the task."""
+    """Scores on the val and test splits beside those of the task."""
 
     hausdorff: bool = Field(description="Whether Hausdorff distances are computed on val and test, too.")
 
@@ -194,7 +194,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks of a run."""
 
-    task_type: Literal["segmentation", "detection"] = Field(description="What is learnt.")
+    task_type: Literal["segmentation", "detection"] = Field(description="The kind of task.")
     weight: PositiveFloat = Field(description="Factor of the task's loss in the sum of all.")
     loss: Loss
     data: PartData
@@ -257,7 +257,7 @@ class Hardware(Section):
 
 
 class Memory(Section):
-    """What one process was predicted to take on the card; null if nothing was predicted."""
+    """Predicted memory of one process on the card; null if nothing was predicted."""
 
     peak_allocated_bytes: int | None = Field(description="Peak of the memory that tensors take.")
     peak_reserved_bytes: int | None = Field(description="Peak of the memory that torch's allocator reserves for them.")
@@ -301,11 +301,11 @@ class Lock(Section):
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
     ratc_version: str = Field(description="The ratc that compiled the lock.")
-    target: str = Field(description="What it was compiled for: `local`, `slurm` or `lsf`.")
+    target: str = Field(description="The target of compilation: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
-    description: str = Field(description="What the run is for; words only.")
+    description: str = Field(description="The purpose of the run; words only.")
     task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
-        description="What is learnt. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
+        description="The kind of task. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         description="Seed of the weights, the order of samples and the augmentations."
@@ -339,7 +339,7 @@ class Lock(Section):
     compression: Compression | None = None
     job: dict[str, Any] | None = Field(
         default=None,
-        description="What was asked of a scheduler, and how the job is started, stopped and started again. It is not "
+        description="The request to a scheduler, and how the job is started, stopped and started again. It is not "
         "there on `local`. The runtime does not act upon it; the scripts say the same.",
     )
     own_code: dict[str, OwnModule] | None = Field(
