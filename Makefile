@@ -24,17 +24,17 @@ demo: setup
 	RATC_PYTHON="$(abspath $(BIN)/python)" $(DEMO)/compiled/brain/local/run.sh
 
 test: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --ignore=tests/slurm --ignore=tests/lsf
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --ignore=tests/cluster/slurm --ignore=tests/cluster/lsf
 
 test-all: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm --ignore=tests/lsf
-	RATC_TEST_END=$${RATC_TEST_END:+$$((RATC_TEST_END + 1200))} $(BIN)/python -m pytest tests/lsf tests/slurm
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster/slurm --ignore=tests/cluster/lsf
+	RATC_TEST_END=$${RATC_TEST_END:+$$((RATC_TEST_END + 1200))} $(BIN)/python -m pytest tests/cluster/lsf tests/cluster/slurm
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run .ci/setup tests/slurm/common tests/slurm/plain tests/slurm/site tests/slurm/up tests/slurm/down tests/slurm/node tests/slurm/user
+	$(BIN)/shellcheck .ci/run .ci/setup tests/cluster/slurm/common tests/cluster/slurm/plain tests/cluster/slurm/site tests/cluster/slurm/up tests/cluster/slurm/down tests/cluster/slurm/node tests/cluster/slurm/user
 
 # What is generated and committed: look at the difference before you commit it.
 golden: setup
@@ -45,7 +45,7 @@ docs schema: setup
 	$(BIN)/python -m ratc.spec.generate
 	$(BIN)/python -m ratc.secrets.generate
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m tests.test_codes
+	$(BIN)/python -m tests.product.test_codes
 
 # The site of the documentation, in build/site. A broken link or anchor is a failure.
 site: setup

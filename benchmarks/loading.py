@@ -25,14 +25,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "runtime")]
+sys.path[:0] = [str(ROOT / "runtime"), str(ROOT)]
 
-from lockfile import write_lock  # noqa: E402
 from ratc_runtime.config.lock import read_lock  # noqa: E402
 from ratc_runtime.data.cache import open_cache, wrap  # noqa: E402
 from ratc_runtime.data.loading import Loader, train_loader  # noqa: E402
 from ratc_runtime.data.sources import open_split  # noqa: E402
 from ratc_runtime.distributed.world import World  # noqa: E402
+
+from tests.helpers.lockfile import write_lock  # noqa: E402
 
 FLIPS = [{"RandomHorizontalFlip": {"p": 0.5}}, {"RandomVerticalFlip": {"p": 0.5}}]
 MORE = [*FLIPS, {"RandomAffine": {"degrees": 20, "scale": [0.9, 1.1]}}, {"ColorJitter": {"brightness": 0.2}}]

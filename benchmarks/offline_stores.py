@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "runtime"), str(ROOT), str(ROOT / "tests" / "runtime")]
+sys.path[:0] = [str(ROOT / "runtime"), str(ROOT)]
 
 #: What each process runs before the points, and for a point `step`.
 WAYS = {
@@ -57,7 +57,7 @@ def points(folder: Path) -> int:
         import sqlite3
 
         return int(sqlite3.connect(folder / "m.db").execute("select count(*) from metrics").fetchone()[0])
-    from test_tracking import wandb_curve
+    from tests.unit.ratc_runtime.tracking.test_wandb import wandb_curve
 
     return sum(len(wandb_curve(file, "loss")) for file in folder.glob("wandb/offline-run-*/run-*.wandb"))
 

@@ -204,12 +204,13 @@ def hf(model: Any, data: Any, steps: int, device: str, watch: Stopwatch) -> None
 
 def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
     """Train by the runtime's own loop, from a lock."""
-    sys.path[:0] = [str(HERE), str(HERE.parent / "runtime"), str(HERE.parent / "tests" / "runtime")]
-    from lockfile import write_lock
+    sys.path[:0] = [str(HERE), str(HERE.parent / "runtime"), str(HERE.parent)]
     from ratc_runtime.config.lock import read_lock
     from ratc_runtime.training import loop
     from ratc_runtime.training.components import Own
     from ratc_runtime.training.open_run import Run
+
+    from tests.helpers.lockfile import write_lock
 
     width, layers, side, _ = MODELS[size]
     report = Run.report_step

@@ -19,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "runtime"), str(HERE / "memory"), str(ROOT / "tests" / "memory")]
+sys.path[:0] = [str(ROOT), str(ROOT / "runtime"), str(HERE / "memory")]
 
 GIB = 1 << 30
 WARM, STEPS = 3, 10
@@ -32,7 +32,8 @@ def measured(attention: str, side: int, device: str) -> dict[str, Any]:
     """Run the steps here; return seconds of the first, milliseconds of the others, and the peak in bytes."""
     import torch
     from gpu_case import Step
-    from tracing import request
+
+    from tests.helpers.tracing import request
 
     model = {"name": "rat", "multi_scale": False, "args": LARGE if device == "cuda" else SMALL}
     wanted = request(

@@ -12,7 +12,8 @@ from pathlib import Path
 from ratc.cli import main
 from ratc.fitting.check_batch import SKIP
 from ratc.own_code.trust import VARIABLE
-from tests.test_cases import CASES, OUTPUT
+from tests.places import CASES
+from tests.product.test_cases import OUTPUT
 
 
 def update(case: Path) -> None:

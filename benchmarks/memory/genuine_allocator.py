@@ -1,8 +1,8 @@
 """Compare the replay with PyTorch's own CUDA caching allocator, and record cases for the tests. No GPU is needed.
 
 `genuine/build.sh FOLDER` builds the driver once; `python -m benchmarks.memory.genuine_allocator FOLDER` then compares,
-and with `--record FILE` writes cases: tests/memory/genuine.json is that of `--seeds 12 --length 400`. Sequences come
-from seeds; sizes sit on and around every limit.
+and with `--record FILE` writes cases: tests/unit/ratc/memory/genuine.json is that of `--seeds 12 --length 400`.
+Sequences come from seeds; sizes sit on and around every limit.
 """
 
 from __future__ import annotations

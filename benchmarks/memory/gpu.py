@@ -2,8 +2,9 @@
 
 Needs CUDA torch, numpy, the RAT package and this checkout; no network. Every case is a process of its own; what cannot
 run here is skipped and said. What was measured, and the allocator's own events, go to a folder in
-benchmarks/memory/data/, one a card and day; tests/memory/test_gpu_truth.py replays every folder there. A second run on
-the same day goes on with the cases that are missing. `--dry` only lists the cases: it needs no GPU and writes nothing.
+benchmarks/memory/data/, one a card and day; tests/measurements/test_gpu_truth.py replays every folder there. A second
+run on the same day goes on with the cases that are missing. `--dry` only lists the cases: it needs no GPU and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-ZOO = ROOT / "tests" / "memory"
+ZOO = ROOT / "tests" / "helpers" / "models"
 DATA = HERE / "data"
 VERSION = 1
 GIB = 1 << 30
@@ -32,7 +33,7 @@ GIB = 1 << 30
 PATHS = (ROOT / "runtime", HERE, ZOO)
 sys.path[:0] = [str(ROOT), str(ZOO)]
 
-from tracing import request, zoo  # noqa: E402
+from tests.helpers.tracing import request, zoo  # noqa: E402
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {"training__precision": "bf16", "training__tf32": True},

@@ -1,9 +1,9 @@
 """The margin: the share of a card kept free beyond a prediction, from what the prediction rests on.
 
 Each part covers the largest under-estimate among the committed measurements of its kind, with some room: `python
-benchmarks/memory/replay.py` prints them, and tests/memory/test_gpu_truth.py fails if one is larger. Parts for which
-nothing was measured say so. For convolutions it is the least cap under which a step runs that counts, since it decides
-what is chosen: `python benchmarks/memory/recorded.py`.
+benchmarks/memory/replay.py` prints them, and tests/measurements/test_gpu_truth.py fails if one is larger. Parts for
+which nothing was measured say so. For convolutions it is the least cap under which a step runs that counts, since it
+decides what is chosen: `python benchmarks/memory/recorded.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Slurm's answers -> what they say of the cluster. Formats: scontrol(1), slurm.conf(5); recorded in tests/probe."""
+"""Slurm's answers -> the cluster. Formats: scontrol(1), slurm.conf(5); recorded in tests/unit/ratc/probe."""
 
 from __future__ import annotations
 

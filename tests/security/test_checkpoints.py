@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from ratc_runtime import inference
+from ratc_runtime.checkpoint import files, header, weights
+from ratc_runtime.commands import evaluate, export, predict
+from ratc_runtime.config.lock import read_lock
+from ratc_runtime.errors import RuntimeFinding, visible
 
+from tests.places import ROOT
 from tests.security.fuzz import LIMIT_S
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "runtime"))
-
-from ratc_runtime import inference  # noqa: E402
-from ratc_runtime.checkpoint import files, header, weights  # noqa: E402
-from ratc_runtime.commands import evaluate, export, predict  # noqa: E402
-from ratc_runtime.config.lock import read_lock  # noqa: E402
-from ratc_runtime.errors import RuntimeFinding, visible  # noqa: E402
 
 LOCK = ROOT / "tests" / "cases" / "product-document-cpu" / "expected" / "lock.yaml"
 NAME = "\x1b[31m\n::error::x ##[error]y"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,9 @@ from ratc.study.budget import Budget
 from ratc.study.trial_files import TrialFiles
 from ratc.tuning import outcome
 from tests.effort import examples
+from tests.places import TESTS
 from tests.security.fuzz import command, lawful, mutated, texts
-from tests.test_tuning import PRODUCT, read
-
-HERE = Path(__file__).parents[1]
-sys.path.insert(0, str(HERE.parent / "runtime"))
+from tests.unit.ratc.tuning.test_tuning import PRODUCT, read
 
 SPEC = """\
 experiment_name: demo
@@ -73,7 +70,7 @@ def target(name: str, strategy: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
 
 
 def recorded(*names: str) -> tuple[str, ...]:
-    return tuple((HERE / name).read_text() for name in names)
+    return tuple((TESTS / name).read_text() for name in names)
 
 
 def write(name: str, data: bytes) -> str:
@@ -121,7 +118,7 @@ def facts(data: bytes, err: Callable[[], str]) -> None:
     command(main, ["compile", "spec.yaml", "-o", "out", "--no-predict", "--facts", write("facts.yaml", data)], err)
 
 
-@target("cluster", texts(*recorded("slurm/cluster.yaml", "lsf/cluster.yaml")))
+@target("cluster", texts(*recorded("cluster/slurm/cluster.yaml", "cluster/lsf/cluster.yaml")))
 def cluster(data: bytes, err: Callable[[], str]) -> None:
     write("ours.yaml", data)
     write("spec.yaml", SPEC.replace("account: me", "cluster: ours.yaml").encode())
@@ -164,7 +161,7 @@ def lock(data: bytes, err: Callable[[], str]) -> None:
 @target("points", texts("name\tvalues\tlock\na\tseed=1\tsha256:0\nb\tseed=2\tsha256:1\n"))
 def points(data: bytes, err: Callable[[], str]) -> None:
     write("spec.yaml", SWEPT.encode())
-    write("ours.yaml", recorded("slurm/cluster.yaml")[0].encode())
+    write("ours.yaml", recorded("cluster/slurm/cluster.yaml")[0].encode())
     write("spec.yaml", SWEPT.replace("account: me", "cluster: ours.yaml").encode())
     if not os.path.exists("out/lock.yaml"):
         command(main, ["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--no-predict"], err)
@@ -186,7 +183,7 @@ LSF = ("gpus", "groups", "hosts", "load", "lsid", "machines", "queues")
 
 
 def probing(name: str, keys: tuple[str, ...], folder: str, reader: Any) -> None:
-    whole = {key: (HERE / f"probe/recorded/{folder}/{key}.txt").read_text() for key in keys}
+    whole = {key: (TESTS / f"unit/ratc/probe/recorded/{folder}/{key}.txt").read_text() for key in keys}
 
     @target(name, st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), mutated((whole[key],)))))
     def run(given: tuple[str, str], err: Callable[[], str]) -> None:

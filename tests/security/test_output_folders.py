@@ -1,24 +1,21 @@
 """What stands in an output folder before a run: links that lead out of it, pipes and devices."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
+import torch
+from ratc_runtime import train
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.plots import draw_curves
+from ratc_runtime.output.results import refuse_links
+from ratc_runtime.tasks.detection.figures import draw_boxes
+from ratc_runtime.tasks.detection.picture import Picture as Boxes
+from ratc_runtime.tasks.detection.writing import BoxWriter
+from ratc_runtime.tasks.segmentation.figures import draw_overlays
+from ratc_runtime.tasks.segmentation.picture import Picture as Masks
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "runtime"))
-
-import torch  # noqa: E402
-from ratc_runtime import train  # noqa: E402
-from ratc_runtime.errors import RuntimeFinding  # noqa: E402
-from ratc_runtime.output.plots import draw_curves  # noqa: E402
-from ratc_runtime.output.results import refuse_links  # noqa: E402
-from ratc_runtime.tasks.detection.figures import draw_boxes  # noqa: E402
-from ratc_runtime.tasks.detection.picture import Picture as Boxes  # noqa: E402
-from ratc_runtime.tasks.detection.writing import BoxWriter  # noqa: E402
-from ratc_runtime.tasks.segmentation.figures import draw_overlays  # noqa: E402
-from ratc_runtime.tasks.segmentation.picture import Picture as Masks  # noqa: E402
+from tests.places import ROOT
 
 LOCK = ROOT / "tests" / "cases" / "product-document-cpu" / "expected" / "lock.yaml"
 #: Files that a run writes, folders that it writes into.

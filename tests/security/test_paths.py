@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "runtime"))
 from ratc import files
 from ratc.cli import main
 from tests.effort import HANGS_S
+from tests.places import ROOT
 
 SPEC = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 2}\ntraining: {batch_size: 2}\n"
-ROOT = Path(__file__).parents[2]
+
 READING = (
     ["validate", "config.yaml"],
     ["compile", "config.yaml", "--no-predict", "-o", "out"],

@@ -13,7 +13,7 @@ from ratc.study.trials import Compiled
 from ratc.sweep import Point
 from ratc.tuning import outcome
 from ratc.tuning.points import Study
-from tests.test_tuning import PRODUCT, read
+from tests.unit.ratc.tuning.test_tuning import PRODUCT, read
 
 LOCK = b"version: 1\n"
 OWN = f"sha256:{sha256(LOCK).hexdigest()}"

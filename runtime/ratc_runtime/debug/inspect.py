@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LOG, LINES = "debug.log", "debug.jsonl"
 #: Names in one line of a list that may be long.
 _NAMED = 8
+#: Our own files through which each forward pass goes. A custom model's folder may be called `debug` too.
+_PACKAGE = Path(__file__).parents[1]
+_OWN_FILES = (f"{_PACKAGE / 'debug'}/", str(_PACKAGE / "training/loop.py"), str(_PACKAGE / "training/step.py"))
 #: Warnings that a backward pass has given before.
 _warned: dict[Any, Any] = {}
 
@@ -290,9 +293,7 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
 def _is_dull(frame: str) -> bool:
     """Tell whether a frame is one of those that lead to every model and every loss."""
     file = frame.partition('"')[0]
-    return file.endswith(("/ratc_runtime/training/loop.py", "/ratc_runtime/training/step.py", "<frozen runpy>")) or any(
-        part in file for part in ("/torch/nn/", "/ratc_runtime/debug/", "/deepspeed/")
-    )
+    return file.startswith(_OWN_FILES) or file == "<frozen runpy>" or "/torch/nn/" in file or "/deepspeed/" in file
 
 
 def _block(found: dict[str, Any], run: Run) -> str:

@@ -34,10 +34,10 @@ class Shape:
     """What cuDNN's sizes depend on. `rows` are the time steps of all samples together, `element` the bytes of a number.
 
     The formulas were fitted to 40 of 96 layers measured with cuDNN 9.19 on an H200; the others are met, but for the
-    allocator's rounding, within 0.11 % of the peak of forward (`tests/memory/test_recurrent.py`). Measured were LSTM
-    and GRU: one and two layers in one direction, two and three in both, hidden sizes of 128 to 1024, in three types,
-    with and without dropout. Plain RNNs, projections, and one layer in two directions were not: they get the larger of
-    what is plausible.
+    allocator's rounding, within 0.11 % of the peak of forward (`tests/unit/ratc_runtime/trace/test_recurrent.py`).
+    Measured were LSTM and GRU: one and two layers in one direction, two and three in both, hidden sizes of 128 to 1024,
+    in three types, with and without dropout. Plain RNNs, projections, and one layer in two directions were not: they
+    get the larger of what is plausible.
     """
 
     mode: str

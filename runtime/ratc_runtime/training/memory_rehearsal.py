@@ -33,7 +33,7 @@ FITS, MEMORY, OTHER = "fits", "memory", "other"
 WHEN = "in the rehearsal of the first step"
 #: The optimizer's state exists from the second step on; the third finds the cache that all later ones find. Of random
 #: models at random caps that passed two steps a fifth failed in the third, and none later
-#: (tests/memory/test_rehearsal_fits.py).
+#: (tests/unit/ratc_runtime/training/test_memory_rehearsal_fits.py).
 STEPS = 3
 #: Micro-batches of a step, at most: the second finds gradients there, the third what the second left in the cache.
 MICRO_BATCHES = 3

@@ -1,0 +1,162 @@
+"""A run that was stopped and continued is the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
+
+SLOW = """
+import os, time
+from ratc_runtime.data.isic import IsicSegmentation
+
+class Slow(IsicSegmentation):
+    "Waits at every sample while the file `slow` is there, so that a signal meets a step under way."
+    def __getitem__(self, index):
+        if os.path.exists("slow"):
+            time.sleep(0.1)
+        return super().__getitem__(index)
+
+def open_slow(data_dir, split):
+    return Slow(data_dir, split, (32, 32), 1)
+"""
+
+
+def slow_project(folder: Path) -> None:
+    write_data(folder / "data", train=25)
+    (folder / "mine.py").write_text(SLOW)
+    (folder / "slow").touch()
+
+
+def stop_midway(command: list[str], folder: Path, how: Any, line: str) -> subprocess.CompletedProcess[str]:
+    """Start a run, ask it to stop after it printed `line`, and return what came of it."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    printed = []
+    for text in process.stdout:
+        printed.append(text)
+        if line in text:
+            how(process)
+            break
+    try:
+        rest, errors = process.communicate(timeout=HANGS_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, "".join(printed) + rest, errors)
+
+
+def group_signal(number: int) -> Any:
+    return lambda process: os.killpg(process.pid, number)
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    slow_project(folder)
+    (folder / "slow").unlink()
+    done = run_training(write_lock(folder / "compiled", data__dataset="mine:open_slow"))
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("how", "workers", "mlflow"),
+    [
+        (group_signal(signal.SIGTERM), 1, True),
+        (group_signal(signal.SIGUSR2), 0, False),
+        (lambda process: (Path(f"/proc/{process.pid}/cwd") / "out/STOP").touch(), 0, False),
+    ],
+    ids=["term", "usr2", "file"],
+)
+def test_a_stopped_run_continues_bit_for_bit(
+    tmp_path: Path, undisturbed: Path, how: Any, workers: int, mlflow: bool
+) -> None:
+    slow_project(tmp_path)
+    changes: dict[str, Any] = {
+        "data__dataset": "mine:open_slow",
+        "data__num_workers": workers,
+        "data__prefetch_factor": 2 if workers else None,
+        "logging__mlflow": mlflow,
+    }
+    lock = write_lock(tmp_path / "compiled", **changes)
+    stopped = stop_midway(train_command(lock), tmp_path, how, "epoch 1/2  step 2/6")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "run the same command again to continue" in stopped.stdout
+    between = results(tmp_path / "out")
+    assert between["status"] == "stopped"
+    assert between["epochs"] == []
+    assert "test" not in between
+    (tmp_path / "slow").unlink()
+    assert not (tmp_path / "out/STOP").exists()
+    continued = run_training(lock)
+    assert continued.returncode == 0, continued.stderr
+    assert "continuing after epoch 0, step " in continued.stdout
+
+    for name in ("last.pt", "best.pt"):
+        first, second = (
+            torch.load(out / "checkpoints" / name, weights_only=True) for out in (tmp_path / "out", undisturbed)
+        )
+        for key in ("model", "optimizer", "rng", "fingerprint"):
+            assert same(first[key], second[key]), (name, key)
+    a, b = results(tmp_path / "out"), results(undisturbed)
+    for key in ("test", "baseline", "best_epoch"):
+        assert a[key] == b[key]
+    for one, other in zip(a["epochs"], b["epochs"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    if mlflow:
+        with sqlite3.connect(tmp_path / "out/mlflow.db") as store:
+            assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    slow_project(tmp_path)
+    lock = write_lock(tmp_path / "compiled", data__dataset="mine:open_slow")
+
+    def twice(process: subprocess.Popen[str]) -> None:
+        # Both while one step is loading its samples.
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+
+    ended = stop_midway(train_command(lock), tmp_path, twice, "epoch 1/2  step 2/6")
+    assert ended.returncode == -signal.SIGINT
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
+def test_resume_never_starts_again(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    lock = write_lock(tmp_path / "compiled", training__epochs=1, checkpoint__resume="never")
+    for _ in range(2):
+        done = run_training(lock)
+        assert done.returncode == 0, done.stderr
+        assert "epoch 1/1" in done.stdout

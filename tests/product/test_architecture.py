@@ -1,0 +1,226 @@
+"""Who may know whom: read from the sources' imports, so that data keeps flowing one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.places import ROOT, TESTS
+
+PACKAGE = ROOT / "ratc"
+#: Modules that several stages share: types and small tools, no stage among them.
+SHARED = {
+    "diagnostics",
+    "plan",
+    "resources",
+    "secrets",
+    "yaml/write",
+    "shell",
+    "units",
+    "markup",
+    "catalog",
+    "corrections",
+    "console",
+}
+SHARED |= {"own_code/callables", "own_code/signatures", "spec/keys"}
+#: The only modules that may touch files, the environment, the clock or other processes.
+WORLDLY = {"cli", "workflow", "fitting", "compiled", "study", "probe", "consumers", "tracing", "emit", "resources"}
+WORLDLY |= {
+    "cache_folder",
+    "files",
+    "own_code/digests",
+    "own_code/trust",
+    "scheduler/client",
+    "scheduler/history",
+    "scheduler/wait",
+}
+WORLDLY |= {"spec/generate", "secrets/generate", "console", "__main__"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, under its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(folder: Path = PACKAGE) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py"))
+
+
+def stage(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module(path: Path) -> str:
+    return str(path.relative_to(PACKAGE).with_suffix(""))
+
+
+def known_to(path: Path) -> set[tuple[str, str]]:
+    """The room, and the room with the module in it, of everything of ratc that a file imports."""
+    names = [name.split(".") for name in imports(path) if name.startswith("ratc.")]
+    return {(name[1], "/".join(name[1:3])) for name in names if len(name) > 2 or not (PACKAGE / name[1]).is_dir()}
+
+
+def test_there_is_something_to_read():
+    assert len(sources()) > 40
+    assert "ratc.plan" in imports(PACKAGE / "explain.py")
+
+
+@pytest.mark.parametrize("package", ["torch", "accelerate", "deepspeed", "ratc_runtime"])
+def test_the_compiler_never_imports_the_runtime_or_torch(package):
+    # The two small readers run in a process of their own, as Accelerate's and DeepSpeed's stand-ins.
+    readers = {"read_accelerate.py", "read_deepspeed.py"}
+    users = [path.name for path in sources() if any(name.split(".")[0] == package for name in imports(path))]
+    assert set(users) <= readers
+
+
+def test_the_runtime_never_imports_the_compiler():
+    paths = sources(ROOT / "runtime")
+    assert paths
+    assert not [path for path in paths if any(name.split(".")[0] == "ratc" for name in imports(path))]
+
+
+@pytest.mark.parametrize("folder", ["rules", "resolve", "render"])
+def test_siblings_never_import_each_other(folder):
+    for path in sorted((PACKAGE / folder).glob("*.py")):
+        if path.stem in ("__init__", "context"):
+            continue
+        known = {name for name in imports(path) if name.startswith(f"ratc.{folder}.")}
+        assert {name.split(".")[2] for name in known} <= {"context"}, path
+
+
+def test_stages_know_only_what_comes_before_them():
+    may = {
+        "yaml": {"diagnostics"},
+        "layers": {"yaml", "schema"},
+        "schema": {"yaml"},
+        "sweep": {"yaml", "layers", "schema"},
+        "tuning": {"yaml", "layers", "schema", "sweep"},
+        "parts": {"memory"},
+        "rules": {"memory", "parts"},
+        "facts": set(),
+        "rates": set(),
+        "resolve": {"memory", "parts", "rates"},
+        "targets": {"sweep", "tuning"},
+        "comparison": {"explain"},
+        "migrate": {"yaml", "schema"},
+        "render": {"comparison", "explain"},
+        "memory": set(),
+        "files": set(),
+        "cache_folder": {"files"},
+        "tracing": {"memory", "cache_folder", "files", "own_code"},
+        "own_code": {"files"},
+        "explain": set(),
+        "scheduler": {"yaml", "files"},
+        "probe": {"facts", "scheduler"},
+        "consumers": {"yaml", "targets", "cache_folder"},
+        "emit": {"targets", "files"},
+        "compiler": {"yaml", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
+    }
+    for path in sources():
+        name = stage(path)
+        if name not in may:
+            continue
+        known = {room for room, whole in known_to(path) if room not in SHARED and whole not in SHARED}
+        assert known - {name, "__version__"} <= may[name], path
+
+
+def test_only_the_edges_touch_the_world():
+    worldly = {"os", "subprocess", "time", "datetime", "shutil", "tempfile", "socket", "pathlib", "random"}
+    for path in sources():
+        if not {stage(path), module(path)} & WORLDLY:
+            assert not {name.split(".")[0] for name in imports(path)} & worldly, path
+
+
+def graph(folder: Path) -> dict[str, set[str]]:
+    """Which module of a package imports which; what only type checkers see does not count."""
+    paths = {".".join(path.relative_to(folder.parent).with_suffix("").parts): path for path in sources(folder)}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        known = imports_when_run(ast.parse(path.read_text()))
+        found[name] = {module for module in known if module in modules} - {name}
+    return found
+
+
+def imports_when_run(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        found |= imports_when_run(node)
+    return found
+
+
+@pytest.mark.parametrize("package", [PACKAGE, ROOT / "runtime" / "ratc_runtime"], ids=lambda path: path.name)
+def test_imports_make_no_circles(package):
+    from graphlib import TopologicalSorter
+
+    found = graph(package)
+    # A package that hands on what its modules define is known to them by its name alone.
+    inner = {name: {other for other in known if not name.startswith(f"{other}.")} for name, known in found.items()}
+    TopologicalSorter(inner).prepare()  # raises CycleError, with the circle
+
+
+def test_nothing_but_commands_knows_a_command():
+    for path in sources():
+        if stage(path) not in ("cli", "__main__"):
+            assert not [name for name in imports(path) if name.startswith("ratc.cli")], path
+
+
+def test_only_the_command_line_knows_how_its_words_are_read():
+    for path in sources():
+        known = {name.split(".")[0] for name in imports(path)}
+        assert "argparse" not in known, path
+        assert "click" not in known or stage(path) == "cli", path
+
+
+def test_every_room_says_what_it_is_for():
+    for package in (PACKAGE, ROOT / "runtime" / "ratc_runtime"):
+        for folder in (path for path in package.iterdir() if list(path.glob("*.py"))):
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+def test_heavy_packages_are_not_imported_before_they_are_needed():
+    for name, heavy in (("cli", {"jinja2", "pydantic", "pynvml"}), ("compiler.py", {"jinja2", "pydantic", "pynvml"})):
+        target = PACKAGE / name
+        for path in sources(target) if target.is_dir() else [target]:
+            assert not {module.split(".")[0] for module in imports(path)} & heavy, path
+
+
+@pytest.mark.parametrize("template", sorted((ROOT / "templates").glob("*.j2")), ids=lambda path: path.name)
+def test_templates_hold_no_arithmetic(template):
+    import jinja2
+
+    from ratc.shell import environment
+
+    allowed = (jinja2.nodes.Filter, jinja2.nodes.Getattr, jinja2.nodes.Name, jinja2.nodes.Const, jinja2.nodes.Call)
+    for node in environment().parse(template.read_text()).find_all(jinja2.nodes.Expr):
+        assert isinstance(node, (*allowed, jinja2.nodes.Tuple, jinja2.nodes.TemplateData)), (template.name, node)
+
+
+def test_unit_tests_mirror_the_sources():
+    """`<room>/test_<name>.py` tests the module `<name>` of that room, `test_<name>_<aspect>.py` a part of what it does,
+    and `test_<room>.py` the room as a whole."""
+    packages = {"ratc": PACKAGE, "ratc_runtime": ROOT / "runtime" / "ratc_runtime"}
+    for path in (TESTS / "unit").rglob("test_*.py"):
+        package, *rooms = path.parent.relative_to(TESTS / "unit").parts
+        room = packages[package].joinpath(*rooms)
+        assert room.is_dir(), f"{path}: the sources have no such room"
+        words = path.stem.split("_")[1:]
+        names = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
+        assert names & {room.name, *(module.stem for module in room.glob("*.py"))}, f"{path}: no such module"
+
+
+def test_every_test_lies_in_a_room_and_no_two_modules_have_one_name():
+    """Folders of tests without an `__init__.py` share one space of names: pytest refuses to collect the second."""
+    assert not list(TESTS.glob("test_*.py"))
+    assert not [path for path in TESTS.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]

@@ -1,0 +1,96 @@
+"""The help of every command: its examples can be called, and its options are told."""
+
+import re
+import shlex
+
+import click
+import pytest
+
+from ratc.cli import COMMAND_LINE, main
+from tests.product.test_dry_run import commands
+
+EXAMPLES = [(name, line) for name, one in commands() for line in getattr(one, "examples", {})]
+
+
+def parsed(words: list[str]) -> tuple[str, dict]:
+    """The command that some words call, and what they give it. Raises click.UsageError."""
+    with COMMAND_LINE.make_context("ratc", list(words)) as context:
+        rest = [*context._protected_args, *context.args]
+        name, found, rest = COMMAND_LINE.resolve_command(context, rest)
+        inner = found.make_context(name, rest, parent=context)
+        if isinstance(found, click.Group):
+            second, found, rest = found.resolve_command(inner, [*inner._protected_args, *inner.args])
+            name, inner = f"{name} {second}", found.make_context(second, rest, parent=inner)
+        return name, inner.params
+
+
+def test_every_command_has_examples():
+    assert {name for name, _ in EXAMPLES} == {name for name, _ in commands()}
+
+
+@pytest.mark.parametrize(("name", "line"), EXAMPLES)
+def test_an_example_can_be_called(name, line):
+    called = re.search(r"ratc [^>)]*", line)
+    assert called
+    words = shlex.split(called[0])[1:]
+    command, given = parsed(words)
+    assert given
+    if line == next(line for own, line in EXAMPLES if own == name):
+        assert command == name
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_the_help_tells_arguments_options_and_examples(capsys, name):
+    assert main([*name.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"Usage: ratc {name} ")
+    command = dict(commands())[name]
+    for parameter in command.params:
+        if not getattr(parameter, "hidden", False):
+            assert parameter.opts[-1] in said or parameter.metavar in said
+    for line in command.examples:
+        assert f"  {line}\n" in said
+    titles = ("Arguments", "Options", "Values laid over the spec", "Examples")
+    sections = re.findall(r"^(\w[\w ]*):$", said, re.M)
+    assert sections == [title for title in titles if title in sections]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["validate", "spec.yaml", "--trget", "slurm"], "help: did you mean `--target`?"),
+        (["tune", "lr", "spec.yaml", "--step", "3"], "help: did you mean `--steps`?"),
+        (["validate", "spec.yaml", "--tar", "slurm"], "ratc validate: there is no option `--tar`"),
+        (["validate"], "ratc validate: missing argument `SPEC`"),
+        (["validate", "a.yaml", "b.yaml"], "ratc validate: got unexpected extra argument (b.yaml)"),
+        (["validate", "a.yaml", "--set"], "ratc validate: option `--set` requires an argument"),
+        (["submit", "a.yaml", "--after", "x"], "`x` is not a job"),
+        (["submit", "a.yaml", "--timeout", "0"], "`0` is not a number of seconds up to an hour"),
+        (["init", "-o", "x"], "ratc init: there is no option `-o`; see `ratc init --help`"),
+        (["--frobnicate"], "ratc: there is no option `--frobnicate`"),
+        (["data"], "ratc data: missing command"),
+        (
+            ["validate", "--\x1b[2Jx\r\n::error::y"],
+            "ratc validate: there is no option `--\N{REPLACEMENT CHARACTER}[2Jx",
+        ),
+    ],
+)
+def test_misuse_is_told_in_a_line_and_commands_no_terminal(capsys, words, said):
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.out == ""
+    assert "\x1b" not in told.err
+    assert not [line for line in told.err.splitlines() if line.startswith("::")]
+
+
+@pytest.mark.parametrize("words", [["--seed", "3", "a.yaml"], ["a.yaml", "--seed=3"]])
+def test_options_and_arguments_may_be_mixed(words):
+    name, given = parsed(["train", *words, "--", "--fresh", "-x"])
+    assert (name, given["spec"], given["short_seed"]) == ("train", "a.yaml", "3")
+    assert given["runtime"] == ("--fresh", "-x")
+
+
+@pytest.mark.parametrize("words", [["--config", "a.yaml"], ["--config=a.yaml"], ["a.yaml"]])
+def test_the_spec_may_have_the_name_of_the_original_framework(words):
+    assert parsed(["validate", "--seed", "1", *words])[1]["spec"] == "a.yaml"

@@ -1,0 +1,81 @@
+"""The rules of docs/develop/style.md that can be counted, in the documentation, and in the text that code holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.places import ROOT
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ratc/codes").glob("*.md")]
+#: What a page may not say, and what it says instead. A condition is known by what follows it.
+FORBIDDEN = {
+    r"\bwhere (nothing|no|none|absent|needed|possible|wanted) ?": "if",
+    r"(^|[.:;|(] +)Where (?!the curves|a value)[a-z]+ [^?]*,": "If",
+    r"\bsigns? of life\b": "heartbeat",
+    r"\bway back into the queue\b": "requeue",
+    r"\banew\b": "again, or from the beginning",
+    r"\bin silence\b": "silently",
+}
+SOURCES = [
+    path
+    for folder in ("ratc", "runtime", "templates")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".j2")
+]
+#: The same in messages, descriptions, docstrings and comments, and what stands before a condition.
+FORBIDDEN_IN_CODE = {
+    r"\b(None|nothing|empty|False|zeros|less|absent|[Oo]nly|[Rr]aises? R\d+) where\b": "if",
+    r"\b[Ww]here (nothing|none|there (is|are) (no|none)|it is not|that (is|fails|cannot|raises))": "if",
+    **{pattern: word for pattern, word in FORBIDDEN.items() if "here" not in pattern},
+}
+#: Who quotes them, or means a place.
+ALLOWED = {"style.md": set(FORBIDDEN), "R450.md": set(FORBIDDEN), "R580.md": set(FORBIDDEN), "codes.md": set(FORBIDDEN)}
+
+
+@pytest.mark.parametrize("pattern", FORBIDDEN)
+def test_what_the_style_forbids_does_not_come_back(pattern):
+    found = [
+        f"{page.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
+        for page in PAGES
+        if pattern not in ALLOWED.get(page.name, ())
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert not found, f"say: {FORBIDDEN[pattern]}\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("pattern", FORBIDDEN_IN_CODE)
+def test_what_the_style_forbids_does_not_come_back_in_code(pattern):
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:90]}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert not found, f"say: {FORBIDDEN_IN_CODE[pattern]}\n" + "\n".join(found)
+
+
+#: Pages of the documentation, without those of codes.
+DOCS = [page for page in PAGES if page.parent.name != "codes"]
+
+
+def counted(page: Path) -> tuple[int, int, int]:
+    """The words of a page without code, how many of them are "what" or "who", and how many "if"."""
+    prose = re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    words = re.findall(r"[a-z][a-z'-]*", prose.lower())
+    return len(words), words.count("what") + words.count("who"), words.count("if")
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_a_page_names_things_by_nouns(page):
+    words, pronouns, _ = counted(page)
+    # A page of few words may have one.
+    assert pronouns <= max(1, 4 * words / 1000), f"{pronouns} in {words} words: name the thing"
+
+
+def test_the_documentation_names_things_by_nouns_and_conditions_by_if():
+    words, pronouns, conditions = map(sum, zip(*map(counted, DOCS), strict=True))
+    assert words > 20_000
+    assert pronouns <= 2 * words / 1000
+    assert 3 <= 1000 * conditions / words <= 12

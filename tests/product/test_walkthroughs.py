@@ -1,0 +1,88 @@
+"""README, quickstart and tutorial, command by command, and the outputs that they show.
+
+`make setup` is not run: it installs, and CI has done it when a test runs. The quickstart trains two epochs of its
+twenty, unless `RATC_TEST_EFFORT` is 1 or more; the numbers of what trains are compared only by their form.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.effort import in_full
+from tests.helpers.walkthrough import any_number, pattern, run, steps
+from tests.places import ROOT
+
+TRAINS = ("ratc train", "python -m ratc_runtime")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A reader's shell: no trust, no cache, this ratc."""
+    home = tmp_path / "home"
+    home.mkdir()
+    names = ("LANG", "LC_ALL", "TMPDIR")
+    return {
+        **{name: os.environ[name] for name in names if name in os.environ},
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}",
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+        **{f"GIT_{who}_{what}": "you@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+
+
+def walk(page, folder, environment, elsewhere=()):
+    listed = [step for step in steps((ROOT / page).read_text(), elsewhere) if "make setup" not in step.text]
+    assert len(listed) > 5
+    for step, status, said in run(listed, folder, environment):
+        finds = step.shown and ("error[" in step.shown or step.text.startswith("ratc diff"))
+        assert status == (1 if finds else 0), f"{step.text}{said}"
+        if step.shown is not None:
+            each = any_number if step.text.startswith(TRAINS) else re.escape
+            said = re.sub(r"^ratc: tracing .*\n", "", said, flags=re.MULTILINE)  # what it is waiting for
+            assert pattern(step.shown, each).fullmatch(said), f"$ {step.text}{said}"
+
+
+@pytest.mark.slow
+def test_the_quickstart_ends_with_a_trained_model(tmp_path, environment):
+    checkout = tmp_path / "ratc"
+    checkout.mkdir()
+    if not in_full():
+        environment["RAT_EPOCHS"] = "2"
+    walk("docs/quickstart.md", checkout, environment)
+    made = tmp_path / "quickstart"
+    assert (made / "outputs/quickstart/checkpoints/best.pt").exists()
+    assert len(list((made / "masks").iterdir())) == 78
+    assert (made / "data-check/samples.png").exists()
+    assert (made / "outputs/quickstart/curves.png").exists()
+    assert list((made / "outputs/quickstart/overlays").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_is_printed(tmp_path, environment):
+    walk("README.md", tmp_path, environment)
+    assert (tmp_path / "compiled/moles/local/lock.yaml").exists()
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_with_a_review(tmp_path, environment):
+    walk("docs/tutorial.md", tmp_path, environment, elsewhere=("on a login node",))
+    assert (tmp_path / "discs/report.html").exists()
+    assert (tmp_path / "discs/outputs/discs/checkpoints/best.pt").exists()
+
+
+def test_what_is_installed_is_what_the_makefile_has():
+    """The only commands of the pages that no test here runs."""
+    assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(r"^VENV \?= \.venv$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_an_output_is_compared_by_what_is_shown():
+    assert pattern("a …\n…\nend\n").fullmatch("a word\nsome\nlines\nend\n")
+    assert not pattern("a …\nend\n").fullmatch("a word\nmore\nend\n")
+    assert pattern("Dice 0.94 (10 samples)\n", any_number).fullmatch("Dice 0.1 (9 samples)\n")
+    assert not pattern("Dice 0.94\n").fullmatch("Dice 0.1\n")

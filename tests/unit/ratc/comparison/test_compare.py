@@ -1,0 +1,247 @@
+"""What holds for any two plans: made-up specs, resolved as the compiler does it, and compared."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from ratc_runtime.config import lock as runtime
+
+from ratc import compiler, facts
+from ratc.comparison import effects, words
+from ratc.comparison.compare import compare, flat, same, without
+from ratc.comparison.model import Change, Comparison, Side
+from ratc.comparison.order import lines
+from ratc.compiler import File, Inputs
+from ratc.plan import Plan, Value, Values
+from ratc.spec.keys import Effect
+from tests.effort import examples
+from tests.helpers.made_specs import SPECS, mutate
+from tests.places import CASES
+
+MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
+
+
+def resolved(tree: Any) -> Plan | None:
+    raw = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode()
+    values, _ = compiler.analyse(Inputs(File("spec.yaml", raw)))
+    return compiler.plan(values, None, MACHINE)[0] if values else None
+
+
+def side(name: str, plan: Plan) -> Side:
+    return Side(name, "local", plan.values, plan.settings, plan.facts)
+
+
+@st.composite
+def plans(draw, text):
+    """The plan of a spec with up to four values changed, each so that the spec stays valid: most changes do not."""
+    tree = yaml.safe_load(text)
+    plan = resolved(tree)
+    for _ in range(draw(st.integers(0, 4))):
+        changed = copy.deepcopy(tree)
+        mutate(draw, changed)
+        found = resolved(changed)
+        if found:
+            tree, plan = changed, found
+    return plan
+
+
+@st.composite
+def pairs(draw):
+    """Two plans from variations of one spec."""
+    text = draw(st.sampled_from(SPECS))
+    return side("old", draw(plans(text))), side("new", draw(plans(text)))
+
+
+def turned(change: Change) -> tuple[Any, ...]:
+    """A change the other way round, without what no direction has."""
+    path = change.formerly or change.path
+    return path, change.new, change.old, change.effects, change.path if change.formerly else None
+
+
+def told(change: Change) -> tuple[Any, ...]:
+    return change.path, change.old, change.new, change.effects, change.formerly
+
+
+@settings(max_examples=examples(20))
+@given(pairs())
+def test_nothing_differs_from_itself(both):
+    for one in both:
+        comparison = compare(one, one)
+        assert comparison.is_empty
+        assert not comparison.amounts
+        assert not comparison.remarks
+
+
+@settings(max_examples=examples(40))
+@given(pairs())
+def test_the_other_way_round_everything_is_mirrored(both):
+    there, back = compare(*both), compare(*reversed(both))
+    for ours, theirs in ((there.sources, back.sources), (there.changes, back.changes)):
+        assert sorted(map(str, map(turned, ours))) == sorted(map(str, map(told, theirs)))
+    assert [(row.what, row.new, row.old) for row in there.amounts] == [tuple(vars_of(row)) for row in back.amounts]
+    assert there.effects == back.effects
+
+
+def vars_of(row: Any) -> tuple[Any, ...]:
+    return row.what, row.old, row.new
+
+
+@settings(max_examples=examples(40))
+@given(pairs())
+def test_the_listed_sources_applied_to_the_old_spec_give_the_new_plan(both):
+    old, new = both
+    plan, _ = compiler.plan_on(applied(old.settings, compare(old, new)), Values(new.facts))
+    assert plan is not None
+    given_ = {path: value.value for path, value in flat(plan.values).items()}
+    wanted = {path: value.value for path, value in flat(new.values).items()}
+    assert given_.keys() == wanted.keys()
+    assert all(same(given_[path], wanted[path]) for path in wanted)
+
+
+def applied(settings_: Values, comparison: Comparison) -> Values:
+    """The settings with every listed change of a spec made."""
+    entries = flat(settings_)
+    for change in comparison.sources:
+        if change.path.startswith("spec:"):
+            entries.pop((change.formerly or change.path).removeprefix("spec:"), None)
+            if change.new is not None:
+                entries[change.name] = change.new
+    return Values({path: rebuilt(path, value, entries) for path, value in comparison.new.settings.items()})
+
+
+def rebuilt(path: str, value: Value, entries: dict[str, Value]) -> Value:
+    """A setting from the entries; a mapping from those below it."""
+    if not isinstance(value.value, dict):
+        return replace(entries[path], span=None)
+    below = {
+        name.removeprefix(f"{path}."): entry.value for name, entry in entries.items() if name.startswith(f"{path}.")
+    }
+    tree: dict[str, Any] = {}
+    for name, entry in below.items():
+        *parents, key = name.split(".")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[key] = entry
+    return replace(value, value=tree)
+
+
+@settings(max_examples=examples(40))
+@given(pairs())
+def test_every_change_is_told_once_and_below_what_it_follows_from(both):
+    comparison = compare(*both)
+    order = lines(comparison)
+    shown = [
+        change.path for line in order for change in (line.change, *([line.given] if line.given else ()), *line.others)
+    ]
+    assert sorted(shown) == sorted(change.path for change in (*comparison.sources, *comparison.changes))
+    for number, line in enumerate(order):
+        assert line.depth <= (order[number - 1].depth + 1 if number else 0)
+
+
+@settings(max_examples=examples(20))
+@given(pairs())
+def test_what_is_ignored_is_gone_and_nothing_else(both):
+    comparison = compare(*both)
+    left = without(comparison, [Effect.COSMETIC])
+    gone = [change for change in comparison.changes if change.effects == (Effect.COSMETIC,)]
+    assert {change.path for change in comparison.changes} - {change.path for change in left.changes} == {
+        change.path for change in gone
+    }
+
+
+def locks() -> list[str]:
+    return [str(path.relative_to(CASES)) for path in sorted(CASES.glob("*/expected/lock.yaml"))]
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind, which the runtime's reader takes."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, list):
+        return [other(item) for item in value]
+    return f"{value}x"
+
+
+#: Choices of which the reader knows no other; each is given one that it knows.
+CHOICES = {
+    "task_type": ("segmentation", "detection"),
+    "model.attention_memory": ("full", "chunked"),
+    "training.scheduler": ("cosine", "step"),
+    "training.precision": ("fp32", "bf16"),
+    "training.allocator": ("native", "expandable_segments"),
+    "data.on_bad_sample": ("fail", "skip"),
+    "data.cache": ("none", "memory"),
+    "data.augmentations": ([], [{"RandomVerticalFlip": {"p": 0.5}}]),
+    "checkpoint.resume": ("auto", "never"),
+    "parallel.backend": ("gloo", "nccl"),
+    "hardware.device": ("cpu", "cuda"),
+    "logging.wandb_mode": ("online", "offline"),
+    "compression.sparsity": (0.5, 0.4),
+    "compression.quantization": ("dynamic", "weight_only"),
+    "training.last_batch": ("drop", "keep"),
+    "checkpoint.own_code": ("strict", "warn"),
+}
+#: What is no value of the plan. Own code breaks resume by a rule beside the fingerprint: `runtime/test_allowed.py`.
+BESIDE = ("inputs", "artifacts", "own_code")
+#: What no checkpoint survives for other reasons than its fingerprint: the engine's files.
+ENGINE = {"engine.deepspeed", "engine.zero_stage"}
+#: What the reader knows one value of, or takes no other of.
+FIXED = {"training.optimizer"}
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in tree.items():
+        found += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return found
+
+
+@pytest.mark.parametrize("name", locks())
+def test_the_table_says_breaks_resume_where_the_runtime_refuses(name):
+    tree = yaml.safe_load((CASES / name).read_text())
+    if "shared" in tree or not {"training", "model", "data"} <= tree.keys():
+        pytest.skip("a shared lock holds no whole run")
+    try:
+        before = runtime.Lock.model_validate(tree).fingerprint()
+    except ValidationError:
+        pytest.skip("a shared lock holds no whole run")
+    sections = {key: value for key, value in tree.items() if key not in (*BESIDE, "job")}
+    for path in leaves({key: value for key, value in sections.items() if isinstance(value, dict)}):
+        after = copy.deepcopy(tree)
+        *parents, key = path.split(".")
+        inner = after
+        for parent in parents:
+            inner = inner[parent]
+        if inner[key] is None or path in FIXED:
+            continue
+        inner[key] = next(
+            (item for item in CHOICES.get(path, CHOICES.get(key, ())) if item != inner[key]), other(inner[key])
+        )
+        differs = runtime.Lock.model_validate(after).fingerprint() != before
+        assert (Effect.RESUME in effects.of_plan(path)[0]) == (differs or path in ENGINE), path
+
+
+@pytest.mark.parametrize("name", locks())
+def test_every_path_of_a_lock_has_a_row(name):
+    tree = yaml.safe_load((CASES / name).read_text())
+    for path in leaves({key: value for key, value in tree.items() if key not in BESIDE}):
+        if path not in ("lock_version", "ratc_version", "target"):
+            assert effects.of_plan(path)[0], path
+
+
+def test_sizes_that_round_alike_are_shown_finer_and_then_in_full():
+    for old, new, shown in (
+        (1_789_691_904, 1_839_761_408, ("1.67 GiB", "1.71 GiB")),
+        (2_000_000_000, 2_000_000_001, ("2000000000", "2000000001")),
+        (1 << 30, 3 << 30, ("1.0 GiB", "3.0 GiB")),
+    ):
+        change = Change("memory.peak_allocated_bytes", Value(old, "derived"), Value(new, "derived"), ())
+        assert words.shown(change) == shown

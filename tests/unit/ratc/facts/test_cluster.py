@@ -1,0 +1,254 @@
+"""Cluster facts: finding and reading them, which part a spec means, and every request that a cluster would refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from ratc import compiler, facts
+from ratc.cli import main
+from ratc.compiler import File
+from ratc.diagnostics import Severity, has_errors
+from tests.helpers.clusters import WALL, cluster, example, resolve, settings
+
+HEAD = "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\n"
+GPUS = (
+    "name: t\nscheduler: slurm\nnode_types:\n  a: {gpus_per_node: 4, gpu: h100, cpus: 4}\n"
+    "  b: {gpus_per_node: 4, gpu: h200, cpus: 4}\n"
+)
+
+
+def test_a_plan_is_made_for_one_kind_of_nodes():
+    values, found = resolve(["gpu: a100-80", "nodes: 2", "num_gpus: 8", WALL], example("slurm"))
+    assert not found
+    assert values["gpus_per_node"].value == 4
+    assert values["card.id"].value == "a100-80"
+    assert values["cpus"].value == 64, "16 for each of 4 GPUs"
+    assert values["memory_bytes"].value == 500 << 30
+    assert values["cluster.partition"].value == "gpu"
+    assert "default partition" in values["cluster.partition"].reason
+    assert values["cluster.node_type"].value == "a100"
+    assert values["cluster.gpu_type"].value == "a100"
+    assert values["cluster.constraint"].value == "a100"
+    assert values["cluster.walltime_seconds"].value == 4 * 3600
+    assert values["cluster.max_walltime_seconds"].value == 2 * 86400
+    assert values["cluster.max_array_size"].value == 1000
+    assert values["cluster.modules_init"].origin == "cluster"
+    assert values["cluster.requeue"].origin == "default"
+    assert values["cluster.modules_init"].span.place.startswith("example-slurm.yaml:")
+
+
+def test_the_limits_of_a_partition_bound_what_a_job_takes_of_a_node():
+    text = (
+        "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 4, gpu: h100, cpus: 64, memory: 500GB}}\n"
+        "partitions: {p: {nodes: {n: 2}, max_cpus_per_gpu: 8, max_memory_per_node: 100GB}}\n"
+    )
+    values, _ = resolve(["num_gpus: 2", WALL], cluster(text))
+    assert values["cpus"].value == 32
+    assert values["memory_bytes"].value == 100 << 30
+    values, _ = resolve(["num_gpus: 0", WALL], cluster(text))
+    assert values["cpus"].value == 64, "a job without GPUs"
+
+
+def test_a_cpu_job_takes_the_nodes_without_gpus_of_a_mixed_partition():
+    text = (
+        "name: t\nscheduler: slurm\nnode_types:\n  g: {gpus_per_node: 4, gpu: h100, cpus: 64}\n"
+        "  c: {gpus_per_node: 0, cpus: 128}\npartitions: {p: {nodes: {g: 2, c: 3}}}\n"
+    )
+    assert resolve(["num_gpus: 0", WALL], cluster(text))[0]["cluster.node_type"].value == "c"
+    assert resolve(["num_gpus: 4", WALL], cluster(text))[0]["cluster.node_type"].value == "g"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message", "seconds"),
+    [
+        (
+            "default_walltime: '00:30:00', max_walltime: '24:00:00'",
+            "the default of partition `p` is taken, 30 min",
+            1800,
+        ),
+        ("max_walltime: '24:00:00'", "the longest of partition `p` is taken, 1 day", 86400),
+        ("max_nodes: 1", "have no default", None),
+    ],
+)
+def test_without_a_walltime_the_partition_s_is_taken_and_said(limits, message, seconds):
+    text = f"{HEAD}partitions: {{p: {{nodes: {{n: 1}}, {limits}}}}}\n"
+    values, found = resolve([], cluster(text))
+    assert [(item.code, item.severity) for item in found] == [("R326", Severity.WARNING)]
+    assert message in found[0].message
+    assert values["cluster.walltime_seconds"].value == seconds
+
+
+def test_without_a_cluster_nothing_is_checked_and_that_is_said():
+    lines = ["gpu: h100", "num_gpus: 8", "partition: any", WALL]
+    values, found = facts.hardware(settings(lines), None, None, None, "slurm")
+    assert [(item.code, item.severity) for item in found] == [("R320", Severity.WARNING)]
+    assert values["cluster.partition"].value == "any"
+    assert values["cluster.launcher"].value == "srun"
+    assert values["cluster.ephemeral_ports"].value == [32768, 60999]
+    assert values["cluster.gpu_type"].value is None
+
+
+def test_the_defaults_without_a_cluster_are_those_of_the_schema():
+    text = "name: t\nscheduler: lsf\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\nqueues: {q: {nodes: {n: 1}}}\n"
+    known, _ = resolve([WALL], cluster(text), "lsf")
+    unknown, _ = facts.hardware(settings([WALL]), None, None, None, "lsf")
+    own = ("name", "partition", "node_type")
+    assert {key for key in known if key.startswith("cluster.")} == {
+        key for key in unknown if key.startswith("cluster.")
+    }
+    for key in unknown:
+        if key.startswith("cluster.") and key.removeprefix("cluster.") not in own:
+            assert known[key].value == unknown[key].value, key
+
+
+def test_a_facts_file_beside_a_cluster_describes_the_nodes():
+    file, found = compiler.read_facts(File("facts.yaml", b"gpus_per_node: 2\ngpu: l4\ncpus: 8\n"))
+    values, found = facts.hardware(settings(["num_gpus: 2", WALL]), file, None, example("slurm"), "slurm")
+    assert not has_errors(found)
+    assert values["card.id"].value == "l4"
+    assert values["cluster.partition"].value == "gpu"
+    values, found = facts.hardware(settings(["nodes: 17", WALL]), file, None, example("slurm"), "slurm")
+    assert [item.code for item in found] == ["R322"]
+
+
+def test_the_target_local_knows_no_cluster():
+    values, _ = facts.hardware(settings(["num_gpus: 0", "partition: none"]), None, None, example("slurm"), "local")
+    assert not [key for key in values if key.startswith("cluster.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        (HEAD + "partitions: {p: {nodes: {m: 1}}}\n", "R325", "nodes of a type `m`, which is not described"),
+        (HEAD + "partitions: {p: {nodes: {}}}\n", "R325", "`p` has no nodes"),
+        (HEAD, "R325", "the facts name no partitions"),
+        (HEAD + "queues: {p: {nodes: {n: 1}}}\n", "R325", "a slurm cluster has no `queues`"),
+        (
+            HEAD + "partitions: {p: {nodes: {n: 1}, default: true}, q: {nodes: {n: 1}, default: true}}\n",
+            "R325",
+            "two partitions are the default: `p` and `q`",
+        ),
+        (
+            HEAD + "partitions: {p: {nodes: {n: 1}, default_walltime: '2:00', max_walltime: '1:00'}}\n",
+            "R325",
+            "the default walltime of `p` is beyond its longest, 1:00",
+        ),
+        (HEAD + "partitions: {p: {nodes: {n: 1}}}\nlauncher: blaunch\n", "R325", "`blaunch` does not start"),
+        (HEAD + "partitions: {p: {nodes: {n: 1}}}\nephemeral_ports: [9, 8]\n", "R325", "no range"),
+        ("name: t\nscheduler: slurm\nnode_types: {}\npartitions: {p: {nodes: {}}}\n", "R325", "no node types"),
+        (GPUS.replace("h200", "h20") + "partitions: {p: {nodes: {a: 1}}}\n", "R301", "no card `h20`"),
+        (HEAD + "partitions: {p: {nodes: {n: 0}}}\n", "R104", "at least 1"),
+        (HEAD + "partition: {p: {nodes: {n: 1}}}\n", "R101", "unknown key `partition`"),
+        ("- a\n", "R004", "a mapping"),
+    ],
+)
+def test_facts_that_contradict_themselves(text, code, message):
+    read, found = compiler.read_cluster(File("c.yaml", text.encode()))
+    assert read is None
+    assert [item for item in found if item.code == code and message in item.message], found
+    assert all(item.span.source.name == "c.yaml" for item in found)
+
+
+def test_two_kinds_of_nodes_that_the_scheduler_cannot_tell_apart():
+    text = GPUS + "partitions: {p: {nodes: {a: 1, b: 1}}}\n"
+    values, found = resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(text))
+    assert values is None
+    assert [item.code for item in found] == ["R325"]
+    assert "nothing tells the scheduler to take `a` nodes and not `b`" in found[0].message
+    typed = text.replace("gpu: h100,", "gpu: h100, gpu_type: h100,").replace("gpu: h200,", "gpu: h200, gpu_type: h200,")
+    assert resolve(["gpu: h100", "num_gpus: 4", WALL], cluster(typed))[0]["cluster.node_type"].value == "a"
+
+
+def test_a_question_is_repeated_only_while_it_is_open_and_matters():
+    text = HEAD + "partitions: {p: {nodes: {n: 2}}}\nquestions:\n  - 'interface: which network?'\n"
+    text += "  - 'partitions.p.max_walltime: how long?'\n  - 'container: which?'\n  - 'scratch: where?'\n"
+
+    def asked(read, *lines):
+        return [item.message.rpartition("question: ")[2] for item in resolve([*lines, WALL], read)[1]]
+
+    assert asked(cluster(text)) == ["partitions.p.max_walltime: how long?"]
+    assert asked(cluster(text), "nodes: 2") == ["interface: which network?", "partitions.p.max_walltime: how long?"]
+    answered = text.replace("{n: 2}}", "{n: 2}, max_walltime: '24:00'}") + "interface: ib0\n"
+    assert asked(cluster(answered), "nodes: 2") == []
+
+
+def test_a_card_that_the_facts_leave_open_may_be_named_by_the_spec():
+    text = "name: t\nscheduler: slurm\nnode_types: {n: {gpus_per_node: 4, cpus: 4}}\npartitions: {p: {nodes: {n: 2}}}\n"
+    values, found = resolve(["num_gpus: 4", WALL], cluster(text))
+    assert values is None
+    assert [item.code for item in found] == ["R311"]
+    values, _ = resolve(["num_gpus: 4", "gpu: h100", WALL], cluster(text))
+    assert values["card.id"].value == "h100"
+
+
+def write(folder, name, text=HEAD + "partitions: {p: {nodes: {n: 2}, max_walltime: '24:00'}}\n"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def compile_in(folder, monkeypatch, capsys, *arguments, resources="cluster: ours"):
+    monkeypatch.chdir(folder)
+    Path("spec.yaml").write_text(
+        f"experiment_name: x\ndata: {{data_dir: d}}\nresources: {{{resources}, walltime: '1:00'}}\n"
+    )
+    return main(["compile", "spec.yaml", "--target", "slurm", *arguments]), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ours", "specs/clusters/ours.yaml"),
+        ("ours", "clusters/ours.yaml"),
+        ("../other/c.yaml", "other/c.yaml"),
+        ("c.yml", "specs/c.yml"),
+    ],
+)
+def test_where_cluster_facts_are_found(tmp_path, monkeypatch, capsys, name, file):
+    (tmp_path / "specs").mkdir()
+    write(tmp_path, file)
+    status, said = compile_in(tmp_path / "specs", monkeypatch, capsys, resources=f"cluster: {name}")
+    assert status == 0, said
+    lock = (tmp_path / "specs/compiled/x/slurm/lock.yaml").read_text()
+    assert f"{file.removeprefix('specs/') if file.startswith('specs') else '../' + file}: " in lock.replace('"', "")
+
+
+def test_a_path_on_the_command_line_starts_where_the_shell_is(tmp_path, monkeypatch, capsys):
+    (tmp_path / "specs").mkdir()
+    write(tmp_path, "here.yaml")
+    (tmp_path / "specs/spec.yaml").write_text(
+        "experiment_name: x\ndata: {data_dir: d}\nresources: {walltime: '1:00'}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "specs/spec.yaml", "--target", "slurm", "--cluster", "./here.yaml"]) == 0
+    script = Path("specs/compiled/x/slurm/job.sbatch").read_text()
+    assert "resources.cluster=../here.yaml" in script, "compiled again, it is the same file"
+
+
+def test_facts_that_are_not_there(tmp_path, monkeypatch, capsys):
+    write(tmp_path, "clusters/ours.yaml")
+    status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: our")
+    assert status == 1
+    assert "error[R327]: there are no facts of a cluster `our`" in said
+    assert "did you mean `ours`?" in said
+    status, said = compile_in(tmp_path, monkeypatch, capsys, resources="cluster: ./x.yaml")
+    assert status == 1
+    assert "error[R327]: there is no file `x.yaml`" in said
+    assert "spec.yaml:3:22" in said
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "lsf"])
+def test_the_examples_are_right_and_every_part_of_them_can_be_used(scheduler):
+    read = example(scheduler)
+    for partition in read.partitions.values():
+        for name in partition.nodes:
+            gpus = read.node_types[name].values["gpus_per_node"].value
+            most = partition.values["max_gpus_per_job"].value or gpus
+            lines = [
+                f"{read.word}: {partition.name}",
+                f"node_type: {name}",
+                f"num_gpus: {min(gpus, most)}",
+                "account: p",
+            ]
+            values, found = resolve(lines, read, scheduler)
+            assert values is not None, found
+            assert [item.code for item in found] == ["R326"]

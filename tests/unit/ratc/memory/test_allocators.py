@@ -1,0 +1,376 @@
+"""`training.allocator`: the choice between both ways to take memory, and the scripts that set it."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ratc.catalog import alloc_conf
+from ratc.cli import main
+from ratc.memory.allocators import choose, searchers
+from ratc.memory.choose import Traced, Variant
+from ratc.memory.terms import Device
+from ratc.memory.zero import Strategy
+from tests.effort import HANGS_S
+from tests.helpers import made_traces
+from tests.unit.ratc.cli.test_fit import answers, runtime  # noqa: F401  # the fixture is used by its name
+
+MIB = made_traces.MIB
+VARIANT, CHECKPOINTED = Variant("fp32"), Variant("fp32", activation_checkpointing=True)
+#: Blocks of sizes that leave holes: on a card of HELPED MiB expandable segments hold twice as many samples.
+HOLES = {"temporary": 13 * MIB, "activation": 7 * MIB}
+HELPED, ALIKE = 3482, 8192
+#: The same for one sample: on a card of `only()` MiB native segments hold none.
+LARGE = {"temporary": 13 * 64 * MIB, "activation": 7 * 64 * MIB}
+
+
+def library(**what):
+    traces = Traced(made_traces.trace(**what), made_traces.trace(**what, accumulating=True))
+    return {VARIANT: traces, CHECKPOINTED: traces}
+
+
+def taken(mib, asked="auto", share=64, variants=(VARIANT,), stages=(0,), strategy=None, **what):
+    found = searchers(library(**(what or HOLES)), share, asked)
+    return choose(found, variants, strategy or Strategy(), Device("card", mib * MIB, "8.0"), stages)
+
+
+def only():
+    """MiB of a card on which one sample of LARGE fits with expandable segments alone."""
+    sizes = range(2000, 9000, 20)
+    return next(
+        mib for mib in sizes if taken(mib, "expandable_segments", **LARGE) and not taken(mib, "native", **LARGE)
+    )
+
+
+# The choice.
+
+
+def test_auto_takes_expandable_segments_only_if_they_raise_the_micro_batch():
+    native, found = taken(HELPED, "native"), taken(HELPED)
+    assert found.allocator == "expandable_segments"
+    assert found.choice.estimate.micro_batch > native.choice.estimate.micro_batch
+    assert found.reason == "with expandable segments micro-batch 64 fits, without them 32"
+    found = taken(ALIKE)
+    assert found.allocator == "native"
+    assert found.reason == "expandable segments would not raise the micro-batch"
+
+
+@pytest.mark.parametrize("mib", range(900, 9000, 450))
+def test_auto_is_never_worse_than_either_and_native_if_they_are_alike(mib):
+    found = {asked: taken(mib, asked) for asked in ("auto", "native", "expandable_segments")}
+    sizes = {asked: one.choice.estimate.micro_batch if one else 0 for asked, one in found.items()}
+    assert sizes["auto"] == max(sizes["native"], sizes["expandable_segments"])
+    if found["auto"]:
+        better = sizes["expandable_segments"] > sizes["native"]
+        assert found["auto"].allocator == ("expandable_segments" if better else "native")
+
+
+def test_a_lower_zero_stage_is_a_gain_at_the_same_accumulation():
+    strategy = Strategy("deepspeed", 8)
+    gains = set()
+    for mib in range(2500, 14000, 250):
+        what = {"weight": 256 * MIB, "activation": 20 * MIB, "temporary": 33 * MIB}
+        every = {
+            asked: taken(mib, asked, 16, stages=(1, 2, 3), strategy=strategy, **what) for asked in ("auto", "native")
+        }
+        if every["auto"] and every["auto"].allocator != "native":
+            choice, native = every["auto"].choice, every["native"] and every["native"].choice
+            costs = [(one.accumulation, one.estimate.strategy.zero_stage) for one in (choice, native) if one]
+            assert costs == sorted(costs)
+            assert len(set(costs)) == len(costs)
+            gains.add(every["auto"].reason.split()[0])
+        elif every["auto"]:
+            assert every["auto"].reason == "expandable segments would not raise the micro-batch or avoid a ZeRO stage"
+    assert gains
+
+
+def test_they_come_before_checkpointing_which_costs_computation():
+    found = taken(only(), variants=(VARIANT, CHECKPOINTED), **LARGE)
+    assert found.variant == VARIANT
+    assert found.allocator == "expandable_segments"
+    assert found.reason.startswith("nothing fits without expandable segments, with them micro-batch ")
+
+
+# Fused attention, which costs no time as far as is known.
+
+
+def attentions(mib, *names, share=64, asked="native"):
+    """What is taken of attentions that need 12, 3 and 2 MiB a sample: full, fused and chunked."""
+    sizes = {"full": 12, "fused": 3, "chunked": 2}
+    every = {
+        Variant("fp32", attention_memory=name): Traced(
+            *(made_traces.trace(temporary=size * MIB, activation=0, accumulating=several) for several in (False, True))
+        )
+        for name, size in sizes.items()
+    }
+    wanted = [Variant("fp32", attention_memory=name) for name in names]
+    return choose(searchers(every, share, asked), wanted, Strategy(), Device("card", mib * MIB, "8.0"), (0,))
+
+
+def test_fused_attention_is_taken_where_it_raises_the_micro_batch():
+    kept = attentions(4000, "full", "fused")
+    assert (kept.variant.attention_memory, kept.choice.accumulation, kept.full) == ("full", 1, None)
+    found = attentions(1500, "full", "fused")
+    assert (found.variant.attention_memory, found.choice.accumulation) == ("fused", 1)
+    assert found.full == attentions(1500, "full").choice
+    assert found.full.accumulation > 1
+    alone = attentions(1500, "fused")
+    assert (alone.choice, alone.full) == (found.choice, None)
+
+
+def test_chunked_attention_which_costs_time_is_taken_only_where_full_attention_does_not_fit():
+    assert attentions(1500, "full", "chunked").variant.attention_memory == "full"
+
+
+@pytest.mark.parametrize("mib", range(900, 3000, 300))
+@pytest.mark.parametrize("asked", ["auto", "native"])
+def test_full_and_fused_are_together_never_worse_than_either(mib, asked):
+    alone = [attentions(mib, name, asked=asked) for name in ("full", "fused")]
+    best = min((one.choice.accumulation for one in alone if one), default=None)
+    found = attentions(mib, "full", "fused", asked=asked)
+    assert (found and found.choice.accumulation) == best
+
+
+# Variables.
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "implied"),
+    [
+        ("", {}, None),
+        ("expandable_segments:True", {"expandable_segments": "True"}, "expandable_segments"),
+        (" expandable_segments : False ", {"expandable_segments": "False"}, "native"),
+        ("max_split_size_mb:128", {"max_split_size_mb": "128"}, None),
+        (
+            "roundup_power2_divisions:[256:1,512:2,>:4],expandable_segments:True",
+            {"roundup_power2_divisions": "[256:1,512:2,>:4]", "expandable_segments": "True"},
+            "expandable_segments",
+        ),
+        ("expandable_segments:maybe", {"expandable_segments": "maybe"}, None),
+        (",,:,", {}, None),
+    ],
+)
+def test_the_options_of_a_variable(text, options, implied):
+    assert alloc_conf.options(text) == options
+    assert alloc_conf.implied(text) == implied
+
+
+def test_other_options_are_kept():
+    given = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128,expandable_segments:False", "PYTORCH_ALLOC_CONF": "a:1"}
+    assert alloc_conf.settings("expandable_segments", given) == "max_split_size_mb:128,a:1,expandable_segments:True"
+    assert alloc_conf.settings("native", {}) == "expandable_segments:False"
+
+
+# From the spec to the lock and the scripts: a stand-in for the runtime gives the traces.
+
+SPEC = """experiment_name: demo
+training: {{target_batch_size: 64, use_accelerate: false, deepspeed: false{training}}}
+data: {{data_dir: data, image_size: 128}}
+environment: {{variables: {{{variables}}}}}
+"""
+FACTS = "gpus_per_node: 1\ngpu: made-up\ngpu_memory_mib: {mib}\ncompute_capability: '8.0'\ncpus: 8\n"
+
+
+@pytest.fixture
+def compiled(runtime, tmp_path, monkeypatch, capsys):  # noqa: F811
+    runtime(answers(**HOLES))
+    monkeypatch.chdir(tmp_path)
+
+    def run(mib, training="", variables="", more="", options=()):
+        Path("spec.yaml").write_text(
+            SPEC.format(training=f", {training}" if training else "", variables=variables) + more
+        )
+        Path("facts.yaml").write_text(FACTS.format(mib=mib))
+        status = main(["compile", "spec.yaml", "--facts", "facts.yaml", "-o", "out", *options])
+        text = Path("out/lock.yaml").read_text() if status == 0 else ""
+        return status, yaml.safe_load(text), text, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("mib", "training", "allocator", "micro", "reason"),
+    [
+        (HELPED, "", "expandable_segments", 64, "with expandable segments micro-batch 64 fits, without them 32"),
+        (HELPED, "allocator: native", "native", 32, None),
+        (HELPED, "allocator: expandable_segments", "expandable_segments", 64, None),
+        (ALIKE, "", "native", 64, "expandable segments would not raise the micro-batch"),
+        (ALIKE, "batch_size: 8", "native", 8, "no prediction asks for expandable segments"),
+    ],
+)
+def test_the_lock_says_which_and_why(compiled, mib, training, allocator, micro, reason):
+    status, lock, text, said = compiled(mib, training)
+    assert status == 0, said
+    assert lock["training"]["allocator"] == allocator
+    assert lock["training"]["micro_batch_size"] == micro
+    line = next(line for line in text.splitlines() if line.startswith("  allocator:"))
+    assert line == f"  allocator: {allocator}" + (f"  # {reason}" if reason else "")
+
+
+def test_on_the_cpu_there_is_none_and_nothing_is_exported(compiled):
+    status, lock, text, said = compiled(HELPED, "allocator: expandable_segments", "", "resources: {num_gpus: 0}\n")
+    assert status == 0, said
+    assert lock["training"]["allocator"] is None
+    assert "  allocator: null  # trains on the CPU" in text
+    assert "ALLOC_CONF" not in Path("out/run.sh").read_text()
+
+
+def test_a_variable_of_the_spec_decides_what_the_key_leaves_open(compiled):
+    status, lock, text, said = compiled(HELPED, "", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:True'")
+    assert status == 0, said
+    assert lock["training"]["allocator"] == "expandable_segments"
+    assert lock["training"]["micro_batch_size"] == 64
+    assert "allocator: expandable_segments  # as `environment.variables` says" in text
+    status, lock, _, _ = compiled(HELPED, "", "PYTORCH_ALLOC_CONF: 'expandable_segments:False'")
+    assert lock["training"]["allocator"] == "native"
+    assert lock["training"]["micro_batch_size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("training", "variables", "said"),
+    [
+        ("allocator: native", "PYTORCH_ALLOC_CONF: 'expandable_segments:True'", "and `training.allocator` is `native`"),
+        (
+            "allocator: expandable_segments",
+            "PYTORCH_CUDA_ALLOC_CONF: 'a:1,expandable_segments:False'",
+            "sets `expandable_segments:False`, and `training.allocator` is `expandable_segments`",
+        ),
+        (
+            "",
+            "PYTORCH_ALLOC_CONF: 'expandable_segments:True', PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:False'",
+            "contradict each other",
+        ),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'backend:cudaMallocAsync'", "asks for the allocator `cudaMallocAsync`"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:maybe'", "to `maybe`, which torch does not take"),
+        ("", "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128,garbage'", "is no list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: 'max_split_size_mb'", "is no list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: '\\n'", "is no list of `option:value`"),
+        ("", "PYTORCH_ALLOC_CONF: 'roundup_power2_divisions:[256:1'", "is no list of `option:value`"),
+        ("", "PYTORCH_HIP_ALLOC_CONF: 'max_split_size_mb:lots'", "to `lots`, which torch does not take"),
+        ("", "PYTORCH_ALLOC_CONF: 'garbage_collection_threshold:-1'", "to `-1`, which torch does not take"),
+    ],
+)
+def test_variables_that_contradict_are_refused(compiled, training, variables, said):
+    status, _, _, err = compiled(ALIKE, training, variables)
+    assert status == 1
+    assert "error[R227]" in err
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "max_split_size_mb:128",
+        "max_split_size_mb: 128 , garbage_collection_threshold:0.8,",
+        "roundup_power2_divisions:[256:1,512:2,>:4],pinned_use_cuda_host_register:True",
+        "roundup_power2_divisions:4",
+    ],
+)
+def test_what_torch_takes_is_left_alone(text):
+    assert alloc_conf.fault(text) is None
+    assert not alloc_conf.unknown(text)
+
+
+def test_an_option_that_torch_does_not_know_is_a_warning(compiled):
+    status, _, _, err = compiled(ALIKE, "", "PYTORCH_ALLOC_CONF: 'max_split_size_mb:128,new_one:1'")
+    assert status == 0
+    assert "warning[R227]" in err
+    assert "`new_one`, which torch 2.13 does not know" in err
+
+
+def test_explain_and_fit_give_the_reason(compiled, capsys):
+    compiled(HELPED)
+    assert main(["explain", "spec.yaml", "--facts", "facts.yaml", "training.allocator"]) == 0
+    out = capsys.readouterr().out
+    assert "training.allocator = expandable_segments" in out
+    assert "with expandable segments micro-batch 64 fits, without them 32" in out
+    assert main(["fit", "spec.yaml", "--facts", "facts.yaml", "--card", "a100-40"]) == 0
+    out = capsys.readouterr().out
+    assert "The allocator's setting is native: expandable segments would not raise the micro-batch." in out
+
+
+def test_a_given_micro_batch_keeps_native_segments_and_is_told_of_the_others(compiled, checks_given):
+    status, _, _, said = compiled(HELPED, "batch_size: 64")
+    assert "R318" in said
+    assert "would fit with `allocator: expandable_segments`: micro-batch 64" in said
+    status, lock, _, said = compiled(HELPED, "batch_size: 64, allocator: expandable_segments")
+    assert status == 0, said
+    assert "R318" not in said
+    assert lock["training"]["allocator"] == "expandable_segments"
+
+
+def test_one_that_fits_nowhere_natively_is_told_of_the_others(compiled, runtime):  # noqa: F811
+    runtime(answers(**LARGE))
+    status, _, _, said = compiled(only(), "allocator: native")
+    assert status == 1
+    assert "error[R317]" in said
+    assert "would fit with `allocator: expandable_segments`" in said
+
+
+#: In the place of the interpreter: says what it was started with, and what the allocator's variables are.
+STUB = """#!/bin/sh
+echo "$2 [${PYTORCH_ALLOC_CONF-unset}] [${PYTORCH_CUDA_ALLOC_CONF-unset}]"
+"""
+
+
+def started(script, *words, **environment):
+    """The lines of a script whose interpreter is the stub."""
+    stub = Path("stub").absolute()
+    stub.write_text(STUB)
+    stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+    done = subprocess.run(
+        ["bash", script, *words],
+        env={"PATH": os.environ["PATH"], "RATC_PYTHON": str(stub), **environment},
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("mib", "variables", "wanted"),
+    [
+        (HELPED, "", "expandable_segments:True"),
+        (ALIKE, "", "expandable_segments:False"),
+        (ALIKE, "PYTORCH_CUDA_ALLOC_CONF: 'max_split_size_mb:128'", "max_split_size_mb:128,expandable_segments:False"),
+    ],
+)
+def test_run_sh_sets_it_under_both_names_whatever_the_shell_has(compiled, mib, variables, wanted):
+    assert compiled(mib, "", variables)[0] == 0
+    inherited = "expandable_segments:True"
+    first, train = started("out/run.sh", PYTORCH_CUDA_ALLOC_CONF=inherited)
+    # Preflight still sees what was inherited, so that it can warn.
+    assert first == f"ratc_runtime.preflight [unset] [{inherited}]"
+    assert train == f"ratc_runtime.train [{wanted}] [{wanted}]"
+
+
+NODE = {"RAT_DATA_DIR": "data", "RAT_OUTPUT_DIR": "results", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+
+
+def test_node_sh_sets_it_too(compiled):
+    assert compiled(HELPED, options=("--target", "slurm"))[0] == 0
+    Path("results/logs").mkdir(parents=True)
+    lines = started("out/node.sh", str(Path("out/lock.yaml").absolute()), "here", "1", "7", "0", **NODE)
+    assert lines[-1].endswith("[expandable_segments:True] [expandable_segments:True]")
+
+
+def test_the_points_of_an_array_have_each_their_own(compiled):
+    sweep = "sweep: {grid: {training.allocator: [native, expandable_segments]}}\n"
+    status, _, text, said = compiled(HELPED, more=sweep, options=("--target", "slurm"))
+    assert status == 0, said
+    assert "allocator:" not in text, "the points do not share it"
+    Path("results/logs").mkdir(parents=True)
+    seen = {}
+    for lock in sorted(Path("out/points").glob("*/lock.yaml")):
+        lines = started("out/node.sh", str(lock.absolute()), "here", "1", "7", "0", **NODE)
+        seen[yaml.safe_load(lock.read_text())["training"]["allocator"]] = lines[-1].split(" ", 1)[1]
+    assert seen == {
+        "native": "[expandable_segments:False] [expandable_segments:False]",
+        "expandable_segments": "[expandable_segments:True] [expandable_segments:True]",
+    }

@@ -1,0 +1,233 @@
+"""Checkpoints put to use: `ratc_runtime evaluate` scores one, `ratc_runtime predict` writes masks and boxes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from PIL import Image
+from ratc_runtime import inference
+from ratc_runtime.commands import evaluate, predict
+from ratc_runtime.config.lock import lock_from, read_lock
+from ratc_runtime.data.coco import CocoDetection
+from ratc_runtime.data.unlabelled import Piece, find_images
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.tasks.detection.writing import BoxWriter
+from safetensors.torch import save_file
+
+from tests.helpers.lockfile import BASE, lock_content, results, run_training, write_data, write_lock
+
+#: Logits that are the image itself, above and below one half.
+NET = """\
+import torch
+
+
+class Itself(torch.nn.Module):
+    def __init__(self, classes=1):
+        super().__init__()
+        self.classes = classes
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        bright = (image - 0.5) * 20 * self.scale
+        return bright if self.classes == 1 else torch.cat([-bright, bright], 1)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run that has ended: `data`, `compiled/lock.yaml` and `out`."""
+    folder = tmp_path_factory.mktemp("run")
+    write_data(folder / "data", test=5)
+    done = run_training(write_lock(folder / "compiled"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Returns weights and a lock of a model whose logits are the image."""
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def made(classes: int = 1, **changes: Any) -> list[str]:
+        net = {**BASE["model"], "name": "net:Itself", "args": {"classes": classes}}
+        lock = write_lock(tmp_path / "compiled", model=net, data__num_classes=classes, **changes)
+        save_file({"scale": torch.ones(())}, tmp_path / "weights.safetensors")
+        return [str(tmp_path / "weights.safetensors"), "--lock", str(lock)]
+
+    return made
+
+
+@pytest.mark.slow
+def test_a_checkpoint_has_the_scores_that_its_run_found(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run)
+    scores, drawn = tmp_path / "scores/test.json", tmp_path / "drawn"
+    assert evaluate.main(["out", "--device", "cpu", "-o", str(scores), "--pictures", str(drawn)]) == 0
+    found, expected = json.loads(scores.read_text()), results(run / "out")["test"]
+    assert found["samples"] == expected["samples"] == 5
+    for name, value in found["scores"].items():
+        assert value == pytest.approx(expected[name], rel=1e-5), name
+    assert Path(found["checkpoint"]) == Path("out/checkpoints/best.pt")
+    assert found["fingerprint"] == read_lock(run / "compiled/lock.yaml").fingerprint()
+    assert len(list(drawn.iterdir())) == 4
+    assert capsys.readouterr().out.startswith("test Dice 0.")
+    # Another split, another batch, the data elsewhere: the validation score of that epoch.
+    shutil.copytree(run / "data", tmp_path / "elsewhere")
+    monkeypatch.setenv("RAT_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert evaluate.main(["out/checkpoints/last.pt", "--split", "val", "--batch-size", "3", "-o", str(scores)]) == 0
+    last = results(run / "out")["epochs"][-1]
+    assert json.loads(scores.read_text())["scores"]["dice"] == pytest.approx(last["val_dice"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_predicted_masks_score_as_the_test_did(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((run / "data/images").glob("test*.png")):
+        shutil.copy(path, images)
+    assert predict.main(["out", str(images), "-o", str(tmp_path / "masks"), "--batch-size", "2"]) == 0
+    hit = extra = missed = 0
+    for path in images.iterdir():
+        found = np.asarray(Image.open(tmp_path / f"masks/{path.stem}_segmentation.png")) == 255
+        true = np.asarray(Image.open(run / f"data/masks/{path.stem}_segmentation.png")) >= 128
+        hit, extra, missed = hit + (found & true).sum(), extra + (found & ~true).sum(), missed + (~found & true).sum()
+    assert 2 * hit / (2 * hit + extra + missed) == pytest.approx(results(run / "out")["test"]["dice"], rel=1e-6)
+
+
+def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
+    itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    picture = np.zeros((90, 200), np.uint8)
+    picture[:, 120:] = 255
+    for name in ("wide.png", "b.JPG"):
+        Image.fromarray(picture).save(images / name)
+    (images / "cut.png").write_bytes((images / "wide.png").read_bytes()[:40])
+    (images / "notes.txt").write_text("no image")
+    command = [*itself(), str(images), "-o", str(tmp_path / "masks")]
+    assert predict.main(command) == 1
+    said = capsys.readouterr()
+    assert "cut.png cannot be decoded" in said.err
+    assert "2 of 3 image(s) predicted" in said.out
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        "b_segmentation.png",
+        "wide_segmentation.png",
+    ]
+    mask = np.asarray(Image.open(tmp_path / "masks/wide_segmentation.png"))
+    assert mask.shape == (90, 200)
+    assert set(np.unique(mask)) == {0, 255}
+    edge = np.argmax(mask, axis=1)
+    assert np.abs(edge - 120).max() <= 200 / 32  # a pixel of what the model saw
+    # What is there is not written over, and nothing is computed before that is known.
+    assert predict.main(command) == 1
+    assert "error[R543]" in capsys.readouterr().err
+    assert predict.main([*command, "--force"]) == 1
+    shutil.copy(images / "wide.png", images / "b.png")
+    assert predict.main([*command, "--force"]) == 1
+    assert "would have one file, b_segmentation.png" in capsys.readouterr().err
+
+
+def test_two_classes_are_numbers(itself: Any, tmp_path: Path) -> None:
+    picture = np.zeros((32, 32), np.uint8)
+    picture[8:, :] = 255
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    names = ["background", "bright"]
+    command = itself(classes=2, data__class_names=names, training__loss={"name": "cross_entropy", "args": {}})
+    assert predict.main([*command, str(tmp_path / "one.png"), "-o", str(tmp_path / "masks")]) == 0
+    mask = np.asarray(Image.open(tmp_path / "masks/one_segmentation.png"))
+    assert (mask == (picture > 0)).all()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "SAR", "PSL"])
+def test_a_volume_is_put_together_as_it_lies_in_its_file(itself: Any, tmp_path: Path, axes: str) -> None:
+    random = np.random.default_rng(3)
+    bright = random.random((11, 23, 17)) > 0.6
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
+    voxels = apply_orientation(bright, turn).astype(np.float32)
+    affine = np.linalg.inv(np.eye(4))
+    affine = affine @ nibabel.orientations.inv_ornt_aff(turn, bright.shape)
+    assert "".join(nibabel.aff2axcodes(affine)) == axes
+    (tmp_path / "volumes").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "volumes/scan.nii.gz")
+    changes = {
+        "data__dataset": "volumes",
+        "data__image_size": [8, 8, 8],
+        "data__args": {"window": [0.0, 1.0]},
+    }
+    command = [*itself(**changes), str(tmp_path / "volumes"), "-o", str(tmp_path / "masks"), "--batch-size", "5"]
+    assert predict.main(command) == 0
+    written = nibabel.load(tmp_path / "masks/scan_segmentation.nii.gz")
+    assert (np.asarray(written.dataobj) == (voxels > 0.5)).all()
+    assert np.allclose(written.affine, affine)
+    assert (io_orientation(written.affine) == io_orientation(affine)).all()
+
+
+def test_boxes_are_in_pixels_of_the_file_and_read_as_a_data_set(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((40, 80), np.uint8)).save(tmp_path / "a.png")
+    writer = BoxWriter(tmp_path / "annotations", ["dot", "ring"], 0.5)
+    writer.folder.mkdir()
+    logits = torch.full((1, 1, 2, 2), -9.0)
+    logits[0, 0, 0, 1] = 9.0
+    boxes = torch.tensor([[[[0.5, 0.5, 0.25, 0.5], [0.1, 0.1, 0.1, 0.1]]]])
+    writer.add(Piece(tmp_path / "a.png", None, (40, 80)), {"logits": logits, "boxes": boxes})
+    writer.close()
+    content = json.loads((tmp_path / "annotations/detections.json").read_text())
+    (box,) = content["annotations"]
+    assert (box["bbox"], box["category_id"], box["image_id"]) == ([30.0, 10.0, 20.0, 20.0], 2, 1)
+    assert box["score"] == pytest.approx(1.0, abs=1e-3)
+    (tmp_path / "annotations/detections.json").rename(tmp_path / "annotations/instances_test.json")
+    (item,) = CocoDetection(tmp_path, "test", (40, 80), channels=1, num_classes=2)
+    assert item["target"]["boxes"].tolist() == [[30.0, 10.0, 50.0, 30.0]]
+    assert item["target"]["labels"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (["nowhere.pt"], "R508", "nowhere.pt"),
+        (["weights.safetensors"], "R508", "holds no lock"),
+        (["weights.safetensors", "--lock", "nowhere.yaml"], "R505", "nowhere.yaml"),
+        (["weights.safetensors", "--lock", "compiled/lock.yaml", "--device", "tpu9"], "R504", "no device tpu9"),
+        (["other.safetensors", "--lock", "compiled/lock.yaml"], "R509", "are not those of model net:Itself"),
+    ],
+)
+def test_what_cannot_be_opened_is_named(
+    itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], code: str, says: str
+) -> None:
+    itself()
+    save_file({"other": torch.ones(())}, tmp_path / "other.safetensors")
+    for main in (evaluate.main, lambda words: predict.main([*words, ".", "-o", "masks"])):
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert f"error[{code}]" in said
+        assert says in said
+        assert "Traceback" not in said
+
+
+def test_images_of_a_data_set_of_ones_own_are_refused(itself: Any, tmp_path: Path) -> None:
+    weights, _, lock = itself(data__dataset="own:Data")
+    model = inference.open_checkpoint(Path(weights), Path(lock), "cpu")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(RuntimeFinding, match="R542"):
+        predict.predict(model, [tmp_path / "a.png"], tmp_path / "masks")
+
+
+def test_files_of_a_folder_that_are_no_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.PNG", "b.JPEG", "c.tif", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_images(tmp_path, lock_from(lock_content()))
+    assert [path.name for path in found] == ["a.PNG", "b.JPEG"]
+    assert "2 of 4 files" in capsys.readouterr().err

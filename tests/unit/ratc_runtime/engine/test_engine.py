@@ -1,0 +1,233 @@
+"""What an engine does within one process: clipping, skipped steps, the optimizer's kernels, a smaller last step."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.data.loading import TrainOrder
+from ratc_runtime.engine import TorchEngine, make_optimizer
+from ratc_runtime.engine.optimizer import fused_for
+from ratc_runtime.training.step import training_step
+from torch import nn
+
+from tests.helpers.lockfile import BASE, write_lock
+
+LIMIT = 0.25
+
+
+def lock_of(folder: Path, **changes: Any) -> Lock:
+    return read_lock(write_lock(folder, training__gradient_clipping=LIMIT, **changes))
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+
+
+def batches(count: int, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(size, 8, generator=generator), 5 * torch.randn(size, 1, generator=generator)) for _ in range(count)
+    ]
+
+
+def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.mse_loss(output.float(), target)
+
+
+def torch_engine(folder: Path, precision: str) -> TorchEngine:
+    engine = TorchEngine(lock_of(folder, training__precision="fp16"), small_model())
+    if precision == "fp32":
+        engine._dtype = None  # the scaler alone: exact to compare with
+    return engine
+
+
+def accelerate_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Accelerate with torch's scaler for the CPU: Accelerate itself makes one for a GPU only."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    from accelerate.state import AcceleratorState
+    from ratc_runtime.engine.with_accelerate import AccelerateEngine
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    engine = AccelerateEngine(lock_of(folder, engine__use_accelerate=True), small_model())
+    accelerator = engine.accelerator
+    monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    engine.optimizer = AcceleratedOptimizer(engine.optimizer.optimizer, scaler=accelerator.scaler)
+    accelerator._optimizers = [engine.optimizer]
+    return engine
+
+
+@pytest.fixture(params=["torch", "accelerate"])
+def scaled(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine with a loss scale, that computes in fp32."""
+    if request.param == "torch":
+        yield torch_engine(tmp_path, "fp32")
+        return
+    yield accelerate_engine(tmp_path, monkeypatch)
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def scaler_of(engine: Any) -> Any:
+    return engine.scaler if isinstance(engine, TorchEngine) else engine.accelerator.scaler
+
+
+def test_gradients_are_clipped_after_the_loss_scale_is_taken_out(scaled: Any) -> None:
+    """The reference has no scale. Clipping scaled gradients would leave a step of one part in 65536."""
+    reference = small_model()
+    for image, target in batches(2):
+        (loss_of(reference(image), target) / 2).backward()
+    whole = nn.utils.clip_grad_norm_(reference.parameters(), LIMIT)
+    assert whole > 2 * LIMIT
+    seen: list[torch.Tensor] = []
+    raw = getattr(scaled.optimizer, "optimizer", scaled.optimizer)  # below Accelerate's
+    raw.register_step_pre_hook(lambda *_: seen.extend(one.grad.clone() for one in scaled.module.parameters()))
+    result = training_step(scaled, loss_of, batches(2), 2, 0.1, LIMIT)
+    assert scaler_of(scaled).get_scale() >= 65536
+    assert result.gradient_norm is not None
+    torch.testing.assert_close(result.gradient_norm, whole)
+    for found, parameter in zip(seen, reference.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad)
+    assert scaled.skipped_steps == 0
+
+
+def test_a_step_that_overflows_is_skipped_and_counted(scaled: Any) -> None:
+    before = copy.deepcopy(scaled.module.state_dict())
+    image, target = batches(1)[0]
+    overflowing = [(image * float("inf"), target), (image, target)]
+    training_step(scaled, loss_of, overflowing, 2, 0.1, LIMIT)
+    assert scaled.skipped_steps == 1
+    assert all(torch.equal(before[name], value) for name, value in scaled.module.state_dict().items())
+    assert scaler_of(scaled).get_scale() == 32768
+    training_step(scaled, loss_of, batches(2), 2, 0.1, LIMIT)
+    assert scaled.skipped_steps == 1
+    assert not any(torch.equal(before[name], value) for name, value in scaled.module.state_dict().items())
+    saved = copy.deepcopy(scaled.state())
+    training_step(scaled, loss_of, overflowing, 2, 0.1, LIMIT)
+    assert scaled.skipped_steps == 2
+    scaled.load(saved)
+    assert scaled.skipped_steps == 1
+
+
+def test_fp16_trains_on_the_cpu_with_its_scale(tmp_path: Path) -> None:
+    """Autocast and scale together: the losses are those of fp32 within fp16's 11 bits."""
+    half = torch_engine(tmp_path / "half", "fp16")
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)  # the usual first one is too high for these losses
+    whole = TorchEngine(lock_of(tmp_path / "whole"), small_model())
+    losses = []
+    for engine in (half, whole):
+        losses.append(
+            torch.stack([training_step(engine, loss_of, batches(2), 2, 0.01, LIMIT).losses for _ in range(5)])
+        )
+    assert half.skipped_steps == whole.skipped_steps == 0
+    torch.testing.assert_close(losses[0], losses[1], rtol=5e-3, atol=0)
+    assert losses[0][-1].mean() < losses[0][0].mean()
+
+
+def test_the_update_is_fused_where_torch_can(tmp_path: Path) -> None:
+    lock = lock_of(tmp_path)
+    model = small_model()
+    assert all(group["fused"] and not group["foreach"] for group in make_optimizer(model, lock).param_groups)
+    model.register_parameter("phase", nn.Parameter(torch.ones(2, 2, dtype=torch.complex64)))
+    assert not fused_for(model.parameters())
+    assert all(group["foreach"] and not group["fused"] for group in make_optimizer(model, lock).param_groups)
+
+
+def test_a_checkpoint_made_with_other_kernels_is_continued(tmp_path: Path) -> None:
+    """torch takes the saved implementation over with the state; here it stays that of the device."""
+    first, second = (TorchEngine(lock_of(tmp_path), small_model()) for _ in range(2))
+    training_step(first, loss_of, batches(2), 2, 0.01, LIMIT)
+    saved = copy.deepcopy(first.state())
+    for group in saved["optimizer"]["param_groups"]:
+        group["fused"], group["foreach"] = False, True
+    second.load(saved)
+    assert all(group["fused"] for group in second.optimizer.param_groups)
+    for engine in (first, second):
+        training_step(engine, loss_of, batches(2), 2, 0.01, LIMIT)
+    assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("length", [21, 22, 23, 17, 1, 3])
+@pytest.mark.parametrize(("world", "micro", "accumulation"), [(1, 2, 2), (2, 1, 2), (2, 2, 1), (1, 4, 1)])
+def test_a_kept_last_step_takes_every_sample_once(
+    tmp_path: Path, length: int, world: int, micro: int, accumulation: int
+) -> None:
+    """Whatever the split, and its weights make the mean over micro-batches and ranks the mean over samples."""
+    parallel = {**BASE["parallel"], "world_size": world, "processes_per_node": world}
+    lock = lock_of(
+        tmp_path,
+        training__last_batch="keep",
+        training__micro_batch_size=micro,
+        training__gradient_accumulation_steps=accumulation,
+        parallel=parallel,
+    )
+    orders = [TrainOrder(length, lock, rank) for rank in range(world)]
+    last, rest = orders[0].steps - 1, length % 4
+    assert orders[0].steps == -(-length // 4)
+    whole, seen, mean = [list(order) for order in orders], [], 0.0
+    for order, mine in zip(orders, whole, strict=True):
+        assert len(mine) == order.steps * accumulation
+        order.first_step = last
+        assert list(order) == mine[-accumulation:]
+        sizes, weights = order.last_sizes(last), order.weights(last)
+        if rest == 0:
+            assert sizes is weights is None
+            continue
+        assert max(sizes) <= micro
+        for micro_batch, size, weight in zip(list(order), sizes, weights, strict=True):
+            assert len(micro_batch) == max(1, size)
+            seen += micro_batch[:size]
+            mean += weight * sum(micro_batch) / len(micro_batch) / (world * accumulation)
+    if rest:
+        steps = [one for mine in whole for one in mine[: last * accumulation]]
+        assert sorted(seen + [position for one in steps for position in one]) == list(range(length))
+        assert mean == pytest.approx(sum(seen) / rest)
+
+
+def test_dropped_samples_are_others_in_the_next_epoch(tmp_path: Path) -> None:
+    """With `drop` each epoch leaves out fewer samples than a global batch, of another permutation."""
+    order = TrainOrder(23, lock_of(tmp_path), 0)
+    assert (order.steps, order.weights(4), order.last_sizes(4)) == (5, None, None)
+    left_out = []
+    for order.epoch in range(40):
+        left_out.append(set(range(23)) - {position for one in order for position in one})
+    assert all(len(one) == 3 for one in left_out)
+    assert set.union(*left_out) == set(range(23))
+
+
+def test_a_weighted_step_is_that_of_its_samples(tmp_path: Path) -> None:
+    """Micro-batches of 3 and 1 samples, weighted, are one batch of 4."""
+    engine, reference = (TorchEngine(lock_of(tmp_path), small_model()) for _ in range(2))
+    image, target = batches(1)[0]
+    parts = [(image[:3], target[:3]), (image[3:], target[3:])]
+    found = training_step(engine, loss_of, parts, 2, 0.01, LIMIT, [1.5, 0.5])
+    reference.accumulation = 1
+    expected = training_step(reference, loss_of, [(image, target)], 1, 0.01, LIMIT)
+    torch.testing.assert_close(found.losses.mean(), expected.losses.mean())
+    torch.testing.assert_close(found.gradient_norm, expected.gradient_norm)
+
+
+def test_deepspeed_that_is_not_there_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from ratc_runtime.engine import make_engine
+    from ratc_runtime.errors import RuntimeFinding
+
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    parallel = {**BASE["parallel"], "world_size": 2, "processes_per_node": 2}
+    lock = lock_of(tmp_path, engine__deepspeed=True, engine__zero_stage=2, parallel=parallel)
+    with pytest.raises(RuntimeFinding) as found:
+        make_engine(lock, small_model(), tmp_path)
+    assert found.value.code == "R529"
+    assert "WORLD_SIZE" not in os.environ

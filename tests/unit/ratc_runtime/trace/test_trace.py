@@ -1,0 +1,423 @@
+"""The trace: its form, CUDA's semantics put back on CPU tensors, and models that misbehave."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import tracing
+from tests.helpers.tracing import failure, replay, request, run, trace, zoo
+
+pytestmark = [
+    pytest.mark.slow,  # nearly every test traces in processes of its own
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the runtime extra"),
+]
+
+
+def allocations(made: dict[str, Any], **wanted: str) -> Iterator[tuple[int, float, float, str, str, str]]:
+    """Yield (index, fixed, per sample, phase, module, kind) of the allocations with the wanted names."""
+    for index, event in enumerate(made["events"]):
+        if len(event) == 1:
+            continue
+        names = {
+            "phase": made["phases"][event[3]],
+            "module": made["modules"][event[4]],
+            "kind": made["kinds"][event[5]],
+        }
+        if all(names[key] == value for key, value in wanted.items()):
+            yield index, event[1], event[2], names["phase"], names["module"], names["kind"]
+
+
+def total(made: dict[str, Any], **wanted: str) -> tuple[float, float]:
+    """Return the summed fixed and per-sample bytes of the allocations with the wanted names."""
+    found = list(allocations(made, **wanted))
+    return sum(event[1] for event in found), sum(event[2] for event in found)
+
+
+def test_the_file_is_as_documented(tmp_path: Path) -> None:
+    content = request()
+    made = trace(content, tmp_path)
+    assert made["trace_version"] == 3
+    assert made["request"] == content
+    assert made["batch_sizes"] == [2, 4]
+    assert total(made, kind="parameter") == (made["parameters"]["bytes"], 0)
+    assert made["parameters"]["bytes"] == 4 * made["parameters"]["count"]
+    alive: set[int] = set()
+    for event in made["events"]:
+        if len(event) == 1:
+            alive.remove(event[0])  # freed once, and only what lives
+        else:
+            assert event[0] not in alive
+            assert event[1] + 2 * event[2] >= 0
+            alive.add(event[0])
+    build, second = made["steps"]
+    assert all(len(event) == 6 and made["phases"][event[3]] == "build" for event in made["events"][:build])
+    # What an optimizer step leaves behind, the next one does not leave again
+    replayed = {**made, "events": made["events"][:second]}
+    # (the loop keeps loss and norm of the last step, 4 bytes each, and the trace ends after the loop).
+    assert replay(replayed, 3)[1] - replay(made, 3)[1] == 8
+
+
+def test_a_step_has_its_phases_kinds_and_modules(tmp_path: Path) -> None:
+    made = trace(request(), tmp_path)
+    weights = made["parameters"]["bytes"]
+    # Two steps, each with a gradient for every weight that the loss depends on; AdamW keeps two numbers for each, and
+    # fused a count of steps (4 bytes) for each tensor on the device.
+    gradients, state = total(made, kind="gradient"), total(made, kind="optimizer")
+    assert gradients[1] == state[1] == 0
+    assert 0.9 * 2 * weights < gradients[0] <= 2 * weights
+    assert state[0] == gradients[0] + 4 * len(list(allocations(made, kind="gradient"))) / 2
+    assert total(made, phase="input", kind="input")[1] == 2 * 4 * 32 * 32 * (3 + 1)
+    assert total(made, kind="activation", phase="forward")[1] > 0
+    # Backward works for the modules whose forward made the graph.
+    in_backward = {event[4] for event in allocations(made, phase="backward")}
+    assert {"backbone.sga_layers.0.mlp.fc1", "backbone.mr_attn_layers.0.qkv", "stem.0"} <= in_backward
+    owners = {event[4] for event in allocations(made, kind="gradient")}
+    assert {"backbone.sga_layers.0.q", "stem.3", "fuse.2"} <= owners
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_sizes_are_linear_in_the_batch(tmp_path: Path, precision: str) -> None:
+    content = request(training__precision=precision)
+    one, other = trace(content, tmp_path), trace({**content, "batch_sizes": [3, 8]}, tmp_path)
+    assert one["events"] == other["events"]
+
+
+def test_one_sample_has_a_trace_of_its_own(tmp_path: Path) -> None:
+    """A transposed batch of 1 is still contiguous, and is not copied."""
+    made = trace({**request(), "batch_sizes": [1]}, tmp_path)
+    assert made["batch_sizes"] == [1]
+    one, several = list(allocations(made)), list(allocations(trace(request(), tmp_path)))
+    assert {growth for _, _, growth, *_ in one} == {0}
+    assert len(one) < len(several)
+    sizes = [{size + growth for _, size, growth, phase, *_ in found if phase == "input"} for found in (one, several)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_linear_layer_adds_its_bias_in_place(tmp_path: Path) -> None:
+    """Torch does so to a product that is no fake tensor; the input is transposed here, so that no `addmm` does both."""
+    made = trace(request(training__precision="fp32"), tmp_path)
+    found = allocations(made, phase="forward", module="backbone.sga_layers.0.kv")
+    assert {kind for *_, kind in found if kind != "workspace"} == {"activation"}  # no product beside the sum
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        trace(request(), tmp_path / folder)
+    assert (tmp_path / "a/trace.json").read_bytes() == (tmp_path / "b/trace.json").read_bytes()
+
+
+def test_the_autocast_lists_are_torchs() -> None:
+    import torch
+    from ratc_runtime.trace import autocast
+
+    header = Path(torch.__file__).parent / "include/ATen/autocast_mode.h"
+    text = header.read_text()
+    for macro, names in {
+        "LOWER_PRECISION_FP": autocast.LOWER_PRECISION,
+        "FP32": autocast.FLOAT32,
+        "FP32_SET_OPT_DTYPE": autocast.FLOAT32_RESULT,
+        "PROMOTE": autocast.WIDEST,
+    }.items():
+        block = re.search(rf"#define AT_FORALL_{macro}\(_\)((?:.*\\\n)+.*)", text)
+        assert block is not None
+        entries = re.findall(r"_\((\w+)(?:, (\w+))?\)", block.group(1))
+        assert [f"{name}.{overload}" if overload else name for name, overload in entries] == names
+    different = re.search(r"#define AT_FORALL_DIFFERENT_REDISPATCH_SIGNATURE\(_\)((?:.*\\\n)+.*)", text)
+    assert different is not None
+    assert re.findall(r'"([\w.]+)"', different.group(1)) == list(autocast.NORM)
+
+
+def test_autocast_casts_as_cuda_does(tmp_path: Path) -> None:
+    script = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from ratc_runtime.trace.ledger import Ledger
+from ratc_runtime.trace import kernels
+kernels.install((8, 0))
+with FakeTensorMode():
+    x = torch.zeros(4, 8, device="cpu")
+    w = torch.zeros(8, 8, device="cpu", requires_grad=True)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        h = x @ w
+        assert torch.mm(x, w).dtype == h.dtype == torch.bfloat16
+        assert h.softmax(-1).dtype == torch.float32 and h.sum().dtype == torch.float32
+        assert h.softmax(-1, dtype=torch.bfloat16).dtype == torch.bfloat16
+        assert torch.nn.functional.layer_norm(h, (8,)).dtype == torch.float32
+        assert h.norm().dtype == h.norm(dim=1).dtype == torch.float32
+        assert torch.nn.functional.gelu(h).dtype == torch.bfloat16
+        assert torch.cat([h, h]).dtype == torch.bfloat16 and torch.cat([h, x]).dtype == torch.float32
+        assert torch.addcmul(x, h, h).dtype == torch.float32
+        assert (x.double() @ w.double()).dtype == torch.float64
+        with torch.autocast("cpu", enabled=False):
+            assert (x @ w).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = (x @ w)
+        assert half.softmax(-1).dtype == half.log_softmax(-1).dtype == torch.float32
+        half.softmax(-1).sum().backward()
+        assert w.grad.dtype == torch.float32
+    assert (x @ w).dtype == torch.float32
+"""
+    done = run(["-c", script], {})
+    assert done.returncode == 0, done.stderr
+
+
+def test_dropout_keeps_a_mask_of_one_byte(tmp_path: Path) -> None:
+    content = zoo("Mlp", args={"width": 64, "depth": 1})
+    on_card = total(trace(content, tmp_path), kind="activation", phase="forward")[1]
+    on_host = total(trace({**content, "semantics": "cpu"}, tmp_path), kind="activation", phase="forward")[1]
+    elements = 2 * 32 * 32 * 4 * 64  # two steps
+    assert on_host - on_card == elements * (4 - 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "keeps_matrix"),
+    [
+        ("7.5", "bf16", True),
+        ("7.5", "fp16", False),
+        ("8.0", "bf16", False),
+        ("9.0", "bf16", False),
+        ("8.0", "fp32", False),
+    ],
+)
+def test_attention_keeps_what_its_kernel_keeps(
+    tmp_path: Path, capability: str, precision: str, keeps_matrix: bool
+) -> None:
+    small = {
+        "n_embd": 64,
+        "n_layer": 1,
+        "n_head": 4,
+        "n_positions": 256,
+        "n_inner": 64,
+        "vocab_size": 64,
+        "attn_pdrop": 0.0,
+    }
+    content = zoo(
+        "LanguageModel", args={"kind": "gpt2", "tokens": 256, **small}, training__precision=precision,
+        compute_capability=capability,
+    )  # fmt: skip
+    made = trace(content, tmp_path)
+    largest = max(event[2] for event in allocations(made, phase="forward", kind="activation"))
+    # For every head; transformers keeps a mask of one head's size too.
+    assert (largest >= 4 * 256 * 256 * 2) == keeps_matrix
+
+
+def test_which_attention_kernel() -> None:
+    import torch
+    from ratc_runtime.trace.attention import kernel
+
+    def pick(capability: tuple[int, int], size: int, dtype: Any, mask: bool = False, causal: bool = False) -> str:
+        q = torch.zeros(1, 2, 16, size, dtype=dtype, requires_grad=True)
+        return kernel(capability, q, q, q, torch.zeros(16, 16, dtype=dtype) if mask else None, causal)
+
+    half, brain, single = torch.float16, torch.bfloat16, torch.float32
+    assert pick((8, 0), 64, brain) == "flash"
+    assert pick((8, 0), 64, brain, mask=True) == "efficient"
+    assert pick((8, 0), 64, single) == "efficient"
+    assert pick((8, 0), 6, single) == "math"  # rows of 24 bytes
+    assert pick((8, 0), 12, brain, mask=True) == "math"
+    assert pick((8, 0), 12, brain) == "flash"  # padded
+    assert pick((8, 0), 264, brain) == "efficient"
+    assert pick((8, 6), 200, brain) == "efficient"
+    assert pick((9, 0), 64, brain) == "cudnn"
+    assert pick((9, 0), 64, brain, mask=True) == "cudnn"
+    assert pick((9, 0), 64, single) == "efficient"
+    assert pick((7, 5), 64, half) == "efficient"
+    assert pick((7, 5), 64, brain) == "math"
+    assert pick((8, 0), 64, torch.float64) == "math"
+
+
+def test_each_thread_has_a_workspace(tmp_path: Path) -> None:
+    for capability, size in (("8.0", 8_519_680), ("9.0", 32 * 2**20)):
+        made = trace(request(compute_capability=capability), tmp_path)
+        # Those of convolutions and reductions are their modules'.
+        found = [(event[1], event[3]) for event in allocations(made, kind="workspace") if not event[4]]
+        assert found == [(size, "forward"), (size, "backward")]
+
+
+def test_the_fused_optimizer_makes_no_copies_of_the_weights(tmp_path: Path) -> None:
+    content = zoo("Mlp")
+    on_card, on_host = trace(content, tmp_path), trace({**content, "semantics": "cpu"}, tmp_path)
+    weights = on_card["parameters"]["bytes"]
+
+    def peak_in_optimizer(made: dict[str, Any]) -> float:
+        live = peak = 0.0
+        sizes: dict[int, float] = {}
+        for event in made["events"]:
+            if len(event) == 1:
+                live -= sizes.pop(event[0], 0.0)
+            elif made["phases"][event[3]] == "optimizer" and made["kinds"][event[5]] == "temporary":
+                sizes[event[0]] = event[1]
+                live += event[1]
+            peak = max(peak, live)
+        return peak
+
+    assert peak_in_optimizer(on_card) < 0.01 * weights
+    assert peak_in_optimizer(on_host) < 0.01 * weights
+
+
+def test_deepspeed_has_half_weights_and_no_optimizer(tmp_path: Path) -> None:
+    made = trace(request(engine="deepspeed", training__precision="bf16"), tmp_path)
+    assert made["parameters"]["bytes"] == 2 * made["parameters"]["count"]
+    assert total(made, kind="optimizer") == (0, 0)
+    assert total(made, phase="optimizer") == (0, 0)
+    assert total(made, kind="gradient")[0] <= 2 * made["parameters"]["bytes"]
+
+
+def test_accumulation_finds_gradients_alive(tmp_path: Path) -> None:
+    one, two = (trace(request(accumulation=number), tmp_path) for number in (1, 2))
+    assert replay(two, 2)[0] > replay(one, 2)[0]
+    assert total(two, phase="input")[1] == 2 * total(one, phase="input")[1]
+
+
+def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
+    plain = request(model__args={"feature_dims": 16, "num_blocks": 3, "num_heads": 2})
+    scales = request(model={**plain["model"], "multi_scale": True}, data__scales=[1.0, 0.5])
+    recomputed = request(model=plain["model"], training__activation_checkpointing=True)
+    first, second, third = (trace(content, tmp_path) for content in (plain, scales, recomputed))
+    assert total(second, phase="input")[1] == total(first, phase="input")[1] + 2 * 4 * 3 * 16 * 16
+    kept = [total(made, phase="forward", kind="activation")[1] for made in (first, third)]
+    assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message", "place"),
+    [
+        ("DataDependent", "R315", "reads a value", "in forward"),
+        ("BooleanMask", "R315", "reads a value", "in forward"),
+        ("Numpy", "R315", "numpy", "in forward"),
+        ("BatchDependent", "R315", "micro-batches 2 and 4", ""),
+        ("Overwritten", "R315", "reads a value", "in forward"),
+        ("OverwrittenView", "R315", "reads a value", "in forward"),
+        ("Randomised", "R315", "reads a value", "in forward"),
+        ("Drawn", "R315", "reads a value", "in forward"),
+        ("FromWeights", "R315", "reads a value", "in forward"),
+        ("RunningMean", "R315", "reads a value", "in forward"),
+        ("Empty", "R315", "reads a value", "in forward"),
+        ("FromTarget", "R315", "reads a value", "in forward"),
+        ("Raising", "R316", "KeyError: 'no such scale'", "in forward"),
+        ("Shapes", "R316", "RuntimeError", "in forward"),
+        ("exits", "R316", "exit status 3", "in exits"),
+        ("exits_hard", "R316", "status 4", ""),
+        ("raises", "R316", "width must be even", "in raises"),
+        ("Crashing", "R316", "SIGABRT", ""),
+        ("Greedy", "R316", "host memory", "in <listcomp>"),
+        ("nothing_of_that_name", "R316", "cannot be imported", ""),
+    ],
+)
+def test_what_cannot_be_traced_is_a_finding(tmp_path: Path, name: str, code: str, message: str, place: str) -> None:
+    found = failure(zoo(f"hostile:{name}"), tmp_path)
+    assert found["code"] == code
+    assert message in found["message"]
+    assert place in found["where"]
+
+
+def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
+    """Most tests here share one import of torch; this starts an interpreter as a user would."""
+    output = tmp_path / "trace.json"
+    content = zoo("Mlp", args={"width": 64, "depth": 1})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tracing.RUNTIME), str(tracing.MODELS)])}
+    command = [sys.executable, "-m", "ratc_runtime.trace", str(output)]
+    done = subprocess.run(command, input=json.dumps(content), env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads(output.read_text()) == trace(content, tmp_path)
+
+
+def test_last_words_are_kept(tmp_path: Path) -> None:
+    found = failure(zoo("hostile:Crashing"), tmp_path)
+    assert "last words" in found["traceback"]
+
+
+@pytest.mark.parametrize("name", ["Chatty", "HostValues", "KnownMask", "large", "numbers"])
+def test_what_can_be_traced_is_traced(tmp_path: Path, name: str) -> None:
+    output = tmp_path / "trace.json"
+    done = run(["-m", "ratc_runtime.trace", str(output)], zoo(f"hostile:{name}"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert output.exists()
+
+
+def test_a_model_that_hangs_is_the_callers_to_end(tmp_path: Path) -> None:
+    output, note = tmp_path / "trace.json", tmp_path / "pid"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run(["-m", "ratc_runtime.trace", str(output)], zoo("hostile:sleeps", args={"note": str(note)}), timeout=20)
+    assert not output.exists()
+    # Its children end with it, though it was killed and could not tell them.
+    for _ in range(100):
+        if not Path("/proc", note.read_text()).exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("a child outlived the tracer")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        request(compute_capability="new"),
+        request(accumulation=3),
+        request(engine="horovod"),
+        request(training__precision="fp8"),
+        request(training__optimizer="lion"),
+        request(training__betas=[0.9]),
+        request(data__image_size=[0, 32]),
+        request(data__channels=True),
+        {**request(), "batch_sizes": [4, 2]},
+        {**request(), "batch_sizes": [2, 2]},
+        {**request(), "batch_sizes": [2, 3, 4]},
+        {**request(), "batch_sizes": []},
+        {**request(), "task_type": "multi"},
+        {**request(), "task_type": "detection"},
+        {**request(), "detection": {"queries": 3, "decoder_layers": 1}},
+        request(training__epoch=3),
+        request(training__loss={"args": {}}),
+        request(model__args={"width": 10**30}),
+    ],
+)
+def test_a_bad_request_is_refused(tmp_path: Path, content: Any) -> None:
+    output = tmp_path / "trace.json"
+    done = run(["-m", "ratc_runtime.trace", str(output)], content)
+    assert (done.returncode, done.stdout, output.exists()) == (2, "", False)
+    assert done.stderr.startswith("the request cannot be read: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_request_is_a_lock_that_leaves_out_what_takes_no_memory() -> None:
+    from ratc_runtime.config.lock import Lock
+    from ratc_runtime.trace.request import BadRequest, read
+
+    lock = read({**request(accumulation=2), "batch_sizes": [3, 6]}).lock
+    assert isinstance(lock, Lock)
+    assert (lock.training.global_batch_size, lock.training.micro_batch_size, lock.data.scales) == (6, 3, [1.0])
+    assert (lock.seed, lock.training.epochs, lock.logging.mlflow, lock.detection) == (None, None, None, None)
+    with pytest.raises(BadRequest, match=r"keys at model .*nme.*training\.tf32"):
+        read(request(training__tf32=1, model__nme=3))
+
+
+def test_what_is_freed_in_two_orders_is_put_in_one() -> None:
+    """A hash table of addresses frees in another order in each process."""
+    from ratc_runtime.trace.match import in_order
+
+    steps, found = [0, 6], []
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        made = [(number, True) for number in range(3)]
+        freed = [(number, False) for number in order]
+        events = [*made, *freed, (3, True), (4, True), (4, False), (5, True), (3, False)]
+        found.append(in_order(events, steps))
+        assert sorted(found[-1]) == sorted(events)
+    assert found[0] == found[1] == found[2]
+    assert found[0][3:6] == [(0, False), (1, False), (2, False)]
+    assert found[0][-3:] == [(4, False), (5, True), (3, False)]

@@ -1,0 +1,163 @@
+"""The rehearsal in this process: what it allocates when, what it leaves as it was, and what it finds."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ratc_runtime.checkpoint import rng_state
+from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.distributed.world import World
+from ratc_runtime.engine import make_optimizer
+from ratc_runtime.tasks import make_task
+from ratc_runtime.training import memory_rehearsal, out_of_memory
+from torch import nn
+
+from tests.helpers.lockfile import write_lock
+
+
+class Net(nn.Module):
+    """Runs out of memory at the forward pass numbered `fails`, and remembers what was alive at each pass."""
+
+    def __init__(self, fails: int = 0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.head = nn.Conv2d(4, 1, 1)
+        self.fails, self.calls = fails, 0
+        self.watch: Any = lambda: None
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.watch()
+        if self.calls == self.fails:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.head(self.layers(image))  # type: ignore[no-any-return]
+
+
+def criterion(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (output - target.float()).square().mean()
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Lock:
+    return read_lock(
+        write_lock(
+            tmp_path,
+            training__global_batch_size=8,
+            training__micro_batch_size=2,
+            training__gradient_accumulation_steps=4,
+            training__gradient_clipping=1.0,
+        )
+    )
+
+
+def engine_of(net: Net, lock: Lock) -> Any:
+    return SimpleNamespace(
+        world=World(0, 1, torch.device("cpu")),
+        module=net,
+        alone=net,
+        deepspeed=False,
+        optimizer=make_optimizer(net, lock),
+        autocast=contextlib.nullcontext,
+        train=net.train,
+    )
+
+
+def attempt(net: Net, lock: Lock) -> tuple[str, str]:
+    return memory_rehearsal._attempt(engine_of(net, lock), criterion, make_task(lock), lock)
+
+
+def test_it_makes_three_steps_of_at_most_three_micro_batches(lock: Lock) -> None:
+    net = Net()
+    assert attempt(net, lock) == (memory_rehearsal.FITS, "")
+    assert net.calls == 3 * 3
+    single = lock.replace(training=lock.training.replace(gradient_accumulation_steps=1))
+    net = Net()
+    assert attempt(net, single) == (memory_rehearsal.FITS, "")
+    assert net.calls == 3
+
+
+def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_steps(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net()
+    made: list[tuple[int, bool]] = []  # forward passes before, and whether the weight had its gradient
+    kept: list[int] = []
+    original = memory_rehearsal.Rehearsed.update
+
+    def zeros_like(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
+        made.append((net.calls, tensor.grad is not None))
+        return torch.empty_like(tensor, **options)
+
+    def update(self: memory_rehearsal.Rehearsed, max_norm: float | None) -> torch.Tensor | None:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "zeros_like", zeros_like)
+            found = original(self, max_norm)
+        kept.append(len(self._state))
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(memory_rehearsal.Rehearsed, "update", update)
+    assert attempt(net, lock)[0] == memory_rehearsal.FITS
+    count = len(list(net.parameters()))
+    assert made == [(3, True)] * 2 * count
+    assert kept == [3 * count] * 3
+
+
+def test_a_state_that_a_checkpoint_brought_is_not_made_again(lock: Lock) -> None:
+    net = Net()
+    engine = engine_of(net, lock)
+    criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]
+    engine.optimizer.step()
+    engine.optimizer.zero_grad()
+    rehearsed = memory_rehearsal.Rehearsed(engine, 1)
+    rehearsed.backward(criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)))
+    rehearsed.update(None)
+    assert rehearsed._state == []
+
+
+@pytest.mark.parametrize("fails", [0, 1, 3, 4, 9])
+def test_all_is_as_it_was_whether_it_fits_or_not(lock: Lock, fails: int) -> None:
+    torch.manual_seed(3)
+    net = Net(fails)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random = rng_state()
+    engine = engine_of(net, lock)
+    loss = nn.Module()  # a loss may have buffers of its own
+    loss.register_buffer("seen", torch.zeros(()))
+    loss.forward = lambda output, target: (loss.seen.add_(1), criterion(output, target))[1]  # type: ignore[assignment]
+    outcome, text = memory_rehearsal._attempt(engine, loss, make_task(lock), lock)
+    assert (outcome, "Tried to allocate" in text) == (
+        (memory_rehearsal.MEMORY, True) if fails else (memory_rehearsal.FITS, False)
+    )
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert loss.seen == 0
+    assert not engine.optimizer.state
+    assert [group["lr"] for group in engine.optimizer.param_groups] == [lock.training.learning_rate] * 2
+    now = rng_state()
+    assert now.keys() == random.keys()
+    assert torch.equal(torch.get_rng_state(), torch.as_tensor(random["torch"]))
+
+
+def test_the_cache_is_emptied_with_cublas_s_workspaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("workspaces"), raising=False)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("cache"))
+    out_of_memory.give_back(torch.device("cuda"))
+    assert done == ["workspaces", "cache"]
+    out_of_memory.give_back(torch.device("cpu"))
+    assert len(done) == 2
+
+
+def test_each_attempt_begins_and_ends_with_an_empty_cache(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    passes: list[int] = []
+    monkeypatch.setattr(out_of_memory, "give_back", lambda device: passes.append(net.calls))
+    attempt(net, lock)
+    assert passes == [0, 9]
