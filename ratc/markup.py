@@ -12,6 +12,8 @@ from typing import Any
 
 #: Commands of CI systems that stand anywhere in a line: `##[group]` of GitHub's runner, `##vso[…]` of Azure's.
 _RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
+#: Commands of GitHub's runner that begin a line.
+_COMMAND = re.compile(r"^(\s*):(?=:)", re.M)
 #: What Markdown reads as markup, and the `|` that ends a cell of a table.
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>#~|]")
 #: What inline code cannot hold, in a table either.
@@ -81,6 +83,11 @@ def html(text: str) -> str:
     from html import escape
 
     return escape(html_text(text))
+
+
+def page(text: str) -> str:
+    """A whole page of HTML or SVG that is the same page, and commands no CI system whose step prints it."""
+    return _COMMAND.sub(r"\1&#58;", _RUNNER.sub("#&#35;", text))
 
 
 def json(tree: Any) -> str:

@@ -18,6 +18,7 @@ from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.comparison.compare import compare, without
 from ratc.compiled import git_revisions
+from ratc.console import say
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.spec.keys import Effect
 from ratc.workflow import diff_inputs, findings
@@ -107,7 +108,7 @@ def command(
         if comparison.is_empty:
             print("ratc diff: nothing differs", file=sys.stderr)
             for remark in comparison.remarks if form == "text" else ():
-                print(f"note: {remark}", file=sys.stderr)
+                say(f"note: {remark}")
     return 0 if comparison.is_empty else 1
 
 

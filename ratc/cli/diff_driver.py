@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 from ratc.comparison.compare import compare
 from ratc.console import say
+from ratc.markup import visible
+from ratc.secrets.excerpt import whole
 from ratc.workflow import diff_inputs
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked
@@ -51,8 +53,13 @@ def _told(path: str, later: str, old: bytes | None, new: bytes | None, old_side:
 
 def _by_lines(path: str, later: str, old: bytes | None, new: bytes | None) -> str:
     names = ("/dev/null" if old is None else f"a/{path}", "/dev/null" if new is None else f"b/{later}")
-    before, after = ((data or b"").decode("utf-8", errors="replace").splitlines() for data in (old, new))
-    return "".join(f"{line}\n" for line in difflib.unified_diff(before, after, *names, lineterm=""))
+    texts = [(data or b"").decode("utf-8", errors="replace") for data in (old, new)]
+    before, after = (text.split("\n") for text in texts)
+    starred = {
+        line: told for text in texts for line, told in zip(text.split("\n"), whole(text).split("\n"), strict=True)
+    }
+    changes = difflib.unified_diff(before, after, *names, lineterm="")
+    return "".join(f"{visible(line[:1] + starred.get(line[1:], line[1:]))}\n" for line in changes)
 
 
 def _read(path: str) -> bytes | None:

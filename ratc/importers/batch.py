@@ -116,7 +116,7 @@ LAUNCHER: _Table = {
 
 def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     """Every directive and every command of a script, carried or left. Of what is said twice the last counts."""
-    source = Source(name, "\n".join(line.rstrip("\r") for line in text.split("\n")))
+    source = Source(name, shell.without_data("\n".join(line.rstrip("\r") for line in text.split("\n"))))
     lines = source.text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     items: list[Item] = []

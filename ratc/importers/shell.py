@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ratc.secrets.names import names_secret
+
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
@@ -62,6 +64,41 @@ def commands(text: str) -> Iterator[Command]:
                 over = _end(command.words or ())
         if node.has_error and not over:  # where it ends is not known, and quotes and here-documents may be open
             over = "it stands behind text that cannot be read as bash"
+
+
+def without_data(text: str) -> str:
+    """The script with what it hands to programs starred out, column for column: here-documents, here-strings, and what
+    `echo` gives to a pipe, a file or a variable. Nothing of it can be carried, and it may be a secret of any form.
+    """
+    data = text.encode("utf-8", errors="replace")
+    root = _parser().parse(data).root_node
+    spans: list[tuple[int, int]] = []
+    ahead: list[tuple[Node, bool]] = [(root, False)]
+    while ahead:
+        node, handed = ahead.pop()
+        if node.type == "heredoc_body":
+            spans.append((node.start_byte, node.end_byte))
+        elif node.type == "herestring_redirect" or (
+            handed and node.type == "command" and _text(node).startswith(_SAYS)
+        ):
+            parts = node.named_children[0 if node.type == "herestring_redirect" else 1 :]
+            spans += [(part.start_byte, part.end_byte) for part in parts if part.type in _LITERAL]
+        handed = node.type in _HANDS_ON or (handed and node.type in _AROUND)
+        ahead += [(child, handed) for child in node.named_children]
+    for match in _OPEN.finditer(data) if root.has_error else ():
+        if names_secret(match["name"].decode()) and data.find(match["quote"], match.end()) < 0:
+            spans.append((match.end(), len(data)))  # a quote that never closes
+    for start, end in spans:
+        data = data[:start] + re.sub(rb"\S", b"*", data[start:end]) + data[end:]
+    return data.decode("utf-8", errors="replace")
+
+
+#: Commands that say their words, and what takes these as data.
+_SAYS = ("echo ", "printf ")
+_HANDS_ON = frozenset(("pipeline", "redirected_statement", "command_substitution"))
+#: Words that are written out, and quoted texts. A variable of the shell by itself is shown.
+_LITERAL = frozenset(("word", "raw_string", "ansi_c_string", "number", "concatenation", "string"))
+_OPEN = re.compile(rb"(?<![\w$])(?P<name>[A-Za-z_]\w{0,80})=(?P<quote>[\"'])")
 
 
 def _end(words: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 #: Words that name a secret wherever they stand in a name, and those that other names run together with.
 _STRONG = re.compile(
     r"\w*(?:passwords?|passwd|passphrase|api_?keys?|secretkey|privatekey|authtoken|accesstoken)|\w*secret|passwort|passcode"
-    r"|credentials?|authkey|accesskey|bearer|jwt|cookies?"
+    r"|creds?|credentials?|authorization|pswd|kennwort|authkey|accesskey|bearer|jwt|cookies?"
 )
 #: Words that name a secret together with `key`: `SIGNING_KEY`.
 _KEYS = re.compile(

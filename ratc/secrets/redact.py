@@ -17,10 +17,22 @@ from ratc.yaml.write import scalar
 STARS = "***"
 #: A name as it stands before its value; a bound keeps a long word from being looked at again and again.
 _NAME = r"(?<![\w.-])(?<!\$\{)(?P<name>[A-Za-z_][\w.-]{0,120})"
-_ASSIGNED = re.compile(_NAME + r"[\"']?\s{0,20}(?P<sign>:=|[:=])\s{0,20}")
+_ASSIGNED = re.compile(_NAME + r"[\"']?\s{0,20}(?P<sign>[:+]=|[:=])\s{0,20}")
+#: `setenv NAME VALUE` of csh, and what tools keep: `conda config --set token VALUE`.
+_SET = re.compile(
+    r"\b(?:setenv|config(?:\s{1,20}(?:--?[\w-]{1,40}|set|add)){0,5})\s{1,20}(?P<name>[A-Za-z_][\w.-]{0,120})(?P<sign>\s{1,20})"
+)
 _OPTION = re.compile(r"(?<![\w-])--?(?P<name>[A-Za-z][\w-]{0,60})(?P<sign>=|\s{1,20})(?!-)")
 _QUOTED = r"\"(?:[^\"\\]|\\[\s\S]){0,1000}\"|'(?:[^']|''){0,1000}'"
-_VALUE = re.compile(rf"{_QUOTED}|\$\{{[^}}]{{0,200}}\}}|\$\([^)]{{0,200}}\)|[^\s,}}\]\"';&]+")
+_RUN = r"\$\{[^}]{0,200}\}|\$\([^)]{0,200}\)|`[^`]{0,200}`"
+_VALUE = re.compile(rf"{_RUN}|\$?(?:{_QUOTED})|[^\s,}}\]\"';&]+")
+#: The same as far as a shell may read it: `a"b"c`, `a,b`, `a\\ b`, `(a b)`.
+_WORD_OF_A_SHELL = re.compile(
+    rf"(?:{_RUN}|\$?(?:{_QUOTED})|\([^)\n]{{0,200}}\))?"
+    r"(?:\\[\s\S]|\"[^\"\s]{0,200}\"|'[^'\s]{0,200}'|,(?=[^\s\"'\]}])|[^\s,}\]\"';&\\])*"
+)
+#: What a shell is told to work out, and the script itself gives.
+_SPELLED = re.compile(r"\b(?:echo|printf)\s(?:\s*-\w+\s)?(?:\s*['\"]?%[\w\\]{1,8}['\"]?\s)?\s*(?![\"']?\$|\s)|<<")
 #: Commands that take a secret as a word, as their manuals have it.
 _COMMANDS = (
     re.compile(
@@ -39,6 +51,10 @@ _COMMANDS = (
     re.compile(r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9_.~+/=-]{16,})"),
     re.compile(r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>\S+)"),
     re.compile(rf"\blogin\s*\([^)\n]{{0,200}}?\b(?:key|token)\s*=\s*(?P<value>{_QUOTED})"),
+    re.compile(r"\blogin\s*\(\s*(?P<value>\"[^\"\s]{8,200}\"|'[^'\s]{8,200}')"),
+    re.compile(r"[?&](?:sig|signature|x-amz-(?:signature|security-token))=(?P<value>[^\s&'\"]+)", re.I),
+    re.compile(r"(?i)\buid=[^;\s]{1,80};\s?pwd=(?P<value>[^;\s'\"]+)"),
+    re.compile(r"\b(?:smbclient|mount\.cifs)\s[^|;&\n]{0,200}?-U\s?[^\s%]+%(?P<value>\S+)"),
 )
 _WORD = re.compile(r"[^\s'\"`]+")
 #: What stands for a secret and is none: stars, a variable of the shell, a place to fill in, a word of a vocabulary.
@@ -100,7 +116,8 @@ def _is_random(text: str) -> bool:
 
 
 def _stands_in(text: str) -> bool:
-    return _STAND_IN.fullmatch(text.strip().strip("\"'")) is not None
+    text = text.strip().strip("\"'")
+    return _STAND_IN.fullmatch(text) is not None and not (text[:1] in "$`" and _SPELLED.search(text))
 
 
 def redact(text: str) -> str:
@@ -149,10 +166,10 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
         for match in command.finditer(text):
             if not _stands_in(match["value"]):
                 yield match.span("value")
-    for pattern in (_ASSIGNED, _OPTION):
+    for pattern in (_ASSIGNED, _OPTION, _SET):
         for match in pattern.finditer(text):
             if names_secret(match["name"]):
-                value = _VALUE.match(text, match.end())
+                value = (_VALUE if ":" in match["sign"] else _WORD_OF_A_SHELL).match(text, match.end())
                 if value and _is_assigned(match["name"], match["sign"], value[0], printed):
                     yield value.span()
 

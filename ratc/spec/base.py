@@ -16,6 +16,8 @@ COMPUTE_CAPABILITY = r"^(?:[1-9]|1[0-9])\.[0-9]$"
 MEMORY = r"^(0{0,8}[1-9][0-9]{0,8}(\.[0-9]{1,9})?|0{1,9}\.0{0,8}[1-9][0-9]{0,8}) ?([KMGTkmgt]([iI]?[bB])?)?$"
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
+#: Pixels or voxels along one side of an image.
+Side = Annotated[int, Field(ge=1, le=65_536)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Bytes = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]

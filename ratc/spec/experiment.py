@@ -26,6 +26,7 @@ from ratc.spec.base import (
     PositiveInt,
     Probability,
     Section,
+    Side,
     TaskName,
     Text,
     Variable,
@@ -329,7 +330,7 @@ class Data(Section):
         examples=["/shared/ISIC2018", "data"],
     )
     image_size: Annotated[
-        PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=3)],
+        Side | Annotated[list[Side], Field(min_length=2, max_length=3)],
         Key((*LEARNT, Effect.MEMORY), "other images", memory="depends", option="image-size", order=7),
     ] = Field(
         256,

@@ -13,6 +13,12 @@ __version__ = "0.1.0"
 
 leave_out()
 
+if sys.argv[:1] == ["-m"] and os.environ.get("TORCH_LOGS"):
+    # Most modules that are started so import torch before they can say anything.
+    from ratc_runtime.config.torch_logs import refuse
+
+    refuse()
+
 
 def __getattr__(name: str) -> object:
     """`UnifiedTrainer` and `plan`, imported when they are used: preflight has to stay fast."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 
-from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.preflight import check_torch_logs
+from ratc_runtime.errors import visible
 
 COMMANDS = {
     "evaluate": ("ratc_runtime.commands.evaluate", "score a checkpoint on one split of the data"),
@@ -23,16 +21,11 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]
-        try:
-            check_torch_logs(os.environ)
-        except RuntimeFinding as finding:
-            print(finding.render(), file=sys.stderr)
-            return 1
         return int(import_module(COMMANDS[name][0]).main())
     asked = name in ("-h", "--help")
     lines = [f"  {command:<9} {text}" for command, (_, text) in COMMANDS.items()]
     if not asked:
-        lines = [f"there is no command `{name}`", *lines]
+        lines = [visible(f"there is no command `{name}`"), *lines]
     print("usage: python -m ratc_runtime COMMAND …\n", *lines, sep="\n", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 

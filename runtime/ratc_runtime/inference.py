@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,22 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.header import lock_of, read
-from ratc_runtime.checkpoint.weights import load_into
+from ratc_runtime.checkpoint.restored import restored
 from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.data.cache import available_memory
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models import trusted
-from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
+from ratc_runtime.training.out_of_memory import explain
 
 #: What an output folder is asked for, in this order; those without a suffix are DeepSpeed's.
 _IN_A_RUN = ("best.pt", "best", "last.pt", "last")
+
+#: Most bytes of one image as float32: 16,384 x 16,384 pixels of one channel. What is larger takes minutes to make.
+_MOST_BYTES = 2**30
 
 
 class Predictor(BaseEngine):
@@ -32,7 +38,17 @@ class Predictor(BaseEngine):
 
     def __init__(self, lock: Lock, model: nn.Module, device: torch.device) -> None:
         super().__init__(lock, World(0, 1, device))
+        self._lock = lock
         self.module = self.model = model.to(device).eval()
+
+    def predict(self, image: Any) -> Any:
+        """Return the outputs for a batch; raise R509 if the model fails, R511 if memory does not hold them."""
+        try:
+            return super().predict(image)
+        except RuntimeFinding:
+            raise
+        except Exception as error:  # a checkpoint's lock may give sizes that its model cannot take
+            raise unfit(self._lock, error, self.world.device) from error
 
 
 class _PartPredictor(Predictor):
@@ -124,8 +140,8 @@ def open_checkpoint(
 
     A model of one's own is built only if it is trusted (`trusted.allows`); it is looked for as when it trained, from
     the working folder on. Raises R584 for one that is not trusted, R504 if there is no
-    such device, R505 for a lock that cannot be read, R508 if the checkpoint is damaged or there is none, R509 where
-    the model cannot be built or has other weights.
+    such device, R505 for a lock that cannot be read, R508 if the checkpoint is damaged or there is none, R511 for
+    images that memory does not hold, R509 where the model cannot be built or has other weights.
     """
     path = _found(checkpoint)
     exported = path.suffix == ".safetensors"
@@ -136,11 +152,37 @@ def open_checkpoint(
     where, fingerprint = _device(device), lock.fingerprint()
     lock = _alone(lock, where, batch_size)
     check_trust([lock.model.name], path, trust)
-    model = build_model(lock)
-    load_into(model, lock.model.name, path, trust)
+    check_room(lock)
+    model = restored(lock, path, trust)
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)
     return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
+
+
+def unfit(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:
+    """Return what is told of a model that fails on images of its lock's size: R511 for want of memory, else R509."""
+    size, words = " x ".join(map(str, lock.data.image_size)), " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    if isinstance(error, MemoryError) or explain(error, device) or explain(error, torch.device("cpu")):
+        return RuntimeFinding(
+            "R511", f"memory does not hold what the model makes of images of {size}", words, "try --batch-size 1"
+        )
+    return RuntimeFinding("R509", f"model {lock.model.name} fails on images of {size}", words)
+
+
+def check_room(lock: Lock) -> None:
+    """Raise R511 for images that are too large for this machine's memory, or beyond all sense: the lock may be
+    anybody's.
+    """
+    data, free = lock.data, available_memory()
+    pixels = sum(math.prod(max(1, round(side * scale)) for side in data.image_size) for scale in data.scales)
+    needed = 4 * data.channels * pixels
+    if needed > _MOST_BYTES or (free and needed > free):
+        size = " x ".join(map(str, data.image_size))
+        raise RuntimeFinding(
+            "R511",
+            f"memory does not hold one image of {size} with {data.channels} channel(s), as the lock has them",
+            f"it takes {needed:,} bytes; {free:,} are free, and {_MOST_BYTES:,} are taken at most",
+        )
 
 
 def _found(path: Path) -> Path:
@@ -165,7 +207,10 @@ def _device(named: str | None) -> torch.device:
 
 
 def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
-    """The lock for one process on a device: nothing that decides an output but the precision of a CPU."""
+    """The lock for one process on a device: nothing that decides an output but the precision of a CPU.
+
+    Loader processes are as many as this machine has cores: the lock is of another one.
+    """
     training = lock.training.replace(
         micro_batch_size=batch_size or lock.training.micro_batch_size,
         activation_checkpointing=False,
@@ -174,7 +219,9 @@ def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
     if device.type == "cpu" and training.precision == "fp16":
         warn("the model was trained in fp16, which the CPU does not do well: it is used in fp32")
         training = training.replace(precision="fp32")
+    workers = min(lock.data.num_workers, len(os.sched_getaffinity(0)))
+    data = lock.data.replace(num_workers=workers, prefetch_factor=2 if workers else None)
     parallel = lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1)
     kind = "cuda" if device.type == "cuda" else "cpu"
     hardware = lock.hardware.replace(device=kind)
-    return lock.replace(training=training, parallel=parallel, hardware=hardware)
+    return lock.replace(training=training, parallel=parallel, hardware=hardware, data=data)

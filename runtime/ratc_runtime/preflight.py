@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
@@ -402,23 +401,6 @@ def warn_of_variables(environment: Mapping[str, str]) -> None:
             warn(f"{name} is read when compiling; it does not change this run (the lock decides)")
 
 
-def check_torch_logs(environment: Mapping[str, str]) -> None:
-    """Raise R587 if torch cannot be imported for what TORCH_LOGS asks for. Asking torch itself takes seconds, which are
-    spent only if the variable is set.
-    """
-    if not environment.get("TORCH_LOGS"):
-        return
-    command = [sys.executable, "-c", "import torch"]
-    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
-    if done.returncode and "TORCH_LOGS" in done.stderr:
-        raise RuntimeFinding(
-            "R587",
-            "torch cannot be imported with this TORCH_LOGS",
-            f"it is {environment['TORCH_LOGS']!r:.100}, with a name that torch does not know",
-            "unset TORCH_LOGS; TORCH_LOGS=help shows the names",
-        )
-
-
 def check_trackers(lock: Lock) -> None:
     """Raise R524 if the lock tracks with a package that is not there: a month later is late to notice."""
     if lock.logging.wandb:
@@ -522,7 +504,6 @@ def main(argv: list[str] | None = None) -> int:
     # What else the script was called with is for training.
     arguments, _ = parser.parse_known_args(argv)
     try:
-        check_torch_logs(os.environ)
         lock = read_any(arguments.lock)
         if isinstance(lock, ProgramLock):
             check_program(lock, arguments.lock, os.environ)

@@ -1,11 +1,12 @@
-"""Mutations of valid texts, and the law that a parser of a stranger's text keeps: it ends in its time, gives a value
-or a coded diagnostic, never a traceback, and changes nothing outside of the folder.
+"""Mutations of valid texts, and the law that a parser of a stranger's text keeps: it ends in its time and memory, gives
+a value or a coded diagnostic, never a traceback, and changes nothing outside of the folder.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 
 #: Seconds that no input may take. A hang takes for ever; what a slow machine needs is far below.
 LIMIT_S = 60
+#: Bytes that reading one input may take beside what the process has.
+MEMORY_BYTES = 2 * 2**30
 #: What is put in the place of a token, or between two: each is made to break one kind of reader.
 ODD = (
     "",
@@ -123,7 +126,7 @@ def texts(*seeds: str) -> st.SearchStrategy[bytes]:
 
 @contextmanager
 def lawful(folder: Path) -> Iterator[None]:
-    """Run what stands within in time, and without effect on the folder's neighbours."""
+    """Run what stands within in time and memory, and without effect on the folder's neighbours."""
     before = sorted(os.listdir(folder.parent))
 
     def late(number: int, frame: Any) -> None:
@@ -131,9 +134,13 @@ def lawful(folder: Path) -> Iterator[None]:
 
     former = signal.signal(signal.SIGALRM, late)
     signal.alarm(LIMIT_S)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, limits[1]))
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.alarm(0)
         signal.signal(signal.SIGALRM, former)
     assert sorted(os.listdir(folder.parent)) == before

@@ -2,17 +2,21 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from ratc_runtime import inference
 from ratc_runtime.checkpoint import files, header, weights
 from ratc_runtime.commands import evaluate, export, predict
+from ratc_runtime.config.lock import read_lock
 from ratc_runtime.errors import RuntimeFinding, visible
 
 from tests.places import ROOT
+from tests.security.fuzz import LIMIT_S
 
 LOCK = ROOT / "tests" / "cases" / "product-document-cpu" / "expected" / "lock.yaml"
 NAME = "\x1b[31m\n::error::x ##[error]y"
@@ -59,6 +63,81 @@ def test_a_checkpoint_of_another_form_is_named(
         said = capsys.readouterr().err
         assert "error[R508]" in said
         assert not any(line.lstrip().startswith("::") or "##[" in line or "\x1b" in line for line in said.splitlines())
+
+
+ABSURD: dict[str, tuple[str, Any, str]] = {
+    "loader processes": ("data.num_workers", 1_000_000, "R508"),
+    "less than none": ("data.num_workers", -1, "R508"),
+    "batches ahead": ("data.prefetch_factor", -3, "R508"),
+    "pixels of a side": ("data.image_size", [2_000_000, 1], "R508"),
+    "pixels": ("data.image_size", [40_000, 40_000], "R511"),
+    "levels": ("data.scales", [1.0] * 100_000, "R508"),
+    "a factor": ("data.scales", [1e308], "R508"),
+    "channels": ("data.channels", 10**6, "R508"),
+    "classes": ("data.num_classes", 10**9, "R508"),
+    "blocks": ("model.args.num_blocks", 10**7, "R509"),
+    "width": ("model.args.feature_dims", 10**9, "R509"),
+    "width that is built": ("model.args.feature_dims", 65_536, "R509"),
+    "no width": ("model.args.feature_dims", -1, "R509"),
+    "a seed": ("seed", -(2**62), "R508"),
+    "no stride": ("model.args.stride", 0, "R509"),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_numbers_of_a_lock_are_refused_before_they_take_time_or_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where, value, code = ABSURD[name]
+    lock = yaml.safe_load(LOCK.read_text())
+    *parents, key = where.split(".")
+    inner = lock
+    for parent in parents:
+        inner = inner[parent]
+    assert key in inner
+    inner[key] = value
+    made(Path("bad.pt"), lock=json.dumps(lock, default=str))
+    for command, words in (
+        (predict, ["bad.pt", ".", "-o", "masks"]),
+        (evaluate, ["bad.pt"]),
+        (export, ["bad.pt", "-o", "out.onnx"]),
+    ):
+        begun = time.monotonic()
+        assert command.main(words) == 1
+        assert f"error[{code}]" in capsys.readouterr().err
+        assert time.monotonic() - begun < LIMIT_S
+
+
+def test_what_a_model_raises_at_images_of_its_lock_is_told(tmp_path: Path) -> None:
+    lock = read_lock(LOCK)
+    for error, code in (
+        (RuntimeError("Kernel size can't be greater than actual input size"), "R509"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "R511"),
+        (MemoryError(), "R511"),
+    ):
+
+        class Model(torch.nn.Module):
+            def forward(self, _image: Any, error: Exception = error) -> Any:
+                raise error
+
+        with pytest.raises(RuntimeFinding) as caught:
+            inference.Predictor(lock, Model(), torch.device("cpu")).predict(torch.zeros(1))
+        assert caught.value.code == code
+
+
+def test_loader_processes_are_as_many_as_there_are_cores() -> None:
+    lock = read_lock(LOCK)
+    many = lock.replace(data=lock.data.replace(num_workers=1024, prefetch_factor=10**9))
+    alone = inference._alone(many, torch.device("cpu"), None)
+    assert 1 <= alone.data.num_workers <= (os.cpu_count() or 1)
+    assert alone.data.prefetch_factor == 2
+
+
+def test_shards_whose_lock_lacks_their_stage_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFinding) as caught:
+        weights._consolidated(tmp_path, {"lock": "{}"}, False)
+    assert caught.value.code == "R520"
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:

@@ -363,6 +363,99 @@ def voxels(data: bytes, err: Callable[[], str]) -> None:
         decode_image(Path(write("some.nii", data)), Recipe(1, 2, None, None))
 
 
+def pictured_folder() -> None:
+    for name, content in (("images/a.png", picture("PNG")), ("images/b.png", picture("PNG"))):
+        write(name, content)
+    for name in ("a", "b"):
+        write(f"masks/{name}_segmentation.png", mask())
+
+
+def mask() -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("L", (8, 6), 255).save(file, "PNG")
+    return file.getvalue()
+
+
+SPLITS = '{"train": ["a"], "val": ["b"], "test": []}'
+
+
+@target("splits", texts(SPLITS, '{"train": ["a", "b"], "val": ["../b"], "test": ["c"]}'))
+def split_lists(data: bytes, err: Callable[[], str]) -> None:
+    from ratc_runtime.data import lengths
+    from ratc_runtime.data.isic import IsicSegmentation
+    from ratc_runtime.data.volumes import VolumePatches
+    from ratc_runtime.errors import RuntimeFinding
+
+    pictured_folder()
+    write("splits.json", data)
+    lengths._read(Path("splits.json"))
+    for kind, size in ((IsicSegmentation, (6, 8)), (VolumePatches, (2, 2, 2))):
+        for skip in (True, False):
+            with contextlib.suppress(RuntimeFinding):
+                found: Any = kind(Path(), "train", size, skip_missing=skip)  # type: ignore[arg-type]
+                [found[number] for number in range(len(found))]
+
+
+@target(
+    "masks",
+    st.tuples(
+        st.sampled_from((1, 3)), st.sampled_from((None, 0.5, 9)), st.one_of(damaged(mask()), damaged(picture("PNG")))
+    ),
+)
+def masked(data: tuple[int, Any, bytes], err: Callable[[], str]) -> None:
+    from ratc_runtime.data.isic import IsicSegmentation
+    from ratc_runtime.errors import RuntimeFinding
+
+    classes, threshold, content = data
+    pictured_folder()
+    write("splits.json", SPLITS.encode())
+    write("masks/a_segmentation.png", content)
+    with contextlib.suppress(RuntimeFinding):
+        found = IsicSegmentation(Path(), "train", (6, 8), num_classes=classes, mask_threshold=threshold)
+        found.header(0)
+        found[0]
+
+
+ANNOTATIONS = json.dumps(
+    {
+        "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2.5, 3, 1e0], "iscrowd": 0, "area": 3}],
+        "categories": [{"id": 7, "name": "x"}],
+    }
+)
+
+
+@target("annotations", texts(ANNOTATIONS))
+def annotated(data: bytes, err: Callable[[], str]) -> None:
+    from ratc_runtime.data import lengths
+    from ratc_runtime.data.coco import CocoDetection
+    from ratc_runtime.errors import RuntimeFinding
+
+    write("images/train/a.png", picture("PNG"))
+    lengths._read(Path(write("annotations/instances_train.json", data)))
+    for skip in (True, False):
+        with contextlib.suppress(RuntimeFinding):
+            found = CocoDetection(Path(), "train", (6, 8), skip_missing=skip, num_classes=1)
+            [(found.header(number), found[number]) for number in range(len(found))]
+
+
+@target("masks-of-volumes", st.tuples(damaged(volume()), st.sampled_from((1, 3))))
+def voxel_masks(data: tuple[bytes, int], err: Callable[[], str]) -> None:
+    from ratc_runtime.data.volumes import VolumePatches
+    from ratc_runtime.errors import RuntimeFinding
+
+    write("images/a.nii", volume())
+    write("masks/a_segmentation.nii", data[0])
+    write("splits.json", b'{"train": ["a"]}')
+    with contextlib.suppress(RuntimeFinding):
+        found = VolumePatches(Path(), "train", (2, 2, 2), num_classes=data[1])
+        found[0]
+
+
 @target("checkpoint", st.one_of(st.binary(max_size=200), texts("PK\x03\x04")))
 def checkpoint(data: bytes, err: Callable[[], str]) -> None:
     from ratc_runtime.checkpoint import header

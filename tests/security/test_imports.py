@@ -205,6 +205,27 @@ LEAKS = (
     f"curl -u me:{SECRET} https://host",
     f"#SBATCH --comment=password={SECRET}",
     f"cat > ~/.netrc <<E\nmachine host login me password {SECRET}\nE",
+    f"export DB_PASS=$(echo {SECRET})",
+    f"export DB_PASS=`echo {SECRET}`",
+    f'export DB_PASS="$(printf %s {SECRET} | base64 -d)"',
+    f"export DB_PASS=$(cat <<E\n{SECRET}\nE\n)",
+    f"export DB_PASS=one,{SECRET}",
+    f'export DB_PASS="one"{SECRET}',
+    f"export DB_PASS=$'{SECRET}'",
+    f"export DB_PASS=one\\ {SECRET}",
+    f"export DB_PASS+={SECRET}",
+    f"DB_PASS=(one {SECRET})",
+    f"setenv DB_PASS {SECRET}",
+    f"export DB_PASS='one\n{SECRET}",
+    f"conda config --set token {SECRET}",
+    f"cat > x <<E\n{SECRET}\nE",
+    f"if true; then\ncat > x <<'E'\n{SECRET}\nE\nfi",
+    f"kinit me <<< {SECRET}",
+    f"kinit me <<< 'one {SECRET}'",
+    f"echo {SECRET} | kinit me",
+    f"echo 'one {SECRET}' >> ~/.pgpass",
+    f"python train.py --api-key one,{SECRET}",
+    f"curl -H 'Authorization: {SECRET}' https://host",
 )
 
 
@@ -215,6 +236,16 @@ def test_no_secret_of_a_script_is_copied_or_told(line):
         assert status == 0
         assert SECRET not in out
         assert SECRET not in err
+
+
+def test_what_a_script_hands_on_is_starred_and_the_rest_of_the_line_is_told():
+    _, out, _ = imported(
+        '#!/bin/sh\n#SBATCH -N 1\ncat <<E > x\nsome\nE\necho "$A" $B | tee x\necho plain\nml load cuda\n'
+    )
+    assert "cat <<E > x **** E" in out
+    assert "echo **** $B" in out
+    assert "echo plain" in out
+    assert "cuda" in out
 
 
 def test_keys_of_known_forms_are_not_copied():

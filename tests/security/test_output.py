@@ -266,6 +266,21 @@ def test_a_difference_commands_nothing(form, capsys):
         assert not commands(told)
 
 
+@pytest.mark.parametrize("value", ["##[error]x", "a ##vso[task.x]y", "\\n::error::x", "a\\n  ::warning::x"])
+def test_a_page_on_standard_output_commands_no_runner(value, capsys):
+    """In a quoted line, a text of several lines, a name; and readers of the page see what was written."""
+    from html5lib import parse
+
+    Path("spec.yaml").write_text(f'{GOOD}description: "{value}"\nenvironment: {{variables: {{A: "{value}"}}}}\n')
+    Path("other.yaml").write_text(GOOD)
+    for sides in (("spec.yaml",), ("other.yaml", "spec.yaml"), ("spec.yaml", "other.yaml")):
+        page = run("report", *sides, "-o", "-", capsys=capsys)
+        assert page.startswith("<!doctype html>")
+        assert not commands(page)
+        if len(sides) == 1:
+            assert value.split("\\n")[-1] in "".join(parse(page, namespaceHTMLElements=False).itertext())
+
+
 def test_a_page_turns_no_text(capsys):
     Path("spec.yaml").write_text(ARGS)
     run("report", "spec.yaml", "-o", "page.html", capsys=capsys)
@@ -285,3 +300,15 @@ def test_names_and_arguments_of_the_command_line_command_nothing(capsys):
         told = run(*arguments, capsys=capsys)
         assert all(char == "\n" or char.isprintable() for char in told), told
         assert not commands(told)
+
+
+def test_a_file_that_git_compares_line_by_line_commands_nothing(capsys):
+    """A version that is no spec, as another tool's or a broken one, is told by its lines."""
+    Path("old.yaml").write_text("[\n::error::x\n\x1b[2J\nMY_TOKEN: sEcReT1\n")
+    Path("new.yaml").write_text("[\n::error::x\n##[error]y\u202e\nMY_TOKEN: sEcReT2\n")
+    told = run("diff", "--git-driver", "a.yaml", "old.yaml", "0", "0", "new.yaml", "0", "0", capsys=capsys)
+    assert "##" not in told
+    assert "sEcReT" not in told
+    assert "+MY_TOKEN: *" in told
+    assert not commands(told)
+    assert all(char == "\n" or char.isprintable() for char in told)

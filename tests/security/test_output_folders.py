@@ -4,9 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from ratc_runtime import train
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.plots import draw_curves
 from ratc_runtime.output.results import refuse_links
+from ratc_runtime.tasks.detection.figures import draw_boxes
+from ratc_runtime.tasks.detection.picture import Picture as Boxes
+from ratc_runtime.tasks.detection.writing import BoxWriter
+from ratc_runtime.tasks.segmentation.figures import draw_overlays
+from ratc_runtime.tasks.segmentation.picture import Picture as Masks
 
 from tests.places import ROOT
 
@@ -61,3 +68,31 @@ def test_the_folder_of_weights_and_biases_is_no_link(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFinding) as caught:
         refuse_links(tmp_path)
     assert caught.value.code == "R510"
+
+
+ZERO = torch.zeros(1, 8, 8)
+WRITERS = {
+    "curves.png": lambda folder: draw_curves(
+        folder / "curves.png", [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "learning_rate": 0.1}], {}, "x", 1
+    ),
+    "a.png": lambda folder: draw_overlays(folder, [Masks(0, "a", ZERO, ZERO[0], ZERO[0], 0.5, ("x",))]),
+    "b.png": lambda folder: draw_boxes(folder, [Boxes(0, "b", ZERO, torch.zeros(0, 6), torch.zeros(0, 6))], ["x"]),
+    "detections.json": lambda folder: BoxWriter(folder, ["x"], 0.5).close(),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("aim", ["file", "nothing"])
+def test_what_is_written_beside_a_run_replaces_links(name: str, aim: str, tmp_path: Path) -> None:
+    """Of `evaluate`, `predict` and `compress`, which take a folder with whatever stands in it."""
+    outside, folder = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    folder.mkdir()
+    (outside / "file").write_text("kept")
+    for place in (folder / name, folder / f".new.{name}"):
+        place.symlink_to(outside / aim)
+    before = tree(outside)
+    WRITERS[name](folder)
+    assert tree(outside) == before
+    assert [path for path in folder.iterdir() if path.is_symlink()] == []
+    assert (folder / name).stat().st_size > 0

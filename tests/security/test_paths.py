@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "runtime"))
+
 from ratc import files
 from ratc.cli import main
 from tests.effort import HANGS_S
@@ -181,3 +183,73 @@ def test_a_tree_of_git_does_not_lead_out_of_its_folder(
     assert (status, "Traceback" in said) == (0, False), said
     assert not list(outside.rglob("evil.yaml"))
     assert not (outside.parent / "evil.yaml").exists()
+
+
+READ_DATA = """
+import json
+from pathlib import Path
+from ratc_runtime.config.lock import lock_digest
+from ratc_runtime.data import lengths
+from ratc_runtime.data.coco import CocoDetection
+from ratc_runtime.data.isic import IsicSegmentation
+from ratc_runtime.data.volumes import VolumePatches
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.tracking.interface import About
+
+def refused(read):
+    try:
+        read()
+    except (RuntimeFinding, OSError):
+        return
+    raise SystemExit("it was read")
+
+lengths._read(Path("splits.json"))
+lengths._read(Path("annotations/instances_train.json"))
+refused(lambda: IsicSegmentation(Path(), "train", (6, 8)))
+refused(lambda: CocoDetection(Path(), "train", (6, 8)))
+Path("splits.json").unlink()
+Path("splits.json").write_text(json.dumps({"train": ["a"]}))
+refused(lambda: IsicSegmentation(Path(), "train", (6, 8))[0])
+refused(lambda: VolumePatches(Path(), "train", (2, 2, 2))[0])
+refused(lambda: About.read(Path("about.json"), Path()))
+Path("point.yaml").write_text("shared: shared.yaml")
+refused(lambda: lock_digest(Path("point.yaml")))
+"""
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "/dev/tty"])
+def test_so_are_those_of_a_data_set_and_of_a_run(kind: str, here: Path) -> None:
+    for name in ("images", "masks", "annotations"):
+        os.mkdir(name)
+    for name in (
+        "splits.json",
+        "annotations/instances_train.json",
+        "images/a.png",
+        "masks/a_segmentation.png",
+        "images/a.nii",
+        "masks/a_segmentation.nii",
+        "about.json",
+        "shared.yaml",
+    ):
+        put(name, kind)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_DATA],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_list_that_only_says_that_it_is_long_is_refused(here: Path) -> None:
+    from ratc_runtime.data.folders import split_names
+    from ratc_runtime.errors import RuntimeFinding
+
+    with open("splits.json", "wb") as file:
+        file.truncate(10 * 2**40)
+    with pytest.raises(RuntimeFinding) as caught:
+        split_names(Path(), "train")
+    assert caught.value.code == "R506"

@@ -1,10 +1,17 @@
-"""Processes that ratc starts to look at something do not read what torch shall log."""
+"""TORCH_LOGS: what only looks at something does not read it; what trains refuses names that torch does not know."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ratc.cli import main
+from tests.effort import HANGS_S
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_data_check_does_not_read_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +36,18 @@ def test_tracing_does_not_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_LOGS", "bad")
     work = type("Work", (), {"variables": {}, "gpu": False})()
     assert "TORCH_LOGS" not in child_process._environment(work, "runtime")
+
+
+@pytest.mark.parametrize("name", ["train", "data.check", "preflight", "commands.predict", "extras.range_test"])
+def test_a_module_that_is_started_directly_refuses_it(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"ratc_runtime.{name}", "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime"), "TORCH_LOGS": "bad"},
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error[R587]"), done.stderr
+    assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from ratc import __version__, resources, units
 from ratc.comparison import words
 from ratc.comparison.model import Comparison, Side
 from ratc.diagnostics import Diagnostic, Severity
-from ratc.markup import html_text
+from ratc.markup import html_text, page
 from ratc.plan import Plan
 from ratc.render.html import changes, code, memory, values
 from ratc.render.timeline import Drawing
@@ -328,7 +328,8 @@ def _render(template: str, **told: Any) -> str:
     own = {"style": Markup(style), "script": Markup(script)}  # files of ratc's own
     if told.get("timeline"):
         told["timeline"] = Markup(told["timeline"])  # its own renderer escapes it
-    return _environment().get_template(template).render(**told, **own, policy=policy, version=__version__)
+    made = _environment().get_template(template).render(**told, **own, policy=policy, version=__version__)
+    return page(made)
 
 
 def _digest(text: str) -> str:

@@ -81,9 +81,9 @@ def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
 
 
 def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, torch.Tensor]:
-    stage = json.loads(header["lock"])["engine"]["zero_stage"]
     trust = trusted.allows(path, trust)
     try:
+        stage = json.loads(header["lock"])["engine"]["zero_stage"]
         with contextlib.nullcontext() if trust else _harmless():
             weights = _whole(path) if stage == 0 else _shards(path)
     except pickle.UnpicklingError as error:

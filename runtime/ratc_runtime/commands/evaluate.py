@@ -18,7 +18,7 @@ from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.inference import Opened
 from ratc_runtime.output.progress import say_scores
-from ratc_runtime.output.results import finite
+from ratc_runtime.output.results import finite, unwritable
 from ratc_runtime.training.evaluation import Evaluation, evaluate
 
 #: Samples that are drawn.
@@ -29,7 +29,7 @@ def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = Non
     """Return the scores on a split, and the overlays drawn of a few samples.
 
     Raises R506 and R536 to R541 for the data, R509 if data set or loss cannot be built, R584
-    if they are code that is not trusted.
+    if they are code that is not trusted, R510 if pictures cannot be written.
     """
     lock, task = model.lock, model.task
     parts = list((lock.tasks or {}).values())
@@ -44,7 +44,10 @@ def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = Non
         move(model.engine.world.device)
     loader = open_evaluation(dataset, lock, 0, task)
     found = evaluate(model.engine, loader, criterion, task, _PICTURES if pictures is not None else 0)
-    return found, task.draw(pictures, found.pictures) if pictures is not None else []
+    try:
+        return found, task.draw(pictures, found.pictures) if pictures is not None else []
+    except OSError as error:
+        raise unwritable(pictures or Path(), error) from None
 
 
 def _record(model: Opened, split: str, data_dir: Path, found: Evaluation) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(finite(record), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error)) from None
+        raise unwritable(path, error) from None
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -66,7 +66,10 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
         raise RuntimeFinding("R520", f"{arguments.output} exists", help="name another file, or give --force")
     lock = lock_of(read(arguments.checkpoint))
     check_trust([lock.model.name], arguments.checkpoint, arguments.trust)
-    size, apart = export_onnx.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
+    try:
+        size, apart = export_onnx.write(arguments.checkpoint, lock, arguments.output, arguments.trust)
+    except OSError as error:
+        raise RuntimeFinding("R520", f"cannot write {arguments.output}", str(error)) from None
     say(f"written: {arguments.output}, {size:,} bytes; run by ONNX Runtime: {apart:.1e} of the largest number apart")
     return 0
 

@@ -19,7 +19,7 @@ from ratc_runtime import inference, pytree
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import Opened
-from ratc_runtime.output.results import prepare_output
+from ratc_runtime.output.results import prepare_output, unwritable
 from ratc_runtime.tasks.base import Writer
 
 
@@ -46,7 +46,7 @@ def predict(model: Opened, images: Sequence[Path], output: Path, threshold: floa
     try:
         writer.close()
     except OSError as error:
-        raise _unwritable(output, error) from None
+        raise unwritable(output, error) from None
     return bad
 
 
@@ -65,7 +65,7 @@ def _write(model: Opened, group: list[Piece], writer: Writer) -> None:
         try:
             writer.add(piece, pytree.select(outputs, [row]))
         except OSError as error:
-            raise _unwritable(writer.path_of(piece.path), error) from None
+            raise unwritable(writer.path_of(piece.path), error) from None
 
 
 def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
@@ -80,10 +80,6 @@ def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
         seen[path] = image
         if path.exists() and not force:
             raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
-
-
-def _unwritable(path: Path, error: OSError) -> RuntimeFinding:
-    return RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error))
 
 
 def _share(text: str) -> float:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ratc_runtime.config.consistency import contradictions
 from ratc_runtime.config.refusal import LOCK_VERSION, not_plain, refuse_all, unreadable, wrong_values
-from ratc_runtime.config.yaml_file import load_yaml
+from ratc_runtime.config.yaml_file import MAX_LOCK_BYTES, load_yaml, open_regular
 
 #: An artifact's path from its lock's folder: nothing outside of that folder.
 _ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -140,18 +140,18 @@ class Data(Section):
         description="Folder of the data, relative to the spec's folder, which run.sh changes to. `--data-dir` or "
         "`RAT_DATA_DIR` replaces it when the script runs."
     )
-    image_size: list[Positive] = Field(
+    image_size: list[Annotated[int, Field(gt=0, le=65_536)]] = Field(
         min_length=2, max_length=3, description="Height and width; for patches of volumes depth, height and width."
     )
-    channels: Positive = Field(description="1 for grey images, 3 for RGB.")
-    num_classes: Positive = Field(
+    channels: Annotated[int, Field(ge=1, le=1024)] = Field(description="1 for grey images, 3 for RGB.")
+    num_classes: Annotated[int, Field(ge=1, le=256)] = Field(
         description="1 means foreground and background. From 2 on masks hold class numbers, and 0 is the background. "
         "For detection, the classes of objects."
     )
     class_names: list[str] = Field(description="Names of the classes, `num_classes` of them.")
     ignore_index: int | None = Field(description="Class number of pixels that do not count; null if all count.")
-    scales: list[PositiveFloat] = Field(
-        min_length=1, description="Image pyramid; more than one scale needs `model.multi_scale`."
+    scales: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        min_length=1, max_length=8, description="Image pyramid; more than one scale needs `model.multi_scale`."
     )
     on_bad_sample: Literal["fail", "skip"] = Field(description="Reaction to a sample that cannot be read.")
     augmentations: list[dict[str, Any]] = Field(
@@ -159,10 +159,10 @@ class Data(Section):
     )
     cache: Literal["none", "memory", "disk"] = Field(description="Place in which decoded images are kept.")
     cache_size_bytes: int | None = Field(description="Largest size of the cache on a node; null without a cache.")
-    num_workers: int = Field(description="Loader processes of each training process.")
+    num_workers: int = Field(ge=0, le=1024, description="Loader processes of each training process.")
     pin_memory: bool = Field(description="Whether batches are copied to pinned host memory.")
     persistent_workers: bool = Field(description="Whether loader processes live on from epoch to epoch.")
-    prefetch_factor: int | None = Field(
+    prefetch_factor: Positive | None = Field(
         description="Batches that each loader process prepares ahead; null if `num_workers` is 0."
     )
 
@@ -176,8 +176,8 @@ class Evaluation(Section):
 class Detection(Section):
     """The detection head. It is there with `task_type: detection`, and only with it."""
 
-    queries: Positive = Field(description="Object queries: the most objects in an image.")
-    decoder_layers: Positive = Field(description="Layers of the decoder.")
+    queries: Annotated[int, Field(ge=1, le=2000)] = Field(description="Object queries: the most objects in an image.")
+    decoder_layers: Annotated[int, Field(ge=1, le=24)] = Field(description="Layers of the decoder.")
 
 
 class PartData(Section):
@@ -186,7 +186,7 @@ class PartData(Section):
     folder: str = Field(description="Folder of the task's data in `data.data_dir`.")
     dataset: str = Field(description="As `data.dataset`.")
     args: dict[str, Any] = Field(description="Keyword arguments of the data set.")
-    num_classes: Positive = Field(description="As `data.num_classes`.")
+    num_classes: Annotated[int, Field(ge=1, le=256)] = Field(description="As `data.num_classes`.")
     class_names: list[str] = Field(description="Names of the classes, `num_classes` of them.")
     ignore_index: int | None = Field(description="As `data.ignore_index`.")
 
@@ -307,7 +307,9 @@ class Lock(Section):
     task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
         description="The kind of task. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
     )
-    seed: int = Field(description="Seed of the weights, the order of samples and the augmentations.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        description="Seed of the weights, the order of samples and the augmentations."
+    )
     debug: bool = Field(description="Whether this is a debug run: short, and each step is inspected.")
     model: Model
     training: Training
@@ -467,7 +469,8 @@ def lock_digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         for file in [path] if shared is None else [path.parent / str(shared), path]:
-            digest.update(file.read_bytes())
+            with open_regular(file) as opened:
+                digest.update(opened.read(MAX_LOCK_BYTES))
     except OSError as error:
         raise unreadable(f"{error.filename} cannot be read", error.strerror or str(error)) from None
     return digest.hexdigest()

@@ -6,7 +6,6 @@ As found in the wild the files of a split are called `train` or `train2017`; ima
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from ratc_runtime.data.folders import SKIP_HELP
+from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import is_file, is_possible, listed, nearest, shown
 from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
 from ratc_runtime.errors import RuntimeFinding, warn
@@ -247,12 +247,7 @@ def _damaged(path: Path, message: str) -> RuntimeFinding:
 
 
 def _read(path: Path) -> Any:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RuntimeFinding("R506", f"{path} cannot be read", error.strerror or str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error)) from None
+    content = read_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise _damaged(path, f"it has no list `{key}`")

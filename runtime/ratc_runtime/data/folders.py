@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import ANOTHER_ENDING, nearest, shown
 from ratc_runtime.errors import RuntimeFinding
 
@@ -110,12 +110,7 @@ def split_names(data_dir: Path, split: str) -> list[str]:
     """Return the names of a split in `splits.json`; raise R506 if it is not one, or names stand in two splits."""
     path = data_dir / "splits.json"
     example = 'it is {"train": [names], "val": [names], "test": [names]}, names without suffix'
-    try:
-        splits = json.loads(path.read_bytes(), object_pairs_hook=_once_each)
-    except OSError as error:
-        raise RuntimeFinding("R506", f"{path} cannot be read", error.strerror or str(error), example) from None
-    except (ValueError, RecursionError) as error:
-        raise RuntimeFinding("R506", f"{path} is not valid JSON", str(error), example) from None
+    splits = read_json(path, example, _once_each)
     if not isinstance(splits, dict) or not all(
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
     ):

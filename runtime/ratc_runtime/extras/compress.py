@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ratc_runtime import inference
-from ratc_runtime.atomic import replacing
+from ratc_runtime.atomic import replacing, write_text
 from ratc_runtime.checkpoint.files import fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
@@ -31,7 +31,7 @@ from ratc_runtime.extras.pruning import PRUNED, prune_weights
 from ratc_runtime.extras.quantizing import MODES, quantize, torchao
 from ratc_runtime.inference import Opened
 from ratc_runtime.models.build import build_model
-from ratc_runtime.output.results import finite, prepare_output
+from ratc_runtime.output.results import finite, prepare_output, unwritable
 from ratc_runtime.training.memory_rehearsal import noise
 
 MODEL, REPORT = "model.pt", "report.json"
@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "before": before,
         "after": after,
     }
-    (output / REPORT).write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
+    write_text(output / REPORT, json.dumps(finite(report), indent=2) + "\n")
     say(_table(name, before, after))
     say(f"written: {output / MODEL}, {output / REPORT}")
     if worse > arguments.tolerance:
@@ -240,9 +240,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--trust", action="store_true", help="run code that the checkpoint's lock names, `package.module:callable`"
     )
+    arguments = parser.parse_args(argv)
     try:
-        return _run(parser.parse_args(argv))
-    except RuntimeFinding as finding:
+        return _run(arguments)
+    except (RuntimeFinding, OSError) as error:
+        finding = error if isinstance(error, RuntimeFinding) else unwritable(arguments.output, error)
         print(finding.render(), file=sys.stderr)
         return 1
 

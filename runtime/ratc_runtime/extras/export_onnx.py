@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ratc_runtime import inference
 from ratc_runtime.atomic import replacing
-from ratc_runtime.checkpoint.weights import load_into
+from ratc_runtime.checkpoint.restored import restored
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models.build import build_model
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.memory_rehearsal import noise
 
@@ -32,13 +32,15 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
     """Export a checkpoint's model for its own image size and any number of images, and run the file by ONNX Runtime.
 
     Returns the file's bytes, and the largest difference to the model itself over the largest number that it gives.
-    Raises R551 if the model cannot be exported or the file computes something else, R545 without the packages.
+    Raises R551 if the model cannot be exported or the file computes something else, R545 without the packages, R509
+    or R511 if the model fails on images of its lock's size.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RuntimeFinding("R545", "ONNX is not installed", str(error), _HELP) from None
+    inference.check_room(lock)
     model = _model(checkpoint, lock, trust)
     task = make_task(lock)
     image, _ = noise(task, lock, 2, torch.device("cpu"))
@@ -46,9 +48,12 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
         raise RuntimeFinding("R551", "a model of several inputs, or of several sizes, is not exported to ONNX")
     # What it is compared with is of another number of images than it is exported with, by the published layers.
     other, _ = noise(task, lock, 3, torch.device("cpu"))
-    with torch.no_grad():
-        expected = model(other)
-        make_real(model, image)
+    try:
+        with torch.no_grad():
+            expected = model(other)
+            make_real(model, image)
+    except Exception as error:  # a checkpoint's lock may give sizes that its model cannot take
+        raise inference.unfit(lock, error, torch.device("cpu")) from error
     if not isinstance(expected, torch.Tensor):
         raise RuntimeFinding("R551", f"a model that gives {type(expected).__name__}, not one tensor, is not exported")
     with replacing(output) as work:
@@ -86,9 +91,7 @@ def _export(model: nn.Module, image: torch.Tensor, path: Path) -> None:
 def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
     """The model with its weights, in evaluation mode, with attention as it was published."""
     plain = lock.replace(model=lock.model.replace(attention_memory="full"))
-    model = build_model(plain)
-    load_into(model, lock.model.name, checkpoint, trust)
-    return model.eval()
+    return restored(plain, checkpoint, trust).eval()
 
 
 def make_real(model: nn.Module, image: torch.Tensor) -> int:

@@ -19,6 +19,19 @@ from ratc_runtime.models.lean_attention import keep_no_maps
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 
+#: Of RAT's arguments, the most that is built: a lock may be anybody's, and larger ones take hours or all memory.
+_MOST = {
+    "feature_dims": 65_536,
+    "num_blocks": 1024,
+    "num_heads": 65_536,
+    "iters": 1024,
+    "proj_kernel_size": 4096,
+    "sga_kernel_size": 4096,
+    "stride": 65_536,
+    "mlp_ratio": 1024,
+    "leading_tokens": 65_536,
+}
+
 
 def build_model(lock: Lock) -> nn.Module:
     """Build the model on the CPU: images (B, C, H, W) or (B, C, D, H, W) (a list of them with
@@ -63,6 +76,10 @@ def _rat(lock: Lock) -> nn.Module:
             "install the runtime extra, which brings resolution-aware-transformer",
         ) from error
     arguments = lock.model.args
+    for name, most in _MOST.items():
+        value = arguments.get(name)
+        if isinstance(value, (int, float)) and value > most:
+            raise RuntimeFinding("R509", f"model rat is not built with {name} {value:g}", f"at most {most:,}")
     channels = arguments.get("input_features", 3)
     dims = arguments.get("spatial_dims", 2)
     if channels != lock.data.channels or dims != lock.spatial_dims:

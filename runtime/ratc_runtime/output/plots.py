@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from ratc_runtime.atomic import replacing
 from ratc_runtime.tasks import Metric
 
 
@@ -38,5 +39,6 @@ def draw_curves(
     axes[1].set_ylim(0, 1)
     axes[2].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as work:
+        figure.savefig(work, dpi=110, format="png")
     plt.close(figure)

@@ -38,7 +38,7 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
     try:
         atomic.write_text(path, text, sync=True)
     except OSError as error:
-        raise RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error)) from None
+        raise unwritable(path, error) from None
 
 
 def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]]) -> None:
@@ -81,6 +81,11 @@ def set_aside(output_dir: Path) -> None:
         pass
     except OSError as error:
         raise RuntimeFinding("R510", f"cannot move {path}", error.strerror or str(error)) from None
+
+
+def unwritable(path: Path, error: OSError) -> RuntimeFinding:
+    """Return R510: a file or a folder cannot be written."""
+    return RuntimeFinding("R510", f"cannot write {path}", error.strerror or str(error))
 
 
 def refuse_links(output_dir: Path) -> None:

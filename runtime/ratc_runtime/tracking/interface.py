@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ratc_runtime.config.yaml_file import open_regular
+
 #: A record is JSON, so that it can wait on the disk. By `kind`: metrics {step, time (ms since 1970), values},
 #: params {values}, tags {values}, artifact {path}, from the output folder, status {status, time}.
 Record = dict[str, Any]
@@ -47,7 +49,8 @@ class About:
     @classmethod
     def read(cls, path: Path, output_dir: Path) -> About:
         """Read it back; raise OSError, ValueError or TypeError if that is not possible."""
-        return cls(**json.loads(path.read_bytes()), output_dir=output_dir)
+        with open_regular(path) as file:
+            return cls(**json.load(file), output_dir=output_dir)
 
 
 class Backend:

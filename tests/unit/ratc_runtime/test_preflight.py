@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from ratc_runtime.config.torch_logs import check_torch_logs
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.preflight import _select, check, check_torch_logs, main
+from ratc_runtime.preflight import _select, check, main
 
 from tests.helpers.lockfile import RUNTIME, environment, run_alone, write_lock
 

@@ -16,6 +16,7 @@ import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from ratc_runtime.atomic import replacing
 from ratc_runtime.tasks.detection.picture import Picture
 
 # Okabe and Ito's colours, told apart by people who see no red or green as well; the class stands at the box too.
@@ -80,7 +81,8 @@ def _draw(folder: Path, picture: Picture, class_names: Sequence[str]) -> Path:
         )
     figure.suptitle(picture.name, fontsize=13)
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png"
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as work:
+        figure.savefig(work, dpi=DPI, format="png")
     plt.close(figure)
     return path
 

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
+from ratc_runtime.atomic import replacing
 from ratc_runtime.tasks.segmentation.picture import Picture
 
 Colour = tuple[float, float, float]
@@ -113,7 +114,8 @@ def _draw_overlay(folder: Path, picture: Picture) -> Path:
     dice = "no foreground" if math.isnan(picture.dice) else f"Dice {picture.dice:.3f}"
     figure.suptitle(f"{picture.name}     {dice}", fontsize=13)
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png"
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as work:
+        figure.savefig(work, dpi=DPI, format="png")
     plt.close(figure)
     return path
 

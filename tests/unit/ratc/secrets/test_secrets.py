@@ -41,7 +41,7 @@ FORMS = {
 NAMES = """
     PGPASSWORD GITHUB_PAT MY_TOKEN2 MY_TOKEN_2 DB_PASS TRACKING_PASSWORD api_key apiKey APIKEY x-api-key SSHPASS
     MYSQL_PWD AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY DBPASSWORD clientSecret auth_token KAGGLE_KEY WANDB_API_KEY
-    CREDENTIALS
+    CREDENTIALS REDIS_CRED Authorization DB_PSWD
 """
 HARMLESS_NAMES = """
     TOKENIZERS_PARALLELISM MAX_TOKENS cls_token token_dim num_tokens monkey key query_key PATH PWD OLDPWD COMPASS bypass
@@ -50,6 +50,7 @@ HARMLESS_NAMES = """
 HARMLESS = (
     "export MY_TOKEN=$(cat ~/.token)",
     'export MY_TOKEN="$OTHER"',
+    "export MY_TOKEN=$(echo $OTHER | base64 -d)",
     ': "${WANDB_API_KEY:?must be set}"',
     'test -n "$WANDB_API_KEY"',
     "docker://host:5000/image@sha256:abcd",
@@ -286,10 +287,21 @@ def test_headers_and_cookies_are_secrets(name):
         "aws configure set aws_secret_access_key s3cr3t-w0rd",
         "read -r TOKEN <<< s3cr3t-w0rd",
         "echo s3cr3t-w0rd | docker login --password-stdin",
+        "setenv MY_TOKEN s3cr3t-w0rd",
+        "conda config --set token s3cr3t-w0rd",
+        "https://host/x?sp=r&sig=s3cr3t-w0rd",
+        "DRIVER=x;UID=me;PWD=s3cr3t-w0rd",
+        "mlflow.login('s3cr3t-w0rd')",
+        "export MY_TOKEN=$(echo s3cr3t-w0rd)",
+        "export MY_TOKEN=`printf '%s' s3cr3t-w0rd`",
+        'export MY_TOKEN="one"s3cr3t-w0rd',
+        "export MY_TOKEN=***,s3cr3t-w0rd",
+        "export MY_TOKEN+=s3cr3t-w0rd",
     ],
 )
 def test_commands_that_take_a_secret_are_starred(command):
     assert "s3cr3t" not in redact.redact(command)
+    assert redact.has_secret(command)
 
 
 def test_a_here_string_of_something_else_is_none():
