@@ -179,6 +179,7 @@ CHOICES = {
     "training.allocator": ("native", "expandable_segments"),
     "data.on_bad_sample": ("fail", "skip"),
     "data.cache": ("none", "memory"),
+    "data.scales": ([1.0], [1.0, 0.5]),
     "data.augmentations": ([], [{"RandomVerticalFlip": {"p": 0.5}}]),
     "checkpoint.resume": ("auto", "never"),
     "parallel.backend": ("gloo", "nccl"),
