@@ -92,7 +92,8 @@ class Model(Section):
         "dense", description="`sparse` needs the natten package and CUDA."
     )
     mlp_ratio: Positive = Field(
-        4.0, le=1024, description="Hidden width of the MLPs, over the embedding's.", examples=[4])
+        4.0, le=1024, description="Hidden width of the MLPs, over the embedding's.", examples=[4]
+    )
     mlp_dropout: Probability = Field(0.0, description="Dropout in the MLPs.", examples=[0.1])
     mlp_bias: bool = Field(True, description="Bias in the MLPs.")
     qkv_bias: bool = Field(True, description="Bias in the query, key and value layers.")

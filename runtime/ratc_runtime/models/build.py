@@ -19,7 +19,8 @@ from ratc_runtime.models.lean_attention import keep_no_maps
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 
-#: Of RAT's arguments, the most that is built, as a spec has it: a lock may be anybody's, and larger ones take hours or all memory.
+#: Of RAT's arguments, the most that is built, as in the schema of a spec: a lock may be anybody's, and larger ones take
+#: hours or all memory.
 MOST = {
     "feature_dims": 65_536,
     "num_blocks": 1024,
