@@ -7,12 +7,12 @@ import re
 
 import click
 
-from ratc import files, resources
+from ratc import resources
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, did_you_mean
-from ratc.workflow import findings
+from ratc.workflow import findings, new_file
 
 #: Each has a template of its name.
 TASKS = ("segmentation", "detection", "custom")
@@ -52,22 +52,18 @@ def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
         schema="experiment.schema.json",
         name=scalar(_name(folder)),
     )
-    try:
-        if dry_run:
-            if os.path.lexists(file) and not force:
-                raise FileExistsError
-            would("write", file, beside)
-            return 0
-        os.makedirs(folder or ".", exist_ok=True)
-        files.replace(file, text.encode(), force=force)
-        files.replace(beside, resources.read("schemas", "experiment.schema.json"))
-    except FileExistsError:
-        problem = Diagnostic("R403", f"`{file}` is there already", helps=("name another file, or use `--force`",))
+    otherwise = "name another file, or "
+    if dry_run:
+        problem = new_file.there(file, force, otherwise)
+    else:
+        schema = resources.read("schemas", "experiment.schema.json").decode()
+        problem = new_file.write(file, text, force, otherwise) or new_file.write(beside, schema, force=True)
+    if problem is not None:
         findings.show([problem], "ratc init", form)
         return 1
-    except OSError as error:
-        findings.show([Diagnostic("R403", f"cannot write `{file}`: {error.strerror}")], "ratc init", form)
-        return 1
+    if dry_run:
+        would("write", file, beside)
+        return 0
     say(f"written: {file} and {beside}")
     data = os.path.join(folder, "data")
     trial = f" (or try it with `ratc sample-data brain {data}`)" if task == "segmentation" else ""

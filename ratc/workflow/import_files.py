@@ -1,0 +1,50 @@
+"""Other tools' files -> the text of a spec, with an account of what it could not carry over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratc import compiler
+from ratc.compiler import File, Inputs
+from ratc.diagnostics import Diagnostic, has_errors
+from ratc.importers import accelerate, batch, deepspeed, detect, merge, specification, unified
+from ratc.importers.model import Item
+from ratc.workflow.read import read
+
+_READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed": deepspeed.read}
+
+
+def import_files(names: Sequence[str], kind: str | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
+    """The spec that files make together: the first that says something counts. No text if one cannot be read; ``kind``
+    is what they are, if that is not to be found out. Codes: R00x, R43x.
+    """
+    items: list[Item] = []
+    for name in names:
+        found, problems = _read(name, kind, alone=len(names) == 1)
+        if found is None:
+            return None, problems
+        items += found
+    text, said = specification.write(merge.merge(items), names)
+    return text, tuple(said)
+
+
+def _read(name: str, asked: str | None, alone: bool) -> tuple[Sequence[Item] | None, tuple[Diagnostic, ...]]:
+    file, problem = read(name, named=True)
+    if file is None:
+        return None, (problem,) if problem else ()
+    kind, document, found = detect.kind(name, file.data, asked)
+    if kind is None:
+        return None, found
+    if document is None:
+        return batch.read(kind, name, file.data.decode("utf-8", errors="replace")), ()
+    if kind == "unified" and alone and asked is None and _is_spec(file):
+        helps = ("use it as it is; `--from unified` imports it anyway",)
+        return None, (
+            Diagnostic("R431", f"`{name}` is a spec that ratc takes already", document.root.span, helps=helps),
+        )
+    return _READERS[kind](document), ()
+
+
+def _is_spec(file: File) -> bool:
+    settings, found = compiler.analyse(Inputs(file))
+    return settings is not None and not has_errors(found)
