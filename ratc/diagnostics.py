@@ -94,15 +94,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> tuple[str, ...]:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The closest of the known words, or None if none is close: a slip of the fingers away, one for every three
-    letters, or made of the same words. A word without dots can mean the last part of a dotted path.
+    letters of each part of a path, or made of the same words. A word without dots can mean the last part of a path.
     """
     wanted = word.lower()
     candidates = {name.lower(): name for name in known}
-    most, distances = max(len(wanted), 3) // 3, dict[str, int]()
+    distances = dict[str, int]()
     for name in candidates:
         last = name if "." in word else name.rpartition(".")[2]
-        # Words are at least as far apart as their lengths are: a word of a million letters is compared with none.
-        if abs(len(wanted) - len(last)) <= most and (distance := _distance(wanted, last)) <= most:
+        if (distance := _slips(wanted, last)) is not None:
             distances[name] = distance
     if distances:
         return candidates[min(distances, key=lambda name: distances[name])]
@@ -112,6 +111,21 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     parts = set(re.split(r"[^a-z0-9]+", wanted))
     alike = [name for name in candidates if (other := set(re.split(r"[^a-z0-9]+", name))) <= parts or parts <= other]
     return candidates[alike[0]] if len(alike) == 1 and len(wanted) > 2 else None
+
+
+def _slips(wanted: str, name: str) -> int | None:
+    """The slips of the fingers between two words; None if there are more than one for every three letters of a part."""
+    parts, others = wanted.split("."), name.split(".")
+    if len(parts) != len(others):
+        parts, others = [wanted], [name]
+    slips = 0
+    for part, other in zip(parts, others, strict=True):
+        most = max(len(part), 3) // 3
+        # Words are at least as far apart as their lengths are: a word of a million letters is compared with none.
+        if abs(len(part) - len(other)) > most or (distance := _distance(part, other)) > most:
+            return None
+        slips += distance
+    return slips
 
 
 def _distance(one: str, other: str) -> int:

@@ -157,8 +157,8 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
     if "string" in kinds and not is_yaml:
         return Node(text, span, key_span, override.layer), None
     node = parse_value(source, text, override.column, override.layer)
-    if node is None:
-        return None, Diagnostic("R107", f"the value for `{override.path}` is not valid YAML", span)
+    if isinstance(node, str):
+        return None, Diagnostic("R107", f"the value for `{override.path}` cannot be read: {node}", span)
     return replace(node, span=span, key_span=key_span), None
 
 

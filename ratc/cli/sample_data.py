@@ -11,16 +11,21 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+import click
+
 from ratc.catalog import launch_variables
 from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.console import would
 
+#: The runtime's own names (`ratc_runtime.data.sample.NAMES`; a test compares them).
+NAMES = ("brain", "brain3d", "shapes")
+
 
 @declare(
     __doc__,
     [
-        Argument("name", "NAME", "brain, brain3d or shapes"),
+        Argument("name", "NAME", "brain, brain3d or shapes", type=click.Choice(NAMES)),
         Argument("folder", "DIR", "where to write it", type=PATH),
         options.dry_run(),
     ],

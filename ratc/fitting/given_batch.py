@@ -65,10 +65,13 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
         f"it needs a card of {size_text(verdict.need_bytes)}, and this one has {size_text(device.memory_bytes)}"
     )
     beside = device.memory_bytes - found.budget_bytes
-    free = verdict.need_bytes - found.peak_reserved_bytes - beside
-    need, reserved = size_text(verdict.need_bytes), size_text(found.peak_reserved_bytes)
+    # With less memory the allocator gives cached blocks back: what it has to reserve is below the peak without a cap.
+    left = verdict.need_bytes - beside
+    least = round(left * (1 - found.margin))
+    free = left - least
+    need, reserved = size_text(verdict.need_bytes), size_text(least)
     notes = [
-        f"{need} is {reserved} that the allocator reserves ({source}), "
+        f"{need} is {reserved} that the allocator has to reserve ({source}), "
         f"{size_text(beside)} beside it (driver, CUDA context, NCCL), and {size_text(free)} kept free as a margin",
         f"on this card the allocator may reserve {size_text(found.cap_bytes)}",
     ]

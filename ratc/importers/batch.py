@@ -176,17 +176,22 @@ def _directive(kind: str, text: str, span: Span) -> Iterator[Option | Left]:
         yield Left(text.strip(), span, "its quotes do not close")
         return
     for option, value in _options(words, single=kind == "lsf"):
+        if not option and kind == "slurm" and value in _SEVERAL:
+            option, value = value, ""
+        if not option:
+            yield Left(value, span, "no option: a comment begins with `#`")
+            continue
         yield Option(SLURM_SHORT.get(option, option) if kind == "slurm" else option, value, span)
 
 
 def _options(words: list[str], single: bool = False) -> Iterator[tuple[str, str]]:
-    """Options with their values; a word that belongs to none stands for itself, without a value."""
+    """Options with their values; a word that belongs to none is the value of an option without a name."""
     ahead = list(words)
     while ahead:
         word = ahead.pop(0)
         name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-"):
-            yield word, ""
+        if not word.startswith("-") or not word.strip("-"):
+            yield "", word
             continue
         if not word.startswith("--") and not single and len(name) > 1 and not equals:
             name, value = name[0], name[1:]  # -N2

@@ -18,6 +18,12 @@ MEMORY = r"^(0{0,8}[1-9][0-9]{0,8}(\.[0-9]{1,9})?|0{1,9}\.0{0,8}[1-9][0-9]{0,8})
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
 #: Pixels or voxels along one side of an image.
 Side = Annotated[int, Field(ge=1, le=65_536)]
+#: Of a network: features or heads side by side.
+Width = Annotated[int, Field(ge=1, le=65_536)]
+#: Blocks or rounds, one after another.
+Depth = Annotated[int, Field(ge=1, le=1024)]
+#: Pixels or voxels along one side of a kernel.
+Kernel = Annotated[int, Field(ge=1, le=4096)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Bytes = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]

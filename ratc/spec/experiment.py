@@ -18,6 +18,8 @@ from ratc.spec.base import (
     Arguments,
     ClassName,
     Count,
+    Depth,
+    Kernel,
     KeyPath,
     Line,
     Name,
@@ -30,6 +32,7 @@ from ratc.spec.base import (
     TaskName,
     Text,
     Variable,
+    Width,
     Word,
 )
 from ratc.spec.compression import Compression
@@ -74,21 +77,23 @@ class Model(Section):
     input_features: PositiveInt | None = Field(
         None, description="Input channels; taken from `data.channels`.", examples=[1, 3]
     )
-    feature_dims: PositiveInt = Field(128, description="Width of the embedding.", examples=[128])
-    num_blocks: PositiveInt = Field(4, description="Pairs of grouping and multi-resolution attention.", examples=[4])
-    num_heads: PositiveInt = Field(
+    feature_dims: Width = Field(128, description="Width of the embedding.", examples=[128])
+    num_blocks: Depth = Field(4, description="Pairs of grouping and multi-resolution attention.", examples=[4])
+    num_heads: Width = Field(
         16, description="Attention heads; each must get an even share of `feature_dims`.", examples=[16]
     )
-    iters: PositiveInt = Field(3, description="Iterations of each grouping attention.", examples=[3])
-    proj_kernel_size: PositiveInt = Field(7, description="Kernel of the first projection.", examples=[7])
-    sga_kernel_size: PositiveInt = Field(7, description="Kernel of the strided convolutions.", examples=[7])
-    stride: PositiveInt | None = Field(
+    iters: Depth = Field(3, description="Iterations of each grouping attention.", examples=[3])
+    proj_kernel_size: Kernel = Field(7, description="Kernel of the first projection.", examples=[7])
+    sga_kernel_size: Kernel = Field(7, description="Kernel of the strided convolutions.", examples=[7])
+    stride: Side | None = Field(
         None, description="Stride of each grouping attention; half the kernel if absent.", examples=[3]
     )
     sga_attention_type: Literal["dense", "sparse"] = Field(
         "dense", description="`sparse` needs the natten package and CUDA."
     )
-    mlp_ratio: Positive = Field(4.0, description="Hidden width of the MLPs, over the embedding's.", examples=[4])
+    mlp_ratio: Positive = Field(
+        4.0, le=1024, description="Hidden width of the MLPs, over the embedding's.", examples=[4]
+    )
     mlp_dropout: Probability = Field(0.0, description="Dropout in the MLPs.", examples=[0.1])
     mlp_bias: bool = Field(True, description="Bias in the MLPs.")
     qkv_bias: bool = Field(True, description="Bias in the query, key and value layers.")

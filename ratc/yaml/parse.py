@@ -139,17 +139,19 @@ def _conflict(source: Source) -> Diagnostic | None:
     return Diagnostic("R009", f"a merge conflict was left in `{source.name}`", span, (note,), helps)
 
 
-def parse_value(source: Source, text: str, column: int, layer: str) -> Node | None:
-    """A value written on a command line or in the environment, as YAML; None if it is not YAML.
+def parse_value(source: Source, text: str, column: int, layer: str) -> Node | str:
+    """A value written on a command line or in the environment, as YAML; if it cannot be taken, why.
 
     ``column`` is where the value starts in the source, from 1.
     """
     try:
         composer = _Composer(source, layer, text, column=column - 1)
         root = composer.document(mapping=False)
-    except (_Refused, yaml.YAMLError):
-        return None
-    return None if composer.found else root
+    except _Refused as refused:
+        return refused.diagnostic.message
+    except yaml.YAMLError:
+        return "not valid YAML"
+    return composer.found[0].message if composer.found else root
 
 
 class _Composer:

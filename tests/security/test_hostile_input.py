@@ -95,8 +95,9 @@ BAD = {
     "a variable's name with a quote": ("R106", HEAD + "environment: {variables: {'a\"b': 1}}\n"),
     "a secret's name with a command": ("R106", HEAD + "environment: {secrets: ['A}; touch pwned; {']}\n"),
     "a callable with a command": ("R106", HEAD + "model: {name: 'a:b; touch pwned'}\n"),
-    "heads beyond counting": ("R202", HEAD + "model: {feature_dims: 999999999, num_heads: 1000000000}\n"),
-    "blocks beyond counting": ("R209", HEAD + "model: {num_blocks: 1000000000, stride: 3}\n"),
+    "heads beyond counting": ("R104", HEAD + "model: {feature_dims: 999999999, num_heads: 1000000000}\n"),
+    "blocks beyond counting": ("R104", HEAD + "model: {num_blocks: 1000000000, stride: 3}\n"),
+    "blocks that leave no image": ("R209", HEAD + "model: {num_blocks: 1000, stride: 3}\n"),
 }  # fmt: skip
 
 

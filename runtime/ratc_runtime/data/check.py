@@ -51,11 +51,15 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
     """Print what the data hold; return how many findings refuse them."""
     task, refused = make_task(lock), 0
     datasets: dict[str, Any] = {}
+    unopened: dict[str, RuntimeFinding] = {}
     for split in SPLITS:
         try:
             datasets |= flat({split: open_data_set(lock, data_dir, split)})
         except RuntimeFinding as finding:
-            refused += _tell(finding)
+            unopened.setdefault(finding.render(), finding)  # a folder that is not there is so for every split
+    refused += sum(_tell(finding) for finding in unopened.values())
+    if not datasets:
+        return refused
     refused += _opened(task, datasets)
     seen: dict[str, Survey] = {}
     for name, dataset in datasets.items():

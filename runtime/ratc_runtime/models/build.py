@@ -19,8 +19,9 @@ from ratc_runtime.models.lean_attention import keep_no_maps
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 
-#: Of RAT's arguments, the most that is built: a lock may be anybody's, and larger ones take hours or all memory.
-_MOST = {
+#: Of RAT's arguments, the most that is built, as in the schema of a spec: a lock may be anybody's, and larger ones take
+#: hours or all memory.
+MOST = {
     "feature_dims": 65_536,
     "num_blocks": 1024,
     "num_heads": 65_536,
@@ -76,7 +77,7 @@ def _rat(lock: Lock) -> nn.Module:
             "install the runtime extra, which brings resolution-aware-transformer",
         ) from error
     arguments = lock.model.args
-    for name, most in _MOST.items():
+    for name, most in MOST.items():
         value = arguments.get(name)
         if isinstance(value, (int, float)) and value > most:
             raise RuntimeFinding("R509", f"model rat is not built with {name} {value:g}", f"at most {most:,}")

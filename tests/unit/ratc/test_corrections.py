@@ -93,6 +93,20 @@ def test_nothing_is_suggested_that_is_another_word(word):
 @pytest.mark.parametrize(
     ("word", "meant"),
     [
+        ("training.freeze", None),
+        ("training.loss_fn", "training.loss"),
+        ("training.epoch", "training.epochs"),
+        ("trainnig.epoch", "training.epochs"),
+        ("data.epochs", None),
+    ],
+)
+def test_the_section_that_two_paths_share_makes_their_keys_no_closer(word, meant):
+    assert closest(word, ("training.epochs", "training.betas", "training.loss", "training.optimizer")) == meant
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
         ("epoch", "epochs"),
         ("lerning_rate", "learning_rate"),
         ("batch", "batch_size"),

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,3 +63,20 @@ def test_later_layers_win_and_every_value_knows_its_layer(given_values):
 
 def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{a: 1, a: 2}", "the key `a` is given twice"),
+        ("{a: 99999999999999999999}", "`99999999999999999999` does not fit in 64 bits"),
+        ("{a: *b}", "`*b` refers to an anchor that is not defined above it"),
+        ("{a", "not valid YAML"),
+    ],
+)
+def test_a_value_of_an_option_that_cannot_be_read_is_said_why(text, why):
+    base = File("spec.yaml", b"experiment_name: demo\ndata: {data_dir: d}\n", "spec")
+    _, found = compiler.analyse(Inputs(base, (), (layers.from_assignment(f"model.args={text}"),)))
+    assert [(item.code, item.message) for item in found] == [
+        ("R107", f"the value for `model.args` cannot be read: {why}")
+    ]

@@ -170,6 +170,17 @@ def test_one_that_does_not_fit_is_an_error_with_the_need_the_cap_and_what_would_
     assert said == "written: accelerate.yaml, run.sh, lock.yaml\n"
 
 
+def test_the_margin_is_a_share_of_what_has_to_be_reserved_and_not_of_the_peak_without_a_cap(compiled, monkeypatch):
+    """With less memory the allocator gives cached blocks back, so that the need may lie below that peak."""
+    monkeypatch.setattr(Predictor, "need", lambda *_: 40 * GIB)
+    status, _, said = compiled(f"batch_size: {TOO_LARGE}, target_batch_size: 4096")
+    assert status == 1
+    pattern = r"note: 40.0 GiB is ([0-9.]+) GiB that the allocator has to .*, and ([0-9.]+) (GiB|MiB) kept free"
+    reserved, free, unit = re.search(pattern, said).groups()
+    assert unit == "GiB"
+    assert 0.01 < float(free) / (float(free) + float(reserved)) < 0.06
+
+
 @pytest.mark.parametrize(
     ("training", "way"),
     [
@@ -319,7 +330,7 @@ def test_a_measurement_of_the_step_is_preferred_to_a_trace(compiled, capsys):
     status, _, said = compiled("batch_size: 64", "--facts", "facts.yaml", spec=spec)
     assert status == 1
     assert "error[R318]: micro-batch 64 does not fit on h100: it needs a card of 13" in said
-    assert "that the allocator reserves (measured)" in said
+    assert "that the allocator has to reserve (measured)" in said
     assert "micro-batch 32 fits" in said
     assert compiled.traces() == 0
     assert compiled("batch_size: 32", "--facts", "facts.yaml", spec=spec)[0] == 0

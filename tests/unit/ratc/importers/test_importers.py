@@ -211,6 +211,18 @@ def test_the_last_of_repeated_options_counts():
     assert carried("#BSUB -W 1:00\n#BSUB -q a\n#BSUB -W 2:00\n", "lsf")["resources.walltime"] == "0-02:00:00"
 
 
+@pytest.mark.parametrize(
+    ("kind", "script", "words"),
+    [
+        ("slurm", "#SBATCH --time=5:00:00 max time\npython x\n", ["max", "time"]),
+        ("lsf", "#BSUB -W 5:00\n#BSUB -q a W\npython x\n", ["W"]),
+    ],
+)
+def test_a_word_that_is_no_option_takes_the_place_of_none(kind, script, words):
+    assert carried(script, kind)["resources.walltime"] == "0-05:00:00"
+    assert left(script, kind)[: len(words)] == words
+
+
 def test_the_last_of_repeated_commands_counts():
     script = "export A=1 B=2\nexport A=3\nmodule load a\nmodule load b\nconda activate x\nconda activate y\n"
     assert carried(script) == {

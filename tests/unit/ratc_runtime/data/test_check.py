@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,14 @@ def test_the_check_names_every_kind_of_problem_and_fails(project: Path, capsys: 
     status, _, err = checked(lock_with(), project, capsys)
     assert status == 1
     assert err.count("error[R506]") == 3
+
+
+def test_a_folder_that_is_not_there_is_said_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(project / "data")
+    status, out, err = checked(lock_with(), project, capsys)
+    assert status == 1
+    assert err.count("error[R506]") == 1
+    assert out == ""
 
 
 @pytest.mark.parametrize(("kind", "told"), [("RGBA", True), ("LA", True), ("P", True), ("opaque", False)])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from ratc_runtime.data.sources import open_split
-from ratc_runtime.models.build import build_model
+from ratc_runtime.models.build import MOST, build_model
 
 from tests.helpers.lockfile import lock_with, write_data
+from tests.places import ROOT
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 44)])
@@ -48,3 +50,12 @@ def test_recomputed_blocks_give_the_same_gradients(tmp_path: Path) -> None:
 
     for one, other in zip(gradients(False), gradients(True), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_is_not_built_is_refused_in_a_spec() -> None:
+    """The bounds of RAT's arguments are those of the spec's schema, so that `validate` refuses what a run would."""
+    schema = json.loads((ROOT / "schemas" / "experiment.schema.json").read_text())
+    keys = schema["properties"]["model"]["properties"]
+    bounds = {name: keys[name]["maximum"] for name in MOST if name != "leading_tokens"}
+    assert bounds | {"leading_tokens": MOST["leading_tokens"]} == MOST
+    assert keys["leading_tokens"]["enum"] == [0]
