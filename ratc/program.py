@@ -6,9 +6,11 @@ A placeholder `${name}` in an argument is a value of the plan. `$$` stands for a
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ratc.diagnostics import Diagnostic, Span
 from ratc.plan import Value, Values
 
 #: The keys of which an entrypoint has one, in the order in which they are looked at.
@@ -35,6 +37,22 @@ SWITCHES = ("bf16", "fp16", "tf32")
 AT_START = ("data_dir", "output_dir", "lock")
 NAMES = (*HANDED, *SWITCHES, *AT_START)
 
+#: Sections and keys of a spec that mean something for a program of one's own; the others are of the built-in loop.
+_USED = ("entrypoint", "resources", "environment", "distributed", "sweep")
+_USED_KEYS = frozenset(
+    (
+        *("experiment_name", "description", "seed", "debug", "output_dir", "launcher"),
+        *("data.data_dir", "data.num_workers"),
+        *(f"checkpoint.{name}" for name in ("resume", "requeue", "max_restarts", "stop_before_seconds")),
+        *(f"training.{name}" for name in ("auto_batch_size", "base_batch_size", "batch_size", "target_batch_size")),
+        *(f"training.{name}" for name in ("gradient_accumulation_steps", "learning_rate", "learning_rate_scaling")),
+        *(f"training.{name}" for name in ("epochs", "precision", "mixed_precision")),
+    )
+)
+#: What `refused` says of memory.
+PREDICTION, MEASURE = "a prediction of memory", "start the program with a small `batch_size`, and look at the card"
+OF_A_PROGRAM = "No memory is predicted: what the program takes only its own run can tell."
+
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\})")
 
 
@@ -43,9 +61,48 @@ def is_program(settings: Values) -> bool:
     return "entrypoint.args" in settings
 
 
+def is_used(path: str) -> bool:
+    """Whether a spec's key means something beside an entrypoint."""
+    return path in _USED_KEYS or path.partition(".")[0] in _USED
+
+
+def used(settings: Values) -> Values:
+    """The settings without defaults of the built-in loop, if a program of one's own replaces it."""
+    if not is_program(settings):
+        return settings
+    return Values({path: value for path, value in settings.items() if is_used(path) or settings.given(path)})
+
+
 def kind(settings: Values) -> str | None:
     """Which of `KINDS` the entrypoint gives first; None if it gives none."""
     return next((name for name in KINDS if settings[f"entrypoint.{name}"].value is not None), None)
+
+
+def span(settings: Values) -> Span | None:
+    """The place of the program in the spec; that of the arguments if none is named."""
+    return settings[f"entrypoint.{kind(settings) or 'args'}"].span
+
+
+def refused(settings: Values, what: str, instead: str) -> tuple[Diagnostic, ...]:
+    """Nothing without an entrypoint; else that a command does ``what`` with the built-in loop alone. Code: R245."""
+    if not is_program(settings):
+        return ()
+    message = f"{what} is for the built-in loop, which the `entrypoint` replaces"
+    return (Diagnostic("R245", message, span(settings), helps=(instead,)),)
+
+
+def repeated(plan: Mapping[str, Value]) -> set[str]:
+    """The paths under which a plan hands over what it has under another path; all of them if nothing is handed over."""
+    have = {name: plan[path].value for name, path in HANDED.items() if path in plan}
+    if "training.precision" in plan and "training.tf32" in plan:
+        have |= switches(plan["training.precision"].value, plan["training.tf32"].value)
+    paths = {f"entrypoint.plan.{name}": name for name in (*HANDED, *SWITCHES)}
+    return {path for path, name in paths.items() if path not in plan or plan[path].value == have.get(name)}
+
+
+def switches(precision: str, tf32: bool) -> dict[str, bool]:
+    """The values of `SWITCHES`."""
+    return {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": tf32}
 
 
 def words(settings: Values) -> list[Any]:
@@ -53,6 +110,11 @@ def words(settings: Values) -> list[Any]:
     name = kind(settings)
     given = settings[f"entrypoint.{name}"].value if name else ""
     return [*(given if isinstance(given, list) else [given]), *settings["entrypoint.args"].value]
+
+
+def command_line(settings: Values) -> str:
+    """The program as a person is asked about it: with a command all of its words, for those say what it does."""
+    return shlex.join(map(word, words(settings))) if kind(settings) == "command" else str(words(settings)[0])
 
 
 def texts(settings: Values) -> Iterator[tuple[Value, str]]:

@@ -17,6 +17,8 @@ from ratc.yaml.parse import Document, Node
 MOST_POINTS = 100_000
 #: What all points of an array share, because one job asks for it or because the point itself decides it.
 SHARED = ("resources", "environment", "launcher", "sweep", "tuning", "experiment_name", "output_dir", "debug")
+#: An array runs one program: its code was reviewed, and is trusted; its arguments may differ.
+ONE_PROGRAM = ("entrypoint.script", "entrypoint.module", "entrypoint.command")
 _KINDS = ("grid", "list", "points")
 
 
@@ -108,6 +110,10 @@ def _wrong_keys(kind: str, node: Node, schema: dict[str, Any]) -> Iterator[Diagn
         if path.split(".")[0] in SHARED:
             helps = ("the job's request and its target are the same for all points",)
             yield Diagnostic("R332", f"a sweep cannot vary `{path}`", value.key_span, helps=helps)
+        elif path in ONE_PROGRAM:
+            helps = ("the points may differ in `entrypoint.args`, and in values that placeholders there name",)
+            message = f"a sweep cannot vary `{path}`: an array runs one program"
+            yield Diagnostic("R332", message, value.key_span, helps=helps)
         elif sub is None or "properties" in sub:
             what = "is a section, not a key" if sub else "names no key of a spec"
             yield Diagnostic("R331", f"`{key}` {what}", value.key_span, helps=did_you_mean(key, key_paths(schema)))

@@ -45,6 +45,9 @@ def verdict(comparison: Comparison) -> list[str]:
         if Effect.RESUME in effects
         else "An old run is continued from its checkpoint."
     )
+    is_program = any("entrypoint.program" in side.values for side in (comparison.old, comparison.new))
+    if is_program and Effect.RESUME in effects:
+        resume = "What becomes of checkpoints of the old run is up to the program."
     if Effect.RESUME not in effects and any(change.path.startswith("point ") for change in comparison.surroundings):
         trains, resume = "Other points are trained.", "Points that are the same are continued from their checkpoints."
     if comparison.remarks and comparison.remarks[0].startswith("these are two experiments"):

@@ -16,6 +16,7 @@ from ratc.memory.choose import Choice, Searcher
 from ratc.memory.decision import Decision
 from ratc.memory.request import variant
 from ratc.plan import Plan
+from ratc.program import OF_A_PROGRAM, is_program
 from ratc.render.fit import Row, gib
 from ratc.render.html.memory import Account, CardRow, Part
 from ratc.render.timeline import Drawing
@@ -39,6 +40,8 @@ def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[
     """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
     be traced.
     """
+    if is_program(plan.settings):
+        return Foreseen(unpredicted=OF_A_PROGRAM, no_cards="What fits on other cards only the program can tell.")
     library = Library(plan, folder, plan.settings["model.name"].span)
     searcher = own_searcher(plan, library)
     why = _unpredictable(plan)

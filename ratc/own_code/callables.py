@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratc.plan import Value, Values
-from ratc.program import is_program, words
+from ratc.program import command_line, is_program
 
 #: The settings that may name one; `tasks.NAME.…` are those of one of several tasks.
 _KEYS = ("model.name", "data.dataset", "training.loss")
@@ -33,7 +33,7 @@ def of_all_points(settings: Values) -> list[str]:
     """
     found = {str(value.value) for _, value in named(settings)}
     if is_program(settings):
-        found.add(str(words(settings)[0]))
+        found.add(command_line(settings))
     for path, value in settings.items():
         if path.startswith(("sweep", "tuning")):
             found |= {text for text in _texts(value.value) if _NAME.fullmatch(text)}

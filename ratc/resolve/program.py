@@ -46,8 +46,7 @@ def _source(name: str) -> tuple[str, ...]:
 def _handed(context: Context) -> dict[str, Any]:
     """What the program is told, by name."""
     told = {name: context.value(path) for name, path in program.HANDED.items()}
-    precision = told["precision"]
-    return told | {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": context.value("training.tf32")}
+    return told | program.switches(told["precision"], context.value("training.tf32"))
 
 
 def _launcher(context: Context) -> Iterator[Diagnostic]:

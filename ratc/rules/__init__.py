@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratc.diagnostics import Diagnostic
 from ratc.parts import parts
 from ratc.plan import Values
+from ratc.program import is_program
 from ratc.rules import (
     allocator,
     augmentations,
@@ -50,10 +51,14 @@ RULES = (
     augmentations,
     unexpanded,
 )
+#: If a program of one's own replaces the built-in loop: the others look at what the loop does.
+OF_PROGRAM = (entrypoint, exclusive, secrets, readonly, launch_variables, unexpanded)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:
     """What every rule finds, in the order of the file."""
+    if is_program(settings):
+        return tuple(sorted((one for rule in OF_PROGRAM for one in rule.check(settings)), key=_line))
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]
     tasks = parts(settings).values() if settings["task_type"].value == "multi" else (settings,)
     # What is wrong with the model, which they share, is said once.

@@ -8,8 +8,6 @@ from ratc import program
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.plan import Value, Values
 
-#: Sections and keys of the built-in loop that a program of one's own has no use for.
-_OF_THE_LOOP = ("model.", "evaluation.", "detection.", "logging.", "training.loss", "training.callbacks")
 #: What only the built-in loop can do: a spec that asks for it beside an entrypoint is refused.
 _ONLY_THE_LOOP = ("tuning", "tasks", "compression", "training.deepspeed", "training.zero_stage")
 _QUOTES = ("'", '"')
@@ -52,7 +50,7 @@ def _placeholders(settings: Values) -> Iterator[Diagnostic]:
             yield Diagnostic("R244", message, span, helps=("leave them out",), severity=Severity.WARNING)
         elif text.startswith("-") and " " in text.strip() and program.placeholders(text):
             message = f"`{text}` is one argument, with a space in it: no shell splits it"
-            parts = ", ".join(text.split())
+            parts = ", ".join(f'"{part}"' if program.placeholders(part) else part for part in text.split())
             helps = (f"write an entry for each: `[{parts}]`",)
             yield Diagnostic("R244", message, _where(value, text), helps=helps, severity=Severity.WARNING)
 
@@ -71,9 +69,11 @@ def _where(value: Value, text: str) -> Span | None:
 
 
 def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
+    refused: set[str] = set()
     for path in _ONLY_THE_LOOP:
         given = [name for name in settings if name == path or name.startswith(f"{path}.")]
         asked = next((settings[name] for name in given if settings.given(name) and settings[name].value), None)
+        refused |= set(given)
         if asked is not None:
             message = f"`{path}` is of the built-in loop, which the `entrypoint` replaces"
             yield Diagnostic("R245", message, asked.span, helps=("take it out, or do it in the program",))
@@ -82,6 +82,6 @@ def _of_the_loop(settings: Values) -> Iterator[Diagnostic]:
         message = "`learning_rate: auto` was measured with the built-in loop, which the `entrypoint` replaces"
         yield Diagnostic("R245", message, rate.span, helps=("give a number",))
     for path in settings:
-        if path.startswith(_OF_THE_LOOP) and settings.given(path):
-            message = f"`{path}` has no effect: the `entrypoint` builds its own model, and trains it"
+        if path not in refused and not program.is_used(path) and settings.given(path):
+            message = f"`{path}` has no effect: it is of the built-in loop, which the `entrypoint` replaces"
             yield Diagnostic("R207", message, settings[path].span, severity=Severity.WARNING)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 
+from ratc import program
 from ratc.catalog import launch_variables
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan
@@ -24,6 +25,8 @@ def plan(request: CompileRequest) -> tuple[Plan | None, str, tuple[Diagnostic, .
     loaded = inputs.load(request)
     if loaded.settings is None or has_errors(loaded.diagnostics):
         return None, "", tuple(loaded.diagnostics)
+    if refused := program.refused(loaded.settings, "a check of the data", "check them in the program"):
+        return None, "", (*loaded.diagnostics, *refused)
     if untrusted := require_trust.refused(loaded):
         return None, "", (*loaded.diagnostics, *untrusted)
     made, found, _ = inputs.resolve(request, loaded.settings, predict=False)

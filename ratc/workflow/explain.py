@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ratc import compiler
@@ -18,6 +18,7 @@ from ratc.diagnostics import Diagnostic, Severity, did_you_mean, has_errors
 from ratc.fitting import open_batch
 from ratc.markup import visible
 from ratc.plan import Plan, Value, Values
+from ratc.program import OF_A_PROGRAM, is_program, used
 from ratc.secrets.redact import redact
 from ratc.workflow import findings, inputs, recorded
 from ratc.workflow.inputs import Loaded
@@ -98,6 +99,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
     plan, said, decision = inputs.decide(request, settings, gathered, predicts=False)
     if plan is None:
         return _refused(asked, said)
+    plan = replace(plan, settings=used(plan.settings))
     paths = list(plan.values) if asked.path is None else explain.find(plan, asked.path)
     if not paths:
         return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
@@ -222,6 +224,8 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
         from ratc.fitting import breakdown
 
         return breakdown.lines(decision.choice, decision.measured)
+    if is_program(plan.settings):
+        return [OF_A_PROGRAM]
     if plan.values["hardware.device"].value != "cuda":
         return ["No memory is predicted: it trains on the CPU."]
     if open_batch.is_given(plan):

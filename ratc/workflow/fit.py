@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ratc import facts
+from ratc import facts, program
 from ratc.diagnostics import Diagnostic, Span
 from ratc.fitting import breakdown, given_batch, open_batch, table
 from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
@@ -43,6 +43,8 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     loaded = inputs.load(request)
     if loaded.settings is None:
         return Fitted((), loaded.diagnostics)
+    if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
+        return Fitted((), (*loaded.diagnostics, *refused))
     plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
     # That a micro-batch is only a default is what is asked about.
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from ratc import facts, files
+from ratc import facts, files, program
 from ratc.catalog import alloc_conf
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic
@@ -51,6 +51,9 @@ def profile(
     loaded = inputs.load(asked)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
+        return 1
+    if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
+        telling.tell((*loaded.diagnostics, *refused))
         return 1
     plan, found, _ = inputs.resolve(asked, loaded.settings, predict=False)
     if plan is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ratc import program
 from ratc.diagnostics import Diagnostic
 from ratc.own_code import callables, trust
 from ratc.targets.artifact import Artifact
@@ -16,7 +17,8 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
     names = callables.of_all_points(loaded.settings)
     if not names or trust.allows(loaded.folder, ", ".join(names)):
         return ()
-    span = next((value.span for _, value in callables.named(loaded.settings)), None)
+    own = program.span(loaded.settings) if program.is_program(loaded.settings) else None
+    span = own or next((value.span for _, value in callables.named(loaded.settings)), None)
     message = f"nothing is run: the spec names code of its own, {', '.join(f'`{name}`' for name in names)}"
     helps = ("if you trust the code, give `--trust`, or list the folder: `ratc trust FOLDER`",)
     return (Diagnostic("R447", message, span, ("the spec's folder is not trusted",), helps),)

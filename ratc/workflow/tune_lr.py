@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from ratc import files, rates
+from ratc import files, program, rates
 from ratc.catalog import launch_variables
 from ratc.console import say, would
 from ratc.tuning import curve
@@ -41,6 +41,9 @@ def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTe
         telling.tell(loaded.diagnostics)
         return None
     settings = loaded.settings
+    if refused := program.refused(settings, "a test of learning rates", "use `sweep`, or do it in the program"):
+        telling.tell((*loaded.diagnostics, *refused))
+        return None
     if settings["training.learning_rate"].value == "auto":
         # It is what is looked for; any number compiles, and none of it is trained with.
         request = replace(request, sets=(*request.sets, "training.learning_rate=1e-4"))

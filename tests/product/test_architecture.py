@@ -109,7 +109,7 @@ def test_stages_know_only_what_comes_before_them():
         "rates": set(),
         "resolve": {"memory", "parts", "program", "rates"},
         "targets": {"program", "sweep", "tuning"},
-        "comparison": {"explain"},
+        "comparison": {"explain", "program"},
         "migrate": {"yaml", "schema"},
         "render": {"comparison", "explain"},
         "memory": set(),

@@ -177,6 +177,9 @@ def _engine(plan: Plan) -> Tile | None:
     if _value(plan, "engine.deepspeed") is None:
         return None
     by = "started by Accelerate" if _value(plan, "engine.use_accelerate") else "started by torchrun"
+    if (launcher := _value(plan, "entrypoint.launcher")) is not None:
+        program, anchor = _value(plan, "entrypoint.program"), _at("entrypoint.program")
+        return Tile("Program", str(program), f"{_value(plan, 'entrypoint.kind')}, launcher {launcher}", anchor)
     if _value(plan, "engine.deepspeed"):
         offload = ", optimizer offloaded to the host" if _value(plan, "engine.offload_optimizer") else ""
         anchor = _at("engine.zero_stage")
@@ -211,7 +214,8 @@ def _schedule(plan: Plan) -> Tile | None:
         return None
     keys = ("optimizer", "learning_rate", "scheduler")
     optimizer, rate, scheduler = (_value(plan, f"training.{key}") for key in keys)
-    return Tile("Training", _many(epochs, "epoch"), f"{optimizer} at {rate}, {scheduler}", _at("training.epochs"))
+    how = f"{optimizer} at {rate}, {scheduler}" if optimizer else f"learning rate {rate}"
+    return Tile("Training", _many(epochs, "epoch"), how, _at("training.epochs"))
 
 
 def _time(plan: Plan) -> Tile | None:

@@ -72,6 +72,15 @@ def test_dry_run_shows_what_there_would_be_and_does_nothing(slurm: Place) -> Non
     assert not slurm.artifacts.exists()
 
 
+def test_what_a_job_would_run_is_trusted_first(slurm: Place, tmp_path: Path) -> None:
+    slurm.spec(more="entrypoint: {command: [bash, run.sh]}\n")
+    untrusted = {"RATC_TRUST": "", "RATC_CONFIG": str(tmp_path)}
+    assert "`bash run.sh`" in slurm.refused("R447", **untrusted)
+    assert not slurm.calls()
+    assert not slurm.artifacts.exists()
+    assert slurm.submit("--trust", **untrusted)[0] == 0
+
+
 def test_the_record_disturbs_neither_git_nor_the_check_of_the_files(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     subprocess.run(["git", "init", "-q"], cwd=slurm.folder, check=True)

@@ -1,0 +1,148 @@
+"""A spec that starts a program of its own: its placeholders, and what other commands than `compile` make of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ratc
+from ratc import program
+from ratc.cli import main
+from ratc.plan import Value, Values
+
+SPEC = """experiment_name: demo
+entrypoint: {script: train.py, args: ["${micro_batch_size}"]}
+training: {target_batch_size: 16, batch_size: 4}
+resources: {gpu: a100-80, num_gpus: 1, cpus: 4}
+"""
+VALUES = {name: name.upper() for name in (*program.HANDED, *program.SWITCHES)}
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The spec beside a script that must not be run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("open('ran', 'w')\n")
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+@given(st.text(alphabet=st.characters(blacklist_characters="$")))
+def test_a_text_without_a_dollar_sign_stays_as_it_is(text: str) -> None:
+    assert program.filled(text, VALUES) == text
+    assert program.placeholders(text) == []
+
+
+@given(st.lists(st.sampled_from([*VALUES, *program.AT_START]), max_size=5), st.text("a -=", max_size=5))
+def test_names_are_found_in_their_order_and_filled_in_once(names: list[str], between: str) -> None:
+    text = between.join(f"${{{name}}}" for name in names)
+    assert program.placeholders(text) == names
+    wanted = between.join(f"${{{name}}}" if name in program.AT_START else VALUES[name] for name in names)
+    assert program.filled(text, VALUES) == wanted
+
+
+@given(st.text(alphabet="${}ab"))
+def test_a_doubled_dollar_sign_names_nothing(text: str) -> None:
+    assert program.placeholders(text.replace("$", "$$")) == []
+    assert program.filled(text.replace("$", "$$"), {}) == text.replace("$", "$$")
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "false"), (None, ""), (1e-05, "1e-05"), (3, "3")])
+def test_a_value_is_one_word(value: Any, text: str) -> None:
+    assert program.word(value) == text
+
+
+def test_what_is_handed_over_under_another_name_is_no_difference_of_its_own() -> None:
+    plan = Values({"seed": Value(1, "default"), "entrypoint.plan.seed": Value(1, "derived")})
+    assert "entrypoint.plan.seed" in program.repeated(plan)
+    edited = Values({**plan, "entrypoint.plan.seed": Value(2, "derived")})
+    assert "entrypoint.plan.seed" not in program.repeated(edited)
+
+
+@pytest.mark.parametrize("command", [["fit"], ["profile"], ["profile", "--measure"], ["tune", "lr"], ["data", "check"]])
+def test_what_only_the_built_in_loop_can_do_is_refused(
+    spec: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert main([*command, str(spec)]) == 1
+    said = capsys.readouterr().err
+    assert "error[R245]" in said
+    assert "spec.yaml:2:" in said
+    assert not Path("ran").exists()
+
+
+def test_fit_from_python_is_refused_alike(spec: Path) -> None:
+    assert [item.code for item in ratc.fit(ratc.CompileRequest(str(spec))).diagnostics] == ["R245"]
+
+
+@pytest.mark.parametrize(
+    "command", [["train"], ["train", "--dry-run"], ["compile"], ["explain"], ["validate"], ["report"]]
+)
+def test_a_folder_that_is_not_trusted_starts_nothing(
+    spec: Path, untrusted: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    spec.write_text(SPEC.replace("gpu: a100-80, num_gpus: 1", "num_gpus: 0"))
+    assert main([*command, str(spec)]) == (command[0] == "train")
+    assert ("error[R447]" in capsys.readouterr().err) == (command[0] == "train")
+    assert not Path("ran").exists()
+
+
+def test_a_command_is_asked_about_with_all_its_words(
+    spec: Path, untrusted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec.write_text(SPEC.replace("script: train.py, args:", "command: [bash, -c, 'rm -rf x'], args:"))
+    assert main(["train", str(spec)]) == 1
+    said = capsys.readouterr().err
+    assert "bash -c 'rm -rf x' " in said
+    assert "spec.yaml:2:" in said
+
+
+def test_the_page_of_a_program_says_nothing_of_a_model(spec: Path) -> None:
+    assert main(["report", str(spec)]) == 0
+    page = Path("report.html").read_text()
+    assert "what the program takes only its own run can tell" in page
+    assert "launcher torchrun" in page
+    assert "None at" not in page
+    assert "feature_dims" not in page
+
+
+def test_a_default_of_the_built_in_loop_is_not_explained(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(spec), "model.name"]) == 1
+    assert "R108" in capsys.readouterr().err
+    assert main(["explain", str(spec), "micro_batch_size"]) == 0
+    assert main(["explain", str(spec), "training.micro_batch_size"]) == 0
+    assert program.OF_A_PROGRAM in capsys.readouterr().out
+
+
+def test_a_difference_is_told_once(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other.yaml").write_text(SPEC.replace("batch_size: 4", "batch_size: 8"))
+    assert main(["diff", str(spec), "other.yaml"]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "entrypoint.args" in said
+    assert "entrypoint.plan" not in said
+    assert "up to the program" in said
+
+
+@pytest.mark.parametrize("key", ["script", "module", "command"])
+def test_a_sweep_runs_one_program(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    """Its code was looked at when the folder was trusted, and the lock has its digests."""
+    value = "[[a], [b]]" if key == "command" else "[a, b]"
+    spec.write_text(SPEC + f"sweep: {{grid: {{entrypoint.{key}: {value}}}}}\n")
+    assert main(["validate", str(spec)]) == 1
+    assert "error[R332]" in capsys.readouterr().err
+
+
+def test_keys_of_the_built_in_loop_are_named_and_judged_no_further(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec.write_text(
+        SPEC.replace("batch_size: 4", "batch_size: 4, optimizer: adamw, learning_rate: 0.5") + "data: {image_size: 7}\n"
+    )
+    assert main(["validate", str(spec)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning[R207]") == 2
+    assert "R241" not in said
