@@ -30,7 +30,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     first, *rest = program.words(settings)
     inputs = (f"spec:entrypoint.{kind}",)
     context.derive("entrypoint.kind", kind, "what the `entrypoint` gives", *inputs)
-    context.derive("entrypoint.program", program.filled(first, handed), "", *inputs)
+    named = program.filled(first, handed) if kind == "command" else first
+    context.derive("entrypoint.program", named, "", *inputs)
     words = [program.filled(word, handed) if isinstance(word, str) else program.word(word) for word in rest]
     names = {name for _, text in program.texts(settings) for name in program.placeholders(text)}
     paths = [program.HANDED[name] for name in names if name in program.HANDED]

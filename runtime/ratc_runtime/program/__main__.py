@@ -51,7 +51,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--head", help="where the nodes meet")
     parser.add_argument("--port", help="the port there")
     parser.add_argument("launcher", nargs="+", help=f"after --: words of a launcher, with {HERE} for the program")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.launcher.count(HERE) != 1:
+        parser.error(f"the launcher's words hold {HERE} once, for the program")
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,7 +112,8 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
 def words(lock: ProgramLock, launcher: list[str], told: Mapping[str, str]) -> list[str]:
     """Return the command: the launcher's words with the program in the place of `{}`."""
     entry = lock.entrypoint
-    program, *args = (_filled(word, told) for word in (entry.program, *entry.args))
+    program = _filled(entry.program, told) if entry.kind == "command" else entry.program
+    args = [_filled(word, told) for word in entry.args]
     alone = launcher == [HERE]
     if entry.kind == "script":
         own = [sys.executable, program] if alone else [program]
