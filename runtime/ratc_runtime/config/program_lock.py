@@ -13,6 +13,9 @@ from pydantic import Field, ValidationError
 from ratc_runtime.config.lock import Hardware, Lock, OwnModule, Parallel, Positive, Section, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
 
+#: More than any machine has: the first node waits for the word of each.
+MOST_PROCESSES = 1_000_000
+
 
 class Entrypoint(Section):
     """The program, its arguments, and the values of the plan that it gets."""
@@ -108,6 +111,8 @@ def read_any(path: Path) -> Lock | ProgramLock:
     parallel = lock.parallel
     if parallel.nodes * parallel.processes_per_node != parallel.world_size:
         wrong.append(Wrong("parallel.nodes", "x processes_per_node is not its world_size"))
+    if parallel.world_size > MOST_PROCESSES:
+        wrong.append(Wrong("parallel.world_size", f"is {parallel.world_size}, expected at most {MOST_PROCESSES}"))
     if wrong:
         raise refuse_all(wrong)
     return lock

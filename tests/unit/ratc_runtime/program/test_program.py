@@ -208,3 +208,14 @@ def test_without_a_launcher_the_place_among_others_is_told(start: Any, tmp_path:
     }
     assert "PYTHONSAFEPATH" not in told
     assert os.path.isabs(told["RATC_LOCK"])
+
+
+def test_more_processes_than_any_machine_has_are_refused(start: Any, tmp_path: Path) -> None:
+    start("{command: ['true']}")
+    lock = tmp_path / "out/lock.yaml"
+    lock.write_text(
+        lock.read_text().replace("  nodes: 1", f"  nodes: {10**12}").replace("size: 1 ", f"size: {10**12} ")
+    )
+    assert program.main(["--lock", str(lock), "--output-dir", "o", "--", "{}"]) == 1
+    with pytest.raises(program.RuntimeFinding, match="R505"):
+        program.read_any(lock)
