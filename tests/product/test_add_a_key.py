@@ -21,6 +21,16 @@ def run(copy: Path, folder: Path, *arguments: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
 
 
+def edits() -> str:
+    [written] = re.findall(r"^```diff\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    return written
+
+
+def test_the_two_edits_fit_the_sources():
+    checked = subprocess.run(["git", "apply", "--check", "-"], input=edits(), cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, f"write the edits of {PAGE.name} again: {checked.stderr}"
+
+
 @pytest.mark.slow
 def test_a_key_that_changes_only_the_script_needs_two_edits(tmp_path):
     copy, work = tmp_path / "copy", tmp_path / "work"
@@ -31,9 +41,8 @@ def test_a_key_that_changes_only_the_script_needs_two_edits(tmp_path):
         (work / f"{name}.yaml").write_text(SPEC % mask)
     assert "R101" in run(copy, work, "-m", "ratc", "validate", "new.yaml").stderr
 
-    [edits] = re.findall(r"^```diff\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    assert re.findall(r"^\+\+\+ b/(.*)$", edits, re.M) == ["ratc/spec/experiment.py", "templates/_environment.sh.j2"]
-    subprocess.run(["git", "apply", "-"], input=edits, cwd=copy, text=True, check=True)
+    assert re.findall(r"^\+\+\+ b/(.*)$", edits(), re.M) == ["ratc/spec/experiment.py", "templates/_environment.sh.j2"]
+    subprocess.run(["git", "apply", "-"], input=edits(), cwd=copy, text=True, check=True)
     for arguments in (("-m", "ratc.spec.generate"), ("docs/generate.py",)):
         made = run(copy, copy, *arguments)
         assert made.returncode == 0, made.stderr
