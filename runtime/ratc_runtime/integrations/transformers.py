@@ -14,9 +14,6 @@ them, stops it at a step boundary when the job asks for that, and writes results
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
 from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers imports torchvision
@@ -27,18 +24,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import get_last_checkpoint
 
 from ratc_runtime.program.plan import ProgramPlan
-
-#: Folder of the Trainer's checkpoints in the output folder; in it, one for each program with its arguments and code.
-CHECKPOINTS = "checkpoints"
-
-
-def checkpoint_folder(plan: ProgramPlan) -> Path:
-    """Return the folder of this very program's checkpoints: another script, argument or value has a folder of its own,
-    so that no run goes on from weights of another one.
-    """
-    told = plan.lock.model_dump(include={"entrypoint", "own_code"})
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    return Path(plan.output_dir) / CHECKPOINTS / digest[:12]
 
 
 def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
@@ -52,7 +37,7 @@ def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
         "report_to": "none",
     }
     decided = {
-        "output_dir": str(checkpoint_folder(plan)),
+        "output_dir": str(plan.checkpoint_dir),
         "per_device_train_batch_size": plan["micro_batch_size"],
         "gradient_accumulation_steps": plan["gradient_accumulation_steps"],
         "bf16": plan["bf16"],
@@ -68,11 +53,10 @@ def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
 
 
 def last_checkpoint(plan: ProgramPlan) -> str | None:
-    """Return the newest checkpoint to go on from; None if there is none, or if the spec says `resume: never`."""
-    folder = checkpoint_folder(plan)
-    if plan.lock.checkpoint.resume == "never" or not folder.is_dir():
+    """Return the newest checkpoint to go on from; None if there is none, or the run starts from the beginning."""
+    if not plan.resume or not plan.checkpoint_dir.is_dir():
         return None
-    found: str | None = get_last_checkpoint(str(folder))
+    found: str | None = get_last_checkpoint(str(plan.checkpoint_dir))
     return found
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import ratc
 from ratc import program
 from ratc.cli import main
-from ratc.plan import Value, Values
 
 SPEC = """experiment_name: demo
 entrypoint: {script: train.py, args: ["${micro_batch_size}"]}
@@ -55,13 +54,6 @@ def test_a_doubled_dollar_sign_names_nothing(text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "false"), (None, ""), (1e-05, "1e-05"), (3, "3")])
 def test_a_value_is_one_word(value: Any, text: str) -> None:
     assert program.word(value) == text
-
-
-def test_what_is_handed_over_under_another_name_is_no_difference_of_its_own() -> None:
-    plan = Values({"seed": Value(1, "default"), "entrypoint.plan.seed": Value(1, "derived")})
-    assert "entrypoint.plan.seed" in program.repeated(plan)
-    edited = Values({**plan, "entrypoint.plan.seed": Value(2, "derived")})
-    assert "entrypoint.plan.seed" not in program.repeated(edited)
 
 
 @pytest.mark.parametrize("command", [["fit"], ["profile"], ["profile", "--measure"], ["tune", "lr"], ["data", "check"]])
@@ -146,3 +138,13 @@ def test_keys_of_the_built_in_loop_are_named_and_judged_no_further(
     said = capsys.readouterr().err
     assert said.count("warning[R207]") == 2
     assert "R241" not in said
+
+
+@pytest.mark.parametrize("key", ["script: 'a${seed}.py'", "command: ['${output_dir}/x', a]"])
+def test_nothing_is_filled_in_in_a_program_s_name(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    spec.write_text(SPEC.replace("script: train.py", key))
+    assert main(["compile", str(spec)]) == 1
+    said = capsys.readouterr().err
+    assert "error[R243]" in said
+    assert "stands in the program's own name" in said
+    assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
