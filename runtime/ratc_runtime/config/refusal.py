@@ -40,9 +40,11 @@ class Wrong(NamedTuple):
     note: str = ""
 
 
-def unreadable(message: str, note: str = "") -> RuntimeFinding:
-    """Return R505."""
-    return RuntimeFinding("R505", message, note, "compile the spec again: ratc compile SPEC")
+def unreadable(
+    message: str, note: str = "", instead: str = "compile the spec again: ratc compile SPEC"
+) -> RuntimeFinding:
+    """Return R505; ``instead`` is the action that helps."""
+    return RuntimeFinding("R505", message, note, instead)
 
 
 def refuse_all(wrong: Iterable[Wrong]) -> RuntimeFinding:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ratc_runtime.config.program_lock import ProgramLock, read_any
 
 import ratc
 from ratc import program
 from ratc.cli import main
+from ratc.diagnostics import has_errors
 
 SPEC = """experiment_name: demo
 entrypoint: {script: train.py, args: ["${micro_batch_size}"]}
@@ -148,3 +150,35 @@ def test_nothing_is_filled_in_in_a_program_s_name(spec: Path, capsys: pytest.Cap
     assert "error[R243]" in said
     assert "stands in the program's own name" in said
     assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
+
+
+def test_commands_take_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that refuse it are in the tests above."""
+    assert main(["compile", str(spec), "-o", "out"]) == 0
+    for words in (
+        *(["check", "out"], ["diff", "out", str(spec)], ["diff", str(spec), "out", "--format", "markdown"]),
+        *(["explain", "out", "seed"], ["validate", str(spec), "--fix"], ["compile", str(spec), "-o", "out", "--check"]),
+        ["report", "out"],
+    ):
+        assert main(words) == 0, (words, capsys.readouterr().err)
+    found = ratc.compile(ratc.CompileRequest(str(spec)))
+    assert [file.path for file in found.artifacts or ()] == ["run.sh", "lock.yaml"]
+    assert not has_errors(ratc.check("out"))
+    assert not ratc.diff(str(spec), "out").comparison.changes
+    assert ratc.load_config_with_auto_optimization(str(spec))["entrypoint"]["args"] == ["4"]
+    assert not Path("ran").exists()
+
+
+def test_a_sweep_of_a_program_is_an_array(spec: Path) -> None:
+    spec.write_text(SPEC.replace("gpus: 1,", "gpus: 1, walltime: '1:00:00',") + "sweep: {grid: {seed: [1, 2]}}\n")
+    assert main(["compile", str(spec), "--target", "slurm", "-o", "out"]) == 0
+    assert sorted(path.name for path in Path("out/points").iterdir()) == ["0001", "0002"]
+    lock = read_any(Path("out/points/0002/lock.yaml"))
+    assert isinstance(lock, ProgramLock)
+    assert lock.handed()["seed"] == 2
+
+
+def test_a_study_says_that_it_needs_the_built_in_loop(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC + "tuning: {search_space: {seed: {choices: [1, 2]}}, metric: loss}\n")
+    assert main(["tune", str(spec)]) == 1
+    assert "error[R245]: `tuning` is of the built-in loop" in capsys.readouterr().err

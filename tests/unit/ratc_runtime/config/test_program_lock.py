@@ -114,3 +114,26 @@ def test_any_value_in_any_place_is_read_or_refused(tmp_path: Path, data: st.Data
     for text in [*starter.words(lock, ["{}"], told), *starter.variables(lock, start, told).values()]:
         assert "\0" not in text
         text.encode()
+
+
+def test_what_only_the_built_in_loop_has_says_so_of_a_program_s_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ratc_runtime
+    from ratc_runtime.config.lock import read_lock
+
+    monkeypatch.chdir(tmp_path)
+    path = lock_file(tmp_path)
+    for use in (lambda: read_lock(path), lambda: ratc_runtime.UnifiedTrainer(path).train()):
+        with pytest.raises(RuntimeFinding, match=r"R505.* is the lock of a program of its own") as caught:
+            use()
+        assert "start the run.sh" in caught.value.render()
+
+
+@pytest.mark.parametrize("name", ["results.json", "checkpoints", "logs"])
+def test_an_output_folder_of_a_program_holds_no_checkpoint_to_open(tmp_path: Path, name: str) -> None:
+    from ratc_runtime.inference import open_checkpoint
+
+    (tmp_path / name).mkdir()
+    with pytest.raises(RuntimeFinding, match=r"R508.* holds no checkpoint of the built-in loop"):
+        open_checkpoint(tmp_path)
