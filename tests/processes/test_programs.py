@@ -1,0 +1,97 @@
+"""The examples of own scripts train for real: stopped by the stop file, continued, and finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.effort import HANGS_S
+from tests.helpers.jobs import as_soon_as, for_jobs, ratc
+from tests.helpers.lockfile import results
+from tests.places import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def copied(folder: Path, example: str, epochs: int) -> Path:
+    """An example in a folder of its own, with so many epochs; returns its output folder."""
+    shutil.copytree(ROOT / "specs" / example, folder, ignore=shutil.ignore_patterns("compiled", "outputs", "data"))
+    spec = yaml.safe_load((folder / "config.yaml").read_text())
+    spec["training"]["epochs"] = epochs
+    (folder / "config.yaml").write_text(yaml.safe_dump(spec))
+    return folder / "outputs" / example
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env={**os.environ, **for_jobs(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "PYTHONUNBUFFERED": "1"},
+        stdout=(folder / "log").open("a"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def stop_once_it_trains(run: subprocess.Popen[str], folder: Path, output: Path, word: str) -> None:
+    """Leave the stop file as soon as something was learnt; the run ends by itself, unfinished."""
+
+    def trains(folder: Path) -> bool:
+        said = (folder / "log").read_text()
+        assert run.poll() is None, said
+        return word in said
+
+    as_soon_as(trains, {folder: (output / "STOP").touch})
+    assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
+    assert (output / "STOPPED").exists()
+    assert not (output / "results.json").exists()
+
+
+def test_the_trainer_s_example_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """`ratc train`, on one process."""
+    pytest.importorskip("transformers")
+    folder = tmp_path / "text"
+    output = copied(folder, "text", epochs=20)
+    words = [sys.executable, "-m", "ratc", "train", "config.yaml"]
+    stop_once_it_trains(started(folder, *words), folder, output, "'loss'")
+    run = started(folder, *words)
+    assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
+    assert "going on from" in (folder / "log").read_text()
+    found = results(output)
+    assert (found["status"], found["steps"]) == ("finished", 20 * 10)
+    assert found["metrics"]["train_loss"] < 3.5
+
+
+def on_two_processes(folder: Path) -> list[str]:
+    """Compile, and give the lock two processes on this machine, as it has for two cards; returns what starts them."""
+    done = ratc(folder, "compile", "config.yaml", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    lock = yaml.safe_load((folder / "out/lock.yaml").read_text())
+    lock["parallel"] |= {"processes_per_node": 2, "world_size": 2}
+    lock["training"]["gradient_accumulation_steps"] //= 2
+    (folder / "out/lock.yaml").write_text(yaml.safe_dump(lock))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "{}"]
+    return [
+        *(sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--"),
+        *(sys.executable, *launcher),
+    ]
+
+
+def test_two_processes_stop_together_and_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = tmp_path / "text"
+    output = copied(folder, "text", epochs=20)
+    words = on_two_processes(folder)
+    stop_once_it_trains(started(folder, *words), folder, output, "'loss'")
+    run = started(folder, *words)
+    assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
+    assert "going on from" in (folder / "log").read_text()
+    found = results(output)
+    assert (found["status"], found["steps"], found["world_size"]) == ("finished", 20 * 10, 2)
+    assert found["metrics"]["train_loss"] < 3.5
