@@ -53,19 +53,8 @@ def stop_once_it_trains(run: subprocess.Popen[str], folder: Path, output: Path, 
     assert not (output / "results.json").exists()
 
 
-def test_the_trainer_s_example_is_stopped_and_goes_on(tmp_path: Path) -> None:
-    """`ratc train`, on one process."""
-    pytest.importorskip("transformers")
-    folder = tmp_path / "text"
-    output = copied(folder, "text", epochs=20)
-    words = [sys.executable, "-m", "ratc", "train", "config.yaml"]
-    stop_once_it_trains(started(folder, *words), folder, output, "'loss'")
-    run = started(folder, *words)
-    assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
-    assert "going on from" in (folder / "log").read_text()
-    found = results(output)
-    assert (found["status"], found["steps"]) == ("finished", 20 * 10)
-    assert found["metrics"]["train_loss"] < 3.5
+#: The word that an example says once it has learnt something, its package, and the epochs that take some seconds.
+EXAMPLES = {"text": ("'loss'", "transformers", 20), "figures": ("epoch 1:", "accelerate", 8)}
 
 
 def on_two_processes(folder: Path) -> list[str]:
@@ -83,15 +72,43 @@ def on_two_processes(folder: Path) -> list[str]:
     ]
 
 
-def test_two_processes_stop_together_and_go_on(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    folder = tmp_path / "text"
-    output = copied(folder, "text", epochs=20)
-    words = on_two_processes(folder)
-    stop_once_it_trains(started(folder, *words), folder, output, "'loss'")
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_stopped_and_goes_on(example: str, processes: int, tmp_path: Path) -> None:
+    """On one process with `ratc train`."""
+    word, package, epochs = EXAMPLES[example]
+    pytest.importorskip(package)
+    folder = tmp_path / example
+    output = copied(folder, example, epochs)
+    alone = [sys.executable, "-m", "ratc", "train", "config.yaml"]
+    words = alone if processes == 1 else on_two_processes(folder)
+    stop_once_it_trains(started(folder, *words), folder, output, word)
     run = started(folder, *words)
     assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
-    assert "going on from" in (folder / "log").read_text()
+    assert "going on " in (folder / "log").read_text()
     found = results(output)
-    assert (found["status"], found["steps"], found["world_size"]) == ("finished", 20 * 10, 2)
-    assert found["metrics"]["train_loss"] < 3.5
+    steps = {"text": 10, "figures": 30}[example] * epochs
+    assert (found["status"], found["steps"], found["world_size"]) == ("finished", steps, processes)
+    if example == "text":
+        assert found["metrics"]["train_loss"] < 3.5
+    else:
+        assert found["accuracy"] > 0.8
+
+
+def test_a_stopped_run_learns_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+    """With Accelerate: the same order of samples, the same weights but for rounding."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    weights = []
+    for name in ("stopped", "undisturbed"):
+        folder = tmp_path / name
+        output = copied(folder, "figures", epochs=4)
+        words = [sys.executable, "-m", "ratc", "train", "config.yaml"]
+        if name == "stopped":
+            stop_once_it_trains(started(folder, *words), folder, output, "epoch 1:")
+        assert started(folder, *words).wait(HANGS_S) == 0, (folder / "log").read_text()
+        last = max(output.glob("checkpoints/*/step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        from safetensors.torch import load_file
+
+        weights.append(load_file(last / "model.safetensors"))
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-5) for key in weights[1])
