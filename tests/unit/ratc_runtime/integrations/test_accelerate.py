@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from ratc_runtime.integrations.accelerate import make_accelerator
+from ratc_runtime.integrations.accelerate import load_last, make_accelerator, save_state
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +58,25 @@ def test_an_accelerator_with_other_values_is_refused(make_plan: Any, monkeypatch
     with pytest.raises(RuntimeFinding, match=r"R503") as caught:
         make_accelerator(make_plan())
     assert "gradient_accumulation_steps: 5, the lock says 2" in caught.value.render()
+
+
+def test_the_newest_whole_checkpoint_is_loaded(make_plan: Any) -> None:
+    plan = make_plan()
+    accelerator = make_accelerator(plan)
+    model = accelerator.prepare(torch.nn.Linear(1, 1))
+    assert load_last(accelerator, plan) == 0
+    for step in (9, 10, 11):
+        torch.nn.init.constant_(model.weight, step)
+        save_state(accelerator, plan, step)
+    (plan.checkpoint_dir / ".step-12").mkdir()  # of a start that was killed
+    (plan.checkpoint_dir / "step-notes").mkdir()
+    torch.nn.init.zeros_(model.weight)
+    assert load_last(accelerator, plan) == 11
+    assert model.weight.item() == 11
+    assert sorted(path.name for path in plan.checkpoint_dir.glob("step-1*")) == ["step-10", "step-11"]
+    assert load_last(accelerator, make_plan(resume=False)) == 0
+    # The same step again takes the place of the one that is there.
+    torch.nn.init.constant_(model.weight, 5)
+    save_state(accelerator, plan, 11)
+    assert load_last(accelerator, plan) == 11
+    assert model.weight.item() == 5
