@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.effort import HANGS_S
-from tests.helpers.jobs import as_soon_as, for_jobs, ratc
+from tests.helpers.jobs import as_soon_as, for_jobs, needs, ratc
 from tests.helpers.lockfile import results
 from tests.places import ROOT
 
@@ -53,8 +53,13 @@ def stop_once_it_trains(run: subprocess.Popen[str], folder: Path, output: Path, 
     assert not (output / "results.json").exists()
 
 
-#: The word that an example says once it has learnt something, its package, and the epochs that take some seconds.
-EXAMPLES = {"text": ("'loss'", "transformers", 20), "figures": ("epoch 1:", "accelerate", 8)}
+#: The word that an example says once it has learnt something, its package, the epochs that take some seconds, the
+#: steps of one, and whether it has learnt what it should.
+EXAMPLES = {
+    "text": ("'loss'", "transformers", 20, 10, lambda found: found["metrics"]["train_loss"] < 3.5),
+    "figures": ("epoch 1:", "accelerate", 8, 30, lambda found: found["accuracy"] > 0.8),
+    "waves": ("after step", "lightning", 40, 20, lambda found: found["metrics"]["error"] < 0.03),
+}
 
 
 def on_two_processes(folder: Path) -> list[str]:
@@ -76,8 +81,8 @@ def on_two_processes(folder: Path) -> list[str]:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_is_stopped_and_goes_on(example: str, processes: int, tmp_path: Path) -> None:
     """On one process with `ratc train`."""
-    word, package, epochs = EXAMPLES[example]
-    pytest.importorskip(package)
+    word, package, epochs, steps, has_learnt = EXAMPLES[example]
+    needs(package)
     folder = tmp_path / example
     output = copied(folder, example, epochs)
     alone = [sys.executable, "-m", "ratc", "train", "config.yaml"]
@@ -87,18 +92,16 @@ def test_an_example_is_stopped_and_goes_on(example: str, processes: int, tmp_pat
     assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
     assert "going on " in (folder / "log").read_text()
     found = results(output)
-    steps = {"text": 10, "figures": 30}[example] * epochs
-    assert (found["status"], found["steps"], found["world_size"]) == ("finished", steps, processes)
-    if example == "text":
-        assert found["metrics"]["train_loss"] < 3.5
-    else:
-        assert found["accuracy"] > 0.8
+    assert (found["status"], found["steps"], found["world_size"]) == ("finished", steps * epochs, processes)
+    assert has_learnt(found)
 
 
 def test_a_stopped_run_learns_what_an_undisturbed_one_does(tmp_path: Path) -> None:
     """With Accelerate: the same order of samples, the same weights but for rounding."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("accelerate")
+    needs("accelerate")
+    import torch
+    from safetensors.torch import load_file
+
     weights = []
     for name in ("stopped", "undisturbed"):
         folder = tmp_path / name
@@ -108,7 +111,5 @@ def test_a_stopped_run_learns_what_an_undisturbed_one_does(tmp_path: Path) -> No
             stop_once_it_trains(started(folder, *words), folder, output, "epoch 1:")
         assert started(folder, *words).wait(HANGS_S) == 0, (folder / "log").read_text()
         last = max(output.glob("checkpoints/*/step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-        from safetensors.torch import load_file
-
         weights.append(load_file(last / "model.safetensors"))
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-5) for key in weights[1])

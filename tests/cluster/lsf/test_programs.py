@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.lsf.test_jobs import HERE, HOSTS, Lsf, lsf, said
 from tests.helpers import jobs
-from tests.helpers.jobs import as_soon_as, results
+from tests.helpers.jobs import as_soon_as, needs, results
 from tests.places import ROOT
 
 __all__ = ["lsf"]
@@ -25,7 +25,7 @@ resources: {{cluster: {HERE / "cluster.yaml"}, nodes: 2, num_gpus: 0, cpus: 1, m
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_a_trainer_on_two_hosts_is_stopped_and_goes_on(lsf: Lsf, tmp_path: Path, launcher: str) -> None:
-    pytest.importorskip("transformers")
+    needs("transformers")
     folder = tmp_path / "two hosts, größer"
     shutil.copytree(ROOT / "specs/text", folder, ignore=shutil.ignore_patterns("compiled", "outputs"))
     (folder / "spec.yaml").write_text(f"{SPEC}launcher: {launcher}\n")
