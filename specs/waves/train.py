@@ -57,7 +57,8 @@ def main() -> None:
     train = DataLoader(make_waves(given.series, plan["seed"]), batch, shuffle=True, num_workers=workers)
     validation = DataLoader(make_waves(160, plan["seed"] + 1), batch, num_workers=workers)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = lightning.Trainer(**trainer_arguments(plan, **quiet), callbacks=[PlanCallback(plan)])
+    keywords = trainer_arguments(plan, num_sanity_val_steps=0, **quiet)
+    trainer = lightning.Trainer(**keywords, callbacks=[PlanCallback(plan)])
     start = last_checkpoint(plan)
     if start is not None:
         print(f"going on from {start}", flush=True)

@@ -88,8 +88,9 @@ class PlanCallback(Callback):  # type: ignore[misc]  # lightning may be absent
         self._step = trainer.global_step
         if self.plan.should_stop():
             self.stopping = trainer.should_stop = True
-            # Lightning does not stop before these.
+            # Lightning does not stop before these, and would validate first, for which there may be no time.
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+            trainer.limit_val_batches = 0
             self._save(trainer)
             self.plan.stopped()
 

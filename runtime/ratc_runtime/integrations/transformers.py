@@ -81,6 +81,12 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has n
         """Save and stop if the job asks for it."""
         if self.plan.should_stop():
             self.stopping = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False  # for which there may be no time
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave the evaluation out if the run stops in the middle of an epoch."""
+        if self.stopping:
+            control.should_evaluate = False
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave word that all is saved, or write the results."""

@@ -27,7 +27,8 @@ class Line(lightning.LightningModule):
 
     def __init__(self, output: Path, stop_at: int = 0) -> None:
         super().__init__()
-        self.layer, self.output, self.stop_at, self.pieces = torch.nn.Linear(1, 1), output, stop_at, 0
+        self.layer, self.output, self.stop_at = torch.nn.Linear(1, 1), output, stop_at
+        self.pieces, self.validated = 0, 0
 
     def training_step(self, batch: Any, number: int) -> torch.Tensor:
         self.pieces += 1
@@ -37,15 +38,19 @@ class Line(lightning.LightningModule):
         self.log("loss", loss)
         return loss
 
+    def validation_step(self, batch: Any, number: int) -> None:
+        self.validated += 1
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def fit(plan: Any, module: Line, batch: int = 8, start: str | None = None, **more: Any) -> lightning.Trainer:
     """Train on 64 samples, which is 8 pieces and 4 steps of an epoch."""
-    keywords = {**trainer_arguments(plan, **QUIET), **more}
+    keywords = {**trainer_arguments(plan, num_sanity_val_steps=0, **QUIET), **more}
     trainer = lightning.Trainer(**keywords, callbacks=[PlanCallback(plan)])
-    trainer.fit(module, DataLoader(TensorDataset(torch.ones(64, 1)), batch), ckpt_path=start)
+    data = DataLoader(TensorDataset(torch.ones(64, 1)), batch)
+    trainer.fit(module, data, data, ckpt_path=start)
     return trainer
 
 
@@ -111,6 +116,7 @@ def test_a_stop_file_saves_and_stops_after_a_step(make_plan: Any, more: dict[str
     plan = make_plan()
     stopped = Line(plan.output_dir, stop_at=11)  # the first piece of the sixth step, in the second epoch
     assert fit(plan, stopped, **more).global_step == 6
+    assert stopped.validated == 8, "of the first epoch"
     assert (plan.output_dir / "STOPPED").exists()
     assert not (plan.output_dir / "results.json").exists()
     (plan.output_dir / "STOP").unlink()

@@ -90,10 +90,17 @@ def test_a_stop_file_saves_and_ends_the_training(make_plan: Any) -> None:
     callback.on_step_end(of_trainer(), TrainerState(), control)
     assert not control.should_save
     assert not control.should_training_stop
+    control.should_evaluate = True
+    callback.on_epoch_end(of_trainer(), TrainerState(), control)
+    assert control.should_evaluate
     (plan.output_dir / "STOP").touch()
     callback.on_step_end(of_trainer(), TrainerState(), control)
     assert control.should_save
     assert control.should_training_stop
+    assert not control.should_evaluate, "there may be no time"
+    control.should_evaluate = True  # as the Trainer's own callback decides, which comes before
+    callback.on_epoch_end(of_trainer(), TrainerState(), control)
+    assert not control.should_evaluate
     callback.on_train_end(of_trainer(), TrainerState(), control)
     assert (plan.output_dir / "STOPPED").exists()
     assert not (plan.output_dir / "results.json").exists()
