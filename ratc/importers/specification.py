@@ -23,8 +23,9 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
     found = list(merged.found)
     values = {path: item.value for path, item in merged.values.items()}
     comments = {path: f"from {redact(item.span.source.name)}:{item.span.line}" for path, item in merged.values.items()}
+    needless = {"data.data_dir"} if any(path.startswith("entrypoint.") for path in values) else set()
     for path, stand_in in REQUIRED.items():
-        if path not in values:
+        if path not in values and path not in needless:
             values[path], comments[path] = stand_in, "to be said: no imported file says it"
             message = f"`{path}` is not said by {', '.join(names)}"
             note = (f"`{stand_in}` stands there until you say it",)
