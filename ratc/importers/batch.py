@@ -19,7 +19,7 @@ from ratc.units import slurm_time
 _Made = list[tuple[str, object]] | str
 _OURS = "ratc writes it itself"
 _COMMAND = "a command: if the job needs it, put it into `environment.setup`"
-_LAUNCH = re.compile(r"^(?:exec )?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
+_LAUNCH = re.compile(r"^(?:exec )?(?:\S*/)?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
 
 
 def slurm_walltime(text: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,9 +62,10 @@ def split(command: Command, span: Span) -> Launch:
 
 
 def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
-    """The kind of the program, its place among the words, and its launcher."""
+    """The kind of the program, its place among the words, and what starts its processes, if something does."""
     at = 1 if words[:1] == ["exec"] else 0
-    starter = words[at] if at < len(words) and words[at] in _STARTERS else None
+    named = words[at].rpartition("/")[2] if at < len(words) else ""
+    starter = named if named in _STARTERS else None
     starts = [number for number in range(at, len(words)) if _launcher(words[number])]
     if not starts or (starter is None and starts[0] != at):
         return None
@@ -79,8 +79,8 @@ def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
             at += 1
             if at < len(words) and words[at] in _MODULES:
                 return _launched(words, at + 1, _MODULES[words[at]])
-            return ("module", at, _by(starter)) if at < len(words) and _NAME.fullmatch(words[at]) else None
-        return ("script", at, _by(starter)) if at < len(words) and not words[at].startswith("-") else None
+            return ("module", at, starter) if at < len(words) and _NAME.fullmatch(words[at]) else None
+        return ("script", at, starter) if at < len(words) and not words[at].startswith("-") else None
     if launcher == "accelerate":
         return _launched(words, at + 1, launcher) if words[at : at + 1] == ["launch"] else None
     return _launched(words, at, launcher)
@@ -88,32 +88,26 @@ def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
 
 def _launched(words: Sequence[str], at: int, launcher: str | None) -> tuple[str, int, str | None] | None:
     """The program behind a launcher's options, some of which have values: a file of Python's, or what `-m` names."""
-    name = "accelerate" if launcher == "accelerate" else None  # torchrun is what ratc takes by itself
     for number in range(at, len(words)):
         if words[number] in ("-m", "--module"):
             named = number + 1
-            return ("module", named, name) if named < len(words) and _NAME.fullmatch(words[named]) else None
+            return ("module", named, launcher) if named < len(words) and _NAME.fullmatch(words[named]) else None
         if words[number].endswith(".py") and not words[number].startswith("-"):
-            return "script", number, name
+            return "script", number, launcher
     return None
 
 
 def _launcher(word: str) -> str | None:
-    name = os.path.basename(word)
+    name = word.rpartition("/")[2]
     if _PYTHON.fullmatch(name):
         return "python"
     return name if name in ("torchrun", "accelerate", "deepspeed") else None
 
 
-def _by(starter: str | None) -> str | None:
-    return "srun" if starter == "srun" else None
-
-
 def entrypoint(launches: Sequence[Launch]) -> Iterator[Item]:
     """The program of a script that starts one; of several, the one that a launcher or the scheduler starts."""
     known = [one for one in launches if one.kind]
-    led = [one for one in known if not _PYTHON.fullmatch(os.path.basename(one.own[0]))]
-    chosen = known if len(known) == 1 else led
+    chosen = known if len(known) == 1 else [one for one in known if one.launcher]
     for one in launches:
         if len(chosen) == 1 and one is chosen[0]:
             yield from _carried(one)
@@ -125,7 +119,7 @@ def entrypoint(launches: Sequence[Launch]) -> Iterator[Item]:
 
 def _carried(one: Launch) -> Iterator[Item]:
     yield Carried(f"entrypoint.{one.kind}", one.program, one.span, one.text)
-    if one.launcher is not None:
+    if one.launcher in ("srun", "accelerate"):  # torchrun is what ratc takes by itself
         yield Carried("launcher", one.launcher, one.span, one.text)
     args, ahead = [], list(one.args)
     is_trainer = any(_option(word)[0] == _OF_A_TRAINER for word in ahead if word)
