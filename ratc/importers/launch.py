@@ -29,6 +29,8 @@ _TRAINER = {
     "seed": ("seed", "seed", int),
     "dataloader_num_workers": ("data.num_workers", "num_workers", int),
 }
+#: Its option for a folder, which ratc chooses: only there it looks for what a stopped run goes on from.
+_FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
 #: The option by which such a script is known.
 _OF_A_TRAINER = "per_device_train_batch_size"
 _RATCS = "ratc writes the command"
@@ -133,6 +135,12 @@ def _carried(one: Launch) -> Iterator[Item]:
             yield Left(f"{one.program}: {left}", one.span, "the shell's variables are not known here: add it to `args`")
             if word is not None:
                 ahead.pop(0)
+            continue
+        if is_trainer and name == _FOLDER and (following if alone else value):
+            args += [word, _CHOSEN] if alone else [f"--{name}={_CHOSEN}"]
+            given = ahead.pop(0) if alone else value
+            why = f"`{_CHOSEN}` in its place, a folder for each program in the output folder"
+            yield Left(f"{one.program}: --{name} {given}", one.span, why, deliberate=True)
             continue
         key = _TRAINER.get(name) if is_trainer else None
         made = _number(following or "" if alone else value or "", key[2]) if key else None

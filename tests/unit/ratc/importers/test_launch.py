@@ -79,6 +79,17 @@ def test_what_a_trainer_is_told_becomes_the_plan_s() -> None:
     assert (found["training.epochs"], found["seed"], found["data.num_workers"]) == (3, 7, 2)
 
 
+@pytest.mark.parametrize("option", ["--output_dir out", "--output_dir=out"])
+def test_a_trainer_s_checkpoints_have_the_folder_of_the_program(option: str) -> None:
+    script = f"#SBATCH -N 1\npython train.py {option} --per_device_train_batch_size 8\n"
+    args = carried(script)["entrypoint.args"]
+    assert "=".join(args[:-2]) == "--output_dir=${checkpoint_dir}"
+    items = batch.read("slurm", "x", script)
+    assert next(item.source for item in items if isinstance(item, Left) and item.deliberate).endswith(
+        "--output_dir out"
+    )
+
+
 def test_other_scripts_options_are_only_their_own() -> None:
     found = of("python train.py --learning_rate 1e-3 --seed 7")
     assert found["entrypoint.args"] == ["--learning_rate", "1e-3", "--seed", "7"]
