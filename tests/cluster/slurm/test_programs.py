@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tests.cluster.slurm.cluster import Slurm
 from tests.cluster.slurm.test_jobs import CLUSTER, log
 from tests.helpers import jobs
 from tests.helpers.jobs import as_soon_as, for_jobs, needs, results
+from tests.helpers.walkthrough import run, steps
 from tests.places import ROOT
 
 pytestmark = pytest.mark.slow
@@ -95,3 +99,24 @@ def test_a_program_that_fails_on_one_node_fails_the_job(slurm: Slurm, tmp_path: 
     facts = slurm.wait_for_end(job)
     assert facts["JobState"] == "FAILED", log(tmp_path)
     assert not (tmp_path / "outputs/demo/DONE").exists()
+
+
+def test_the_guide_for_a_trainer_and_a_cluster_runs_as_it_is(slurm: Slurm, tmp_path: Path) -> None:
+    """Every command of the page, in one shell, on a login node."""
+    needs("transformers")
+    home = tmp_path / "home"
+    home.mkdir()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"HOME": str(home), "PATH": path, **for_jobs(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"}
+    folder = tmp_path / "text"
+    folder.mkdir()
+    done = run(steps((ROOT / "docs/guides/trainer-on-slurm.md").read_text()), folder, environment)
+    assert len(done) == 7
+    for step, status, said in done:
+        assert status == 0, f"{step.text}{said}"
+    said = "".join(said for _, _, said in done)
+    assert "gradient_accumulation_steps: 2  # 32 / (8 x 2)" in said
+    assert "ended with status 0" in said
+    assert "training.gradient_accumulation_steps" in done[-1][2]
+    found = json.loads((folder / "outputs/text/results.json").read_text())
+    assert (found["status"], found["world_size"], found["gradient_accumulation_steps"]) == ("finished", 2, 2)
