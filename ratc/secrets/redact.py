@@ -170,13 +170,13 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
                 yield match.span("value")
     for pattern in (_ASSIGNED, _OPTION, _SET):
         position = 0
-        while match := pattern.search(text, position):
-            position = match.end()
-            if names_secret(match["name"]):
-                value = (_VALUE if ":" in match["sign"] else _WORD_OF_A_SHELL).match(text, match.end())
+        while name := pattern.search(text, position):
+            position = name.end()
+            if names_secret(name["name"]):
+                value = (_VALUE if ":" in name["sign"] else _WORD_OF_A_SHELL).match(text, position)
                 if value and (is_long := len(value[0]) > _LONG):
                     position = value.end()
-                if value and (is_long or _is_assigned(match["name"], match["sign"], value[0], printed)):
+                if value and (is_long or _is_assigned(name["name"], name["sign"], value[0], printed)):
                     yield value.span()
 
 
