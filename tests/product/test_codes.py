@@ -40,7 +40,7 @@ MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source
 IN_WORDS = (
     {"R317", "R345", "R361", "R402", "R435", "R440", "R441", "R451"}
     | {f"R41{number}" for number in range(1, 10)}
-    | {path.stem for path in CODES.glob("R5*.md")} - {"R515"}
+    | {path.stem for path in CODES.glob("R[56]*.md")} - {"R515"}
 )
 #: Codes that come of checking a micro-batch that the spec gives, which takes a trace.
 CHECKING = {"R318"}
