@@ -129,8 +129,7 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
 
     def _settle(self, place: Place, best: Sequence[Place]) -> None:
-        """Update the links `last` and `best` after `place` was written, and remove the checkpoints that are not kept.
-        """
+        """Update the links `last` and `best` after `place` was written, and remove checkpoints that are not kept."""
         self._newest = place
         self._damaged.discard(place)
         present = [one for one in places_in(self.folder, self.suffix) if one not in self._damaged]
