@@ -1,4 +1,4 @@
-"""What a picture of boxes is drawn from; free of matplotlib, so that ranks can send it to the one that draws."""
+"""The data of a picture of boxes. Does not import matplotlib, so that ranks can send it to the one that draws."""
 
 from __future__ import annotations
 
