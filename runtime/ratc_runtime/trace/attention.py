@@ -1,8 +1,8 @@
-"""Scaled dot-product attention as CUDA runs it: which kernel, and so whether the S x S matrix is kept.
+"""Scaled dot-product attention as on CUDA: the choice of the kernel, which decides whether the S x S matrix is kept.
 
-The rules are those of `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` of torch 2.13 (order, hardware,
-types, head sizes, masks), the preparation of arguments that of `transformers/attention.cpp`. Flash,
-memory-efficient and cuDNN attention keep the output and one logsumexp per row; "math" keeps the matrix.
+The rules are those of `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` of torch 2.13 (order, hardware, types,
+head sizes, masks), the preparation of arguments that of `transformers/attention.cpp`. Flash, memory-efficient and cuDNN
+attention keep the output and one logsumexp per row; "math" keeps the matrix.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def kernel(
     dropout: float = 0.0,
     grouped: bool = False,
 ) -> str:
-    """Return "cudnn", "flash", "efficient" or "math": what CUDA picks on a card of this compute capability."""
+    """Return CUDA's choice on a card of this compute capability: "cudnn", "flash", "efficient" or "math"."""
     if any(t.dim() != 4 or t.stride(-1) != 1 or 0 in t.shape for t in (query, key, value)):
         return "math"
     # `check_last_dim_stride_equals_1_dense` looks at the mask too: a bias that was permuted is no longer in rows.
@@ -152,7 +152,7 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Do what `scaled_dot_product_attention` does on CUDA, with the operators that it calls there."""
+    """Run `scaled_dot_product_attention` with the operators that it calls on CUDA."""
     aten: Any = torch.ops.aten
     mask = None if attn_mask is None else _additive(attn_mask, query)
     name = kernel(capability, query, key, value, mask, is_causal, dropout_p, enable_gqa)

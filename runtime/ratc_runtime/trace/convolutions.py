@@ -1,6 +1,6 @@
-"""The passes of convolutions: the copies that each makes before its result, and what the compiler must know of it.
+"""The passes of convolutions: the copies that each makes before its result, and their description for the compiler.
 
-How many bytes cuDNN takes for a pass is no matter of the trace: `ratc/memory/convolutions.py` works it out.
+The bytes of cuDNN's workspace are not part of the trace: `ratc/memory/convolutions.py` computes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FlexAttention as a trace sees it: one operator, with what its kernels allocate on a GPU and no scores."""
+"""FlexAttention in a trace: one operator with the GPU kernels' allocations, and no scores."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ class FlexAttention(torch.autograd.Function):
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stand in for the kernels."""
+    """Replace the kernels in a trace."""
     return FlexAttention.apply(q, k, v)  # type: ignore[no-any-return,no-untyped-call]
