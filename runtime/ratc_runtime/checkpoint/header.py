@@ -45,7 +45,7 @@ def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dic
     return {
         "version": VERSION,
         "fingerprint": lock.fingerprint(),
-        # As text: a lock may hold what torch does not read back without running code.
+        # As text: a lock may hold values that torch cannot load without running code.
         "lock": json.dumps(lock.model_dump(), default=str),
         "progress": progress,
         "world_size": len(rng),
@@ -207,7 +207,7 @@ def unusable(path: Path, reason: str | None, help: str = "") -> RuntimeFinding:
 
 
 def changed(path: Path, found: list[str]) -> RuntimeFinding:
-    """Return R518: the lock is not the one that a checkpoint was made under."""
+    """Return R518: the lock has changed since a checkpoint was made."""
     return RuntimeFinding(
         "R518",
         f"the lock has changed since checkpoint {path} was made",

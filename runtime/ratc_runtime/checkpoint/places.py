@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The checkpoint's name without a suffix; names sort as their places do."""
+        """The checkpoint's name without a suffix. Names sort like their places."""
         return f"epoch-{self.epoch:04}-step-{self.step:06}"
 
     @classmethod

@@ -157,7 +157,7 @@ class Checkpoints:
             return
         present = places_in(self.folder, self.suffix)
         if present and place == present[0]:
-            with contextlib.suppress(OSError):  # nothing depends on it; the next save says what is wrong with the disk
+            with contextlib.suppress(OSError):  # nothing depends on it; the next save reports an error of the disk
                 self._settle(place, best)
 
     @phase("checkpoint")

@@ -409,7 +409,7 @@ class Lock(Section):
             "data": data,
             "detection": head,
         }
-        # Only if there are some: the fingerprints of other locks stay what they were.
+        # Only if there are some, so that the fingerprints of other locks do not change.
         if self.tasks is not None:
             learnt["tasks"] = _learnt_parts(self.tasks)
         if self.compression is not None:

@@ -29,7 +29,7 @@ MOST_NAMES = 100_000
 _ENDS = 1 << 20
 #: Names that a message lists.
 _SHOWN = 3
-#: Lists of samples that the built-in data sets read, beside what `files(index)` gives.
+#: Lists of samples that the built-in data sets read, beside the files of `files(index)`.
 _LISTS = ("splits.json",)
 
 

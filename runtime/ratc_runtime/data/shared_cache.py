@@ -151,7 +151,7 @@ class Arena:
             return False
         try:
             _write(self.descriptor, packed, offset)
-        except OSError:  # no room on the disk, or the disk is gone: what was reserved stays empty
+        except OSError:  # no room on the disk, or the disk is gone: the reserved room stays empty
             self._full = True
             return False
         if not _lock(self.descriptor, _LOCK_HEAD):

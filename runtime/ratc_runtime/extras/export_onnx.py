@@ -83,7 +83,7 @@ def _export(model: nn.Module, image: torch.Tensor, path: Path) -> None:
             )
         assert program is not None
         program.save(str(path))
-    except Exception as error:  # its exporter raises what it likes
+    except Exception as error:  # its exporter raises various errors
         note = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
         raise RuntimeFinding("R551", "the model cannot be exported to ONNX", note) from None
 

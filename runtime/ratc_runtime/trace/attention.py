@@ -125,7 +125,7 @@ def _efficient(
 
 
 def _additive(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """A boolean mask becomes one of zeros and minus infinities, in the query's type."""
+    """Return a boolean mask as zeros and minus infinities, in the query's type."""
     if mask.dtype != torch.bool:
         return mask
     zero = torch.zeros((), dtype=query.dtype, device=query.device)
@@ -133,7 +133,7 @@ def _additive(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
 
 
 def _aligned(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """The memory-efficient kernel reads 16 columns at once: other masks are padded, then sliced."""
+    """Return the mask padded and sliced for the memory-efficient kernel, which reads 16 columns at once."""
     last = mask.shape[-1]
     if last % 16:
         mask = F.pad(mask, (0, 16 - last % 16))[..., :last]
@@ -183,10 +183,10 @@ def _rounded(number: int, multiple: int) -> int:
 
 
 def backward_scratch(operator: Any, args: tuple[Any, ...]) -> list[int]:
-    """Return the bytes that an attention kernel's backward allocates for itself after its results, in their order.
+    """Return the bytes of an attention kernel's own allocations in backward, after its results, in order.
 
     All are freed at its end. Flash attention (`flash_attn/flash_api.cpp`, mha_bwd) sums the query's gradient in
-    float32, keeps one float32 a row, and the gradients of keys and values for all heads if they have fewer. cuDNN's
+    float32, keeps one float32 per row, and the gradients of keys and values for all heads if they have fewer. cuDNN's
     does the first two in one workspace (read off an H200). The memory-efficient one (`attention_backward.cu`) sums the
     query's gradient in float32 for 16-bit types; for float32 it multiplies the output with its gradient beforehand.
     """

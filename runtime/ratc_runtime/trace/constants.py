@@ -231,7 +231,7 @@ class Constants:
         if value.dtype != fake.dtype or value.shape != fake.shape:
             return
         with _disable_current_modes():
-            # A storage of its own, laid out as the fake one: what an operator returned may be an argument's.
+            # A separate storage with the fake one's layout: a result may share an argument's.
             own = torch.empty(size, dtype=torch.uint8).untyped_storage()
             target = torch.empty(0, dtype=fake.dtype)
             target.set_(own, fake.storage_offset(), fake.shape, fake.stride())  # type: ignore[call-overload]

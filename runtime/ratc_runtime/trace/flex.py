@@ -12,7 +12,7 @@ class FlexAttention(torch.autograd.Function):
 
     Follows `flex_attention` and `flex_attention_backward` of torch/_inductor/kernel/flex (torch 2.13): forward writes
     the output and the log-sum-exp to base 2, which is kept, and makes another of it to base e. Backward sums output
-    times gradient a row, in float32, and writes three gradients; a gradient that nobody asked for is zeros.
+    times gradient per row, in float32, and writes three gradients; an unneeded gradient is zeros.
     """
 
     @staticmethod

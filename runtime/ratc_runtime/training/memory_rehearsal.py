@@ -69,7 +69,7 @@ def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, spli
 def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> tuple[str, str]:
     device = engine.world.device
     random = rng_state()
-    # On the host: a copy on the device would lie between what the steps allocate.
+    # On the host: a copy on the device would lie between the steps' allocations.
     buffers = [(buffer, buffer.detach().to("cpu", copy=True)) for buffer in _buffers(engine.module, criterion)]
     outcome = FITS, ""
     out_of_memory.give_back(device)  # blocks cached while the model and a checkpoint were loaded

@@ -83,7 +83,7 @@ class Run:
     criterion: Any
     train: Loader
     val: Loader | JointLoader
-    test: Loader | JointLoader | None  # somebody who brings data may bring none for it
+    test: Loader | JointLoader | None  # None if a caller passed data sets without it
     steps: int  # optimizer steps in an epoch
     parameters: int
     checkpoints: Checkpoints

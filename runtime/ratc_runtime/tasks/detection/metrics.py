@@ -65,7 +65,7 @@ class AveragePrecision:
     def scores(self, world: World) -> dict[str, float]:
         """Return the scores over all ranks; NaN for a class, or a split, without objects."""
         images = [image for part in world.gather(self._images) for image in part]
-        # One process computes, on images in an order that does not depend on who had them: it decides between equal
+        # One process computes, on images in an order that does not depend on their ranks: it decides between equal
         # scores.
         images.sort(key=lambda image: (image.truth.tobytes(), image.found.tobytes()))
         made = _evaluate(images, self.class_names) if world.main else None

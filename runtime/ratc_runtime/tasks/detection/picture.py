@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample: image (C, H, W) in [0, 1], truth (N, 6) and detections (K, 6) as `metrics.Scored` has them."""
+    """One sample: image (C, H, W) in [0, 1], truth (N, 6) and detections (K, 6) in the form of `metrics.Scored`."""
 
     index: int
     name: str

@@ -25,7 +25,7 @@ from ratc_runtime.tasks.detection.model import DetectionModel
 from ratc_runtime.tasks.detection.picture import Picture
 from ratc_runtime.tasks.detection.writing import BoxWriter
 
-#: Objects of each sample in a rehearsal or a trace; what they take is little beside the model.
+#: Objects of each sample in a rehearsal or a trace; their memory is small beside the model's.
 EXAMPLE_OBJECTS = 10
 
 
