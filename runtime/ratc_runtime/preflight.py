@@ -330,7 +330,10 @@ def check_attention(lock: Lock) -> None:
 
 
 def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, bool]] | None:
-    """Return (name, compute capability, bytes, is a slice) per visible card; None if NVML is not available (AMD)."""
+    """Return (name, compute capability, bytes, is a slice) per visible card; None for AMD, which has no NVML.
+
+    Raises R504 without an NVIDIA driver.
+    """
     if Path("/dev/kfd").exists():
         return None
     try:
@@ -402,7 +405,7 @@ def warn_of_variables(environment: Mapping[str, str]) -> None:
 
 
 def check_trackers(lock: Lock) -> None:
-    """Raise R524 if the package of a tracker in the lock is not installed: otherwise it fails late."""
+    """Raise R524 if the package of a tracker in the lock is not installed: missing curves are noticed late."""
     if lock.logging.wandb:
         found = importlib.util.find_spec("wandb")
         # A folder `wandb`, which that package makes wherever it runs, would be found as a package without origin.

@@ -154,7 +154,7 @@ def digest_of(file: IO[bytes], length: int | None = None) -> str:
 
 
 def again(action: Callable[[], Any]) -> Any:
-    """Return the result of `action`, retried up to `TRIES` times on transient errors (`PASSING`)."""
+    """Return the result of `action`, which is tried up to `TRIES` times on transient errors (`PASSING`)."""
     for _ in range(TRIES - 1):
         try:
             return action()

@@ -189,7 +189,7 @@ def _other_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _other_files(old: Mapping[str, Sequence[Any]], new: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return lines for the common files with another size, other content or (unless all have one) another mtime."""
+    """Return lines for the common files with another size, other content or another mtime (ignored if all have one)."""
     both = [name for name in old if name in new]
     sized = [name for name in both if old[name][0] != new[name][0]]
     summed = [

@@ -49,7 +49,7 @@ def current() -> Watchdog | None:
 
 
 def begin(lock: Lock, output_dir: Path, rank: int) -> Watchdog | None:
-    """Start this process's watchdog; return None if the lock has none."""
+    """Start this process's watchdog; return None if the run has no timeout."""
     global _current
     seconds, size, here = limit(lock, os.environ), lock.parallel.world_size, lock.parallel.processes_per_node
     first = rank // here * here

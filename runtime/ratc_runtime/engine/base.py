@@ -60,7 +60,7 @@ class BaseEngine:
 
     @property
     def alone(self) -> Callable[[Any], Any] | None:
-        """The model without collectives; None if the engine has none."""
+        """The model without collectives; None if it cannot run without them (ZeRO-3)."""
         return self.module
 
     def effective(self) -> dict[str, Any]:

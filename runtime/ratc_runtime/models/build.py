@@ -36,7 +36,7 @@ MOST = {
 
 def build_model(lock: Lock) -> nn.Module:
     """Build the model on the CPU. It maps images (B, C, H, W) or (B, C, D, H, W) (a list of them with `multi_scale`) to
-    the input of the task's scores.
+    the outputs that the task scores.
 
     Raises R509 if it cannot be built from the lock's arguments.
     """

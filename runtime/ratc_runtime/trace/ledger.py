@@ -46,7 +46,7 @@ class Ledger:
         self.steps.append(len(self.events))
 
     def start_phase(self, phase: str) -> str:
-        """Enter a phase; return the previous one. Blocks alive at the start of backward may be activations."""
+        """Enter a phase; return the previous one. Backward marks the blocks that are alive at its start."""
         before, self.phase = self.phase, phase
         if phase == "backward":
             for number in self._watch:

@@ -90,7 +90,7 @@ class Backend:
 
 
 def reason(error: BaseException) -> str:
-    """Return an error in one line: the innermost OSError of a failed request, without its wrappers."""
+    """Return an error in one line. If an OSError caused it, return that one, without its wrappers."""
     told = found = error
     while found.__cause__ or found.__context__:
         found = found.__cause__ or found.__context__  # type: ignore[assignment]
