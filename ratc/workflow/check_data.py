@@ -1,4 +1,4 @@
-"""What `ratc data check` does: lock the spec without a prediction, and have the runtime read the data by it."""
+"""Implements `ratc data check`: locks the spec without a prediction, and lets the runtime read the data by it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT_S = 1800.0
 
 
 def plan(request: CompileRequest) -> tuple[Plan | None, str, tuple[Diagnostic, ...]]:
-    """The plan of a spec whose folder is trusted, and that folder; no plan if the diagnostics say why."""
+    """Return the plan of a spec in a trusted folder, and that folder; None for the plan if a diagnostic is an error."""
     loaded = inputs.load(request)
     if loaded.settings is None or has_errors(loaded.diagnostics):
         return None, "", tuple(loaded.diagnostics)

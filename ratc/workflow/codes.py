@@ -11,7 +11,7 @@ _NEAR = 3
 
 
 def titles() -> dict[str, str]:
-    """What each code means in a line: the head of its page."""
+    """Return a title for each code: the heading of its page."""
     heads = ((code, page(code).split("\n", 1)[0]) for code in names())
     return {code: head.partition(": ")[2] for code, head in heads}
 
@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 def page(code: str) -> str:
-    """What a code means and what to do, in Markdown. Raises OSError if there is no such code."""
+    """Return the Markdown page of a code, with its meaning and remedy. Raises OSError for an unknown code."""
     return resources.read("codes", f"{code}.md").decode()
 
 

@@ -1,4 +1,4 @@
-"""From a spec to its artifacts, written or compared with what lies in their folder."""
+"""Compiles a spec to its artifacts, and writes them or compares them with the files in their folder."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def compile_spec(
     verify: bool = False,
     dry_run: bool = False,
 ) -> tuple[int, str]:
-    """Compile and write, or compare, or only say what would be written; returns the exit status and the folder of the
-    artifacts.
+    """Compile and write, compare, or list the files that would be written.
+
+    Returns the exit status and the folder of the artifacts.
     """
     refused = inputs.known_target(request.target)
     if refused:
@@ -81,7 +82,7 @@ def is_untrusted(found: Sequence[Diagnostic]) -> bool:
 
 
 def by_digest(request: CompileRequest, loaded: Loaded, folder: str) -> Iterator[Diagnostic]:
-    """What a check can tell if a prediction is missing: the files cannot be made again, digests can be compared."""
+    """Compare the recorded digests, for a check without the prediction that compiling again would need."""
     # Imported here: only a check reads what lies there.
     from ratc.compiled import drift
 
@@ -269,7 +270,7 @@ def former(folder: str) -> list[str]:
 
 
 def _points(folder: str) -> list[str]:
-    """The files of the points that lie there: no more than what a point can have. Links are none of ratc's making."""
+    """Return the paths of all files that the points' folders can hold. Links are skipped: ratc makes none."""
     try:
         with os.scandir(os.path.join(folder, job.POINTS)) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]

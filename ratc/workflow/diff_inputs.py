@@ -1,4 +1,4 @@
-"""Loads one side of a comparison: a spec, what was compiled, or either of a git revision."""
+"""Loads one side of a comparison: a spec, a compiled folder, or either of a git revision."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tu
 
 
 def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnostic, ...]]:
-    """A lock alone. Code: R450 for one that somebody has edited."""
+    """Return a lock alone. Code: R450 for an edited lock."""
     odd = [path for path in read.values if not effects.is_known(path)]
     if odd:
         message = f"`{read.path}` holds what no lock of ratc's holds: `{odd[0]}`"
@@ -152,7 +152,7 @@ def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnosti
 
 
 def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
-    """The lock with what it was made from, if its inputs still give what it says."""
+    """Return the resolved spec of the lock, or None if the spec no longer gives the lock's values."""
     if read.points or read.point:
         return None
     try:
@@ -193,7 +193,7 @@ def _of_revision(side: Side, place: Revision) -> Side:
 
 
 def _aligned(old: Side, new: Side) -> tuple[Side, Side]:
-    """Of a spec that is held against a lock, only what a lock holds."""
+    """Reduce a spec to the values that a lock holds, if the other side is a lock."""
     if old.is_lock == new.is_lock:
         return old, new
     locked, open_ = (old, new) if old.is_lock else (new, old)

@@ -1,4 +1,4 @@
-"""What fits on which card: the largest micro-batch of a spec and its predicted memory, with the account of the step."""
+"""Predicts the largest micro-batch of a spec on each card, its memory, and the breakdown of the step."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _details(
 
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
-    """What to do if nothing fits; each way was predicted."""
+    """Return the remedies if nothing fits; each was predicted."""
     device = Device(card.id, card.memory_bytes, card.compute_capability)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)

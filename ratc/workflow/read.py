@@ -11,7 +11,7 @@ from ratc.yaml.parse import MAX_BYTES
 
 
 def read(path: str, layer: str = "spec", named: bool = False) -> tuple[File | None, Diagnostic | None]:
-    """The bytes of a file, at most a little over what the parser takes. Code: R001.
+    """Read a file of at most ``MAX_BYTES``. Codes: R001, R006.
 
     With ``named``, for names of the command line, it may be a pipe.
     """

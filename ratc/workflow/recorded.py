@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 def request(words: str, folder: str) -> CompileRequest:
-    """What a recorded command asks for, with paths as seen from the shell's folder. Raises ``Refused``."""
+    """Return the request of a recorded command, with paths relative to the shell's folder. Raises ``Refused``."""
     try:
         parts = shlex.split(words)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Compiles a spec for a scheduler and hands it the script: not twice, and with a record of what was submitted."""
+"""Compiles a spec for a scheduler and submits its script: not twice, and with a record of each submission."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class _Submission:
 
     @property
     def _script(self) -> str:
-        """What is submitted."""
+        """The text of the submitted script."""
         assert self.scheduler is not None
         return next(one.text for one in self.artifacts if one.path == self.scheduler.dialect.script)
 
@@ -208,7 +208,10 @@ class _Submission:
                 say(f"  {line}")
 
     def _environment(self) -> dict[str, str]:
-        """What the job gets: this shell's, less what the script or the lock already says."""
+        """Return the job's environment: this shell's, without variables that would override the script or the lock.
+
+        Code: R418.
+        """
         assert self.scheduler is not None
         overridden = self.scheduler.dialect.overridden(self._script, list(os.environ))
         if overridden:
@@ -265,7 +268,7 @@ class _Submission:
     def _hand_over(
         self, script: str, folder: str, environment: dict[str, str]
     ) -> tuple[str | None, tuple[Diagnostic, ...]]:
-        """Submit. The record says before it that this is under way, after it with what number.
+        """Submit, with a record before it and the job's number in the record after it.
 
         Codes: R403, R414, R415.
         """
@@ -297,7 +300,7 @@ class _Submission:
         return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
 
     def _pass_on(self, answer: Answer) -> None:
-        """What was printed beside the job's number: a site's message, or a warning."""
+        """Print the scheduler's lines other than the job's number: a site's message, or a warning."""
         assert self.scheduler is not None
         for line in (*answer.err.splitlines(), *answer.out.splitlines()):
             is_number = self.scheduler.dialect.job(Answer(answer.command, 0, line)) is not None

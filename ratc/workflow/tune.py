@@ -1,4 +1,4 @@
-"""Runs a study on this machine, and writes what its trials found."""
+"""Runs a study on this machine, and writes the results of its trials."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tune(
     ray_address: str | None,
     telling: Telling,
 ) -> int:
-    """Run a study's trials here, or ``collect`` what was found; prints to ``out`` and returns the exit status."""
+    """Run a study's trials here, or ``collect`` their results; prints to ``out`` and returns the exit status."""
     request, loaded, study, share, found = _read(request)
     if study is None:
         telling.tell(found)
@@ -109,7 +109,7 @@ def _read(
 
 
 def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
-    """Which trials there would be."""
+    """Print the trials that would run."""
     if study.adaptive:
         say(f"{study.trials} trials, each chosen from what is known by then", out)
         return
@@ -118,7 +118,7 @@ def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
 
 
 def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
-    """The trials that there are so far, where they are chosen one by one."""
+    """Reduce the trials of an adaptive study to those that have begun."""
     if not study.adaptive:
         return prepared
     known = [workshop.trial(point) for point in proposed.read(workshop.folder, study).points(study)]
@@ -129,7 +129,7 @@ def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
 def _execute(
     study: Study, prepared: Prepared, workshop: Workshop, share: Share | None, address: str | None
 ) -> tuple[int, Prepared]:
-    """Run what is not finished; 130 where somebody stopped it, 1 where it cannot be run or another process does."""
+    """Run the unfinished trials. Returns the status: 130 if stopped, 1 if it cannot run or another process runs it."""
     try:
         with trials.alone_in(workshop.folder):
             for trial in () if study.adaptive else prepared.ready:
@@ -155,7 +155,7 @@ def _execute(
 
 
 def _track(workshop: Workshop) -> None:
-    """Put the trials' runs below one of the study in MLflow, by the runtime; it says what it does, and where not."""
+    """Let the runtime put the trials' runs below a run of the study in MLflow; it prints its own messages."""
     words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.tracking.study"]
     experiment = dict(setting.split("=", 1) for setting in workshop.shared)["logging.mlflow_experiment_name"]
     environment = {**os.environ, **launch_variables.SAFE}

@@ -26,7 +26,7 @@ FOLDER = "learning-rate"
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """What a range test runs: the lock's folder, the folder of its curve, and what was read of the spec."""
+    """The inputs of a range test: the loaded spec, the lock's folder, and the folder of its curve."""
 
     spec: str
     loaded: Loaded
@@ -57,7 +57,7 @@ def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTe
 
 
 def announce(test: RangeTest) -> None:
-    """Say what `run` would do."""
+    """Print the actions of `run`, for a dry run."""
     would("run", "a range test of the learning rate, in one process on this machine")
     would("write", *(os.path.relpath(os.path.join(test.folder, name)) for name in ("curve.json", "curve.svg")))
     would("write", _kept(test.spec))

@@ -21,8 +21,8 @@ _MOST_POINTS, _MOST_VALUES = 200, 5
 def remarks(
     document: Document, settings: Values, gathered: Gathered, points: Sequence[Point], paths: Sequence[str]
 ) -> list[str]:
-    """One line for each value that is not the same in all points. What memory decides is left out if a point leaves
-    it open: each such point would have to be predicted.
+    """Return one line for each value that differs between points. A value that memory decides is left out if a point
+    leaves it open: each such point would need a prediction.
     """
     hardware, _ = gathered.settled(settings)
     if hardware is None or len(points) < 2:
