@@ -1,5 +1,5 @@
-"""One step's memory over its allocations, stacked by kind: what a drawing holds, and how its parts are called and
-coloured. `svg` and `png` draw it.
+"""One step's memory over its allocations, stacked by kind: the data of a drawing, and names and colours of its parts.
+`svg` and `png` draw it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Y_LABEL = "memory of tensors [GiB]"
 class Drawing:
     """One optimizer step: for each point of it the bytes of every kind in ``kinds``; caps and peaks are in bytes too.
 
-    ``marks`` are the phases of the step, each with where it begins as a share of the step, 0 to 1.
+    ``marks`` are the phases of the step, each with its begin as a share of the step, 0 to 1.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Drawing:
 
     @property
     def peak(self) -> int:
-        """The point at which most is alive."""
+        """The index of the point with the most bytes in use."""
         totals = [sum(point) for point in self.points]
         return totals.index(max(totals))
 
@@ -89,7 +89,7 @@ def layers(drawing: Drawing) -> list[Layer]:
 
 
 def stretches(drawing: Drawing) -> list[tuple[float, float, str]]:
-    """Forward, backward and update of each micro-batch: where each begins and ends, 0 to 1, and its name."""
+    """Return forward, backward and update of each micro-batch: begin and end as shares of the step, 0 to 1; name."""
     found: list[tuple[float, float, str]] = []
     for start, phase in drawing.marks:
         name = _STRETCHES.get(phase, phase)
