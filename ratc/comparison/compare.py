@@ -49,7 +49,7 @@ def compare(old: Side, new: Side) -> Comparison:
 
 
 def _without_memory(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Values without what a prediction decides: with only one of them at hand there is nothing to compare."""
+    """Return the values without those that a prediction decides, for sides of which only one has a prediction."""
     return {path: value for path, value in values.items() if not _is_decided(path)}
 
 
@@ -83,7 +83,7 @@ def flat(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _entry(value: Value, key: str, item: Any) -> Value:
-    """One entry of a mapping; if it is a setting's, kept as it is, that setting's entry is what it was made from."""
+    """Return one entry of a mapping. If the mapping is a setting kept as it is, its entry is the input of this one."""
     kept = value.origin != "derived" and len(value.inputs) == 1
     return replace(value, value=item, inputs=(f"{value.inputs[0]}.{key}",) if kept else value.inputs)
 
@@ -148,7 +148,7 @@ def _section(change: Change) -> str:
 def _told(
     change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str], predicted: bool
 ) -> Change:
-    """The change with its direct causes among what else changed."""
+    """Return the change with its direct causes among the other changes."""
     paths = (change.path, change.formerly or change.path)
     own = [path for values in (after, before) for name in paths if name in values for path in values[name].inputs]
     if predicted and _is_decided(change.path):
@@ -166,7 +166,7 @@ def _told(
 
 
 def _within(given: str, path: str, changed: set[str]) -> list[str]:
-    """What changed of an input: itself, or of a mapping the entry of the same key, or its entries."""
+    """Return the changed paths of an input: itself, or of a mapping the entry of the same key, or else all entries."""
     if given in changed:
         return [given]
     entries = sorted(name for name in changed if name.startswith(f"{given}."))
@@ -207,7 +207,7 @@ def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
 
 
 def _surroundings(old: Side, new: Side) -> list[Change]:
-    """What may be a cause although no value of the plan is: the target, ratc's version, the files."""
+    """Return possible causes outside the plan's values: the target, ratc's version, points, own code, inputs."""
 
     def pair(path: str, before: Any, after: Any, found: tuple[Effect, ...], meaning: str) -> Change:
         return Change(
@@ -263,7 +263,7 @@ def _remarks(old: Side, new: Side) -> list[str]:
 
 
 def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:
-    """Memory against the card, and what is asked for, if a side says it."""
+    """Return the sums that differ: predicted memory of the card, GPU-hours, and points of the array."""
     rows = (
         ("predicted peak of PyTorch's memory, of the card", _memory(before), _memory(after)),
         ("GPU-hours at most", _gpu_hours(before, old), _gpu_hours(after, new)),

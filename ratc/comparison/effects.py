@@ -1,6 +1,6 @@
-"""What it means for a reviewer that a path has another value, as the keys declare it (`ratc/spec/keys.py`).
+"""The consequences for a reviewer of a changed value, as the keys declare them (`ratc/spec/keys.py`).
 
-``RESUME`` is what the runtime's checkpoint fingerprint holds (`ratc_runtime.config.lock.Lock.fingerprint`); a test
+``RESUME`` are the values in the runtime's checkpoint fingerprint (`ratc_runtime.config.lock.Lock.fingerprint`); a test
 compares the two for every path of a lock.
 """
 

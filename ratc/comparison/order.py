@@ -1,4 +1,4 @@
-"""Puts a comparison's changes into the order in which a reviewer reads them: each behind what it follows from."""
+"""Puts a comparison's changes into the order in which a reviewer reads them: each behind its cause."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _MANY = 3
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One change with its depth below what a person changed. ``also`` are causes that stand elsewhere; ``given`` is
-    the setting or fact that a value of the plan repeats, so that the two are told as one; ``others`` are changes like
-    it, values that the same side alone has.
+    """One change with its depth below a person's change.
+
+    ``also`` are causes that stand elsewhere. ``given`` is the setting or fact that a value of the plan repeats: the two
+    are shown as one. ``others`` are similar changes, of values that only the same side has.
     """
 
     depth: int
@@ -30,7 +31,7 @@ class Line:
 
 
 def lines(comparison: Comparison) -> list[Line]:
-    """Every source and every change once: sources in their order, below each what follows from it."""
+    """Return every source and every change once: sources in their order, below each its consequences."""
     known = {change.path: change for change in (*comparison.sources, *comparison.changes)}
     below: dict[str | None, list[Change]] = {}
     for change in known.values():
@@ -109,7 +110,7 @@ def _under(
 
 
 def _repeats(source: Change, child: Change) -> bool:
-    """Whether a value of the plan is the setting or the fact itself, kept as it is wherever one is given."""
+    """Whether a value of the plan is the setting or the fact itself, kept as it is on each side that has one."""
     kind, _, name = source.path.partition(":")
     if kind == "spec":
         alike = child.path in (keys.renamed().get(name, name), name, name.replace("model.", "model.args.", 1))
@@ -127,5 +128,5 @@ def _stands(given: Value | None, kept: Value | None) -> bool:
 
 
 def _kept(given: Any, kept: Any) -> bool:
-    """Whether the plan says what the spec does: one number may stand for one on each axis."""
+    """Whether the plan's value equals the spec's: one number may stand for one on each axis."""
     return same(given, kept) or (isinstance(kept, (list, tuple)) and all(same(given, item) for item in kept))

@@ -1,4 +1,4 @@
-"""A comparison in words, the same in every form: what the effects mean, a value on one line, where and why it is so."""
+"""The texts of a comparison for every form: the meaning of effects, a value on one line, its origin and reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ABSENT = "—"
 
 
 def verdict(comparison: Comparison) -> list[str]:
-    """What a reviewer wants to know first, one sentence each."""
+    """Return the summary for a reviewer: a sentence on whether training changes, and one on old checkpoints."""
     if comparison.is_empty:
         return ["Nothing differs."]
     effects = comparison.effects
@@ -89,7 +89,7 @@ def labels(change: Change) -> list[str]:
 
 
 def why(value: Value | None) -> str:
-    """Where a person or a file said it, or the reason for which ratc worked it out."""
+    """Return the place of a given value, the reason of a derived one, or "the default"; empty for None."""
     if value is None:
         return ""
     if value.origin == "derived":
@@ -102,7 +102,7 @@ def why(value: Value | None) -> str:
 
 
 def reasons(line: Line) -> Iterator[tuple[str, str]]:
-    """Where from or why, each with a word before it; nothing if both sides have the same reason."""
+    """Yield origins or reasons, each with a word before it; nothing if both sides have the same reason."""
     told = line.given is not None and line.given.path.startswith("facts:")
     change = line.given if told and line.given else line.change
     old, new = why(change.old), why(change.new)
@@ -122,7 +122,7 @@ def _is_given(value: Value | None) -> bool:
 
 
 def others(line: Line) -> str:
-    """What a line tells of beside its own change: values that one side alone has."""
+    """Return a text on the line's grouped changes, the values that only one side has; empty if there are none."""
     side = "old" if line.change.new is None else "new"
     told = [f"{change.name.rpartition('.')[2]} {shown(change)[side == 'new']}" for change in line.others]
     return f"and {len(told)} more that the {side} side alone has: {', '.join(told)}" if told else ""
