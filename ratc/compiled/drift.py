@@ -1,4 +1,4 @@
-"""Holds the files of a compiled folder against what its inputs give now, and says for each difference where it is from.
+"""Compares the files of a compiled folder with the output of its inputs now, and gives the origin of each difference.
 
 One lock vouches for the digests of its inputs and of the files beside it. So it can be told apart whether an input
 changed, a file was edited, or another ratc made the files.
@@ -32,7 +32,7 @@ def read(folder: str) -> tuple[Document | None, tuple[Diagnostic, ...]]:
 
 
 def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again: str) -> tuple[Diagnostic, ...]:
-    """What differs between a folder and the artifacts of its spec. Codes: R00x, R404, R425, R426, R428, R448."""
+    """Return the differences of a folder from the artifacts of its spec. Codes: R00x, R404, R425, R426, R428, R448."""
     document, found = read(folder)
     if has_errors(found):
         return found
@@ -62,9 +62,9 @@ def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again:
 def untouched(
     folder: str, document: Document | None, helps: tuple[str, ...], wanted: dict[str, Artifact] | None = None
 ) -> Iterator[Diagnostic]:
-    """The files that are not what the lock, or the table of points, vouches for. Codes: R404, R426.
+    """Yield a finding for each file whose digest is not that in the lock or in the table of points. Codes: R404, R426.
 
-    ``wanted`` is what the spec gives; if that is what was compiled, the lines that were edited are named.
+    ``wanted`` are the artifacts that the spec gives now. If they have the recorded digest, the edited lines are named.
     """
     for name, vouched in _vouched(folder, document).items():
         data, path = emit.on_disk(folder, name), os.path.join(folder, name)
@@ -112,7 +112,7 @@ def own_code(
 def by_digest(
     folder: str, document: Document | None, base: str, helps: tuple[str, ...], now: Mapping[str, Any]
 ) -> Iterator[Diagnostic]:
-    """What can be told without making the files again. ``base`` is the spec's folder, ``now`` the own code that it
+    """Compare digests alone, without compiling again. ``base`` is the spec's folder, ``now`` the own code that it
     reaches. Codes: R404, R425, R426, R448.
     """
     if document is None:
@@ -123,7 +123,7 @@ def by_digest(
 
 
 def records(document: Document | None) -> dict[str, Any]:
-    """The own code of a lock: what it records of each module."""
+    """Return the own code of a lock: its record of each module."""
     found = {name: node.data() for name, node in _table(document, "own_code").items()}
     return {name: record for name, record in found.items() if isinstance(record, dict)}
 

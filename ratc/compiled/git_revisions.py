@@ -23,7 +23,7 @@ _LINK, _FILES = "120000", ("100644", "100755", "120000")
 class Revision:
     """A path of a revision, as files on disk.
 
-    ``path`` is where it lies now, ``folder`` what stands for the repository's root, ``name`` the user's word for it.
+    ``path`` is its temporary path, ``folder`` the temporary copy of the repository's root, ``name`` the user's word.
     """
 
     name: str
@@ -167,7 +167,7 @@ def _link(folder: str, path: str, aim: str) -> None:
 
 
 def _git(folder: str, *words: str, given: bytes | None = None) -> bytes | None:
-    """What git prints; None if it refuses, or if there is no git."""
+    """Return the standard output of git; None if it fails, or if there is no git."""
     try:
         done = subprocess.run(["git", "-C", folder, *words], input=given, capture_output=True, check=False)
     except OSError:
