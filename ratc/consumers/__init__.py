@@ -1,9 +1,9 @@
-"""Has artifacts read by those who will read them.
+"""Lets the consumers of artifacts read them.
 
-`reread` is what every compilation does: bash reads scripts without running them, and two YAML readers must agree.
+`reread` runs in every compilation: bash reads scripts without running them, and two YAML readers must agree.
 `verify` has Accelerate and DeepSpeed read their files, in a process of each: their import takes seconds, and the
-compiler imports neither. Their parsers are necessary and not enough (both let some mistakes pass): what ratc emits
-keeps to known keys.
+compiler imports neither. Their parsers are necessary and not enough (both let some mistakes pass), so ratc emits known
+keys only.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def reread(artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-    """What can be told without asking a package. Code: R402."""
+    """Return the problems that are found without importing a package. Code: R402."""
     return tuple(_refused(artifact, artifact.path, said) for artifact in artifacts if (said := _problem(artifact)))
 
 
 def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, ...]:
-    """What Accelerate and DeepSpeed refuse of artifacts, each with its path for people and the number of processes.
+    """Return the artifacts that Accelerate or DeepSpeed refuse. Each comes as (path for people, artifact, processes).
 
     Codes: R402, which is a fault of ratc or of a version that it does not know; R441 if a package is not installed.
     """
@@ -71,7 +71,7 @@ def _not_asked(package: str, path: str) -> Diagnostic:
 
 
 def _problem(artifact: Artifact) -> str:
-    """What can be told without asking a package."""
+    """Return the problem that is found without importing a package; empty if there is none."""
     if artifact.consumer == "bash":
         return _run(["bash", "-n"], artifact.text)[1]
     if artifact.consumer in ("yaml", "accelerate"):
@@ -106,7 +106,7 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
 
 
 def _run(command: list[str], text: str) -> tuple[str, str]:
-    """What a process prints, and what it says against its input."""
+    """Return the standard output of a process, and its complaint on the input; empty if it accepts it."""
     try:
         done = subprocess.run(
             command,

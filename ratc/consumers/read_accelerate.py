@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 
 def problem(text: str) -> str:
-    """What Accelerate says against a text."""
+    """Return Accelerate's complaint on a text; empty if it accepts it."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
         file.flush()

@@ -31,7 +31,7 @@ class World:
 
 
 def problem(text: str, world_size: int) -> str:
-    """What DeepSpeed says against a text."""
+    """Return DeepSpeed's complaint on a text; empty if it accepts it."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
         file.write(text)
         file.flush()
