@@ -45,12 +45,12 @@ _OPTION = re.compile(r"([^,:\[\]]+)(?::(\[[^\]]*\]|[^,\[\]]*))?(?:,|$)")
 
 
 def options(text: str) -> dict[str, str]:
-    """The options of a variable's value, in order; what has no value has an empty one."""
+    """Return the options of a variable's value, in order; an option without a value has an empty one."""
     return {match[1].strip(): (match[2] or "").strip() for match in _OPTION.finditer(text) if match[1].strip()}
 
 
 def fault(text: str) -> str | None:
-    """What torch would refuse in a variable's value, as the rest of a sentence; None if nothing."""
+    """Return torch's objection to a variable's value, as the rest of a sentence; None if it accepts it."""
     plain = "".join(text.split())  # torch leaves out white space, too
     if not _SHAPE.fullmatch(plain):
         return "is no list of `option:value` with commas between"

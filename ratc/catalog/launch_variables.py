@@ -1,5 +1,4 @@
-"""Variables that decide what the lock decides: launchers and their libraries read them, and they win over what was
-compiled.
+"""Environment variables that override values of the lock: launchers and their libraries read them with precedence.
 
 The job scripts remove them before they start a launcher, and no spec or cluster may set them. Sources: Accelerate 1.15
 (`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual, `torch/distributed/argparse_util.py`
@@ -59,7 +58,7 @@ DEVICES = (
 
 
 def without(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what a launcher or MPI would read, for a process that is alone."""
+    """Return an environment without the variables of launchers and MPI, for a single process."""
     begin, names = (*PREFIXES, *MPI_PREFIXES), (*NAMES, *MPI_NAMES)
     return {name: text for name, text in environment.items() if not name.startswith(begin) and name not in names}
 

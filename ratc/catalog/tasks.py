@@ -1,4 +1,4 @@
-"""What the runtime can learn, and the scores it has for it (`ratc_runtime.tasks.METRICS`; a test compares them)."""
+"""The runtime's tasks and the scores of each (`ratc_runtime.tasks.METRICS`; a test compares them)."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def larger_is_better(metric: str) -> bool:
 
 
 def class_names(task: str, classes: int) -> list[str]:
-    """What classes are called that nobody named."""
+    """Return default names of classes, used if the spec has none."""
     first = "class 0" if task == "detection" else ("foreground" if classes == 1 else "background")
     return [first, *(f"class {n}" for n in range(1, classes))]
