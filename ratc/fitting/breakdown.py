@@ -1,4 +1,4 @@
-"""A prediction taken apart, line by line: what is alive at the peak, what stands beside it, and why no more fits.
+"""The breakdown of a prediction, line by line: the bytes in use at the peak, the rest, and why no more fits.
 
 `ratc fit` prints it below its table, `ratc explain` below the value of a batch size; `ratc report` draws it.
 """
@@ -33,7 +33,7 @@ _MODULES, _SHARE = 3, 0.05
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes in use at the peak, and of what. ``kind`` is the trace's, ``reserved`` or ``outside``."""
+    """Bytes of one kind in use at the peak. ``kind`` is one of the trace's, ``reserved`` or ``outside``."""
 
     kind: str
     bytes_: int
@@ -42,7 +42,7 @@ class Part:
 
 
 def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> list[Part]:
-    """All that is in use on the card at the peak, from the parameters to what is outside the allocator."""
+    """Return all bytes in use on the card at the peak, from the parameters to those outside the allocator."""
     said = []
     if measured:
         said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
@@ -59,7 +59,7 @@ def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> li
 
 
 def lines(choice: Choice, measured: str | None = None) -> list[str]:
-    """The account of a choice, with what it means for the global batch and why no more fits."""
+    """Return the breakdown of a choice, its share of the global batch, and why no more fits."""
     return [*_sums(choice, measured), taken(choice), more(choice.next_larger)]
 
 
@@ -84,7 +84,7 @@ def of_given(verdict: Verdict) -> list[str]:
 def _sums(choice: Choice, measured: str | None) -> list[str]:
     """Every part of a step, and the sums of the allocator: bytes rounded to 512.
 
-    ``measured`` says by what the choice was measured; None for a prediction. A measurement knows sums, not parts.
+    ``measured`` names the measurement of the choice; None for a prediction. A measurement knows sums, not parts.
     """
     found = choice.estimate
     how = measured or "predicted"
@@ -109,7 +109,7 @@ def _sums(choice: Choice, measured: str | None) -> list[str]:
 
 
 def margin_text(found: Estimate) -> str:
-    """The margin as a share, and what it is for."""
+    """Return the margin as a share, with its parts."""
     return f"{found.margin:.1%} of what those leave to the allocator: {text(found.margin_parts)}"
 
 
@@ -155,7 +155,7 @@ def _modules(parts: Breakdown, kind: str, total: int) -> str:
 
 
 def taken(choice: Choice) -> str:
-    """What the choice means for the global batch."""
+    """Return a sentence on the choice's share of the global batch."""
     micro, times = choice.estimate.micro_batch, choice.accumulation
     share = "the whole of a rank's share" if times == 1 else f"{times} of them make a rank's share"
     return f"Micro-batch {micro} is taken: {share} of the global batch, {micro * times} samples."

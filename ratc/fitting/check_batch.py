@@ -27,10 +27,10 @@ class Checks:
         self._said: set[str] = set()
 
     def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
-        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
+        """Check the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
 
-        That it cannot be checked is a line on standard error. Of the plans of a sweep the first MOST are checked that
-        differ, and the last.
+        If it cannot be checked, a line on standard error says so. Of the plans of a sweep, the first MOST different
+        ones are checked, and the last.
         """
         if os.environ.get(SKIP) or not is_given(plan):
             return ()

@@ -1,4 +1,4 @@
-"""Measurements of a facts file held against a plan: which of them are of its step, and what follows from one."""
+"""Selects the measurements of a facts file that are of a plan's step, and decides the micro-batch from one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _TRAINING = ("optimizer", "compile", "loss")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """What fits by a measurement of the plan's step, and if there is none by a prediction. Codes: R516 (a warning),
-    and those of `predict.decide`.
+    """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
 
-    ``folder`` is the spec's. What a spec leaves open of attention and checkpointing is the prediction's to choose,
-    unless its first choice was measured.
+    Codes: R516 (a warning), and those of `predict.decide`.
+
+    ``folder`` is the spec's. If the spec leaves attention or checkpointing open, the prediction chooses them, unless
+    its first choice was measured.
     """
     given = plan.facts.get("measured")
     entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
@@ -59,8 +60,8 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 
 def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
-    """What a measurement must hold for to be of a variant of the plan's step: with native segments, if the spec leaves
-    the allocator open.
+    """Return the conditions that a measurement of a variant of the plan's step must equal: with native segments, if the
+    spec leaves the allocator open.
     """
     asked = predict.asked_allocator(plan)
     return Conditions(
@@ -100,7 +101,7 @@ def _measured(decision: Decision, used: Variant, found: Measurement) -> Decision
 
 
 def _unused(entries: list[Measurement], wanted: Conditions, given: Value | None) -> tuple[Diagnostic, ...]:
-    """That no measurement is used, and what is different about the nearest. Code: R516."""
+    """Return a warning that no measurement is used, with the differences of the nearest. Code: R516."""
     if not entries:
         return ()
     near, reasons = measured.nearest(entries, wanted)

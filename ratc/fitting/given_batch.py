@@ -44,7 +44,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
 
 
 def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
-    """What is to be said about a verdict: nothing if the micro-batch fits and leaves the margin free. Code: R318."""
+    """Return the findings of a verdict: none if the micro-batch fits and leaves the margin free. Code: R318."""
     if verdict.fits:
         return ()
     found, settings = verdict.choice.estimate, plan.settings

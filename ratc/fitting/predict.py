@@ -1,4 +1,4 @@
-"""Predicts what fits for a plan whose micro-batch is open: traces the model and replays the card."""
+"""Predicts the largest micro-batch of a plan that leaves it open: traces the model and replays the card."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 
 def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy) -> Decision:
-    """What was taken, with what each setting that was passed over would have needed at micro-batch 1."""
+    """Return the decision, with the bytes that the rejected settings would have needed at micro-batch 1."""
     used, device = taken.variant, taken.choice.estimate.device
 
     def need(passed: Variant) -> int:
@@ -128,7 +128,7 @@ def strategy_of(plan: Plan) -> Strategy:
 def why_nothing(
     searcher: Searcher, library: Library, plan: Plan, wanted: Variant, strategy: Strategy, device: Device
 ) -> Nothing:
-    """What a step needs that does not fit, and each single change with which it would, predicted in the same way."""
+    """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]

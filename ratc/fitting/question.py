@@ -1,4 +1,4 @@
-"""What is asked of a table of what fits: which cards, in which precisions."""
+"""The cards and precisions of a table of micro-batches that fit."""
 
 from __future__ import annotations
 

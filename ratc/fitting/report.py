@@ -1,4 +1,4 @@
-"""What a report says of memory: the account of the plan's own step, its timeline, and what fits on which card."""
+"""The memory parts of a report: the breakdown of the plan's own step, its timeline, and the table of cards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ratc.render.timeline import Drawing
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Each part, or in one sentence why it is not there. ``found`` is what stopped a prediction."""
+    """Each part, or in one sentence why it is missing. ``found`` are the diagnostics that stopped a prediction."""
 
     account: Account | None = None
     unpredicted: str = ""
@@ -37,7 +37,7 @@ class Foreseen:
 
 
 def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[str] | None) -> Foreseen:
-    """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
+    """Predict the parts of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
     be traced.
     """
     if is_program(plan.settings):

@@ -1,4 +1,4 @@
-"""What fits on which card: the table of `ratc fit` and of `ratc report`, and the drawing of one step's memory."""
+"""The table of the micro-batches that fit on each card, for `ratc fit` and `ratc report`, and the drawing of a step."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def unpredictable(plan: Plan, card: facts.Card) -> str:
 
 
 def note(plan: Plan) -> str:
-    """What the table holds for."""
+    """Return a line with the table's conditions: global batch, GPUs, units and margin."""
     world, total = plan.values["parallel.world_size"].value, plan.values["training.global_batch_size"].value
     return (
         f"Global batch {total} on {world} GPU{'s' if world > 1 else ''}. Sizes in GiB, predicted, not measured; "
@@ -125,7 +125,7 @@ def _row(card: facts.Card, stage: int | None, taken: Taken) -> Row:
 def _without(
     card: facts.Card, stage: int | None, searcher: Searcher, least: Variant, strategy: Strategy, device: Device
 ) -> Row:
-    """The line of a card that nothing fits on: what the leanest way that the spec allows would need."""
+    """Return the row of a card on which nothing fits, with the bytes that the leanest allowed variant would need."""
     need = searcher.predictor(least, strategy, 1).need(device, 1)
     how = (least.attention_memory, least.activation_checkpointing)
     return Row(card.id, card.memory_bytes, least.precision, stage, None, None, None, None, None, need, 0, *how)
