@@ -1,4 +1,4 @@
-"""A cluster's facts: what a file of them says, whether it contradicts itself, and which part of it a spec means."""
+"""A cluster's facts: reads their file, checks it for contradictions, and chooses the partition that a spec means."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAUNCHERS = {"slurm": ("srun",), "lsf": ("blaunch", "jsrun")}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A node type, or a partition or queue: its keys with their defaults, and where its name stands."""
+    """A node type, or a partition or queue: its keys with their defaults, and the place of its name."""
 
     name: str
     span: Span
@@ -47,7 +47,7 @@ class Cluster:
 
     @property
     def word(self) -> str:
-        """What the scheduler calls a part of its nodes; the spec's key too."""
+        """The scheduler's word for a group of nodes, `partition` or `queue`; the spec's key too."""
         return word(self.scheduler)
 
 
@@ -72,7 +72,7 @@ def where(span: Span | None) -> str:
 
 
 def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
-    """What the schema cannot see: parts that do not fit together. Codes: R301, R325."""
+    """Yield contradictions between parts, which the schema cannot check. Codes: R301, R325."""
     values, scheduler = cluster.values, cluster.scheduler
     own, other = ("partitions", "queues") if scheduler == "slurm" else ("queues", "partitions")
     if values[other].value:
@@ -132,7 +132,7 @@ def _described(node_type: Part) -> bool:
 
 
 def card_of(node_type: Part) -> Card | None:
-    """The card of a node type; None if it has no GPUs, or where the facts leave open which."""
+    """Return the card of a node type; None if it has no GPUs, or if the facts leave the card open."""
     values = node_type.values
     name = values.maybe(str, "gpu")
     if not values["gpus_per_node"].value:
@@ -145,7 +145,7 @@ def card_of(node_type: Part) -> Card | None:
 
 
 def gpus_asked(settings: Values) -> int | None:
-    """GPUs on each node, as the spec asks; None if it takes what there is."""
+    """Return the requested GPUs per node; None if the spec takes all of a node."""
     per_node, total = settings.maybe(int, "resources.gpus_per_node"), settings.maybe(int, "resources.num_gpus")
     if per_node is not None or total is None:
         return per_node
@@ -153,13 +153,13 @@ def gpus_asked(settings: Values) -> int | None:
 
 
 def place(settings: Values, *keys: str) -> Span | None:
-    """Where the spec gives the first of these keys of ``resources``, else where it names the cluster."""
+    """Return the place of the first of these keys of ``resources`` in the spec, else that of the cluster's name."""
     spans = (settings[f"resources.{key}"].span for key in (*keys, "cluster"))
     return next((span for span in spans if span), None)
 
 
 def choose_partition(cluster: Cluster, settings: Values) -> tuple[Part | None, str, tuple[Diagnostic, ...]]:
-    """The partition or queue that a spec means, and why. Code: R321, without what would do instead."""
+    """Return the partition or queue that a spec means, and why. Code: R321, without alternatives."""
     asked, parts = settings[f"resources.{cluster.word}"], cluster.partitions
     if asked.value is not None:
         if asked.value in parts:
@@ -213,7 +213,7 @@ def choose_node_type(
 
 
 def _size(partition: Part, node_type: Part, settings: Values) -> tuple[bool, int, int]:
-    """Whether nodes of a type lack what is asked for, their cores, and their memory in bytes."""
+    """Return a sort key for a node type: whether it is smaller than the request, its cores, its memory in bytes."""
     cpus, memory = node_type.values.get_as(int, "cpus"), node_type.values["memory"].value
     size = memory_bytes(memory) if memory is not None else 0
     asked = settings["resources.memory"].value

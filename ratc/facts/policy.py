@@ -1,4 +1,4 @@
-"""The ``cluster.*`` facts: how a cluster wants to be asked, with what holds if nobody has described it."""
+"""The ``cluster.*`` facts: a cluster's rules for requests, with defaults for a cluster without a description."""
 
 from __future__ import annotations
 
