@@ -1,4 +1,4 @@
-"""Says what kind of file a configuration is, by what stands in it."""
+"""Detects the kind of a configuration file from its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What YAML and JSON files have in common: every leaf is looked up in a table, so that none is lost silently."""
+"""Imports the leaves of YAML and JSON files by a table of keys, so that none is lost silently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def leaves(node: Node, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def place(node: Node) -> Span:
-    """Where a leaf is written: its key, or itself."""
+    """Return the place of a leaf: its key's, or its own."""
     return node.key_span or node.span
 
 

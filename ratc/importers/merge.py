@@ -1,4 +1,4 @@
-"""Brings what several files say into one tree of values: the first file that says something counts."""
+"""Merges the items of several files into one tree of values: for each value the first file counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VARIABLES = "environment.variables."
 
 @dataclass(slots=True)
 class Merged:
-    """The values by path, what was left, and where files disagree."""
+    """The values by path, the items left out, and the findings on which files disagree."""
 
     values: dict[str, Carried] = field(default_factory=dict)
     left: list[Left] = field(default_factory=list)

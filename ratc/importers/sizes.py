@@ -1,7 +1,7 @@
 """How many nodes, GPUs and cores a job asks for: schedulers count them by node, by task or in all.
 
-Rules: sbatch(1) of Slurm 23 to 25; bsub(1) of LSF 10.1, for `span` and `-gpu`. What depends on the scheduler is said to
-be lost, never guessed.
+Rules: sbatch(1) of Slurm 23 to 25; bsub(1) of LSF 10.1, for `span` and `-gpu`. A count that the scheduler would decide
+is reported as lost, never guessed.
 """
 
 from __future__ import annotations
