@@ -1,4 +1,4 @@
-"""What this machine has: GPUs by NVML, cores and memory by the operating system."""
+"""The hardware of this machine: GPUs from NVML, cores and memory from the operating system."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _gpus(visible: str | None) -> tuple[int, Card | None]:
 
 
 def _devices(card: object) -> list[object]:
-    """What CUDA could show of a card: itself, or in MIG mode its slices, of which there may be none."""
+    """Return the devices of a card that CUDA could show: itself, or in MIG mode its slices, possibly none."""
     import pynvml
 
     try:

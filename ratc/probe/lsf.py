@@ -1,4 +1,4 @@
-"""LSF's answers -> what they say of the cluster. Formats: IBM Spectrum LSF 10.1, command reference."""
+"""LSF's answers -> the cluster. Formats: IBM Spectrum LSF 10.1, command reference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GONE = ("unavail", "unlicensed")
 
 
 def inventory(answers: Mapping[str, str]) -> Inventory | None:
-    """What the answers say, or None if they hold no hosts or no queues."""
+    """Return the inventory in the answers, or None if they hold no hosts or no queues."""
     slots = _slots(answers["hosts"])
     memory = _memory(answers["machines"])
     models = _gpus(answers.get("gpus", ""), answers.get("load", ""))
