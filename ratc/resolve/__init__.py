@@ -1,6 +1,6 @@
 """How to train: settings and facts -> plan, by an ordered tuple of derivations.
 
-A derivation is ``derive(context) -> Iterator[Diagnostic]``: it reads settings, facts and what was derived before it,
+A derivation is ``derive(context) -> Iterator[Diagnostic]``: it reads settings, facts and the values derived before it,
 and puts values with their reasons into the context. It touches nothing else.
 """
 
@@ -75,7 +75,7 @@ def resolve(
     decision: Decision | None = None,
     derivations: Sequence[ModuleType] | None = None,
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Work out every value of the run; a decision settles what memory decides. Codes: R3xx."""
+    """Derive every value of the run; a decision settles the values that memory decides. Codes: R3xx."""
     context = Context(settings, facts, decision)
     found: list[Diagnostic] = []
     usual = PROGRAM if is_program(settings) else DERIVATIONS

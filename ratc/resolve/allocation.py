@@ -1,4 +1,4 @@
-"""What a job needs beside what it asks for, if Ray runs a study in it: the data, and Ray."""
+"""The values of a job in which Ray runs a study, beside its resources: the data, and Ray as launcher."""
 
 from __future__ import annotations
 

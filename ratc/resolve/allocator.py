@@ -14,7 +14,7 @@ _OPEN = "spec:training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """What the spec asks for; left to ratc, expandable segments only if a prediction says that they help."""
+    """Take the spec's allocator; for `auto`, expandable segments only if a prediction decides for them."""
     asked, decision = context.settings[_PATH], context.decision
     said = by_variables(context.settings["environment.variables"].value or {})
     if context.value("hardware.device") != "cuda":

@@ -1,4 +1,4 @@
-"""What is kept of a run, and whether it is written beside training. Code: R223.
+"""The checkpoints of a run, and whether they are written in the background. Code: R223.
 
 Writing in the background pays if the cores of the host are idle while a card trains. It takes host memory for a copy
 of weights and optimizer state, in the main process alone.

@@ -1,4 +1,4 @@
-"""What a derivation sees: settings, facts, what a prediction decided, and the values derived so far."""
+"""The input of a derivation: settings, facts, the decision of a prediction, and the values derived so far."""
 
 from __future__ import annotations
 

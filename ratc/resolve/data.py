@@ -1,4 +1,4 @@
-"""The data: what a sample is, its augmentations, and the cache of a node."""
+"""The data: the form of a sample, its augmentations, and the cache of a node."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _augmentations(context: Context) -> None:
 
 
 def _cache(context: Context) -> None:
-    """What a cache may take of a node: as asked, else a share of the host's memory or a fixed part of a disk."""
+    """Derive the cache's size per node: as given, else a share of the host's memory or a fixed part of a disk."""
     context.keep("data.cache")
     path, kind, asked = "data.cache_size_bytes", context.value("data.cache"), context.settings["data.cache_size"]
     if kind == "none":
@@ -82,7 +82,7 @@ def _cache(context: Context) -> None:
 
 
 def _classes(context: Context) -> None:
-    """What the classes are called, and which pixels do not count."""
+    """Derive the names of the classes, and the label of ignored pixels."""
     classes = context.settings.get_as(int, "data.num_classes")
     if context.settings["task_type"].value == "multi":
         context.derive("data.class_names", ["of each task"], "each of `tasks` has its own", "spec:tasks")

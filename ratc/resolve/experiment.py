@@ -9,7 +9,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Where results go follows the experiment's name unless the spec says otherwise."""
+    """Derive the output folder from the experiment's name, unless the spec gives it."""
     settings = context.settings
     context.keep("experiment_name", "description", "seed", "debug")
     name = settings.get_as(str, "experiment_name")

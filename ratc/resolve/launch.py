@@ -1,6 +1,6 @@
-"""What a job asks a scheduler for, and how it is started, stopped and started again. Codes: R353, R401, R406.
+"""A job's request to the scheduler, and how it is started, stopped and requeued. Codes: R353, R401, R406.
 
-Only if the facts are a cluster's; on `local` nothing is asked for.
+Only if the facts are a cluster's; `local` has no request.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _launcher(context: Context) -> None:
 
 
 def _variables(context: Context) -> Iterator[Diagnostic]:
-    """What the cluster sets for every job lies over no lock, and torch does not refuse it."""
+    """Check the cluster's variables for every job: they must not override the lock, and torch must accept them."""
     fact = context.facts["cluster.variables"]
     for name in fact.value:
         why = launch_variables.reason(name)

@@ -17,7 +17,7 @@ AHEAD_SHARE = 8
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """What follows from the number of loader processes, unless the spec says it."""
+    """Derive pinning, persistent workers and prefetching from the number of loader processes."""
     settings = context.settings
     count = int(context.value("data.num_workers"))
     cuda = context.value("hardware.device") == "cuda"

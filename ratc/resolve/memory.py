@@ -1,4 +1,4 @@
-"""What a step was predicted or measured to take, for the runtime to hold its own measurement against."""
+"""The predicted or measured memory of a step, against which the runtime compares its own measurement."""
 
 from __future__ import annotations
 

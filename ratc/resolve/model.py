@@ -66,7 +66,7 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
 
 
 def _without_prediction(context: Context) -> tuple[str, str]:
-    """No maps where those of one block alone are more than the card has: a bound needs no trace."""
+    """Choose attention without maps if those of one block alone exceed the card's memory: a bound needs no trace."""
     # On the CPU the host's memory counts; if nobody knows it, what hardly a machine has.
     memory = context.value("hardware.memory_bytes") or context.facts["memory_bytes"].value or UNKNOWN_HOST
     samples = int(context.value("training.micro_batch_size"))

@@ -1,4 +1,4 @@
-"""How many processes, on what device, and what they talk over. Codes: R303, R306."""
+"""The number of processes, their device, and their communication backend. Codes: R303, R306."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _cap(context: Context) -> None:
-    """What nobody has asked for stays within what the site allows for each core."""
+    """Limit the job's memory to the site's limit per core, if the spec requests none."""
     limit, asked = context.facts["cluster.max_memory_per_cpu_bytes"], context.settings["resources.memory"]
     cpus, memory = context.value("job.cpus_per_node"), context.value("job.memory_bytes_per_node")
     if asked.value is not None or limit.value is None or cpus is None:

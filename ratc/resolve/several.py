@@ -1,4 +1,4 @@
-"""Several tasks: what each has for itself, concrete."""
+"""Several tasks: the concrete values of each one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is learnt, how it is scored and where its curves go: mostly as the spec says."""
+"""The task, its scores and its logging: mostly as the spec says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Loader processes and threads, within the cores of the job. Codes: R314, R361.
 
-A process keeps one core for itself; its loader processes share the rest of what the job asks for, which is not what the
-node has.
+A process keeps one core for itself. Its loader processes share the rest of the job's cores, not of the node's.
 """
 
 from __future__ import annotations
