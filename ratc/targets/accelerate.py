@@ -1,4 +1,4 @@
-"""``accelerate.yaml``: what ``accelerate launch`` starts. Kept to keys that Accelerate 1.10 to 1.15 reads."""
+"""``accelerate.yaml``: the configuration of ``accelerate launch``, with keys that Accelerate 1.10 to 1.15 reads."""
 
 from __future__ import annotations
 

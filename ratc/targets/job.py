@@ -1,4 +1,4 @@
-"""What the scripts of all targets say alike: the title, the environment, the engine's files, a node's script."""
+"""The parts that the scripts of all targets share: the title, the environment, the engine's files, a node's script."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def engine_files(plan: Plan, place: Place) -> list[Artifact]:
 
 
 def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
-    """One sentence: what is trained, on how many processes of what, with what batch; or how many trials there are."""
+    """Return one sentence: the experiment, its processes and device, and its batch; or a study's number of trials."""
     values = plan.values
     if pool:
         each = f"{pool.gpus} GPU{'s' if pool.gpus > 1 else ''} and " if pool.gpus else ""
@@ -55,9 +55,9 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
 
 
 def why(plan: Plan, path: str) -> str:
-    """The reason of what neither the spec nor an option says.
+    """Return the reason of a value that neither the spec nor an option gives; "" for one that they give.
 
-    Which option or variable it was is nothing of the script's: made again by the command in its head, it is the same.
+    The script does not name the option or variable: the command in its head makes the same script again.
     """
     value = plan.values[path]
     given = value.origin == "spec" or (value.origin == "layer" and value.reason.startswith(("--", "RAT_")))
@@ -71,8 +71,9 @@ def where(plan: Plan) -> str:
 
 
 def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
-    """What the environment's part of a script is rendered from: ``environment`` and ``variables``; ``sourced`` if it
-    sources anything, ``own_python`` if it says where Python comes from. Without ``modules`` a host has loaded them."""
+    """Return the template variables of a script's environment: ``environment`` and ``variables``; ``sourced`` if it
+    sources a file, ``own_python`` if it chooses the Python. Without ``modules`` a host has loaded them.
+    """
     settings, values = plan.settings, plan.values
     section = "environment."
     given = {path.removeprefix(section): settings[path].value for path in settings if path.startswith(section)}
@@ -101,7 +102,7 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
 
 
 def _network(plan: Plan) -> dict[str, str]:
-    """The cluster's own variables: its network interface for NCCL and gloo, and what its facts name."""
+    """Return the cluster's own variables: its network interface for NCCL and gloo, and those in its facts."""
     if "cluster.scheduler" not in plan.facts:
         return {}
     interface, several = plan.facts["cluster.interface"].value, plan.values["parallel.nodes"].value > 1
@@ -176,7 +177,7 @@ def modules_init(plan: Plan) -> str | None:
 
 
 def infiniband(plan: Plan) -> bool:
-    """Whether the cluster's facts speak of InfiniBand, whose driver locks memory."""
+    """Whether the cluster's facts name InfiniBand. Its driver locks memory."""
     interface, variables = plan.facts["cluster.interface"].value, plan.facts["cluster.variables"].value
     return str(interface or "").startswith("ib") or any(name.startswith(("NCCL_IB_", "UCX_")) for name in variables)
 
@@ -196,7 +197,7 @@ def container(plan: Plan) -> list[str]:
 
 
 def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, Any]:
-    """What the batch scripts of both schedulers are rendered from."""
+    """Return the template variables of the batch scripts of both schedulers."""
     values = plan.values
     first, last = values["job.ports"].value
     ports = last - first + 1

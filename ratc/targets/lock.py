@@ -51,7 +51,7 @@ def artifact(place: Place, target: str, values: Mapping[str, Value], others: Seq
 
 
 def point(name: str, values: Mapping[str, Value], others: Sequence[Artifact]) -> Artifact:
-    """What the lock of one point of an array adds to the shared one, two folders up."""
+    """Return the lock of one point of an array: its values over those of the shared lock, two folders up."""
     folder = f"points/{name}"
     tree: dict[str, Any] = {"lock_version": VERSION, "shared": f"../../{NAME}", "point": name}
     comments = _fill(tree, values)
@@ -83,5 +83,5 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _why(value: Value) -> str:
-    """Reasons for what was worked out, the layer for what came from outside the spec, nothing for the rest."""
+    """Return the reason of a derived value, the layer of a value from outside the spec, "" for other values."""
     return value.reason if value.origin in ("derived", "hardware", "cluster", "layer") else ""

@@ -1,4 +1,4 @@
-"""``--target lsf``: a script for bsub's standard input, the script of a node, and what both lead to.
+"""``--target lsf``: a script for bsub's standard input, the script of a node, and the files that both use.
 
 Rules: IBM Spectrum LSF 10.1, bsub, blaunch, lsf.conf and "LSF resource requirement strings". jsrun: IBM JSM.
 """
@@ -64,7 +64,7 @@ def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None
 
 
 def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
-    """Groups of lines: `#BSUB …`, each after the reason of what was worked out."""
+    """Return groups of `#BSUB …` lines, derived values after their reasons."""
     values = plan.values
     queue, account = values["job.partition"], values["job.account"]
     who = [

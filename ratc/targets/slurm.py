@@ -1,4 +1,7 @@
-"""``--target slurm``: a script for sbatch, the script of a node, and what both lead to. Rules: sbatch(1), srun(1)."""
+"""``--target slurm``: a script for sbatch, the script of a node, and the files that both use.
+
+Rules: sbatch(1), srun(1).
+"""
 
 from __future__ import annotations
 
