@@ -1,6 +1,6 @@
-"""Keeps what was submitted from a folder of artifacts: `.submitted/`, which git ignores and compiling leaves alone.
+"""Keeps the submissions from a folder of artifacts in `.submitted/`, which git ignores and compiling leaves alone.
 
-It is of this checkout and its clusters, with times and hosts: no artifact, and nothing that others should get.
+It belongs to this checkout and its clusters, with times and hosts: it is no artifact, and not for other people.
 """
 
 from __future__ import annotations

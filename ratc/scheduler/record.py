@@ -1,4 +1,4 @@
-"""What was submitted from a folder before: read, written, and whether it stands against submitting again."""
+"""The record of submissions from a folder: read, written, and checked before another submission."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = 1
 class Submission:
     """One job. ``job`` is None while it is being submitted, and stays so if the answer never came.
 
-    ``lock`` is the digest of its lock, ``time`` an ISO 8601 date and time in UTC, ``host`` where it was submitted from.
+    ``lock`` is the digest of its lock, ``time`` an ISO 8601 date and time in UTC, ``host`` the submitting host.
     """
 
     job: str | None

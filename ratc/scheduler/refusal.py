@@ -25,7 +25,7 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
-    """What the scheduler said, at the key that it speaks of if that can be told. Code: R414."""
+    """Return the scheduler's message as a finding, at the key that it is about if that is known. Code: R414."""
     words = answer.words
     span = _span(words, settings)
     verb = "refused the job" if submitted else "would refuse the job"
@@ -48,7 +48,7 @@ def _reason(words: Sequence[str]) -> str:
 
 
 def _plain(word: str) -> str:
-    """Without the name of the program and what always stands before a reason."""
+    """Return the reason without the program's name and the fixed words before it."""
     prefix = r"^(?:(?:sbatch|bsub): (?:error: )?|allocation failure: |Batch job submission failed: )+"
     return re.sub(prefix, "", word).rstrip(".")
 
