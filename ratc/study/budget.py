@@ -30,13 +30,13 @@ class Budget:
         return self._before + time.monotonic() - self._begun
 
     def is_spent(self) -> bool:
-        """Whether no more is left; what has passed is written down from time to time."""
+        """Whether no time is left. Writes down the time spent now and then."""
         if time.monotonic() - self._written > _EVERY:
             self.keep()
         return self._seconds is not None and self.spent >= self._seconds
 
     def keep(self) -> None:
-        """Write down what has passed."""
+        """Write down the time spent, in seconds."""
         self._written = time.monotonic()
         files.replace(self._path, json.dumps({"seconds": round(self.spent, 1)}).encode(), flush=False)
 

@@ -1,7 +1,7 @@
 """The trials that a study has proposed so far, in order: one line of JSON each, written before anything else is done.
 
-A study that is continued proposes them again first, so that whatever chooses the next one knows as much as before. A
-ledger of another search space is put aside.
+A study that is continued proposes them again first, so that the search algorithm knows as much as before. A ledger of
+another search space is put aside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST = 64 << 20
 
 @dataclass(slots=True)
 class Ledger:
-    """What was proposed: by path the index of a choice, or a number."""
+    """The proposed trials: by path the index of a choice, or a number."""
 
     path: str
     entries: list[dict[str, Any]]
@@ -75,6 +75,6 @@ def begin(folder: str, study: Study) -> Ledger:
 
 
 def _head(study: Study) -> str:
-    """What proposals depend on."""
+    """Return the first line: a digest of the inputs of proposals, the search space and the seed."""
     space = repr([(entry.path, entry.text) for entry in study.space])
     return json.dumps({"search_space": sha256(f"{space} {study.seed}".encode()).hexdigest()})

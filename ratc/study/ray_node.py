@@ -33,7 +33,7 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 @dataclass(slots=True)
 class Node:
-    """One node of the job, and where all of them meet. The first one chooses ``sockets``; the others read it."""
+    """One node of the job, and the address for all of them. The first one chooses ``sockets``; the others read it."""
 
     rank: int
     head: str
@@ -137,7 +137,7 @@ def _free_port() -> int:
 
 
 def _child(command: Sequence[str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """A process that signals reach as usual: what is ignored here would be ignored by all its children."""
+    """Start a process with default signal handlers: it would inherit the signals that are ignored here."""
     return subprocess.Popen(
         command,
         stdout=log,

@@ -1,7 +1,7 @@
-"""One trial as Ray sees it: starts the trial's script where Ray has put it, and tells the study of every epoch.
+"""One trial as Ray sees it: starts the trial's script on the node that Ray chose, and reports every epoch.
 
-What a trial has done lies in its own folder, so that one that is begun again, by a study that was stopped or killed,
-first tells what it knows and then goes on from its checkpoint. Ray's own checkpoints hold nothing.
+A trial's results lie in its own folder. If a study was stopped or killed, its restarted trial first reports these and
+then continues from its checkpoint. Ray's own checkpoints are empty.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Runner:
         self.live = Live(lambda: outcome.table(self.study, [trials.result(one, self.study) for one in self.trials]))
 
     def run(self) -> int:
-        """Run what is not finished; 130 if it was interrupted, after the trials have saved."""
+        """Run the unfinished trials; returns the status, 130 if interrupted, after the trials have saved."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         self._waiting = [trial for trial in self.trials if not trial.files.is_finished()]
         done = len(self.trials) - len(self._waiting)

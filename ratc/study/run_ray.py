@@ -1,7 +1,7 @@
 """Runs a study's trials with Ray Tune, on this machine or on a cluster of Ray's that is there.
 
 Ray places the trials, ends poor ones early (ASHA), and chooses them if the study is adaptive (Optuna's TPE). Its own
-state is thrown away: a study that is continued tells Ray again what its trials have done, from their own results.
+state is thrown away: a study that is continued reports its trials' own results to Ray again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Stopped(Exception):
 
 
 class Source(Searcher):  # type: ignore[misc]
-    """Gives Ray one trial after the other: those of a spread in their order, or what TPE proposes, compiled first."""
+    """Gives Ray one compiled trial after the other: those of a spread in their order, or TPE's proposals."""
 
     def __init__(self, study: Study, prepared: Prepared, book: Ledger) -> None:
         super().__init__(metric="score", mode="max")
@@ -116,7 +116,7 @@ class Source(Searcher):  # type: ignore[misc]
 
 
 def _optuna(study: Study, book: Ledger) -> Any:
-    """Ray's searcher that asks Optuna's TPE; what the book holds is proposed first."""
+    """Return Ray's searcher for Optuna's TPE; it proposes the entries of ``book`` first."""
     import optuna
     from optuna import distributions
     from ray.tune.search.optuna import OptunaSearch
@@ -210,7 +210,7 @@ def outcome_of(trial: Compiled, study: Study) -> str:
 
 
 def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> tuple[int, Prepared]:
-    """Run what is not finished; 130 if it was asked to stop. Returns the trials that there were, too.
+    """Run the unfinished trials; returns the status, 130 if asked to stop, and the trials that there were.
 
     Without an address Ray is started on this machine, and ends with the study.
     """
@@ -277,8 +277,8 @@ def _ray(share: Share, address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _token(folder: str) -> Iterator[None]:
-    """Have Ray ask whoever connects for a secret that only this user can read: anybody else on the machine could run
-    what they like as this user. ``ALONE`` says so before Ray is imported.
+    """Let Ray require a token that only this user can read: without one, any user of the machine could run code as this
+    user. ``ALONE`` turns this on before Ray is imported.
     """
     path = os.path.join(folder, "token")
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""What lies on the disk of one trial: its compiled files, its results, who holds it; and how its script is started.
+"""The files of one trial: compiled files, results and the lock of its process; and how its script is started.
 
 Known by two paths alone, so that any process of a study, on any node, can be told of it.
 """
@@ -40,7 +40,7 @@ class TrialFiles:
 
     @property
     def log(self) -> str:
-        """Where what its script prints is kept."""
+        """The file with its script's output."""
         return f"{self.folder}.log"
 
     @property
@@ -50,20 +50,20 @@ class TrialFiles:
             return sha256(file.read()).hexdigest()
 
     def results(self) -> dict[str, Any]:
-        """What its run says of itself, at its end or while it trains; nothing if it says nothing yet.
+        """Return the results of its run, final or of the epochs so far; empty if there are none yet.
 
-        It must be of this very lock. A trial of an array job has its lock in the job's folder, which is not known
-        here: whatever lies in its output folder is taken.
+        They must be of this very lock. A trial of an array job has its lock in the job's folder, which is not known
+        here: then the results in its output folder are taken, of any lock.
         """
         return self.own_results() if os.path.exists(self._lock) else next(iter(self._told()), {})
 
     def own_results(self) -> dict[str, Any]:
-        """The same, if it is of this very lock and not of one that lay there before."""
+        """Return the results of this very lock; empty if there are only those of an earlier one."""
         own = self.lock_digest
         return next((found for found in self._told() if own in _digests(found)), {})
 
     def _told(self) -> list[dict[str, Any]]:
-        """What lies there, the newest first."""
+        """Return the valid result files of the output folder, the newest first."""
         found = []
         for name in ("epochs.json", "results.json"):
             path = os.path.join(self.output, name)
@@ -127,7 +127,7 @@ class TrialFiles:
     def start(
         self, python: str, variables: Mapping[str, str], die_with_parent: bool = False
     ) -> tuple[subprocess.Popen[bytes], int]:
-        """Start its script; returns the process, and from where on the log is of this start.
+        """Start its script; returns the process, and the offset in bytes at which its log begins.
 
         The script is in a group of its own: Ctrl-C reaches it through its parent alone, once. With
         `die_with_parent` it is told to save and end when its parent dies.

@@ -1,4 +1,4 @@
-"""Trials of a study: each compiled as a run of its own, and read from what its run has left."""
+"""Trials of a study: each is compiled as a run of its own, and its result is read from the run's files."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Held(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A trial that can run: what lies on the disk of it, and on how many GPUs of a machine it runs.
+    """A trial that can run: its files, and its number of GPUs on one machine.
 
-    ``settings`` are the words behind `--set` that make it of the spec.
+    ``settings`` are the words behind `--set` that turn the spec into it.
     """
 
     point: Point
@@ -54,7 +54,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Makes trials of a study's points: what all of them share. ``gpus`` are those of each."""
+    """Makes trials of a study's points, from the data that they share. ``gpus`` are those of each trial."""
 
     request: CompileRequest
     base: str
@@ -145,12 +145,12 @@ class _Quiet(Telling):
 
     @property
     def kept(self) -> list[Diagnostic]:
-        """What would have been told."""
+        """The diagnostics that were not printed."""
         return self._kept
 
 
 def result(trial: Compiled, study: Study) -> Trial:
-    """What a trial's output folder says of it."""
+    """Return a trial's status, metric and time from the files in its output folder."""
     values, files = {path: node.data() for path, node in trial.point.nodes}, trial.files
     results = files.results()
     if not results:
@@ -188,9 +188,9 @@ def alone_in(folder: str) -> Iterator[None]:
 
 
 def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
-    """Compile the best trial into a folder, with an overlay of its values beside: what to put into the spec.
+    """Compile the best trial into a folder, with an overlay of its values for the spec beside it.
 
-    What this machine cannot run, a trial over several nodes, has the overlay alone; the reasons are returned.
+    A trial that this machine cannot run, over several nodes, has the overlay alone; the reasons are returned.
     """
     files.refuse_link(workshop.base, os.path.join(os.path.relpath(folder, workshop.base), "overlay.yaml"))
     os.makedirs(folder, exist_ok=True)
