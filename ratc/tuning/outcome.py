@@ -1,4 +1,4 @@
-"""What came out of a study: its trials in order, as a table, as CSV and as JSON; frozen values, no I/O."""
+"""The results of a study: its trials in order, as a table, as CSV and as JSON; frozen values, no I/O."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def judged(results: Mapping[str, Any], metric: str, larger_is_better: bool) -> t
 
 
 def ranked(trials: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
-    """The trials, best first; what has no metric comes last, in its order."""
+    """Return the trials, best first; those without a metric come last, in their order."""
 
     def key(trial: Trial) -> float:
         if trial.metric is None:

@@ -129,7 +129,7 @@ _RAYS: dict[str, str | None] = {
 
 
 def _rays_alone(section: Node) -> Iterator[Diagnostic]:
-    """What the spec asks of Ray without Ray. Code: R342."""
+    """Yield a finding for each key that needs Ray, if the backend is `array`. Code: R342."""
     backend = section.find(("backend",))
     if backend is None or backend.value != "array":
         return
@@ -150,7 +150,7 @@ def _value(document: Document, path: str) -> Any:
 
 
 def _metric(document: Document, section: Node) -> tuple[str, bool, list[Diagnostic]]:
-    """What a trial is judged by, and whether more of it is better. Code: R337."""
+    """Return the metric of a trial, and whether larger is better. Code: R337."""
     task = _value(document, "task_type") or "segmentation"
     several = {name: str(node.data().get("task_type")) for name, node in _tasks(document)}
     known = tasks.metrics(task, several)

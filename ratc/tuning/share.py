@@ -1,4 +1,4 @@
-"""What each trial of a study on Ray has of its nodes: GPUs and CPU cores, all of one node."""
+"""The share of each trial of a study on Ray: GPUs and CPU cores, all of one node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``gpus`` and ``cpus`` of each trial; ``node_gpus`` and ``node_cpus`` are what the study has of each node."""
+    """``gpus`` and ``cpus`` of each trial; ``node_gpus`` and ``node_cpus`` are the study's on each node."""
 
     gpus: int
     cpus: int

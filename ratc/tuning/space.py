@@ -1,4 +1,4 @@
-"""A spec's ``tuning.search_space`` -> what each key is drawn from: choices or a range, with a rule for short lists."""
+"""A spec's ``tuning.search_space`` -> the choices or the range of each key, with a rule for short lists."""
 
 from __future__ import annotations
 
