@@ -1,4 +1,4 @@
-"""Edits the text of YAML files that people own: what is not edited stays as it was, byte for byte."""
+"""Edits the text of YAML files that people own: the rest of a file keeps its bytes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BOM = "\ufeff"
 
 
 def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
-    """The text with the edits made, and the edits that were. Of two that overlap the first counts; one whose words are
-    not there any more, or that is longer than a line, is left out. A byte order mark is kept; spans do not count it.
+    """Return the text with the edits applied, and the applied edits. Of two that overlap the first counts. An edit is
+    skipped if its original words changed or if it spans lines. A byte order mark is kept; spans do not count it.
     """
     bom, body = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
     starts = [0, *(match.end() for match in _LINE_END.finditer(body))]
@@ -36,7 +36,7 @@ def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
 
 
 def _words(span: Span) -> str | None:
-    """What stood there when the finding was made; None if the line is shorter than that."""
+    """Return the text of a span at the time of the finding; None if the line is shorter than that."""
     line = span.source.line(span.line)
     return line[span.column - 1 : span.end_column - 1] if span.end_column - 1 <= len(line) else None
 
@@ -95,7 +95,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _dash(lines: Sequence[str], at: int, column: int) -> int:
-    """The line of the dash that begins the item whose first value stands on a line."""
+    """Return the line of the dash of a list item, from the line of the item's first value."""
     while lines[at][: column + 1] != " " * column + "-":
         at -= 1
     return at
@@ -114,7 +114,7 @@ def _end(lines: Sequence[str], first: int, following: int) -> int:
 
 
 def _item(value: Mapping[str, Any]) -> Any:
-    """An item in block style, a key on a line; what its values hold stands on one line each."""
+    """Return an item in block style, one key per line; nested values stand on one line each."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
     def line(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""YAML text -> :class:`Document`: plain data in which every node knows where it was written.
+"""YAML text -> :class:`Document`: plain data in which every node keeps its place in the source.
 
 The text is read as YAML 1.2 (core schema): ``1e-4`` is a number and ``on`` a string. libyaml finds the tokens; values,
 merge keys and limits are decided here, because a YAML 1.1 loader would decide them differently.
@@ -43,7 +43,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Node:
     """A value with its place: a scalar, a ``dict[str, Node]`` or a ``list[Node]``.
 
-    ``key_span`` is where the key that holds the node was written; ``layer`` names the layer that the node came from.
+    ``key_span`` is the place of the node's key; ``layer`` names the layer that the node came from.
     """
 
     value: Scalar | dict[str, Node] | list[Node]
@@ -94,7 +94,7 @@ class _Refused(Exception):
 
 
 def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, tuple[Diagnostic, ...]]:
-    """Read the bytes of one YAML file whose root must be a mapping.
+    """Read the bytes of one YAML file. Its root must be a mapping.
 
     ``name`` is how diagnostics call the file. Codes: R002-R009.
     """
@@ -142,7 +142,7 @@ def _conflict(source: Source) -> Diagnostic | None:
 def parse_value(source: Source, text: str, column: int, layer: str) -> Node | str:
     """A value written on a command line or in the environment, as YAML; if it cannot be taken, why.
 
-    ``column`` is where the value starts in the source, from 1.
+    ``column`` is the column of the value's start in the source, from 1.
     """
     try:
         composer = _Composer(source, layer, text, column=column - 1)
@@ -155,7 +155,7 @@ def parse_value(source: Source, text: str, column: int, layer: str) -> Node | st
 
 
 class _Composer:
-    """Builds nodes from libyaml's events and keeps what is wrong with them."""
+    """Builds nodes from libyaml's events and collects the findings on them."""
 
     def __init__(self, source: Source, layer: str, text: str, column: int = 0) -> None:
         self.source, self.layer, self.column = source, layer, column

@@ -51,7 +51,7 @@ def mapping(
 
 
 def comment(text: str, indent: int = 1) -> str:
-    """A line that is a comment, whatever stands in the text."""
+    """Return a line that is a comment, for any text."""
     return f"#{' ' * indent}{_one_line(text)}\n"
 
 
