@@ -1,4 +1,4 @@
-"""What a spec names as `package.module:callable`: code of the user's, or of an installed package."""
+"""The names `package.module:callable` in a spec: code of the user's, or of an installed package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def moved(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
-    """What differs between two records of one module, `digest` and `parts`, in words; nothing if none does."""
+    """Describe the differences between two records of one module, `digest` and `parts`; "" if there are none."""
     if old is None or new is None:
         return "came into use" if old is None else "is gone, or went out of use"
     if old.get("digest") == new.get("digest"):

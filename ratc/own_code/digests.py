@@ -1,6 +1,6 @@
 """The modules beside a spec that its names reach, found by their `import` statements: nothing is imported.
 
-What is imported in another way, by a name that is worked out, is not seen; nor is what lies outside the spec's folder.
+Imports by a computed name are not seen; nor are modules outside the spec's folder.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def modules(names: Iterable[str], folder: str) -> dict[str, Module]:
 
 
 def of_program(kind: str | None, words: Iterable[str], folder: str) -> dict[str, Module]:
-    """The files of a program of one's own: a script or a module with what it imports, or files that a command names.
+    """Return the files of the user's program: a script or a module with its imports, or files that a command names.
 
-    A script imports from its own folder, which is seen from the spec's.
+    A script imports from its own folder; paths are relative to the spec's.
     """
     first, *rest = words
     if kind == "module":
@@ -129,7 +129,7 @@ def _imported(data: bytes, package: str) -> Iterator[str]:
 
 
 def _parts(data: bytes) -> dict[str, str]:
-    """A short digest of each function and class of a module, and of the rest; none of what is not Python."""
+    """Return a short digest of each function and class of a module, and of the rest; empty if it is not Python."""
     tree, lines = _parsed(data), _without_comments(data)
     if tree is None or lines is None:
         return {}

@@ -1,4 +1,4 @@
-"""What the source of a module says of one of its functions or classes, without running it."""
+"""The signature of a function or class from a module's source, without running it."""
 
 from __future__ import annotations
 
