@@ -56,7 +56,7 @@ OF_PROGRAM = (entrypoint, exclusive, secrets, readonly, launch_variables, unexpa
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:
-    """What every rule finds, in the order of the file."""
+    """Return the findings of every rule, in the order of the file."""
     if is_program(settings):
         return tuple(sorted((one for rule in OF_PROGRAM for one in rule.check(settings)), key=_line))
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]

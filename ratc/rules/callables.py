@@ -1,4 +1,4 @@
-"""R356: what a spec names as `package.module:callable` is no module of Python's own library."""
+"""R356: a `package.module:callable` in a spec is not of a module of Python's standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R226: a custom task is one whose model, data and loss are all of the user's."""
+"""R226: a custom task has a model, data and a loss that are all the user's."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """What of a spec belongs to one task is not given to another. A custom task has nothing built in (R226)."""
+    """Check that keys of one task are not given to another. A custom task has nothing built in (R226)."""
     task = settings.get_as(str, "task_type")
     if task != "custom":
         yield from _of_task(settings, task, "training.loss", "loss", LOSSES, "R215")

@@ -9,7 +9,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Each pair of a key without effect and what makes it so."""
+    """Yield a finding for each key that has no effect because of another one."""
     deepspeed = settings["training.deepspeed"].value is not False
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"

@@ -1,4 +1,4 @@
-"""R228: variables that lie over what the lock says."""
+"""R228: variables that override the lock."""
 
 from __future__ import annotations
 
