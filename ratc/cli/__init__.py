@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Misuse(click.UsageError):
-    """With what was perhaps meant."""
+    """A usage error with suggestions."""
 
     def __init__(self, message: str, helps: tuple[str, ...], ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -170,7 +170,7 @@ class _Misuse(click.UsageError):
 
 
 def _misused(error: click.UsageError) -> int:
-    """Say what is wrong with the command line: what it holds commands no terminal."""
+    """Print the error of a command line, without characters that control a terminal; returns the exit status 2."""
     command = error.ctx.command_path if error.ctx else "ratc"
     if isinstance(error, click.NoSuchOption) and error.ctx:
         names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]

@@ -1,4 +1,4 @@
-"""What commands have in common: arguments with a help, sections of options, examples, `--config` for the spec."""
+"""The common parts of commands: arguments with a help, sections of options, examples, `--config` for the spec."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Argument(click.Argument):
         self.text = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        """The words that stand for it, and what it is."""
+        """Return its metavar and its help text."""
         return self.make_metavar(ctx), self.text
 
     def make_metavar(self, ctx: click.Context | None = None) -> str:
@@ -58,9 +58,9 @@ class LaidOver(click.Option):
 
 
 class Command(click.Command):
-    """A command. ``examples`` are command lines with what they are for. With ``may_trust`` the command may run code of
-    a spec, and asks at the terminal whether it may. ``request`` makes of the options of a spec what the command takes
-    under that name.
+    """A command. ``examples`` are command lines with their purposes. With ``may_trust`` the command may run code of a
+    spec, and asks at the terminal whether it may. ``request`` turns the options of a spec into the command's parameter
+    of that name.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Command(click.Command):
         return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Usage, what it does, its arguments and options, and examples."""
+        """Write the usage, the description, the arguments and options, and the examples."""
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         self.format_options(ctx, formatter)
@@ -115,7 +115,7 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples: each line with what it is for."""
+        """Write the examples: each line with its purpose."""
         with formatter.section("Examples"):
             for line, text in self.examples.items():
                 formatter.write(f"{'':{formatter.current_indent}}# {text}\n{'':{formatter.current_indent}}{line}\n")

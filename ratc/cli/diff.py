@@ -123,6 +123,6 @@ def _ignored(names: Sequence[str]) -> list[Effect]:
 
 
 def _once(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:
-    """What stops it, or all that was found; what both sides say, once."""
+    """Return the errors, or all findings if there are none, each once."""
     told = [item for item in found if has_errors((item,))] or list(found)
     return list(dict.fromkeys(told))

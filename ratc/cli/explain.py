@@ -27,7 +27,7 @@ class _CodeOrPath(FilePath):
     """A code, or the name of a file or folder."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        """The codes that begin so, or what the shell finds."""
+        """Return the codes with this prefix, or else the shell's files."""
         known = [code for code in ("codes", *codes.names()) if incomplete and code.startswith(incomplete)]
         return words(known, incomplete) or super().shell_complete(ctx, param, incomplete)
 

@@ -34,7 +34,7 @@ def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PATH) -> list[click.Parameter]:
-    """The spec, and every way to override a value. ``request`` makes of what is given a request."""
+    """Return the spec's argument, and the options that override its values. `request` makes a request of them."""
     laid: list[click.Parameter] = [
         LaidOver(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="any value, by its path")
     ]
@@ -65,7 +65,7 @@ def folder() -> click.Option:
 
 
 def no_predict() -> click.Option:
-    """``--no-predict``: for commands that compile in order to run what comes out."""
+    """``--no-predict``: for commands that compile in order to run the result."""
     text = "trace no model: a given micro-batch is not checked against the card, an open one gets a default"
     return flag("--no-predict", text)
 
@@ -87,7 +87,7 @@ def verify() -> click.Option:
 
 
 def request(given: dict[str, Any]) -> CompileRequest:
-    """What the options ask for; they are taken out of ``given``."""
+    """Return the request in the options; they are removed from ``given``."""
     short = {name: given.pop(_key(name)) for name in layers.SHORT_NAMES}
     return CompileRequest(
         given.pop("spec"),
