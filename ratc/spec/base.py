@@ -1,4 +1,4 @@
-"""What the shapes of specs, clusters and facts are made of: the frozen section, and types that several keys share."""
+"""Base types of the models of specs, clusters and facts: the frozen section, and types that several keys share."""
 
 from __future__ import annotations
 
