@@ -1,4 +1,4 @@
-"""What commands keep because it takes seconds to find out: files, each named by a digest of all that it depends on.
+"""The cache of results that take seconds to compute: files, each named by a digest of all that it depends on.
 
 They lie in `$RATC_CACHE`, else in `ratc` under `$XDG_CACHE_HOME` or `~/.cache`, in a folder for each kind. Any may be
 deleted at any time.

@@ -54,7 +54,7 @@ def layered(inputs: Inputs) -> tuple[Document | None, tuple[Diagnostic, ...]]:
 
 
 def check(document: Document) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """Validate a document and check what a schema cannot. Codes: R1xx, R2xx."""
+    """Validate a document by its schema, then by the rules that a schema cannot state. Codes: R1xx, R2xx."""
     settings, found = schema.validate(document, resources.schema("experiment"))
     if settings is None:
         return None, found
@@ -161,7 +161,7 @@ def plan(
     cluster: facts.Cluster | None = None,
     target: str = "local",
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Settle the hardware facts and resolve; a decision settles what memory decides. Codes: R3xx."""
+    """Settle the hardware facts and resolve; a decision settles the values that memory decides. Codes: R3xx."""
     hardware, found = facts.hardware(settings, facts_file, machine, cluster, target)
     if hardware is None:
         return None, found

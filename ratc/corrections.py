@@ -1,6 +1,6 @@
-"""What a value of the wrong form can only have meant: the same value, written as its key takes it.
+"""Corrections of a value in the wrong form: the same value, written as its key takes it.
 
-Nothing is guessed from other values: a correction holds what was written, and the schema takes it.
+Nothing is guessed from other values: a correction holds the same value, and the schema takes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a stage has to say about its input: frozen values, no I/O.
+"""The findings of a stage on its input: frozen values, no I/O.
 
 A stage returns ``(output | None, tuple[Diagnostic, ...])``. How a diagnostic looks is up to :mod:`ratc.render`.
 """

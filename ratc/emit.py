@@ -1,4 +1,4 @@
-"""Puts artifacts on disk: only what changed, each file whole or not at all, the lock last."""
+"""Writes artifacts to disk: only changed files, each atomically, the lock last."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> l
 def write(
     folder: str, artifacts: Sequence[Artifact], former: Callable[[], Sequence[str]]
 ) -> tuple[list[str], tuple[Diagnostic, ...]]:
-    """Write each file that differs beside its place and rename it; returns their names. The lock comes last: it vouches
-    for the others. ``former`` names the files of the plan that lies there.
+    """Write each file that differs beside its place and rename it; returns their names. The lock comes last: it holds
+    the digests of the others. ``former`` names the files of the earlier plan in the folder.
 
-    Whatever interrupts this, a file is the old one or the new one, and no lock vouches for files that are not there.
-    Whoever compiles into the folder at the same time waits. Code: R403.
+    After an interruption each file is the old one or the new one, and no lock has digests of files that are not there.
+    Another process that compiles into the folder at the same time waits. Code: R403.
     """
     done: list[str] = []
     try:
@@ -87,7 +87,7 @@ def steady(folder: str) -> Iterator[None]:
 
 
 def on_disk(folder: str, name: str) -> bytes | None:
-    """The bytes of a file of the folder, or None. What lies behind a link is not of the folder."""
+    """Return the bytes of a file of the folder, or None. A file behind a link does not belong to the folder."""
     return None if files.link_above(folder, name) else files.read(os.path.join(folder, name))
 
 

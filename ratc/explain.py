@@ -1,4 +1,4 @@
-"""Why a value is what it is: the chain from a value down to the lines it was made from."""
+"""The provenance of a value: the chain from a value down to the lines it was made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.spec import keys
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A value with what it was made from. ``is_above`` says that those stand above, under the same path, already."""
+    """A value with its inputs. ``is_above`` says that these stand above, under the same path, already."""
 
     path: str
     value: Value
@@ -67,8 +67,8 @@ def known_paths(plan: Plan) -> list[str]:
 
 
 def tree(plan: Plan, path: str, seen: set[str] | None = None) -> Link | None:
-    """The value and, below it, what it was made from; None if there is none. A setting that is kept as it is stands
-    for itself.
+    """Return the value and, below it, its inputs; None if there is no value. A setting that is kept as it is has no
+    inputs.
     """
     value = plan.lookup(path)
     if value is None:
@@ -84,7 +84,7 @@ def tree(plan: Plan, path: str, seen: set[str] | None = None) -> Link | None:
 
 
 def source(value: Value) -> str:
-    """Where a value comes from, in words."""
+    """Return the origin of a value, in words."""
     if value.origin == "derived":
         return "worked out"
     if value.origin == "default":

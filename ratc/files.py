@@ -1,4 +1,4 @@
-"""Replaces files whole or not at all, never through a link, and clears what killed processes have left behind.
+"""Replaces files atomically, never through a link, and removes the unfinished files of killed processes.
 
 A file in the making is `.NAME.ratc-PID-N@HOST` beside its place, and locked; a temporary folder is
 `ratc-PID-N@HOST-…`. So the next run can tell what belongs to nobody any more, on this host or on another one.
@@ -96,7 +96,7 @@ def _own(path: str) -> Iterator[tuple[str, int]]:
 
 
 def mark() -> str:
-    """What names of this process's unfinished files end in."""
+    """Return the suffix of the name of an unfinished file of this process."""
     return f"ratc-{os.getpid()}-{next(_count)}@{_host()}"
 
 
@@ -104,7 +104,7 @@ def mark() -> str:
 def temporary_folder(place: str | None = None) -> Iterator[str]:
     """A folder of this process alone, mode 0700, removed at the end; those of killed processes are removed first.
 
-    Its name cannot be known beforehand. ``place`` is where it lies, if not where temporary files usually do.
+    Its name cannot be guessed. ``place`` is the folder above it, by default the system's for temporary files.
     """
     place = place or tempfile.gettempdir()
     clear(place)
@@ -113,7 +113,7 @@ def temporary_folder(place: str | None = None) -> Iterator[str]:
 
 
 def clear(folder: str) -> None:
-    """Remove what killed processes of this user have left unfinished in a folder."""
+    """Remove the unfinished files of this user's killed processes from a folder."""
     try:
         names = [name for name in os.listdir(folder) if _MARK.match(name)]
     except OSError:
@@ -162,10 +162,10 @@ def open_own(path: str, flags: int = 0) -> BinaryIO:
 
 
 def open_regular(path: str, named: bool = False) -> BinaryIO:
-    """Open a regular file for reading. Raises OSError for what is none: devices, pipes and the kernel's own files may
-    never end, and the last tell of this process: its variables, say.
+    """Open a regular file for reading. Raises OSError for any other: devices, pipes and the kernel's files may never
+    end, and the kernel's reveal this process, for example its variables.
 
-    With ``named``, by whoever started the command, it may be a pipe or a device, but no link to one.
+    If it is ``named`` on the command line, it may be a pipe or a device, but no link to one.
     """
     if named and (path.startswith("/dev/") or not os.path.islink(path)):
         return open(path, "rb")
@@ -180,7 +180,7 @@ def open_regular(path: str, named: bool = False) -> BinaryIO:
 
 
 def read(path: str, most: int | None = None) -> bytes | None:
-    """The bytes of a regular file, at most so many; None for what is none, a link to one included."""
+    """Return the bytes of a regular file, at most ``most``; None for any other file, links included."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
@@ -197,7 +197,7 @@ def read(path: str, most: int | None = None) -> bytes | None:
 
 
 def link_above(folder: str, name: str) -> str | None:
-    """The first folder of a relative path that is a link: what lies behind it is not the folder's."""
+    """Return the first folder of a relative path that is a link: files behind it do not belong to ``folder``."""
     at = ""
     for part in os.path.dirname(name).split("/"):
         at = os.path.join(at, part)
@@ -213,7 +213,7 @@ def refuse_link(folder: str, name: str) -> None:
 
 
 def _host() -> str:
-    """This host, short: sockets lie below such names, whose paths have at most 107 bytes."""
+    """Return 6 hexadecimal digits for this host: sockets lie below such names, with paths of at most 107 bytes."""
     return sha256(os.uname().nodename.encode()).hexdigest()[:6]
 
 

@@ -25,7 +25,7 @@ NOT_SETTINGS = frozenset({"RAT_CACHE_DIR"})
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A value given outside of files: ``source`` shows the text as given, ``column`` where the value starts in it."""
+    """A value given outside of files: ``source`` holds the text as given, ``column`` is the value's start in it."""
 
     path: str
     text: str
@@ -111,7 +111,7 @@ def _over(below: Node, above: Node) -> Node:
 
 
 def put(root: Node, path: list[str], node: Node) -> Node:
-    """The tree with a node at a path. Missing mappings on the way are made, and what is no mapping is kept."""
+    """Return the tree with a node at a path. Missing mappings on the way are made; any other value on it is kept."""
     if root.value is not None and not isinstance(root.value, dict):
         return root  # the schema says what is wrong with it
     children = dict(root.value or {})

@@ -1,7 +1,7 @@
-"""One function for each kind of reader that escapes what it would take for a sign to itself.
+"""One function for each kind of reader, to escape the characters that are special to it.
 
-Names of files, keys and values may hold anything. What is a control character, a line break, or turns the direction of
-writing is shown as one replacement character, in every form.
+Names of files, keys and values may hold anything. A control character, a line break, or a character that turns the
+direction of writing is shown as one replacement character, in every form.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def visible(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Several lines of ours; what they hold has no line breaks of its own."""
+    """Make a text of several lines visible; only our own line breaks may be in it."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
@@ -73,7 +73,7 @@ def workflow_property(text: str) -> str:
 
 
 def html_text(text: str) -> str:
-    """Text for a page, not yet escaped: line breaks and tabs stay, what turns or hides text is made visible."""
+    """Return text for a page, not yet escaped: line breaks and tabs stay, other unprintable characters are replaced."""
     return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -86,12 +86,12 @@ def html(text: str) -> str:
 
 
 def page(text: str) -> str:
-    """A whole page of HTML or SVG that is the same page, and commands no CI system whose step prints it."""
+    """Return a whole page of HTML or SVG that looks the same, without commands to a CI system that prints it."""
     return _COMMAND.sub(r"\1&#58;", _RUNNER.sub("#&#35;", text))
 
 
 def json(tree: Any) -> str:
-    """JSON that is the same data, and harmless where it is printed: what does not print is escaped."""
+    """Return JSON of the same data that is safe to print: unprintable characters are escaped."""
     text = json_.dumps(tree, indent=2, ensure_ascii=False).replace("##", "#\\u0023")
     return "".join(char if char == "\n" or char.isprintable() else _escaped(char) for char in text) + "\n"
 

@@ -30,7 +30,7 @@ def kinds(settings: Values) -> dict[str, str]:
 
 
 def parts(settings: Values) -> dict[str, Values]:
-    """The settings of each task by its name, with the places where they were written; empty if there is one task."""
+    """Return the settings of each task by its name, with their places in the source; empty if there is one task."""
     shared = {path: value for path, value in settings.items() if path != "tasks" and not path.startswith("tasks.")}
     return {name: _part(settings, name, kind, shared) for name, kind in kinds(settings).items()}
 

@@ -1,4 +1,4 @@
-"""The plan: every value of a run, with where it came from and why. `explain` and the lock's comments read this."""
+"""The plan: every value of a run, with its origin and reason. `explain` and the lock's comments read this."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Values(Mapping[str, Value]):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A resolved run: what the lock will hold (``values``), over what it was made from (``settings`` and ``facts``)."""
+    """A resolved run: the values of the lock (``values``), and its inputs (``settings`` and ``facts``)."""
 
     values: Values
     settings: Values

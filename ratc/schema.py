@@ -1,6 +1,6 @@
-"""Document -> :class:`~ratc.plan.Values`: the JSON Schema decides what is valid, and its errors are what users see.
+"""Document -> :class:`~ratc.plan.Values`: validates by the JSON Schema, and turns its errors into diagnostics.
 
-Defaults come from the schema too, so that a reader of the schema knows what a missing key means.
+Defaults come from the schema too, so that its readers know the value of a missing key.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TYPO = 0.8
 
 
 def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """Check a document and fill in what it leaves out. Codes: R101-R106."""
+    """Check a document and fill in the defaults of missing keys. Codes: R101-R106."""
     found: list[Diagnostic] = []
     errors = list(_validator(schema).iter_errors(document.root.data()))
     mistyped = [error.instance_path for error in errors if error.kind.name == "type"]
@@ -129,8 +129,8 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
 
 
 def _coerce(value: Any, schema: dict[str, Any]) -> Any:
-    """JSON Schema calls 2.0 an integer and 1 a number; make them what their names say. What may be text, too, stays as
-    it was written.
+    """Convert a float for `integer` to int and an int for `number` to float: JSON Schema takes 2.0 for an integer and 1
+    for a number. A value that may also be text is kept as it was written.
     """
     kinds = _types(schema)
     if isinstance(value, float) and value.is_integer() and "integer" in kinds:
@@ -344,7 +344,7 @@ def _lookup(schema: dict[str, Any], path: list[Any]) -> Any:
 
 
 def _own_line(span: Span) -> Span:
-    """The part of a span on its first line: what can be underlined."""
+    """Return the part of a span on its first line, which can be underlined."""
     if span.end_line == span.line:
         return span
     end = max(len(span.source.line(span.line)) + 1, span.column + 1)

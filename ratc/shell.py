@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def quote(word: str) -> str:
-    """The word as one argument on one line; what cannot be printed becomes bash's ``$'…'``."""
+    """Quote a word as one argument on one line; with unprintable characters it becomes bash's ``$'…'``."""
     if word.isprintable():
         return shlex.quote(word)
     escapes = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "'": "\\'", "\\": "\\\\"}
@@ -34,7 +34,7 @@ def line(text: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line as it is, with a question mark for what cannot be printed.
+    """Return the text with a question mark for each unprintable character, line breaks included.
 
     bsub reads directives anywhere in a script, sbatch up to the first command.
     """

@@ -1,4 +1,4 @@
-"""A spec's ``sweep`` -> the points of an array: which values each lays over the spec, and what each is called."""
+"""A spec's ``sweep`` -> the points of an array: the name of each, and its values over the spec's."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def met_at(point: Point, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 
 def once(found: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The diagnostics, each said at the first point where it was met."""
+    """Return the diagnostics without repetitions; each is kept at the first point that has it."""
     first: dict[tuple[object, ...], Diagnostic] = {}
     for item in found:
         first.setdefault((item.code, item.message, item.span), item)

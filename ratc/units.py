@@ -37,7 +37,7 @@ def size_text(size: int, fine: bool = False) -> str:
 def walltime_seconds(text: str) -> int:
     """Seconds of ``HH:MM``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``.
 
-    ``24:00`` is a day here, as on LSF and in the schema; Slurm itself would read 24 minutes, so what is emitted for it
+    ``24:00`` is a day here, as on LSF and in the schema. Slurm itself would read 24 minutes, so a time emitted for it
     always has all its parts (:func:`slurm_time`).
     """
     days, _, rest = text.rpartition("-")
