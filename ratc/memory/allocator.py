@@ -1,4 +1,4 @@
-"""A replay of PyTorch's CUDA caching allocator: what it reserves, and whether it runs out, at a cap in bytes.
+"""A replay of PyTorch's CUDA caching allocator: its reserved bytes, and whether it runs out, at a cap in bytes.
 
 Follows `DeviceCachingAllocator` in c10/cuda/CUDACachingAllocator.cpp; each rule names the function it comes from. No
 CUDA graphs, no blocks that several streams use at once, the default settings of `PYTORCH_ALLOC_CONF` (no
@@ -152,7 +152,7 @@ class Allocator:
 
     def _place(self, size: int) -> int:
         """An address for a segment, as `cudaMalloc` gives them: the driver reserves address space downwards, in
-        multiples of 32 MiB, and first fills what an earlier segment left of its own, lowest address first.
+        multiples of 32 MiB, and first fills the space that an earlier segment left, lowest address first.
 
         Found in the events of 51 cases on an H200 (benchmarks/memory/data): replayed at these addresses, the peak of
         reserved bytes is the measured one to 0.1 % in all but one (1.1 %); at rising addresses it is up to 5.6 % off.
@@ -176,7 +176,7 @@ class Allocator:
             self.peak_reserved = self.reserved
 
     def release_cached(self) -> None:
-        """Give back every segment that is one free block: `release_blocks`, which keeps what is split."""
+        """Give back every segment that is one free block: `release_blocks`, which keeps split segments."""
         for free in (self.large, self.small, *chain(*self._streams.values())):
             for key in list(free):
                 start, size = key & MASK, key >> SHIFT
@@ -231,7 +231,7 @@ class ExpandableAllocator(Allocator):
         raise OutOfMemory(segment_size(size), self.reserved)
 
     def _expand(self, size: int, free: list[int], small: bool) -> tuple[int, int] | None:
-        """`try_allocate_expandable_block`: map pages at the lowest address where the request fits; None at the cap."""
+        """`try_allocate_expandable_block`: map pages at the lowest address that fits the request; None at the cap."""
         ranges, page = self._unmapped[id(free)], SMALL_BUFFER if small else LARGE_BUFFER
         start = self._lowest(ranges, size, page)
         have = self._sizes.get(start, 0)
@@ -257,7 +257,7 @@ class ExpandableAllocator(Allocator):
         return start, have
 
     def _lowest(self, ranges: dict[int, int], size: int, page: int) -> int:
-        """`find_expandable_block`: where free and unmapped neighbours together have room, lowest address first; else in
+        """`find_expandable_block`: the lowest address with room in free and unmapped neighbours together; else that of
         a new segment.
         """
         for start, end in sorted(ranges.items()):

@@ -1,4 +1,4 @@
-"""What a prediction decides for a plan: handed to resolve, which puts it among the plan's values with its reason."""
+"""The decision of a prediction for a plan: `resolve` puts it among the plan's values with its reasons."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ratc.memory.choose import Choice
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The micro-batch that fits, and with what.
+    """The micro-batch that fits, and the settings that it fits with.
 
-    ``plain_need_bytes`` is what a step without activation checkpointing would need at micro-batch 1; None unless it
-    was passed over because it does not fit.
+    ``plain_need_bytes`` is the need of a step without activation checkpointing at micro-batch 1; None unless it was
+    rejected because it does not fit.
     """
 
     choice: Choice

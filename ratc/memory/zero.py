@@ -1,4 +1,4 @@
-"""How the parallel engines divide what they hold: DDP's buckets and DeepSpeed's ZeRO partitions, on one rank.
+"""How the parallel engines divide their memory: DDP's buckets and DeepSpeed's ZeRO partitions, on one rank.
 
 Read in torch/nn/parallel/distributed.py and in DeepSpeed 0.19's runtime/zero/stage_1_and_2.py, stage3.py and
 fp16/unfused_optimizer.py; each line names the attribute it stands for. When the blocks are allocated and freed stands
@@ -45,7 +45,7 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One allocation of an engine: what it is, of which kind, and its bytes."""
+    """One allocation of an engine: its name, its kind, and its bytes."""
 
     name: str
     kind: str
@@ -68,7 +68,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What an engine adds to a traced step.
+    """The blocks that an engine adds to a traced step.
 
     Without ZeRO ``persistent`` lives from before the first step, ``update`` at the end of each one. With it ``groups``
     are the flattened weights; ``owned`` are the elements of all parameters of which the rank with most has a share;
@@ -87,8 +87,8 @@ class Layout:
 
 
 def bucket_elements(trainable: int, most: int = BUCKET) -> int:
-    """Elements of a bucket that is no larger than the model: DeepSpeed allocates a bucket in full, whatever the model's
-    size.
+    """Return the elements of a bucket that is no larger than the model: DeepSpeed allocates a bucket in full for any
+    model.
     """
     return max(1, min(most, trainable))
 
@@ -105,7 +105,7 @@ def partition(elements: int, world_size: int) -> int:
 
 
 def owned_elements(parameters: Sequence[int], world_size: int, round_robin: bool) -> int:
-    """Elements of all parameters that reach into a rank's partition, whole, on the rank where they are most.
+    """Return the elements of all parameters that reach into a rank's partition, whole, on the rank with the most.
 
     `copy_grads_in_partition` of stage_1_and_2.py makes room for them; `_round_robin_reorder` deals them out before.
     """

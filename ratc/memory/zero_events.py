@@ -1,6 +1,6 @@
-"""When DeepSpeed allocates and frees what it holds, in the order of its own code.
+"""The allocations and frees of DeepSpeed, in the order of its own code.
 
-What an allocator reserves depends on the order of allocations, so each method follows a function of DeepSpeed 0.19's
+An allocator's reserved bytes depend on the order of allocations, so each method follows a function of DeepSpeed 0.19's
 runtime/zero/stage_1_and_2.py or stage3.py, and names it. Blocks of a few bytes (norms, flags, scales) are left out.
 Sizes are bytes.
 """
@@ -18,7 +18,7 @@ NORM = 8
 
 
 class Composer(Protocol):
-    """What an engine does with the program that is being composed."""
+    """The operations of an engine on the program that is being composed."""
 
     fixed: list[float]
 
@@ -95,7 +95,7 @@ class Unpartitioned(Engine):
 
 
 class _Partitioned(Engine):
-    """What the stages of ZeRO share: the update of each group, and the bucket that gradients are reduced in."""
+    """The common parts of ZeRO's stages: the update of each group, and the bucket that gradients are reduced in."""
 
     owns_gradients = True
 
