@@ -48,8 +48,8 @@ class Work:
 
     Attributes:
         module: Its name.
-        doing: What it does, in a message's words.
-        code: The code of what goes wrong.
+        doing: Its action, in a message's words.
+        code: The code of its failure.
         gpu: Whether it needs the GPU, and then has no limit of memory: CUDA maps more than there is.
         interpreter: The Python that runs it.
         variables: Added to its environment.
@@ -67,13 +67,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a process is ended. None is no limit.
+    """The limits of a process. None is no limit.
 
     Attributes:
         cpu_s: Seconds of processor time, of the process and its children together. Other load on the machine does not
             count, as it would by the clock.
         idle_s: Seconds in which none of them runs or waits for a disk: it waits for something that does not come.
-        wall_s: Seconds by the clock, whatever it does.
+        wall_s: Seconds by the clock.
     """
 
     cpu_s: float | None = None
@@ -82,7 +82,7 @@ class Limits:
 
 
 class Process(Protocol):
-    """What this module asks of a process: a part of `subprocess.Popen`."""
+    """The interface of a process that this module needs: a part of `subprocess.Popen`."""
 
     @property
     def pid(self) -> int: ...
@@ -98,8 +98,8 @@ def run(
     span: Span | None,
     limits: Limits,
 ) -> Diagnostic | None:
-    """Do a piece of work in the spec's ``folder``, with the package ``runtime``; return what went wrong, if anything: a
-    limit that was met, or what the runtime reports.
+    """Do a piece of work in the spec's ``folder``, with the package ``runtime``. Return None, or a finding on its
+    failure: a limit that was met, or the runtime's own report.
     """
     if runtime is None:
         helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
@@ -254,7 +254,7 @@ def _end(process: Process) -> None:
 
 
 def _failure(work: Work, status: int, said: str, span: Span | None) -> Diagnostic:
-    """What the runtime reported in its last line, or what can be known of a process that went without a word."""
+    """Return the runtime's report in its last line, or else the exit status or signal of the process."""
     lines = [line for line in said.splitlines() if line.strip()]
     for line in reversed(lines):
         try:

@@ -102,7 +102,7 @@ def _python_files(place: str) -> list[str]:
 
 
 def runtime_folder() -> str | None:
-    """Where the runtime's package lies; None if it is not installed."""
+    """Return the folder of the runtime's package; None if it is not installed."""
     beside = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     for place in (os.path.join(beside, "runtime"), beside, *sys.path):
         if os.path.isdir(os.path.join(place, "ratc_runtime")):
@@ -111,7 +111,7 @@ def runtime_folder() -> str | None:
 
 
 def _read(path: str) -> Trace | str:
-    """The trace in a file, or what is wrong with it."""
+    """Return the trace in a file, or the reason that it cannot be used."""
     try:
         with open(path, "rb") as handle:
             return parse(json.load(handle))

@@ -23,7 +23,7 @@ _servers: dict[tuple[str, tuple[tuple[str, str], ...]], _Server] = {}
 
 
 class _Server:
-    """A fork server, and what it has said but nobody has asked for yet."""
+    """A fork server, and its unread answers."""
 
     def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
