@@ -1,8 +1,8 @@
-"""The settings of PyTorch's CUDA allocator as variables hold them: ``max_split_size_mb:128,expandable_segments:True``.
+"""Settings of PyTorch's CUDA allocator in variables: ``max_split_size_mb:128,expandable_segments:True``.
 
 Which variable is read depends on the version of torch: up to 2.8 `PYTORCH_CUDA_ALLOC_CONF` is; 2.9 ignores
 `expandable_segments` in `PYTORCH_ALLOC_CONF` for CUDA (pytorch/pytorch#183387); in 2.13 parts of torch read the one
-first and parts the other (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h). So both are always set, alike.
+first and parts the other (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h). So both always get one value.
 """
 
 from __future__ import annotations

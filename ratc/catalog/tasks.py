@@ -28,7 +28,7 @@ DATASETS: dict[str, tuple[str, ...]] = {
 
 
 def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The names that `checkpoint.best_metric` may have, the one first that it has if a spec names none.
+    """Return the valid values of `checkpoint.best_metric`, its default first.
 
     ``parts`` are the kinds of several tasks by name: their scores are called `name/score`, and the loss is their sum.
     """
@@ -43,7 +43,7 @@ def default_loss(task_type: str) -> str | None:
 
 
 def larger_is_better(metric: str) -> bool:
-    """Which way a score goes; one of the user's is taken to be better when larger (`ratc_runtime.tasks.custom`)."""
+    """Whether larger is better for a score; true for a score of the user's (`ratc_runtime.tasks.custom`)."""
     return metric != "loss" and not metric.rpartition("/")[2].startswith("hausdorff")
 
 
