@@ -194,7 +194,7 @@ def _misuse(message: str, name: str, known: Iterable[str], ctx: click.Context) -
 
 
 def _unusable(error: OSError, command: str) -> int:
-    """A file or folder that the command needs and cannot use: removed meanwhile, or of somebody else. Code: R451."""
+    """Print that a needed file or folder cannot be used; returns the exit status 1. Code: R451."""
     from ratc.diagnostics import Diagnostic
     from ratc.workflow import findings
 

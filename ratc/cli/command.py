@@ -15,7 +15,7 @@ RUNNING = "ratc.running"
 
 
 class FilePath(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
-    """A file's or folder's name, which shells complete. It is not looked at before the command does."""
+    """A file's or folder's name, which shells complete. The command itself checks it."""
 
     name = "path"
 
@@ -30,7 +30,7 @@ PATH = FilePath()
 
 
 def words(known: Iterable[str], incomplete: str) -> list[Any]:
-    """Those that begin so, for a shell to complete."""
+    """Return the words with this prefix, for a shell to complete."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(word) for word in known if word.startswith(incomplete)]
@@ -48,7 +48,7 @@ class Argument(click.Argument):
         return self.make_metavar(ctx), self.text
 
     def make_metavar(self, ctx: click.Context | None = None) -> str:
-        """The words that stand for it, in brackets if they may be left out; the same with every version of click."""
+        """Return the metavar, in brackets if the argument is optional; the same with every version of click."""
         name = self.metavar or str(self.name).upper()
         return (name if self.required else f"[{name}]") + ("..." if self.nargs != 1 else "")
 
@@ -78,7 +78,7 @@ class Command(click.Command):
         self.request = request
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does, but with ``--config FILE``, as the original framework names the spec."""
+        """Parse as click does, and take ``--config FILE``, the original framework's option for the spec."""
         try:
             return super().parse_args(ctx, without_config(args))
         except click.UsageError as error:
@@ -102,7 +102,7 @@ class Command(click.Command):
         self.format_epilog(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Arguments, options, and those that lie over the spec."""
+        """Write the arguments, the options, and the options that override the spec."""
         titles = {"Arguments": Argument, "Values laid over the spec": LaidOver, "Options": click.Option}
         found: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", "Options", *titles)}
         for parameter in self.get_params(ctx):

@@ -113,7 +113,7 @@ def command(
 
 
 def _against_head(side: str) -> list[str]:
-    """A file against its last commit; a revision against the file as it is."""
+    """Return the sides for one argument: a file and its version in HEAD, or a revision and the file as it is."""
     parts = git_revisions.split(side)
     return [side, parts[1]] if parts else ["HEAD:", side]
 

@@ -64,7 +64,7 @@ def command(request: CompileRequest, path: str | None, whole: bool, point: str |
 
 
 def _code(code: str, form: str) -> int:
-    """A code's page: as it is, which is Markdown; or in JSON, with its title."""
+    """Print a code's page: as Markdown, or in JSON with its title."""
     titles = codes.titles()
     if code in titles:
         page = codes.page(code)

@@ -29,7 +29,7 @@ def target() -> click.Option:
 
 
 def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """The targets that begin so, for a shell."""
+    """Return the targets with this prefix, for a shell."""
     return words(("local", "slurm", "lsf"), incomplete)
 
 
@@ -71,12 +71,12 @@ def no_predict() -> click.Option:
 
 
 def dry_run(help: str = "show the files and processes, and write and start nothing") -> click.Option:
-    """``--dry-run``: for commands that write or start something, which they say by ``ratc.console.would``."""
+    """``--dry-run``: for commands that write or start something; they print it by ``ratc.console.would``."""
     return flag("--dry-run", help)
 
 
 def form(help: str | None = None) -> click.Option:
-    """``--format``: how findings are told."""
+    """``--format``: the form of the findings."""
     text = "of findings: text (default) on standard error, or another on standard output if that is free"
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
 
