@@ -20,7 +20,7 @@ from ratc.units import size_text
 
 
 def compare(old: Side, new: Side) -> Comparison:
-    """All that differs between the two."""
+    """Return the differences between two sides."""
     before, after = flat(old.values), flat(new.values)
     repeated = program.repeated(old.values) & program.repeated(new.values)
     before, after = ({path: one for path, one in values.items() if path not in repeated} for values in (before, after))
@@ -49,7 +49,7 @@ def compare(old: Side, new: Side) -> Comparison:
 
 
 def _without_memory(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the values without those that a prediction decides, for sides of which only one has a prediction."""
+    """Return the values without those that a prediction decides, for a comparison in which a side lacks it."""
     return {path: value for path, value in values.items() if not _is_decided(path)}
 
 
@@ -59,7 +59,7 @@ def _is_decided(path: str) -> bool:
 
 
 def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
-    """The comparison without changes that have none but the ignored effects."""
+    """Return the comparison without changes that have only ignored effects."""
     drop = frozenset(ignored)
 
     def kept(changes: tuple[Change, ...]) -> tuple[Change, ...]:
@@ -72,7 +72,7 @@ def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
 
 
 def flat(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Values with the entries of mappings one by one, as the lines of a lock are; an empty one says nothing."""
+    """Return the values with each entry of a mapping under its own path; an empty mapping has no entry."""
     told: dict[str, Value] = {}
     for path, value in values.items():
         if isinstance(value.value, Mapping):
@@ -89,7 +89,7 @@ def _entry(value: Value, key: str, item: Any) -> Value:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are alike: `true` is not 1, and a list is compared entry by entry."""
+    """Whether two values are equal: `true` is not 1, and a list is compared entry by entry."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
@@ -109,9 +109,9 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
 
 
 def _renamed(changes: list[Change]) -> list[Change]:
-    """A value that is gone and the only one like it that is new in the same section are one change: a renaming.
+    """Join a removed and an added value to one renaming, if they are equal and the only such pair of their section.
 
-    Not so the arguments of another model, which have nothing to do with those of the one before.
+    The arguments of another model are not joined: they are unrelated to the former model's.
     """
     apart = ("model.args.", "spec:model.args.") if any(_is_model(change) for change in changes) else ()
     single = [change for change in changes if not change.path.startswith(apart)]
@@ -174,13 +174,13 @@ def _within(given: str, path: str, changed: set[str]) -> list[str]:
 
 
 def _follows(path: str) -> frozenset[str]:
-    """Decisions about memory are taken together: none of them is the cause of one that stands before it."""
+    """Return the paths that cannot be causes of a path: values that memory decides are decided together."""
     decided = keys.decided_by_memory()
     return decided - {"training.micro_batch_size", "engine.zero_stage"} if path in decided else frozenset()
 
 
 def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
-    """Sources with the effects of all that follows from them; with their own if nothing does."""
+    """Return the sources with the effects of all their consequences, or their own if they have none."""
     direct: dict[str, list[Change]] = {}
     for change in plan:
         for cause in change.causes:

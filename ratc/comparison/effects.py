@@ -32,7 +32,7 @@ _WHERE: dict[str, tuple[Callable[[Mapping[str, Value]], bool], tuple[Effect, ...
 def of_plan(
     path: str, old: Mapping[str, Value] | None = None, new: Mapping[str, Value] | None = None
 ) -> tuple[tuple[Effect, ...], str]:
-    """Effects and meaning of another value at a plan's path, in view of both plans.
+    """Return the effects and the meaning of a change at a plan's path, in view of both plans.
 
     Raises KeyError if no plan has the path.
     """
@@ -52,6 +52,6 @@ def is_known(path: str) -> bool:
 
 
 def of_spec(path: str) -> tuple[tuple[Effect, ...], str]:
-    """Effects and meaning of another value at a spec's path that no value of the plan shows."""
+    """Return the effects and the meaning of a change at a spec's path without a value in the plan."""
     key = keys.of_script(path)
     return (key.effects, key.meaning) if key else ((Effect.COSMETIC,), "nothing that runs follows from it here")

@@ -62,7 +62,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A sum for reviewers, on both sides; None if a side does not say it."""
+    """A sum for reviewers, on both sides; None if a side does not have it."""
 
     what: str
     old: str | None
@@ -71,7 +71,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that differs between two sides.
+    """The differences between two sides.
 
     ``sources`` are the changes by people or hardware, ``changes`` their consequences in the plan (both in the plan's
     order), ``surroundings`` other possible causes: target, ratc's version, inputs.

@@ -43,7 +43,7 @@ def lines(comparison: Comparison) -> list[Line]:
 
 
 def _together(told: list[Line]) -> Iterator[Line]:
-    """Runs of lines of the same kind as one line."""
+    """Join consecutive lines of the same kind, without consequences, to one line."""
     ends = [line.depth for line in told[1:]] + [0] * bool(told)
     group: list[Line] = []
     for line, following in zip(told, ends, strict=True):
@@ -72,7 +72,7 @@ def _merged(group: list[Line]) -> Iterator[Line]:
 
 
 def _closest(change: Change, known: dict[str, Change]) -> str | None:
-    """The cause under which a change stands: the setting that it keeps, or the first that leads to no other cause."""
+    """Return the cause under which a change is listed: the setting that it keeps, or the first immediate cause."""
     causes = [path for path in change.causes if path in known]
     kept = next((path for path in causes if _repeats(known[path], change)), None)
     if kept is not None:
@@ -82,7 +82,7 @@ def _closest(change: Change, known: dict[str, Change]) -> str | None:
 
 
 def _above(path: str, known: dict[str, Change]) -> set[str]:
-    """All that a change follows from, however far."""
+    """Return all direct and indirect causes of a change."""
     found: set[str] = set()
     ahead = [path]
     while ahead:

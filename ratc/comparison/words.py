@@ -56,7 +56,7 @@ def verdict(comparison: Comparison) -> list[str]:
 
 
 def shown(change: Change) -> tuple[str, str]:
-    """Old and new value on a line each, without secrets; a dash if there is none."""
+    """Return the old and the new value on one line each, without secrets; a dash if there is none."""
     old, new = _inline(change.old, change.path), _inline(change.new, change.path)
     if old == new and change.formerly is None:  # too close for a rounded size
         old, new = _inline(change.old, change.path, fine=True), _inline(change.new, change.path, fine=True)
@@ -75,7 +75,7 @@ def _inline(value: Value | None, path: str, fine: bool = False) -> str:
 
 
 def _measured(value: object, path: str, fine: bool = False) -> str:
-    """A size or a time for people; nothing if it is neither."""
+    """Return a size or a time for people; "" for any other value."""
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
     if re.search(r"_bytes(_|$)", path):
@@ -129,7 +129,7 @@ def others(line: Line) -> str:
 
 
 def also(line: Line) -> str:
-    """Causes that stand elsewhere, the first few by name."""
+    """Return the causes that are listed elsewhere, the first few by name."""
     names = [path.removeprefix("spec:").removeprefix("facts:") for path in line.also]
     more = f" and {len(names) - _CAUSES} more" if len(names) > _CAUSES else ""
     return ", ".join(names[:_CAUSES]) + more
@@ -141,5 +141,5 @@ def formerly(change: Change) -> str:
 
 
 def name(change: Change) -> str:
-    """The path as people write it; facts are told from settings."""
+    """Return the path as people write it; facts are marked as such."""
     return f"{change.name} (facts)" if change.path.startswith("facts:") else change.name
