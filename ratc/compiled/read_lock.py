@@ -20,7 +20,7 @@ _AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A lock that was read.
+    """A lock read from a file.
 
     ``values`` are the lock's, each with its comment as the reason and its place in the lock. ``words`` is the command
     in the lock's head, to be run from ``folder``. ``points`` are the values of an array's points on one line, by name;
@@ -58,7 +58,7 @@ class Compiled:
         return {key: str(child.value) for key, child in table.items()}
 
     def told(self, key: str) -> object:
-        """A bare value of the lock's head, or None."""
+        """Return a bare value of the lock's head, or None."""
         node = self.document.root.find((key,))
         return node.value if node else None
 
@@ -128,7 +128,7 @@ def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tu
 
 
 def command(text: str) -> str:
-    """The command in the head of one of ratc's files; nothing if there is none."""
+    """Return the command in the head of one of ratc's files; "" if there is none."""
     match = _AGAIN.search(text)
     return match[1] if match else ""
 
