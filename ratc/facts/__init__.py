@@ -47,8 +47,8 @@ def hardware(
     cluster: Cluster | None = None,
     target: str = "local",
 ) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """The facts a plan is made from: of a facts file, else of the cluster, else of the card that the spec names, else
-    of this machine. For a scheduler's target they hold ``cluster.*`` as well: how the cluster wants to be asked.
+    """Return the facts for a plan: those of a facts file, else of the cluster, else of the card in the spec, else of
+    this machine. For a scheduler's target they include ``cluster.*``, the cluster's rules for requests.
 
     ``machine`` is None if the target is not this machine. Codes: R301, R309, R311, R320-R329.
     """
@@ -181,7 +181,7 @@ def _contradictions(card: Card, file: Values) -> tuple[Diagnostic, ...]:
 
 
 def _differ(given: int | None, known: int) -> bool:
-    """Whether two sizes are of two cards: drivers' numbers for the same one differ by some percent."""
+    """Whether two sizes belong to different cards: drivers' numbers for the same card differ by some percent."""
     return given is not None and abs(given - known) > 0.05 * known
 
 

@@ -37,7 +37,7 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """How the cluster is called."""
+        """The cluster's name."""
         return self.values.get_as(str, "name")
 
     @property
@@ -53,7 +53,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The homogeneous part of a cluster that a plan is made for. A facts file that describes the nodes is no type."""
+    """The homogeneous part of a cluster for a plan. ``node_type`` is None if a facts file describes the nodes."""
 
     partition: Part
     node_type: Part | None
@@ -67,7 +67,7 @@ def word(scheduler: str) -> str:
 
 
 def where(span: Span | None) -> str:
-    """The place of a fact, in brackets behind a note."""
+    """Return the place of a fact in brackets, for the end of a note."""
     return f" ({span.place})" if span else ""
 
 
@@ -228,7 +228,7 @@ def _size(partition: Part, node_type: Part, settings: Values) -> tuple[bool, int
 def _fitting(
     partition: Part, types: list[Part], part: str, settings: Values
 ) -> tuple[list[Part], str, tuple[Diagnostic, ...]]:
-    """Of some node types those that a spec can mean, and why these."""
+    """Return the node types that a spec can mean, and why these."""
     gpus, wanted = gpus_asked(settings), settings["resources.gpu"]
     with_gpus = [item for item in types if item.values["gpus_per_node"].value]
     if gpus == 0:
@@ -257,7 +257,7 @@ def _fitting(
 
 
 def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Values) -> Iterator[Diagnostic]:
-    """A plan for one type of node must not land on another: the scheduler needs a way to tell them apart."""
+    """Yield a finding if the scheduler cannot tell the chosen type of node from another one of the partition."""
     gpus = gpus_asked(settings)
     if gpus == 0:
         return
@@ -280,7 +280,7 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
 
 
 def open_questions(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
-    """The questions of a probe that nobody has answered, if this spec needs the answer. Code: R329 (a warning)."""
+    """Yield the unanswered questions of a probe that affect this spec. Code: R329 (a warning)."""
     for question in cluster.questions:
         key = str(question.value).partition(":")[0].strip()
         if not _answered(cluster, key) and _matters(cluster, choice, settings, key):

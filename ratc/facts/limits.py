@@ -170,7 +170,7 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
 
 
 def _named(cluster: Cluster, settings: Values, limits: Values, name: str) -> Iterator[Diagnostic]:
-    """The account and the quality of service that the site lets in. Codes: R322, R328."""
+    """Check the account and the quality of service against the site's rules. Codes: R322, R328."""
     for setting, key in (("account", "accounts"), ("qos", "qos")):
         allowed, asked = limits[key], settings[f"resources.{setting}"]
         if allowed.value is None:
