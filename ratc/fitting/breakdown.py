@@ -64,7 +64,7 @@ def lines(choice: Choice, measured: str | None = None) -> list[str]:
 
 
 def of_given(verdict: Verdict) -> list[str]:
-    """The account of a micro-batch that the spec gives."""
+    """Return the breakdown of a micro-batch that the spec gives."""
     size = verdict.choice.estimate.micro_batch
     if verdict.fits:
         outcome = f"Micro-batch {size} is given by the spec, and fits."
@@ -82,7 +82,7 @@ def of_given(verdict: Verdict) -> list[str]:
 
 
 def _sums(choice: Choice, measured: str | None) -> list[str]:
-    """Every part of a step, and the sums of the allocator: bytes rounded to 512.
+    """Return every part of a step, and the sums of the allocator: bytes rounded to 512.
 
     ``measured`` names the measurement of the choice; None for a prediction. A measurement knows sums, not parts.
     """
@@ -114,7 +114,7 @@ def margin_text(found: Estimate) -> str:
 
 
 def nothing(result: Nothing) -> list[str]:
-    """Why nothing fits, and each way out that was predicted."""
+    """Return why nothing fits, and each predicted way out."""
     found = result.estimate
     need, has = size_text(result.need_bytes), size_text(found.device.memory_bytes)
     said = [f"Nothing fits on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
@@ -142,7 +142,7 @@ def _line(size: int, words: str) -> str:
 
 
 def _modules(parts: Breakdown, kind: str, total: int) -> str:
-    """The modules that hold most of a kind, if the trace knows any."""
+    """Return the modules with the most bytes of a kind, if the trace knows any."""
     held = sorted(
         ((size, module or "the model") for (module, of), size in parts.by_both.items() if of == kind),
         key=lambda item: (-item[0], item[1]),
@@ -162,7 +162,7 @@ def taken(choice: Choice) -> str:
 
 
 def more(larger: Estimate | None) -> str:
-    """Why the next larger divisor does not fit: too many bytes alive, or no room for them in one piece."""
+    """Return why the next larger divisor does not fit: too many bytes in use, or no contiguous room for them."""
     if larger is None:
         return "A larger one would be more than the global batch."
     cap = f"the {size_text(larger.cap_bytes)} that the allocator may reserve"

@@ -1,7 +1,7 @@
 """Checks micro-batches that a spec gives against their card.
 
-The outcome is said and never enters a file: a spec that gives its micro-batch compiles to the same bytes on a machine
-that cannot trace its model.
+The outcome is printed and never enters a file: a spec that gives its micro-batch compiles to the same bytes on a
+machine that cannot trace its model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST = 8
 
 
 class Checks:
-    """The checks of one command. Plans that are alike in all that memory depends on share one."""
+    """The checks of one command. Plans with equal values for all that memory depends on share one."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[Diagnostic, ...]] = {}

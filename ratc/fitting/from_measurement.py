@@ -77,7 +77,7 @@ def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
 
 
 def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
-    """The digest of model, loss, optimizer and inputs, and of the user's own modules: the same on every machine."""
+    """Return the digest of model, loss, optimizer, inputs and the user's own modules: the same on every machine."""
     asked = request(plan, wanted, 1)
     model = {key: value for key, value in asked["model"].items() if key != "attention_memory"}
     training = {key: asked["training"][key] for key in _TRAINING}
@@ -91,7 +91,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
 
 
 def matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
-    """The latest measurement of a step; the last in the file of several on one day."""
+    """Return the latest measurement of a step; of several on one day, the last in the file."""
     fitting = [one for one in entries if not measured.differences(one.conditions, wanted)]
     return max(reversed(fitting), key=lambda one: one.date, default=None)
 

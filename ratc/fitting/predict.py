@@ -26,7 +26,7 @@ NO_USE = "R574"
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """The decision for a plan with an open micro-batch; None if no trace could be had (a warning) or nothing fits.
+    """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
     ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574.
     """
@@ -85,7 +85,7 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
 
 
 def asked_allocator(plan: Plan) -> str:
-    """The allocator that the spec asks for, by its key or by a variable of its environment; `auto` leaves it open."""
+    """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open."""
     asked = plan.settings.get_as(str, "training.allocator")
     return asked if asked != "auto" else by_variables(plan.settings["environment.variables"].value or {}) or asked
 
@@ -97,8 +97,8 @@ def own_searcher(plan: Plan, library: Library) -> Searcher:
 
 
 def variants(plan: Plan, device: Device, precision: str | None = None) -> list[Variant]:
-    """The plan's step on a card with every combination of attention and checkpointing that the spec leaves open, best
-    first; in the plan's own precision or another.
+    """Return the variants of the plan's step on a card, for each attention and checkpointing that the spec leaves open,
+    best first; in the plan's own precision or another.
     """
     wanted = variant(plan, device.kernels)
     if precision is not None:
@@ -159,7 +159,7 @@ def why_nothing(
 
 
 def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: int) -> Variant:
-    """The variant that the plan would have with another micro-batch in its spec, of which `auto` attention depends."""
+    """Return the plan's variant for another micro-batch in its spec, on which `auto` attention depends."""
     if plan.settings["model.attention_memory"].value != "auto":
         return wanted
     capability = device.compute_capability or "0.0"
@@ -168,7 +168,7 @@ def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: i
 
 
 def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:
-    """Those that the spec allows on a card. Full attention needs no trace if a bound says that it cannot fit."""
+    """Return the attentions that the spec allows on a card, without full attention if a bound excludes it."""
     asked, least = plan.settings.get_as(str, "model.attention_memory"), full_at_least(plan.settings)
     if not least:
         return ("full",)

@@ -24,7 +24,7 @@ _STAGES = (0, 1, 2, 3)
 def table(
     plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], allowed: Mapping[str, Searcher]
 ) -> tuple[list[Row], tuple[Taken, Drawing] | None]:
-    """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn. ``allowed`` are the
+    """Return a row for each card, precision and ZeRO stage, and the first choice that fits. ``allowed`` are the
     searchers of each allocator that the spec allows.
 
     Raises ``ratc.fitting.traces.NoTrace`` if the model cannot be traced.
@@ -55,7 +55,7 @@ def table(
 
 
 def own_card(plan: Plan) -> facts.Card | None:
-    """The plan's card, which the catalogue may lack: a facts file can describe it. None on the CPU."""
+    """Return the plan's card, which only a facts file may describe. None on the CPU."""
     values = plan.values
     name, memory = values["hardware.card"].value, values["hardware.memory_bytes"].value
     capability = values["hardware.compute_capability"].value
@@ -68,7 +68,7 @@ def own_card(plan: Plan) -> facts.Card | None:
 
 
 def unpredictable(plan: Plan, card: facts.Card) -> str:
-    """Why nothing is predicted for a card; empty if something is."""
+    """Return why a card has no prediction; empty if it has one."""
     if not card.compute_capability:
         return "its attention kernels and libraries are not known to ratc, which predicts for NVIDIA cards"
     fused = plan.settings["model.attention_memory"].value == "fused" and full_at_least(plan.settings)
