@@ -15,7 +15,7 @@ _DIRECTIVE = {"slurm": re.compile(r"^#SBATCH\b", re.M), "lsf": re.compile(r"^#BS
 
 
 def script(text: str) -> list[str]:
-    """The schedulers that a script speaks to."""
+    """Return the schedulers with directives in a script."""
     return [kind for kind, directive in _DIRECTIVE.items() if directive.search(text)]
 
 

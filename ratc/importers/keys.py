@@ -30,7 +30,7 @@ def place(node: Node) -> Span:
 
 
 def read(document: Document, table: Mapping[str, Target], unneeded: Mapping[str, str]) -> tuple[Item, ...]:
-    """Each leaf as the table says; ``unneeded`` are the keys that ratc decides itself, with why."""
+    """Import each leaf by the table; ``unneeded`` are the keys that ratc decides itself, with reasons."""
     return tuple(_item(keys, node, table, unneeded) for keys, node in leaves(document.root) if keys)
 
 

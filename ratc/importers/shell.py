@@ -101,7 +101,7 @@ _OPEN = re.compile(rb"(?<![\w$])(?P<name>[A-Za-z_]\w{0,80})=(?P<quote>[\"'])")
 
 
 def _end(words: tuple[str, ...]) -> str:
-    """Why nothing runs after a command, or nothing."""
+    """Return why no command runs after this one; "" if one can."""
     if words[:1] == ("exit",) or (words[:1] == ("exec",) and len(words) > 1):
         return f"it stands behind `{words[0]}`"
     return ""

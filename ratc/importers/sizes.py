@@ -1,4 +1,4 @@
-"""How many nodes, GPUs and cores a job asks for: schedulers count them by node, by task or in all.
+"""The nodes, GPUs and cores that a job requests: schedulers count them by node, by task or in all.
 
 Rules: sbatch(1) of Slurm 23 to 25; bsub(1) of LSF 10.1, for `span` and `-gpu`. A count that the scheduler would decide
 is reported as lost, never guessed.
@@ -19,7 +19,7 @@ _UNITS = {"K": 1, "M": 2**10, "G": 2**20, "T": 2**30}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option that counts: the last of its name."""
+    """An effective option, the last one of its name."""
 
     name: str
     value: str
@@ -27,7 +27,7 @@ class Option:
 
     @property
     def source(self) -> str:
-        """The option as it is told."""
+        """The option as text."""
         return f"{self.name} {self.value}".strip()
 
     @property

@@ -59,7 +59,7 @@ def _refused(merged: Merged) -> None:
 
 
 def _path_of(document: Document, span: Span) -> str | None:
-    """The dotted path of the leaf that a place of the spec's text is in: each stands on a line of its own."""
+    """Return the dotted path of the leaf at a place of the spec's text: each leaf has a line of its own."""
     lines = ((path, node.key_span or node.span) for path, node in document.root.leaves())
     return next((path for path, place in lines if place.line == span.line), None)
 
