@@ -18,7 +18,7 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def named(settings: Values) -> Iterator[tuple[str, Value]]:
-    """Every name of the settings themselves: its path, and the value that holds it."""
+    """Yield every name in the settings themselves: its path, and the value that holds it."""
     for path, value in settings.items():
         if (path in _KEYS or _OF_A_TASK.fullmatch(path)) and isinstance(value.value, str) and ":" in value.value:
             yield path, value
@@ -28,8 +28,8 @@ def named(settings: Values) -> Iterator[tuple[str, Value]]:
 
 
 def of_all_points(settings: Values) -> list[str]:
-    """The names of the settings, an `entrypoint` among them, and of every point of their sweep or study, sorted. A
-    study may hold more text that looks like a name.
+    """Return the names in the settings, in an `entrypoint`, and in every point of their sweep or study, sorted. Other
+    text of a study that looks like a name is included.
     """
     found = {str(value.value) for _, value in named(settings)}
     if is_program(settings):

@@ -26,8 +26,8 @@ _SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One file of the user's own: the digest of its bytes, and a short one of each function and class at its top level,
-    for which comments and blank lines do not count.
+    """One file of the user's: the digest of its bytes, and a short one of each function and class at its top level. The
+    short ones ignore comments and blank lines.
     """
 
     digest: str
@@ -83,7 +83,7 @@ def files(names: Iterable[str], folder: str) -> list[str]:
 
 
 def _of_module(module: str, folder: str) -> Iterator[tuple[str, str]]:
-    """The files that importing a module runs, each with the package that its relative imports start from."""
+    """Yield the files that run on importing a module, each with the package for its relative imports."""
     parts = module.split(".")
     # Python's own modules come before those of the spec's folder.
     if parts[0] in sys.stdlib_module_names or not all(part.isidentifier() for part in parts):
@@ -186,7 +186,7 @@ def _digest(path: str) -> str | None:
 
 
 def _read(path: str) -> bytes | None:
-    """A module's source; None if it cannot be read, or is larger than any."""
+    """Return a module's source; None if it cannot be read, or is too large."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)

@@ -35,7 +35,7 @@ _session = _Session()
 
 
 def begin(everything: bool, asks: bool) -> None:
-    """Start a command: whether its options trust everything, and whether it may ask at a terminal."""
+    """Start a command: set whether its options trust everything, and whether it may ask at a terminal."""
     global _session
     _session = _Session(everything, asks)
 
@@ -125,7 +125,7 @@ def path() -> str:
 
 
 def _write(folders: list[str]) -> None:
-    """Beside, then renamed: the list is there whole or not at all."""
+    """Write the list atomically: beside its place, then renamed."""
     place = os.path.dirname(path())
     os.makedirs(place, mode=0o700, exist_ok=True)
     text = "".join(f"{folder}\n" for folder in folders)
