@@ -53,7 +53,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All that was learnt of a cluster. ``site`` holds top-level keys, ``questions`` are ``KEY: question``."""
+    """The facts and questions of a cluster. ``site`` holds top-level keys, ``questions`` are ``KEY: question``."""
 
     name: str
     scheduler: str
@@ -65,7 +65,7 @@ class Inventory:
 
 @dataclass(slots=True)
 class _Kind:
-    """Hosts that are alike, under the name of a node type."""
+    """Identical hosts, under the name of a node type."""
 
     gpus: Gpus | None
     cpus: int
@@ -152,7 +152,7 @@ def _is_like(kind: _Kind, host: Host, gpus: Gpus | None) -> bool:
 
 
 def _name(kinds: list[_Kind]) -> None:
-    """Names as short as tells the kinds apart: the card, then with the number of GPUs, then with the cores."""
+    """Give the kinds the shortest unique names: the card, then with the number of GPUs, then with the cores."""
     for kind in kinds:
         card = _card(kind.gpus)[0] if kind.gpus else None
         kind.name = _word((card or kind.gpus.kind or "gpu") if kind.gpus else "cpu")
@@ -249,8 +249,8 @@ def _card(gpus: Gpus) -> tuple[str | None, str | None]:
 
 
 def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]:
-    """The card that a scheduler's name such as ``h100``, ``TeslaV100_SXM2_32GB`` or ``NVIDIAA100_SXM4_80GB`` means, or
-    those that it could mean. ``memory_mib`` settles which, if the name leaves it open.
+    """Return the card of a scheduler's name such as ``h100``, ``TeslaV100_SXM2_32GB`` or ``NVIDIAA100_SXM4_80GB``, or
+    the possible ones. ``memory_mib`` decides between them.
     """
     plain = re.sub(r"[\s_]+", "-", kind.strip().lower())
     if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is no card
