@@ -64,7 +64,7 @@ _WITH = "with"
 
 
 def _table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Head and cells; the last column only if some row has anything in it."""
+    """Return the head and the cells; without the last column if it is empty in all rows."""
     table = [(*_HEAD, _WITH), *map(_cells, rows)]
     return table if any(line[-1] for line in table[1:]) else [line[:-1] for line in table]
 

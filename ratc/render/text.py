@@ -72,7 +72,7 @@ def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
 
 
 def _cells(text: str) -> int:
-    """How many columns of a terminal the text takes: East Asian characters and emoji two, combining marks none."""
+    """Return the width of a text in terminal columns: East Asian characters and emoji two, combining marks none."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width

@@ -80,7 +80,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """One phase of the step and the most that is alive in it."""
+    """One phase of the step and its most bytes in use."""
 
     name: str
     peak: str
@@ -108,7 +108,7 @@ class CardRow:
 
     @property
     def width(self) -> int:
-        """Of the little bar, in hundredths."""
+        """The width of the little bar, in percent."""
         return min(100, round(100 * self.used / self.total)) if self.total else 0
 
 

@@ -58,7 +58,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One of the few things that everybody asks for first; ``anchor`` leads to the value behind it."""
+    """One value of the summary; ``anchor`` leads to its row."""
 
     label: str
     value: str

@@ -62,7 +62,7 @@ class Section:
 
     @property
     def note(self) -> str:
-        """How many values there are, and how many ratc worked out."""
+        """The number of values, and the number that ratc derived."""
         worked_out = sum(row.origin == "derived" for row in self.rows)
         many = f"{len(self.rows)} value{'' if len(self.rows) == 1 else 's'}"
         return f"{many}, {worked_out} worked out" if worked_out else many
@@ -124,7 +124,7 @@ def _why(value: Value) -> str:
 
 
 def _quoted(value: Value) -> str:
-    """The line that it was written on."""
+    """Return the source line of a value."""
     if value.span is None or not value.span.source.is_file:
         return ""
     return excerpt.line(value.span.source, value.span.line).strip()

@@ -59,12 +59,12 @@ class Drawing:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that is alive at once."""
+        """The most bytes in use at once."""
         return max(sum(point) for point in self.points)
 
     @property
     def cap_shown(self) -> bool:
-        """Whether the cap is drawn to scale: one far above everything would flatten the picture, and is only told."""
+        """Whether the cap is drawn to scale. A cap far above everything would flatten the picture: it is text then."""
         return self.cap_bytes <= 4 * max(self.peak_bytes, self.reserved_bytes)
 
 
@@ -101,7 +101,7 @@ def stretches(drawing: Drawing) -> list[tuple[float, float, str]]:
 
 
 def grid(drawing: Drawing) -> tuple[int, int]:
-    """The distance of the grid lines in bytes, round in MiB or GiB and at most eight to the top, and the top."""
+    """Return the distance of the grid lines in bytes, round in MiB or GiB, with at most eight lines, and the top."""
     top = max(drawing.peak_bytes, drawing.reserved_bytes, drawing.cap_bytes if drawing.cap_shown else 0)
     top += top // 16  # room for the labels of lines
     step = 1 << 20
