@@ -1,4 +1,4 @@
-"""How to train: settings and facts -> plan, by an ordered tuple of derivations.
+"""Settings and facts -> plan, by an ordered tuple of derivations.
 
 A derivation is ``derive(context) -> Iterator[Diagnostic]``: it reads settings, facts and the values derived before it,
 and puts values with their reasons into the context. It touches nothing else.

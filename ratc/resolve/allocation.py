@@ -9,7 +9,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """How its trials train is resolved for each of them."""
+    """Derive the job's values only: each trial is resolved by itself."""
     context.keep("data.data_dir")
     context.derive("job.launcher", "ray", "Ray runs the study's trials", "spec:tuning.backend")
     yield from ()

@@ -17,7 +17,7 @@ _PATH = "checkpoint.asynchronous"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Intervals and numbers as the spec says; `asynchronous` follows from device and engine if it is `auto`."""
+    """Take intervals and numbers from the spec; derive `asynchronous` from device and engine if it is `auto`."""
     context.keep(*(f"checkpoint.{key}" for key in _AS_GIVEN))
     if any(named(context.settings)):
         context.keep("checkpoint.own_code")

@@ -19,7 +19,7 @@ CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Mostly as the spec says; names of classes, sizes of crops and of the cache follow."""
+    """Take most values from the spec; derive names of classes, sizes of crops and of the cache."""
     settings = context.settings
     if settings["task_type"].value == "multi":
         context.derive("data.dataset", "joint", "a sample of each of `tasks` at every position", "spec:tasks")
@@ -45,7 +45,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _augmentations(context: Context) -> None:
-    """As the spec says, with the size of the image if a crop needs one."""
+    """Take the augmentations of the spec, with the image's size for a crop without one."""
     given = context.settings["data.augmentations"]
     size = context.value("data.image_size")[-2:]  # in the plane, also of a volume
     entries = [

@@ -17,7 +17,7 @@ _PREDICTED = "spec:training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """DeepSpeed if there is more than one process to partition over, unless the spec decides."""
+    """Use DeepSpeed if there is more than one process to partition over, unless the spec decides."""
     settings, world = context.settings, int(context.value("parallel.world_size"))
     asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
     cuda = context.value("hardware.device") == "cuda"

@@ -1,4 +1,4 @@
-"""Name, seed and output folder: as the spec says, or by the experiment's name."""
+"""Name, seed and output folder."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FEWEST_PORTS = 500
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Names, time, signals, restarts and the launcher."""
+    """Derive names, time limit, signals, requeue and the launcher."""
     if "cluster.scheduler" not in context.facts:
         return
     settings = context.settings

@@ -38,7 +38,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _prefetch(context: Context, workers: int) -> None:
-    """Batches each loader process prepares ahead: one and its share of an optimizer step, within the host's memory."""
+    """Derive the batches that each loader process prepares ahead: one and its share of a step, if memory allows."""
     path, asked = "data.prefetch_factor", context.settings["data.prefetch_factor"]
     if not workers:
         context.derive(path, None, "no loader processes", "data.num_workers")

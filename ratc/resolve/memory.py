@@ -10,7 +10,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """The peaks and their margin, or null if nothing was predicted or measured."""
+    """Derive the peaks and their margin; null without a prediction or a measurement."""
     found = context.decision.choice.estimate if context.decision else None
     reason = "predicted from a trace" if found else "not predicted"
     if context.decision and context.decision.measured:

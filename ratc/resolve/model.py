@@ -14,7 +14,7 @@ _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """RAT's arguments stand under `model` in a spec; a callable's under `args`. Codes: R312, R347."""
+    """Take the model's arguments: RAT's from `model` in the spec, a callable's from `args`. Codes: R312, R347."""
     settings = context.settings
     context.keep("model.name", "model.multi_scale")
     if settings["model.output"].value is not None:

@@ -9,7 +9,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """One process per GPU; on the CPU one process in all."""
+    """Derive one process per GPU; on the CPU one process in all."""
     settings, facts = context.settings, context.facts
     nodes = settings.get_as(int, "resources.nodes")
     total = settings.maybe(int, "resources.num_gpus")

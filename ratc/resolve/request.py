@@ -12,7 +12,7 @@ from ratc.units import memory_bytes
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """As asked, else the share of the node that goes with its GPUs; a job without GPUs takes whole nodes."""
+    """Take the requested cores and memory, else the GPUs' share of the node; a job without GPUs takes whole nodes."""
     if "cluster.scheduler" in context.facts:
         cpus, memory = context.settings["resources.cpus"], context.settings["resources.memory"]
         if memory.value is not None:
