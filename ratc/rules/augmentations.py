@@ -14,7 +14,7 @@ _PATH = "data.augmentations"
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Each entry of the list, at its line."""
+    """Check each entry of the list, at its line."""
     whole = settings[_PATH].span
     seen: dict[str, int] = {}
     for entry in settings[_PATH].value:

@@ -9,7 +9,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Nothing built in fits a task that is not known."""
+    """Check that a custom task uses nothing built in."""
     task = settings["task_type"]
     if task.value != "custom":
         return

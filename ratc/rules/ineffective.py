@@ -1,4 +1,4 @@
-"""R207: a key that is given and changes nothing here, because another key decides."""
+"""R207: a given key without effect, because another key decides."""
 
 from __future__ import annotations
 

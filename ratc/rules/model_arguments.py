@@ -36,7 +36,7 @@ DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No argument is given to something that does not take it."""
+    """Check that each argument is given to a model that takes it."""
     name = settings["model.name"].value
     if name != "rat":
         for path in settings:
