@@ -69,7 +69,7 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def inside(environment: Mapping[str, str]) -> tuple[Dialect, str] | None:
-    """The scheduler and the number of the job that this process is part of."""
+    """Return the scheduler and the number of the job that this process belongs to."""
     for dialect in DIALECTS.values():
         if environment.get(dialect.inside):
             return dialect, environment[dialect.inside]

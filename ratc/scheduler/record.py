@@ -33,7 +33,7 @@ def dump(submissions: Sequence[Submission]) -> str:
 
 
 def load(text: str) -> tuple[Submission, ...] | None:
-    """The record of such a text; None if it is none."""
+    """Parse the record's text; None if it is invalid."""
     try:
         content = json.loads(text)
         if content["version"] != VERSION:
@@ -54,9 +54,9 @@ def active(tasks: Sequence[Task]) -> str | None:
 
 
 def objection(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
-    """Why a lock is not submitted while ``former`` is in ``state``; a warning with ``again``. Code: R412.
+    """Return a finding against submitting a lock while ``former`` is in ``state``; with ``again`` a warning. R412.
 
-    ``state`` is None if the job has ended, or nobody knows whether it was submitted.
+    ``state`` is None if the job has ended, or if its submission is uncertain.
     """
     when = f"submitted on {former.time} from {former.host}"
     same = former.lock == lock

@@ -1,4 +1,4 @@
-"""A scheduler's refusal, and the line of the spec that it speaks of."""
+"""A scheduler's refusal, and the line of the spec that it is about."""
 
 from __future__ import annotations
 

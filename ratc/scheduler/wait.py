@@ -1,4 +1,4 @@
-"""Waits for the end of a job, asking its scheduler now and then."""
+"""Waits for the end of a job by polling its scheduler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 20
 
 
 def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tuple[Diagnostic, ...]]:
-    """The exit status of a job that has ended, the highest of an array's tasks; None if it is not known.
+    """Wait for a job; returns its exit status, the highest of an array's tasks, or None if it is not known.
 
     Raises KeyboardInterrupt, which leaves the job alone. Code: R416.
     """
