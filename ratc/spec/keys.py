@@ -61,7 +61,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A declaration with the patterns of paths that it holds for: of a spec, of a plan; None if of none there."""
+    """A declaration with the patterns of its paths in a spec and in a plan; None if it has none there."""
 
     spec: str | None
     plan: str | None
