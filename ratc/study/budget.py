@@ -1,4 +1,4 @@
-"""How long a study has run, over all its starts, and whether that is enough: kept in a file of its folder."""
+"""The running time of a study over all its starts, and its limit: kept in a file of its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY = 5.0
 
 
 class Budget:
-    """Seconds that a study may take; without end if that is None."""
+    """Seconds that a study may take; None is no limit."""
 
     def __init__(self, folder: str, seconds: float | None) -> None:
         self._path, self._seconds = os.path.join(folder, _FILE), seconds

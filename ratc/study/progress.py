@@ -44,7 +44,7 @@ class Live:
         self._rows = len(rows)
 
     def end(self) -> None:
-        """Take the table away: the last one is printed by whoever began."""
+        """Erase the table: the caller prints the last one."""
         self._erase()
 
     def _erase(self) -> None:

@@ -31,7 +31,7 @@ class Ledger:
     entries: list[dict[str, Any]]
 
     def add(self, values: dict[str, Any]) -> None:
-        """Note the next one, on the disk."""
+        """Append the next trial, and flush it to disk."""
         self.entries.append(values)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
@@ -39,7 +39,7 @@ class Ledger:
             os.fsync(file.fileno())
 
     def points(self, study: Study) -> Sequence[Point]:
-        """All of them as points."""
+        """Return all proposed trials as points."""
         return [proposals.point(number, study.space, values) for number, values in enumerate(self.entries, 1)]
 
 
@@ -63,7 +63,7 @@ def read(folder: str, study: Study) -> Ledger:
 
 
 def begin(folder: str, study: Study) -> Ledger:
-    """A study's ledger to write on."""
+    """Write a study's ledger again as a whole, and return it. One of another search space is renamed to `.old`."""
     os.makedirs(folder, exist_ok=True)
     found = read(folder, study)
     # Written again in one piece: without what was cut off, and with one of another space put aside.

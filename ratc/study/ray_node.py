@@ -47,7 +47,7 @@ class Node:
 
 
 def run(node: Node) -> int:
-    """Be this node of the job; returns the study's status on the first one, 0 on the others once it is over, 1 if Ray
+    """Run this node of the job. Returns the study's status on the first node, 0 on the others after its end, 1 if Ray
     fails.
     """
     for number in _NOT_OURS:
@@ -107,8 +107,8 @@ def _sockets_file(node: Node) -> str:
 
 
 def _take_sockets(node: Node) -> str | None:
-    """Make the folder of the first node on this one, too: Ray takes the same path, and would let everybody in. Returns
-    why it cannot be used: somebody else's, or a link.
+    """Make the folder of the first node on this one, too: Ray takes the same path, and would give every user access.
+    Returns why it cannot be used: it is another user's, or a link; None if it can.
     """
     with open(_sockets_file(node), encoding="utf-8") as file:
         node.sockets = file.read()
@@ -130,7 +130,7 @@ def _ray(node: Node, *options: str) -> subprocess.Popen[bytes]:
 
 
 def _free_port() -> int:
-    """One that nobody has now: Ray insists on one for its client server, which nothing here uses."""
+    """Return a free port: Ray requires one for its client server, which is not used here."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
@@ -169,7 +169,7 @@ def _reached(node: Node, ray: subprocess.Popen[bytes] | None) -> bool:
 
 
 def _end(ray: subprocess.Popen[bytes]) -> None:
-    """End Ray on this node, and all that it has started: the kernel ends them with it."""
+    """End Ray on this node; the kernel ends all its processes with it."""
     ray.terminate()
     try:
         ray.wait(10)

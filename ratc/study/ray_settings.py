@@ -1,4 +1,4 @@
-"""How Ray runs here, whoever starts it: a study on this machine, or the nodes of its job. Imports nothing of Ray."""
+"""Ray's settings, for a study on this machine and for the nodes of its job. Imports nothing of Ray."""
 
 #: Ray reads these when it is imported and when it starts. Nothing is sent anywhere; a trial's memory is the trial's own
 #: matter: Ray would kill the process that waits for it.

@@ -1,6 +1,6 @@
 """The files of one trial: compiled files, results and the lock of its process; and how its script is started.
 
-Known by two paths alone, so that any process of a study, on any node, can be told of it.
+Two paths identify a trial, so that any process of a study, on any node, can use it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TrialFiles:
 
     @property
     def lock_digest(self) -> str:
-        """Of the lock, as the runtime notes it."""
+        """The digest of the lock, as the runtime records it."""
         with open(self._lock, "rb") as file:
             return sha256(file.read()).hexdigest()
 
@@ -78,7 +78,7 @@ class TrialFiles:
         return self.own_results().get("status") == "finished"
 
     def is_held(self) -> bool:
-        """Whether a process trains there, if only one that outlived a `ratc tune` that was killed."""
+        """Whether a process trains there, possibly one of a `ratc tune` that was killed."""
         try:
             with open(os.path.join(self.output, _OWNER), "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,12 +90,12 @@ class TrialFiles:
         return False
 
     def ask_to_stop(self) -> None:
-        """Leave word that the run may save and end, as its own script does."""
+        """Ask the run to save and end, by the same file as its own script."""
         if self.is_held():
             files.replace(os.path.join(self.output, STOP), b"", flush=False)
 
     def why(self, begun: int = 0) -> str:
-        """The code of the last finding in its log, from a place on; nothing if there is none."""
+        """Return the code of the last finding in its log, from an offset in bytes on; "" if there is none."""
         try:
             with open(self.log, "rb") as file:
                 file.seek(begun)
@@ -105,11 +105,11 @@ class TrialFiles:
         return codes[-1] if codes else ""
 
     def end_early(self, epoch: int) -> None:
-        """Note that the study needs no more of it."""
+        """Record that the study has ended the trial early."""
         files.replace(self._early, f"{self.lock_digest} {epoch}\n".encode(), flush=False)
 
     def ended_early(self) -> bool:
-        """Whether the study has ended it, of this very lock."""
+        """Whether the study has ended the trial early, with this very lock."""
         try:
             with open(self._early) as file:
                 return file.read().split()[:1] == [self.lock_digest]
@@ -159,7 +159,7 @@ class TrialFiles:
 
 
 def _digests(results: Mapping[str, Any]) -> list[str]:
-    """Of the locks that results answer: the one that was trained, and those that would have trained the same."""
+    """Return the digests of the locks that results hold for: the trained one, and those that train the same."""
     known = results.get("finished_locks")
     own = str(results.get("lock_sha256", "")).removeprefix("sha256:")
     return [own, *(map(str, known) if isinstance(known, list) else ())]
@@ -179,5 +179,5 @@ def _is_sound(results: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that has a place in a table: no integer of thousands of digits."""
+    """Whether it is a number of a normal size: no integer of thousands of digits."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

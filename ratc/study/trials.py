@@ -69,7 +69,7 @@ class Workshop:
         return os.path.join(self.base, FOLDER)
 
     def trial(self, point: Point) -> Compiled:
-        """A point as a trial. As the points of an array: a name and a folder of its own, and tracked in one place."""
+        """Return a point as a trial: as in an array, each has its own name and folder, and all share one tracker."""
         settings = (
             *(f"{path}={as_word(node.data())}" for path, node in point.nodes),
             f"experiment_name={self.name}-{point.name}",
@@ -80,7 +80,7 @@ class Workshop:
         return Compiled(point, own, self.gpus, settings)
 
     def compile(self, trial: Compiled, folder: str | None = None) -> tuple[Diagnostic, ...]:
-        """Compile a trial for this machine, as `ratc compile` does with its values as `--set`; the errors, if any."""
+        """Compile a trial for this machine, as `ratc compile` with its values as `--set`; returns the errors."""
         inner = os.path.join(os.path.relpath(folder or trial.files.folder, self.base), "lock.yaml")
         files.refuse_link(self.base, inner)
         taken = {"experiment_name", "output_dir", *(path for path, _ in trial.point.nodes)}
@@ -99,7 +99,7 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A study's points, looked at: the trials that can run, and those that cannot with the reason."""
+    """A study's checked points: the trials that can run, and those that cannot, with reasons."""
 
     ready: Sequence[Compiled] = ()
     left: Sequence[tuple[Point, Diagnostic]] = ()
@@ -168,7 +168,7 @@ def result(trial: Compiled, study: Study) -> Trial:
 
 
 def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
-    """The points that cannot run, as trials without a metric."""
+    """Return the points that cannot run, as trials without a metric."""
     return [
         Trial(point.name, {path: node.data() for path, node in point.nodes}, outcome.LEFT_OUT, why=why.code)
         for point, why in left
@@ -177,7 +177,7 @@ def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
 
 @contextmanager
 def alone_in(folder: str) -> Iterator[None]:
-    """Keep other `ratc tune` out of a study; raises Held. The lock goes with the process, however it ends."""
+    """Lock a study against other `ratc tune`; raises Held. The kernel releases the lock at the process's end."""
     os.makedirs(folder, exist_ok=True)
     with files.open_own(os.path.join(folder, ".running")) as file:
         try:
