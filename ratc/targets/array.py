@@ -40,7 +40,7 @@ class Array:
 
     @property
     def shape(self) -> Shape:
-        """The array as the job script sees it."""
+        """The array's data for the job script."""
         return Shape(len(self.entries), self.max_parallel, self.span, frozenset(self._varied))
 
     def add(self, name: str, text: str, plan: Plan) -> list[str]:
@@ -79,7 +79,7 @@ class Array:
         return {path: value for path, value in self._reference.items() if path not in varied}
 
     def artifacts(self, target: str, shared: Sequence[Artifact]) -> tuple[Artifact, ...]:
-        """All files of the array; ``shared`` are those of the job. The shared lock comes last."""
+        """Return all files of the array; ``shared`` are those of the job. The shared lock comes last."""
         varied = self._varied
         own = [list(self._point(entry, varied)) for entry in self.entries]
         rows = [
@@ -102,7 +102,7 @@ class Array:
 
 
 def _own(name: str, plan: Plan) -> dict[str, Value]:
-    """A name and a folder of its own for each point."""
+    """Return the values that each point has for itself: a name and a folder."""
     experiment, folder = plan.values["experiment_name"], plan.values["output_dir"]
     return {
         "experiment_name": Value(f"{experiment.value}-{name}", "derived", "the experiment and the point"),

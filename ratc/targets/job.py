@@ -111,8 +111,8 @@ def _network(plan: Plan) -> dict[str, str]:
 
 
 def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None, given: bool = False) -> Artifact:
-    """``node.sh``: the environment, and the launcher of one node, or its part of a study. ``rank`` is how bash finds
-    the node's rank there; ``given`` if the batch script leaves its variables in a file.
+    """Return ``node.sh``: the environment, and the launcher of one node, or its part of a study. ``rank`` is the bash
+    expression of the node's rank; ``given`` says that the batch script leaves its variables in a file.
     """
     values = plan.values
     around = environment(plan, modules=plan.settings["environment.container"].value is None)
@@ -161,17 +161,17 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
 
 
 def starts_each(plan: Plan) -> bool:
-    """Whether the scheduler starts each process of a node, rather than one that starts the others."""
+    """Whether the scheduler starts each process of a node itself, without a launcher."""
     return bool(plan.values["job.launcher"].value == "srun")
 
 
 def tasks_per_node(plan: Plan) -> int:
-    """How many processes the scheduler starts on a node."""
+    """Return the number of processes that the scheduler starts on a node."""
     return plan.values.get_as(int, "parallel.processes_per_node") if starts_each(plan) else 1
 
 
 def modules_init(plan: Plan) -> str | None:
-    """The file that makes ``module`` known, if modules are loaded and the cluster's facts name one."""
+    """Return the file that defines ``module``, if modules are loaded and the cluster's facts name one."""
     init: str | None = plan.facts["cluster.modules_init"].value if "cluster.modules_init" in plan.facts else None
     return init if plan.settings["environment.modules"].value else None
 
@@ -183,9 +183,9 @@ def infiniband(plan: Plan) -> bool:
 
 
 def container(plan: Plan) -> list[str]:
-    """The lines before ``bash node.sh`` that start it in the spec's container; none without one.
+    """Return the lines before ``bash node.sh`` that start it in the spec's container; empty without one.
 
-    The spec's folder and those of data and results are bound under their own names.
+    The folders of the spec, the data and the results are mounted under their own paths.
     """
     image = plan.settings["environment.container"].value
     if image is None:

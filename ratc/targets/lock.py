@@ -39,7 +39,7 @@ SECTIONS = (
 
 
 def artifact(place: Place, target: str, values: Mapping[str, Value], others: Sequence[Artifact]) -> Artifact:
-    """The lock of a plan's values, naming the digests of its inputs and of the artifacts beside it."""
+    """Return the lock of a plan's values, with the digests of its inputs and of the artifacts beside it."""
     tree: dict[str, Any] = {"lock_version": VERSION, "ratc_version": __version__, "target": target}
     comments = _fill(tree, values)
     tree["inputs"] = dict(sorted(place.inputs.items()))

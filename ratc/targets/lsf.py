@@ -110,7 +110,7 @@ def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
 
 
 def _gpus(plan: Plan) -> str | None:
-    """Always per host: a bare number means per task at some sites."""
+    """Return the value of `-gpu`, always per host: a bare number means per task at some sites. None on the CPU."""
     values = plan.values
     if values["hardware.device"].value == "cpu":
         return None
@@ -120,7 +120,7 @@ def _gpus(plan: Plan) -> str | None:
 
 
 def _requirement(plan: Plan, nodes: int, slots: int) -> tuple[list[tuple[str, str]], tuple[str, str | None, str]]:
-    """Sections of the one `-R` with their reasons, and `-M`: memory is counted as this site does, by its facts."""
+    """Return the sections of the one `-R` with their reasons, and `-M`. Memory is counted by the site's facts."""
     values, facts = plan.values, plan.facts
     constraint, memory = values["job.constraint"], values["job.memory_bytes_per_node"].value
     sections = []
@@ -147,7 +147,7 @@ def _rusage_unit(plan: Plan) -> str:
 
 
 def _size(plan: Plan, size: int, site_unit: str) -> str:
-    """With its unit if this LSF takes one, else a number in the site's."""
+    """Return bytes as LSF text: with a unit if this LSF takes one, else a number in the site's unit."""
     facts = plan.facts
     if facts["cluster.lsf.explicit_units"].value:
         unit = "GB" if size % _UNITS["GB"] == 0 else "MB"
@@ -156,7 +156,7 @@ def _size(plan: Plan, size: int, site_unit: str) -> str:
 
 
 def _lines(lines: list[tuple[str, str | None, str]]) -> list[str]:
-    """Each reason on a line of its own: LSF's documentation knows no comment behind a directive."""
+    """Return the lines with each reason on its own: LSF's documentation has no comment behind a directive."""
     text = []
     for option, value, why in lines:
         if value is not None:
