@@ -1,6 +1,6 @@
 """Have the runtime do a piece of work in a process of its own, with limits.
 
-A user's model may raise, hang, exit, print, or take all memory there: here that is one diagnostic.
+A user's model may raise, hang, exit, print, or take all memory there: here each of these is one diagnostic.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _environment(work: Work, runtime: str) -> dict[str, str]:
 def _start(
     work: Work, output: str, folder: str, environment: dict[str, str], limits: Limits, streams: tuple[str, str, str]
 ) -> Process:
-    """Start a piece of work; without the fork server if that cannot be had, for torch may crash when it is imported."""
+    """Start a piece of work; without the fork server if that fails, since importing torch may crash."""
     if work.warm:
         try:
             return warm.start({"module": work.module}, [output], folder, environment, _bounds(limits), streams)
@@ -167,7 +167,7 @@ def _cold(
 
 
 def _bounds(limits: Limits) -> dict[str, tuple[int, int]]:
-    """The limits that the kernel holds each process to, by their names in `resource`."""
+    """Return the limits that the kernel enforces on each process, by their names in `resource`."""
     import resource
 
     found = {"RLIMIT_DATA": (MEMORY_BYTES, MEMORY_BYTES), "RLIMIT_CORE": (0, 0)}
@@ -187,7 +187,7 @@ def _limit(bounds: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _watched(process: Process, limits: Limits) -> tuple[int, str | None]:
-    """Wait for a process; its exit status, and the limit that it met, in words."""
+    """Wait for a process; returns its exit status, and the limit that it met, in words."""
     try:
         met = _await(process, limits)
     finally:
@@ -196,7 +196,7 @@ def _watched(process: Process, limits: Limits) -> tuple[int, str | None]:
 
 
 def _await(process: Process, limits: Limits) -> str | None:
-    """Wait for a process that leads its session; the limit that it met, in words, or None if it ended by itself."""
+    """Wait for a session's leader; returns the limit that it met, in words, or None if it ended by itself."""
     start = active = time.monotonic()
     counted = 0.0
     while True:
@@ -243,7 +243,7 @@ def _usage(session: int) -> tuple[float, bool] | None:
 
 
 def _end(process: Process) -> None:
-    """Leave nothing behind: the model may have started processes of its own."""
+    """End the whole session: the model may have started processes of its own."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
