@@ -1,4 +1,4 @@
-"""A range test of the learning rate, drawn in SVG: the loss over the rate, and the rate that is suggested."""
+"""A range test of the learning rate, drawn in SVG: the loss over the rate, and the suggested rate."""
 
 from __future__ import annotations
 

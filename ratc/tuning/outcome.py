@@ -22,7 +22,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: the values by path, how it is, the metric at its best epoch, and why it has none."""
+    """One trial: the values by path, its status, the metric at its best epoch, or why it has none."""
 
     name: str
     values: Mapping[str, Any]
@@ -66,7 +66,7 @@ def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
 
 
 def table(study: Study, trials: Sequence[Trial]) -> str:
-    """Best first, a column a key that is tried; why a trial has no metric stands in its place."""
+    """Return a table, best first, with a column per varied key; the reason stands in place of a missing metric."""
     paths = [entry.path for entry in study.space]
     head = ["trial", *(path.rpartition(".")[2] for path in paths), study.metric, "epoch", "state"]
     rows = [
@@ -88,7 +88,7 @@ def table(study: Study, trials: Sequence[Trial]) -> str:
 
 
 def as_csv(study: Study, trials: Sequence[Trial]) -> str:
-    """A row a trial, in their own order."""
+    """Return CSV with a row per trial, in their own order."""
     paths = [entry.path for entry in study.space]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A study's trials as parallel coordinates, in SVG: an axis a key and one for the metric, a line a trial."""
+"""A study's trials as parallel coordinates, in SVG: an axis per key and one for the metric, a line per trial."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
 
 
 def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[Diagnostic]:
-    """That trials differ in nothing that is learnt: the micro-batch is all that varies. Code: R360, a warning."""
+    """Yield a warning if all trials train the same, because only the micro-batch varies. Code: R360."""
     batch = next((entry for entry in entries if entry.path == "training.batch_size"), None)
     fixed = _value(document, "training.target_batch_size")
     if batch is None or fixed is None or len(entries) > 1:
@@ -184,7 +184,7 @@ def _grid(entries: list[Choices | Range]) -> Iterator[tuple[tuple[str, Node], ..
 
 
 def _spread(entries: list[Choices | Range], wanted: int, seed: int) -> Iterator[tuple[tuple[str, Node], ...]]:
-    """Different combinations only: whole numbers and choices repeat themselves."""
+    """Yield ``wanted`` different combinations: with whole numbers and choices, the sequence repeats some."""
     seen: set[str] = set()
     steps = _steps(len(entries))
     starts = [_start(seed, entry.path) for entry in entries]
@@ -211,5 +211,5 @@ def _start(seed: int, path: str) -> float:
 
 
 def _at(entry: Choices | Range, share: float) -> Node:
-    """The value at a share in [0, 1) of an entry."""
+    """Return the value at a share in [0, 1) of an entry."""
     return entry.nodes[int(share * len(entry.nodes))] if isinstance(entry, Choices) else number_at(entry, share)
