@@ -28,7 +28,7 @@ def page(code: str) -> str:
 
 
 def near(code: str, known: list[str]) -> list[str]:
-    """Codes like one that is not known: those that half a code begins, or those of the stage beside a whole one."""
+    """Return codes close to an unknown one: those with a partial code as prefix, or those of a whole code's stage."""
     begun = [other for other in known if other.startswith(code)]
     stage = [other for other in known if other[1] == code[1] and len(code) == len(other)]
     return sorted(begun or sorted(stage, key=lambda other: abs(int(other[1:]) - int(code[1:])))[:_NEAR])

@@ -113,7 +113,7 @@ def make(
     known: Known | None = None,
     checks: Checks | None = None,
 ) -> tuple[Made | None, tuple[Diagnostic, ...]]:
-    """The artifacts of a spec for a folder, not written: of one run, or of an array if the spec has a sweep.
+    """Return the artifacts of a spec for a folder, not written: of one run, or of an array if the spec has a sweep.
     ``known`` keeps the decisions of predictions for later calls; with ``checks`` micro-batches that the spec gives are
     checked against their card.
     """
@@ -195,7 +195,7 @@ def _emit(
 
 
 def recorded(request: CompileRequest) -> str:
-    """The command that makes the files again, from the folder that the shell is in."""
+    """Return the command that compiles the same files again, from the shell's folder."""
     words = ["ratc", "compile", request.spec, "--target", request.target]
     words += ["--facts", request.facts] if request.facts else []
     for name in layers.SHORT_NAMES:
@@ -241,7 +241,7 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
 
 
 def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """The modules of the user's own that a spec reaches, with all of its points, as a lock records them."""
+    """Return the user's modules that a spec and its points use, as a lock records them."""
     assert loaded.settings is not None
     found = digests.modules(callables.of_all_points(loaded.settings), loaded.folder)
     if is_program(loaded.settings):
@@ -251,14 +251,14 @@ def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
 
 
 def as_word(value: object) -> str:
-    """A value as it stands behind ``--set PATH=``."""
+    """Return a value as the word behind ``--set PATH=``."""
     from ratc.yaml.write import scalar
 
     return value if isinstance(value, str) else scalar(value)
 
 
 def former(folder: str) -> list[str]:
-    """The artifacts that the lock lying in the folder vouches for, and the points of the array that it belongs to."""
+    """Return the artifacts that the lock in the folder records, and the files of its array's points."""
     data = files.read(os.path.join(folder, lock.NAME), MAX_BYTES + 1)
     if data is None:
         return []

@@ -24,7 +24,7 @@ from ratc.workflow.request import CompileRequest
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One side as the user names it: None if nothing is said of it. ``data`` stands in for the file's bytes."""
+    """One side as the user names it; fields that are not given are None. ``data`` replaces the file's bytes."""
 
     text: str
     target: str | None = None
@@ -33,7 +33,7 @@ class Asked:
 
 
 def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | None, tuple[Diagnostic, ...]]:
-    """Both sides, told in the same terms. A side that says no target takes the other's, if that is a lock."""
+    """Load both sides in comparable form. A side without a target takes the target of the other, if that is a lock."""
     old, new = _completed(old, new), _completed(new, old)
     places: list[str | Revision] = []
     for asked, other in ((old, new), (new, old)):
@@ -54,7 +54,7 @@ def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | 
 
 
 def _completed(asked: Asked, other: Asked) -> Asked:
-    """`REV:` is the other side's path in that revision."""
+    """Complete `REV:` with the other side's path."""
     parts = git_revisions.split(asked.text)
     if parts is None or parts[1]:
         return asked
@@ -98,7 +98,7 @@ def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tup
 
 
 def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
-    """A spec, resolved; of a sweep the first point, with the names of all. ``RAT_*`` variables are left out."""
+    """Return a resolved spec; of a sweep the first point, with the names of all. ``RAT_*`` variables are ignored."""
     refused = inputs.known_target(request.target)
     if refused:
         return None, refused

@@ -23,7 +23,7 @@ from ratc.workflow.request import CompileRequest
 
 @dataclass(frozen=True)
 class Fitted:
-    """A row for each card, precision and ZeRO stage; ``plan`` is None if ``found`` says why nothing can be told.
+    """A row for each card, precision and ZeRO stage; ``plan`` is None if ``found`` says why there is no prediction.
 
     ``details`` are lines about the first card, ``drawing`` is one step's memory there, and ``span`` the model's name.
     """
@@ -95,8 +95,8 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
 
 
 def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:
-    """The account of the micro-batch that the spec gives, on its own card; with options for other ones, that it is not
-    looked at. Of the choice that was told already, only the outcome.
+    """Return the breakdown of the spec's own micro-batch on its own card, or a line that options for other cards
+    exclude it. If the same choice was printed already, only the outcome.
     """
     if open_batch.leaves_open(plan.settings):
         return []

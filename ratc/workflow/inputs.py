@@ -91,7 +91,7 @@ def resolve(
 def decided(
     request: CompileRequest, settings: Values, predict: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None, Decision | None]:
-    """As `resolve`, with the prediction's decision too, if there was one. ``known`` keeps it for later calls."""
+    """Resolve as `resolve` does, and return the prediction's decision too. ``known`` keeps it for later calls."""
     gathered, found = gather(request, settings)
     if gathered is None:
         return None, found, None, None

@@ -1,4 +1,4 @@
-"""Facts of a cluster or of this machine, asked of the scheduler or the driver."""
+"""Probes the facts of a cluster or of this machine, from the scheduler or the driver."""
 
 from __future__ import annotations
 

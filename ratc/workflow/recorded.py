@@ -1,4 +1,4 @@
-"""The command that a compiled folder records: its options, to make the same again."""
+"""Parses the command that a compiled folder records, to compile the same again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _VALUES = ("--target", "--facts", "--set", "-o", "--output", "--format", *(f"--{
 
 
 def _read(words: Sequence[str], folder: str) -> CompileRequest:
-    """The request that the words of a compile command stand for; ``folder`` is that of ``-o``. Raises ``Refused``."""
+    """Return the request of the words of a compile command; ``folder`` is that of ``-o``. Raises ``Refused``."""
     specs: list[str] = []
     given: dict[str, list[str]] = {}
     rest = iter(words)

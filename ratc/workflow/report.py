@@ -66,7 +66,7 @@ def of_one(request: CompileRequest, cards: Sequence[str] | None) -> tuple[str | 
 def _resolved(
     name: str, cards: Sequence[str] | None, told: _Told, loaded: Loaded
 ) -> tuple[Report | None, tuple[Diagnostic, ...]]:
-    """The report of a spec that is resolved here, and all that was found on the way."""
+    """Return the report of a spec that is resolved here, and the findings."""
     from ratc.fitting.report import foresee
 
     found = loaded.diagnostics

@@ -25,5 +25,5 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
 
 
 def before(loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-    """The same, as `compile_spec` asks before it writes anything."""
+    """Call `refused`, with the arguments that `compile_spec` passes before it writes anything."""
     return refused(loaded)

@@ -101,7 +101,7 @@ class _Submission:
     done: int = 0
 
     def prepare(self, loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-        """Keep others out of the folder, and look whether a former submission is in the way. Codes: R412, R447."""
+        """Lock the folder, and check whether a former submission forbids this one. Codes: R412, R447."""
         assert loaded.settings is not None
         self.spec_folder, self.settings, self.artifacts = loaded.folder, loaded.settings, artifacts
         if self.asked.dry_run or self.scheduler is None:
@@ -123,7 +123,7 @@ class _Submission:
         return found
 
     def _objections(self) -> Iterator[Diagnostic]:
-        """At most one; forgets former submissions that have ended."""
+        """Yield at most one objection; forgets former submissions that have ended."""
         assert self.scheduler is not None
         dialect, standing = self.scheduler.dialect, []
         for former in self.former:
@@ -168,7 +168,7 @@ class _Submission:
         return self._points or 1
 
     def submit(self, target: str, folder: str) -> str | None:
-        """Show, check and submit; the job's number, or None with `status` set."""
+        """Show, check and submit; returns the job's number, or None with `status` set."""
         dialect = DIALECTS.get(target)
         script = os.path.join(folder, dialect.script if dialect else "run.sh")
         self._show(script, folder)
@@ -226,7 +226,7 @@ class _Submission:
         return environment
 
     def _unknown(self, job: str) -> tuple[Diagnostic, ...]:
-        """A warning for a job to wait for that the scheduler does not know: Slurm starts at once then. Code: R419."""
+        """Return a warning for an unknown job to wait for: Slurm then starts at once. Code: R419."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
         if dialect.tasks(ask(dialect.state(job), self.asked.timeout)) != ():
@@ -235,7 +235,7 @@ class _Submission:
         return (Diagnostic("R419", f"{dialect.name} knows no job {job}", None, (note,), severity=Severity.WARNING),)
 
     def _check(self, script: str, environment: dict[str, str]) -> tuple[Diagnostic, ...]:
-        """Ask whether the script would be taken. Codes: R413, R414, R417."""
+        """Ask the scheduler whether it would accept the script. Codes: R413, R414, R417."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
         with self._lying(script) as path:
@@ -255,7 +255,7 @@ class _Submission:
 
     @contextmanager
     def _lying(self, script: str) -> Iterator[str]:
-        """The path of the script, which in a dry run lies nowhere else."""
+        """Yield the path of the script; in a dry run, of a temporary copy."""
         if not self.asked.dry_run:
             yield os.path.abspath(script)
             return
@@ -325,7 +325,7 @@ def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> i
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: a job must not be submitted without being written down. The scheduler's time is limited."""
+    """Hold back Ctrl-C: a submitted job must be recorded. The wait is limited by the scheduler's timeout."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

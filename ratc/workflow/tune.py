@@ -82,7 +82,7 @@ def tune(
 def _read(
     request: CompileRequest,
 ) -> tuple[CompileRequest, Loaded, Study | None, Share | None, tuple[Diagnostic, ...]]:
-    """The spec and its study. Of one that Ray runs the spec is read as that of a trial: a part of one node."""
+    """Load the spec and its study. With Ray, the spec is read as that of a trial, on a share of one node."""
     loaded = inputs.load(request)
     if loaded.settings is None or loaded.document is None:
         return request, loaded, None, None, loaded.diagnostics
@@ -169,7 +169,7 @@ def _digest(lock: str) -> str:
 
 
 def _finished(folder: str) -> list[str]:
-    """Of which jobs' locks the study was at its end when it was written last."""
+    """Return the digests of the jobs' locks that have run the study to its end, from the last `study.json`."""
     try:
         with files.open_regular(os.path.join(folder, "study.json")) as file:
             return [str(digest) for digest in json.load(file)["finished_locks"]]
@@ -180,7 +180,7 @@ def _finished(folder: str) -> list[str]:
 def _write(
     workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], finished: Sequence[str]
 ) -> None:
-    """Write the study's files. ``finished`` are the digests of the jobs' locks of which the study is at its end."""
+    """Write the study's files. ``finished`` are the digests of the jobs' locks that have run it to its end."""
     folder = workshop.folder
     os.makedirs(folder, exist_ok=True)
     texts = {

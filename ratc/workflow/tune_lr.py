@@ -35,7 +35,7 @@ class RangeTest:
 
 
 def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTest | None:
-    """Compile the spec into `learning-rate/` below its output folder; None, with the reason told, if it cannot be."""
+    """Compile the spec into `learning-rate/` below its output folder; None if it fails, after printing the findings."""
     loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
@@ -64,7 +64,7 @@ def announce(test: RangeTest) -> None:
 
 
 def run(test: RangeTest, given: Sequence[str], out: TextIO) -> int:
-    """Run the test with these options of the runtime's; returns the exit status. The rate is said on ``out``."""
+    """Run the test with these options of the runtime's, and print the rate to ``out``; returns the exit status."""
     path = os.path.join(test.folder, "curve.json")
     if os.path.exists(path):
         os.unlink(path)
@@ -87,7 +87,7 @@ def run(test: RangeTest, given: Sequence[str], out: TextIO) -> int:
 
 
 def _keep(spec: str, loaded: Loaded, found: Mapping[str, Any]) -> str:
-    """Write the rate beside the spec, as a fact that `learning_rate: auto` takes; returns the file."""
+    """Write the rate beside the spec, for `learning_rate: auto`; returns the file."""
     assert loaded.settings is not None
     path = _kept(spec)
     measured = {
@@ -105,6 +105,6 @@ def _keep(spec: str, loaded: Loaded, found: Mapping[str, Any]) -> str:
 
 
 def _kept(spec: str) -> str:
-    """The file beside a spec that keeps the rate."""
+    """Return the path of the file beside a spec that keeps the rate."""
     folder, name = os.path.split(spec)
     return os.path.join(folder, rates.file_name(name))

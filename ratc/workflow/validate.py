@@ -31,7 +31,7 @@ def validate(loaded: inputs.Loaded, request: CompileRequest) -> tuple[Diagnostic
 
 
 def has_gpus(settings: Values) -> bool:
-    """Whether a spec trains on GPUs, as far as it says."""
+    """Whether a spec trains on GPUs: it does not set their number to 0."""
     return not {settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")} & {0}
 
 
@@ -96,8 +96,8 @@ def _resolved(
 
 
 def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterator[Diagnostic]:
-    """The findings, but a default that `compile` replaces by a prediction is none. That this machine lacks the GPUs is
-    no fault of the spec: the rest is not checked then.
+    """Yield the findings without those on a default that `compile` replaces by a prediction. Missing GPUs on this
+    machine become a warning.
     """
     for item in found:
         if item.code == "R305" and has_gpus(settings):

@@ -1,4 +1,4 @@
-"""Says how values vary over the points of a sweep, for `ratc explain`."""
+"""Describes the variation of values over the points of a sweep, for `ratc explain`."""
 
 from __future__ import annotations
 
