@@ -42,7 +42,7 @@ def _words(span: Span) -> str | None:
 
 
 def put_items(text: str, key: str, items: Sequence[Mapping[str, Any]], without: Collection[int] = ()) -> str:
-    """The text of a mapping with items appended to the list at one of its keys, and without those at some positions.
+    """Return the text of a mapping after adding items to the list at one of its keys, and removing some positions.
 
     Items that stay keep their bytes and comments; a list in flow style is written again, in block style. Raises
     ValueError for a text that is no mapping in block style, as JSON is not.
@@ -102,12 +102,12 @@ def _dash(lines: Sequence[str], at: int, column: int) -> int:
 
 
 def _starts(tree: Any) -> list[int]:
-    """The lines that keys of a mapping begin on."""
+    """Return the first lines of a mapping's keys."""
     return [tree.lc.key(key)[0] for key in tree.lc.data]
 
 
 def _end(lines: Sequence[str], first: int, following: int) -> int:
-    """The line behind a block: empty lines and comments at the margin before the next key are that key's."""
+    """Return the line after a block: empty lines and unindented comments before the next key belong to that key."""
     while following - 1 > first and (not lines[following - 1].strip() or lines[following - 1].startswith("#")):
         following -= 1
     return following

@@ -96,7 +96,7 @@ class _Refused(Exception):
 def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, tuple[Diagnostic, ...]]:
     """Read the bytes of one YAML file. Its root must be a mapping.
 
-    ``name`` is how diagnostics call the file. Codes: R002-R009.
+    ``name`` is the file's name in diagnostics. Codes: R002-R009.
     """
     source = Source(name, "")
     if len(raw) > MAX_BYTES:
@@ -128,7 +128,7 @@ def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, 
 
 
 def _conflict(source: Source) -> Diagnostic | None:
-    """That a merge was left unfinished: both kinds of outer markers stand in the text. Code: R009."""
+    """Return a finding for an unfinished merge: both kinds of outer conflict markers are in the text. Code: R009."""
     marks = list(_CONFLICT.finditer(source.text))
     if not {"<", ">"} <= {mark[0][0] for mark in marks}:
         return None
@@ -140,7 +140,7 @@ def _conflict(source: Source) -> Diagnostic | None:
 
 
 def parse_value(source: Source, text: str, column: int, layer: str) -> Node | str:
-    """A value written on a command line or in the environment, as YAML; if it cannot be taken, why.
+    """Parse a value of a command line or the environment as YAML; returns the reason as text if it is invalid.
 
     ``column`` is the column of the value's start in the source, from 1.
     """
@@ -185,7 +185,7 @@ class _Composer:
 
     @property
     def _anew(self) -> str:
-        """How to come to a file of that kind."""
+        """A help on making a file of that kind."""
         lock = self.source.name.endswith("lock.yaml")
         return "compile the spec again" if lock else "start from `ratc init --task segmentation`"
 
