@@ -1,4 +1,4 @@
-"""ratc from Python: the same as the commands do, with typed results, and nothing printed.
+"""ratc from Python: the work of the commands, with typed results and without output.
 
 `import ratc` gives these functions, and imports their dependencies when one is called::
 

@@ -38,7 +38,7 @@ def packages() -> list[str]:
 def keep(path: str, data: bytes, most: int) -> None:
     """Write a file of a kind, and delete the oldest of its folder if there are more than ``most``.
 
-    A cache that cannot be written is said in one line, once: everything works without it.
+    If the cache cannot be written, one line says so, once: everything works without it.
     """
     place = os.path.dirname(path)
     try:

@@ -16,12 +16,12 @@ MANY = 32
 
 
 def changed(folder: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """The artifacts whose bytes on disk differ or are not there."""
+    """Return the artifacts with other bytes on disk, or with no file."""
     return [artifact for artifact in artifacts if on_disk(folder, artifact.path) != artifact.text.encode()]
 
 
 def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> list[str]:
-    """Files of ratc's making that the plan no longer has."""
+    """Return the files of ratc's that the plan no longer has."""
     names = {artifact.path for artifact in artifacts}
     return [name for name in known if name not in names and on_disk(folder, name) is not None]
 
@@ -72,7 +72,7 @@ def _alone_in(folder: str) -> Iterator[None]:
 
 @contextmanager
 def steady(folder: str) -> Iterator[None]:
-    """While this holds, nobody compiles into the folder; a folder that is not there needs no holding."""
+    """Hold the folder's lock, so that no other process compiles into it; does nothing if there is no such folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -92,7 +92,7 @@ def on_disk(folder: str, name: str) -> bytes | None:
 
 
 def _remove(folder: str, name: str) -> None:
-    """Delete a file, and the folders above it, below ``folder``, that it leaves empty."""
+    """Delete a file, and then the empty folders above it below ``folder``."""
     files.refuse_link(folder, name)
     os.unlink(os.path.join(folder, name))
     with suppress(OSError):

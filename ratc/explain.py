@@ -20,8 +20,8 @@ class Link:
 
 
 def find(plan: Plan, path: str) -> list[str]:
-    """The plan's paths, or input paths, that a user's words mean: one, those of a section of the plan or else of the
-    spec, or those that end so, by either's name.
+    """Return the plan's or input paths that a user's text means: one path; those of a section of the plan, or else of
+    the spec; or those with this ending.
     """
     exact = _exact(plan, path)
     if exact is not None:

@@ -1,7 +1,7 @@
 """Replaces files atomically, never through a link, and removes the unfinished files of killed processes.
 
-A file in the making is `.NAME.ratc-PID-N@HOST` beside its place, and locked; a temporary folder is
-`ratc-PID-N@HOST-…`. So the next run can tell what belongs to nobody any more, on this host or on another one.
+An unfinished file is `.NAME.ratc-PID-N@HOST` beside its place, and locked; a temporary folder is
+`ratc-PID-N@HOST-…`. So the next run can find those without a living process, on this host or on another one.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def replace(
 ) -> None:
     """Write a file beside its place and rename it; a link in its place is replaced, not followed.
 
-    ``mode`` are its permission bits, the usual ones if None: 0666 or 0777 less the umask. With ``flush`` the disk has
-    it before it has the name. Without ``force`` something in its place raises FileExistsError. Devices, such as
-    /dev/stdout, are written into. Raises OSError, and leaves nothing behind then, not even at Ctrl-C.
+    ``mode`` are its permission bits, by default 0666 or 0777 less the umask. With ``flush`` the content is on disk
+    before the rename. Without ``force`` an existing path raises FileExistsError. Devices, such as /dev/stdout, are
+    written into. Raises OSError. After an error or Ctrl-C no unfinished file is left.
     """
     if _is_device(path):
         with open(path, "wb") as device:
@@ -56,14 +56,14 @@ def replace(
 
 
 def _is_device(path: str) -> bool:
-    """Whether a name of the kernel's own is there, and no regular file."""
+    """Whether a path exists in a folder of the kernel's and is no regular file."""
     if not os.path.abspath(path).startswith(_KERNEL) or not os.path.lexists(path):
         return False
     return not stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _rename_if_free(old: str, new: str) -> None:
-    """Give a file its name unless something has it by now; raise FileExistsError then."""
+    """Rename a file; raise FileExistsError if the name is taken."""
     try:
         os.link(old, new)
     except FileExistsError:
@@ -76,7 +76,7 @@ def _rename_if_free(old: str, new: str) -> None:
 
 @contextmanager
 def _own(path: str) -> Iterator[tuple[str, int]]:
-    """A new file beside a place, open for writing and locked; it is removed if it is still there at the end."""
+    """Yield a new file beside a place, open for writing and locked; it is removed at the end if it still exists."""
     head, name = os.path.split(path)
     temporary = os.path.join(head, f".{name[:100]}.{mark()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,7 +141,7 @@ def _clear(path: str, name: str) -> None:
 
 
 def _is_dead(pid: int, host: str | None, changed: float) -> bool:
-    """Whether a process is gone. Of another host only the time tells."""
+    """Whether a process has ended. For another host this is decided by the file's age."""
     if host is not None and host != _host():
         return time.time() - changed > _OLD_S
     try:
@@ -154,8 +154,8 @@ def _is_dead(pid: int, host: str | None, changed: float) -> bool:
 
 
 def open_own(path: str, flags: int = 0) -> BinaryIO:
-    """Open a file that this process keeps, for writing; it is made if need be. Raises OSError for a link or a pipe in
-    its place.
+    """Open a file of this process for writing; it is created if needed. Raises OSError for a link or a pipe at its
+    path.
     """
     flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "ab" if flags & os.O_APPEND else "wb")

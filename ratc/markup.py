@@ -21,7 +21,7 @@ _NO_CODE = re.compile(r"[`|\n]|\\$|^ | $|^$")
 
 
 def visible(text: str) -> str:
-    """A line for a terminal or a log: as many characters, none of which commands anything.
+    """Return a line of the same length for a terminal or a log, without control characters or commands.
 
     A line that begins with `::`, and `##[` anywhere, would command GitHub's runner, which reads all that a step prints.
     """
@@ -39,13 +39,13 @@ def lines(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Inline code in Markdown that nothing in the text can leave, in a table either; else words without markup."""
+    """Return inline code in Markdown that the text cannot break out of, also in a table; else words without markup."""
     text = visible(text)
     return _plain(text) if _NO_CODE.search(text) else f"`{text}`"
 
 
 def escape(text: str) -> str:
-    """Words in Markdown that are no markup but for the code in backticks, which our messages have."""
+    """Escape a text for Markdown, except for code in backticks, which our messages have."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a lone backtick is one of the user's
         return _plain(visible(text))
@@ -59,7 +59,7 @@ def _plain(text: str) -> str:
 
 
 def workflow_data(*parts: str) -> str:
-    """The data of a workflow command of GitHub's, a line for each part.
+    """Return the data of a GitHub workflow command, with one line for each part.
 
     As `actions/toolkit`, packages/core/src/command.ts: `%`, CR and LF are escaped.
     """
@@ -68,7 +68,7 @@ def workflow_data(*parts: str) -> str:
 
 
 def workflow_property(text: str) -> str:
-    """A property of a workflow command: `:` and `,` are escaped, too."""
+    """Return a property of a workflow command: `:` and `,` are escaped, too."""
     return workflow_data(text).replace(":", "%3A").replace(",", "%2C")
 
 

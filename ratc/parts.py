@@ -1,4 +1,4 @@
-"""Several tasks in one spec (`task_type: multi`): each as the settings that a spec of it alone would have."""
+"""Several tasks in one spec (`task_type: multi`): each as the settings of a spec with that task alone."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None,
 
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
-    """The compiled schema, made once: a sweep checks thousands of documents against it."""
+    """Return the compiled schema, made once: a sweep checks thousands of documents against it."""
     known = _validators.get(id(schema))
     if known is None or known[0] is not schema:
         known = _validators[id(schema)] = (schema, jsonschema_rs.Draft202012Validator(schema))
@@ -143,9 +143,9 @@ def _coerce(value: Any, schema: dict[str, Any]) -> Any:
 
 
 def _at(root: Node, path: Sequence[str | int]) -> Node:
-    """The node at a place that the validator names, or the nearest one above it.
+    """Return the node at a path of the validator, or the nearest one above it.
 
-    It names keys that Rust reads as a number by that number (`007`, `+7`), and leaves empty keys out.
+    The validator gives keys that Rust parses as a number by that number (`007`, `+7`), and leaves empty keys out.
     """
     node = root
     for step in path:
@@ -230,7 +230,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
 
 
 def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic | None:
-    """That a number without a unit is no walltime, with the times that it can mean."""
+    """Return a finding for a walltime without a unit, with the times that it can mean."""
     if owner.get("pattern") != WALLTIME:
         return None
     # Imported here: only what is wrong needs it.
@@ -247,7 +247,7 @@ def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic |
 
 
 def _corrected(node: Node, owner: dict[str, Any]) -> tuple[tuple[str, ...], Fix | None]:
-    """How the same value is written as its key takes it, and the fix if there is one way only."""
+    """Return helps with the same value in valid forms, and a fix if there is only one."""
     from ratc.corrections import corrections
 
     span = node.span
@@ -277,7 +277,7 @@ def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema
 
 
 def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...]:
-    """The unknown key that stands there and can mean the one that is missing."""
+    """Return a help that names the unknown key that can mean the missing one."""
     if not isinstance(node.value, dict):
         return ()
     known = owner["properties"]
@@ -292,7 +292,7 @@ def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...
 
 
 def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
-    """The key of another section that a mistyped one can mean: nearly the same word, under one section only."""
+    """Return a help with the key of another section that a mistyped one can mean: a close word, in one section only."""
     from difflib import get_close_matches
 
     paths = [path for path in key_paths(schema) if "." in path]
@@ -302,7 +302,7 @@ def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _renaming(key: str, span: Span, node: Node, owner: dict[str, Any]) -> Fix | None:
-    """The key that a mistyped one can only mean: nearly the same word, nothing else like it, and not given yet."""
+    """Return a fix for a mistyped key, if only one close key exists and that is not given in the same file."""
     from difflib import get_close_matches
 
     close = get_close_matches(key.lower(), list(owner.get("properties", {})), n=2, cutoff=_TYPO)

@@ -22,7 +22,7 @@ def quote(word: str) -> str:
 
 
 def path(word: str) -> str:
-    """The path as one argument; a leading `~/` is the home of whoever runs the script, as in a shell."""
+    """Return the path as one argument; a leading `~/` is the home of the user that runs the script, as in a shell."""
     if word == "~" or word.startswith("~/"):
         return '"$HOME"' + (quote(word[1:]) if len(word) > 2 else "")
     return quote(word)
@@ -43,7 +43,7 @@ def printable(text: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Jinja as the templates want it: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
+    """Return the Jinja environment of the templates: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
     # Imported here: only compiling needs it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

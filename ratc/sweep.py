@@ -80,12 +80,12 @@ def once(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 def full_path(key: str) -> str:
-    """The dotted path that a key of a sweep means: short names, as in options, are taken too."""
+    """Return the dotted path of a key of a sweep: short names, as in options, are taken too."""
     return SHORT_NAMES.get(key.replace("_", "-"), key)
 
 
 def _groups(kind: str, node: Node) -> list[tuple[str | None, dict[str, Node]]]:
-    """The mappings of keys that a sweep holds, with their names: one of a grid, one for each point otherwise."""
+    """Return the mappings of keys in a sweep, with their names: one for a grid, else one for each point."""
     if kind == "grid":
         return [(None, _keys(node))]
     if kind == "points":
