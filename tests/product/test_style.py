@@ -1,6 +1,8 @@
 """The rules of docs/develop/style.md that can be counted, in the documentation, and in the text that code holds."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,34 @@ def test_the_documentation_names_things_by_nouns_and_conditions_by_if():
     assert words > 20_000
     assert pronouns <= 2 * words / 1000
     assert 3 <= 1000 * conditions / words <= 12
+
+
+#: A package, and how many of the pronouns its docstrings may have in 1,000 words. Headless relative clauses ("What a
+#: command needs") need them, plain nouns ("The inputs of a command") do not.
+PRONOUNS_OF_DOCSTRINGS = {
+    "ratc": 1.4,
+}
+
+
+def docstrings(package: str) -> Iterator[tuple[str, str]]:
+    """The place and the text, without code, of every docstring of a package's modules."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                text = ast.get_docstring(node)
+                if text:
+                    place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+                    yield place, re.sub(r"``[^`]*``|`[^`\n]*`", "", text)
+
+
+@pytest.mark.parametrize(("package", "most"), PRONOUNS_OF_DOCSTRINGS.items(), ids=PRONOUNS_OF_DOCSTRINGS)
+def test_docstrings_name_things_by_nouns(package, most):
+    found = [
+        (place, text, len(re.findall(r"\b(what|who|whose|whatever)\b", text, re.I)))
+        for place, text in docstrings(package)
+    ]
+    words = sum(len(text.split()) for _, text, _ in found)
+    assert words > 10_000
+    pronouns = sum(count for _, _, count in found)
+    places = [f"{place}: {text.splitlines()[0][:80]}" for place, text, count in found if count]
+    assert pronouns <= most * words / 1000, f"{pronouns} in {words} words: name the thing\n" + "\n".join(places)
