@@ -14,7 +14,7 @@ _QUOTES = ("'", '"')
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """What is wrong with an entrypoint; without one, whether something is asked for that only programs have."""
+    """Check an entrypoint; without one, check that no key is given that only programs have."""
     if not program.is_program(settings):
         launcher = settings["launcher"]
         if launcher.value in ("srun", "none"):

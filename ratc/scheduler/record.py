@@ -54,7 +54,7 @@ def active(tasks: Sequence[Task]) -> str | None:
 
 
 def objection(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
-    """Return a finding against submitting a lock while ``former`` is in ``state``; with ``again`` a warning. R412.
+    """Return a finding against submission while ``former`` is in ``state``; with ``again`` a warning. Code: R412.
 
     ``state`` is None if the job has ended, or if its submission is uncertain.
     """
