@@ -16,6 +16,7 @@ from ratc.diagnostics import Source
 from ratc.secrets.names import names_secret
 from ratc.secrets.redact import has_secret, option_of, redact, starred
 
+_DEEPEST = 100
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -42,7 +43,10 @@ def whole(text: str) -> str:
 
 
 def _values(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the character ranges of secret keys' values in a YAML text, and of values that hide a secret by escapes."""
+    """Yield the character ranges of secret keys' values in a YAML text, and of values that hide a secret by escapes.
+
+    A deeply nested value counts as one secret up to the end of the text.
+    """
     anchors: dict[str, tuple[int, int]] = {}
     stack: list[_Level] = []
     for event in _events(text):
@@ -68,6 +72,10 @@ def _values(text: str) -> Iterator[tuple[int, int]]:
                 level.awaits_key = False
                 continue
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            if len(stack) > _DEEPEST:  # libyaml takes the square of the depth, and no file that ratc reads is so deep
+                assert event.start_mark is not None
+                yield event.start_mark.index, len(text)
+                return
             stack.append(_Level(isinstance(event, yaml.MappingStartEvent), is_value))
             continue
         if level is not None:

@@ -15,6 +15,8 @@ from ratc.secrets.names import is_weak, names_secret
 from ratc.yaml.write import scalar
 
 STARS = "***"
+#: A longer value is a secret as a whole: to look for others in it costs the square of its length.
+_LONG = 4096
 #: A name as it stands before its value; a bound keeps a long word from being looked at again and again.
 _NAME = r"(?<![\w.-])(?<!\$\{)(?P<name>[A-Za-z_][\w.-]{0,120})"
 _ASSIGNED = re.compile(_NAME + r"[\"']?\s{0,20}(?P<sign>[:+]=|[:=])\s{0,20}")
@@ -39,7 +41,7 @@ _COMMANDS = (
         rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})"
     ),
     re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
-    re.compile(rf"\baws\s+configure\s+set\s+\S*(?:secret|token)\S*\s+(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\baws\s+configure\s+set\s+\S{{0,200}}?(?:secret|token)\S{{0,200}}\s+(?P<value>{_QUOTED}|\S+)"),
     re.compile(rf"(?i)\bread\s[^|;&<\n]{{0,80}}(?:token|pass|secret|key)\w{{0,20}}\s*<<<\s*(?P<value>{_QUOTED}|\S+)"),
     re.compile(rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
     re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
@@ -167,10 +169,14 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
             if not _stands_in(match["value"]):
                 yield match.span("value")
     for pattern in (_ASSIGNED, _OPTION, _SET):
-        for match in pattern.finditer(text):
-            if names_secret(match["name"]):
-                value = (_VALUE if ":" in match["sign"] else _WORD_OF_A_SHELL).match(text, match.end())
-                if value and _is_assigned(match["name"], match["sign"], value[0], printed):
+        position = 0
+        while name := pattern.search(text, position):
+            position = name.end()
+            if names_secret(name["name"]):
+                value = (_VALUE if ":" in name["sign"] else _WORD_OF_A_SHELL).match(text, position)
+                if value and (is_long := len(value[0]) > _LONG):
+                    position = value.end()
+                if value and (is_long or _is_assigned(name["name"], name["sign"], value[0], printed)):
                     yield value.span()
 
 
