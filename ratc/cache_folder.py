@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from ratc import files
 
-#: Seconds after which an unfinished file is nobody's: no trace takes so long.
+#: Seconds after which an unfinished file has no owner: no trace takes so long.
 _UNFINISHED_S = 86_400
-#: Folders that could not be written, of which that was said.
+#: Folders that could not be written, and were reported.
 _told: set[str] = set()
 
 

@@ -21,7 +21,7 @@ from hashlib import sha256
 from typing import BinaryIO
 
 _MARK = re.compile(r"^(?:\..*\.)?ratc-(\d+)(?:-\d+)?(?:@([A-Za-z0-9-]+?))?(?:-[a-z0-9_]{8})?(?:\.part(?:\.\d+)?)?$")
-#: Seconds after which what another host has left is nobody's: no file takes so long to write.
+#: Seconds after which an unfinished file of another host has no owner: no file takes so long to write.
 _OLD_S = 86_400
 #: Where files are the kernel's own.
 _KERNEL = ("/proc/", "/sys/", "/dev/")
@@ -134,7 +134,7 @@ def _clear(path: str, name: str) -> None:
     elif stat.S_ISREG(found.st_mode):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by who writes it, on whatever host
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by its writer, on any host
             os.unlink(path)
         finally:
             os.close(handle)

@@ -113,7 +113,7 @@ def _over(below: Node, above: Node) -> Node:
 def put(root: Node, path: list[str], node: Node) -> Node:
     """Return the tree with a node at a path. Missing mappings on the way are made; any other value on it is kept."""
     if root.value is not None and not isinstance(root.value, dict):
-        return root  # the schema says what is wrong with it
+        return root  # the schema reports it
     children = dict(root.value or {})
     key, rest = path[0], path[1:]
     below = children.get(key, Node({}, node.span, node.key_span, node.layer))

@@ -14,9 +14,9 @@ from typing import Any
 _RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
 #: Commands of GitHub's runner that begin a line.
 _COMMAND = re.compile(r"^(\s*):(?=:)", re.M)
-#: What Markdown reads as markup, and the `|` that ends a cell of a table.
+#: Characters that Markdown reads as markup, and the `|` that ends a cell of a table.
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>#~|]")
-#: What inline code cannot hold, in a table either.
+#: Texts that inline code cannot hold, or not in a table.
 _NO_CODE = re.compile(r"[`|\n]|\\$|^ | $|^$")
 
 

@@ -15,7 +15,7 @@ from ratc.plan import Value, Values
 
 #: The keys of which an entrypoint has one, in the order in which they are looked at.
 KINDS = ("script", "module", "command")
-#: What the program is told, by name: as placeholders, as variables (`RATC_SEED`), and by `ratc_runtime.plan()`.
+#: The plan's values for the program, by name: as placeholders, variables (`RATC_SEED`), and by `ratc_runtime.plan()`.
 HANDED = {
     "experiment_name": "experiment_name",
     "seed": "seed",
@@ -49,7 +49,7 @@ _USED_KEYS = frozenset(
         *(f"training.{name}" for name in ("epochs", "precision", "mixed_precision")),
     )
 )
-#: What `refused` says of memory.
+#: The words of `refused` for a prediction of memory.
 PREDICTION, MEASURE = "a prediction of memory", "start the program with a small `batch_size`, and look at the card"
 OF_A_PROGRAM = "No memory is predicted: what the program takes only its own run can tell."
 

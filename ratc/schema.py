@@ -166,7 +166,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     path = list(error.instance_path)
     node = _at(document.root, path)
     kind, span = error.kind, _own_line(node.span)
-    # What is asked for under a condition is described where the key itself is.
+    # A key that is required under a condition is described at the key itself.
     owner = _lookup(schema, [step for step in list(error.schema_path)[:-1] if step != "then"])
     name = _dotted(path)
     if kind.name == "additionalProperties":
@@ -233,7 +233,7 @@ def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic |
     """Return a finding for a walltime without a unit, with the times that it can mean."""
     if owner.get("pattern") != WALLTIME:
         return None
-    # Imported here: only what is wrong needs it.
+    # Imported here: only invalid values need it.
     from ratc.corrections import walltimes
 
     readings = walltimes(node.value)

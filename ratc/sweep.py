@@ -15,7 +15,7 @@ from ratc.yaml.parse import Document, Node
 
 #: More points than this are a mistake: Slurm and LSF take a thousand in an array unless the site allows more.
 MOST_POINTS = 100_000
-#: What all points of an array share, because one job asks for it or because the point itself decides it.
+#: Keys that all points of an array share, since one job requests them or the point's name decides them.
 SHARED = ("resources", "environment", "launcher", "sweep", "tuning", "experiment_name", "output_dir", "debug")
 #: An array runs one program: its code was reviewed, and is trusted; its arguments may differ.
 ONE_PROGRAM = ("entrypoint.script", "entrypoint.module", "entrypoint.command")

@@ -17,7 +17,7 @@ NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 READ = (*NAMES, "PYTORCH_HIP_ALLOC_CONF")
 
 _NUMBER, _FRACTION, _SWITCH = r"[0-9]{1,18}", r"[0-9]*\.?[0-9]+", "True|False"
-#: What torch 2.13 takes, by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h): it refuses all others.
+#: Options of torch 2.13 by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h): it refuses all others.
 _KNOWN = {
     "backend": "native|cudaMallocAsync",
     "expandable_segments": _SWITCH,

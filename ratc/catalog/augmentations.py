@@ -182,6 +182,6 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("CutMix", "MixUp"), "it mixes labels, not masks or boxes"),
     **dict.fromkeys(("JPEG", "ToImage", "ToTensor", "ToDtype", "ToPILImage"), "images are tensors of floats here"),
 }
-#: What does nothing to grey images.
+#: Transforms without effect on grey images.
 COLOUR_ONLY = ("RandomGrayscale", "RandomChannelPermutation")
 COLOUR_ARGUMENTS = ("saturation", "hue")

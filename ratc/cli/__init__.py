@@ -62,9 +62,9 @@ _EXAMPLES = {
     "ratc explain config.yaml training.precision": "show the reason of a value",
 }
 
-#: Commands of two words, and their modules, whose first word is a command of its own: `ratc tune SPEC`.
+#: Commands of two words, and their modules. The first word alone is a command, too: `ratc tune SPEC`.
 _TWO_WORDS = {"tune lr": "tune_lr"}
-#: Commands whose name no module can have.
+#: Commands with a name that no module can have.
 _MODULES = {"import": "import_"}
 #: Shells ask for completions with this variable; click reads it.
 COMPLETE = "_RATC_COMPLETE"

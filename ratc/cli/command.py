@@ -88,7 +88,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; returns its exit status."""
         ctx.meta[RUNNING] = ctx.command_path
-        # Somebody who is asked would have a folder listed.
+        # The answer to a question of trust lists a folder, which a dry run must not do.
         begin(bool(ctx.params.pop("trust", False)), self.may_trust and not ctx.params.get("dry_run"))
         if self.request is not None:
             ctx.params["request"] = self.request(ctx.params)

@@ -20,7 +20,7 @@ from ratc.workflow import diff_inputs
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked
 
-#: A target and a file of hardware facts, or None for what is usual.
+#: A target and a file of hardware facts, or None for the defaults.
 Side: TypeAlias = tuple[str | None, str | None]
 
 

@@ -71,7 +71,7 @@ def command(
     if plot and (problem := _cannot_draw(plot)):
         say(f"ratc fit: cannot draw `{plot}`{problem}")
         return 2
-    # A table has a form of its own; what stops it is told as text beside it.
+    # A table has a form of its own; errors are text beside it.
     with Telling("ratc fit", form if form not in _TABLES else "text") as telling:
         return _run(request, Question(cards, all_cards, precisions), form, plot, dry_run, telling)
 

@@ -160,7 +160,7 @@ def _told(
     own = [path for given in own for path in _within(given, change.path, changed)]
     plan = {path for path in own if path != change.path and path not in _follows(change.path)}
     order = [path for path in (*after, *before) if path in plan]
-    # What stands in a spec or in facts first, then the plan's own values in their order.
+    # Paths of a spec or of facts first, then the plan's own in their order.
     inputs = sorted(path for path in plan if ":" in path)
     return replace(change, causes=tuple(dict.fromkeys((*inputs, *order))))
 

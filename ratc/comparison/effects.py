@@ -18,7 +18,7 @@ def _sharded(values: Mapping[str, Value]) -> bool:
     return stage is not None and bool(stage.value)
 
 
-#: Paths that mean more where both plans are of a kind; these stand before what is declared.
+#: Paths with more effects if both plans are of a kind; these take precedence over the declarations.
 _WHERE: dict[str, tuple[Callable[[Mapping[str, Value]], bool], tuple[Effect, ...], str]] = {
     # DeepSpeed refuses another number of processes when it loads ZeRO's optimizer states.
     "parallel.world_size": (

@@ -13,7 +13,7 @@ from ratc.secrets.redact import shown as secret_free
 from ratc.spec.keys import Effect
 from ratc.units import duration, size_text
 
-#: What an effect is called beside a change.
+#: The words for an effect beside a change.
 LABELS = {
     Effect.TRAINING: "changes training",
     Effect.RESUME: "breaks resume",

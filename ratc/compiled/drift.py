@@ -20,7 +20,7 @@ from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact, digest
 from ratc.yaml.parse import Document, Node, parse
 
-#: Ranges of lines that a finding names; more help nobody.
+#: The most ranges of lines in a finding: more are of no use.
 _MOST = 5
 
 

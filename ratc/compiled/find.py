@@ -46,7 +46,7 @@ def _is_compiled(folder: str, names: Sequence[str]) -> bool:
         start = _first(os.path.join(folder, lock.NAME))
         if _MARK in start or b"lock_version" in start:
             return True
-    # Also if the lock is there and broken: what it vouched for stands beside it.
+    # Also if the lock exists and is broken: its files lie beside it.
     return any(name in names and marked(folder, name) for name in targets.NAMES)
 
 

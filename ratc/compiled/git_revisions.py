@@ -14,7 +14,7 @@ from ratc.diagnostics import Diagnostic, Source, Span, did_you_mean
 from ratc.plan import Value
 from ratc.yaml.parse import MAX_BYTES
 
-#: What a spec can be made of: its layers, facts, locks, tables of points, and the code that it names.
+#: The files of a spec: its layers, facts, locks, tables of points, and the code that it names.
 _KINDS = (".yaml", ".yml", ".json", ".py", ".tsv")
 _LINK, _FILES = "120000", ("100644", "100755", "120000")
 

@@ -22,9 +22,9 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.targets.artifact import Artifact
 from ratc.yaml.parse import parse
 
-#: Who is asked, in a process of its own.
+#: The packages that read artifacts, each in a process of its own.
 PACKAGES = ("accelerate", "deepspeed")
-#: Only what hangs takes longer: on a busy machine or a network file system an import alone takes minutes.
+#: Seconds for a process, more only if it hangs: on a busy machine or a network file system an import takes minutes.
 LIMIT_S = 900
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -101,7 +101,7 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
     output, problem = _run([sys.executable, reader], json.dumps(list(given)))
     if problem:
         return dict.fromkeys(given, problem)
-    # What a package prints while it is imported stands before the answer.
+    # Output of a package's import precedes the answer.
     return dict(zip(given, json.loads(output.splitlines()[-1]), strict=True))
 
 

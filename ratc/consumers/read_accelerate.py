@@ -20,7 +20,7 @@ def problem(text: str) -> str:
         file.flush()
         try:
             loaded = load_config_from_file(file.name)
-        except Exception as error:  # whatever it raises is its answer
+        except Exception as error:  # any exception is its answer
             return " ".join(str(error).split()) or repr(error)
     valid = isinstance(loaded.num_processes, int) and loaded.num_processes >= 1
     return "" if valid else "num_processes is not a count"

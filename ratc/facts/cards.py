@@ -86,7 +86,7 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
         *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
     ]
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
-    # Another number is another card, not a slip: nobody who has the smaller one is helped by the larger one's name.
+    # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
     helps = did_you_mean(wanted, alike) or ("cards: " + ", ".join(same_model or card_names()),)

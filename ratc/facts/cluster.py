@@ -10,7 +10,7 @@ from ratc.facts.cards import MIB, Card, describe_card, either, find_card, resolv
 from ratc.plan import Value, Values
 from ratc.units import memory_bytes, walltime_seconds
 
-#: What starts tasks on the nodes of a job, by scheduler; the first is the default.
+#: The programs that start tasks on the nodes of a job, by scheduler; the first is the default.
 LAUNCHERS = {"slurm": ("srun",), "lsf": ("blaunch", "jsrun")}
 
 
@@ -197,7 +197,7 @@ def choose_node_type(
     if found:
         return None, found
     if len(fitting) > 1 and gpus_asked(settings) == 0:
-        # Whatever the smallest gives, the others have too.
+        # The others have at least as much as the smallest.
         fitting = [min(fitting, key=lambda item: _size(partition, item, settings))]
         why = f"the smallest nodes of {part} that meet the request"
     if len(fitting) > 1:

@@ -13,7 +13,7 @@ from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
 from ratc.memory.margin import text
 
-#: Kinds of the trace in the order in which people ask for them, and what each is called.
+#: Kinds of the trace in the order in which people ask for them, with their names.
 _WORDS = {
     "parameter": "parameters",
     "buffer": "buffers",

@@ -18,7 +18,7 @@ from ratc.own_code import digests
 from ratc.plan import Plan, Value
 from ratc.tracing import fetch
 
-#: Of a request's `training` what the memory of a step follows from; the rest are numbers, or conditions of their own.
+#: Keys of a request's `training` that determine the memory of a step; the rest are numbers, or separate conditions.
 _TRAINING = ("optimizer", "compile", "loss")
 
 

@@ -65,7 +65,7 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
         f"it needs a card of {size_text(verdict.need_bytes)}, and this one has {size_text(device.memory_bytes)}"
     )
     beside = device.memory_bytes - found.budget_bytes
-    # With less memory the allocator gives cached blocks back: what it has to reserve is below the peak without a cap.
+    # With less memory the allocator gives cached blocks back: it must reserve less than the peak without a cap.
     left = verdict.need_bytes - beside
     least = round(left * (1 - found.margin))
     free = left - least

@@ -21,7 +21,7 @@ from ratc.units import size_text
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
 
-#: The code for a model whose output its task cannot use: nothing that another micro-batch would change.
+#: The code for a model with an output that its task cannot use, at any micro-batch.
 NO_USE = "R574"
 
 

@@ -19,7 +19,7 @@ class Question:
     precisions: tuple[str, ...] = ()
 
 
-#: Forms of the table; in the others of `FORMS` what does not fit is a finding.
+#: Helps for a card without a prediction.
 _OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 
 

@@ -16,7 +16,7 @@ from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
 
-#: Shown if nobody names a card.
+#: Shown if no card is named.
 COMMON = ("t4", "v100-32", "rtx4090", "a100-40", "a100-80", "h100")
 _STAGES = (0, 1, 2, 3)
 

@@ -8,7 +8,7 @@ from ratc.diagnostics import Span
 from ratc.importers.model import Carried, Item, Left
 from ratc.yaml.parse import Document, Node
 
-#: A path of the spec, or what gives path and value (or, as text, why the value is left).
+#: A path of the spec, or a function that returns path and value (or, as text, why the value is left).
 Target = str | Callable[[object], "tuple[str, object] | str"]
 OPEN = "left open: ratc works it out"
 UNKNOWN = "the spec has no such key"

@@ -93,7 +93,7 @@ def _gpus(merged: Merged) -> None:
     total, each = values.get("resources.num_gpus"), values.get("resources.gpus_per_node")
     nodes = values.get("resources.nodes")
     if any(one is not None and not isinstance(one.value, int) for one in (total, each, nodes)):
-        return  # the spec's own check says what is wrong with it
+        return  # the spec's own check reports it
     if total is not None and each is None and nodes is None and total.value > 1 and total.source.startswith("gpus "):
         why = "on how many nodes they lie is up to Slurm: say `resources.nodes`"
         merged.left.append(Left(total.source, total.span, why))

@@ -17,16 +17,16 @@ from ratc.secrets.names import names_secret
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
-#: What the shell works out when the script runs.
+#: Words that the shell expands when the script runs.
 _EXPANSIONS = frozenset(
     ("simple_expansion", "expansion", "command_substitution", "process_substitution", "arithmetic_expansion")
 ) | frozenset(("ansi_c_string", "translated_string"))
 #: A home folder, also behind the colons of a path.
 _HOME = re.compile(r"(^|:)~")
-#: What quotes take out of their text, and `shlex` leaves in it.
+#: Escapes that the shell removes within quotes, and that `shlex` keeps.
 _ESCAPED = re.compile(r"\\[$`\n]")
 _COMMANDS = frozenset(("command", "declaration_command", "unset_command", "test_command"))
-#: What is around commands that run in turn, whatever the others do; see :func:`_unfolded`.
+#: Nodes around commands that run one after the other in any case; see :func:`_unfolded`.
 _AROUND = frozenset(("list", "pipeline", "redirected_statement"))
 
 
@@ -92,7 +92,7 @@ def without_data(text: str) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-#: Commands that say their words, and what takes these as data.
+#: Commands that print their words, and the nodes that take these as data.
 _SAYS = ("echo ", "printf ")
 _HANDS_ON = frozenset(("pipeline", "redirected_statement", "command_substitution"))
 #: Words that are written out, and quoted texts. A variable of the shell by itself is shown.

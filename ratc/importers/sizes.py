@@ -37,7 +37,7 @@ class Option:
 
 
 _Options = Mapping[str, Option]
-#: What :func:`slurm` and :func:`lsf` read.
+#: Options that :func:`slurm` and :func:`lsf` read.
 SLURM = frozenset(
     ("nodes", "ntasks", "ntasks-per-node", "gres", "gpus", "gpus-per-node", "gpus-per-task", "cpus-per-task")
 ) | frozenset(("mem-per-cpu", "mem-per-gpu", "cpus-per-gpu"))

@@ -13,7 +13,7 @@ from ratc.secrets.redact import redact
 from ratc.yaml.parse import Document, parse
 from ratc.yaml.write import comment, mapping
 
-#: What a spec must say, and what stands there until somebody says it.
+#: Required keys of a spec, and placeholders for them until the user sets them.
 REQUIRED = {"experiment_name": "imported", "data.data_dir": "data"}
 
 

@@ -17,9 +17,9 @@ from itertools import chain
 MIN_BLOCK, SMALL, SMALL_BUFFER, LARGE_BUFFER = 512, 1 << 20, 2 << 20, 20 << 20
 MIN_LARGE, ROUND_LARGE = 10 << 20, 2 << 20
 #: A free block is one integer, size << SHIFT | address: integers sort as `BlockComparatorSize` does, by size, then
-#: address. An exbibyte of addresses: a step that is far too large for any card is replayed too, to say what it needs.
+#: address. An exbibyte of addresses: a step that is far too large for any card is replayed too, to find its need.
 SHIFT, MASK = 60, (1 << 60) - 1
-#: What the driver reserves of the address space at a time, bytes.
+#: Bytes of address space that the driver reserves at a time.
 RESERVATION = 32 << 20
 
 
@@ -196,7 +196,7 @@ class ExpandableAllocator(Allocator):
         self._split_from = MIN_BLOCK
         self._top = 0
         # A segment's address space is 9/8 of the card's memory, taken to be the cap; start -> end. `_unmapped`, by the
-        # pool's identity, is what has no memory behind it.
+        # pool's identity, are the ranges without memory behind them.
         self.space = (cap if cap is not None else MASK >> 6) * 9 // 8
         self._unmapped: dict[int, dict[int, int]] = {id(self.small): {}, id(self.large): {}}
 
@@ -221,7 +221,7 @@ class ExpandableAllocator(Allocator):
 
     def _grow(self, size: int, free: list[int], small: bool) -> tuple[int, int]:
         for retry in (False, True):
-            # What is larger than the card is larger than a segment's address space too.
+            # A request larger than the card is larger than a segment's address space too.
             found = self._expand(size, free, small) if self.cap is None or size <= self.cap else None
             if found:
                 return found

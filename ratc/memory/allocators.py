@@ -23,7 +23,7 @@ class Taken:
     choice: Choice
     allocator: str
     reason: str
-    #: What full attention would have given if fused attention is taken because it gives more.
+    #: The choice with full attention, if fused attention is taken because it gives more.
     full: Choice | None = None
 
 

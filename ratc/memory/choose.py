@@ -51,7 +51,7 @@ class Traced:
         return self.accumulating if accumulating else self.single
 
 
-#: Every variant that was traced. What is not here is not proposed.
+#: Every variant that was traced. No other one is proposed.
 Library: TypeAlias = Mapping[Variant, Traces]
 
 

@@ -106,7 +106,7 @@ class Point(NamedTuple):
     beside: int
 
 
-#: What passes of one kind have in common; their key in convolutions.json.
+#: The common properties of passes of one kind; their key in convolutions.json.
 Signature = tuple[str, str, bool, bool, bool, int, int, int, tuple[int, ...], tuple[int, ...]]
 
 

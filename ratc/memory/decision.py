@@ -20,9 +20,9 @@ class Decision:
     attention_reason: str = "it fits"
     activation_checkpointing: bool = False
     plain_need_bytes: int | None = None
-    #: When and with what the choice was measured; None for a prediction.
+    #: The date and the version of torch of the choice's measurement; None for a prediction.
     measured: str | None = None
-    #: How the allocator takes memory, and why that one.
+    #: The kind of allocator, and the reason for it.
     allocator: str = "native"
     allocator_reason: str = ""
 

@@ -33,7 +33,7 @@ class Replay:
 
 #: Free blocks that one step leaves change where the next one's go: an MLP on an H200 reserved most in its third step.
 MOST_STEPS = 6
-#: Micro-batches at which is asked what a step rests on, since that decides how much of a card may be used.
+#: Micro-batches at which unmeasured workspaces are looked for, since these decide the margin.
 FEW_AND_MANY = (2, 256)
 
 

@@ -29,7 +29,7 @@ class Verdict:
     need_bytes: int
     largest: Choice | None = None
     ways: tuple[WayOut, ...] = ()
-    #: When and with what it was measured; None for a prediction.
+    #: The date and the version of torch of its measurement; None for a prediction.
     measured: str | None = None
 
     @property

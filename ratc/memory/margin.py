@@ -15,8 +15,7 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy
 
-#: What was measured: a compute capability, and the versions of torch between whose traces and runs no difference was
-#: found.
+#: The measured compute capability, and the range of versions of torch without a difference between traces and runs.
 CAPABILITY, TORCH = "9.0", ((2, 11), (2, 13))
 
 

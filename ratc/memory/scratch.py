@@ -26,8 +26,8 @@ class Processors:
     threads: int
 
 
-#: The largest card of each compute capability whose traces are shared (`Device.kernels`): P100, V100, A100, RTX 6000
-#: Ada, H100 and H200, B200, RTX PRO 6000; from NVIDIA's data sheets and `cudaDeviceProp`.
+#: The largest card of each compute capability with shared traces (`Device.kernels`): P100, V100, A100, RTX 6000 Ada,
+#: H100 and H200, B200, RTX PRO 6000; from NVIDIA's data sheets and `cudaDeviceProp`.
 PROCESSORS: Mapping[str, Processors] = {
     "6.0": Processors(56, 2048),
     "7.0": Processors(80, 2048),

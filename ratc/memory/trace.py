@@ -11,7 +11,7 @@ from ratc.memory.scratch import LARGEST, PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
 
 VERSION = 3
-#: What the runtime may have estimated.
+#: Parts that the runtime may have estimated.
 ESTIMATES = ("convolutions", "recurrent", "fused", "compiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 

@@ -23,7 +23,7 @@ MAX_LIVE = 1_000_000_000
 DDP_BUCKET, DDP_FIRST_BUCKET = 25 << 20, 1 << 20
 #: `sub_group_size` of stage 3, elements (runtime/zero/config.py): larger groups are updated part by part.
 SUB_GROUP = 1_000_000_000
-#: `nccl_start_alignment_factor` x N elements is what a flat group is padded to.
+#: A flat group is padded to a multiple of `nccl_start_alignment_factor` x N elements.
 ALIGNMENT = 2
 MASTER = MOMENT = 4
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -185,7 +185,7 @@ def _partitioned(trace: Trace, strategy: Strategy) -> Layout:
     host = _host_bytes(sum(group.part for group in groups), strategy) if strategy.offload_optimizer else 0
     notes: tuple[str, ...] = ()
     if stage == 3 and size > 1 and trace.count <= MAX_LIVE:
-        # `__params_to_release` keeps what is used again within max_reuse_distance elements: here everything, from
+        # `__params_to_release` keeps parameters that are used again within max_reuse_distance elements: here all, from
         # forward on.
         notes = ("gathered weights stay for the whole step: the model is smaller than stage3_max_reuse_distance",)
     return Layout(strategy, (), (), tuple(groups), tuple(frozen), owned, host, notes)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ratc.memory.zero import BYTES, MASTER, MOMENT, Layout
 
-#: `reduction_stream` and `reduce_and_partition_stream`: what is cached on it serves no other stream.
+#: `reduction_stream` and `reduce_and_partition_stream`: blocks cached on it serve no other stream.
 COMMUNICATION = 1
 #: Bytes of an element of a gradient as its norm is computed: `get_norm_dtype` of runtime/zero/utils.py.
 NORM = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 from ratc.probe.inventory import Gpus, Host, Inventory, Queue
 
-#: What is run, by the name under which the readers below know the answers. Nothing here changes anything.
+#: The commands, by the names of their answers for the readers below. They change nothing.
 COMMANDS = {
     "nodes": ("scontrol", "show", "node", "-a", "-o"),
     "partitions": ("scontrol", "show", "partition", "-a", "-o"),

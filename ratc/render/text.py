@@ -18,7 +18,7 @@ _COLOURS = {
 }
 _RESET = "\x1b[0m"
 _WIDTH = 160
-#: More findings than this help nobody; the counts at the end are of all.
+#: The most findings shown; the counts at the end are of all.
 _MOST = 50
 
 

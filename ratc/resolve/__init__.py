@@ -41,7 +41,7 @@ from ratc.resolve.context import Context
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
-#: In the order in which they run: each may read what stands before it.
+#: In the order in which they run: each may read the values of those before it.
 DERIVATIONS = (
     experiment,
     task,
@@ -65,7 +65,7 @@ DERIVATIONS = (
 )
 #: If a program of the spec's own trains (`entrypoint`).
 PROGRAM = (experiment, parallelism, request, precision, batch, rate, workers, program, launch)
-#: What a job asks for in which Ray runs a study: how each trial trains is resolved for itself.
+#: For the request of a job in which Ray runs a study: each trial's training is resolved by itself.
 ALLOCATION = (experiment, task, parallelism, request, allocation, launch)
 
 

@@ -9,7 +9,7 @@ from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 
 _PATH = "training.allocator"
-#: What memory decides follows from this setting too: it left the micro-batch to ratc.
+#: An input of values that memory decides: this setting left the micro-batch to ratc.
 _OPEN = "spec:training.batch_size"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_MICRO_BATCH = 8
 #: The global batch if the spec gives no batch size at all.
 DEFAULT_GLOBAL_BATCH = 32
-#: What the schema lets a spec ask for.
+#: The largest batch size that the schema accepts.
 LARGEST = 1_000_000_000
 
 _GLOBAL, _MICRO, _ACCUMULATION = (

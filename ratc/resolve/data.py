@@ -11,10 +11,9 @@ from ratc.plan import Value
 from ratc.resolve.context import Context
 from ratc.units import memory_bytes, size_text
 
-#: Transforms whose `size` is the image's if the spec does not say it.
+#: Transforms with a `size` that defaults to the image's.
 SIZED = ("RandomCrop", "RandomResizedCrop")
-#: What a cache may take if the spec does not say it: a third of the host's memory; so much if that is not known,
-#: and so much of a disk.
+#: The default size of a cache: a third of the host's memory (the divisor), bytes if that is unknown, bytes of a disk.
 CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 
 

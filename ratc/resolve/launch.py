@@ -128,7 +128,7 @@ def _ports(context: Context) -> Iterator[Diagnostic]:
     fact = context.facts["cluster.ephemeral_ports"]
     first, last = fact.value
     for low, high in PORTS:
-        # What the ephemeral range leaves of this one, below it or above it.
+        # The rest of this range without the ephemeral one, below it or above it.
         for start, end in ((low, min(high, first - 1)), (max(low, last + 1), high)):
             if end - start + 1 >= FEWEST_PORTS:
                 why = f"outside the ephemeral ports, {first} to {last}"

@@ -9,7 +9,7 @@ from ratc import program
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 
-#: In which the processes are no ratc matter: what ratc starts on each node is the program itself.
+#: Without a launcher ratc starts the program once on each node, and the program starts its own processes.
 _ONE_PER_NODE = "none"
 
 

@@ -9,7 +9,7 @@ from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
 
-#: The built-in data sets (`ratc_runtime.data.sources`): dimensions and what they hold.
+#: The built-in data sets (`ratc_runtime.data.sources`): dimensions and kind of samples.
 _DATASETS = {"isic": (2, "images"), "coco": (2, "images"), "volumes": (3, "volumes")}
 #: Those that read pictures: grey or RGB.
 _PICTURES = ("isic", "coco")

@@ -8,7 +8,7 @@ from ratc import program
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.plan import Value, Values
 
-#: What only the built-in loop can do: a spec that asks for it beside an entrypoint is refused.
+#: Keys that only the built-in loop implements: a spec with one of them and an entrypoint is refused.
 _ONLY_THE_LOOP = ("tuning", "tasks", "compression", "training.deepspeed", "training.zero_stage")
 _QUOTES = ("'", '"')
 

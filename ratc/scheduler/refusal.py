@@ -37,7 +37,7 @@ def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
     return Diagnostic("R414", message, span, notes, helps)
 
 
-#: What schedulers say if the reason is another's: a site's plugin or script has given it in a line of its own.
+#: Lines of schedulers without a reason: a site's plugin or script has given it in a line of its own.
 _NO_REASON = re.compile(r"unspecified error|(?:request|submission) (?:aborted|rejected) by esub|^$", re.IGNORECASE)
 
 
@@ -58,6 +58,6 @@ def _span(words: Sequence[str], settings: Values) -> Span | None:
     for line in reversed(words):
         for pattern, paths in _ABOUT:
             if re.search(pattern, line, re.IGNORECASE):
-                # What the spec leaves to the facts has no line to point at.
+                # A value from the facts has no line in the spec.
                 return next((settings[path].span for path in paths if path in settings and settings.given(path)), None)
     return None

@@ -14,7 +14,7 @@ ENDED = frozenset(
         *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
     }
 )
-#: Options of sbatch whose variable is not `SBATCH_` and the option's name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
+#: Options of sbatch with another variable than `SBATCH_` and their name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
 _VARIABLES = {"array": "ARRAY_INX", "mem": "MEM_PER_NODE", "time": "TIMELIMIT", "no-requeue": "REQUEUE"}
 
 

@@ -10,7 +10,7 @@ from ratc.yaml.parse import parse
 
 #: Differences that are shown; a lock has a hundred values.
 _MOST = 8
-#: What differs without the run being another one.
+#: Paths that can differ for the same run.
 _NOT_COMPARED = ("artifacts.", "inputs.", "ratc_version")
 
 

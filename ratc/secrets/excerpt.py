@@ -88,7 +88,7 @@ class _Level:
     def __init__(self, is_mapping: bool, inherits: bool) -> None:
         self.is_mapping = self.awaits_key = is_mapping
         self.inherits = inherits
-        #: Of a mapping the key whose value comes next, of a list the entry before.
+        #: Of a mapping the key of the next value, of a list the entry before.
         self.key = ""
 
     @property

@@ -28,7 +28,7 @@ class Effect(Enum):
     COSMETIC = "cosmetic"
 
 
-#: What decides the weights.
+#: The effects of a value that determines the weights.
 LEARNT = (Effect.TRAINING, Effect.RESUME)
 
 #: A prediction of memory *decides* the value, or *depends* on it; nothing that is predicted and no engine's file has to

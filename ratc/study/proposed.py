@@ -58,7 +58,7 @@ def read(folder: str, study: Study) -> Ledger:
         found = Ledger(path, [json.loads(line) for line in lines[1:] if line.endswith("\n")])
         found.points(study)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return Ledger(path, [])  # somebody has edited it
+        return Ledger(path, [])  # it was edited by hand
     return found
 
 
@@ -66,7 +66,7 @@ def begin(folder: str, study: Study) -> Ledger:
     """Write a study's ledger again as a whole, and return it. One of another search space is renamed to `.old`."""
     os.makedirs(folder, exist_ok=True)
     found = read(folder, study)
-    # Written again in one piece: without what was cut off, and with one of another space put aside.
+    # Written again as a whole, without an incomplete last line. A ledger of another space is renamed.
     if not found.entries and os.path.exists(found.path):
         os.replace(found.path, f"{found.path}.old")
     text = _head(study) + "\n" + "".join(json.dumps(values) + "\n" for values in found.entries)

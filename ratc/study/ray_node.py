@@ -52,7 +52,7 @@ def run(node: Node) -> int:
     """
     for number in _NOT_OURS:
         signal.signal(number, signal.SIG_IGN)
-    # Without a token of this job's own anybody who reaches the port may run what they like as this user.
+    # Without a token of this job, any user with access to the port could run code as this user.
     os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the file
     os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{node.over}.token")
     try:
@@ -63,7 +63,7 @@ def run(node: Node) -> int:
 
 def _first(node: Node) -> int:
     os.makedirs(os.path.dirname(node.over), exist_ok=True)
-    # Nobody can know its name beforehand, and only this user can look into it.
+    # Its name cannot be guessed, and only this user can read it.
     node.sockets = tempfile.mkdtemp(prefix=f"{node.sockets}-")
     files.replace(_sockets_file(node), node.sockets.encode())
     token = os.environ["RAY_AUTH_TOKEN_PATH"]

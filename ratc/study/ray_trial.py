@@ -19,9 +19,9 @@ from ray import tune
 from ratc.study.trial_files import TrialFiles
 from ratc.tuning.outcome import judged
 
-#: Seconds between two looks; for a run to save and end; and after which one that somebody else has stopped is given up.
+#: Seconds between two polls; for a run to save and end; and until a run that the study did not stop counts as failed.
 _PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
-#: What counts as worst, if a metric is no number.
+#: The score of a metric that is no number.
 WORST = -1e30
 
 

@@ -296,7 +296,7 @@ def _tuner(study: Study, source: Source, share: Share, folder: str, watch: Watch
     scheduler = FIFOScheduler()
     if study.halving:
         grace, factor = study.halving
-        # What no training reaches: trials end by themselves.
+        # `max_t` is beyond any training: trials end by themselves.
         scheduler = ASHAScheduler(time_attr="epoch", max_t=10**9, grace_period=grace, reduction_factor=factor)
     return tune.Tuner(
         tune.with_resources(TrialRun, {"cpu": share.cpus, "gpu": share.gpus}),

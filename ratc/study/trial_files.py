@@ -20,13 +20,13 @@ from typing import Any
 
 from ratc import files
 
-#: In an output folder: what somebody leaves who asks for a stop, and the answer, which a job's script reads.
+#: In an output folder: the file that requests a stop, and the answer, which a job's script reads.
 STOP, STOPPED = "STOP", "STOPPED"
-#: What the runtime keeps locked in an output folder while it trains there.
+#: The file that the runtime keeps locked in an output folder while it trains there.
 _OWNER = "owner.json"
 #: Bytes of a file of results that are read: more is none of the runtime's.
 _MOST = 64 << 20
-#: The ranks of whoever runs the study, which are no trial's.
+#: The ranks of the study's own process, which are no trial's.
 _NOT_HANDED_ON = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _RANKS = ("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK", "JSM_", "PMI", "OMPI_")
 
@@ -143,7 +143,7 @@ class TrialFiles:
         command = [os.path.join(os.path.abspath(self.folder), "run.sh")]
         if die_with_parent:
             command = [sys.executable, os.path.join(os.path.dirname(__file__), "die_with_parent.py"), *command]
-        # Behind what an earlier start wrote, which may write still.
+        # Appended: an earlier start may still write.
         with files.open_own(self.log, os.O_APPEND) as log:
             log.write(f"--- {time.strftime('%F %T')}\n".encode())
             log.flush()

@@ -91,7 +91,7 @@ class Workshop:
             output=folder or trial.files.folder,
         )
         telling = _Quiet()
-        # What is written is said of the study as a whole.
+        # The written files are reported for the study as a whole.
         with contextlib.redirect_stderr(io.StringIO()):
             status, _ = compile_spec(own, check=False, telling=telling)
         return tuple(telling.kept) if status else ()

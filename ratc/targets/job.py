@@ -14,14 +14,14 @@ from ratc.targets.artifact import Artifact, Place, Pool, Shape
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
 TABLE, POINTS = "points.tsv", "points"
-#: What a script removes from the environment before it starts a launcher.
+#: Variables that a script removes from the environment before it starts a launcher.
 OVER = {
     "begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.PREFIXES),  # bash: all names that begin so
     "names": " ".join(launch_variables.NAMES),
     "mpi_begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.MPI_PREFIXES),
     "mpi_names": " ".join(launch_variables.MPI_NAMES),
 }
-#: Of the submission's variables, what a run needs on hosts that get none: proxies for trackers, and Python's own.
+#: Variables of the submission that a run needs on hosts without its environment: proxies for trackers.
 GIVEN = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -220,7 +220,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "goes_on": pool is None and values["checkpoint.resume"].value != "never" and not is_program(plan.settings),
         "first_port": str(first),
         "ports": str(ports),
-        # Starts and tasks of one job lie as far apart as can be, whatever their number: neighbours have other jobs.
+        # The ports of starts and tasks of one job are spread evenly for any number: close ones belong to other jobs.
         "spread": str(round(ports * 0.618034)),
         "index_spread": str(round(ports * 0.754878)),
         "requeue": values["job.requeue"].value,

@@ -14,7 +14,7 @@ from ratc.units import duration, lsf_time
 
 NAME = "job.lsf"
 _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-#: What bsub's parser or LSF's array syntax takes for something else in a job's name.
+#: Characters with a meaning of their own in a job's name for bsub's parser or LSF's array syntax.
 _NOT_IN_NAMES = "\"'\\[]%$`"
 
 

@@ -26,9 +26,9 @@ from ratc.tracing import warm
 
 #: Bytes of private memory that the process may take: fake tensors need none, torch itself about one GiB.
 MEMORY_BYTES = 12 << 30
-#: Seconds between two looks at what a process has used.
+#: Seconds between two polls of a process's usage.
 POLL_S = 0.5
-#: What to do if a limit was met.
+#: The help for a met limit.
 WITHOUT = "if `batch_size` is not set, set it: training then needs no prediction"
 _TAIL = 1 << 16
 #: Runs a module as `python -m` does, but for the working folder on the path: that is a spec's, and anybody's.
@@ -124,10 +124,10 @@ def run(
 def _environment(work: Work, runtime: str) -> dict[str, str]:
     paths = [os.path.dirname(runtime), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = {
-        # What torch logs is for a run; here nobody reads it.
+        # Torch's logs are for a run; here they are not read.
         **{name: text for name, text in os.environ.items() if name not in launch_variables.LOGS},
         "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
-        # What is found must not depend on what the network answers.
+        # The result must not depend on the network.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         **work.variables,

@@ -19,8 +19,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-#: What takes longest to import; an optimizer's first call imports torch._dynamo. Whether torch can be imported, the job
-#: says.
+#: The modules with the slowest imports; an optimizer's first call imports torch._dynamo. A failed import of torch is
+#: reported by the job.
 MODULES = ("torch", "torch._subclasses.fake_tensor", "torch.utils.checkpoint", "torch._dynamo")
 
 
@@ -116,7 +116,7 @@ def main(modules: Sequence[str]) -> NoReturn:
             importlib.import_module(module)
         except Exception:
             break
-    gc.freeze()  # no collection in a job looks at, and so copies, what was imported here
+    gc.freeze()  # no collection in a job visits, and so copies, the imported modules
     gc.enable()
     become(serve(), base)
 

@@ -33,7 +33,7 @@ class _Server:
             stderr=subprocess.DEVNULL,
             cwd=os.sep,
             env=dict(environment),
-            start_new_session=True,  # Ctrl-C ends who asked, and with it this
+            start_new_session=True,  # Ctrl-C ends the parent, and with it this
         )
         self.owner = os.getpid()
         self._said = b""

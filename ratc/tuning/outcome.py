@@ -13,8 +13,8 @@ from ratc import markup
 from ratc.tuning.points import Study
 from ratc.tuning.space import inline
 
-#: What a trial may be: it ended, the study ended it before its time, it trains, it was stopped or never begun, it
-#: failed, its values cannot be.
+#: The status of a trial: it has ended, the study ended it early, it trains, it was stopped or not begun, it failed, its
+#: values are infeasible.
 FINISHED, EARLY, RUNNING, OPEN = "finished", "ended early", "running", "open"
 FAILED, LEFT_OUT = "failed", "left out"
 VERSION = 1

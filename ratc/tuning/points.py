@@ -119,7 +119,7 @@ def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[D
     yield Diagnostic("R360", message, node.span, helps=helps, severity=Severity.WARNING)
 
 
-#: What only Ray does of a section `tuning`, with the value that asks for it; any if that is None.
+#: Keys of a section `tuning` that need Ray, with the value that does; any value if that is None.
 _RAYS: dict[str, str | None] = {
     "search": "tpe",
     "early_stopping": "asha",

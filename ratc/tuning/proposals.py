@@ -15,7 +15,7 @@ from ratc.sweep import Point
 from ratc.tuning.space import Choices, Range, number_at, point_of
 from ratc.yaml.parse import Node
 
-#: Combinations of what is not a real number that are looked at before a study starts.
+#: Combinations of choices and whole numbers that are resolved before a study starts.
 MOST_COMBINATIONS = 1000
 #: Whole numbers of a range that are looked at, its ends among them.
 _WHOLE = 9

@@ -13,7 +13,7 @@ from ratc.schema import key_paths, subschema
 from ratc.sweep import Point
 from ratc.yaml.parse import Node
 
-#: What all trials share: what the job asks for, and what a trial gets of its own.
+#: Keys that a study cannot vary: the job's request, and the values that each trial gets from the study.
 SHARED = (
     "resources",
     "environment",

@@ -46,7 +46,7 @@ def read_data(made: Plan, folder: str, samples: int | None, pictures: str) -> in
 
 
 def _run(samples: int | None, pictures: str, path: str, folder: str) -> int:
-    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also reads
+    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: the Python that trains reads, too
     command = [interpreter, "-m", "ratc_runtime.data.check", path]
     command += ["--pictures", os.path.abspath(pictures)]
     command += ["--all"] if samples is None else ["--samples", str(samples)]

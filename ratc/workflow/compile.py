@@ -25,7 +25,7 @@ from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
 
-#: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
+#: Called before a file is written, with the spec, the folder and its artifacts: an error stops the command.
 Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
 
@@ -52,13 +52,13 @@ def compile_spec(
         folder = folder_of(request, loaded.settings)
         refused = lookups.refused(loaded)
         found += refused
-        # Code that its spec does not fit is not run for a prediction. What is only compared was checked when it was
-        # compiled.
+        # Code that does not fit its spec is not run for a prediction. Files that are only compared were checked when
+        # they were compiled.
         asked = replace(request, predict=False) if refused else request
         made, diagnostics = make(asked, loaded, folder, checks=None if check else Checks())
         if is_untrusted(diagnostics):
             made = None
-            # What is written would not be what a prediction gives.
+            # The written files would not be those of a prediction.
             severity = Severity.WARNING if check else Severity.ERROR
             diagnostics = tuple(replace(one, severity=severity) if one.code == "R446" else one for one in diagnostics)
             found += by_digest(request, loaded, folder) if check else ()
@@ -174,7 +174,7 @@ def _emit(
         with emit.steady(folder):
             remove = emit.stale(folder, made.artifacts, former(folder))
             return drift.compare(folder, made.artifacts, remove, recorded(request))
-    # What lies there unchanged was read when it was written.
+    # Unchanged files were read when they were written.
     refused = consumers.reread(emit.changed(folder, made.artifacts))
     if verify:
         refused += consumers.verify([(one.path, one, made.world_size) for one in made.artifacts])
@@ -225,7 +225,7 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     if elsewhere:
         command += ["-o", "."]
     sources = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
-    # Whoever submits the job has it run the spec's own code.
+    # The user that submits the job lets it run the spec's own code.
     trusts = ["--trust"] if loaded.settings and callables.of_all_points(loaded.settings) else []
     laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else []), *trusts))
     known = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}

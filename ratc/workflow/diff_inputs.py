@@ -115,7 +115,7 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
         found += said
         if first is None:
             return None, tuple(found)
-        # The points say what the sweep's own keys say.
+        # The points hold the values of the sweep's own keys.
         settings = Values({**first, **{path: settings[path] for path in settings if path == "sweep.max_parallel"}})
     plan, said, _, _ = inputs.decided(request, settings, known=known)
     found += said
@@ -168,7 +168,7 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
     then = {path: value.value for path, value in _flat(read.values).items()}
     if repr(sorted(now.items())) != repr(sorted(then.items())):
         return None
-    # The code that the lock was made with, which may not be what lies there now.
+    # The code that the lock was made with, which may have changed since.
     then_code = drift.records(read.document)
     return replace(side, ratc_version=read.ratc_version, own_code=then_code, unpredicted=False)
 

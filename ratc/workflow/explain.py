@@ -104,7 +104,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
     if not paths:
         return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
     warnings: list[Diagnostic] = []
-    # Tracing takes seconds: only for a value that rests on what it decides.
+    # Tracing takes seconds: only for a value that rests on its decision.
     if predict := open_batch.is_open(plan) and explain.decided_by_memory(plan, paths):
         plan, more, decision = inputs.decide(request, settings, gathered)
         if plan is None:
@@ -114,7 +114,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
         from ratc.workflow import varying
 
         remarks += varying.remarks(loaded.document, loaded.settings, gathered, points, paths)
-    # What no prediction here can decide says nothing of the inputs.
+    # Without its prediction, a value of the lock cannot be compared with the inputs.
     if read is not None and not (predict and decision is None):
         remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
     _tell(asked, plan, paths, remarks, warnings)

@@ -46,7 +46,7 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
         return Fitted((), (*loaded.diagnostics, *refused))
     plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
-    # That a micro-batch is only a default is what is asked about.
+    # R305 warns that the micro-batch is only a default: `fit` is about other ones.
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
     if plan is None:
         return Fitted((), found)

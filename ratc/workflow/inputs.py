@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
 
-#: Decisions of predictions, with what was said, by what they depend on.
+#: Decisions of predictions with their diagnostics, by the key of `predicted_from`.
 Known: TypeAlias = "dict[tuple[object, ...], tuple[Decision | None, tuple[Diagnostic, ...]]]"
 
 

@@ -19,7 +19,7 @@ from ratc.plan import Value, Values
 from ratc.sweep import once
 from ratc.workflow.inputs import Loaded
 
-#: Keys that name a callable, those of its arguments, and what the runtime gives it beside them.
+#: Keys that name a callable, the keys of its arguments, and the arguments that the runtime adds.
 _CALLABLES = (
     ("model.name", "model.args", ()),
     ("data.dataset", "data.args", ("data_dir", "split")),
@@ -27,7 +27,7 @@ _CALLABLES = (
 )
 #: The usual slip: the loss itself is named, with outputs and targets as its arguments.
 _LOSS = "name a class, or a function that takes `loss_args` and returns the loss"
-#: Nobody's module is longer.
+#: The largest module that is read.
 _MAX_BYTES = 4 << 20
 
 

@@ -14,13 +14,13 @@ from ratc.workflow.inputs import Known, with_memory
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
 
-#: Points that may fail before the rest is left alone: the same mistake said a thousand times helps nobody.
+#: Points that may fail before the rest is skipped: most are the same mistake.
 MOST_FAILURES = 20
 #: Tasks of an array if a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
 USUAL_ARRAY = 1000
 
 
-#: What makes a point of a study one that cannot be: its values do not go together, or do not fit.
+#: Codes of infeasible points of a study: their values do not go together, or do not fit.
 INFEASIBLE = ("R303", "R304", "R310", "R313", "R317", "R318")
 
 

@@ -232,7 +232,7 @@ class _Failed(Exception):
 def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     """Return the runtime's measurement at a size, with accumulation, which is the larger step. Raises _Failed."""
     asked = {**request(plan, used, 2), "micro_batch": size}
-    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also measures
+    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as in run.sh: the Python that trains measures
     allocator = from_measurement.conditions(plan, used, folder).allocator
     given = {name: str(value) for name, value in (plan.settings["environment.variables"].value or {}).items()}
     # As the script does.

@@ -35,7 +35,7 @@ def request(words: str, folder: str) -> CompileRequest:
     )
 
 
-#: Options that `ratc compile` records, or that somebody may have given it.
+#: Options that `ratc compile` records or accepts.
 _FLAGS = ("--no-predict", "--debug", "--check", "--verify", "--trust")
 _VALUES = ("--target", "--facts", "--set", "-o", "--output", "--format", *(f"--{name}" for name in SHORT_NAMES))
 

@@ -139,7 +139,7 @@ class _Submission:
             elif former.job is not None and former.lock == self._lock.digest:
                 state = f"on the cluster {former.cluster}, and cannot be asked about from here"
             objection = record.objection(former, state, self._lock.digest, dialect, self.asked.again)
-            # With --again a person has looked: what nobody can say of a former one is not asked a second time.
+            # With --again the user has looked: a former submission with an uncertain state is not asked about again.
             if state is not None if asked else not self.asked.again:
                 standing.append(former)
             if objection:

@@ -45,7 +45,7 @@ def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTe
         telling.tell((*loaded.diagnostics, *refused))
         return None
     if settings["training.learning_rate"].value == "auto":
-        # It is what is looked for; any number compiles, and none of it is trained with.
+        # The test searches for this value: any number compiles, and it is not used.
         request = replace(request, sets=(*request.sets, "training.learning_rate=1e-4"))
     output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
     above = os.path.normpath(os.path.join(loaded.folder, output))

@@ -14,7 +14,7 @@ from ratc.sweep import Point
 from ratc.workflow.inputs import Gathered
 from ratc.yaml.parse import Document
 
-#: Points that are resolved, and different values that are named: more of either takes long and helps nobody.
+#: The most points that are resolved, and the most different values that are named.
 _MOST_POINTS, _MOST_VALUES = 200, 5
 
 

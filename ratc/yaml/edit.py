@@ -9,7 +9,7 @@ from typing import Any
 
 from ratc.diagnostics import Edit, Span
 
-#: What the parser counts as the end of a line.
+#: Line ends for the parser.
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _BOM = "\ufeff"
 

@@ -30,11 +30,11 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-#: What YAML 1.2 lets stand in a file; everything else must be escaped.
+#: Characters that YAML 1.2 does not allow in a file: they must be escaped.
 _UNREADABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-#: What libyaml counts as the end of a line.
+#: Line ends for libyaml, beside `\n`.
 _LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
-#: What git leaves in a file that it could not merge.
+#: Markers of git in a file that it could not merge.
 _CONFLICT = re.compile(r"^(?:<{7}|>{7})(?: .*)?$|^(?:={7}|\|{7}(?: .*)?)$", re.MULTILINE)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -12,7 +12,7 @@ from ratc.comparison.order import Line, lines
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.spec.keys import Effect
 
-#: What a reviewer must look at; the others are only noted.
+#: Effects that a reviewer must look at; the others are notes.
 _WEIGHTY = frozenset((Effect.TRAINING, Effect.RESUME, Effect.MEMORY, Effect.COST))
 
 

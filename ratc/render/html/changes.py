@@ -92,7 +92,7 @@ def _tree(told: Sequence[Line], at: int) -> tuple[Node, int]:
 
 def _node(line: Line, below: tuple[Node, ...]) -> Node:
     change = line.change
-    # A fact says what was found; the value that repeats it only that it was.
+    # A fact names its source; the value that repeats it does not.
     told = line.given if line.given and line.given.path.startswith("facts:") else change
     old, new = words.shown(change)
     notes = []

@@ -12,7 +12,7 @@ from ratc.plan import Plan, Value
 from ratc.secrets import excerpt
 from ratc.secrets.redact import redact, shown
 
-#: What the values without a section belong to.
+#: The section of the values without a section.
 EXPERIMENT = "experiment"
 
 

@@ -11,8 +11,8 @@ from ratc.units import size_text
 
 GIB = 1 << 30
 
-#: From the bottom of the stack up: what stays, then what comes and goes. Label, colour, kinds of the trace. The colours
-#: are those of Okabe and Ito (Color Universal Design, jfly.uni-koeln.de/color), told apart with any colour vision.
+#: From the bottom of the stack up, the permanent kinds first. Label, colour, kinds of the trace. The colours are those
+#: of Okabe and Ito (Color Universal Design, jfly.uni-koeln.de/color), which differ with any colour vision.
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("parameters", "#0072b2", ("parameter", "buffer")),
     ("optimizer state", "#56b4e9", ("optimizer",)),
