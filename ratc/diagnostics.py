@@ -93,8 +93,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return the closest of the known words, or None if none is close: at most one typing error per three letters of
-    each part of a path, or the same words in another order. A word without dots can mean the last part of a path.
+    """Return the closest of the known words, or None if none is close: with at most one typing error per three letters
+    of each part, around the given word, or made of its words. A word without dots can mean the last part of a path.
     """
     wanted = word.lower()
     candidates = {name.lower(): name for name in known}

@@ -72,7 +72,7 @@ def _alone_in(folder: str) -> Iterator[None]:
 
 @contextmanager
 def steady(folder: str) -> Iterator[None]:
-    """Hold the folder's lock, so that no other process compiles into it; does nothing if there is no such folder."""
+    """Hold a shared lock on the folder, so that no process compiles into it; does nothing if there is no folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -55,7 +55,7 @@ def table(
 
 
 def own_card(plan: Plan) -> facts.Card | None:
-    """Return the plan's card, which only a facts file may describe. None on the CPU."""
+    """Return the plan's card: the catalogue's, or one that a facts file describes. None on the CPU."""
     values = plan.values
     name, memory = values["hardware.card"].value, values["hardware.memory_bytes"].value
     capability = values["hardware.compute_capability"].value

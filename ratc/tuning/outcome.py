@@ -66,7 +66,7 @@ def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
 
 
 def table(study: Study, trials: Sequence[Trial]) -> str:
-    """Return a table, best first, with a column per varied key; the reason stands in place of a missing metric."""
+    """Return a table, best first, with a column per varied key; the last column has the status and a reason."""
     paths = [entry.path for entry in study.space]
     head = ["trial", *(path.rpartition(".")[2] for path in paths), study.metric, "epoch", "state"]
     rows = [
