@@ -1,4 +1,4 @@
-"""What a scheduler is asked and how its answers read: the shape that Slurm's and LSF's dialects share."""
+"""The interface that Slurm's and LSF's dialects share: a scheduler's commands and the readers of its answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command gave. ``status`` is None if it did not end in time, or could not be started."""
+    """The result of a command. ``status`` is None if it did not end in time, or could not be started."""
 
     command: str
     status: int | None
@@ -19,7 +19,7 @@ class Answer:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What it said, line by line: its errors, else its output."""
+        """The first 8 non-empty lines of its standard error, or of its output if there are none."""
         lines = (self.err if self.err.strip() else self.out).splitlines()
         return tuple(line.strip() for line in lines if line.strip())[:8]
 
@@ -71,7 +71,7 @@ class Account:
 
 
 class Dialect(Protocol):
-    """One scheduler's commands, each a tuple of words, and the readers of what they print."""
+    """One scheduler's commands, each a tuple of words, and the readers of their output."""
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ class Dialect(Protocol):
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """What must be on PATH; the first one submits."""
+        """The programs that must be on PATH; the first one submits."""
 
     @property
     def script(self) -> str:
@@ -91,7 +91,7 @@ class Dialect(Protocol):
 
     @property
     def hello(self) -> tuple[str, ...]:
-        """The command that asks the cluster who it is."""
+        """The command that asks for the cluster's name."""
 
     def cluster(self, answer: Answer) -> str | None:
         """The cluster's name in the answer to `hello`; None if nobody answered."""
@@ -109,7 +109,7 @@ class Dialect(Protocol):
         """Whether a failed `submit` may have submitted all the same."""
 
     def state(self, job: str) -> tuple[str, ...]:
-        """The command that asks what has become of a job."""
+        """The command that asks for a job's state."""
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
@@ -130,4 +130,4 @@ class Dialect(Protocol):
         """The file that the emitted script writes its log to; `*` stands for the tasks of an array."""
 
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
-        """The variables of an environment that would change what a script asks for."""
+        """The variables of an environment that would override a script's request."""

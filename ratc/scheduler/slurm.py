@@ -16,7 +16,7 @@ ENDED = frozenset(
         *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
     }
 )
-#: Options of sbatch whose variable is not `SBATCH_` and the option's name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
+#: Options of sbatch with another variable than `SBATCH_` and their name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
 _VARIABLES = {"array": "ARRAY_INX", "mem": "MEM_PER_NODE", "time": "TIMELIMIT", "no-requeue": "REQUEUE"}
 #: What states mean (squeue(1), "JOB STATE CODES"); all others are of a job that is at work.
 _ENDS = {
@@ -34,7 +34,7 @@ _FIELDS = "JobID,State,ExitCode,NodeList,ElapsedRaw,TimelimitRaw,MaxRSS,ReqMem,R
 
 
 class Slurm:
-    """sbatch, and scontrol for the rest: squeue leaves out what has ended, sacct needs a database."""
+    """sbatch, and scontrol for the rest: squeue leaves out ended jobs, sacct needs a database."""
 
     name = "Slurm"
     programs = ("sbatch", "scontrol")
@@ -48,7 +48,7 @@ class Slurm:
         return match[1] if answer.status == 0 and match else None
 
     def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-        """`--parsable` prints `ID` or `ID;CLUSTER`. What can never start is cancelled, not kept for ever."""
+        """`--parsable` prints `ID` or `ID;CLUSTER`. A job whose dependency can never be met is cancelled, not kept."""
         return ("sbatch", "--parsable", *_after(after), script), False
 
     def check(self, script: str, after: Sequence[str]) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class Slurm:
         return answer.status is None or "timed out" in answer.err
 
     def state(self, job: str) -> tuple[str, ...]:
-        """Not `-o`, where a job's name could look like a field."""
+        """Without `-o`: on one line, a job's name could look like a field."""
         return ("scontrol", "show", "job", job)
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
@@ -120,7 +120,7 @@ class Slurm:
         return f"{name}-{job}{'_*' if array else ''}.out"
 
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
-        """sbatch prefers its variables to what a script says."""
+        """sbatch prefers its variables to a script's directives."""
         options = re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE)
         names = {"SBATCH_" + _VARIABLES.get(option, option.upper().replace("-", "_")) for option in options}
         return tuple(sorted(names & set(environment)))
@@ -194,7 +194,7 @@ def _after(jobs: Sequence[str]) -> tuple[str, ...]:
 
 
 def _status(state: str, code: re.Match[str] | None) -> int | None:
-    """As a shell would put it: 128 and the signal for what a signal ended; never 0 for what did not complete."""
+    """Return the status as a shell gives it: 128 + signal after a signal; never 0 for a job that did not complete."""
     if state not in ENDED:
         return None
     status, signal = (int(code[1]), int(code[2])) if code else (0, 0)
