@@ -196,6 +196,12 @@ def read(path: str, most: int | None = None) -> bytes | None:
         os.close(handle)
 
 
+def shown(path: str) -> str:
+    """The path for people: from this folder if it lies below it, else whole."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if relative.startswith(os.pardir) else relative
+
+
 def link_above(folder: str, name: str) -> str | None:
     """Return the first folder of a relative path that is a link: files behind it do not belong to ``folder``."""
     at = ""

@@ -36,6 +36,7 @@ GROUPS = {
     "Run": {
         "train": "compile for this machine and run the script",
         "submit": "compile for the scheduler of this machine and submit the script",
+        "why": "say why a job ended, with the evidence and what to change",
         "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
     },
     "Review": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import click
@@ -79,6 +80,23 @@ def form(help: str | None = None) -> click.Option:
     """``--format``: the form of the findings."""
     text = "of findings: text (default) on standard error, or another on standard output if that is free"
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
+
+
+def timeout() -> click.Option:
+    """``--timeout``: for commands that ask a scheduler."""
+    text = "seconds that the scheduler has for each answer (60)"
+    return click.Option(["--timeout"], type=_Seconds(), default=60.0, metavar="S", help=text)
+
+
+class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """Seconds, up to an hour."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= 3600:
+            self.fail(f"`{value}` is not a number of seconds up to an hour", param, ctx)
+        return float(value)
 
 
 def verify() -> click.Option:

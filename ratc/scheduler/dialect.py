@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 
@@ -30,6 +31,43 @@ class Task:
     id: str
     state: str
     status: int | None = None
+
+
+class End(Enum):
+    """How a job stands, in words that both schedulers' states come down to."""
+
+    WAITING = "waits in the queue"
+    RUNNING = "is running"
+    WELL = "ended well"
+    FAILED = "failed"
+    TIME = "ran out of time"
+    MEMORY = "ran out of host memory"
+    NODE = "lost a node"
+    CANCELLED = "was cancelled"
+    PREEMPTED = "was preempted"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The scheduler's account of one start of a job, or of one task of an array.
+
+    ``task`` is its number, ``state`` the scheduler's own word and ``reason`` the words behind it, ``hosts`` the nodes
+    as the scheduler writes them. Seconds, bytes, and the exit status as a shell has it; None if not known. ``place`` is
+    the folder that it was submitted from, ``log`` the file of its output: empty if not told.
+    """
+
+    task: str
+    state: str
+    end: End
+    reason: str = ""
+    status: int | None = None
+    hosts: str = ""
+    ran_s: int | None = None
+    limit_s: int | None = None
+    memory: int | None = None
+    asked_memory: int | None = None
+    place: str = ""
+    log: str = ""
 
 
 class Dialect(Protocol):
@@ -75,6 +113,12 @@ class Dialect(Protocol):
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
+
+    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
+        """The commands that ask for an account of a job's starts: the next one if nothing comes of the first."""
+
+    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+        """The accounts in the answer to one of these, the latest start of a task last; none if it gave none."""
 
     def queue(self) -> str:
         """The command with which a person looks for a job."""
