@@ -66,7 +66,6 @@ def test_two_nodes_meet_under_each_launcher(slurm: Slurm, tmp_path: Path, launch
     assert len(list((tmp_path / "outputs/demo/logs").glob(f"{job}.0-node*.log"))) == 2
 
 
-@pytest.mark.slow(every=True)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_is_stopped_requeued_and_finishes(slurm: Slurm, tmp_path: Path, example: str) -> None:
     package, word, args, options, steps = EXAMPLES[example]
