@@ -129,6 +129,44 @@ def test_what_is_not_there_is_refused_before_anything_starts(start: Any, entrypo
     assert missing in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "path"), [("{script: sub/train.py}", "sub/train.py"), ("{module: sub.train}", "sub/train.py")]
+)
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("import json\nimport gone.part\n", "train.py:2 needs gone.part"),
+        ("try:\n    import gone\nexcept ImportError:\n    print('ran')\n", None),
+        ("import sys\nsys.path.append('lib')\nimport inside\n", None),
+    ],
+)
+def test_an_import_that_cannot_be_found_is_refused_before_anything_starts(
+    start: Any, tmp_path: Path, entrypoint: str, path: str, text: str, missing: str | None
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/inside.py").write_text("print('ran')\n")
+    (tmp_path / path).write_text(text)
+    done = start(entrypoint)
+    if missing is None:
+        assert "ran" in done.stdout, done.stderr
+        return
+    assert done.returncode == 1
+    assert "error[R509]: modules that the run needs are not found" in done.stderr
+    assert missing in done.stderr
+
+
+def test_a_script_finds_its_neighbours_and_a_module_those_of_the_spec(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/beside.py").write_text("X = 1\n")
+    (tmp_path / "sub/train.py").write_text("import beside\nprint('ran')\n")
+    assert "ran" in start("{script: sub/train.py}").stdout
+    done = start("{module: sub.train}")
+    assert "needs beside" in done.stderr
+    (tmp_path / "sub/train.py").write_text("from . import beside\nfrom sub.beside import X\nprint('ran')\n")
+    assert "ran" in start("{module: sub.train}").stdout
+
+
 def test_a_program_that_changed_since_is_refused(start: Any, tmp_path: Path) -> None:
     assert start("{script: train.py}", train="import other\n", other="X = 1\n").returncode == 0
     (tmp_path / "other.py").write_text("X = 2\n")
