@@ -168,7 +168,10 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
         environment |= {"RANK": str(given.node), "LOCAL_RANK": str(given.local)}
         environment["WORLD_SIZE"] = str(parallel.world_size)
         environment["LOCAL_WORLD_SIZE"] = str(parallel.processes_per_node)
-    elif lock.entrypoint.launcher == "none":
+    if given.launcher == [HERE] and "SLURM_JOB_ID" in environment:
+        # node.sh removes these, for a launcher's processes have other numbers; Lightning, for one, asks for them.
+        environment |= {"SLURM_PROCID": str(given.node), "SLURM_LOCALID": str(given.local or 0)}
+    if given.local is None and lock.entrypoint.launcher == "none":
         environment |= {"NODE_RANK": str(given.node), "NNODES": str(parallel.nodes)}
     return environment
 

@@ -44,7 +44,7 @@ resources: {{cluster: {CLUSTER}, nodes: 2, num_gpus: 0, cpus: 2, memory: 4GB, wa
 EXAMPLES = {
     "text": ("transformers", "'loss'", "[--text, text.txt]", (), 10),
     "figures": ("accelerate", "epoch 2:", "[--pictures, 960]", ("--set", "launcher=accelerate"), 60),
-    "waves": ("lightning", "after step", "[--series, 640]", (), 40),
+    "waves": ("lightning", "after step", "[--series, 640]", ("--set", "launcher=srun"), 40),
 }
 
 

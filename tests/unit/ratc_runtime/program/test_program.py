@@ -248,6 +248,22 @@ def test_without_a_launcher_the_place_among_others_is_told(start: Any, tmp_path:
     assert os.path.isabs(told["RATC_LOCK"])
 
 
+def test_a_process_of_slurm_s_own_knows_its_number(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = lock_of(tmp_path, "{command: [env]}")
+
+    def told(*words: str, launcher: str = "{}") -> dict[str, str]:
+        given = program.parse(["--lock", "l", *words, "--", *launcher.split()])
+        variables = program.variables(lock, given, program.at_start(lock, given))
+        return {name: text for name, text in variables.items() if name in ("SLURM_PROCID", "SLURM_LOCALID")}
+
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert told("--node", "3", "--local", "1") == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert told("--node", "3", "--local", "1") == {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    assert told("--node", "2") == {"SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
+    assert told("--node", "2", launcher="torchrun {}") == {}
+
+
 def test_more_processes_than_any_machine_has_are_refused(start: Any, tmp_path: Path) -> None:
     start("{command: ['true']}")
     lock = tmp_path / "out/lock.yaml"
