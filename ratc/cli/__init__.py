@@ -32,6 +32,7 @@ GROUPS = {
         "validate": "check a spec and report its mistakes",
         "compile": "write the lock, the launcher's files and the job script",
         "explain": "explain a code, or the source of a value",
+        "lsp": "serve an editor: findings, values, keys and quick fixes while you write a spec",
     },
     "Run": {
         "train": "compile for this machine and run the script",
