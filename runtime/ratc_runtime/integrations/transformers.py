@@ -14,6 +14,8 @@ them, stops it at a step boundary when the job asks for that, and writes results
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers imports torchvision
@@ -21,9 +23,13 @@ from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers i
 # isort: split
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
+from ratc_runtime.errors import warn
 from ratc_runtime.program.plan import ProgramPlan
+
+#: A checkpoint's folder, by the optimizer steps that were done.
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
@@ -53,11 +59,17 @@ def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
 
 
 def last_checkpoint(plan: ProgramPlan) -> str | None:
-    """Return the newest checkpoint to go on from; None if there is none, or the run starts from the beginning."""
-    if not plan.resume or not plan.checkpoint_dir.is_dir():
-        return None
-    found: str | None = get_last_checkpoint(str(plan.checkpoint_dir))
-    return found
+    """Return the newest whole checkpoint to go on from; None if there is none, or the run starts from the beginning."""
+    found = plan.checkpoint_dir.glob("checkpoint-*") if plan.resume else ()
+    steps = [(_CHECKPOINT.fullmatch(path.name), path) for path in found]
+    for _, path in sorted(((int(match[1]), path) for match, path in steps if match), reverse=True):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_bytes())
+        except (OSError, ValueError):
+            warn(f"{path} is passed over: it is not whole")  # the Trainer writes this file last
+            continue
+        return str(path)
+    return None
 
 
 class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here

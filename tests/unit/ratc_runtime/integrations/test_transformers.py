@@ -116,10 +116,14 @@ def test_the_end_is_told_with_the_last_scores(make_plan: Any) -> None:
     assert not (plan.output_dir / "STOPPED").exists()
 
 
-def test_the_newest_checkpoint_is_taken(make_plan: Any) -> None:
+def test_the_newest_whole_checkpoint_is_taken(make_plan: Any, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan()
     assert adapter.last_checkpoint(plan) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-2", "runs"):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-2", "checkpoint-11", "checkpoint-12", "runs"):
         (plan.checkpoint_dir / name).mkdir(parents=True)
+        if name not in ("checkpoint-11", "runs"):  # of a start that was killed
+            state = '{"global' if name == "checkpoint-12" else "{}"
+            (plan.checkpoint_dir / name / "trainer_state.json").write_text(state)
     assert adapter.last_checkpoint(plan) == str(plan.checkpoint_dir / "checkpoint-10")
+    assert capsys.readouterr().err.count("is not whole") == 2
     assert adapter.last_checkpoint(make_plan(resume=False)) is None
