@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -178,9 +179,16 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
 
 def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> int:
     """Run the command to its end; return its status. Ctrl-C asks it to stop, a second one ends it. Raises R567."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:
+        # PR_SET_PDEATHSIG (prctl(2)): if this process is killed, nobody holds the output folder any more.
+        if library is not None:
+            library.prctl(1, signal.SIGTERM)
+
     try:
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which decides.
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
     except OSError as error:
         raise RuntimeFinding(
             "R567", f"the program cannot be started: {command[0]}", error.strerror or str(error)

@@ -218,6 +218,19 @@ def test_a_second_interrupt_ends_a_program_that_does_not_look(start: Any, tmp_pa
         assert "was ended by signal 15" in run.stderr.read()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_program_ends_with_its_starter(start: Any, tmp_path: Path) -> None:
+    """Else it would write into a folder that another run may take."""
+    (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
+    lock_of(tmp_path, "{script: train.py}")
+    words = [sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--", "{}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "started\n"
+        run.kill()
+        assert run.stdout.read() == "", "only the program's end closes the pipe"
+
+
 def test_the_first_node_waits_for_the_others(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start("{command: ['true']}")
     lock = tmp_path / "out/lock.yaml"
