@@ -27,7 +27,8 @@ class Checks:
         self._said: set[str] = set()
 
     def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
-        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
+        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574,
+        R575.
 
         That it cannot be checked is a line on standard error. Of the plans of a sweep the first MOST are checked that
         differ, and the last.

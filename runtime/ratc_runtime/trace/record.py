@@ -81,6 +81,7 @@ def record(request: Request, batch: int) -> Recording:
         _guarded(
             "calling the model",
             lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
+            model,
         )
         if engine.optimizer is not None:
             _mark_state(engine.optimizer, ledger)
@@ -108,13 +109,13 @@ def record(request: Request, batch: int) -> Recording:
     return recording
 
 
-def _guarded(doing: str, call: Callable[[], Any]) -> Any:
+def _guarded(doing: str, call: Callable[[], Any], model: nn.Module | None = None) -> Any:
     try:
         return call()
     except TraceError:
         raise
     except BaseException as error:  # foreign code may raise anything, SystemExit too
-        raise TraceError(explain(error, doing)) from error
+        raise TraceError(explain(error, doing, model)) from error
 
 
 def _build(request: Request) -> nn.Module:

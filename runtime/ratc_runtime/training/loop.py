@@ -136,10 +136,11 @@ def train(run: Run) -> int:
     """Train to the end, or until asked to stop; return the exit status.
 
     A single process that runs out of memory goes on from the last step boundary with a smaller micro-batch. Raises
-    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for batch norm of one
-    value.
+    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for a normalisation of
+    one value.
     """
-    from ratc_runtime.training import batch_norm, out_of_memory
+    from ratc_runtime.models import normalisation
+    from ratc_runtime.training import out_of_memory
 
     inspector = inspect(run) if run.lock.debug else None
     while True:
@@ -148,7 +149,7 @@ def train(run: Run) -> int:
         except Exception as error:
             text = out_of_memory.explain(error, run.world.device)
             if text is None:
-                finding = batch_norm.explain(error, run.engine.module)
+                finding = normalisation.explain(error, run.engine.module)
                 if finding is None:
                     raise
                 raise finding from None
