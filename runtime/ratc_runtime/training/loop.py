@@ -12,7 +12,7 @@ from ratc_runtime import debug, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.distributed.phases import phase
-from ratc_runtime.errors import RuntimeFinding, warn_of
+from ratc_runtime.errors import RuntimeFinding, say, warn_of
 from ratc_runtime.output.results import refuse_links
 from ratc_runtime.training import compiling, failures
 
@@ -113,7 +113,9 @@ def start_watched(
             known = record.read(output_dir)
             if known is not None and (changed := record.changed_files(known, data_dir)):
                 warn_of(record.told(changed, f"{output_dir} was finished"))
-            print(f"already finished: {output_dir / 'results.json'}; --fresh trains again", flush=True)
+            say(f"already finished: {output_dir / 'results.json'}; --fresh trains again")
+            if not data_dir.is_dir():
+                say(f"its data are not needed any more, and {data_dir} is not there")
         return 0
     compiling.prepare(lock, output_dir, os.environ)
     run = open_run(lock, lock_path, data_dir, output_dir, fresh, own, began)
