@@ -122,10 +122,10 @@ def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[D
     else:
         message = f"the study varies `batch_size`, and `target_batch_size` stays {fixed}: only the accumulation differs"
         helps = ("vary `training.target_batch_size` to try other global batches",)
-    notes = ("but for batch norm, whose statistics are of a micro-batch, and for rounding, the same is learnt",)
+    notes = ["but for batch norm, whose statistics are of a micro-batch, and for rounding, the same is learnt"]
     if len(entries) > 1:
-        notes = (*notes, "trials that differ in nothing else give the same score: they are repetitions")
-    yield Diagnostic("R360", message, node.span, notes, helps, Severity.WARNING)
+        notes.append("trials that differ in nothing else give the same score: they are repetitions")
+    yield Diagnostic("R360", message, node.span, tuple(notes), helps, Severity.WARNING)
 
 
 #: What only Ray does of a section `tuning`, with the value that asks for it; any if that is None.
