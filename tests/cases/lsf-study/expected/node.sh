@@ -10,6 +10,7 @@ ulimit -l unlimited 2>/dev/null || echo "ratc: $(ulimit -l) KiB may be locked, I
 # The batch script asks the study to stop; Ray must not be ended before the trials have saved.
 trap '' TERM USR2
 ratc_lock=$1 ratc_head=$2 ratc_port=$3 ratc_id=$4 ratc_rank=$5
+ratc_head=127.0.0.1  # the job has no other node: nobody else is to reach Ray
 ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
 ratc_data_dir=$RAT_DATA_DIR ratc_output_dir=$RAT_OUTPUT_DIR ratc_tmp=''
