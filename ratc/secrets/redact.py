@@ -44,7 +44,7 @@ _COMMANDS = (
     re.compile(rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
     re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
     re.compile(
-        rf"\b(?:docker|podman|apptainer|singularity)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"
+        rf"\b(?:docker|podman|apptainer|singularity|az|oc|helm)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"
     ),
     re.compile(rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
     re.compile(r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
