@@ -23,7 +23,7 @@ WORDS = {"TORCH_DISTRIBUTED_DEBUG": ("OFF", "INFO", "DETAIL")}
 _MEETING = re.compile(r"TORCH_NCCL_(?!\w*(FILE|PREFIX|PATH)$)\w+")
 _SWITCH = re.compile(r"(?i:y|yes|t|true|n|no|f|false)|-?[0-9]{1,18}")
 #: Imports that read them.
-_IMPORT = "import torch, torch.distributed"
+_IMPORT = "import torch, torch.distributed, torch._dynamo.config, torch._inductor.config"
 
 
 def check_torch_variables(environment: Mapping[str, str]) -> None:

@@ -28,6 +28,8 @@ def refused(**variables: str) -> RuntimeFinding | None:
         {"TORCH_DISTRIBUTED_DEBUG": ""},
         {"PYTORCH_JIT": "BAD", "TORCH_SHOW_CPP_STACKTRACES": "1"},
         {"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"},
+        {"TORCHINDUCTOR_COMPILE_THREADS": "BAD"},
+        {"AOTINDUCTOR_REPRO_LEVEL": "BAD"},
         {"NUMPY_MADVISE_HUGEPAGE": "BAD"},
         {"TORCH_NCCL_BLOCKING_WAIT": "BAD"},
     ],
