@@ -86,6 +86,8 @@ _HARMLESS = frozenset(
         "pgrep",
     )
 )
+#: Letters before an option among which its program is looked for.
+_LOOKED_AT = 400
 #: What is no secret: a number, a path, a variable.
 _PLAIN = re.compile(r"[0-9]{1,7}|[./~$\"']\S*|\w+/\S*")
 
@@ -102,7 +104,9 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         if not _is_plain(match["value"]):
             yield match.span("value")
     for match in _SHORT.finditer(text):
-        start = text.rfind("\n", 0, match.start()) + 1
+        # Of a longer line the beginning is not looked at: its program is not known then.
+        start = text.rfind("\n", max(0, match.start() - _LOOKED_AT), match.start()) + 1
+        start = start or max(0, match.start() - _LOOKED_AT)
         before = re.split(r"[;&|(`]", text[start : match.start()])[-1].split()
         program = next((word for word in before if "=" not in word), "").rpartition("/")[2]
         if not text.startswith("#", start) and program not in _HARMLESS and not _is_plain(match["value"]):
