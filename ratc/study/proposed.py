@@ -64,7 +64,7 @@ def read(folder: str, study: Study) -> Ledger:
 
 def begin(folder: str, study: Study) -> Ledger:
     """A study's ledger to write on."""
-    os.makedirs(folder, exist_ok=True)
+    files.make_folders(folder)
     found = read(folder, study)
     # Written again in one piece: without what was cut off, and with one of another space put aside.
     if not found.entries and os.path.exists(found.path):
