@@ -47,7 +47,7 @@ export PYTHONSAFEPATH=1
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" "$@"
 
 # A signal leaves a stop file; the run saves at the next step and ends by itself.
-rm -f -- "$ratc_output_dir/STOP"
+rm -f -- "$ratc_output_dir/STOP" 2>/dev/null || true  # what is wrong with the folder, the run says
 # If it cannot be written, the run goes on, and its exit status is still this script's.
 trap 'ratc_signal=1; { mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"; } || true' INT TERM USR2
 "$ratc_python" -m ratc_runtime.train --lock "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" --output-dir="$ratc_output_dir" "$@" &
