@@ -106,7 +106,7 @@ def test_a_path_of_thousands_of_folders_cannot_be_written(words, tmp_path, monke
         "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2}\nresources: {num_gpus: 0, cpus: 2}\n"
     )
     (tmp_path / "spec.yaml").write_text(spec)
-    assert main([*words, "d/" * 2500 + "x"]) == 1
+    assert main([*words, "d/" * 2500 + "x.html"]) == 1
     err = capsys.readouterr().err
     assert "error[R403]" in err
     assert "internal error" not in err
