@@ -1,4 +1,4 @@
-"""R228: variables that lie over what the lock says. R229: values that torch refuses."""
+"""R228: variables that override the lock. R229: values that torch refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """The environment section sets nothing that a launcher would prefer to the lock, or with which torch would end."""
+    """Check that the environment section sets no variable that overrides the lock, or that torch refuses."""
     variables = settings["environment.variables"]
     for name, value in (variables.value or {}).items():
         if wrong := launch_variables.fault(name, str(value)):

@@ -13,7 +13,7 @@ _PAIRS = (
     ("model.name", "model.args", "rat"),
     ("data.dataset", "data.args", "coco"),
 )
-#: What each built-in loss takes: of segmentation with one foreground class and with several, and of detection
+#: The arguments of each built-in loss: of segmentation with one foreground class and with several, and of detection
 #: (`ratc_runtime.tasks.*.losses`; a test compares them).
 LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "bce": ("positive_weight",),
@@ -28,7 +28,7 @@ CLASS_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
 BOX_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "set_prediction": ("class_weight", "l1_weight", "giou_weight", "alpha", "gamma", "repeats"),
 }
-#: What the built-in data sets of segmentation take (`ratc_runtime.data.isic` and `.volumes`).
+#: The arguments of the built-in data sets of segmentation (`ratc_runtime.data.isic` and `.volumes`).
 DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "isic": ("mask_threshold",),
     "volumes": ("window", "overlap", "mask_threshold"),
@@ -36,7 +36,7 @@ DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No argument is given to something that does not take it."""
+    """Check that each argument is given to a model that takes it."""
     name = settings["model.name"].value
     if name != "rat":
         for path in settings:

@@ -1,4 +1,4 @@
-"""What looks like a secret, and text with secrets starred out: what a compiler prints ends up in logs.
+"""Finds likely secrets in values and texts, and stars them out: a compiler's output ends up in logs.
 
 A secret is known by its name (:mod:`ratc.secrets.names`), by its form (:mod:`ratc.secrets.shapes`), or by its place:
 behind `NAME=` or an option, or before the `@` of a URL.
@@ -15,6 +15,8 @@ from ratc.secrets.names import is_weak, names_secret
 from ratc.yaml.write import scalar
 
 STARS = "***"
+#: A longer value is a secret as a whole: to look for others in it costs the square of its length.
+_LONG = 4096
 #: A name as it stands before its value; a bound keeps a long word from being looked at again and again.
 _NAME = r"(?<![\w.-])(?<!\$\{)(?P<name>[A-Za-z_][\w.-]{0,120})"
 _ASSIGNED = re.compile(_NAME + r"[\"']?\s{0,20}(?P<sign>[:+]=|[:=])\s{0,20}")
@@ -39,7 +41,7 @@ _COMMANDS = (
         rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})"
     ),
     re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
-    re.compile(rf"\baws\s+configure\s+set\s+\S*(?:secret|token)\S*\s+(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\baws\s+configure\s+set\s+\S{{0,200}}?(?:secret|token)\S{{0,200}}\s+(?P<value>{_QUOTED}|\S+)"),
     re.compile(rf"(?i)\bread\s[^|;&<\n]{{0,80}}(?:token|pass|secret|key)\w{{0,20}}\s*<<<\s*(?P<value>{_QUOTED}|\S+)"),
     re.compile(rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
     re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
@@ -83,7 +85,7 @@ def has_secret(text: str) -> bool:
 
 
 def found(name: str, value: Any, strict: bool = False) -> Iterator[str]:
-    """The dotted paths of what looks like a secret in a value, lists and mappings included; ``name`` is its own path.
+    """Yield the dotted paths of likely secrets in a value, lists and mappings included; ``name`` is its own path.
 
     With ``strict`` a name alone is enough, as for variables of an environment. Elsewhere an argument called `token` has
     to look like one too.
@@ -108,7 +110,7 @@ def _found(path: str, name: str, value: Any, strict: bool) -> Iterator[str]:
 
 
 def option_of(word: str) -> str:
-    """The name of an option whose value, a secret, is the next word of a command: of `--token`; else nothing."""
+    """Return the name of an option such as `--token`, if the next word of the command is its secret value; else ""."""
     name = word.lstrip("-")
     return name if name != word and names_secret(name) else ""
 
@@ -133,7 +135,7 @@ def _stands_in(text: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text with what looks like a secret starred out, column for column."""
+    """Return the text with likely secrets starred out, column for column."""
     return starred(text, _spans(text, printed=True))
 
 
@@ -170,7 +172,7 @@ def shown(path: str, value: Any) -> str:
 
 
 def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
-    """Where secrets stand in a text. Where it is only ``printed``, stars for too much do no harm."""
+    """Yield the character ranges of secrets in a text. If it is only ``printed``, starring out too much is harmless."""
     yield from shapes.spans(text)
     if "://" in text:
         yield from _in_urls(text)
@@ -179,10 +181,14 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
             if not _stands_in(match["value"]):
                 yield match.span("value")
     for pattern in (_ASSIGNED, _OPTION, _SET):
-        for match in pattern.finditer(text):
-            if names_secret(match["name"]):
-                value = (_VALUE if ":" in match["sign"] else _WORD_OF_A_SHELL).match(text, match.end())
-                if value and _is_assigned(match["name"], match["sign"], value[0], printed):
+        position = 0
+        while name := pattern.search(text, position):
+            position = name.end()
+            if names_secret(name["name"]):
+                value = (_VALUE if ":" in name["sign"] else _WORD_OF_A_SHELL).match(text, position)
+                if value and (is_long := len(value[0]) > _LONG):
+                    position = value.end()
+                if value and (is_long or _is_assigned(name["name"], name["sign"], value[0], printed)):
                     yield value.span()
 
 

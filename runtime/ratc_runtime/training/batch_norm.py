@@ -1,4 +1,4 @@
-"""Batch norm with one value for each channel: torch refuses it, and a smaller last batch may bring it."""
+"""Batch norm with one value per channel: torch refuses it, and a smaller last batch may cause it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ratc_runtime.models import normalisation
 
 
 def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool = False) -> None:
-    """Raise R575 now if the last step of an epoch will give one sample to a module that cannot take it.
+    """Raise R575 before training if the last step of an epoch would give one sample to a module that cannot take it.
 
-    The model is run on one sample, and is as before afterwards. Not done if it cannot run for itself (ZeRO-3).
-    With `apart` the sample is read by a process of its own (`ratc_runtime.data.survey.each`).
+    The model is run on one sample and restored. Skipped if it cannot run on one rank alone (ZeRO-3). With `apart`
+    another process reads the sample (`ratc_runtime.data.survey.each`).
     """
     share = order.rest // (order.world * order.accumulation)
     if not order.rest or share > 1 or order.steps * order.global_batch <= order.length or engine.alone is None:
@@ -45,7 +45,7 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool =
         found = normalisation.explain(error, model)
         if found is not None:
             raise RuntimeFinding(found.code, found.message, found.note, found.help) from None
-    except Exception:  # the first step will say what else is wrong
+    except Exception:  # the first step will raise any other error
         pass
     finally:
         model.train(training)

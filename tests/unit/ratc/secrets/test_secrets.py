@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -228,12 +229,53 @@ def test_any_text_keeps_its_lines_and_columns(text):
     assert [len(line) for line in shown.split("\n")] == [len(line) for line in text.split("\n")]
 
 
+@pytest.fixture
+def ten_seconds_of_a_processor():
+    """A limit for work of a few tenths of a second, which a quadratic pattern turns into minutes."""
+
+    def stop(*_):
+        raise AssertionError("more than ten seconds of processor time")
+
+    former = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 10)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, former)
+
+
+#: Beginnings of what the patterns look for, between dots: repeated, each makes a naive pattern quadratic.
+_BEGINNINGS = r"""
+k·a: ·://·//a·-·\·eyJ·eyJ-·eyJ.·sk-·x=sk-·xoxa-1-·-----BEGIN PRIVATE KEY-----·token="·token=$(·token=`·token:·a.token=(
+/-token=·setenv token ·--token ·'token'='·wandb login ·wandb login -a ·mysql ·mysql -p·curl ·curl -u ·curl -ua:·login(
+login(key=·aws configure set token·read token·echo x |·echo ·sshpass -p ·docker login -p ·bearer ·machine a login b
+?sig=·uid=x;pwd=·smbclient -U x·a://b:c@
+"""
+
+
+@pytest.mark.parametrize("end", ["", "!"])
+@pytest.mark.parametrize("piece", re.split("[·\n]", _BEGINNINGS.strip()))
+@pytest.mark.usefixtures("ten_seconds_of_a_processor")
+def test_hostile_text_costs_no_more_than_its_length(piece, end):
+    text = piece * (200_000 // len(piece)) + end
+    redact.redact(text)
+    redact.has_secret(text)
+    redact.redact(piece + piece[-1] * 200_000 + end)
+
+
+@pytest.mark.parametrize("piece", ["[", "{a: ", "- ", "? ", "&a [*a, "])
+@pytest.mark.usefixtures("ten_seconds_of_a_processor")
+def test_a_line_of_a_deep_yaml_text_is_shown_at_once(piece):
+    deep = piece * 50_000
+    assert excerpt.line(Source("deep.yaml", deep), 1)[:4] == deep[:4]
+
+
 @pytest.mark.parametrize(
-    "piece", ["k", 'token="', "a: ", "://", "wandb login ", "-", "mysql ", "curl ", "login(", "x=sk-", "eyJ", "\\"]
+    "long", ["sk-" + "a1" * 3000, "eyJ" + "a1" * 3000 + "." + "b2" * 400, "token=" + "ab,c" * 3000]
 )
-def test_hostile_text_costs_no_more_than_its_length(piece):
-    """A quadratic pattern would take minutes."""
-    redact.redact(piece * (200_000 // len(piece)))
+def test_a_very_long_secret_is_hidden_to_its_end(long):
+    shown = redact.redact(f"before {long} behind")
+    assert (shown[:7], shown[-7:]) == ("before ", " behind")
+    assert not any(piece in shown for piece in ("a1", "b2", "ab,c"))
 
 
 def test_the_generated_patterns_are_those_of_the_library():
