@@ -40,6 +40,10 @@ GROUPS = {
         "why": "say why a job ended, with the evidence and what to change",
         "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
     },
+    "Use a model": {
+        "predict": "write masks, boxes or classes for a folder of images",
+        "evaluate": "score a checkpoint on a split of the data",
+    },
     "Review": {
         "diff": "show the differences between two specs, and their consequences",
         "check": "find the compiled folders that differ from their inputs",
