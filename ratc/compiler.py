@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ratc import facts, layers, resources, rules, schema
+from ratc import facts, kinds, layers, resources, rules, schema
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.plan import Plan, Value, Values
 from ratc.rules import secrets
@@ -38,7 +38,7 @@ class Inputs:
 
 
 def layered(inputs: Inputs) -> tuple[Document | None, tuple[Diagnostic, ...]]:
-    """Parse the files and lay them over one another. Codes: R0xx, R107."""
+    """Parse the files and lay them over one another. Codes: R0xx, R107, R109."""
     documents: list[Document] = []
     found: list[Diagnostic] = []
     for file in (inputs.spec, *inputs.overlays):
@@ -46,6 +46,7 @@ def layered(inputs: Inputs) -> tuple[Document | None, tuple[Diagnostic, ...]]:
         found += diagnostics
         if document:
             documents.append(document)
+    found += kinds.other(documents[0], kinds.SPEC) if documents else ()
     if has_errors(found):
         return None, tuple(found)
     experiment = resources.schema("experiment")
@@ -98,6 +99,8 @@ def read_facts(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     document, found = parse(file.name, file.data)
     if document is None:
         return None, found
+    if other := kinds.other(document, kinds.FACTS):
+        return None, other
     values, found = schema.validate(document, resources.schema("facts"))
     found = (*found, *secrets.check(values)) if values is not None else found
     return (None if has_errors(found) else values), found
@@ -108,6 +111,8 @@ def read_rate(file: File) -> tuple[Values | None, tuple[Diagnostic, ...]]:
     document, found = parse(file.name, file.data)
     if document is None:
         return None, found
+    if other := kinds.other(document, kinds.RATE):
+        return None, other
     return schema.validate(document, resources.schema("rate"))
 
 
@@ -116,6 +121,8 @@ def read_cluster(file: File) -> tuple[facts.Cluster | None, tuple[Diagnostic, ..
     document, found = parse(file.name, file.data)
     if document is None:
         return None, found
+    if other := kinds.other(document, kinds.CLUSTER):
+        return None, other
     cluster = resources.schema("cluster")
     values, found = schema.validate(document, cluster)
     found = (*found, *secrets.check(values)) if values is not None else found

@@ -37,7 +37,7 @@ def write(
     """
     done: list[str] = []
     try:
-        os.makedirs(folder, exist_ok=True)
+        files.make_folders(folder)
         with _alone_in(folder):
             files.clear(folder)
             remove = stale(folder, artifacts, former())
@@ -104,6 +104,6 @@ def _replace(folder: str, artifact: Artifact, flush: bool) -> None:
     files.refuse_link(folder, artifact.path)
     path = os.path.join(folder, artifact.path)
     if "/" in artifact.path:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        files.make_folders(os.path.dirname(path))
         files.clear(os.path.dirname(path))
     files.replace(path, artifact.text.encode(), executable=artifact.executable, flush=flush)

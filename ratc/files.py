@@ -55,6 +55,14 @@ def replace(
             _rename_if_free(temporary, path)
 
 
+def make_folders(path: str) -> None:
+    """Make a folder and those above it. Raises OSError, also for more folders than Python goes through."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except RecursionError:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path) from None
+
+
 def _is_device(path: str) -> bool:
     """Whether a path exists in a folder of the kernel's and is no regular file."""
     if not os.path.abspath(path).startswith(_KERNEL) or not os.path.lexists(path):

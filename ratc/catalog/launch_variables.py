@@ -2,8 +2,8 @@
 
 The job scripts remove them before they start a launcher, and no spec or cluster may set them. Sources: Accelerate 1.15
 (`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual, `torch/distributed/argparse_util.py`
-(PET_…) and `torch/distributed/run.py` (PYTHON_EXEC), torch 2.13 (`_dynamo`), DeepSpeed 0.18 (`comm/comm.py`,
-`mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI, MPICH, PMIx, IBM JSM.
+(PET_…) and `torch/distributed/run.py` (PYTHON_EXEC), torch 2.13 (`_dynamo`, `c10/cuda/CUDACachingAllocator.cpp`),
+DeepSpeed 0.18 (`comm/comm.py`, `mpi_discovery`), NVIDIA's cuBLAS manual, Open MPI, MPICH, PMIx, IBM JSM.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ NAMES = (
     "DS_ACCELERATOR",
     "PYTHON_EXEC",
     "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "TORCHDYNAMO_DISABLE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_COMPILE_DISABLE",
@@ -42,6 +43,8 @@ MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAM
 MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
 #: The logs of torch: with an unknown name in it, torch cannot be imported.
 LOGS = ("TORCH_LOGS",)
+#: What torch reads with fixed words, in any case, when it is imported: with another one it cannot be imported.
+WORDS = {"TORCH_DISTRIBUTED_DEBUG": ("OFF", "INFO", "DETAIL")}
 #: From Python 3.11 on `python -m` does not import from the working folder then: a spec's `types.py` is not Python's.
 SAFE = {"PYTHONSAFEPATH": "1"}
 #: The folders of data and results: a spec has keys for them, and the scripts take these from the submitting shell.
@@ -61,6 +64,14 @@ def without(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without the variables of launchers and MPI, for a single process."""
     begin, names = (*PREFIXES, *MPI_PREFIXES), (*NAMES, *MPI_NAMES)
     return {name: text for name, text in environment.items() if not name.startswith(begin) and name not in names}
+
+
+def fault(name: str, value: str) -> str | None:
+    """What torch would refuse in a variable, as the rest of a sentence; None if nothing is known of it."""
+    words = WORDS.get(name)
+    if words is None or value.upper() in words:
+        return None
+    return f"is `{value}`, and torch takes {', '.join(f'`{word}`' for word in words)}"
 
 
 def reason(name: str) -> str | None:

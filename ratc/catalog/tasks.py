@@ -25,6 +25,12 @@ DATASETS: dict[str, tuple[str, ...]] = {
     "custom": (),
     "multi": (),
 }
+#: What the built-in data sets read in a folder of data.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "isic": ("images", "masks", "splits.json"),
+    "volumes": ("images", "masks", "splits.json"),
+    "coco": ("annotations",),
+}
 
 
 def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:

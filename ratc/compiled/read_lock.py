@@ -15,6 +15,9 @@ from ratc.yaml.parse import MAX_BYTES, Document, Node, parse
 
 #: Bytes of a table of points that are read.
 _MOST = 64 << 20
+#: Bytes from which it is known whether a file of another name is a lock: the command in its head may be long.
+_HEAD = 16384
+_LOCK = re.compile(rb"^[\"']?lock_version[\"']?\s*:", re.MULTILINE)
 _AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
 
 
@@ -69,10 +72,21 @@ class Compiled:
 
 
 def is_compiled(path: str) -> bool:
-    """Whether a path is a compiled folder, a folder of such folders, or a lock."""
+    """Whether a path is a compiled folder, a folder of such folders, or a lock, under whatever name."""
     if os.path.isdir(path):
         return bool(_locks(path))
-    return os.path.basename(path) == lock.NAME and os.path.isfile(path)
+    if not os.path.isfile(path):
+        return False
+    try:
+        with files.open_regular(path) as file:
+            return os.path.basename(path) == lock.NAME or is_lock(file.read(_HEAD))
+    except OSError:
+        return os.path.basename(path) == lock.NAME
+
+
+def is_lock(data: bytes) -> bool:
+    """Whether the beginning of a file is that of a lock."""
+    return _LOCK.search(data[:_HEAD]) is not None
 
 
 def read(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:

@@ -27,7 +27,7 @@ class Checks:
         self._said: set[str] = set()
 
     def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
-        """Check the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
+        """Check the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574, R575.
 
         If it cannot be checked, a line on standard error says so. Of the plans of a sweep, the first MOST different
         ones are checked, and the last.

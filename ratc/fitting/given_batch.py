@@ -16,7 +16,7 @@ from ratc.units import size_text
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     """Return the verdict on the plan's own micro-batch; or None, and the reason. ``folder`` is the spec's.
 
-    Raises NoTrace if the model's output is of no use to its task.
+    Raises NoTrace if the model's output is of no use to its task, or no sample can be normalised.
     """
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     wanted = variant(plan, device.kernels)
@@ -38,7 +38,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
 
         return given.predicted(searcher, with_size, strategy, device, micro, higher, others), ""
     except NoTrace as stopped:
-        if any(item.code == predict.NO_USE for item in stopped.found):
+        if any(item.code in predict.NO_USE for item in stopped.found):
             raise
         return None, "; ".join(item.message for item in stopped.found)
 

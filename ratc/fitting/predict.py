@@ -21,14 +21,15 @@ from ratc.units import size_text
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
 
-#: The code for a model with an output that its task cannot use, at any micro-batch.
-NO_USE = "R574"
+#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample: at any
+#: micro-batch.
+NO_USE = ("R574", "R575")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
-    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574.
+    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574, R575.
     """
     values, settings = plan.values, plan.settings
     device = device_of(plan)
@@ -50,7 +51,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
     except NoTrace as stopped:
         measure = "measure it on its card: `ratc profile SPEC --measure -o FACTS`, then compile with `--facts FACTS`"
         return None, tuple(
-            item if item.code == NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
+            item if item.code in NO_USE else replace(item, severity=Severity.WARNING, helps=(*item.helps, measure))
             for item in stopped.found
         )
 

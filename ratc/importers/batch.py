@@ -14,6 +14,7 @@ from ratc.diagnostics import Source, Span
 from ratc.importers import launch, shell, sizes
 from ratc.importers.model import Carried, Item, Left
 from ratc.importers.sizes import Option
+from ratc.secrets import scripts
 from ratc.units import slurm_time
 
 _Made = list[tuple[str, object]] | str
@@ -116,7 +117,8 @@ LAUNCHER: _Table = {
 
 def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     """Return every directive and every command of a script, carried or left. If one repeats, the last counts."""
-    source = Source(name, shell.without_data("\n".join(line.rstrip("\r") for line in text.split("\n"))))
+    text = "\n".join(line.rstrip("\r") for line in text.split("\n"))
+    source = Source(name, scripts.shown(shell.without_data(text)))
     lines = source.text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     items: list[Item] = []

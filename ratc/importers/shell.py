@@ -94,7 +94,7 @@ def without_data(text: str) -> str:
 
 #: Commands that print their words, and the nodes that take these as data.
 _SAYS = ("echo ", "printf ")
-_HANDS_ON = frozenset(("pipeline", "redirected_statement", "command_substitution"))
+_HANDS_ON = frozenset(("pipeline", "redirected_statement", "command_substitution", "process_substitution"))
 #: Words that are written out, and quoted texts. A variable of the shell by itself is shown.
 _LITERAL = frozenset(("word", "raw_string", "ansi_c_string", "number", "concatenation", "string"))
 _OPEN = re.compile(rb"(?<![\w$])(?P<name>[A-Za-z_]\w{0,80})=(?P<quote>[\"'])")

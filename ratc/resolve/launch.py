@@ -118,7 +118,8 @@ def _variables(context: Context) -> Iterator[Diagnostic]:
         if why is not None:
             message = f"the cluster's variable `{name}` {why}"
             yield Diagnostic("R353", message, fact.span, helps=("remove it from the cluster's facts",))
-        wrong = alloc_conf.fault(str(fact.value[name])) if name in alloc_conf.READ else None
+        value = str(fact.value[name])
+        wrong = alloc_conf.fault(value) if name in alloc_conf.READ else launch_variables.fault(name, value)
         if wrong:
             message = f"the cluster's variable `{name}` {wrong}: runs would end as soon as torch reads it"
             yield Diagnostic("R353", message, fact.span, helps=("correct it in the cluster's facts",))

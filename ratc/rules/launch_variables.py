@@ -1,4 +1,4 @@
-"""R228: variables that override the lock."""
+"""R228: variables that override the lock. R229: values that torch refuses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Check that the environment section sets no variable that a launcher would prefer to the lock."""
+    """Check that the environment section sets no variable that overrides the lock, or that torch refuses."""
     variables = settings["environment.variables"]
-    for name in variables.value or {}:
+    for name, value in (variables.value or {}).items():
+        if wrong := launch_variables.fault(name, str(value)):
+            yield Diagnostic("R229", f"the variable `{name}` {wrong}: no run could import torch", variables.span)
         why = launch_variables.reason(name)
         if why is not None:
             instead = launch_variables.FOLDERS.get(name)

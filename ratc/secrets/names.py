@@ -11,7 +11,7 @@ from functools import lru_cache
 
 #: Words that name a secret wherever they stand in a name, and those that other names run together with.
 _STRONG = re.compile(
-    r"\w*(?:passwords?|passwd|passphrase|api_?keys?|secretkey|privatekey|authtoken|accesstoken)|\w*secret|passwort|passcode"
+    r"\w*(?:passwords?|passwd|passphrase|api_?keys?|secretkey|privatekey|authtoken|accesstoken|storepass|keypass)|\w*secret|passwort|passcode"
     r"|creds?|credentials?|authorization|pswd|kennwort|authkey|accesskey|bearer|jwt|cookies?"
 )
 #: Words that name a secret together with `key`: `SIGNING_KEY`.

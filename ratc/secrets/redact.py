@@ -24,7 +24,7 @@ _ASSIGNED = re.compile(_NAME + r"[\"']?\s{0,20}(?P<sign>[:+]=|[:=])\s{0,20}")
 _SET = re.compile(
     r"\b(?:setenv|config(?:\s{1,20}(?:--?[\w-]{1,40}|set|add)){0,5})\s{1,20}(?P<name>[A-Za-z_][\w.-]{0,120})(?P<sign>\s{1,20})"
 )
-_OPTION = re.compile(r"(?<![\w-])--?(?P<name>[A-Za-z][\w-]{0,60})(?P<sign>=|\s{1,20})(?!-)")
+_OPTION = re.compile(r"(?<![\w-])--?(?P<name>[A-Za-z][\w.-]{0,60})(?P<sign>=|\s{1,20})(?!-)")
 _QUOTED = r"\"(?:[^\"\\]|\\[\s\S]){0,1000}\"|'(?:[^']|''){0,1000}'"
 _RUN = r"\$\{[^}]{0,200}\}|\$\([^)]{0,200}\)|`[^`]{0,200}`"
 _VALUE = re.compile(rf"{_RUN}|\$?(?:{_QUOTED})|[^\s,}}\]\"';&]+")
@@ -46,7 +46,7 @@ _COMMANDS = (
     re.compile(rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
     re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
     re.compile(
-        rf"\b(?:docker|podman|apptainer|singularity)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"
+        rf"\b(?:docker|podman|apptainer|singularity|az|oc|helm)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"
     ),
     re.compile(rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
     re.compile(r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
@@ -55,6 +55,18 @@ _COMMANDS = (
     re.compile(rf"\blogin\s*\([^)\n]{{0,200}}?\b(?:key|token)\s*=\s*(?P<value>{_QUOTED})"),
     re.compile(r"\blogin\s*\(\s*(?P<value>\"[^\"\s]{8,200}\"|'[^'\s]{8,200}')"),
     re.compile(r"[?&](?:sig|signature|x-amz-(?:signature|security-token))=(?P<value>[^\s&'\"]+)", re.I),
+    re.compile(rf"\b(?:7z|7za|rar|unrar)\s[^|;&\n]{{0,200}}?\s-h?p(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    re.compile(rf"\bredis-cli\s[^|;&\n]{{0,200}}?-a\s?(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\bldap\w{{3,10}}\s[^|;&\n]{{0,200}}?-w\s?(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\bopenssl\s[^|;&\n]{{0,200}}?\s(?:-k|-K|-pass(?:in|out)?)\s(?:pass:)?(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\bl?ftp\s[^|;&\n]{{0,200}}?(?:-u|--user)[ =]?[^\s,:]+[,:](?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\bhtpasswd\s[^|;&\n]{{0,80}}-\w{{0,3}}b\w{{0,3}}\s\S+\s\S+\s(?P<value>{_QUOTED}|\S+)"),
+    re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-b|--cookie|-E|--cert)[ =]?(?P<value>{_QUOTED}|[^\s:]+[:=]\S+)"),
+    re.compile(rf"\b(?:comet|mlflow|neptune|clearml)\s[^|;&\n]{{0,80}}?\blogin\s(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    re.compile(rf"\bkaggle\sconfig\s[^|;&\n]{{0,80}}?\s-v\s(?P<value>{_QUOTED}|\S+)"),
+    re.compile(r"\bsend(?:_user)?\s(?:--\s)?(?P<value>\"(?=[^\"\n]{0,200}\\[rn])[^\"\n]{0,200}\")"),
+    re.compile(r"\bsqlplus\s[^|;&\n]{0,80}?[\w.]+/(?P<value>[^\s@]+)@"),
+    re.compile(rf"(?<!\S)/p(?:ass(?:word)?)?:(?P<value>{_QUOTED}|\S+)"),
     re.compile(r"(?i)\buid=[^;\s]{1,80};\s?pwd=(?P<value>[^;\s'\"]+)"),
     re.compile(r"\b(?:smbclient|mount\.cifs)\s[^|;&\n]{0,200}?-U\s?[^\s%]+%(?P<value>\S+)"),
 )

@@ -64,7 +64,7 @@ def read(folder: str, study: Study) -> Ledger:
 
 def begin(folder: str, study: Study) -> Ledger:
     """Write a study's ledger again as a whole, and return it. One of another search space is renamed to `.old`."""
-    os.makedirs(folder, exist_ok=True)
+    files.make_folders(folder)
     found = read(folder, study)
     # Written again as a whole, without an incomplete last line. A ledger of another space is renamed.
     if not found.entries and os.path.exists(found.path):

@@ -23,7 +23,7 @@ from typing import IO
 
 from ratc import files
 from ratc.console import say
-from ratc.study.ray_settings import ENVIRONMENT, STORE_BYTES
+from ratc.study.ray_settings import ALONE, ENVIRONMENT, LOOPBACK, STORE_BYTES
 
 #: Seconds for the first node to be there, and between two looks.
 _PATIENCE, _PAUSE = 300.0, 0.5
@@ -33,7 +33,10 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 @dataclass(slots=True)
 class Node:
-    """One node of the job, and the address for all of them. The first one chooses ``sockets``; the others read it."""
+    """One node of the job, and the address for all of them. The first one chooses ``sockets``; the others read it.
+
+    If a job has one node, its ``head`` is the loopback address, and Ray listens there alone.
+    """
 
     rank: int
     head: str
@@ -55,6 +58,8 @@ def run(node: Node) -> int:
     # Without a token of this job, any user with access to the port could run code as this user.
     os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the file
     os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{node.over}.token")
+    if node.head == LOOPBACK:
+        os.environ.update(ALONE)
     try:
         return _first(node) if node.rank == 0 else _other(node)
     finally:
@@ -70,7 +75,8 @@ def _first(node: Node) -> int:
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     unused = f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"
-    ray = _ray(node, "--head", f"--port={node.port}", *unused, f"--temp-dir={node.sockets}")
+    place = [f"--node-ip-address={LOOPBACK}"] if node.head == LOOPBACK else []
+    ray = _ray(node, "--head", f"--port={node.port}", *place, *unused, f"--temp-dir={node.sockets}")
     try:
         if not _reached(node, ray):
             say(f"ratc: Ray does not start: {node.log}")

@@ -13,5 +13,7 @@ ENVIRONMENT = {
 #: The same for a Ray that this machine alone uses: it asks for a token, and listens on the loopback interface only. The
 #: second variable is the one by which Ray does so on macOS, despite its name.
 ALONE = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+#: The address that no other machine reaches.
+LOOPBACK = "127.0.0.1"
 #: Bytes of Ray's object store: no object of size goes through it.
 STORE_BYTES = 100 << 20

@@ -21,7 +21,7 @@ from ratc.study import proposed, trials
 from ratc.study.budget import Budget
 from ratc.study.progress import Live
 from ratc.study.proposed import Ledger
-from ratc.study.ray_settings import ENVIRONMENT, STORE_BYTES
+from ratc.study.ray_settings import ENVIRONMENT, LOOPBACK, STORE_BYTES
 from ratc.study.trial_files import STOP, STOPPED, TrialFiles
 from ratc.study.trials import Compiled, Prepared
 from ratc.tuning import outcome, proposals
@@ -264,7 +264,7 @@ def _ray(share: Share, address: str | None) -> Iterator[None]:
             num_cpus=share.node_cpus,
             num_gpus=share.node_gpus,
             object_store_memory=STORE_BYTES,
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=LOOPBACK,
             _temp_dir=os.path.join(folder, "r"),
             include_dashboard=False,
             **quiet,

@@ -178,7 +178,7 @@ def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
 @contextmanager
 def alone_in(folder: str) -> Iterator[None]:
     """Lock a study against other `ratc tune`; raises Held. The kernel releases the lock at the process's end."""
-    os.makedirs(folder, exist_ok=True)
+    files.make_folders(folder)
     with files.open_own(os.path.join(folder, ".running")) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,7 +193,7 @@ def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnos
     A trial that this machine cannot run, over several nodes, has the overlay alone; the reasons are returned.
     """
     files.refuse_link(workshop.base, os.path.join(os.path.relpath(folder, workshop.base), "overlay.yaml"))
-    os.makedirs(folder, exist_ok=True)
+    files.make_folders(folder)
     found = workshop.compile(trial, folder)
     tree: dict[str, object] = {}
     for path, node in trial.point.nodes:

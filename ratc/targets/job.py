@@ -135,6 +135,7 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
             sets=shape.sets,
             cpus=str(shape.node_cpus),
             gpus=str(shape.node_gpus),
+            alone=values["parallel.nodes"].value == 1,
             **head,
         )
         return Artifact(NODE, text, consumer="bash", executable=True)

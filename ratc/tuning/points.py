@@ -108,15 +108,22 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
 
 
 def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[Diagnostic]:
-    """Yield a warning if all trials train the same, because only the micro-batch varies. Code: R360."""
-    batch = next((entry for entry in entries if entry.path == "training.batch_size"), None)
-    fixed = _value(document, "training.target_batch_size")
-    if batch is None or fixed is None or len(entries) > 1:
+    """Yield a warning if the micro-batch varies under a global batch that the spec gives. Code: R360."""
+    space = {entry.path: entry for entry in entries}
+    batch, fixed = space.get("training.batch_size"), _value(document, "training.target_batch_size")
+    if batch is None or (fixed is None and "training.target_batch_size" not in space):
         return
     node = batch.nodes[0] if isinstance(batch, Choices) else batch.node
-    message = f"the study varies `batch_size`, and `target_batch_size` stays {fixed}: only the accumulation differs"
-    helps = ("vary `training.target_batch_size` to try other global batches",)
-    yield Diagnostic("R360", message, node.span, helps=helps, severity=Severity.WARNING)
+    if "training.target_batch_size" in space:
+        message = "the study varies `batch_size` beside `target_batch_size`: it changes the accumulation alone"
+        helps = ("leave `training.batch_size` out of the search space",)
+    else:
+        message = f"the study varies `batch_size`, and `target_batch_size` stays {fixed}: only the accumulation differs"
+        helps = ("vary `training.target_batch_size` to try other global batches",)
+    notes = ["but for batch norm, whose statistics are of a micro-batch, and for rounding, the same is learnt"]
+    if len(entries) > 1:
+        notes.append("trials that differ in nothing else give the same score: they are repetitions")
+    yield Diagnostic("R360", message, node.span, tuple(notes), helps, Severity.WARNING)
 
 
 #: Keys of a section `tuning` that need Ray, with the value that does; any value if that is None.

@@ -86,7 +86,7 @@ def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tup
     path = place.path if isinstance(place, Revision) else place
     if asked.data is None and (os.path.isdir(path) or read_lock.is_compiled(path)):
         side, found = _of_compiled(asked, path, known)
-    elif asked.data is not None and os.path.basename(path) == lock.NAME:
+    elif asked.data is not None and (os.path.basename(path) == lock.NAME or read_lock.is_lock(asked.data)):
         read, found = read_lock.parsed(path, asked.data)
         side, found = _of_lock(asked, read) if read else (None, found)
     else:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
 from ratc import compiler, files
+from ratc.catalog import tasks
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.own_code import callables, signatures
 from ratc.plan import Value, Values
@@ -69,14 +70,18 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
     return tuple(once(item for item in found if item.severity is Severity.ERROR))
 
 
+def absent(loaded: Loaded) -> tuple[Diagnostic, ...]:
+    """The folders and files of a spec that are not on this machine: warnings. Code: R235."""
+    assert loaded.settings is not None
+    return tuple(once(_folders(loaded.settings, loaded.folder)))
+
+
 def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
     data = settings.maybe(str, "data.data_dir")
     wanted = [("data.data_dir", data)]
     if data is not None and os.path.isdir(_path(folder, data)):
-        tasks = settings["tasks"].value or {}
-        wanted = [
-            (path, os.path.join(data, str(settings[path].value))) for path in (f"tasks.{n}.data.folder" for n in tasks)
-        ]
+        paths = [f"tasks.{name}.data.folder" for name in settings["tasks"].value or {}]
+        wanted = [(path, os.path.join(data, str(settings[path].value))) for path in paths]
     container = settings["environment.container"].value
     for path, text in (
         *wanted,
@@ -87,6 +92,26 @@ def _folders(settings: Values, folder: str) -> Iterator[Diagnostic]:
             message = f"`{path}` is not on this machine: there is no `{text}`"
             notes = (f"looked for at {os.path.abspath(_path(folder, text))}",)
             helps = ("correct the path, or check the spec on the machine of the run",)
+            yield Diagnostic("R235", message, settings[path].span, notes, helps, Severity.WARNING)
+    yield from _layouts(settings, folder)
+
+
+def _layouts(settings: Values, folder: str) -> Iterator[Diagnostic]:
+    """What a built-in data set reads and a folder of data that is there does not hold."""
+    data = settings.maybe(str, "data.data_dir")
+    named = {f"tasks.{name}.": f"tasks.{name}.data.folder" for name in settings["tasks"].value or {}}
+    for prefix, path in (named or {"": "data.data_dir"}).items():
+        dataset, own = settings[f"{prefix}data.dataset"].value, settings[path].value
+        place = None if data is None else os.path.join(_path(folder, data), str(own) if prefix else "")
+        if place is None or not os.path.isdir(place):
+            continue
+        wanted = tasks.LAYOUTS.get(str(dataset), ())
+        lacking = [name for name in wanted if not os.path.exists(os.path.join(place, name))]
+        if lacking:
+            shown = os.path.join(data or "", str(own)) if prefix else data
+            message = f"`{shown}` has no {' and no '.join(f'`{name}`' for name in lacking)}"
+            notes = (f"the data set `{dataset}` reads {', '.join(f'`{name}`' for name in wanted)} in `{path}`",)
+            helps = ("name the folder that holds them; `ratc data check` tells more",)
             yield Diagnostic("R235", message, settings[path].span, notes, helps, Severity.WARNING)
 
 

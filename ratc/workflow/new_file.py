@@ -18,7 +18,7 @@ def there(path: str, force: bool, otherwise: str = "") -> Diagnostic | None:
 def write(path: str, text: str, force: bool, otherwise: str = "") -> Diagnostic | None:
     """Write the file atomically, with the folders above it; returns a finding if that fails. Code: R403."""
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        files.make_folders(os.path.dirname(path) or ".")
         files.replace(path, text.encode(), force=force)
     except OSError as error:
         plain = Diagnostic("R403", f"cannot write `{path}`: {error.strerror}")

@@ -24,7 +24,7 @@ from ratc.scheduler.refusal import refusal
 from ratc.targets import job as job_files
 from ratc.targets import lock
 from ratc.targets.artifact import Artifact
-from ratc.workflow import inputs, require_trust
+from ratc.workflow import inputs, lookups, require_trust
 from ratc.workflow.compile import compile_spec
 from ratc.workflow.findings import Telling
 from ratc.workflow.inputs import Loaded
@@ -101,19 +101,22 @@ class _Submission:
     done: int = 0
 
     def prepare(self, loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-        """Lock the folder, and check whether a former submission forbids this one. Codes: R412, R447."""
+        """Lock the folder, and check whether a former submission forbids this one. Codes: R235 (a warning), R412,
+        R447.
+        """
         assert loaded.settings is not None
         self.spec_folder, self.settings, self.artifacts = loaded.folder, loaded.settings, artifacts
         if self.asked.dry_run or self.scheduler is None:
             return ()
         if untrusted := require_trust.refused(loaded):
             return untrusted
+        absent = lookups.absent(loaded)
         try:
             self.stack.enter_context(history.alone_in(folder))
         except OSError as error:
             return (_unwritable(folder, error),)
         self.former, found = history.read(folder)
-        found += tuple(self._objections())
+        found += (*absent, *self._objections())
         self.done = finished.count(artifacts, loaded.folder)
         if self.done and self.done == self._runs:
             where = "its output folder has a file `DONE`" if self._runs == 1 else "every point has a file `DONE`"

@@ -182,7 +182,7 @@ def _write(
 ) -> None:
     """Write the study's files. ``finished`` are the digests of the jobs' locks that have run it to its end."""
     folder = workshop.folder
-    os.makedirs(folder, exist_ok=True)
+    files.make_folders(folder)
     texts = {
         "trials.csv": outcome.as_csv(study, ended),
         "study.json": outcome.as_json(study, ended, finished),

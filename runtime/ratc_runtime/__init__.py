@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 leave_out()
 
-if sys.argv[:1] == ["-m"] and os.environ.get("TORCH_LOGS"):
+if sys.argv[:1] == ["-m"]:
     # Most modules started this way import torch before they can print anything.
-    from ratc_runtime.config.torch_logs import refuse
+    from ratc_runtime.config.torch_variables import refuse
 
     refuse()
 

@@ -19,6 +19,13 @@ NORM = (
     "    def forward(self, image):\n"
     "        found = self.body(image)\n"
     "        return self.head(found * self.gate(found.mean((2, 3)))[:, :, None, None])\n\n\n"
+    "class Each(Net):\n"
+    "    def __init__(self):\n"
+    "        super().__init__()\n"
+    "        self.gate = torch.nn.Linear(4, 4)\n"
+    "        self.each = torch.nn.InstanceNorm2d(4)\n\n"
+    "    def forward(self, image):\n"
+    "        return super().forward(image) + self.each(self.body(image).mean((2, 3), keepdim=True)).mean()\n\n\n"
     "class Dict(Net):\n"
     "    def forward(self, image):\n"
     "        return {'out': super().forward(image), 'aux': None}\n"
@@ -48,6 +55,14 @@ def test_batch_norm_with_micro_batches_of_one_is_named_too(project: Path) -> Non
     told = run_training(own_model(project, "Net", **one))
     assert told.returncode == 1
     assert "error[R575]: module `gate.1` (BatchNorm1d)" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_instance_norm_of_one_value_is_named(project: Path) -> None:
+    told = run_training(own_model(project, "Each"))
+    assert told.returncode == 1
+    assert "error[R575]: module `each` (InstanceNorm2d) cannot normalise a sample" in told.stderr
+    assert "larger data.image_size" in told.stderr
     assert "Traceback" not in told.stderr
 
 

@@ -73,6 +73,12 @@ def test_a_run_from_lock_to_results(project: Path) -> None:
     assert "already finished" in again.stdout
     assert (out / "results.json").read_text() == text
 
+    shutil.rmtree(project / "data")
+    without = run_training(lock)
+    assert without.returncode == 0, without.stderr
+    assert "already finished" in without.stdout
+    assert "its data are not needed any more" in without.stdout
+
 
 def test_fresh_trains_again_and_keeps_the_old_checkpoints(project: Path) -> None:
     lock = write_lock(project / "compiled", training__epochs=1)

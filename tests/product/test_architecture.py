@@ -123,7 +123,8 @@ def test_stages_know_only_what_comes_before_them():
         "probe": {"facts", "scheduler"},
         "consumers": {"yaml", "targets", "cache_folder"},
         "emit": {"targets", "files"},
-        "compiler": {"yaml", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
+        "kinds": {"yaml"},
+        "compiler": {"yaml", "kinds", "layers", "schema", "sweep", "tuning", "rules", "facts", "resolve", "memory"},
     }
     for path in sources():
         name = stage(path)

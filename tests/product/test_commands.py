@@ -281,6 +281,27 @@ def test_a_model_that_returns_a_mapping_does_not_compile_until_its_key_is_named(
     assert "R316" not in done.stderr
 
 
+NORMALISED = (
+    "import torch\n\n\n"
+    "def Net():\n"
+    "    gate = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.InstanceNorm2d(3))\n"
+    "    return torch.nn.Sequential(gate, torch.nn.Conv2d(3, 1, 1), torch.nn.Upsample(64))\n"
+)
+
+
+@pytest.mark.parametrize("batch", ["batch_size: 4", "target_batch_size: 8"])
+def test_a_model_that_normalises_one_value_of_each_sample_does_not_compile(tmp_path, batch):
+    (tmp_path / "own.py").write_text(NORMALISED)
+    (tmp_path / "spec.yaml").write_text(
+        "experiment_name: gate\nmodel: {name: 'own:Net'}\ndata: {data_dir: data, image_size: 64}\n"
+        f"training: {{{batch}}}\nresources: {{num_gpus: 1, gpu: h100, cpus: 2}}\n"
+    )
+    done = ratc("compile", "spec.yaml", "-o", "out", cwd=tmp_path, RATC_SKIP_BATCH_CHECK="")
+    assert done.returncode == 1, done.stderr
+    assert "error[R575]: module `0.1` (InstanceNorm2d) cannot normalise a sample" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_built_in_model_takes_no_key_of_its_output(tmp_path):
     done = ratc("validate", str(small_spec(tmp_path)), "--set", "model.output=out")
     assert done.returncode == 1

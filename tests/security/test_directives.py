@@ -78,6 +78,9 @@ CLUSTERS: dict[str, dict[str, Any]] = {
     }
     for scheduler, plural in (("slurm", "partitions"), ("lsf", "queues"))
 }
+#: A study that Ray runs in a job has scripts of its own.
+RAY = {"tuning": {"backend": "ray", "search_space": {"training.learning_rate": [1e-4, 1e-2]}, "trials": 2}}
+TARGETS = ("slurm", "lsf", "local", "slurm-ray", "lsf-ray")
 STUBS = {
     "scontrol": 'case "$1 $2" in "show hostnames") echo a; echo b;; *) echo "   Command=$PWD/out/job.sbatch";; esac',
     "srun": 'while [ "$1" != bash ] && [ $# -gt 0 ]; do shift; done; SLURM_NODEID=0 exec "$@"',
@@ -91,6 +94,16 @@ STUBS = {
 }
 
 
+def scheduler_of(target: str) -> str:
+    return target.partition("-")[0]
+
+
+def spec_for(target: str) -> dict[str, Any]:
+    if target == "local":
+        return {**SPEC, "resources": {"num_gpus": 0, "cpus": 4}}
+    return {**SPEC, **RAY} if target.endswith("-ray") else SPEC
+
+
 def write(folder: Path, spec: dict[str, Any], cluster: dict[str, Any]) -> None:
     (folder / "clusters").mkdir(exist_ok=True)
     (folder / "clusters/ours.yaml").write_text(yaml.safe_dump(cluster, allow_unicode=True, sort_keys=False))
@@ -99,7 +112,7 @@ def write(folder: Path, spec: dict[str, Any], cluster: dict[str, Any]) -> None:
 
 def compiled(folder: Path, target: str) -> bool:
     """Compile in the current folder; whether it was let through."""
-    return main(["compile", "spec.yaml", "--target", target, "-o", "out", "--no-predict"]) == 0
+    return main(["compile", "spec.yaml", "--target", scheduler_of(target), "-o", "out", "--no-predict"]) == 0
 
 
 def options(script: str) -> list[str]:
@@ -126,7 +139,7 @@ def run(folder: Path, target: str) -> None:
     for name, body in STUBS.items():
         (stubs / name).write_text(f"#!/bin/bash\n{body}\n")
         (stubs / name).chmod(stat.S_IRWXU)
-    script = {"slurm": "job.sbatch", "lsf": "job.lsf", "local": "run.sh"}[target]
+    script = {"slurm": "job.sbatch", "lsf": "job.lsf", "local": "run.sh"}[scheduler_of(target)]
     environment = {
         "PATH": f"{stubs}:/usr/bin:/bin",
         "HOME": str(folder),
@@ -147,16 +160,18 @@ def run(folder: Path, target: str) -> None:
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The directives of the plan without anything hostile, by target."""
     found = {}
-    for target, cluster in CLUSTERS.items():
+    for target in (one for one in TARGETS if one != "local"):
         folder = tmp_path_factory.mktemp(target)
-        write(folder, SPEC, cluster)
+        write(folder, spec_for(target), CLUSTERS[scheduler_of(target)])
         before = Path.cwd()
         os.chdir(folder)
         try:
             assert compiled(folder, target)
         finally:
             os.chdir(before)
-        found[target] = options((folder / "out" / ("job.sbatch" if target == "slurm" else "job.lsf")).read_text())
+        found[target] = options(
+            (folder / "out" / ("job.sbatch" if scheduler_of(target) == "slurm" else "job.lsf")).read_text()
+        )
         assert len(found[target]) > 8
     return found
 
@@ -204,13 +219,11 @@ def test_the_strings_of_both_schemas_are_found():
 def test_the_stand_ins_would_show_what_a_script_runs(tmp_path, monkeypatch):
     """What the user's own shell lines do is seen: otherwise the other tests could not fail."""
     monkeypatch.chdir(tmp_path)
-    for target in ("slurm", "lsf", "local"):
+    for target in TARGETS:
         folder = tmp_path / target
         folder.mkdir()
-        spec = placed(SPEC, SHELL_OF_THE_USER, f"touch {MARK}")
-        if target == "local":
-            spec["resources"] = {"num_gpus": 0, "cpus": 4}
-        write(folder, spec, CLUSTERS.get(target, CLUSTERS["slurm"]))
+        spec = placed(spec_for(target), SHELL_OF_THE_USER, f"touch {MARK}")
+        write(folder, spec, CLUSTERS.get(scheduler_of(target), CLUSTERS["slurm"]))
         monkeypatch.chdir(folder)
         assert compiled(folder, target)
         run(folder, target)
@@ -219,7 +232,7 @@ def test_the_stand_ins_would_show_what_a_script_runs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", strings(), ids=lambda place: f"{place[0]}:{'.'.join(map(str, place[1]))}")
-@pytest.mark.parametrize("target", ["slurm", "lsf", "local"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_hostile_text_in_a_string_runs_nothing(place, target, wanted, tmp_path, capsys):
     for number, text in enumerate(HOSTILE):
         check(tmp_path / str(number), place, target, text, wanted)
@@ -228,7 +241,7 @@ def test_hostile_text_in_a_string_runs_nothing(place, target, wanted, tmp_path, 
 @settings(max_examples=examples(500))
 @given(
     st.sampled_from(strings()),
-    st.sampled_from(["slurm", "lsf", "local"]),
+    st.sampled_from(TARGETS),
     st.lists(
         st.sampled_from(
             [
@@ -262,9 +275,7 @@ def test_mixtures_of_hostile_text_run_nothing(wanted, tmp_path_factory, place, t
 
 def check(folder: Path, place: tuple[str, tuple[str | int, ...]], target: str, text: str, wanted: Any) -> None:
     folder.mkdir(exist_ok=True)
-    spec, cluster = SPEC, CLUSTERS.get(target, CLUSTERS["slurm"])
-    if target == "local":
-        spec = {**spec, "resources": {"num_gpus": 0, "cpus": 4}}
+    spec, cluster = spec_for(target), CLUSTERS.get(scheduler_of(target), CLUSTERS["slurm"])
     if place[0] == "experiment":
         spec = placed(spec, place[1], text)
     else:

@@ -231,6 +231,47 @@ LEAKS = (
     f"echo 'one {SECRET}' >> ~/.pgpass",
     f"python train.py --api-key one,{SECRET}",
     f"curl -H 'Authorization: {SECRET}' https://host",
+    f"mysql -u root -p {SECRET}",
+    f"az login -u me -p {SECRET}",
+    f"a=1 /opt/tool -P {SECRET} x",
+    f"7z x -p{SECRET} data.7z",
+    f"redis-cli -a {SECRET}",
+    f"openssl enc -k {SECRET} -in x",
+    f"lftp -u me,{SECRET} host",
+    f"htpasswd -b file user {SECRET}",
+    f"keytool -storepass {SECRET}",
+    f"java -Ddb.pass={SECRET} x",
+    f"tool --api.key {SECRET}",
+    f"tool --license {SECRET}",
+    f"curl 'https://host/?key={SECRET}'",
+    f"curl --cookie session={SECRET} host",
+    f"kaggle config set -n key -v {SECRET}",
+    f"rsync --password-file=<(echo {SECRET}) x",
+    f"expect -c 'send \"{SECRET}\\r\"'",
+    f"sqlplus me/{SECRET}@db",
+    f"nmcli wifi connect x password {SECRET}",
+    f"#SBATCH --wckey={SECRET}",
+    f"#SBATCH --wckey {SECRET}",
+    f"#SBATCH --mcs-label={SECRET}",
+    f'#SBATCH --comment="password is {SECRET}"',
+    f'#SBATCH --comment="the password of the data is {SECRET}"',
+    f"#SBATCH --comment 'pw {SECRET}'",
+    f'#SBATCH --comment="use token {SECRET} here"',
+    f'#SBATCH --job-name="token={SECRET}"',
+    f"python train.py # password is {SECRET}",
+    f"echo 'the api key is {SECRET}'",
+)
+#: Lines that say nothing secret, and are told as they are.
+KEPT = (
+    "srun -p gpu python train.py -p 5",
+    "mkdir -p results/one",
+    "ssh -p 2222 host",
+    "tool -p 8080",
+    "tool -p /path/of/it",
+    "tool -p $PORT",
+    "echo the token dim is 64",
+    "# the password is asked for",
+    "python train.py --key-file /home/me/key",
 )
 
 
@@ -241,6 +282,22 @@ def test_no_secret_of_a_script_is_copied_or_told(line):
         assert status == 0
         assert SECRET not in out
         assert SECRET not in err
+
+
+@pytest.mark.parametrize("line", KEPT)
+def test_what_is_no_secret_is_told(line):
+    _, out, err = imported(f"#!/bin/sh\n#SBATCH -N 1\n{line}\nsleep 1\n")
+    assert "**" not in out + err
+
+
+def test_what_is_carried_is_no_matter_of_prose():
+    text = "#!/bin/sh\n#SBATCH -p gpu\n#SBATCH -J token7\n#SBATCH -A proj1\n"
+    text += "export TOKENIZERS_PARALLELISM=false\nmodule load pin/3\n"
+    _, out, _ = imported(text)
+    made = yaml.safe_load(out)
+    assert made["resources"] == {"partition": "gpu", "account": "proj1"}
+    assert made["experiment_name"] == "token7"
+    assert made["environment"] == {"variables": {"TOKENIZERS_PARALLELISM": "false"}, "modules": ["pin/3"]}
 
 
 def test_what_a_script_hands_on_is_starred_and_the_rest_of_the_line_is_told():

@@ -15,6 +15,7 @@ from ratc_runtime.tasks.detection.writing import BoxWriter
 from ratc_runtime.tasks.segmentation.figures import draw_overlays
 from ratc_runtime.tasks.segmentation.picture import Picture as Masks
 
+from ratc.cli import main
 from tests.places import ROOT
 
 LOCK = ROOT / "tests" / "cases" / "product-document-cpu" / "expected" / "lock.yaml"
@@ -96,3 +97,16 @@ def test_what_is_written_beside_a_run_replaces_links(name: str, aim: str, tmp_pa
     assert tree(outside) == before
     assert [path for path in folder.iterdir() if path.is_symlink()] == []
     assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("words", [["compile", "spec.yaml", "-o"], ["init"], ["report", "spec.yaml", "-o"]])
+def test_a_path_of_thousands_of_folders_cannot_be_written(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = (
+        "experiment_name: demo\ndata: {data_dir: data}\ntraining: {batch_size: 2}\nresources: {num_gpus: 0, cpus: 2}\n"
+    )
+    (tmp_path / "spec.yaml").write_text(spec)
+    assert main([*words, "d/" * 2500 + "x.html"]) == 1
+    err = capsys.readouterr().err
+    assert "error[R403]" in err
+    assert "internal error" not in err

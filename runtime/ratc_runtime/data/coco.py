@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.data.folders import SKIP_HELP
+from ratc_runtime.data.folders import SKIP_HELP, first_of
 from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import is_file, is_possible, listed, nearest, shown
 from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
@@ -110,15 +110,15 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         for identity in sorted(images):
             name, width, height = images[identity]
             file = next((folder / name for folder in folders if is_file(folder / name)), None)
-            if file is None and skip_missing:
+            if file is None:
                 self.missing.append(name)
                 continue
-            if file is None:
-                raise _missing(path, name, folders, self.data_dir)
             self._files.append(file)
             self.names.append(name)
             self._listed.append((width, height))
             self._targets.append(self._target(boxes.get(identity, []), width, height))
+        if self.missing and not skip_missing:
+            raise _missing(path, self.missing, len(images), folders, self.data_dir)
         twice = next((file for file, count in Counter(self._files).items() if count > 1), None)
         if twice is not None:
             raise _damaged(path, f"several `images` name {shown(str(twice))}, and each would have a part of its boxes")
@@ -192,8 +192,9 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         return {key: value.clone() for key, value in self._targets[index].items()}
 
 
-def _missing(path: Path, name: str, folders: list[Path], data_dir: Path) -> RuntimeFinding:
-    """Return R506 for a missing image, with the file of the most similar name, if there is one."""
+def _missing(path: Path, names: list[str], number: int, folders: list[Path], data_dir: Path) -> RuntimeFinding:
+    """Return R506 for the missing ones of a number of images, with the file of the name most similar to the first."""
+    name = names[0]
     looked = ", ".join(f"{folder.relative_to(data_dir)}/" for folder in folders) or "no folder"
     note, helps = f"looked in {looked} of {data_dir}", SKIP_HELP
     slashed = name.replace("\\", "/")
@@ -215,7 +216,10 @@ def _missing(path: Path, name: str, folders: list[Path], data_dir: Path) -> Runt
             note += f"\n{shown(str(folder / last))} is there: the list has folders, or an address, of another place"
             helps = f"write file_name as it is below that folder, {shown(last)}; so for every such name"
             break
-    return RuntimeFinding("R506", f"{path} names {shown(name)}, which is not there", note, helps)
+    message = f"{path} names {shown(name)}, which is not there"
+    if len(names) > 1:
+        message = f"{len(names)} of {number} images that {path} names are not there: {first_of(names)}"
+    return RuntimeFinding("R506", message, note, helps)
 
 
 def _years(split: str) -> list[str]:

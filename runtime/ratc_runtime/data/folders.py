@@ -17,6 +17,8 @@ from ratc_runtime.errors import RuntimeFinding
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
 #: The limit for masks: class numbers are bytes.
 MOST_CLASSES = 256
+#: Samples that a message names.
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -33,34 +35,52 @@ def find_files(
     """Return the files of a split: `images/NAME<suffix>` and `masks/NAME_segmentation<suffix>`.
 
     Suffixes are lower-case and match in any case. Raises R506 if the folder, `splits.json` or a file is missing, or a
-    name matches two files, unless `skip_missing`.
+    name matches two files, unless `skip_missing`: with the number of such samples.
     """
     files = Files()
     images, masks = listing(data_dir / "images", data_dir), listing(data_dir / "masks", data_dir)
     image_of, mask_of = _by_stem(images, image_suffixes), _by_stem(masks, mask_suffixes)
-    for name in split_names(data_dir, split):
-        stem = f"{name}_segmentation"
-        found, found_masks = image_of.get(name, []), mask_of.get(stem, [])
+    wanted, doubled = split_names(data_dir, split), {}
+    lacking: list[tuple[str, bool]] = []
+    for name in wanted:
+        found, found_masks = image_of.get(name, []), mask_of.get(f"{name}_segmentation", [])
         if len(found) == len(found_masks) == 1:
             files.found.append((name, data_dir / "images" / found[0], data_dir / "masks" / found_masks[0]))
         elif skip_missing:
             files.missing.append(name)
         elif len(found) > 1 or len(found_masks) > 1:
-            folder, several = ("images", found) if len(found) > 1 else ("masks", found_masks)
-            raise RuntimeFinding(
-                "R506",
-                f"sample {shown(name)} of split {split} has {len(several)} files in {folder}/",
-                f"{', '.join(shown(one) for one in several)} in {data_dir / folder}",
-                "move all but the one that is meant out of the folder",
-            )
+            doubled[name] = ("images", found) if len(found) > 1 else ("masks", found_masks)
         else:
-            lacks_image = not found
-            what = f"images/{name}{_either(image_suffixes)}" if lacks_image else f"masks/{stem}{mask_suffixes[0]}"
-            wanted, names, folder = (name, images, "images") if lacks_image else (stem, masks, "masks")
-            suffixes = image_suffixes if lacks_image else mask_suffixes
-            message = f"sample {shown(name)} of split {split} has no file {shown(what)}"
-            raise _missing(message, data_dir / folder, wanted, suffixes, names)
+            lacking.append((name, not found))
+    if lacking:
+        named = [
+            f"images/{name}{_either(image_suffixes)}" if image else f"masks/{name}_segmentation{mask_suffixes[0]}"
+            for name, image in lacking[: MOST_NAMED + 1]
+        ]
+        message = f"sample {shown(lacking[0][0])} of split {split} has no file {shown(named[0])}"
+        if len(lacking) > 1:
+            message = f"{len(lacking)} of {len(wanted)} samples of split {split} lack a file: {first_of(named)}"
+        name, image = lacking[0]
+        if image:
+            raise _missing(message, data_dir / "images", name, image_suffixes, images)
+        raise _missing(message, data_dir / "masks", f"{name}_segmentation", mask_suffixes, masks)
+    if doubled:
+        name, (folder, several) = next(iter(doubled.items()))
+        message = f"sample {shown(name)} of split {split} has {len(several)} files in {folder}/"
+        if len(doubled) > 1:
+            message = f"{len(doubled)} samples of split {split} have several files: {first_of(list(doubled))}"
+        raise RuntimeFinding(
+            "R506",
+            message,
+            f"{', '.join(shown(one) for one in several)} in {data_dir / folder}",
+            "move all but the one that is meant out of the folder",
+        )
     return files
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first names of a list, as a message has them."""
+    return ", ".join([*map(shown, names[:MOST_NAMED]), *["…"][: len(names) > MOST_NAMED]])
 
 
 def _by_stem(names: set[str], suffixes: Sequence[str]) -> dict[str, list[str]]:

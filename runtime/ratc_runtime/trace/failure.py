@@ -9,16 +9,21 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-NOT_TRACEABLE, FAILED, OUTPUT = "R315", "R316", "R574"
+if TYPE_CHECKING:
+    from torch import nn
+
+NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE = "R315", "R316", "R574", "R575"
 # Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
 _MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdlib") + os.sep)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A finding: R315 (cannot be traced), R316 (building or calling the model failed) or R574 (its output)."""
+    """A finding: R315 (cannot be traced), R316 (building or calling the model failed), R574 (its output) or R575 (a
+    normalisation of one value).
+    """
 
     code: str
     message: str
@@ -72,11 +77,12 @@ def where(error: BaseException) -> str:
     return found
 
 
-def explain(error: BaseException, doing: str) -> Failure:
+def explain(error: BaseException, doing: str, model: nn.Module | None = None) -> Failure:
     """Return the finding for an error while `doing` (building the model, calling it)."""
     from torch._subclasses import fake_tensor
 
     from ratc_runtime.errors import RuntimeFinding
+    from ratc_runtime.models import normalisation
 
     text = "".join(traceback.format_exception(error))[-8000:]
     place = where(error)
@@ -92,6 +98,11 @@ def explain(error: BaseException, doing: str) -> Failure:
         return Failure(NOT_TRACEABLE, f"{doing} uses an operator without a rule for shapes ({first})", place, text)
     if "numpy() is not supported for tensor subclasses" in str(error) or "tolist() is not supported" in str(error):
         return Failure(NOT_TRACEABLE, f"{doing} turns a tensor's values into Python or numpy objects", place, text)
+    if model is not None and normalisation.is_of_each_sample(error):
+        found = normalisation.explain(error, model)
+        assert found is not None
+        # As of an output that its task cannot use: training would end with it, whatever the micro-batch.
+        return Failure(ONE_VALUE, found.message, place, text, found.help)
     if isinstance(error, RuntimeFinding):
         message = f"{error.message}: {error.note}" if error.note else error.message
         # An output that the task cannot use is no failure of the prediction: training would end with it, too.

@@ -86,6 +86,7 @@ def record(request: Request, batch: int) -> Recording:
         _guarded(
             "calling the model",
             lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
+            model,
         )
         if engine.optimizer is not None:
             _mark_state(engine.optimizer, ledger)
@@ -122,13 +123,13 @@ def _compile(request: Request, model: nn.Module, task: Task, batch: int, mode: R
     compiled.compile_model(model, image, mode, AUTOCAST.get(request.lock.training.precision))
 
 
-def _guarded(doing: str, call: Callable[[], Any]) -> Any:
+def _guarded(doing: str, call: Callable[[], Any], model: nn.Module | None = None) -> Any:
     try:
         return call()
     except TraceError:
         raise
     except BaseException as error:  # foreign code may raise anything, SystemExit too
-        raise TraceError(explain(error, doing)) from error
+        raise TraceError(explain(error, doing, model)) from error
 
 
 def _build(request: Request) -> nn.Module:

@@ -12,7 +12,7 @@ from ratc_runtime import debug, preflight
 from ratc_runtime.config import allocator
 from ratc_runtime.distributed import launch_environment, watchdog
 from ratc_runtime.distributed.phases import phase
-from ratc_runtime.errors import RuntimeFinding, warn_of
+from ratc_runtime.errors import RuntimeFinding, say, warn_of
 from ratc_runtime.output.results import refuse_links
 from ratc_runtime.training import compiling, failures
 
@@ -113,7 +113,9 @@ def start_watched(
             known = record.read(output_dir)
             if known is not None and (changed := record.changed_files(known, data_dir)):
                 warn_of(record.told(changed, f"{output_dir} was finished"))
-            print(f"already finished: {output_dir / 'results.json'}; --fresh trains again", flush=True)
+            say(f"already finished: {output_dir / 'results.json'}; --fresh trains again")
+            if not data_dir.is_dir():
+                say(f"its data are not needed any more, and {data_dir} is not there")
         return 0
     compiling.prepare(lock, output_dir, os.environ)
     run = open_run(lock, lock_path, data_dir, output_dir, fresh, own, began)
@@ -136,10 +138,11 @@ def train(run: Run) -> int:
     """Train to the end or to a stop request; return the exit status.
 
     A single process that runs out of memory continues from the last step boundary with a smaller micro-batch. Raises
-    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for batch norm of one
-    value.
+    R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for a normalisation of
+    one value.
     """
-    from ratc_runtime.training import batch_norm, out_of_memory
+    from ratc_runtime.models import normalisation
+    from ratc_runtime.training import out_of_memory
 
     inspector = inspect(run) if run.lock.debug else None
     while True:
@@ -148,7 +151,7 @@ def train(run: Run) -> int:
         except Exception as error:
             text = out_of_memory.explain(error, run.world.device)
             if text is None:
-                finding = batch_norm.explain(error, run.engine.module)
+                finding = normalisation.explain(error, run.engine.module)
                 if finding is None:
                     raise
                 raise finding from None

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from ratc_runtime.config.torch_logs import check_torch_logs
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.preflight import _select, check, main
 
@@ -268,14 +266,3 @@ def test_r503_looks_where_the_script_was_told_that_the_data_lie(
     monkeypatch.setenv("RAT_DATA_DIR", many)
     assert main([str(lock)]) == 0
     assert main([str(lock), f"--data-dir={many}", f"--data-dir={few}"]) == 1
-
-
-@pytest.mark.parametrize(("logs", "refused"), [("bad", True), ("recompiles", False), ("", False)])
-def test_torch_takes_what_it_is_to_log(logs: str, refused: bool) -> None:
-    environment = {**os.environ, "TORCH_LOGS": logs}
-    if not refused:
-        check_torch_logs(environment)
-        return
-    with pytest.raises(RuntimeFinding) as caught:
-        check_torch_logs(environment)
-    assert caught.value.code == "R587"

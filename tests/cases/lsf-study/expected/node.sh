@@ -10,6 +10,7 @@ ulimit -l unlimited 2>/dev/null || echo "ratc: $(ulimit -l) KiB may be locked, I
 # The batch script asks the study to stop; Ray must not be ended before the trials have saved.
 trap '' TERM USR2
 ratc_lock=$1 ratc_head=$2 ratc_port=$3 ratc_id=$4 ratc_rank=$5
+ratc_head=127.0.0.1  # the job has no other node: nobody else is to reach Ray
 ratc_here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 cd -- "$ratc_here"/..  # the spec's folder: its relative paths start here
 ratc_data_dir=$RAT_DATA_DIR ratc_output_dir=$RAT_OUTPUT_DIR ratc_tmp=''
@@ -30,7 +31,7 @@ command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python
 
 # What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
-for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
+for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE PYTORCH_NO_CUDA_MEMORY_CACHING TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
   if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
 done
 if [ "${#ratc_over[@]}" -gt 0 ]; then

@@ -105,6 +105,17 @@ def test_another_version_of_ratc_is_a_cause(repository, capsys):
     assert "ratc_version: 0.0.9 → 0.1.0" in out.replace('"', "")
 
 
+def test_a_lock_is_known_under_any_name(repository, capsys):
+    lock = Path("specs/compiled/demo/local/lock.yaml")
+    shutil.copy(lock, "reviewed.yaml")
+    assert diff(capsys, "reviewed.yaml", "specs/spec.yaml")[0] == 0
+    Path("other.yml").write_text(lock.read_text().replace("seed: 0", "seed: 1").replace("seed: 42", "seed: 1"))
+    status, out, err = diff(capsys, "reviewed.yaml", "other.yml")
+    assert (status, err) == (1, "")
+    assert "seed" in out
+    assert main(["explain", "reviewed.yaml", "training.micro_batch_size"]) == 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "code", "words"),
     [

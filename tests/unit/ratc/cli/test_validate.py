@@ -58,7 +58,9 @@ def codes(said: str) -> set[tuple[str, str]]:
 @pytest.fixture
 def validate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data/splits.json").touch()
     (tmp_path / "own.py").write_text(OWN)
 
     def run(more: str, *words: str) -> tuple[int, str]:
@@ -146,6 +148,14 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
     ("more", "severity", "code", "words"),
     [
         ("data: {data_dir: none/such}", "warning", "R235", "none/such"),
+        ("data: {data_dir: .}", "warning", "R235", "`.` has no `images` and no `masks` and no `splits.json`"),
+        ("data: {data_dir: data/..}", "warning", "R235", "has no `images`"),
+        (
+            "task_type: detection\ndata: {data_dir: data, dataset: coco, num_classes: 2, image_size: 256}",
+            "warning",
+            "R235",
+            "no `annotations`",
+        ),
         ("environment: {venv: none/venv}", "warning", "R235", "none/venv"),
         ("model: {name: 'own:Smal'}", "error", "R236", "did you mean `Small`"),
         ("model: {name: 'own.net:Small'}", "warning", "R236", "own.net"),

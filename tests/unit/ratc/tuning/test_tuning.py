@@ -182,6 +182,27 @@ def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code
         assert "spec.yaml:7:" in said
 
 
+@pytest.mark.parametrize(
+    ("training", "space", "told"),
+    [
+        ("target_batch_size: 32", "batch_size: [2, 4]", "`target_batch_size` stays 32"),
+        ("target_batch_size: 32", "batch_size: [2, 4], learning_rate: [1.0e-4, 1.0e-2]", "the accumulation differs"),
+        ("epochs: 1", "batch_size: [2, 4], target_batch_size: [8, 16]", "beside `target_batch_size`"),
+        ("epochs: 1", "batch_size: [2, 4]", None),
+        ("target_batch_size: 32", "learning_rate: [1.0e-4, 1.0e-2]", None),
+    ],
+)
+def test_a_micro_batch_that_varies_under_a_fixed_global_batch_is_told(tmp_path, capsys, training, space, told):
+    (tmp_path / "spec.yaml").write_text(
+        f"experiment_name: demo\ndata: {{data_dir: .}}\ntraining: {{{training}}}\n"
+        f"resources: {{num_gpus: 0, cpus: 2}}\ntuning: {{search_space: {{{space}}}}}\n"
+    )
+    assert main(["validate", str(tmp_path / "spec.yaml")]) == 0
+    err = capsys.readouterr().err
+    assert ("warning[R360]" in err) == (told is not None), err
+    assert (told or "") in err
+
+
 def test_an_array_of_the_trials_that_can_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("ours.yaml").write_text(CLUSTER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 import unicodedata
 from multiprocessing.process import BaseProcess
@@ -18,6 +19,7 @@ from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data import survey as survey_module
 from ratc_runtime.data.coco import CocoDetection
+from ratc_runtime.data.folders import find_files
 from ratc_runtime.data.loading import left_out
 from ratc_runtime.data.sources import SPLITS, open_split
 from ratc_runtime.data.survey import Survey, first_look, never_there, search, spread, survey
@@ -345,6 +347,40 @@ def test_a_file_that_is_nearly_called_so_is_named(
         CocoDetection(tmp_path, "train", (40, 40), channels=1)
     assert says in raised.value.note
     assert helps in raised.value.help
+
+
+def test_of_several_images_that_are_not_there_the_number_is_told(tmp_path: Path) -> None:
+    names = [f"x{number}.png" for number in range(5)]
+    images = [{"id": 10 + n, "file_name": name, "width": 40, "height": 20} for n, name in enumerate(names)]
+    coco(tmp_path, images=images, annotations=[])
+    with pytest.raises(RuntimeFinding) as raised:
+        CocoDetection(tmp_path, "train", (40, 40), channels=1)
+    assert raised.value.message.startswith("5 of 5 images that ")
+    assert raised.value.message.endswith("are not there: x0.png, x1.png, x2.png, …")
+    assert CocoDetection(tmp_path, "train", (40, 40), channels=1, skip_missing=True).missing == names
+
+
+@pytest.mark.parametrize(("folder", "lacking"), [("masks", 4), ("images", 2)])
+def test_of_several_samples_without_a_file_the_number_and_the_first_are_told(
+    project: Path, folder: str, lacking: int
+) -> None:
+    ending = "_segmentation" if folder == "masks" else ""
+    for number in range(lacking):
+        (project / f"data/{folder}/train{number}{ending}.png").unlink()
+    with pytest.raises(RuntimeFinding, match="R506") as raised:
+        find_files(project / "data", "train", (".png",), (".png",), skip_missing=False)
+    first = [f"{folder}/train{number}{ending}.png" for number in range(lacking)]
+    told = ", ".join(first) if lacking < 4 else f"{', '.join(first[:3])}, …"
+    assert raised.value.message == f"{lacking} of 10 samples of split train lack a file: {told}"
+
+
+def test_of_several_samples_with_two_files_the_number_is_told(project: Path) -> None:
+    for number in range(2):
+        path = project / f"data/images/train{number}.png"
+        shutil.copy(path, path.with_suffix(".PNG"))
+    with pytest.raises(RuntimeFinding, match="R506") as raised:
+        find_files(project / "data", "train", (".png",), (".png",), skip_missing=False)
+    assert raised.value.message == "2 samples of split train have several files: train0, train1"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""What of a stranger's script is not to be shown, beyond what is surely a secret: prose that tells one, and values of
+options that often are one. Stars for too much do no harm: the line's place is told, and the script is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ratc.secrets.redact import starred
+
+#: Words of prose for a secret, none of them a part of a name, of a path or of an option.
+_WORD = (
+    r"(?<![\w./$-])(?:pass(?:words?|wort|wd|phrase|code)|pwd|pw|pin|kennwort|secret|token|credentials?"
+    r"|(?:api|access|secret|private|license|licence)[ -]?key)(?![\w./(-])"
+)
+#: `the password of the data is hunter2`, `password: hunter2`.
+_TOLD = re.compile(
+    rf"(?i){_WORD}[\"']?[^\n.;]{{0,60}}?(?:\s(?:is|ist|was|are|lautet|sind)\s|[:=]>?|[-=]>)\s*(?P<value>[^\s\"']+)"
+)
+#: `use token hunter2`: a word behind it that no dictionary has.
+_BEHIND = re.compile(rf"(?i){_WORD}[\"']?\s+[\"']?(?P<value>(?=[^\s\"']*[0-9])(?=[^\s\"']*[^\W\d])[^\s\"']{{4,}})")
+#: `-p VALUE` of a command, and options for keys of any sort; of a directive those with two dashes alone.
+_SHORT = re.compile(r"(?<!\S)-[pP]\s+(?P<value>[^\s;&|]+)")
+_KEY = re.compile(
+    r"(?:(?<!\S)--?(?:[\w-]{0,40}key|licen[cs]e|mcs-label|pin)(?:=|\s+)|[?&](?:key|auth|code)=)(?P<value>[^\s;&|\"']+)"
+)
+#: Programs of which `-p` is a port, a partition, a path or a switch.
+_HARMLESS = frozenset(
+    (
+        "srun",
+        "sbatch",
+        "salloc",
+        "squeue",
+        "sinfo",
+        "sacct",
+        "scontrol",
+        "scancel",
+        "bsub",
+        "mkdir",
+        "cp",
+        "mv",
+        "rsync",
+        "ssh",
+        "scp",
+        "sftp",
+        "tee",
+        "ps",
+        "test",
+        "read",
+        "python",
+        "python3",
+        "torchrun",
+        "accelerate",
+        "deepspeed",
+        "mpirun",
+        "mpiexec",
+        "jsrun",
+        "nvidia-smi",
+        "tar",
+        "install",
+        "touch",
+        "grep",
+        "pip",
+        "pip3",
+        "conda",
+        "mamba",
+        "module",
+        "ml",
+        "export",
+        "declare",
+        "date",
+        "time",
+        "free",
+        "df",
+        "du",
+        "ls",
+        "sed",
+        "awk",
+        "which",
+        "type",
+        "ulimit",
+        "make",
+        "podman",
+        "lsof",
+        "pgrep",
+    )
+)
+#: Letters before an option among which its program is looked for.
+_LOOKED_AT = 400
+#: What is no secret: a number, a path, a variable.
+_PLAIN = re.compile(r"[0-9]{1,7}|[./~$\"']\S*|\w+/\S*")
+
+
+def shown(text: str) -> str:
+    """A script as it may be shown, column for column."""
+    return starred(text, _spans(text))
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    for pattern in (_TOLD, _BEHIND):
+        yield from (match.span("value") for match in pattern.finditer(text) if not _is_plain(match["value"]))
+    for match in _KEY.finditer(text):
+        if not _is_plain(match["value"]):
+            yield match.span("value")
+    for match in _SHORT.finditer(text):
+        # Of a longer line the beginning is not looked at: its program is not known then.
+        start = text.rfind("\n", max(0, match.start() - _LOOKED_AT), match.start()) + 1
+        start = start or max(0, match.start() - _LOOKED_AT)
+        before = re.split(r"[;&|(`]", text[start : match.start()])[-1].split()
+        program = next((word for word in before if "=" not in word), "").rpartition("/")[2]
+        if not text.startswith("#", start) and program not in _HARMLESS and not _is_plain(match["value"]):
+            yield match.span("value")
+
+
+def _is_plain(value: str) -> bool:
+    return _PLAIN.fullmatch(value) is not None

@@ -1,0 +1,63 @@
+"""The Ray of a job of one node: nobody but this machine reaches it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.effort import HANGS_S
+from tests.helpers.lockfile import environment
+from tests.places import ROOT
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+#: Prints the addresses that the processes of this group listen on, and what Ray computes.
+LOOK = """
+import os, ray, sys
+from pathlib import Path
+
+ray.init(address=sys.argv[1], logging_level=50)
+mine = set()
+for place in Path("/proc").glob("[0-9]*/fd"):
+    try:
+        if os.getpgid(int(place.parent.name)) == os.getpgid(0) or "ray" in (place.parent / "cmdline").read_text():
+            for link in place.iterdir():
+                mine.add(os.readlink(link))
+    except OSError:
+        continue
+for table in ("tcp", "tcp6"):
+    for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+        words = line.split()
+        if words[3] == "0A" and f"socket:[{words[9]}]" in mine:
+            print("LISTENS", words[1].partition(":")[0])
+print("COMPUTED", ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+#: 127.0.0.1 as the kernel spells it, and the same as an address of IPv6.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def test_the_only_node_of_a_job_is_reached_by_itself_alone(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["--rank", "0", "--head", "127.0.0.1", "--port", str(port), "--cpus", "1", "--gpus", "0"]
+    words += ["--over", str(tmp_path / "over"), "--sockets", "/tmp/ratc-test", "--log", str(tmp_path / "ray.log")]
+    done = subprocess.run(
+        [sys.executable, "-m", "ratc.cli.ray_node", *words, "--", sys.executable, "-c", LOOK, f"127.0.0.1:{port}"],
+        env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"},
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode == 0, done.stderr + (tmp_path / "ray.log").read_text()
+    assert "COMPUTED 42" in done.stdout
+    listening = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("LISTENS")]
+    assert len(listening) >= 3
+    assert set(listening) <= LOOPBACK

@@ -1,0 +1,67 @@
+"""Variables that torch reads with fixed words: what torch refuses is refused before it, and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from ratc_runtime.config import torch_variables
+from ratc_runtime.config.torch_variables import check_torch_variables
+from ratc_runtime.errors import RuntimeFinding
+
+from ratc.catalog import launch_variables
+
+
+def refused(**variables: str) -> RuntimeFinding | None:
+    try:
+        check_torch_variables({**os.environ, **variables})
+    except RuntimeFinding as finding:
+        return finding
+    return None
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCH_LOGS": "bad"},
+        {"TORCH_DISTRIBUTED_DEBUG": "BAD"},
+        {"TORCH_DISTRIBUTED_DEBUG": ""},
+        {"PYTORCH_JIT": "BAD", "TORCH_SHOW_CPP_STACKTRACES": "1"},
+        {"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"},
+        {"TORCHINDUCTOR_COMPILE_THREADS": "BAD"},
+        {"AOTINDUCTOR_REPRO_LEVEL": "BAD"},
+        {"NUMPY_MADVISE_HUGEPAGE": "BAD"},
+        {"TORCH_NCCL_BLOCKING_WAIT": "BAD"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_what_torch_refuses_is_named(variables: dict[str, str]) -> None:
+    finding = refused(**variables)
+    assert finding is not None
+    assert finding.code == "R587"
+    name = next(iter(variables))
+    assert f"{name}=" in finding.message
+    assert "TORCH_SHOW" not in finding.message
+    assert finding.note
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCH_LOGS": "recompiles", "TORCH_DISTRIBUTED_DEBUG": "detail", "TORCH_CPP_LOG_LEVEL": "BAD"},
+        {"TORCH_LOGS": "", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "/x"},
+    ],
+    ids=["words", "numbers"],
+)
+def test_what_torch_takes_is_let_through(variables: dict[str, str]) -> None:
+    assert refused(**variables) is None
+
+
+def test_compiler_and_runtime_know_the_same_words() -> None:
+    assert torch_variables.WORDS == launch_variables.WORDS
+
+
+def test_names_that_say_where_something_lies_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratc_runtime.config.torch_variables._failure", lambda _: pytest.fail("torch was asked"))
+    names = ("TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_ALLOC_CONF", "TORCHELASTIC_RUN_ID")
+    assert refused(**dict.fromkeys(names, "x")) is None
