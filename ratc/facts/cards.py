@@ -13,6 +13,8 @@ from ratc import resources
 from ratc.diagnostics import Diagnostic, Span, did_you_mean
 
 MIB = 1 << 20
+#: A profile of NVIDIA's for a part of a card: `3g.20gb`, `1c.3g.20gb`, `1g.10gb+me`.
+_SLICE = re.compile(r"(?:^|[-:.])(?:\d+c\.)?\d+g\.\d+gb(?:\+[\w.]+)*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,10 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
         *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
     ]
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
+    if _SLICE.search(wanted):
+        note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
+        helps = ("describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`",)
+        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), helps),)
     # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]

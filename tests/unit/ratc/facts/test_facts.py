@@ -7,6 +7,7 @@ import pytest
 from ratc import compiler, layers
 from ratc.cli import main
 from ratc.facts import MIB, Card, Machine, card_names, describe_card, find_card
+from ratc.facts.cards import resolve_card
 from ratc.probe import local
 from ratc.probe.local_facts import text as facts_text
 from ratc.units import memory_bytes
@@ -49,6 +50,14 @@ def test_the_usual_spellings_of_a_card(spelling, card):
 @pytest.mark.parametrize("spelling", ["v100", "A100", "p100", "NVIDIA A100"])
 def test_a_spelling_of_several_cards_is_not_guessed(spelling):
     assert len(find_card(spelling)) >= 2
+
+
+@pytest.mark.parametrize("spelling", ["a100_3g.20gb", "nvidia_h100_80gb_hbm3_1g.10gb+me", "1c.3g.20gb", "3g.20gb"])
+def test_a_slice_of_a_card_is_no_card_and_is_told_how_to_be_described(spelling):
+    card, [finding] = resolve_card(spelling, None)
+    assert (card, finding.code) == (None, "R301")
+    assert "gpu_memory_mib" in finding.helps[0]
+    assert all("gpu_memory_mib" not in text for text in resolve_card("a200", None)[1][0].helps)
 
 
 def test_the_catalogue_agrees_with_what_compute_capability_implies():
