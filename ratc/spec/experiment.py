@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ratc.spec.base import (
     CALLABLE,
+    DATASET,
     LOSS,
     MEMORY,
     MODULE,
@@ -309,7 +310,7 @@ class Data(Section):
 
     dataset: str = Field(
         "isic",
-        pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
+        pattern=DATASET,
         description="`isic` (images in the ISIC 2018 layout), `volumes` (NIfTI, in patches), `coco` (boxes in the COCO "
         "layout) or `package.module:callable`.",
         examples=["isic", "volumes", "coco"],
@@ -490,7 +491,7 @@ class PartData(Section):
     ] = Field(".", description="Folder of the task's data, within `data.data_dir`.", examples=["lesions"])
     dataset: str | None = Field(
         None,
-        pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
+        pattern=DATASET,
         description="As `data.dataset`; the first of the task if absent.",
         examples=["isic", "coco"],
     )

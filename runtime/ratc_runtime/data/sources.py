@@ -8,7 +8,7 @@ numbers (...), for detection a mapping (`ratc_runtime.data.coco`); and, if it ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,24 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import build, call
 
 SPLITS = ("train", "val", "test")
-#: The built-in data sets of segmentation: dimensions, and the class.
-BUILT_IN: dict[str, tuple[int, Callable[..., Any]]] = {"isic": (2, IsicSegmentation), "volumes": (3, VolumePatches)}
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in data set: its class, whose first file of each sample is the image; the dimensions of its images; and
+    the keys of the lock's `data` that it takes beside those of every data set and its own `args`.
+    """
+
+    made: type[Any]
+    dims: int = 2
+    takes: tuple[str, ...] = ()
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "isic": BuiltIn(IsicSegmentation, takes=("ignore_index",)),
+    "volumes": BuiltIn(VolumePatches, dims=3, takes=("ignore_index",)),
+    "coco": BuiltIn(CocoDetection),
+}
 
 
 def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
@@ -31,17 +47,17 @@ def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
     imported or called.
     """
     if lock.data.dataset in BUILT_IN:
-        dims, made = BUILT_IN[lock.data.dataset]
-        if lock.spatial_dims != dims:
+        known = BUILT_IN[lock.data.dataset]
+        if lock.spatial_dims != known.dims:
             raise RuntimeFinding(
                 "R509",
-                f"dataset {lock.data.dataset} is {dims}D, the lock's data.image_size is {lock.data.image_size}",
+                f"dataset {lock.data.dataset} is {known.dims}D, the lock's data.image_size is {lock.data.image_size}",
                 help="compile the spec again",
             )
         return call(
             "dataset",
             lock.data.dataset,
-            made,
+            known.made,
             data_dir=data_dir,
             split=split,
             image_size=tuple(lock.data.image_size),
@@ -49,19 +65,7 @@ def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
             scales=tuple(lock.data.scales),
             skip_missing=lock.data.on_bad_sample == "skip",
             num_classes=lock.data.num_classes,
-            ignore_index=lock.data.ignore_index,
-            **lock.data.args,
-        )
-    if lock.data.dataset == "coco":
-        height, width = lock.data.image_size
-        return CocoDetection(
-            data_dir,
-            split,
-            image_size=(height, width),
-            channels=lock.data.channels,
-            scales=tuple(lock.data.scales),
-            skip_missing=lock.data.on_bad_sample == "skip",
-            num_classes=lock.data.num_classes,
+            **{key: getattr(lock.data, key) for key in known.takes},
             **lock.data.args,
         )
     dataset = build("dataset", lock.data.dataset, data_dir=data_dir, split=split, **lock.data.args)

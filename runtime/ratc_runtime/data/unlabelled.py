@@ -17,12 +17,10 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.data.volume_store import Recipe, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
 from ratc_runtime.errors import RuntimeFinding, warn
-
-#: The data sets whose images can be read without their truth.
-READABLE = ("isic", "coco", "volumes")
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
 
     Raises R542 if the lock's data set is of somebody's own: how it prepares images is not known.
     """
-    if lock.data.dataset not in READABLE:
+    if lock.data.dataset not in BUILT_IN:
         raise RuntimeFinding(
             "R542",
             f"images cannot be prepared as data set {lock.data.dataset} does it",
