@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import WITHOUT_BACKGROUND
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 
@@ -12,7 +13,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Everything that follows from `num_classes`, and scores that have to be asked for."""
     classes = settings.get_as(int, "data.num_classes")
     yield from _names(settings, classes)
-    if settings["task_type"].value == "detection":
+    if settings["task_type"].value in WITHOUT_BACKGROUND:
         return
     ignored = settings["data.ignore_index"]
     if ignored.value is not None and classes == 1:
@@ -45,8 +46,8 @@ def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
     if len(names.value) != classes:
         several = f"{len(names.value)} class name{'s' if len(names.value) != 1 else ''}"
         message = f"{several} for {classes} class{'es' if classes > 1 else ''}"
-        if settings["task_type"].value == "detection":
-            note = "objects have no background among their classes"
+        if settings["task_type"].value in WITHOUT_BACKGROUND:
+            note = f"{settings['task_type'].value} has no background among its classes"
         else:
             note = (
                 "of one class the foreground has a name" if classes == 1 else "class 0, the background, has a name too"

@@ -42,6 +42,8 @@ def _of_task(lock: Lock, at: str) -> Iterator[Wrong]:
     names, number = len(lock.data.class_names), lock.data.num_classes
     if names != number:
         yield Wrong(f"{at}data.class_names", f"has {names} values, expected {number}")
+    if lock.task_type == "classification" and number < 2:
+        yield Wrong(f"{at}data.num_classes", f"is {number}, expected at least 2 with task_type classification")
     if (lock.task_type == "detection") != (lock.detection is not None):
         yield Wrong(f"{at}detection", "section goes with task_type detection, and only with it")
     if (lock.task_type == "multi") != bool(lock.tasks):

@@ -133,7 +133,7 @@ class Data(Section):
     """The data set, and how samples are decoded, kept and loaded."""
 
     dataset: str = Field(
-        description="`isic`, `volumes`, `coco`, or `package.module:callable`; `joint` with `task_type: multi`."
+        description="`isic`, `volumes`, `coco`, `folders`, `csv`, or `package.module:callable`; `joint` with `task_type: multi`."
     )
     args: dict[str, Any] = Field(description="Keyword arguments of the data set.")
     data_dir: str = Field(
@@ -146,7 +146,7 @@ class Data(Section):
     channels: Annotated[int, Field(ge=1, le=1024)] = Field(description="1 for grey images, 3 for RGB.")
     num_classes: Annotated[int, Field(ge=1, le=256)] = Field(
         description="1 means foreground and background. From 2 on masks hold class numbers, and 0 is the background. "
-        "For detection, the classes of objects."
+        "For detection, the classes of objects; for classification, those of images."
     )
     class_names: list[str] = Field(description="Names of the classes, `num_classes` of them.")
     ignore_index: int | None = Field(description="Class number of pixels that do not count; null if all count.")
@@ -194,7 +194,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks of a run."""
 
-    task_type: Literal["segmentation", "detection"] = Field(description="The kind of task.")
+    task_type: Literal["segmentation", "detection", "classification"] = Field(description="The kind of task.")
     weight: PositiveFloat = Field(description="Factor of the task's loss in the sum of all.")
     loss: Loss
     data: PartData
@@ -304,7 +304,7 @@ class Lock(Section):
     target: str = Field(description="The target of compilation: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
     description: str = Field(description="The purpose of the run; words only.")
-    task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
+    task_type: Literal["segmentation", "detection", "classification", "custom", "multi"] = Field(
         description="The kind of task. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(

@@ -3,7 +3,8 @@
 A data source is a callable `(data_dir, split, **arguments)` that returns a map-style dataset. Its items are
 mappings: `image`, a float tensor (C, H, W) or (C, D, H, W) or, for a pyramid, a list of them from fine to coarse;
 `target`, for segmentation of one foreground class a float tensor (1, ...) of 0 and 1, of several classes one of class
-numbers (...), for detection a mapping (`ratc_runtime.data.coco`); and, if it has one, `name`.
+numbers (...), for detection a mapping (`ratc_runtime.data.coco`), for classification a class number; and, if it has
+one, `name`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data.class_folders import ClassFolders
+from ratc_runtime.data.class_table import ClassTable
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.isic import IsicSegmentation
 from ratc_runtime.data.volumes import VolumePatches
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import build, call
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ BUILT_IN: dict[str, BuiltIn] = {
     "isic": BuiltIn(IsicSegmentation, takes=("ignore_index",)),
     "volumes": BuiltIn(VolumePatches, dims=3, takes=("ignore_index",)),
     "coco": BuiltIn(CocoDetection),
+    "folders": BuiltIn(ClassFolders),
+    "csv": BuiltIn(ClassTable),
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import labelled
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.pictures import open_picture, pyramid
@@ -42,7 +43,9 @@ class Piece:
 
 def suffixes(lock: Lock) -> tuple[str, ...]:
     """Return the ends of the names of images that a lock's data set reads."""
-    return SUFFIXES if lock.spatial_dims == 3 else IMAGE_SUFFIXES
+    if lock.spatial_dims == 3:
+        return SUFFIXES
+    return labelled.SUFFIXES if lock.task_type == "classification" else IMAGE_SUFFIXES
 
 
 def find_images(place: Path, lock: Lock) -> list[Path]:
@@ -101,7 +104,7 @@ class _Pictures(Dataset[Piece]):
         self.sizes = [(max(1, round(height * s)), max(1, round(width * s))) for s in lock.data.scales]
         self.mode = "L" if lock.data.channels == 1 else "RGB"
         # A JPEG is decoded to less than its own size exactly where training did that.
-        self.wanted = max(self.sizes) if lock.data.dataset == "isic" else None
+        self.wanted = max(self.sizes) if lock.data.dataset != "coco" else None
 
     def __len__(self) -> int:
         return len(self.paths)

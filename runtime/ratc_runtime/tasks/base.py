@@ -134,6 +134,13 @@ class Task(ABC):
         """
         return None
 
+    def overview(self, scorer: Any, world: World) -> list[Any]:
+        """Return what `draw` needs of the whole split beside single samples, picklable and on the CPU.
+
+        Every rank calls this after it counted its part, and all get the same.
+        """
+        return []
+
     def writer(self, folder: Path, threshold: float) -> Writer:
         """Return what writes predictions into a folder; raise R542 if it is not known what an output means."""
         raise RuntimeFinding(
