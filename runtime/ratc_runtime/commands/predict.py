@@ -1,7 +1,8 @@
 """What a checkpoint sees in images without truth: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR`.
 
 Segmentation writes a mask for each image, detection one file of boxes in the COCO layout, both in the pixels of the
-images' own files. An image that cannot be read is named and left out; the exit status is 1 then.
+images' own files; classification writes one table of classes and their probabilities. An image that cannot be read is
+named and left out; the exit status is 1 then.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ class Data(Section):
     """The data set, and how samples are decoded, kept and loaded."""
 
     dataset: str = Field(
-        description="`isic`, `volumes`, `coco`, `folders`, `csv`, or `package.module:callable`; `joint` with `task_type: multi`."
+        description="`isic`, `volumes`, `coco`, `folders`, `csv`, or `package.module:callable`; `joint` with "
+        "`task_type: multi`."
     )
     args: dict[str, Any] = Field(description="Keyword arguments of the data set.")
     data_dir: str = Field(

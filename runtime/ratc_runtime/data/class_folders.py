@@ -55,7 +55,7 @@ class ClassFolders(Labelled):
 
 def _folders(split: Path) -> list[str]:
     """Return the names of the classes' folders, hidden ones aside."""
-    help = (
+    helps = (
         f"the layout is {LAYOUT}; name the folder with --data-dir or RAT_DATA_DIR; `ratc sample-data digits DIR` writes"
         " a small one"
     )
@@ -64,9 +64,11 @@ def _folders(split: Path) -> list[str]:
             found = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         note = f"{split}: {error.strerror or error}"
-        raise RuntimeFinding("R506", f"the data folder {split.parent} has no readable {split.name}/", note, help) from None
+        raise RuntimeFinding(
+            "R506", f"the data folder {split.parent} has no readable {split.name}/", note, helps
+        ) from None
     if not found:
-        raise RuntimeFinding("R506", f"{split} has no folder of a class", help=help)
+        raise RuntimeFinding("R506", f"{split} has no folder of a class", help=helps)
     return found
 
 

@@ -153,7 +153,9 @@ def _row(path: Path, line: int, cells: list[str]) -> Row:
         split = PurePosixPath(name).parts[0]
         if split not in SPLITS:
             raise _wrong(
-                path, line, f"says no split: {shown(name)} begins with none of train/, val/ and test/, and `split` is empty"
+                path,
+                line,
+                f"says no split: {shown(name)} begins with none of train/, val/ and test/, and `split` is empty",
             )
     if split not in SPLITS:
         raise _wrong(path, line, f"has the split {shown(split)}, expected train, val or test")

@@ -70,9 +70,7 @@ class Labelled(torch.utils.data.Dataset[dict[str, Any]]):
         return Counter(self._labels)
 
 
-def numbered(
-    place: str, found: Collection[str], classes: int, given: Any
-) -> tuple[dict[str, int], list[str] | None]:
+def numbered(place: str, found: Collection[str], classes: int, given: Any) -> tuple[dict[str, int], list[str] | None]:
     """Return the number of each class that data name, and the classes' names in order of their numbers.
 
     There are `classes` of them. `given` are their names if the spec lists them (`data.args: {classes: […]}`). Otherwise
@@ -101,15 +99,13 @@ def numbered(
             "R539",
             f"{place} has {len(names)} class(es), the lock's data.num_classes is {classes}",
             f"they are {', '.join(shown(name) for name in names[:20])}",
-            f"set `data.num_classes: {max(2, len(names))}`, or list all classes in `data.args: {{classes: […]}}` if some"
-            " have no images yet",
+            f"set `data.num_classes: {max(2, len(names))}`, or list all classes in `data.args: {{classes: […]}}` if"
+            " some have no images yet",
         )
     return {name: number for number, name in enumerate(names)}, names
 
 
-def _listed(
-    place: str, found: Collection[str], classes: int, given: Any
-) -> tuple[dict[str, int], list[str]]:
+def _listed(place: str, found: Collection[str], classes: int, given: Any) -> tuple[dict[str, int], list[str]]:
     if not isinstance(given, (list, tuple)) or len(set(map(str, given))) != len(given):
         raise RuntimeFinding("R539", f"data.args.classes is {given!r:.80}, expected names of classes, each once")
     names = [str(name) for name in given]

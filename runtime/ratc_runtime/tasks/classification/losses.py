@@ -19,7 +19,8 @@ class CrossEntropy(nn.Module):
     `class_weights`, one number for each class, multiply the losses of its samples. The sum is divided by the number of
     samples, not by the sum of their weights as torch does it: a batch in several micro-batches, or over several
     processes, has the gradient of the whole one. `label_smoothing` is the share of the target that is spread evenly
-    over all classes, from 0 to below 1 (Szegedy et al., CVPR 2016).
+    over all classes, from 0 to below 1 (Szegedy et al., CVPR 2016). Raises R509 for weights that are not one number from 0
+    on for each class, ValueError for a share out of range.
     """
 
     def __init__(
@@ -39,9 +40,7 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = check_logits(logits, target, self.classes).float()
         weights: torch.Tensor | None = self.class_weights  # type: ignore[assignment]
-        losses = F.cross_entropy(
-            logits, target, weight=weights, reduction="none", label_smoothing=self.label_smoothing
-        )
+        losses = F.cross_entropy(logits, target, weight=weights, reduction="none", label_smoothing=self.label_smoothing)
         return losses.mean()
 
 
@@ -52,7 +51,12 @@ def _is_number(value: object) -> bool:
 def _check_weights(weights: Sequence[float], classes: int) -> None:
     """Raise R509 unless there is a number from 0 on for each class, and one above 0."""
     found = list(weights) if isinstance(weights, (list, tuple)) else None
-    if found is not None and len(found) == classes and all(_is_number(one) and one >= 0 for one in found) and any(found):
+    if (
+        found is not None
+        and len(found) == classes
+        and all(_is_number(one) and one >= 0 for one in found)
+        and any(found)
+    ):
         return
     given = f"{len(found)} value(s)" if found is not None and len(found) != classes else f"{weights!r:.60}"
     raise RuntimeFinding(

@@ -1,5 +1,4 @@
-"""What pictures of classification are drawn from; free of matplotlib, so that ranks can send it to the one that draws.
-"""
+"""What pictures of classification are drawn from; free of matplotlib, so that ranks can send it to the drawing one."""
 
 from __future__ import annotations
 
