@@ -81,6 +81,15 @@ CASES: dict[str, dict[str, Any]] = {
         data={"image_size": [32, 32], "channels": 3, "scales": [1.0, 0.5], "num_classes": 5},
         training__loss={"name": "set_prediction", "args": {}},
     ),
+    "rat, classes": request(
+        task_type="classification",
+        model=TWO_SCALES,
+        data={"image_size": [48, 48], "channels": 3, "scales": [1.0, 0.5], "num_classes": 7},
+        training__loss={
+            "name": "cross_entropy",
+            "args": {"label_smoothing": 0.1, "class_weights": [1, 2, 3, 4, 5, 6, 7]},
+        },
+    ),
     # Each head's loss has a graph of its own over the backbone that they share.
     "rat, two tasks": request(
         task_type="multi",
