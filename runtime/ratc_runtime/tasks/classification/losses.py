@@ -19,8 +19,8 @@ class CrossEntropy(nn.Module):
     `class_weights`, one number for each class, multiply the losses of its samples. The sum is divided by the number of
     samples, not by the sum of their weights as torch does it: a batch in several micro-batches, or over several
     processes, has the gradient of the whole one. `label_smoothing` is the share of the target that is spread evenly
-    over all classes, from 0 to below 1 (Szegedy et al., CVPR 2016). Raises R509 for weights that are not one number from 0
-    on for each class, ValueError for a share out of range.
+    over all classes, from 0 to below 1 (Szegedy et al., CVPR 2016). Raises R509 for weights that are not one number
+    from 0 on for each class, ValueError for a share out of range.
     """
 
     def __init__(

@@ -30,7 +30,14 @@ def table(folder: Path, text: str, *images: str, name: str = "labels.csv") -> Pa
 
 def test_rows_are_found_by_their_column_and_numbered_together(tmp_path: Path) -> None:
     # As a spreadsheet saves it: a byte order mark, carriage returns, quotes, an empty line, columns of its own.
-    text = '\ufeffnote,label,path,split\r\nx,oak,"a, b.png",train\r\n\r\n,ash,c.png,val\r\n"2\nlines",oak,./d//e.png,train\r\n'
+    rows = (
+        "\ufeffnote,label,path,split",
+        'x,oak,"a, b.png",train',
+        "",
+        ",ash,c.png,val",
+        '"2\nlines",oak,./d//e.png,train',
+    )
+    text = "".join(f"{row}\r\n" for row in rows)
     table(tmp_path, text, "a, b.png", "c.png", "d/e.png")
     train = ClassTable(tmp_path, "train", (4, 4), 1, num_classes=2)
     assert (train.names, train.class_names) == (["a, b.png", "d/e.png"], ["ash", "oak"])
