@@ -1,4 +1,4 @@
-"""ratc: a declarative-spec compiler for deep-learning training. :mod:`ratc.api` says what can be called."""
+"""ratc: a declarative-spec compiler for deep-learning training. :mod:`ratc.api` is its Python API."""
 
 from typing import TYPE_CHECKING, Any
 

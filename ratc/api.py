@@ -1,6 +1,6 @@
-"""ratc from Python: the same as the commands do, with typed results, and nothing printed.
+"""ratc from Python: the work of the commands, with typed results and without output.
 
-`import ratc` gives these functions without importing what they need before one is called::
+`import ratc` gives these functions, and imports their dependencies when one is called::
 
     found = ratc.compile(ratc.CompileRequest("spec.yaml", target="slurm"))
     print(found.plan.values["training.micro_batch_size"].value)
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """What a spec compiles to. With errors among the diagnostics there is no plan, and there are no artifacts."""
+    """The result of compiling a spec. If there are errors among the diagnostics, it has no plan and no artifacts."""
 
     plan: Plan | None
     artifacts: tuple[Artifact, ...]
@@ -46,7 +46,7 @@ class Compilation:
         return self.plan is not None and not has_errors(self.diagnostics)
 
     def write(self) -> list[str]:
-        """Write what changed into the folder, the lock last; return the names. Raises OSError; ValueError if not ok."""
+        """Write changed files into the folder, the lock last; return names. Raises OSError; ValueError if not ok."""
         from ratc import emit
         from ratc.workflow.compile import former
 
@@ -60,7 +60,7 @@ class Compilation:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs between two sides, and with what consequence; None if a side cannot be read."""
+    """The differences of two sides, with their consequences; None if a side cannot be read."""
 
     comparison: Comparison | None
     diagnostics: tuple[Diagnostic, ...]
@@ -68,7 +68,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What fits on which card: a row for each card, precision and ZeRO stage."""
+    """The micro-batches that fit: a row for each card, precision and ZeRO stage."""
 
     rows: tuple[Row, ...]
     diagnostics: tuple[Diagnostic, ...]
@@ -98,7 +98,7 @@ def compile(request: CompileRequest) -> Compilation:
 def load_config_with_auto_optimization(path: str) -> dict[str, Any]:
     """Return the resolved configuration of a spec for this machine, as nested mappings.
 
-    The original training framework has a function of this name. Raises ValueError with what is wrong with the spec.
+    The original training framework has a function of this name. Raises ValueError with the findings on the spec.
     """
     from ratc.render import text
 
@@ -139,7 +139,7 @@ def fit(request: CompileRequest, cards: Sequence[str] = (), precisions: Sequence
 
 @silence()
 def check(path: str = ".", this_machine: bool = False) -> tuple[Diagnostic, ...]:
-    """Say which compiled folders below a path are not what their inputs give."""
+    """Return the findings on compiled folders below a path that differ from the output of their inputs."""
     from ratc.compiled import find
     from ratc.sweep import once
     from ratc.workflow.check import checked

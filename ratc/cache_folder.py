@@ -1,4 +1,4 @@
-"""What commands keep because it takes seconds to find out: files, each named by a digest of all that it depends on.
+"""The cache of results that take seconds to compute: files, each named by a digest of all that it depends on.
 
 They lie in `$RATC_CACHE`, else in `ratc` under `$XDG_CACHE_HOME` or `~/.cache`, in a folder for each kind. Any may be
 deleted at any time.
@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from ratc import files
 
-#: Seconds after which an unfinished file is nobody's: no trace takes so long.
+#: Seconds after which an unfinished file has no owner: no trace takes so long.
 _UNFINISHED_S = 86_400
-#: Folders that could not be written, of which that was said.
+#: Folders that could not be written, and were reported.
 _told: set[str] = set()
 
 
@@ -38,7 +38,7 @@ def packages() -> list[str]:
 def keep(path: str, data: bytes, most: int) -> None:
     """Write a file of a kind, and delete the oldest of its folder if there are more than ``most``.
 
-    A cache that cannot be written is said in one line, once: everything works without it.
+    If the cache cannot be written, one line says so, once: everything works without it.
     """
     place = os.path.dirname(path)
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that was read: how diagnostics call it, and its bytes."""
+    """A file that was read: its name in diagnostics, and its bytes."""
 
     name: str
     data: bytes
@@ -29,7 +29,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All that a spec's values come from. ``shell_folder`` is the shell's folder, seen from the spec's."""
+    """All sources of a spec's values. ``shell_folder`` is the shell's folder, relative to the spec's."""
 
     spec: File
     overlays: Sequence[File] = ()
@@ -54,7 +54,7 @@ def layered(inputs: Inputs) -> tuple[Document | None, tuple[Diagnostic, ...]]:
 
 
 def check(document: Document) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """Validate a document and check what a schema cannot. Codes: R1xx, R2xx."""
+    """Validate a document by its schema, then by the rules that a schema cannot state. Codes: R1xx, R2xx."""
     settings, found = schema.validate(document, resources.schema("experiment"))
     if settings is None:
         return None, found
@@ -63,7 +63,7 @@ def check(document: Document) -> tuple[Values | None, tuple[Diagnostic, ...]]:
 
 
 def analyse(inputs: Inputs) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """Parse, lay over one another, validate, check. A stage's findings come together. Codes: R0xx, R1xx, R2xx."""
+    """Parse, layer, validate and check. The first stage with errors is the last one. Codes: R0xx, R1xx, R2xx."""
     document, found = layered(inputs)
     if document is None or has_errors(found):
         return None, found
@@ -161,7 +161,7 @@ def plan(
     cluster: facts.Cluster | None = None,
     target: str = "local",
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Settle the hardware facts and resolve; a decision settles what memory decides. Codes: R3xx."""
+    """Settle the hardware facts and resolve; a decision settles the values that memory decides. Codes: R3xx."""
     hardware, found = facts.hardware(settings, facts_file, machine, cluster, target)
     if hardware is None:
         return None, found
@@ -172,7 +172,7 @@ def plan(
 def plan_on(
     settings: Values, hardware: Values, decision: Decision | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Resolve settings on hardware facts that are settled, as they are for all points of a sweep. Codes: R3xx."""
+    """Resolve settings on settled hardware facts, which all points of a sweep share. Codes: R3xx."""
     # Imported here: `ratc validate` does not resolve.
     from ratc.resolve import resolve
 

@@ -1,4 +1,4 @@
-"""What commands say, line by line: names of files, keys and values in it command neither a terminal nor a CI system."""
+"""Prints the lines of commands: names of files, keys and values in them cannot control a terminal or a CI system."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def say(line: str, file: TextIO | None = None) -> None:
 
 
 def would(deed: str, *names: str) -> None:
-    """Say what a command would do with each of these if this were no dry run."""
+    """Print the action that a dry run leaves out, one line for each name."""
     for name in names:
         say(f"would {deed}: {name}")
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Say nothing in this thread meanwhile: what is found is in what the caller returns."""
+    """Print nothing in this thread meanwhile: the caller returns the findings."""
     before = _silent.set(True)
     try:
         yield

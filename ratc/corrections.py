@@ -1,6 +1,6 @@
-"""What a value of the wrong form can only have meant: the same value, written as its key takes it.
+"""Corrections of a value in the wrong form: the same value, written as its key takes it.
 
-Nothing is guessed from other values: a correction holds what was written, and the schema takes it.
+Nothing is guessed from other values: a correction holds the same value, and the schema takes it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _TRUE, _FALSE = ("yes", "on", "y"), ("no", "off", "n")
 
 
 def corrections(value: Any, written: str, schema: dict[str, Any]) -> tuple[str, ...]:
-    """The value as YAML text in each way that the schema takes it; several if it can be read in several ways.
+    """Return the value as YAML text for each reading that the schema accepts.
 
-    ``written`` is how it stands in the file: `0123` is more than the number that it was read as.
+    ``written`` is its text in the file: `0123` is more than the number that it was parsed to.
     """
     valid = jsonschema_rs.Draft202012Validator(schema)
     return tuple(dict.fromkeys(text for item, text in _readings(value, written, schema) if valid.is_valid(item)))
 
 
 def walltimes(value: Any) -> tuple[str, ...]:
-    """The walltimes that a number without a unit can mean: so many hours, and so many minutes."""
+    """Return the walltimes that a number without a unit can mean: in hours, and in minutes."""
     text = str(value).strip().strip("\"'")
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) == 0:
         return ()
@@ -44,7 +44,7 @@ def walltimes(value: Any) -> tuple[str, ...]:
 
 
 def _readings(value: Any, written: str, schema: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Values that this one can have meant, each with its text in YAML."""
+    """Yield possible readings of a value, each with its text in YAML."""
     kind = schema.get("type", [])
     kinds, pattern = [kind] if isinstance(kind, str) else kind, schema.get("pattern", "")
     if pattern == WALLTIME:

@@ -1,4 +1,4 @@
-"""What a stage has to say about its input: frozen values, no I/O.
+"""The findings of a stage on its input: frozen values, no I/O.
 
 A stage returns ``(output | None, tuple[Diagnostic, ...])``. How a diagnostic looks is up to :mod:`ratc.render`.
 """
@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class Severity(Enum):
-    """How bad it is. Only ``ERROR`` stops the pipeline."""
+    """The severity of a diagnostic. Only ``ERROR`` stops the pipeline."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -51,7 +51,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Other words in place of those of a span."""
+    """A text that replaces a span."""
 
     span: Span
     text: str
@@ -59,7 +59,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A change that cannot make a spec mean something else than its author meant; ``validate --fix`` makes it."""
+    """A safe change, which keeps the author's meaning of a spec; ``validate --fix`` applies it."""
 
     description: str
     edits: tuple[Edit, ...]
@@ -93,8 +93,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The closest of the known words, or None if none is close: a slip of the fingers away, one for every three
-    letters of each part of a path, or made of the same words. A word without dots can mean the last part of a path.
+    """Return the closest of the known words, or None if none is close: with at most one typing error per three letters
+    of each part, around the given word, or made of its words. A word without dots can mean the last part of a path.
     """
     wanted = word.lower()
     candidates = {name.lower(): name for name in known}
@@ -114,7 +114,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _slips(wanted: str, name: str) -> int | None:
-    """The slips of the fingers between two words; None if there are more than one for every three letters of a part."""
+    """Return the typing errors between two words; None if there are more than one per three letters of a part."""
     parts, others = wanted.split("."), name.split(".")
     if len(parts) != len(others):
         parts, others = [wanted], [name]
@@ -129,7 +129,7 @@ def _slips(wanted: str, name: str) -> int | None:
 
 
 def _distance(one: str, other: str) -> int:
-    """Letters to insert, remove, replace or swap with their neighbour (optimal string alignment)."""
+    """Return the number of letters to insert, remove, replace or swap with a neighbour (optimal string alignment)."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for row, char in enumerate(one, 1):

@@ -1,4 +1,4 @@
-"""Puts artifacts on disk: only what changed, each file whole or not at all, the lock last."""
+"""Writes artifacts to disk: only changed files, each atomically, the lock last."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MANY = 32
 
 
 def changed(folder: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """The artifacts whose bytes on disk differ or are not there."""
+    """Return the artifacts with other bytes on disk, or with no file."""
     return [artifact for artifact in artifacts if on_disk(folder, artifact.path) != artifact.text.encode()]
 
 
 def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> list[str]:
-    """Files of ratc's making that the plan no longer has."""
+    """Return the files of ratc's that the plan no longer has."""
     names = {artifact.path for artifact in artifacts}
     return [name for name in known if name not in names and on_disk(folder, name) is not None]
 
@@ -29,11 +29,11 @@ def stale(folder: str, artifacts: Sequence[Artifact], known: Sequence[str]) -> l
 def write(
     folder: str, artifacts: Sequence[Artifact], former: Callable[[], Sequence[str]]
 ) -> tuple[list[str], tuple[Diagnostic, ...]]:
-    """Write each file that differs beside its place and rename it; returns their names. The lock comes last: it vouches
-    for the others. ``former`` names the files of the plan that lies there.
+    """Write each file that differs beside its place and rename it; returns their names. The lock comes last: it holds
+    the digests of the others. ``former`` names the files of the earlier plan in the folder.
 
-    Whatever interrupts this, a file is the old one or the new one, and no lock vouches for files that are not there.
-    Whoever compiles into the folder at the same time waits. Code: R403.
+    After an interruption each file is the old one or the new one, and no lock has digests of files that are not there.
+    Another process that compiles into the folder at the same time waits. Code: R403.
     """
     done: list[str] = []
     try:
@@ -72,7 +72,7 @@ def _alone_in(folder: str) -> Iterator[None]:
 
 @contextmanager
 def steady(folder: str) -> Iterator[None]:
-    """While this holds, nobody compiles into the folder; a folder that is not there needs no holding."""
+    """Hold a shared lock on the folder, so that no process compiles into it; does nothing if there is no folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -87,12 +87,12 @@ def steady(folder: str) -> Iterator[None]:
 
 
 def on_disk(folder: str, name: str) -> bytes | None:
-    """The bytes of a file of the folder, or None. What lies behind a link is not of the folder."""
+    """Return the bytes of a file of the folder, or None. A file behind a link does not belong to the folder."""
     return None if files.link_above(folder, name) else files.read(os.path.join(folder, name))
 
 
 def _remove(folder: str, name: str) -> None:
-    """Delete a file, and the folders above it, below ``folder``, that it leaves empty."""
+    """Delete a file, and then the empty folders above it below ``folder``."""
     files.refuse_link(folder, name)
     os.unlink(os.path.join(folder, name))
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Why a value is what it is: the chain from a value down to the lines it was made from."""
+"""The provenance of a value: the chain from a value down to the lines it was made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.spec import keys
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A value with what it was made from. ``is_above`` says that those stand above, under the same path, already."""
+    """A value with its inputs. ``is_above`` says that these stand above, under the same path, already."""
 
     path: str
     value: Value
@@ -20,8 +20,8 @@ class Link:
 
 
 def find(plan: Plan, path: str) -> list[str]:
-    """The plan's paths, or input paths, that a user's words mean: one, those of a section of the plan or else of the
-    spec, or those that end so, by either's name.
+    """Return the plan's or input paths that a user's text means: one path; those of a section of the plan, or else of
+    the spec; or those with this ending.
     """
     exact = _exact(plan, path)
     if exact is not None:
@@ -67,8 +67,8 @@ def known_paths(plan: Plan) -> list[str]:
 
 
 def tree(plan: Plan, path: str, seen: set[str] | None = None) -> Link | None:
-    """The value and, below it, what it was made from; None if there is none. A setting that is kept as it is stands
-    for itself.
+    """Return the value and, below it, its inputs; None if there is no value. A setting that is kept as it is has no
+    inputs.
     """
     value = plan.lookup(path)
     if value is None:
@@ -84,7 +84,7 @@ def tree(plan: Plan, path: str, seen: set[str] | None = None) -> Link | None:
 
 
 def source(value: Value) -> str:
-    """Where a value comes from, in words."""
+    """Return the origin of a value, in words."""
     if value.origin == "derived":
         return "worked out"
     if value.origin == "default":

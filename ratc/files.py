@@ -1,7 +1,7 @@
-"""Replaces files whole or not at all, never through a link, and clears what killed processes have left behind.
+"""Replaces files atomically, never through a link, and removes the unfinished files of killed processes.
 
-A file in the making is `.NAME.ratc-PID-N@HOST` beside its place, and locked; a temporary folder is
-`ratc-PID-N@HOST-…`. So the next run can tell what belongs to nobody any more, on this host or on another one.
+An unfinished file is `.NAME.ratc-PID-N@HOST` beside its place, and locked; a temporary folder is
+`ratc-PID-N@HOST-…`. So the next run can find those without a living process, on this host or on another one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hashlib import sha256
 from typing import BinaryIO
 
 _MARK = re.compile(r"^(?:\..*\.)?ratc-(\d+)(?:-\d+)?(?:@([A-Za-z0-9-]+?))?(?:-[a-z0-9_]{8})?(?:\.part(?:\.\d+)?)?$")
-#: Seconds after which what another host has left is nobody's: no file takes so long to write.
+#: Seconds after which an unfinished file of another host has no owner: no file takes so long to write.
 _OLD_S = 86_400
 #: Where files are the kernel's own.
 _KERNEL = ("/proc/", "/sys/", "/dev/")
@@ -33,9 +33,9 @@ def replace(
 ) -> None:
     """Write a file beside its place and rename it; a link in its place is replaced, not followed.
 
-    ``mode`` are its permission bits, the usual ones if None: 0666 or 0777 less the umask. With ``flush`` the disk has
-    it before it has the name. Without ``force`` something in its place raises FileExistsError. Devices, such as
-    /dev/stdout, are written into. Raises OSError, and leaves nothing behind then, not even at Ctrl-C.
+    ``mode`` are its permission bits, by default 0666 or 0777 less the umask. With ``flush`` the content is on disk
+    before the rename. Without ``force`` an existing path raises FileExistsError. Devices, such as /dev/stdout, are
+    written into. Raises OSError. After an error or Ctrl-C no unfinished file is left.
     """
     if _is_device(path):
         with open(path, "wb") as device:
@@ -56,14 +56,14 @@ def replace(
 
 
 def _is_device(path: str) -> bool:
-    """Whether a name of the kernel's own is there, and no regular file."""
+    """Whether a path exists in a folder of the kernel's and is no regular file."""
     if not os.path.abspath(path).startswith(_KERNEL) or not os.path.lexists(path):
         return False
     return not stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _rename_if_free(old: str, new: str) -> None:
-    """Give a file its name unless something has it by now; raise FileExistsError then."""
+    """Rename a file; raise FileExistsError if the name is taken."""
     try:
         os.link(old, new)
     except FileExistsError:
@@ -76,7 +76,7 @@ def _rename_if_free(old: str, new: str) -> None:
 
 @contextmanager
 def _own(path: str) -> Iterator[tuple[str, int]]:
-    """A new file beside a place, open for writing and locked; it is removed if it is still there at the end."""
+    """Yield a new file beside a place, open for writing and locked; it is removed at the end if it still exists."""
     head, name = os.path.split(path)
     temporary = os.path.join(head, f".{name[:100]}.{mark()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,7 +96,7 @@ def _own(path: str) -> Iterator[tuple[str, int]]:
 
 
 def mark() -> str:
-    """What names of this process's unfinished files end in."""
+    """Return the suffix of the name of an unfinished file of this process."""
     return f"ratc-{os.getpid()}-{next(_count)}@{_host()}"
 
 
@@ -104,7 +104,7 @@ def mark() -> str:
 def temporary_folder(place: str | None = None) -> Iterator[str]:
     """A folder of this process alone, mode 0700, removed at the end; those of killed processes are removed first.
 
-    Its name cannot be known beforehand. ``place`` is where it lies, if not where temporary files usually do.
+    Its name cannot be guessed. ``place`` is the folder above it, by default the system's for temporary files.
     """
     place = place or tempfile.gettempdir()
     clear(place)
@@ -113,7 +113,7 @@ def temporary_folder(place: str | None = None) -> Iterator[str]:
 
 
 def clear(folder: str) -> None:
-    """Remove what killed processes of this user have left unfinished in a folder."""
+    """Remove the unfinished files of this user's killed processes from a folder."""
     try:
         names = [name for name in os.listdir(folder) if _MARK.match(name)]
     except OSError:
@@ -134,14 +134,14 @@ def _clear(path: str, name: str) -> None:
     elif stat.S_ISREG(found.st_mode):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by who writes it, on whatever host
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by its writer, on any host
             os.unlink(path)
         finally:
             os.close(handle)
 
 
 def _is_dead(pid: int, host: str | None, changed: float) -> bool:
-    """Whether a process is gone. Of another host only the time tells."""
+    """Whether a process has ended. For another host this is decided by the file's age."""
     if host is not None and host != _host():
         return time.time() - changed > _OLD_S
     try:
@@ -154,18 +154,18 @@ def _is_dead(pid: int, host: str | None, changed: float) -> bool:
 
 
 def open_own(path: str, flags: int = 0) -> BinaryIO:
-    """Open a file that this process keeps, for writing; it is made if need be. Raises OSError for a link or a pipe in
-    its place.
+    """Open a file of this process for writing; it is created if needed. Raises OSError for a link or a pipe at its
+    path.
     """
     flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "ab" if flags & os.O_APPEND else "wb")
 
 
 def open_regular(path: str, named: bool = False) -> BinaryIO:
-    """Open a regular file for reading. Raises OSError for what is none: devices, pipes and the kernel's own files may
-    never end, and the last tell of this process: its variables, say.
+    """Open a regular file for reading. Raises OSError for any other: devices, pipes and the kernel's files may never
+    end, and the kernel's reveal this process, for example its variables.
 
-    With ``named``, by whoever started the command, it may be a pipe or a device, but no link to one.
+    If it is ``named`` on the command line, it may be a pipe or a device, but no link to one.
     """
     if named and (path.startswith("/dev/") or not os.path.islink(path)):
         return open(path, "rb")
@@ -180,7 +180,7 @@ def open_regular(path: str, named: bool = False) -> BinaryIO:
 
 
 def read(path: str, most: int | None = None) -> bytes | None:
-    """The bytes of a regular file, at most so many; None for what is none, a link to one included."""
+    """Return the bytes of a regular file, at most ``most``; None for any other file, links included."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
@@ -196,8 +196,14 @@ def read(path: str, most: int | None = None) -> bytes | None:
         os.close(handle)
 
 
+def shown(path: str) -> str:
+    """The path for people: from this folder if it lies below it, else whole."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if relative.startswith(os.pardir) else relative
+
+
 def link_above(folder: str, name: str) -> str | None:
-    """The first folder of a relative path that is a link: what lies behind it is not the folder's."""
+    """Return the first folder of a relative path that is a link: files behind it do not belong to ``folder``."""
     at = ""
     for part in os.path.dirname(name).split("/"):
         at = os.path.join(at, part)
@@ -213,7 +219,7 @@ def refuse_link(folder: str, name: str) -> None:
 
 
 def _host() -> str:
-    """This host, short: sockets lie below such names, whose paths have at most 107 bytes."""
+    """Return 6 hexadecimal digits for this host: sockets lie below such names, with paths of at most 107 bytes."""
     return sha256(os.uname().nodename.encode()).hexdigest()[:6]
 
 

@@ -25,7 +25,7 @@ NOT_SETTINGS = frozenset({"RAT_CACHE_DIR"})
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A value given outside of files: ``source`` shows the text as given, ``column`` where the value starts in it."""
+    """A value given outside of files: ``source`` holds the text as given, ``column`` is the value's start in it."""
 
     path: str
     text: str
@@ -97,7 +97,7 @@ def layer(
 
 
 def names_cluster_file(text: str) -> bool:
-    """Whether a ``resources.cluster`` is the path of a file, rather than a name to look up."""
+    """Whether a ``resources.cluster`` is the path of a file, and not a name to look up."""
     return "/" in text or text.endswith((".yaml", ".yml"))
 
 
@@ -111,9 +111,9 @@ def _over(below: Node, above: Node) -> Node:
 
 
 def put(root: Node, path: list[str], node: Node) -> Node:
-    """The tree with a node at a path. Missing mappings on the way are made, and what is no mapping is kept."""
+    """Return the tree with a node at a path. Missing mappings on the way are made; any other value on it is kept."""
     if root.value is not None and not isinstance(root.value, dict):
-        return root  # the schema says what is wrong with it
+        return root  # the schema reports it
     children = dict(root.value or {})
     key, rest = path[0], path[1:]
     below = children.get(key, Node({}, node.span, node.key_span, node.layer))
@@ -122,7 +122,7 @@ def put(root: Node, path: list[str], node: Node) -> Node:
 
 
 def _meant(path: str, known: Sequence[str]) -> tuple[str, ...]:
-    """The key that a path can mean: the same key of one other section or of none, else one of nearly the same path."""
+    """Return the key that a path can mean: the same key of one other section or of none, else that of a close path."""
     same = [one for one in known if one.rpartition(".")[2] == path.rpartition(".")[2]]
     top = [one for one in same if "." not in one]
     meant = top or (same if len(same) == 1 else [])
@@ -163,7 +163,7 @@ def _typed(override: Override, schema: dict[str, Any], shell_folder: str) -> tup
 
 
 def _is_quoted(text: str, schema: dict[str, Any]) -> bool:
-    """Whether a value stands in quotes as in a file: its key takes no text that has them."""
+    """Whether a value has quotes around it, as in a file, and its key does not accept text with them."""
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         return False
     return not jsonschema_rs.Draft202012Validator(schema).is_valid(text)

@@ -1,7 +1,7 @@
-"""One function for each kind of reader that escapes what it would take for a sign to itself.
+"""One function for each kind of reader, to escape the characters that are special to it.
 
-Names of files, keys and values may hold anything. What is a control character, a line break, or turns the direction of
-writing is shown as one replacement character, in every form.
+Names of files, keys and values may hold anything. A control character, a line break, or a character that turns the
+direction of writing is shown as one replacement character, in every form.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 _RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
 #: Commands of GitHub's runner that begin a line.
 _COMMAND = re.compile(r"^(\s*):(?=:)", re.M)
-#: What Markdown reads as markup, and the `|` that ends a cell of a table.
+#: Characters that Markdown reads as markup, and the `|` that ends a cell of a table.
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>#~|]")
-#: What inline code cannot hold, in a table either.
+#: Texts that inline code cannot hold, or not in a table.
 _NO_CODE = re.compile(r"[`|\n]|\\$|^ | $|^$")
 
 
 def visible(text: str) -> str:
-    """A line for a terminal or a log: as many characters, none of which commands anything.
+    """Return a line of the same length for a terminal or a log, without control characters or commands.
 
     A line that begins with `::`, and `##[` anywhere, would command GitHub's runner, which reads all that a step prints.
     """
@@ -34,18 +34,18 @@ def visible(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Several lines of ours; what they hold has no line breaks of its own."""
+    """Make a text of several lines visible; only our own line breaks may be in it."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def code(text: str) -> str:
-    """Inline code in Markdown that nothing in the text can leave, in a table either; else words without markup."""
+    """Return inline code in Markdown that the text cannot break out of, also in a table; else words without markup."""
     text = visible(text)
     return _plain(text) if _NO_CODE.search(text) else f"`{text}`"
 
 
 def escape(text: str) -> str:
-    """Words in Markdown that are no markup but for the code in backticks, which our messages have."""
+    """Escape a text for Markdown, except for code in backticks, which our messages have."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a lone backtick is one of the user's
         return _plain(visible(text))
@@ -59,7 +59,7 @@ def _plain(text: str) -> str:
 
 
 def workflow_data(*parts: str) -> str:
-    """The data of a workflow command of GitHub's, a line for each part.
+    """Return the data of a GitHub workflow command, with one line for each part.
 
     As `actions/toolkit`, packages/core/src/command.ts: `%`, CR and LF are escaped.
     """
@@ -68,12 +68,12 @@ def workflow_data(*parts: str) -> str:
 
 
 def workflow_property(text: str) -> str:
-    """A property of a workflow command: `:` and `,` are escaped, too."""
+    """Return a property of a workflow command: `:` and `,` are escaped, too."""
     return workflow_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def html_text(text: str) -> str:
-    """Text for a page, not yet escaped: line breaks and tabs stay, what turns or hides text is made visible."""
+    """Return text for a page, not yet escaped: line breaks and tabs stay, other unprintable characters are replaced."""
     return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -86,12 +86,12 @@ def html(text: str) -> str:
 
 
 def page(text: str) -> str:
-    """A whole page of HTML or SVG that is the same page, and commands no CI system whose step prints it."""
+    """Return a whole page of HTML or SVG that looks the same, without commands to a CI system that prints it."""
     return _COMMAND.sub(r"\1&#58;", _RUNNER.sub("#&#35;", text))
 
 
 def json(tree: Any) -> str:
-    """JSON that is the same data, and harmless where it is printed: what does not print is escaped."""
+    """Return JSON of the same data that is safe to print: unprintable characters are escaped."""
     text = json_.dumps(tree, indent=2, ensure_ascii=False).replace("##", "#\\u0023")
     return "".join(char if char == "\n" or char.isprintable() else _escaped(char) for char in text) + "\n"
 

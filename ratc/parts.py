@@ -1,4 +1,4 @@
-"""Several tasks in one spec (`task_type: multi`): each as the settings that a spec of it alone would have."""
+"""Several tasks in one spec (`task_type: multi`): each as the settings of a spec with that task alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ratc.catalog.tasks import DATASETS
 from ratc.memory.images import dims
 from ratc.plan import Value, Values
 
-#: What one of several tasks has for itself: its key, and the one of a spec of that task alone.
+#: The own keys of one of several tasks, each with its key in a spec of that task alone.
 OWN = {
     "task_type": "task_type",
     "loss": "training.loss",
@@ -30,7 +30,7 @@ def kinds(settings: Values) -> dict[str, str]:
 
 
 def parts(settings: Values) -> dict[str, Values]:
-    """The settings of each task by its name, with the places where they were written; empty if there is one task."""
+    """Return the settings of each task by its name, with their places in the source; empty if there is one task."""
     shared = {path: value for path, value in settings.items() if path != "tasks" and not path.startswith("tasks.")}
     return {name: _part(settings, name, kind, shared) for name, kind in kinds(settings).items()}
 
@@ -40,7 +40,7 @@ def _part(settings: Values, name: str, kind: str, shared: dict[str, Value]) -> V
     if own["data.dataset"].value is None:
         usual = "volumes" if kind == "segmentation" and dims(settings) == 3 else DATASETS[kind][0]
         own["data.dataset"] = replace(own["data.dataset"], value=usual)
-    # What a score chooses, and whether distances are wanted, is said once for all.
+    # The metric of the best checkpoint, and whether distances are computed, are set once for all tasks.
     own["checkpoint.best_metric"] = Value(None, "default")
     if kind != "segmentation":
         own["evaluation.hausdorff"] = Value(False, "default")

@@ -1,4 +1,4 @@
-"""The plan: every value of a run, with where it came from and why. `explain` and the lock's comments read this."""
+"""The plan: every value of a run, with its origin and reason. `explain` and the lock's comments read this."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Values(Mapping[str, Value]):
         return len(self._values)
 
     def get_as(self, kind: type[T], path: str) -> T:
-        """The bare value at ``path``, which must be of that type: anything else is a bug in ratc."""
+        """Return the bare value at ``path``. Another type than the given one is a bug in ratc."""
         value = self[path].value
         if not isinstance(value, kind):
             raise TypeError(f"{path} is {value!r}, not a {kind.__name__}")
@@ -63,7 +63,7 @@ class Values(Mapping[str, Value]):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A resolved run: what the lock will hold (``values``), over what it was made from (``settings`` and ``facts``)."""
+    """A resolved run: the values of the lock (``values``), and its inputs (``settings`` and ``facts``)."""
 
     values: Values
     settings: Values

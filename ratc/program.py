@@ -1,4 +1,4 @@
-"""A spec that starts a program of its own (`entrypoint`): whether it does, and what the plan hands over to it.
+"""The user's program that a spec starts (`entrypoint`): whether there is one, and the plan's values for it.
 
 A placeholder `${name}` in an argument is a value of the plan. `$$` stands for a dollar sign.
 """
@@ -15,7 +15,7 @@ from ratc.plan import Value, Values
 
 #: The keys of which an entrypoint has one, in the order in which they are looked at.
 KINDS = ("script", "module", "command")
-#: What the program is told, by name: as placeholders, as variables (`RATC_SEED`), and by `ratc_runtime.plan()`.
+#: The plan's values for the program, by name: as placeholders, variables (`RATC_SEED`), and by `ratc_runtime.plan()`.
 HANDED = {
     "experiment_name": "experiment_name",
     "seed": "seed",
@@ -49,7 +49,7 @@ _USED_KEYS = frozenset(
         *(f"training.{name}" for name in ("epochs", "precision", "mixed_precision")),
     )
 )
-#: What `refused` says of memory.
+#: The words of `refused` for a prediction of memory.
 PREDICTION, MEASURE = "a prediction of memory", "start the program with a small `batch_size`, and look at the card"
 OF_A_PROGRAM = "No memory is predicted: what the program takes only its own run can tell."
 
@@ -84,7 +84,7 @@ def span(settings: Values) -> Span | None:
 
 
 def refused(settings: Values, what: str, instead: str) -> tuple[Diagnostic, ...]:
-    """Nothing without an entrypoint; else that a command does ``what`` with the built-in loop alone. Code: R245."""
+    """Return a finding, if there is an entrypoint, that ``what`` is only for the built-in loop. Code: R245."""
     if not is_program(settings):
         return ()
     message = f"{what} is for the built-in loop, which the `entrypoint` replaces"
@@ -106,14 +106,14 @@ def switches(precision: str, tf32: bool) -> dict[str, bool]:
 
 
 def words(settings: Values) -> list[Any]:
-    """The program and its arguments as the spec has them; nothing stands for a program that is not named."""
+    """Return the program and its arguments as the spec has them; "" for a program that is not named."""
     name = kind(settings)
     given = settings[f"entrypoint.{name}"].value if name else ""
     return [*(given if isinstance(given, list) else [given]), *settings["entrypoint.args"].value]
 
 
 def command_line(settings: Values) -> str:
-    """The program as a person is asked about it: with a command all of its words, for those say what it does."""
+    """Return the program for a question of trust; of a command all words, since these decide its action."""
     return shlex.join(map(word, words(settings))) if kind(settings) == "command" else str(words(settings)[0])
 
 

@@ -1,4 +1,4 @@
-"""Learning rates that were measured: what one is of, reading the file that holds them, and writing it.
+"""Measured learning rates: the conditions of one, reading their file, and writing it.
 
 `ratc tune lr SPEC` writes `measured_SPEC` beside the spec; a spec with `learning_rate: auto` takes its rate from there,
 if it is of the same model, data, loss and optimizer. The global batch size it was measured with is noted: a rule may
@@ -18,18 +18,18 @@ from ratc.yaml.write import mapping
 
 
 def file_name(spec_name: str) -> str:
-    """The file beside a spec that holds what was measured of it."""
+    """Return the name of the file beside a spec that holds its measurement."""
     return f"measured_{spec_name}"
 
 
 def conditions(settings: Values) -> str:
-    """``sha256:…`` of what a learning rate is of: model, data, loss and optimizer, and no size of a batch."""
+    """Return ``sha256:…`` of the conditions of a learning rate: model, data, loss and optimizer, not the batch size."""
     of = {path: settings[path].value for path in settings if keys.decides_rate(path)}
     return "sha256:" + sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def text(measured: Mapping[str, Any]) -> str:
-    """The file's content: one rate, with what it is of and how it was found."""
+    """Return the file's content: one rate, with its conditions and how it was found."""
     head = (
         "# A learning rate that `ratc tune lr` has measured; `learning_rate: auto` takes it. Commit it with the spec.\n"
     )

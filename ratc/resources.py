@@ -1,4 +1,4 @@
-"""Where the schemas, the templates and the texts lie: inside the package in a wheel, beside it in a checkout."""
+"""Finds the schemas, the templates and the texts: inside the package in a wheel, beside it in a checkout."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Document -> :class:`~ratc.plan.Values`: the JSON Schema decides what is valid, and its errors are what users see.
+"""Document -> :class:`~ratc.plan.Values`: validates by the JSON Schema, and turns its errors into diagnostics.
 
-Defaults come from the schema too, so that a reader of the schema knows what a missing key means.
+Defaults come from the schema too, so that its readers know the value of a missing key.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TYPO = 0.8
 
 
 def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """Check a document and fill in what it leaves out. Codes: R101-R106."""
+    """Check a document and fill in the defaults of missing keys. Codes: R101-R106."""
     found: list[Diagnostic] = []
     errors = list(_validator(schema).iter_errors(document.root.data()))
     mistyped = [error.instance_path for error in errors if error.kind.name == "type"]
@@ -62,7 +62,7 @@ def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None,
 
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
-    """The compiled schema, made once: a sweep checks thousands of documents against it."""
+    """Return the compiled schema, made once: a sweep checks thousands of documents against it."""
     known = _validators.get(id(schema))
     if known is None or known[0] is not schema:
         known = _validators[id(schema)] = (schema, jsonschema_rs.Draft202012Validator(schema))
@@ -129,8 +129,8 @@ def _fill(path: str, node: Node | None, schema: dict[str, Any], into: dict[str, 
 
 
 def _coerce(value: Any, schema: dict[str, Any]) -> Any:
-    """JSON Schema calls 2.0 an integer and 1 a number; make them what their names say. What may be text, too, stays as
-    it was written.
+    """Convert a float for `integer` to int and an int for `number` to float: JSON Schema takes 2.0 for an integer and 1
+    for a number. A value that may also be text is kept as it was written.
     """
     kinds = _types(schema)
     if isinstance(value, float) and value.is_integer() and "integer" in kinds:
@@ -143,9 +143,9 @@ def _coerce(value: Any, schema: dict[str, Any]) -> Any:
 
 
 def _at(root: Node, path: Sequence[str | int]) -> Node:
-    """The node at a place that the validator names, or the nearest one above it.
+    """Return the node at a path of the validator, or the nearest one above it.
 
-    It names keys that Rust reads as a number by that number (`007`, `+7`), and leaves empty keys out.
+    The validator gives keys that Rust parses as a number by that number (`007`, `+7`), and leaves empty keys out.
     """
     node = root
     for step in path:
@@ -166,7 +166,7 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     path = list(error.instance_path)
     node = _at(document.root, path)
     kind, span = error.kind, _own_line(node.span)
-    # What is asked for under a condition is described where the key itself is.
+    # A key that is required under a condition is described at the key itself.
     owner = _lookup(schema, [step for step in list(error.schema_path)[:-1] if step != "then"])
     name = _dotted(path)
     if kind.name == "additionalProperties":
@@ -230,10 +230,10 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
 
 
 def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic | None:
-    """That a number without a unit is no walltime, with the times that it can mean."""
+    """Return a finding for a walltime without a unit, with the times that it can mean."""
     if owner.get("pattern") != WALLTIME:
         return None
-    # Imported here: only what is wrong needs it.
+    # Imported here: only invalid values need it.
     from ratc.corrections import walltimes
 
     readings = walltimes(node.value)
@@ -247,7 +247,7 @@ def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic |
 
 
 def _corrected(node: Node, owner: dict[str, Any]) -> tuple[tuple[str, ...], Fix | None]:
-    """How the same value is written as its key takes it, and the fix if there is one way only."""
+    """Return helps with the same value in valid forms, and a fix if there is only one."""
     from ratc.corrections import corrections
 
     span = node.span
@@ -277,7 +277,7 @@ def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema
 
 
 def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...]:
-    """The unknown key that stands there and can mean the one that is missing."""
+    """Return a help that names the unknown key that can mean the missing one."""
     if not isinstance(node.value, dict):
         return ()
     known = owner["properties"]
@@ -292,7 +292,7 @@ def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...
 
 
 def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
-    """The key of another section that a mistyped one can mean: nearly the same word, under one section only."""
+    """Return a help with the key of another section that a mistyped one can mean: a close word, in one section only."""
     from difflib import get_close_matches
 
     paths = [path for path in key_paths(schema) if "." in path]
@@ -302,7 +302,7 @@ def _elsewhere(key: str, schema: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _renaming(key: str, span: Span, node: Node, owner: dict[str, Any]) -> Fix | None:
-    """The key that a mistyped one can only mean: nearly the same word, nothing else like it, and not given yet."""
+    """Return a fix for a mistyped key, if only one close key exists and that is not given in the same file."""
     from difflib import get_close_matches
 
     close = get_close_matches(key.lower(), list(owner.get("properties", {})), n=2, cutoff=_TYPO)
@@ -344,7 +344,7 @@ def _lookup(schema: dict[str, Any], path: list[Any]) -> Any:
 
 
 def _own_line(span: Span) -> Span:
-    """The part of a span on its first line: what can be underlined."""
+    """Return the part of a span on its first line, which can be underlined."""
     if span.end_line == span.line:
         return span
     end = max(len(span.source.line(span.line)) + 1, span.column + 1)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def quote(word: str) -> str:
-    """The word as one argument on one line; what cannot be printed becomes bash's ``$'…'``."""
+    """Quote a word as one argument on one line; with unprintable characters it becomes bash's ``$'…'``."""
     if word.isprintable():
         return shlex.quote(word)
     escapes = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "'": "\\'", "\\": "\\\\"}
@@ -22,7 +22,7 @@ def quote(word: str) -> str:
 
 
 def path(word: str) -> str:
-    """The path as one argument; a leading `~/` is the home of whoever runs the script, as in a shell."""
+    """Return the path as one argument; a leading `~/` is the home of the user that runs the script, as in a shell."""
     if word == "~" or word.startswith("~/"):
         return '"$HOME"' + (quote(word[1:]) if len(word) > 2 else "")
     return quote(word)
@@ -34,7 +34,7 @@ def line(text: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line as it is, with a question mark for what cannot be printed.
+    """Return the text with a question mark for each unprintable character, line breaks included.
 
     bsub reads directives anywhere in a script, sbatch up to the first command.
     """
@@ -43,7 +43,7 @@ def printable(text: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Jinja as the templates want it: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
+    """Return the Jinja environment of the templates: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
     # Imported here: only compiling needs it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -1,4 +1,4 @@
-"""A spec's ``sweep`` -> the points of an array: which values each lays over the spec, and what each is called."""
+"""A spec's ``sweep`` -> the points of an array: the name of each, and its values over the spec's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ratc.yaml.parse import Document, Node
 
 #: More points than this are a mistake: Slurm and LSF take a thousand in an array unless the site allows more.
 MOST_POINTS = 100_000
-#: What all points of an array share, because one job asks for it or because the point itself decides it.
+#: Keys that all points of an array share, since one job requests them or the point's name decides them.
 SHARED = ("resources", "environment", "launcher", "sweep", "tuning", "experiment_name", "output_dir", "debug")
 #: An array runs one program: its code was reviewed, and is trusted; its arguments may differ.
 ONE_PROGRAM = ("entrypoint.script", "entrypoint.module", "entrypoint.command")
@@ -72,7 +72,7 @@ def met_at(point: Point, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 
 def once(found: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The diagnostics, each said at the first point where it was met."""
+    """Return the diagnostics without repetitions; each is kept at the first point that has it."""
     first: dict[tuple[object, ...], Diagnostic] = {}
     for item in found:
         first.setdefault((item.code, item.message, item.span), item)
@@ -80,12 +80,12 @@ def once(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 def full_path(key: str) -> str:
-    """The dotted path that a key of a sweep means: short names, as in options, are taken too."""
+    """Return the dotted path of a key of a sweep: short names, as in options, are taken too."""
     return SHORT_NAMES.get(key.replace("_", "-"), key)
 
 
 def _groups(kind: str, node: Node) -> list[tuple[str | None, dict[str, Node]]]:
-    """The mappings of keys that a sweep holds, with their names: one of a grid, one for each point otherwise."""
+    """Return the mappings of keys in a sweep, with their names: one for a grid, else one for each point."""
     if kind == "grid":
         return [(None, _keys(node))]
     if kind == "points":

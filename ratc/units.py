@@ -13,7 +13,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 def memory_bytes(text: str | int) -> int:
     """Bytes of a size such as ``128GB``, ``1.5T`` or 64 (GB). Slurm and LSF count a K, M, G or T in powers of 1024.
 
-    At least one byte: to Slurm, no memory is all that a node has.
+    At least one byte: Slurm takes 0 as all memory of a node.
     """
     match = re.fullmatch(r"([0-9.]+) ?([KMGT]?)(?:I?B)?", str(text).upper())
     assert match, "the schema has checked the form"
@@ -37,7 +37,7 @@ def size_text(size: int, fine: bool = False) -> str:
 def walltime_seconds(text: str) -> int:
     """Seconds of ``HH:MM``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``.
 
-    ``24:00`` is a day here, as on LSF and in the schema; Slurm itself would read 24 minutes, so what is emitted for it
+    ``24:00`` is a day here, as on LSF and in the schema. Slurm itself would read 24 minutes, so a time emitted for it
     always has all its parts (:func:`slurm_time`).
     """
     days, _, rest = text.rpartition("-")
@@ -59,7 +59,7 @@ def slurm_time(seconds: int) -> str:
 
 
 def lsf_time(seconds: int) -> str:
-    """``HH:MM``, rounded up: LSF's ``-W`` knows no seconds."""
+    """``HH:MM``, rounded up: LSF's ``-W`` has no seconds."""
     minutes = -(-seconds // 60)
     return f"{minutes // 60}:{minutes % 60:02}"
 

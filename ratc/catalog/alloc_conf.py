@@ -1,8 +1,8 @@
-"""The settings of PyTorch's CUDA allocator as variables hold them: ``max_split_size_mb:128,expandable_segments:True``.
+"""Settings of PyTorch's CUDA allocator in variables: ``max_split_size_mb:128,expandable_segments:True``.
 
 Which variable is read depends on the version of torch: up to 2.8 `PYTORCH_CUDA_ALLOC_CONF` is; 2.9 ignores
 `expandable_segments` in `PYTORCH_ALLOC_CONF` for CUDA (pytorch/pytorch#183387); in 2.13 parts of torch read the one
-first and parts the other (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h). So both are always set, alike.
+first and parts the other (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h). So both always get one value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 READ = (*NAMES, "PYTORCH_HIP_ALLOC_CONF")
 
 _NUMBER, _FRACTION, _SWITCH = r"[0-9]{1,18}", r"[0-9]*\.?[0-9]+", "True|False"
-#: What torch 2.13 takes, by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h): it refuses all others.
+#: Options of torch 2.13 by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h): it refuses all others.
 _KNOWN = {
     "backend": "native|cudaMallocAsync",
     "expandable_segments": _SWITCH,
@@ -45,12 +45,12 @@ _OPTION = re.compile(r"([^,:\[\]]+)(?::(\[[^\]]*\]|[^,\[\]]*))?(?:,|$)")
 
 
 def options(text: str) -> dict[str, str]:
-    """The options of a variable's value, in order; what has no value has an empty one."""
+    """Return the options of a variable's value, in order; an option without a value has an empty one."""
     return {match[1].strip(): (match[2] or "").strip() for match in _OPTION.finditer(text) if match[1].strip()}
 
 
 def fault(text: str) -> str | None:
-    """What torch would refuse in a variable's value, as the rest of a sentence; None if nothing."""
+    """Return torch's objection to a variable's value, as the rest of a sentence; None if it accepts it."""
     plain = "".join(text.split())  # torch leaves out white space, too
     if not _SHAPE.fullmatch(plain):
         return "is no list of `option:value` with commas between"

@@ -1,4 +1,4 @@
-"""The table of augmentations: transforms of torchvision that move masks and boxes rightly, and what each takes.
+"""The table of augmentations: transforms of torchvision that move masks and boxes correctly, and their arguments.
 
 It holds for torchvision 0.28 (`torchvision.transforms.v2`); the runtime's tests compare it with the one installed, and
 move marked masks and boxes through every transform of it.
@@ -15,7 +15,7 @@ TORCHVISION = "0.28"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an argument may be: a test, and the words for it."""
+    """The valid values of an argument: a test, and the words for it."""
 
     accepts: Callable[[Any], bool]
     words: str
@@ -23,7 +23,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """Arguments by name; those that must be given; and whether it moves pixels, or changes only what they show."""
+    """Arguments by name; the required ones; and whether it moves pixels, or changes only their colours."""
 
     arguments: dict[str, Kind]
     required: tuple[str, ...] = ()
@@ -182,6 +182,6 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("CutMix", "MixUp"), "it mixes labels, not masks or boxes"),
     **dict.fromkeys(("JPEG", "ToImage", "ToTensor", "ToDtype", "ToPILImage"), "images are tensors of floats here"),
 }
-#: What does nothing to grey images.
+#: Transforms without effect on grey images.
 COLOUR_ONLY = ("RandomGrayscale", "RandomChannelPermutation")
 COLOUR_ARGUMENTS = ("saturation", "hue")

@@ -1,5 +1,4 @@
-"""Variables that decide what the lock decides: launchers and their libraries read them, and they win over what was
-compiled.
+"""Environment variables that override values of the lock: launchers and their libraries read them with precedence.
 
 The job scripts remove them before they start a launcher, and no spec or cluster may set them. Sources: Accelerate 1.15
 (`state.py`, `utils/environment.py`, `utils/dataclasses.py`), torchrun's manual, `torch/distributed/argparse_util.py`
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 
 #: Of launchers and their libraries: names that begin so.
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "PET_", "TORCHELASTIC_", "TORCH_ELASTIC_")
-#: The place of a process among others, where they meet, and whatever else overrides the lock.
+#: The rank of a process, the address for all of them, and every other variable that overrides the lock.
 NAMES = (
     "RANK",
     "LOCAL_RANK",
@@ -38,17 +37,17 @@ NAMES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_COMPILE_DISABLE",
 )
-#: What MPI and the schedulers set for each of their own processes, a launcher among them: removed without a word.
+#: Variables of MPI and the schedulers for each of their processes, launchers included: removed without a message.
 MPI_PREFIXES = ("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAMESPACE_")
 MPI_NAMES = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID")
-#: What torch logs: with a name that it does not know it cannot be imported.
+#: The logs of torch: with an unknown name in it, torch cannot be imported.
 LOGS = ("TORCH_LOGS",)
 #: From Python 3.11 on `python -m` does not import from the working folder then: a spec's `types.py` is not Python's.
 SAFE = {"PYTHONSAFEPATH": "1"}
-#: Where data and results lie: a spec has keys for it, and the scripts take these from whoever submits.
+#: The folders of data and results: a spec has keys for them, and the scripts take these from the submitting shell.
 FOLDERS = {"RAT_DATA_DIR": "data.data_dir", "RAT_OUTPUT_DIR": "output_dir"}
 
-#: Which GPUs a process sees: a scheduler sets them in a job, and whoever shares a machine in the shell.
+#: The GPUs that a process sees: set by a scheduler in a job, or in the shell on a shared machine.
 DEVICES = (
     "CUDA_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES",
@@ -59,7 +58,7 @@ DEVICES = (
 
 
 def without(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what a launcher or MPI would read, for a process that is alone."""
+    """Return an environment without the variables of launchers and MPI, for a single process."""
     begin, names = (*PREFIXES, *MPI_PREFIXES), (*NAMES, *MPI_NAMES)
     return {name: text for name, text in environment.items() if not name.startswith(begin) and name not in names}
 

@@ -1,4 +1,4 @@
-"""What the runtime can learn, and the scores it has for it (`ratc_runtime.tasks.METRICS`; a test compares them)."""
+"""The runtime's tasks and the scores of each (`ratc_runtime.tasks.METRICS`; a test compares them)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITHOUT_BACKGROUND = ("detection", "classification")
 
 
 def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The names that `checkpoint.best_metric` may have, the one first that it has if a spec names none.
+    """Return the valid values of `checkpoint.best_metric`, its default first.
 
     ``parts`` are the kinds of several tasks by name: their scores are called `name/score`, and the loss is their sum.
     """
@@ -50,11 +50,11 @@ def default_loss(task_type: str) -> str | None:
 
 
 def larger_is_better(metric: str) -> bool:
-    """Which way a score goes; one of the user's is taken to be better when larger (`ratc_runtime.tasks.custom`)."""
+    """Whether larger is better for a score; true for a score of the user's (`ratc_runtime.tasks.custom`)."""
     return metric != "loss" and not metric.rpartition("/")[2].startswith("hausdorff")
 
 
 def class_names(task: str, classes: int) -> list[str]:
-    """What classes are called that nobody named."""
+    """Return default names of classes, used if the spec has none."""
     first = "class 0" if task in WITHOUT_BACKGROUND else ("foreground" if classes == 1 else "background")
     return [first, *(f"class {n}" for n in range(1, classes))]

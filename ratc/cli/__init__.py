@@ -36,6 +36,7 @@ GROUPS = {
     "Run": {
         "train": "compile for this machine and run the script",
         "submit": "compile for the scheduler of this machine and submit the script",
+        "why": "say why a job ended, with the evidence and what to change",
         "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
     },
     "Review": {
@@ -62,9 +63,9 @@ _EXAMPLES = {
     "ratc explain config.yaml training.precision": "show the reason of a value",
 }
 
-#: Commands of two words, and their modules, whose first word is a command of its own: `ratc tune SPEC`.
+#: Commands of two words, and their modules. The first word alone is a command, too: `ratc tune SPEC`.
 _TWO_WORDS = {"tune lr": "tune_lr"}
-#: Commands whose name no module can have.
+#: Commands with a name that no module can have.
 _MODULES = {"import": "import_"}
 #: Shells ask for completions with this variable; click reads it.
 COMPLETE = "_RATC_COMPLETE"
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Misuse(click.UsageError):
-    """With what was perhaps meant."""
+    """A usage error with suggestions."""
 
     def __init__(self, message: str, helps: tuple[str, ...], ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -170,7 +171,7 @@ class _Misuse(click.UsageError):
 
 
 def _misused(error: click.UsageError) -> int:
-    """Say what is wrong with the command line: what it holds commands no terminal."""
+    """Print the error of a command line, without characters that control a terminal; returns the exit status 2."""
     command = error.ctx.command_path if error.ctx else "ratc"
     if isinstance(error, click.NoSuchOption) and error.ctx:
         names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
@@ -194,7 +195,7 @@ def _misuse(message: str, name: str, known: Iterable[str], ctx: click.Context) -
 
 
 def _unusable(error: OSError, command: str) -> int:
-    """A file or folder that the command needs and cannot use: removed meanwhile, or of somebody else. Code: R451."""
+    """Print that a needed file or folder cannot be used; returns the exit status 1. Code: R451."""
     from ratc.diagnostics import Diagnostic
     from ratc.workflow import findings
 

@@ -35,7 +35,7 @@ from ratc.workflow.inputs import Known
     {"ratc check": "every compiled folder below this one", "ratc check specs --format github": "in a pull request"},
 )
 def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_machine: bool) -> int:
-    """Exit status 1 where a folder differs, 2 where a path is not there."""
+    """Exit status 1 if a folder differs, 2 if a path is not there."""
     paths = paths or (".",)
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:

@@ -1,4 +1,4 @@
-"""What commands have in common: arguments with a help, sections of options, examples, `--config` for the spec."""
+"""The common parts of commands: arguments with a help, sections of options, examples, `--config` for the spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNNING = "ratc.running"
 
 
 class FilePath(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
-    """A file's or folder's name, which shells complete. It is not looked at before the command does."""
+    """A file's or folder's name, which shells complete. The command itself checks it."""
 
     name = "path"
 
@@ -30,7 +30,7 @@ PATH = FilePath()
 
 
 def words(known: Iterable[str], incomplete: str) -> list[Any]:
-    """Those that begin so, for a shell to complete."""
+    """Return the words with this prefix, for a shell to complete."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(word) for word in known if word.startswith(incomplete)]
@@ -44,11 +44,11 @@ class Argument(click.Argument):
         self.text = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        """The words that stand for it, and what it is."""
+        """Return its metavar and its help text."""
         return self.make_metavar(ctx), self.text
 
     def make_metavar(self, ctx: click.Context | None = None) -> str:
-        """The words that stand for it, in brackets if they may be left out; the same with every version of click."""
+        """Return the metavar, in brackets if the argument is optional; the same with every version of click."""
         name = self.metavar or str(self.name).upper()
         return (name if self.required else f"[{name}]") + ("..." if self.nargs != 1 else "")
 
@@ -58,9 +58,9 @@ class LaidOver(click.Option):
 
 
 class Command(click.Command):
-    """A command. ``examples`` are command lines with what they are for. With ``may_trust`` the command may run code of
-    a spec, and asks at the terminal whether it may. ``request`` makes of the options of a spec what the command takes
-    under that name.
+    """A command. ``examples`` are command lines with their purposes. With ``may_trust`` the command may run code of a
+    spec, and asks at the terminal whether it may. ``request`` turns the options of a spec into the command's parameter
+    of that name.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Command(click.Command):
         self.request = request
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does, but with ``--config FILE``, as the original framework names the spec."""
+        """Parse as click does, and take ``--config FILE``, the original framework's option for the spec."""
         try:
             return super().parse_args(ctx, without_config(args))
         except click.UsageError as error:
@@ -88,21 +88,21 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; returns its exit status."""
         ctx.meta[RUNNING] = ctx.command_path
-        # Somebody who is asked would have a folder listed.
+        # The answer to a question of trust lists a folder, which a dry run must not do.
         begin(bool(ctx.params.pop("trust", False)), self.may_trust and not ctx.params.get("dry_run"))
         if self.request is not None:
             ctx.params["request"] = self.request(ctx.params)
         return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Usage, what it does, its arguments and options, and examples."""
+        """Write the usage, the description, the arguments and options, and the examples."""
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         self.format_options(ctx, formatter)
         self.format_epilog(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Arguments, options, and those that lie over the spec."""
+        """Write the arguments, the options, and the options that override the spec."""
         titles = {"Arguments": Argument, "Values laid over the spec": LaidOver, "Options": click.Option}
         found: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", "Options", *titles)}
         for parameter in self.get_params(ctx):
@@ -115,7 +115,7 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples: each line with what it is for."""
+        """Write the examples: each line with its purpose."""
         with formatter.section("Examples"):
             for line, text in self.examples.items():
                 formatter.write(f"{'':{formatter.current_indent}}# {text}\n{'':{formatter.current_indent}}{line}\n")

@@ -113,7 +113,7 @@ def command(
 
 
 def _against_head(side: str) -> list[str]:
-    """A file against its last commit; a revision against the file as it is."""
+    """Return the sides for one argument: a file and its version in HEAD, or a revision and the file as it is."""
     parts = git_revisions.split(side)
     return [side, parts[1]] if parts else ["HEAD:", side]
 
@@ -123,6 +123,6 @@ def _ignored(names: Sequence[str]) -> list[Effect]:
 
 
 def _once(found: tuple[Diagnostic, ...]) -> list[Diagnostic]:
-    """What stops it, or all that was found; what both sides say, once."""
+    """Return the errors, or all findings if there are none, each once."""
     told = [item for item in found if has_errors((item,))] or list(found)
     return list(dict.fromkeys(told))

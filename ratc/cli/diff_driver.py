@@ -1,6 +1,6 @@
-"""What `git diff` calls as its driver `ratc diff --git-driver`: one file in two versions, told by its meaning.
+"""The driver `ratc diff --git-driver` that `git diff` calls: compares two versions of one file by their meaning.
 
-git ends its own run where a driver fails, so whatever happens, the exit status is 0 and something is told.
+git stops if a driver fails, so the exit status is 0 in any case, and a difference is printed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ratc.workflow import diff_inputs
 from ratc.workflow.changes import rendered
 from ratc.workflow.diff_inputs import Asked
 
-#: A target and a file of hardware facts, or None for what is usual.
+#: A target and a file of hardware facts, or None for the defaults.
 Side: TypeAlias = tuple[str | None, str | None]
 
 
 def run(words: Sequence[str], old_side: Side, new_side: Side) -> int:
-    """Exit status 0; 2 where these are not git's arguments."""
+    """Exit status 0; 2 if these are not git's arguments."""
     if len(words) == 1:
         say(f"ratc diff: {words[0]} is not merged", sys.stdout)
         return 0
@@ -39,7 +39,7 @@ def run(words: Sequence[str], old_side: Side, new_side: Side) -> int:
 
 
 def _told(path: str, later: str, old: bytes | None, new: bytes | None, old_side: Side, new_side: Side) -> str:
-    """By the meaning where both versions have one; by lines otherwise."""
+    """Return the differences by meaning if both versions can be read as a spec or a lock; else by lines."""
     if old is not None and new is not None:
         before = Asked(path, *old_side, old)
         after = Asked(later, *new_side, new)

@@ -27,7 +27,7 @@ class _CodeOrPath(FilePath):
     """A code, or the name of a file or folder."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        """The codes that begin so, or what the shell finds."""
+        """Return the codes with this prefix, or else the shell's files."""
         known = [code for code in ("codes", *codes.names()) if incomplete and code.startswith(incomplete)]
         return words(known, incomplete) or super().shell_complete(ctx, param, incomplete)
 
@@ -64,7 +64,7 @@ def command(request: CompileRequest, path: str | None, whole: bool, point: str |
 
 
 def _code(code: str, form: str) -> int:
-    """A code's page: as it is, which is Markdown; or in JSON, with its title."""
+    """Print a code's page: as Markdown, or in JSON with its title."""
     titles = codes.titles()
     if code in titles:
         page = codes.page(code)

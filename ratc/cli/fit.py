@@ -71,7 +71,7 @@ def command(
     if plot and (problem := _cannot_draw(plot)):
         say(f"ratc fit: cannot draw `{plot}`{problem}")
         return 2
-    # A table has a form of its own; what stops it is told as text beside it.
+    # A table has a form of its own; errors are text beside it.
     with Telling("ratc fit", form if form not in _TABLES else "text") as telling:
         return _run(request, Question(cards, all_cards, precisions), form, plot, dry_run, telling)
 
@@ -102,7 +102,7 @@ def _run(
 
 
 def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Iterator[Diagnostic]:
-    """What fits on no card or not on this one. Code: R317."""
+    """Yield a finding for each row without a micro-batch; an error if nothing fits anywhere. Code: R317."""
     severity = Severity.WARNING if fits else Severity.ERROR
     for row in rows:
         if row.micro_batch is None:
@@ -114,7 +114,7 @@ def _unfitting(rows: Sequence[render.Row], fits: bool, span: Span | None) -> Ite
 
 
 def _cannot_draw(path: str) -> str | None:
-    """What is wrong with the name of the drawing, or with drawing it here, and what to do; None for nothing."""
+    """Return the problem with the drawing's name or with drawing it here, and a help; None if there is none."""
     if not path.endswith((".png", ".svg", ".html")):
         return "\nhelp: name a file ending in .png, .html or .svg"
     if path.endswith(".png") and find_spec("matplotlib") is None:

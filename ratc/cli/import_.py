@@ -44,7 +44,7 @@ from ratc.workflow.import_files import import_files
     },
 )
 def command(files: tuple[str, ...], output: str, kind: str | None, form: str, force: bool, dry_run: bool) -> int:
-    """Exit status 1 where a file cannot be imported or the spec not be written."""
+    """Exit status 1 if a file cannot be imported or the spec not be written."""
     text, said = import_files(files, kind)
     printed = output == "-"
     if text is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import click
@@ -29,12 +30,12 @@ def target() -> click.Option:
 
 
 def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """The targets that begin so, for a shell."""
+    """Return the targets with this prefix, for a shell."""
     return words(("local", "slurm", "lsf"), incomplete)
 
 
 def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PATH) -> list[click.Parameter]:
-    """The spec, and every way to override a value. ``request`` makes of what is given a request."""
+    """Return the spec's argument, and the options that override its values. `request` makes a request of them."""
     laid: list[click.Parameter] = [
         LaidOver(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="any value, by its path")
     ]
@@ -65,20 +66,37 @@ def folder() -> click.Option:
 
 
 def no_predict() -> click.Option:
-    """``--no-predict``: for commands that compile in order to run what comes out."""
+    """``--no-predict``: for commands that compile in order to run the result."""
     text = "trace no model: a given micro-batch is not checked against the card, an open one gets a default"
     return flag("--no-predict", text)
 
 
 def dry_run(help: str = "show the files and processes, and write and start nothing") -> click.Option:
-    """``--dry-run``: for commands that write or start something, which they say by ``ratc.console.would``."""
+    """``--dry-run``: for commands that write or start something; they print it by ``ratc.console.would``."""
     return flag("--dry-run", help)
 
 
 def form(help: str | None = None) -> click.Option:
-    """``--format``: how findings are told."""
+    """``--format``: the form of the findings."""
     text = "of findings: text (default) on standard error, or another on standard output if that is free"
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
+
+
+def timeout() -> click.Option:
+    """``--timeout``: for commands that ask a scheduler."""
+    text = "seconds that the scheduler has for each answer (60)"
+    return click.Option(["--timeout"], type=_Seconds(), default=60.0, metavar="S", help=text)
+
+
+class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
+    """Seconds, up to an hour."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= 3600:
+            self.fail(f"`{value}` is not a number of seconds up to an hour", param, ctx)
+        return float(value)
 
 
 def verify() -> click.Option:
@@ -87,7 +105,7 @@ def verify() -> click.Option:
 
 
 def request(given: dict[str, Any]) -> CompileRequest:
-    """What the options ask for; they are taken out of ``given``."""
+    """Return the request in the options; they are removed from ``given``."""
     short = {name: given.pop(_key(name)) for name in layers.SHORT_NAMES}
     return CompileRequest(
         given.pop("spec"),

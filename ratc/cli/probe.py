@@ -41,7 +41,7 @@ def command(
 ) -> int:
     """Exit status 1 if nothing could be learnt, or the file is there already."""
     with Telling("ratc probe", form, taken=output is None) as telling:
-        # Somebody may have answered the questions of one that is there.
+        # An existing file may have answers to the questions.
         if output and (problem := new_file.there(output, force)):
             telling.tell([problem])
             return 1

@@ -1,4 +1,4 @@
-"""What a node of a study's job runs: Ray, and on the first node the study; on the others until the study is over.
+"""Run a node of a study's job: Ray, and on the first node the study; on the others until the study is over.
 
 Called by the job's `node.sh`: `python -m ratc.cli.ray_node --rank R --head HOST --port P … -- COMMAND`.
 """

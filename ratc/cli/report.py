@@ -30,7 +30,7 @@ _STDOUT = "-"
     [
         *options.spec("SPEC|OLD", "a spec, a compiled folder, or one side of a difference"),
         Argument("new", "NEW", "the other side of a difference", type=PATH, required=False),
-        # Of two sides, one that is a lock says for both what target it is of.
+        # If one of two sides is a lock, its target holds for both.
         click.Option(
             ["--target", "named_target"],
             metavar="T",

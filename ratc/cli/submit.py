@@ -30,17 +30,6 @@ class _Job(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
         return str(value)
 
 
-class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.2
-    """Seconds, up to an hour."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", str(value)) or not 0 < float(value) <= 3600:
-            self.fail(f"`{value}` is not a number of seconds up to an hour", param, ctx)
-        return float(value)
-
-
 @declare(
     __doc__,
     [
@@ -65,13 +54,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before 
         ),
         options.flag("--wait", "wait for the job's end; exit with its status"),
         options.flag("--again", "submit even if the same is in the queue or finished"),
-        click.Option(
-            ["--timeout"],
-            type=_Seconds(),
-            default=60.0,
-            metavar="S",
-            help="seconds that the scheduler has for each answer (60)",
-        ),
+        options.timeout(),
     ],
     {
         "ratc submit config.yaml": "compile and submit",

@@ -55,7 +55,7 @@ def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_ru
     # Ctrl-C reaches the script itself, which saves before it ends: wait for that.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        # Where standard output is the document of what was found, the script's goes beside it.
+        # If standard output is the document of the findings, the script's output goes to standard error.
         out = None if form == "text" else sys.stderr
         sys.stdout.flush()
         done = subprocess.run(command, env=environment, check=False, preexec_fn=_listen, stdout=out)

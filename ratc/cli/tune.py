@@ -23,7 +23,7 @@ class _SpecOrCommand(FilePath):
     """A spec; `lr` before one is a command of its own."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        """`lr`, or what the shell finds."""
+        """Return `lr` for its prefixes, or else the shell's files."""
         lr = words(("lr",), incomplete) if incomplete else []
         return lr or super().shell_complete(ctx, param, incomplete)
 

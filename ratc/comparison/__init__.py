@@ -1,1 +1,1 @@
-"""Compare two resolved plans: what moves, why, and with what consequence. See :mod:`ratc.comparison.compare`."""
+"""Compares two resolved plans: changes, causes and consequences. See :mod:`ratc.comparison.compare`."""

@@ -20,7 +20,7 @@ from ratc.units import size_text
 
 
 def compare(old: Side, new: Side) -> Comparison:
-    """All that differs between the two."""
+    """Return the differences between two sides."""
     before, after = flat(old.values), flat(new.values)
     repeated = program.repeated(old.values) & program.repeated(new.values)
     before, after = ({path: one for path, one in values.items() if path not in repeated} for values in (before, after))
@@ -49,7 +49,7 @@ def compare(old: Side, new: Side) -> Comparison:
 
 
 def _without_memory(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Values without what a prediction decides: with only one of them at hand there is nothing to compare."""
+    """Return the values without those that a prediction decides, for a comparison in which a side lacks it."""
     return {path: value for path, value in values.items() if not _is_decided(path)}
 
 
@@ -59,7 +59,7 @@ def _is_decided(path: str) -> bool:
 
 
 def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
-    """The comparison without changes that have none but the ignored effects."""
+    """Return the comparison without changes that have only ignored effects."""
     drop = frozenset(ignored)
 
     def kept(changes: tuple[Change, ...]) -> tuple[Change, ...]:
@@ -72,7 +72,7 @@ def without(comparison: Comparison, ignored: Iterable[Effect]) -> Comparison:
 
 
 def flat(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Values with the entries of mappings one by one, as the lines of a lock are; an empty one says nothing."""
+    """Return the values with each entry of a mapping under its own path; an empty mapping has no entry."""
     told: dict[str, Value] = {}
     for path, value in values.items():
         if isinstance(value.value, Mapping):
@@ -83,13 +83,13 @@ def flat(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _entry(value: Value, key: str, item: Any) -> Value:
-    """One entry of a mapping; if it is a setting's, kept as it is, that setting's entry is what it was made from."""
+    """Return one entry of a mapping. If the mapping is a setting kept as it is, its entry is the input of this one."""
     kept = value.origin != "derived" and len(value.inputs) == 1
     return replace(value, value=item, inputs=(f"{value.inputs[0]}.{key}",) if kept else value.inputs)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are alike: `true` is not 1, and a list is compared entry by entry."""
+    """Whether two values are equal: `true` is not 1, and a list is compared entry by entry."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
@@ -109,9 +109,9 @@ def _differing(old: Mapping[str, Value], new: Mapping[str, Value], kind: str) ->
 
 
 def _renamed(changes: list[Change]) -> list[Change]:
-    """A value that is gone and the only one like it that is new in the same section are one change: a renaming.
+    """Join a removed and an added value to one renaming, if they are equal and the only such pair of their section.
 
-    Not so the arguments of another model, which have nothing to do with those of the one before.
+    The arguments of another model are not joined: they are unrelated to the former model's.
     """
     apart = ("model.args.", "spec:model.args.") if any(_is_model(change) for change in changes) else ()
     single = [change for change in changes if not change.path.startswith(apart)]
@@ -148,7 +148,7 @@ def _section(change: Change) -> str:
 def _told(
     change: Change, before: Mapping[str, Value], after: Mapping[str, Value], changed: set[str], predicted: bool
 ) -> Change:
-    """The change with its direct causes among what else changed."""
+    """Return the change with its direct causes among the other changes."""
     paths = (change.path, change.formerly or change.path)
     own = [path for values in (after, before) for name in paths if name in values for path in values[name].inputs]
     if predicted and _is_decided(change.path):
@@ -160,13 +160,13 @@ def _told(
     own = [path for given in own for path in _within(given, change.path, changed)]
     plan = {path for path in own if path != change.path and path not in _follows(change.path)}
     order = [path for path in (*after, *before) if path in plan]
-    # What stands in a spec or in facts first, then the plan's own values in their order.
+    # Paths of a spec or of facts first, then the plan's own in their order.
     inputs = sorted(path for path in plan if ":" in path)
     return replace(change, causes=tuple(dict.fromkeys((*inputs, *order))))
 
 
 def _within(given: str, path: str, changed: set[str]) -> list[str]:
-    """What changed of an input: itself, or of a mapping the entry of the same key, or its entries."""
+    """Return the changed paths of an input: itself, or of a mapping the entry of the same key, or else all entries."""
     if given in changed:
         return [given]
     entries = sorted(name for name in changed if name.startswith(f"{given}."))
@@ -174,13 +174,13 @@ def _within(given: str, path: str, changed: set[str]) -> list[str]:
 
 
 def _follows(path: str) -> frozenset[str]:
-    """Decisions about memory are taken together: none of them is the cause of one that stands before it."""
+    """Return the paths that cannot be causes of a path: values that memory decides are decided together."""
     decided = keys.decided_by_memory()
     return decided - {"training.micro_batch_size", "engine.zero_stage"} if path in decided else frozenset()
 
 
 def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
-    """Sources with the effects of all that follows from them; with their own if nothing does."""
+    """Return the sources with the effects of all their consequences, or their own if they have none."""
     direct: dict[str, list[Change]] = {}
     for change in plan:
         for cause in change.causes:
@@ -207,7 +207,7 @@ def _judged(sources: list[Change], plan: list[Change]) -> list[Change]:
 
 
 def _surroundings(old: Side, new: Side) -> list[Change]:
-    """What may be a cause although no value of the plan is: the target, ratc's version, the files."""
+    """Return possible causes outside the plan's values: the target, ratc's version, points, own code, inputs."""
 
     def pair(path: str, before: Any, after: Any, found: tuple[Effect, ...], meaning: str) -> Change:
         return Change(
@@ -263,7 +263,7 @@ def _remarks(old: Side, new: Side) -> list[str]:
 
 
 def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:
-    """Memory against the card, and what is asked for, if a side says it."""
+    """Return the sums that differ: predicted memory of the card, GPU-hours, and points of the array."""
     rows = (
         ("predicted peak of PyTorch's memory, of the card", _memory(before), _memory(after)),
         ("GPU-hours at most", _gpu_hours(before, old), _gpu_hours(after, new)),

@@ -1,6 +1,6 @@
-"""What it means for a reviewer that a path has another value, as the keys declare it (`ratc/spec/keys.py`).
+"""The consequences for a reviewer of a changed value, as the keys declare them (`ratc/spec/keys.py`).
 
-``RESUME`` is what the runtime's checkpoint fingerprint holds (`ratc_runtime.config.lock.Lock.fingerprint`); a test
+``RESUME`` are the values in the runtime's checkpoint fingerprint (`ratc_runtime.config.lock.Lock.fingerprint`); a test
 compares the two for every path of a lock.
 """
 
@@ -18,7 +18,7 @@ def _sharded(values: Mapping[str, Value]) -> bool:
     return stage is not None and bool(stage.value)
 
 
-#: Paths that mean more where both plans are of a kind; these stand before what is declared.
+#: Paths with more effects if both plans are of a kind; these take precedence over the declarations.
 _WHERE: dict[str, tuple[Callable[[Mapping[str, Value]], bool], tuple[Effect, ...], str]] = {
     # DeepSpeed refuses another number of processes when it loads ZeRO's optimizer states.
     "parallel.world_size": (
@@ -32,7 +32,7 @@ _WHERE: dict[str, tuple[Callable[[Mapping[str, Value]], bool], tuple[Effect, ...
 def of_plan(
     path: str, old: Mapping[str, Value] | None = None, new: Mapping[str, Value] | None = None
 ) -> tuple[tuple[Effect, ...], str]:
-    """Effects and meaning of another value at a plan's path, in view of both plans.
+    """Return the effects and the meaning of a change at a plan's path, in view of both plans.
 
     Raises KeyError if no plan has the path.
     """
@@ -52,6 +52,6 @@ def is_known(path: str) -> bool:
 
 
 def of_spec(path: str) -> tuple[tuple[Effect, ...], str]:
-    """Effects and meaning of another value at a spec's path that no value of the plan shows."""
+    """Return the effects and the meaning of a change at a spec's path without a value in the plan."""
     key = keys.of_script(path)
     return (key.effects, key.meaning) if key else ((Effect.COSMETIC,), "nothing that runs follows from it here")

@@ -1,4 +1,4 @@
-"""What is compared, and what a comparison says: frozen values."""
+"""Frozen data classes for the two sides of a comparison and for its result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ratc.spec.keys import Effect
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two things that are compared: a spec that was resolved, or a lock that was read.
+    """One of the two sides of a comparison: a resolved spec, or a lock.
 
     A lock has no ``settings`` and no ``facts``. ``inputs`` are digests by path from the spec's folder. ``points`` are
-    the values of a sweep's points by their names. ``findings`` are warnings that the side gave. ``own_code`` is what
-    is recorded of the user's own modules, by path. ``unpredicted`` says that memory would have decided something, and
-    that the prediction is missing.
+    the values of a sweep's points by their names. ``findings`` are warnings that the side gave. ``own_code`` is the
+    record of the user's own modules, by path. ``unpredicted`` says that memory would have decided a value, and that the
+    prediction is missing.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Side:
 
     @property
     def is_lock(self) -> bool:
-        """Whether only a lock is known, and not what it was made from."""
+        """Whether only a lock is known, and not its spec."""
         return not self.settings
 
 
@@ -62,7 +62,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A sum for reviewers, on both sides; None if a side does not say it."""
+    """A sum for reviewers, on both sides; None if a side does not have it."""
 
     what: str
     old: str | None
@@ -71,10 +71,10 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that differs between two sides.
+    """The differences between two sides.
 
-    ``sources`` is what people or hardware changed, ``changes`` what follows in the plan (both in the plan's order),
-    ``surroundings`` what else could be a cause: target, ratc's version, inputs.
+    ``sources`` are the changes by people or hardware, ``changes`` their consequences in the plan (both in the plan's
+    order), ``surroundings`` other possible causes: target, ratc's version, inputs.
     """
 
     old: Side
@@ -87,7 +87,7 @@ class Comparison:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing differs that a reviewer would want to know."""
+        """Whether there is no difference of interest to a reviewer."""
         return not (self.sources or self.changes or self.surroundings)
 
     @property

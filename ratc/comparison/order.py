@@ -1,4 +1,4 @@
-"""Puts a comparison's changes into the order in which a reviewer reads them: each behind what it follows from."""
+"""Puts a comparison's changes into the order in which a reviewer reads them: each behind its cause."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _MANY = 3
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One change with its depth below what a person changed. ``also`` are causes that stand elsewhere; ``given`` is
-    the setting or fact that a value of the plan repeats, so that the two are told as one; ``others`` are changes like
-    it, values that the same side alone has.
+    """One change with its depth below a person's change.
+
+    ``also`` are causes that stand elsewhere. ``given`` is the setting or fact that a value of the plan repeats: the two
+    are shown as one. ``others`` are similar changes, of values that only the same side has.
     """
 
     depth: int
@@ -30,7 +31,7 @@ class Line:
 
 
 def lines(comparison: Comparison) -> list[Line]:
-    """Every source and every change once: sources in their order, below each what follows from it."""
+    """Return every source and every change once: sources in their order, below each its consequences."""
     known = {change.path: change for change in (*comparison.sources, *comparison.changes)}
     below: dict[str | None, list[Change]] = {}
     for change in known.values():
@@ -42,7 +43,7 @@ def lines(comparison: Comparison) -> list[Line]:
 
 
 def _together(told: list[Line]) -> Iterator[Line]:
-    """Runs of lines of the same kind as one line."""
+    """Join consecutive lines of the same kind, without consequences, to one line."""
     ends = [line.depth for line in told[1:]] + [0] * bool(told)
     group: list[Line] = []
     for line, following in zip(told, ends, strict=True):
@@ -71,7 +72,7 @@ def _merged(group: list[Line]) -> Iterator[Line]:
 
 
 def _closest(change: Change, known: dict[str, Change]) -> str | None:
-    """The cause under which a change stands: the setting that it keeps, or the first that leads to no other cause."""
+    """Return the cause under which a change is listed: the setting that it keeps, or the first immediate cause."""
     causes = [path for path in change.causes if path in known]
     kept = next((path for path in causes if _repeats(known[path], change)), None)
     if kept is not None:
@@ -81,7 +82,7 @@ def _closest(change: Change, known: dict[str, Change]) -> str | None:
 
 
 def _above(path: str, known: dict[str, Change]) -> set[str]:
-    """All that a change follows from, however far."""
+    """Return all direct and indirect causes of a change."""
     found: set[str] = set()
     ahead = [path]
     while ahead:
@@ -109,7 +110,7 @@ def _under(
 
 
 def _repeats(source: Change, child: Change) -> bool:
-    """Whether a value of the plan is the setting or the fact itself, kept as it is wherever one is given."""
+    """Whether a value of the plan is the setting or the fact itself, kept as it is on each side that has one."""
     kind, _, name = source.path.partition(":")
     if kind == "spec":
         alike = child.path in (keys.renamed().get(name, name), name, name.replace("model.", "model.args.", 1))
@@ -127,5 +128,5 @@ def _stands(given: Value | None, kept: Value | None) -> bool:
 
 
 def _kept(given: Any, kept: Any) -> bool:
-    """Whether the plan says what the spec does: one number may stand for one on each axis."""
+    """Whether the plan's value equals the spec's: one number may stand for one on each axis."""
     return same(given, kept) or (isinstance(kept, (list, tuple)) and all(same(given, item) for item in kept))

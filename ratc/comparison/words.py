@@ -1,4 +1,4 @@
-"""A comparison in words, the same in every form: what the effects mean, a value on one line, where and why it is so."""
+"""The texts of a comparison for every form: the meaning of effects, a value on one line, its origin and reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc.secrets.redact import shown as secret_free
 from ratc.spec.keys import Effect
 from ratc.units import duration, size_text
 
-#: What an effect is called beside a change.
+#: The words for an effect beside a change.
 LABELS = {
     Effect.TRAINING: "changes training",
     Effect.RESUME: "breaks resume",
@@ -33,7 +33,7 @@ ABSENT = "—"
 
 
 def verdict(comparison: Comparison) -> list[str]:
-    """What a reviewer wants to know first, one sentence each."""
+    """Return the summary for a reviewer: a sentence on whether training changes, and one on old checkpoints."""
     if comparison.is_empty:
         return ["Nothing differs."]
     effects = comparison.effects
@@ -56,7 +56,7 @@ def verdict(comparison: Comparison) -> list[str]:
 
 
 def shown(change: Change) -> tuple[str, str]:
-    """Old and new value on a line each, without secrets; a dash if there is none."""
+    """Return the old and the new value on one line each, without secrets; a dash if there is none."""
     old, new = _inline(change.old, change.path), _inline(change.new, change.path)
     if old == new and change.formerly is None:  # too close for a rounded size
         old, new = _inline(change.old, change.path, fine=True), _inline(change.new, change.path, fine=True)
@@ -75,7 +75,7 @@ def _inline(value: Value | None, path: str, fine: bool = False) -> str:
 
 
 def _measured(value: object, path: str, fine: bool = False) -> str:
-    """A size or a time for people; nothing if it is neither."""
+    """Return a size or a time for people; "" for any other value."""
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
     if re.search(r"_bytes(_|$)", path):
@@ -89,7 +89,7 @@ def labels(change: Change) -> list[str]:
 
 
 def why(value: Value | None) -> str:
-    """Where a person or a file said it, or the reason for which ratc worked it out."""
+    """Return the place of a given value, the reason of a derived one, or "the default"; empty for None."""
     if value is None:
         return ""
     if value.origin == "derived":
@@ -102,7 +102,7 @@ def why(value: Value | None) -> str:
 
 
 def reasons(line: Line) -> Iterator[tuple[str, str]]:
-    """Where from or why, each with a word before it; nothing if both sides have the same reason."""
+    """Yield origins or reasons, each with a word before it; nothing if both sides have the same reason."""
     told = line.given is not None and line.given.path.startswith("facts:")
     change = line.given if told and line.given else line.change
     old, new = why(change.old), why(change.new)
@@ -122,14 +122,14 @@ def _is_given(value: Value | None) -> bool:
 
 
 def others(line: Line) -> str:
-    """What a line tells of beside its own change: values that one side alone has."""
+    """Return a text on the line's grouped changes, the values that only one side has; empty if there are none."""
     side = "old" if line.change.new is None else "new"
     told = [f"{change.name.rpartition('.')[2]} {shown(change)[side == 'new']}" for change in line.others]
     return f"and {len(told)} more that the {side} side alone has: {', '.join(told)}" if told else ""
 
 
 def also(line: Line) -> str:
-    """Causes that stand elsewhere, the first few by name."""
+    """Return the causes that are listed elsewhere, the first few by name."""
     names = [path.removeprefix("spec:").removeprefix("facts:") for path in line.also]
     more = f" and {len(names) - _CAUSES} more" if len(names) > _CAUSES else ""
     return ", ".join(names[:_CAUSES]) + more
@@ -141,5 +141,5 @@ def formerly(change: Change) -> str:
 
 
 def name(change: Change) -> str:
-    """The path as people write it; facts are told from settings."""
+    """Return the path as people write it; facts are marked as such."""
     return f"{change.name} (facts)" if change.path.startswith("facts:") else change.name

@@ -1,1 +1,1 @@
-"""Compiled folders: found, read, and compared with what would be compiled now."""
+"""Compiled folders: found, read, and compared with the output that their inputs give now."""

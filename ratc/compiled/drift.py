@@ -1,7 +1,7 @@
-"""Holds the files of a compiled folder against what its inputs give now, and says for each difference where it is from.
+"""Compares the files of a compiled folder with the output of its inputs now, and gives the origin of each difference.
 
-One lock vouches for the digests of its inputs and of the files beside it. So it can be told apart whether an input
-changed, a file was edited, or another ratc made the files.
+The lock holds the digests of its inputs and of the files beside it. They show whether an input changed, a file was
+edited, or another version of ratc made the files.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ratc.targets import job, lock
 from ratc.targets.artifact import Artifact, digest
 from ratc.yaml.parse import Document, Node, parse
 
-#: Ranges of lines that a finding names; more help nobody.
+#: The most ranges of lines in a finding: more are of no use.
 _MOST = 5
 
 
 def read(folder: str) -> tuple[Document | None, tuple[Diagnostic, ...]]:
-    """The lock of a folder; nothing if there is none. Codes: R00x, R428 if its form is a newer one."""
+    """Read the lock of a folder; None if there is none. Codes: R00x, R428 if its format is newer."""
     if emit.on_disk(folder, lock.NAME) is None:
         return None, ()
     return read_lock(os.path.join(folder, lock.NAME))
 
 
 def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again: str) -> tuple[Diagnostic, ...]:
-    """What differs between a folder and the artifacts of its spec. Codes: R00x, R404, R425, R426, R428, R448."""
+    """Return the differences of a folder from the artifacts of its spec. Codes: R00x, R404, R425, R426, R428, R448."""
     document, found = read(folder)
     if has_errors(found):
         return found
@@ -62,9 +62,9 @@ def compare(folder: str, made: Sequence[Artifact], remove: Sequence[str], again:
 def untouched(
     folder: str, document: Document | None, helps: tuple[str, ...], wanted: dict[str, Artifact] | None = None
 ) -> Iterator[Diagnostic]:
-    """The files that are not what the lock, or the table of points, vouches for. Codes: R404, R426.
+    """Yield a finding for each file whose digest is not that in the lock or in the table of points. Codes: R404, R426.
 
-    ``wanted`` is what the spec gives; if that is what was compiled, the lines that were edited are named.
+    ``wanted`` are the artifacts that the spec gives now. If they have the recorded digest, the edited lines are named.
     """
     for name, vouched in _vouched(folder, document).items():
         data, path = emit.on_disk(folder, name), os.path.join(folder, name)
@@ -82,7 +82,7 @@ def untouched(
 
 
 def recorded_inputs(folder: str, document: Document | None, base: str, helps: tuple[str, ...]) -> Iterator[Diagnostic]:
-    """The inputs that a lock names and that are not the same now, by their files. Code: R425."""
+    """Yield a finding for each input of a lock with changed content. Code: R425."""
     path = os.path.join(folder, lock.NAME)
     for name, node in _table(document, "inputs").items():
         data = emit.on_disk(base, name)
@@ -94,7 +94,7 @@ def recorded_inputs(folder: str, document: Document | None, base: str, helps: tu
 def own_code(
     folder: str, document: Document | None, now: Mapping[str, Any], helps: tuple[str, ...]
 ) -> Iterator[Diagnostic]:
-    """The modules of the user's own that are not those of the lock. Code: R448."""
+    """Yield a finding for each module of the user's that differs from the lock's record. Code: R448."""
     if document is None:
         return
     before, path = records(document), os.path.join(folder, lock.NAME)
@@ -112,7 +112,7 @@ def own_code(
 def by_digest(
     folder: str, document: Document | None, base: str, helps: tuple[str, ...], now: Mapping[str, Any]
 ) -> Iterator[Diagnostic]:
-    """What can be told without making the files again. ``base`` is the spec's folder, ``now`` the own code that it
+    """Compare digests alone, without compiling again. ``base`` is the spec's folder, ``now`` the own code that it
     reaches. Codes: R404, R425, R426, R448.
     """
     if document is None:
@@ -123,7 +123,7 @@ def by_digest(
 
 
 def records(document: Document | None) -> dict[str, Any]:
-    """The own code of a lock: what it records of each module."""
+    """Return the own code of a lock: its record of each module."""
     found = {name: node.data() for name, node in _table(document, "own_code").items()}
     return {name: record for name, record in found.items() if isinstance(record, dict)}
 
@@ -135,7 +135,7 @@ def _said(item: Diagnostic, others: Sequence[Diagnostic]) -> bool:
 def _inputs(
     folder: str, document: Document | None, now: dict[str, Node], helps: tuple[str, ...]
 ) -> Iterator[Diagnostic]:
-    """Inputs whose digests are not those of the lock. Code: R425."""
+    """Yield a finding for each input with another digest than in the lock. Code: R425."""
     if document is None:
         return
     before, path = _table(document, "inputs"), os.path.join(folder, lock.NAME)
@@ -162,7 +162,7 @@ def _differences(folder: str, made: Sequence[Artifact], helps: tuple[str, ...]) 
 
 
 def _other_version(folder: str, document: Document, stale: list[Diagnostic]) -> Iterator[Diagnostic]:
-    """One finding in place of those of each file. A lock that differs in nothing but the version is a warning."""
+    """Yield one finding on the version in place of those on each file; a warning if only the version differs."""
     path, node = os.path.join(folder, lock.NAME), document.root.find(("ratc_version",))
     theirs = _version(document)
     only = len(stale) == 1 and stale[0].span is not None and stale[0].notes[0].startswith("only line ")
@@ -176,7 +176,7 @@ def _other_version(folder: str, document: Document, stale: list[Diagnostic]) -> 
 
 
 def _edited(code: str, message: str, path: str, old: str, new: str, helps: tuple[str, ...]) -> Diagnostic:
-    """A finding at the first line that differs, with the ranges of all."""
+    """Return a finding at the first different line, with the ranges of all."""
     before, after = old.split("\n"), new.split("\n")
     blocks = [
         block for block in SequenceMatcher(None, before, after, autojunk=False).get_opcodes() if block[0] != "equal"
@@ -199,7 +199,7 @@ def _line(path: str, text: str, number: int) -> Span:
 
 
 def _same_lock(there: str, given: str) -> bool:
-    """Whether two locks differ only in the option or variable by which a value was given: the head says `--set`."""
+    """Whether two locks differ at most in the option or variable that gave a value: the head has `--set` for both."""
     lines = list(zip(there.split("\n"), given.split("\n"), strict=False))
     return there.count("\n") == given.count("\n") and all(old == new or _same_layer(old, new) for old, new in lines)
 
@@ -212,7 +212,7 @@ def _same_layer(old: str, new: str) -> bool:
 
 
 def _vouched(folder: str, document: Document | None) -> dict[str, str]:
-    """The digest of every file that the lock, its table of points, and the points' own locks vouch for."""
+    """Return the digest of every file that is recorded in the lock, its table of points, or the points' own locks."""
     known = {name: str(node.value) for name, node in _table(document, "artifacts").items()}
     if job.TABLE in known:
         rows = (emit.on_disk(folder, job.TABLE) or b"").decode("utf-8", errors="replace").splitlines()[1:]

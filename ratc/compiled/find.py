@@ -16,7 +16,7 @@ _HEAD = 16384
 
 
 def compiled(paths: Sequence[str]) -> Iterator[str]:
-    """Every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once each."""
+    """Yield every folder below the paths that holds a lock of ratc's, or a file of ratc's without its lock, once."""
     seen: set[str] = set()
     for path in paths:
         start = path if os.path.isdir(path) else os.path.dirname(path) or "."
@@ -28,7 +28,7 @@ def compiled(paths: Sequence[str]) -> Iterator[str]:
 
 
 def head(folder: str) -> tuple[str, str]:
-    """The command in the head of the folder's lock, or of the first file that has one, and that file's name."""
+    """Return the command in the head of the lock, or of the first other file that has one, and that file's name."""
     for name in (lock.NAME, *targets.NAMES):
         words = command(_first(os.path.join(folder, name)).decode("utf-8", errors="replace"))
         if words:
@@ -37,7 +37,7 @@ def head(folder: str) -> tuple[str, str]:
 
 
 def marked(folder: str, name: str) -> bool:
-    """Whether a file says of itself that ratc made it."""
+    """Whether a file's head says that ratc made it."""
     return _MARK in _first(os.path.join(folder, name))
 
 
@@ -46,7 +46,7 @@ def _is_compiled(folder: str, names: Sequence[str]) -> bool:
         start = _first(os.path.join(folder, lock.NAME))
         if _MARK in start or b"lock_version" in start:
             return True
-    # Also if the lock is there and broken: what it vouched for stands beside it.
+    # Also if the lock exists and is broken: its files lie beside it.
     return any(name in names and marked(folder, name) for name in targets.NAMES)
 
 

@@ -1,4 +1,4 @@
-"""Which runs of compiled files are finished: job scripts leave `DONE` in the output folder (docs/develop/design.md)."""
+"""Counts finished runs of compiled files: job scripts leave `DONE` in the output folder (docs/develop/design.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc.targets.artifact import Artifact
 
 
 def count(artifacts: Sequence[Artifact], spec_folder: str) -> int:
-    """How many of the runs have a `DONE` of these very locks: 0 or 1 for one run, up to all points of an array."""
+    """Return the number of runs with a `DONE` of these very locks: 0 or 1 for one run, up to all points of an array."""
     texts = {artifact.path: artifact.text for artifact in artifacts}
     shared = texts[lock.NAME]
     if job.TABLE not in texts:

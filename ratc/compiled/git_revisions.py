@@ -1,4 +1,4 @@
-"""Takes files out of a git revision: `REV:path` becomes a file in a folder that goes away, told by its own name."""
+"""Takes files out of a git revision: `REV:path` becomes a file in a temporary folder; findings use its own name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratc.diagnostics import Diagnostic, Source, Span, did_you_mean
 from ratc.plan import Value
 from ratc.yaml.parse import MAX_BYTES
 
-#: What a spec can be made of: its layers, facts, locks, tables of points, and the code that it names.
+#: The files of a spec: its layers, facts, locks, tables of points, and the code that it names.
 _KINDS = (".yaml", ".yml", ".json", ".py", ".tsv")
 _LINK, _FILES = "120000", ("100644", "100755", "120000")
 
@@ -23,7 +23,7 @@ _LINK, _FILES = "120000", ("100644", "100755", "120000")
 class Revision:
     """A path of a revision, as files on disk.
 
-    ``path`` is where it lies now, ``folder`` what stands for the repository's root, ``name`` the user's word for it.
+    ``path`` is its temporary path, ``folder`` the temporary copy of the repository's root, ``name`` the user's word.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Revision:
     path: str
 
     def renamed(self, value: Value) -> Value:
-        """The value as of a file of the revision, rather than of a temporary one."""
+        """Return the value with the revision's file as its place, in place of the temporary one."""
         span = value.span and self.placed(value.span)
         return replace(value, span=span, reason=self.told(value.reason))
 
     def found(self, item: Diagnostic) -> Diagnostic:
-        """The diagnostic, told of the revision's files."""
+        """Return the diagnostic with the names of the revision's files."""
         return replace(
             item,
             span=item.span and self.placed(item.span),
@@ -46,23 +46,23 @@ class Revision:
         )
 
     def told(self, text: str) -> str:
-        """Words in which a temporary file may be named."""
+        """Return a text with the names of temporary files replaced by the revision's."""
         return text.replace(f"{self.folder}/", f"{self.name}:")
 
     def placed(self, span: Span) -> Span:
-        """The span under the name of the revision's file."""
+        """Return the span with the name of the revision's file."""
         name = self.told(span.source.name)
         return span if name == span.source.name else replace(span, source=Source(name, span.source.text))
 
 
 def split(text: str) -> tuple[str, str] | None:
-    """Revision and path of `REV:path`, or None if that is the name of a file, or of nothing like it."""
+    """Return revision and path of `REV:path`, or None if the text is a file's name or has another form."""
     revision, colon, path = text.partition(":")
     return None if not colon or not revision or os.path.exists(text) else (revision, path)
 
 
 def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revision | None, tuple[Diagnostic, ...]]:
-    """The files of a revision, until ``stack`` closes. Codes: R420, R421.
+    """Take the files of a revision; they exist until ``stack`` closes. Codes: R420, R421.
 
     ``near`` is a folder in the repository. ``path`` is seen from its root, as git takes it, or from there.
     """
@@ -85,7 +85,7 @@ def take(revision: str, path: str, near: str, stack: ExitStack) -> tuple[Revisio
 
 
 def inside(path: str) -> str | None:
-    """A file's path from the root of its repository, or None if it is in none."""
+    """Return a file's path from the root of its repository, or None if it is in none."""
     folder, name = os.path.split(os.path.abspath(path))
     root = _git(folder or ".", "rev-parse", "--show-toplevel")
     if root is None:
@@ -115,7 +115,7 @@ def _no_file(revision: str, path: str, names: set[str]) -> Diagnostic:
 
 
 def _candidates(path: str, prefix: str) -> Iterator[str]:
-    """As git reads it, `./x` from the shell's folder and anything else from the root; and then the other way."""
+    """Yield the path as git reads it, `./x` from the shell's folder and others from the root; then from the folder."""
     below = os.path.normpath(os.path.join(prefix, path))
     if not path.startswith("./"):
         yield os.path.normpath(path)
@@ -127,7 +127,7 @@ def _holds(names: set[str], path: str) -> bool:
 
 
 def _entries(near: str, tree: str) -> Iterator[tuple[str, str, str]]:
-    """Mode, object and path of the files of a tree that a spec can be made of."""
+    """Yield mode, object and path of the files of a tree that a spec can consist of."""
     listing = _git(near, "ls-tree", "-r", "-z", "-l", "--full-tree", tree) or b""
     for line in listing.split(b"\0"):
         if not line:
@@ -159,7 +159,7 @@ def _write(near: str, entries: list[tuple[str, str, str]], folder: str) -> None:
 
 
 def _link(folder: str, path: str, aim: str) -> None:
-    """A link of the revision, unless it leads out of it. One that goes up behind a name may: the name may be a link."""
+    """Make a link of the revision, unless it may leave it. A `..` after a name may: the name can itself be a link."""
     end = os.path.normpath(os.path.join(os.path.dirname(path), aim))
     safe = ".." not in re.sub(r"^(\.\.?/+)*", "", aim).split("/") or not aim.strip("./")
     if safe and not os.path.isabs(aim) and end.startswith(f"{folder}/"):
@@ -167,7 +167,7 @@ def _link(folder: str, path: str, aim: str) -> None:
 
 
 def _git(folder: str, *words: str, given: bytes | None = None) -> bytes | None:
-    """What git prints; None if it refuses, or if there is no git."""
+    """Return the standard output of git; None if it fails, or if there is no git."""
     try:
         done = subprocess.run(["git", "-C", folder, *words], input=given, capture_output=True, check=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""Reads what was compiled: a folder's lock, its values with their comments, and the command that made them."""
+"""Reads a compiled folder: its lock, the values with their comments, and the command that made them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AGAIN = re.compile(r"^# Again, from this folder: (.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A lock that was read.
+    """A lock read from a file.
 
     ``values`` are the lock's, each with its comment as the reason and its place in the lock. ``words`` is the command
     in the lock's head, to be run from ``folder``. ``points`` are the values of an array's points on one line, by name;
@@ -37,12 +37,12 @@ class Compiled:
 
     @property
     def folder(self) -> str:
-        """Where the lock lies."""
+        """The folder of the lock."""
         return os.path.dirname(self.path) or "."
 
     @property
     def target(self) -> str:
-        """What it was compiled for."""
+        """The target that it was compiled for."""
         return str(self.told("target") or "local")
 
     @property
@@ -58,7 +58,7 @@ class Compiled:
         return {key: str(child.value) for key, child in table.items()}
 
     def told(self, key: str) -> object:
-        """A bare value of the lock's head, or None."""
+        """Return a bare value of the lock's head, or None."""
         node = self.document.root.find((key,))
         return node.value if node else None
 
@@ -92,7 +92,7 @@ def read(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
 
 
 def parsed(path: str, data: bytes | None = None) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
-    """The lock of a name; ``data`` stands in for what lies there. Codes: R00x, R422, R428."""
+    """Parse the lock at a path; ``data`` replaces the file's content. Codes: R00x, R422, R428."""
     document, said = read_lock(path, data)
     if document is None:
         return None, said
@@ -128,7 +128,7 @@ def read_lock(path: str, data: bytes | None = None) -> tuple[Document | None, tu
 
 
 def command(text: str) -> str:
-    """The command in the head of one of ratc's files; nothing if there is none."""
+    """Return the command in the head of one of ratc's files; "" if there is none."""
     match = _AGAIN.search(text)
     return match[1] if match else ""
 
@@ -155,7 +155,7 @@ def _below(folder: str, depth: int) -> Iterator[str]:
 
 
 def _point(path: str, own: Document, shared_path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
-    """One point of an array: what all points share, with its own values over it."""
+    """Return one point of an array: the shared values of all points, with its own over them."""
     shared, found = read_lock(shared_path)
     if shared is None:
         return None, found
@@ -180,7 +180,7 @@ def _values(document: Document) -> Iterator[tuple[str, Value]]:
 
 
 def _comment(leaf: Node) -> str:
-    """What stands behind a value's ``#`` on its line."""
+    """Return the comment on a value's line, without its ``#``."""
     rest = leaf.span.source.line(leaf.span.end_line)[leaf.span.end_column - 1 :]
     return rest.partition("#")[2].strip()
 

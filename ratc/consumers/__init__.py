@@ -1,9 +1,9 @@
-"""Has artifacts read by those who will read them.
+"""Lets the consumers of artifacts read them.
 
-`reread` is what every compilation does: bash reads scripts without running them, and two YAML readers must agree.
+`reread` runs in every compilation: bash reads scripts without running them, and two YAML readers must agree.
 `verify` has Accelerate and DeepSpeed read their files, in a process of each: their import takes seconds, and the
-compiler imports neither. Their parsers are necessary and not enough (both let some mistakes pass): what ratc emits
-keeps to known keys.
+compiler imports neither. Their parsers are necessary and not enough (both let some mistakes pass), so ratc emits known
+keys only.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ratc.diagnostics import Diagnostic, Severity
 from ratc.targets.artifact import Artifact
 from ratc.yaml.parse import parse
 
-#: Who is asked, in a process of its own.
+#: The packages that read artifacts, each in a process of its own.
 PACKAGES = ("accelerate", "deepspeed")
-#: Only what hangs takes longer: on a busy machine or a network file system an import alone takes minutes.
+#: Seconds for a process, more only if it hangs: on a busy machine or a network file system an import takes minutes.
 LIMIT_S = 900
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def reread(artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-    """What can be told without asking a package. Code: R402."""
+    """Return the problems that are found without importing a package. Code: R402."""
     return tuple(_refused(artifact, artifact.path, said) for artifact in artifacts if (said := _problem(artifact)))
 
 
 def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, ...]:
-    """What Accelerate and DeepSpeed refuse of artifacts, each with its path for people and the number of processes.
+    """Return the artifacts that Accelerate or DeepSpeed refuse. Each comes as (path for people, artifact, processes).
 
     Codes: R402, which is a fault of ratc or of a version that it does not know; R441 if a package is not installed.
     """
@@ -71,7 +71,7 @@ def _not_asked(package: str, path: str) -> Diagnostic:
 
 
 def _problem(artifact: Artifact) -> str:
-    """What can be told without asking a package."""
+    """Return the problem that is found without importing a package; empty if there is none."""
     if artifact.consumer == "bash":
         return _run(["bash", "-n"], artifact.text)[1]
     if artifact.consumer in ("yaml", "accelerate"):
@@ -101,12 +101,12 @@ def ask(package: str, given: Sequence[tuple[str, int]]) -> dict[tuple[str, int],
     output, problem = _run([sys.executable, reader], json.dumps(list(given)))
     if problem:
         return dict.fromkeys(given, problem)
-    # What a package prints while it is imported stands before the answer.
+    # Output of a package's import precedes the answer.
     return dict(zip(given, json.loads(output.splitlines()[-1]), strict=True))
 
 
 def _run(command: list[str], text: str) -> tuple[str, str]:
-    """What a process prints, and what it says against its input."""
+    """Return the standard output of a process, and its complaint on the input; empty if it accepts it."""
     try:
         done = subprocess.run(
             command,

@@ -14,13 +14,13 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 
 def problem(text: str) -> str:
-    """What Accelerate says against a text."""
+    """Return Accelerate's complaint on a text; empty if it accepts it."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
         file.flush()
         try:
             loaded = load_config_from_file(file.name)
-        except Exception as error:  # whatever it raises is its answer
+        except Exception as error:  # any exception is its answer
             return " ".join(str(error).split()) or repr(error)
     valid = isinstance(loaded.num_processes, int) and loaded.num_processes >= 1
     return "" if valid else "num_processes is not a count"

@@ -31,14 +31,14 @@ class World:
 
 
 def problem(text: str, world_size: int) -> str:
-    """What DeepSpeed says against a text."""
+    """Return DeepSpeed's complaint on a text; empty if it accepts it."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
         file.write(text)
         file.flush()
         try:
             with patch("deepspeed.runtime.config.dist.get_rank", return_value=0):
                 config = DeepSpeedConfig(file.name, mpu=World(world_size))
-        except Exception as error:  # whatever it raises is its answer
+        except Exception as error:  # any exception is its answer
             return " ".join(str(error).split()) or repr(error)
     same = config.train_batch_size == json.loads(text)["train_batch_size"]
     return "" if same else "it understands another global batch size"

@@ -1,4 +1,4 @@
-"""Hardware facts: what one machine type has, and a cluster's customs. Pure: files are read by the caller."""
+"""Hardware facts: those of one machine type, and a cluster's policy. Pure: files are read by the caller."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was found on a machine: its GPUs, all of one kind, its CPU cores and its memory in bytes."""
+    """The hardware of a machine: its number of GPUs, all of one kind, its CPU cores and its memory in bytes."""
 
     gpus: int
     card: Card | None
@@ -47,8 +47,8 @@ def hardware(
     cluster: Cluster | None = None,
     target: str = "local",
 ) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """The facts a plan is made from: of a facts file, else of the cluster, else of the card that the spec names, else
-    of this machine. For a scheduler's target they hold ``cluster.*`` as well: how the cluster wants to be asked.
+    """Return the facts for a plan: those of a facts file, else of the cluster, else of the card in the spec, else of
+    this machine. For a scheduler's target they include ``cluster.*``, the cluster's rules for requests.
 
     ``machine`` is None if the target is not this machine. Codes: R301, R309, R311, R320-R329.
     """
@@ -72,7 +72,7 @@ def hardware(
 
 
 def _from_cluster(settings: Values, choice: Choice) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-    """What a job may have of one node of the chosen type. Codes: R301, R311."""
+    """Return a job's largest share of one node of the chosen type. Codes: R301, R311."""
     node_type, allowed = choice.node_type, choice.partition.values
     assert node_type is not None
     has, source = node_type.values, f"a node of type `{node_type.name}`"
@@ -115,7 +115,7 @@ def _from_cluster(settings: Values, choice: Choice) -> tuple[Values | None, tupl
 
 
 def _least(has: Value, *limits: tuple[int | None, Value]) -> Value:
-    """What a node has, or the lowest limit if that is lower."""
+    """Return the node's amount, or the lowest limit if that is lower."""
     for most, limit in limits:
         if most is not None and (has.value is None or most < has.value):
             has = Value(most, "cluster", "what the partition allows", span=limit.span)
@@ -166,7 +166,7 @@ def _from_file(settings: Values, file: Values) -> tuple[Values | None, tuple[Dia
 
 
 def _contradictions(card: Card, file: Values) -> tuple[Diagnostic, ...]:
-    """What a facts file says of a card of the catalogue that is not so. Code: R311."""
+    """Return a finding for each value of a facts file that contradicts the card's in the catalogue. Code: R311."""
     memory, capability = file["gpu_memory_mib"], file["compute_capability"]
     helps = ("for a card that the catalogue lacks, such as a MIG slice, give both, under a name of its own",)
     cases = (
@@ -181,7 +181,7 @@ def _contradictions(card: Card, file: Values) -> tuple[Diagnostic, ...]:
 
 
 def _differ(given: int | None, known: int) -> bool:
-    """Whether two sizes are of two cards: drivers' numbers for the same one differ by some percent."""
+    """Whether two sizes belong to different cards: drivers' numbers for the same card differ by some percent."""
     return given is not None and abs(given - known) > 0.05 * known
 
 
@@ -219,7 +219,7 @@ def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None
 
 
 def needs_machine(settings: Values) -> bool:
-    """Whether the spec leaves open what only the machine itself can tell."""
+    """Whether the spec leaves GPUs or CPU cores open, so that the machine must be probed."""
     unknown_gpus = gpus_asked(settings) != 0 and settings["resources.gpu"].value is None
     return unknown_gpus or settings["resources.cpus"].value is None
 

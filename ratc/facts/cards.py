@@ -1,4 +1,4 @@
-"""The catalogue of accelerator cards: spellings, memory, and which number formats they have."""
+"""The catalogue of accelerator cards: spellings, memory, and number formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One accelerator card. Memory is what the driver reports, in bytes."""
+    """One accelerator card. Its memory is the driver's figure, in bytes."""
 
     id: str
     name: str
@@ -42,7 +42,7 @@ def card_names() -> list[str]:
 
 
 def find_card(text: str) -> Card | tuple[str, ...]:
-    """The card that a spelling means, or the ids it could mean (none when it means nothing)."""
+    """Return the card of a spelling, or the ids of possible cards if it is ambiguous (empty if it is unknown)."""
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
     catalogue = _catalogue()
     for identifier, entry in catalogue["cards"].items():
@@ -58,8 +58,8 @@ def find_card(text: str) -> Card | tuple[str, ...]:
 
 
 def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card:
-    """A card that the catalogue lacks. NVIDIA's formats follow from the compute capability (CUDA C++ guide, table of
-    arithmetic types): fp16 matrix units from 7.0, bf16 and TF32 from 8.0, FP8 from 8.9."""
+    """Return a card that the catalogue lacks. NVIDIA's formats follow from the compute capability (CUDA C++ guide,
+    table of arithmetic types): fp16 matrix units from 7.0, bf16 and TF32 from 8.0, FP8 from 8.9."""
     number = tuple(int(part) for part in compute_capability.split("."))
     return Card(
         re.sub(r"[\s_]+", "-", name.strip().lower()),
@@ -86,7 +86,7 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
         *(alias for entry in catalogue["cards"].values() for alias in entry["aliases"]),
     ]
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
-    # Another number is another card, not a slip: nobody who has the smaller one is helped by the larger one's name.
+    # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
     helps = did_you_mean(wanted, alike) or ("cards: " + ", ".join(same_model or card_names()),)

@@ -1,4 +1,4 @@
-"""A cluster's facts: what a file of them says, whether it contradicts itself, and which part of it a spec means."""
+"""A cluster's facts: reads their file, checks it for contradictions, and chooses the partition that a spec means."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ratc.facts.cards import MIB, Card, describe_card, either, find_card, resolv
 from ratc.plan import Value, Values
 from ratc.units import memory_bytes, walltime_seconds
 
-#: What starts tasks on the nodes of a job, by scheduler; the first is the default.
+#: The programs that start tasks on the nodes of a job, by scheduler; the first is the default.
 LAUNCHERS = {"slurm": ("srun",), "lsf": ("blaunch", "jsrun")}
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A node type, or a partition or queue: its keys with their defaults, and where its name stands."""
+    """A node type, or a partition or queue: its keys with their defaults, and the place of its name."""
 
     name: str
     span: Span
@@ -37,7 +37,7 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """How the cluster is called."""
+        """The cluster's name."""
         return self.values.get_as(str, "name")
 
     @property
@@ -47,13 +47,13 @@ class Cluster:
 
     @property
     def word(self) -> str:
-        """What the scheduler calls a part of its nodes; the spec's key too."""
+        """The scheduler's word for a group of nodes, `partition` or `queue`; the spec's key too."""
         return word(self.scheduler)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The homogeneous part of a cluster that a plan is made for. A facts file that describes the nodes is no type."""
+    """The homogeneous part of a cluster for a plan. ``node_type`` is None if a facts file describes the nodes."""
 
     partition: Part
     node_type: Part | None
@@ -67,12 +67,12 @@ def word(scheduler: str) -> str:
 
 
 def where(span: Span | None) -> str:
-    """The place of a fact, in brackets behind a note."""
+    """Return the place of a fact in brackets, for the end of a note."""
     return f" ({span.place})" if span else ""
 
 
 def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
-    """What the schema cannot see: parts that do not fit together. Codes: R301, R325."""
+    """Yield contradictions between parts, which the schema cannot check. Codes: R301, R325."""
     values, scheduler = cluster.values, cluster.scheduler
     own, other = ("partitions", "queues") if scheduler == "slurm" else ("queues", "partitions")
     if values[other].value:
@@ -132,7 +132,7 @@ def _described(node_type: Part) -> bool:
 
 
 def card_of(node_type: Part) -> Card | None:
-    """The card of a node type; None if it has no GPUs, or where the facts leave open which."""
+    """Return the card of a node type; None if it has no GPUs, or if the facts leave the card open."""
     values = node_type.values
     name = values.maybe(str, "gpu")
     if not values["gpus_per_node"].value:
@@ -145,7 +145,7 @@ def card_of(node_type: Part) -> Card | None:
 
 
 def gpus_asked(settings: Values) -> int | None:
-    """GPUs on each node, as the spec asks; None if it takes what there is."""
+    """Return the requested GPUs per node; None if the spec takes all of a node."""
     per_node, total = settings.maybe(int, "resources.gpus_per_node"), settings.maybe(int, "resources.num_gpus")
     if per_node is not None or total is None:
         return per_node
@@ -153,13 +153,13 @@ def gpus_asked(settings: Values) -> int | None:
 
 
 def place(settings: Values, *keys: str) -> Span | None:
-    """Where the spec gives the first of these keys of ``resources``, else where it names the cluster."""
+    """Return the place of the first of these keys of ``resources`` in the spec, else that of the cluster's name."""
     spans = (settings[f"resources.{key}"].span for key in (*keys, "cluster"))
     return next((span for span in spans if span), None)
 
 
 def choose_partition(cluster: Cluster, settings: Values) -> tuple[Part | None, str, tuple[Diagnostic, ...]]:
-    """The partition or queue that a spec means, and why. Code: R321, without what would do instead."""
+    """Return the partition or queue that a spec means, and why. Code: R321, without alternatives."""
     asked, parts = settings[f"resources.{cluster.word}"], cluster.partitions
     if asked.value is not None:
         if asked.value in parts:
@@ -197,7 +197,7 @@ def choose_node_type(
     if found:
         return None, found
     if len(fitting) > 1 and gpus_asked(settings) == 0:
-        # Whatever the smallest gives, the others have too.
+        # The others have at least as much as the smallest.
         fitting = [min(fitting, key=lambda item: _size(partition, item, settings))]
         why = f"the smallest nodes of {part} that meet the request"
     if len(fitting) > 1:
@@ -213,7 +213,7 @@ def choose_node_type(
 
 
 def _size(partition: Part, node_type: Part, settings: Values) -> tuple[bool, int, int]:
-    """Whether nodes of a type lack what is asked for, their cores, and their memory in bytes."""
+    """Return a sort key for a node type: whether it is smaller than the request, its cores, its memory in bytes."""
     cpus, memory = node_type.values.get_as(int, "cpus"), node_type.values["memory"].value
     size = memory_bytes(memory) if memory is not None else 0
     asked = settings["resources.memory"].value
@@ -228,7 +228,7 @@ def _size(partition: Part, node_type: Part, settings: Values) -> tuple[bool, int
 def _fitting(
     partition: Part, types: list[Part], part: str, settings: Values
 ) -> tuple[list[Part], str, tuple[Diagnostic, ...]]:
-    """Of some node types those that a spec can mean, and why these."""
+    """Return the node types that a spec can mean, and why these."""
     gpus, wanted = gpus_asked(settings), settings["resources.gpu"]
     with_gpus = [item for item in types if item.values["gpus_per_node"].value]
     if gpus == 0:
@@ -257,7 +257,7 @@ def _fitting(
 
 
 def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Values) -> Iterator[Diagnostic]:
-    """A plan for one type of node must not land on another: the scheduler needs a way to tell them apart."""
+    """Yield a finding if the scheduler cannot tell the chosen type of node from another one of the partition."""
     gpus = gpus_asked(settings)
     if gpus == 0:
         return
@@ -280,7 +280,7 @@ def _indistinct(cluster: Cluster, partition: Part, chosen: Part, settings: Value
 
 
 def open_questions(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
-    """The questions of a probe that nobody has answered, if this spec needs the answer. Code: R329 (a warning)."""
+    """Yield the unanswered questions of a probe that affect this spec. Code: R329 (a warning)."""
     for question in cluster.questions:
         key = str(question.value).partition(":")[0].strip()
         if not _answered(cluster, key) and _matters(cluster, choice, settings, key):

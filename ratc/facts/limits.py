@@ -1,4 +1,4 @@
-"""What a job asks for against what its part of a cluster allows, before the queue is asked. Codes: R321-R324, R328."""
+"""Checks a job's request against the limits of its partition before submission. Codes: R321-R324, R328."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ratc.units import duration, memory_bytes, walltime_seconds
 
 
 def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice | None, str, tuple[Diagnostic, ...]]:
-    """The part of a cluster that a spec means, why this partition, and what of the request it does not allow.
+    """Return the part of a cluster that a spec means, why this partition, and a finding for each exceeded limit.
 
-    ``described`` says that a facts file describes the nodes: then only what the site allows is checked. Every error
+    ``described`` says that a facts file describes the nodes: then only the site's limits are checked. Every error
     names the partitions that would do. Codes: R301, R321-R326, R328, R329.
     """
     partition, why, found = choose_partition(cluster, settings)
@@ -52,7 +52,7 @@ def choose(cluster: Cluster, settings: Values, described: bool) -> tuple[Choice 
 
 
 def _would_do(cluster: Cluster, partition: Part, settings: Values, described: bool) -> str:
-    """The partition's name if it takes the whole request, with the kind of nodes to choose where it has several."""
+    """Return the partition's name if it takes the whole request, with the node type if that must be chosen; else ""."""
     if not has_errors(check(cluster, partition, settings, described)[1]):
         return f"`{partition.name}`"
     if settings["resources.node_type"].value is None:
@@ -70,7 +70,7 @@ def _some(text: str) -> tuple[str, ...]:
 def check(
     cluster: Cluster, partition: Part, settings: Values, described: bool
 ) -> tuple[Choice | None, tuple[Diagnostic, ...]]:
-    """What a spec would mean in one partition, and all that this partition does not allow."""
+    """Return the choice of a spec in one partition, and a finding for each limit of it that the spec exceeds."""
     if described:
         choice = Choice(partition, None, "")
         return choice, tuple(_site(cluster, choice, settings))
@@ -85,7 +85,7 @@ def _beyond(message: str, span: Span | None, note: str, fact: Value, help_text: 
 
 
 def _nodes(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
-    """What the nodes themselves have: how many there are, their GPUs, cores and memory."""
+    """Check the request against the nodes themselves: their number, GPUs, cores and memory."""
     node_type = choice.node_type
     assert node_type is not None
     of, has = f"nodes of type `{node_type.name}`", node_type.values
@@ -126,7 +126,7 @@ def _memory(settings: Values, most: Value, who: str) -> Iterator[Diagnostic]:
 
 
 def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagnostic]:
-    """What the site allows a job in this partition."""
+    """Check the request against the site's limits for a job in this partition."""
     limits, name = choice.partition.values, f"{cluster.word} `{choice.partition.name}`"
     nodes, most = settings.get_as(int, "resources.nodes"), limits["max_nodes"]
     if most.value is not None and nodes > most.value:
@@ -170,7 +170,7 @@ def _site(cluster: Cluster, choice: Choice, settings: Values) -> Iterator[Diagno
 
 
 def _named(cluster: Cluster, settings: Values, limits: Values, name: str) -> Iterator[Diagnostic]:
-    """The account and the quality of service that the site lets in. Codes: R322, R328."""
+    """Check the account and the quality of service against the site's rules. Codes: R322, R328."""
     for setting, key in (("account", "accounts"), ("qos", "qos")):
         allowed, asked = limits[key], settings[f"resources.{setting}"]
         if allowed.value is None:
@@ -210,7 +210,7 @@ def _gpus(choice: Choice, settings: Values, name: str) -> Iterator[Diagnostic]:
 
 
 def _walltime(choice: Choice, cluster: Cluster, settings: Values) -> Iterator[Diagnostic]:
-    """That no walltime is asked for is said, with what the job gets instead. Code: R326."""
+    """Warn if no walltime is requested, with the walltime that the job gets instead. Code: R326."""
     if settings["resources.walltime"].value is not None:
         return
     name, limits = f"{cluster.word} `{choice.partition.name}`", choice.partition.values

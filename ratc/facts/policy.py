@@ -1,4 +1,4 @@
-"""The ``cluster.*`` facts: how a cluster wants to be asked, with what holds if nobody has described it."""
+"""The ``cluster.*`` facts: a cluster's rules for requests, with defaults for a cluster without a description."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PLAIN = (
     "lsf.rusage",
     "lsf.explicit_units",
 )
-#: What holds without facts; what is not named here is not known (None). The schema's defaults are the same.
+#: Values without facts; any other fact is unknown (None). The schema's defaults are the same.
 _UNKNOWN: dict[str, Any] = {
     "gpu_request": "gpus-per-node",
     "container_options": [],

@@ -1,1 +1,1 @@
-"""What fits on a card: predictions for a spec, as a number, a table or a report."""
+"""Predictions of the micro-batch that fits on a card, as a number, a table or a report."""

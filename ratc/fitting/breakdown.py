@@ -1,4 +1,4 @@
-"""A prediction taken apart, line by line: what is alive at the peak, what stands beside it, and why no more fits.
+"""The breakdown of a prediction, line by line: the bytes in use at the peak, the rest, and why no more fits.
 
 `ratc fit` prints it below its table, `ratc explain` below the value of a batch size; `ratc report` draws it.
 """
@@ -13,7 +13,7 @@ from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
 from ratc.memory.margin import text
 
-#: Kinds of the trace in the order in which people ask for them, and what each is called.
+#: Kinds of the trace in the order in which people ask for them, with their names.
 _WORDS = {
     "parameter": "parameters",
     "buffer": "buffers",
@@ -33,7 +33,7 @@ _MODULES, _SHARE = 3, 0.05
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes in use at the peak, and of what. ``kind`` is the trace's, ``reserved`` or ``outside``."""
+    """Bytes of one kind in use at the peak. ``kind`` is one of the trace's, ``reserved`` or ``outside``."""
 
     kind: str
     bytes_: int
@@ -42,7 +42,7 @@ class Part:
 
 
 def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> list[Part]:
-    """All that is in use on the card at the peak, from the parameters to what is outside the allocator."""
+    """Return all bytes in use on the card at the peak, from the parameters to those outside the allocator."""
     said = []
     if measured:
         said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
@@ -59,12 +59,12 @@ def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> li
 
 
 def lines(choice: Choice, measured: str | None = None) -> list[str]:
-    """The account of a choice, with what it means for the global batch and why no more fits."""
+    """Return the breakdown of a choice, its share of the global batch, and why no more fits."""
     return [*_sums(choice, measured), taken(choice), more(choice.next_larger)]
 
 
 def of_given(verdict: Verdict) -> list[str]:
-    """The account of a micro-batch that the spec gives."""
+    """Return the breakdown of a micro-batch that the spec gives."""
     size = verdict.choice.estimate.micro_batch
     if verdict.fits:
         outcome = f"Micro-batch {size} is given by the spec, and fits."
@@ -82,9 +82,9 @@ def of_given(verdict: Verdict) -> list[str]:
 
 
 def _sums(choice: Choice, measured: str | None) -> list[str]:
-    """Every part of a step, and the sums of the allocator: bytes rounded to 512.
+    """Return every part of a step, and the sums of the allocator: bytes rounded to 512.
 
-    ``measured`` says by what the choice was measured; None for a prediction. A measurement knows sums, not parts.
+    ``measured`` names the measurement of the choice; None for a prediction. A measurement knows sums, not parts.
     """
     found = choice.estimate
     how = measured or "predicted"
@@ -109,12 +109,12 @@ def _sums(choice: Choice, measured: str | None) -> list[str]:
 
 
 def margin_text(found: Estimate) -> str:
-    """The margin as a share, and what it is for."""
+    """Return the margin as a share, with its parts."""
     return f"{found.margin:.1%} of what those leave to the allocator: {text(found.margin_parts)}"
 
 
 def nothing(result: Nothing) -> list[str]:
-    """Why nothing fits, and each way out that was predicted."""
+    """Return why nothing fits, and each predicted way out."""
     found = result.estimate
     need, has = size_text(result.need_bytes), size_text(found.device.memory_bytes)
     said = [f"Nothing fits on {found.device.name}: micro-batch 1 needs {need}, the card has {has}."]
@@ -142,7 +142,7 @@ def _line(size: int, words: str) -> str:
 
 
 def _modules(parts: Breakdown, kind: str, total: int) -> str:
-    """The modules that hold most of a kind, if the trace knows any."""
+    """Return the modules with the most bytes of a kind, if the trace knows any."""
     held = sorted(
         ((size, module or "the model") for (module, of), size in parts.by_both.items() if of == kind),
         key=lambda item: (-item[0], item[1]),
@@ -155,14 +155,14 @@ def _modules(parts: Breakdown, kind: str, total: int) -> str:
 
 
 def taken(choice: Choice) -> str:
-    """What the choice means for the global batch."""
+    """Return a sentence on the choice's share of the global batch."""
     micro, times = choice.estimate.micro_batch, choice.accumulation
     share = "the whole of a rank's share" if times == 1 else f"{times} of them make a rank's share"
     return f"Micro-batch {micro} is taken: {share} of the global batch, {micro * times} samples."
 
 
 def more(larger: Estimate | None) -> str:
-    """Why the next larger divisor does not fit: too many bytes alive, or no room for them in one piece."""
+    """Return why the next larger divisor does not fit: too many bytes in use, or no contiguous room for them."""
     if larger is None:
         return "A larger one would be more than the global batch."
     cap = f"the {size_text(larger.cap_bytes)} that the allocator may reserve"

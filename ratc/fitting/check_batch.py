@@ -1,7 +1,7 @@
 """Checks micro-batches that a spec gives against their card.
 
-The outcome is said and never enters a file: a spec that gives its micro-batch compiles to the same bytes on a machine
-that cannot trace its model.
+The outcome is printed and never enters a file: a spec that gives its micro-batch compiles to the same bytes on a
+machine that cannot trace its model.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MOST = 8
 
 
 class Checks:
-    """The checks of one command. Plans that are alike in all that memory depends on share one."""
+    """The checks of one command. Plans with equal values for all that memory depends on share one."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[Diagnostic, ...]] = {}
         self._said: set[str] = set()
 
     def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
-        """What is wrong with the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
+        """Check the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574.
 
-        That it cannot be checked is a line on standard error. Of the plans of a sweep the first MOST are checked that
-        differ, and the last.
+        If it cannot be checked, a line on standard error says so. Of the plans of a sweep, the first MOST different
+        ones are checked, and the last.
         """
         if os.environ.get(SKIP) or not is_given(plan):
             return ()

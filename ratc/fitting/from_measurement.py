@@ -1,4 +1,4 @@
-"""Measurements of a facts file held against a plan: which of them are of its step, and what follows from one."""
+"""Selects the measurements of a facts file that are of a plan's step, and decides the micro-batch from one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ratc.own_code import digests
 from ratc.plan import Plan, Value
 from ratc.tracing import fetch
 
-#: Of a request's `training` what the memory of a step follows from; the rest are numbers, or conditions of their own.
+#: Keys of a request's `training` that determine the memory of a step; the rest are numbers, or separate conditions.
 _TRAINING = ("optimizer", "compile", "loss")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """What fits by a measurement of the plan's step, and if there is none by a prediction. Codes: R516 (a warning),
-    and those of `predict.decide`.
+    """Decide the micro-batch from a measurement of the plan's step, or if there is none from a prediction.
 
-    ``folder`` is the spec's. What a spec leaves open of attention and checkpointing is the prediction's to choose,
-    unless its first choice was measured.
+    Codes: R516 (a warning), and those of `predict.decide`.
+
+    ``folder`` is the spec's. If the spec leaves attention or checkpointing open, the prediction chooses them, unless
+    its first choice was measured.
     """
     given = plan.facts.get("measured")
     entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
@@ -59,8 +60,8 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 
 def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
-    """What a measurement must hold for to be of a variant of the plan's step: with native segments, if the spec leaves
-    the allocator open.
+    """Return the conditions that a measurement of a variant of the plan's step must equal: with native segments, if the
+    spec leaves the allocator open.
     """
     asked = predict.asked_allocator(plan)
     return Conditions(
@@ -76,7 +77,7 @@ def conditions(plan: Plan, wanted: Variant, folder: str) -> Conditions:
 
 
 def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
-    """The digest of model, loss, optimizer and inputs, and of the user's own modules: the same on every machine."""
+    """Return the digest of model, loss, optimizer, inputs and the user's own modules: the same on every machine."""
     asked = request(plan, wanted, 1)
     model = {key: value for key, value in asked["model"].items() if key != "attention_memory"}
     training = {key: asked["training"][key] for key in _TRAINING}
@@ -92,7 +93,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
 
 
 def matching(entries: list[Measurement], wanted: Conditions) -> Measurement | None:
-    """The latest measurement of a step; the last in the file of several on one day."""
+    """Return the latest measurement of a step; of several on one day, the last in the file."""
     fitting = [one for one in entries if not measured.differences(one.conditions, wanted)]
     return max(reversed(fitting), key=lambda one: one.date, default=None)
 
@@ -102,7 +103,7 @@ def _measured(decision: Decision, used: Variant, found: Measurement) -> Decision
 
 
 def _unused(entries: list[Measurement], wanted: Conditions, given: Value | None) -> tuple[Diagnostic, ...]:
-    """That no measurement is used, and what is different about the nearest. Code: R516."""
+    """Return a warning that no measurement is used, with the differences of the nearest. Code: R516."""
     if not entries:
         return ()
     near, reasons = measured.nearest(entries, wanted)

@@ -14,7 +14,7 @@ from ratc.units import size_text
 
 
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
-    """The verdict on the plan's own micro-batch; or None, and why there is none. ``folder`` is the spec's.
+    """Return the verdict on the plan's own micro-batch; or None, and the reason. ``folder`` is the spec's.
 
     Raises NoTrace if the model's output is of no use to its task.
     """
@@ -44,7 +44,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
 
 
 def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...]:
-    """What is to be said about a verdict: nothing if the micro-batch fits and leaves the margin free. Code: R318."""
+    """Return the findings of a verdict: none if the micro-batch fits and leaves the margin free. Code: R318."""
     if verdict.fits:
         return ()
     found, settings = verdict.choice.estimate, plan.settings
@@ -65,7 +65,7 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
         f"it needs a card of {size_text(verdict.need_bytes)}, and this one has {size_text(device.memory_bytes)}"
     )
     beside = device.memory_bytes - found.budget_bytes
-    # With less memory the allocator gives cached blocks back: what it has to reserve is below the peak without a cap.
+    # With less memory the allocator gives cached blocks back: it must reserve less than the peak without a cap.
     left = verdict.need_bytes - beside
     least = round(left * (1 - found.margin))
     free = left - least
@@ -85,7 +85,7 @@ def findings(verdict: Verdict, plan: Plan, folder: str) -> tuple[Diagnostic, ...
 
 
 def _smaller(largest: Choice, plan: Plan) -> str:
-    """The largest micro-batch that fits, as it stands in a spec that keeps the global batch."""
+    """Return a help with the largest micro-batch that fits, in the keys of a spec with the same global batch."""
     micro, accumulation = largest.estimate.micro_batch, largest.accumulation
     settings = plan.settings
     keys = []
@@ -98,7 +98,7 @@ def _smaller(largest: Choice, plan: Plan) -> str:
 
 
 def _without(plan: Plan, folder: str) -> list[str]:
-    """Single changes with which some micro-batch fits, if none does as the spec is."""
+    """Return single changes with which some micro-batch fits, if none fits with the spec as it is."""
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     library = Library(plan, folder, None)
     wanted = variant(plan, device.kernels)

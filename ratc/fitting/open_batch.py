@@ -1,4 +1,4 @@
-"""Whether a plan leaves its micro-batch open, and what a prediction for it depends on."""
+"""Tells whether a plan leaves its micro-batch open, and gives the key of a prediction for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ratc.spec import keys
 
 
 def predicted_from(plan: Plan, folder: str) -> tuple[object, ...]:
-    """What a prediction depends on: plans of one folder that are alike in this share it."""
+    """Return the key of a prediction, all values that it depends on: plans with the same key share it."""
     values = plan.values
     return folder, *((path, repr(values[path].value)) for path in values if keys.memory_of(path) != "apart")
 
@@ -30,7 +30,7 @@ def leaves_open(settings: Values) -> bool:
 
 
 def _is_known_card(plan: Plan) -> bool:
-    """What a program of the spec's own takes nobody can tell from the spec."""
+    """Whether the kernels of the plan's card are known. False for a program of the user's: its memory is unknown."""
     values = plan.values
     if is_program(plan.settings):
         return False

@@ -1,4 +1,4 @@
-"""Predicts what fits for a plan whose micro-batch is open: traces the model and replays the card."""
+"""Predicts the largest micro-batch of a plan that leaves it open: traces the model and replays the card."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ratc.units import size_text
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
 
-#: The code for a model whose output its task cannot use: nothing that another micro-batch would change.
+#: The code for a model with an output that its task cannot use, at any micro-batch.
 NO_USE = "R574"
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """The decision for a plan with an open micro-batch; None if no trace could be had (a warning) or nothing fits.
+    """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
     ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574.
     """
@@ -56,7 +56,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
 
 
 def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Variant], strategy: Strategy) -> Decision:
-    """What was taken, with what each setting that was passed over would have needed at micro-batch 1."""
+    """Return the decision, with the bytes that the rejected settings would have needed at micro-batch 1."""
     used, device = taken.variant, taken.choice.estimate.device
 
     def need(passed: Variant) -> int:
@@ -85,7 +85,7 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
 
 
 def asked_allocator(plan: Plan) -> str:
-    """The allocator that the spec asks for, by its key or by a variable of its environment; `auto` leaves it open."""
+    """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open."""
     asked = plan.settings.get_as(str, "training.allocator")
     return asked if asked != "auto" else by_variables(plan.settings["environment.variables"].value or {}) or asked
 
@@ -97,8 +97,8 @@ def own_searcher(plan: Plan, library: Library) -> Searcher:
 
 
 def variants(plan: Plan, device: Device, precision: str | None = None) -> list[Variant]:
-    """The plan's step on a card with every combination of attention and checkpointing that the spec leaves open, best
-    first; in the plan's own precision or another.
+    """Return the variants of the plan's step on a card, for each attention and checkpointing that the spec leaves open,
+    best first; in the plan's own precision or another.
     """
     wanted = variant(plan, device.kernels)
     if precision is not None:
@@ -128,7 +128,7 @@ def strategy_of(plan: Plan) -> Strategy:
 def why_nothing(
     searcher: Searcher, library: Library, plan: Plan, wanted: Variant, strategy: Strategy, device: Device
 ) -> Nothing:
-    """What a step needs that does not fit, and each single change with which it would, predicted in the same way."""
+    """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
@@ -159,7 +159,7 @@ def why_nothing(
 
 
 def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: int) -> Variant:
-    """The variant that the plan would have with another micro-batch in its spec, of which `auto` attention depends."""
+    """Return the plan's variant for another micro-batch in its spec, on which `auto` attention depends."""
     if plan.settings["model.attention_memory"].value != "auto":
         return wanted
     capability = device.compute_capability or "0.0"
@@ -168,7 +168,7 @@ def with_micro_batch(plan: Plan, device: Device, wanted: Variant, micro_batch: i
 
 
 def _attentions(plan: Plan, device: Device) -> tuple[str, ...]:
-    """Those that the spec allows on a card. Full attention needs no trace if a bound says that it cannot fit."""
+    """Return the attentions that the spec allows on a card, without full attention if a bound excludes it."""
     asked, least = plan.settings.get_as(str, "model.attention_memory"), full_at_least(plan.settings)
     if not least:
         return ("full",)

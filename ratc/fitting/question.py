@@ -1,4 +1,4 @@
-"""What is asked of a table of what fits: which cards, in which precisions."""
+"""The cards and precisions of a table of micro-batches that fit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Question:
     precisions: tuple[str, ...] = ()
 
 
-#: Forms of the table; in the others of `FORMS` what does not fit is a finding.
+#: Helps for a card without a prediction.
 _OTHERS = ("name other cards: `--card CARD`", "or measure a step on it: `ratc profile SPEC --measure`")
 
 
 def on_a_card(question: Question, settings: Values) -> Values:
-    """The settings with the first card that the options name, if the spec asks for GPUs and names no card: it is not
-    this machine's GPUs that are asked about.
+    """Return the settings with the first card in the options, if the spec requests GPUs and names no card: the question
+    is not about this machine's GPUs.
     """
     named = question.cards[:1] or (table.COMMON[:1] if question.all_cards else [])
     counts = [settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")]

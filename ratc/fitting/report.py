@@ -1,4 +1,4 @@
-"""What a report says of memory: the account of the plan's own step, its timeline, and what fits on which card."""
+"""The memory parts of a report: the breakdown of the plan's own step, its timeline, and the table of cards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ratc.render.timeline import Drawing
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Each part, or in one sentence why it is not there. ``found`` is what stopped a prediction."""
+    """Each part, or in one sentence why it is missing. ``found`` are the diagnostics that stopped a prediction."""
 
     account: Account | None = None
     unpredicted: str = ""
@@ -37,7 +37,7 @@ class Foreseen:
 
 
 def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[str] | None) -> Foreseen:
-    """What can be said of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
+    """Predict the parts of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
     be traced.
     """
     if is_program(plan.settings):
@@ -62,7 +62,7 @@ def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[
 
 
 def _unpredictable(plan: Plan) -> str:
-    """Why no prediction can be made of the plan's own step; empty if one can."""
+    """Return why the plan's own step cannot be predicted; empty if it can."""
     values = plan.values
     if values["hardware.device"].value != "cuda":
         return "No memory is predicted: it trains on the CPU."
@@ -72,7 +72,7 @@ def _unpredictable(plan: Plan) -> str:
 
 
 def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Choice | None, Drawing | None, str]:
-    """The plan's own step, and its drawing; if something is missing, why."""
+    """Return the choice of the plan's own step and its drawing; or the reason if one is missing."""
     device, strategy = device_of(plan), strategy_of(plan)
     wanted = variant(plan, device.kernels)
     choice = decision.choice if decision else None
@@ -126,7 +126,7 @@ def _account(choice: Choice, measured: str | None) -> Account:
 def _cards(
     cards: Sequence[str] | None, plan: Plan, allowed: Mapping[str, Searcher]
 ) -> tuple[list[CardRow], str, tuple[Diagnostic, ...]]:
-    """The table of cards: the plan's own, and those that were named or a few common ones. Code: R301."""
+    """Return the table of cards: the plan's own, and the named ones or a few common ones. Code: R301."""
     if cards is None:
         return [], "It was asked for no other cards (`--no-cards`).", ()
     own = table.own_card(plan)
@@ -148,7 +148,7 @@ def _cards(
 
 
 def _precisions(plan: Plan, card: facts.Card) -> list[str]:
-    """The plan's precision if the card has it; if the spec leaves it open, else the card's best."""
+    """Return the plan's precision if the card has it; else, if the spec leaves it open, the card's best."""
     can = {"bf16": card.bf16, "fp16": card.fp16, "fp32": True}
     own = plan.values.get_as(str, "training.precision")
     if can[own]:

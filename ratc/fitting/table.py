@@ -1,4 +1,4 @@
-"""What fits on which card: the table of `ratc fit` and of `ratc report`, and the drawing of one step's memory."""
+"""The table of the micro-batches that fit on each card, for `ratc fit` and `ratc report`, and the drawing of a step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
 
-#: Shown if nobody names a card.
+#: Shown if no card is named.
 COMMON = ("t4", "v100-32", "rtx4090", "a100-40", "a100-80", "h100")
 _STAGES = (0, 1, 2, 3)
 
@@ -24,7 +24,7 @@ _STAGES = (0, 1, 2, 3)
 def table(
     plan: Plan, wanted: Iterable[tuple[facts.Card, Sequence[str]]], allowed: Mapping[str, Searcher]
 ) -> tuple[list[Row], tuple[Taken, Drawing] | None]:
-    """A line for each card, precision and ZeRO stage; and the first choice that fits, drawn. ``allowed`` are the
+    """Return a row for each card, precision and ZeRO stage, and the first choice that fits. ``allowed`` are the
     searchers of each allocator that the spec allows.
 
     Raises ``ratc.fitting.traces.NoTrace`` if the model cannot be traced.
@@ -55,7 +55,7 @@ def table(
 
 
 def own_card(plan: Plan) -> facts.Card | None:
-    """The plan's card, which the catalogue may lack: a facts file can describe it. None on the CPU."""
+    """Return the plan's card: the catalogue's, or one that a facts file describes. None on the CPU."""
     values = plan.values
     name, memory = values["hardware.card"].value, values["hardware.memory_bytes"].value
     capability = values["hardware.compute_capability"].value
@@ -68,7 +68,7 @@ def own_card(plan: Plan) -> facts.Card | None:
 
 
 def unpredictable(plan: Plan, card: facts.Card) -> str:
-    """Why nothing is predicted for a card; empty if something is."""
+    """Return why a card has no prediction; empty if it has one."""
     if not card.compute_capability:
         return "its attention kernels and libraries are not known to ratc, which predicts for NVIDIA cards"
     fused = plan.settings["model.attention_memory"].value == "fused" and full_at_least(plan.settings)
@@ -78,7 +78,7 @@ def unpredictable(plan: Plan, card: facts.Card) -> str:
 
 
 def note(plan: Plan) -> str:
-    """What the table holds for."""
+    """Return a line with the table's conditions: global batch, GPUs, units and margin."""
     world, total = plan.values["parallel.world_size"].value, plan.values["training.global_batch_size"].value
     return (
         f"Global batch {total} on {world} GPU{'s' if world > 1 else ''}. Sizes in GiB, predicted, not measured; "
@@ -125,7 +125,7 @@ def _row(card: facts.Card, stage: int | None, taken: Taken) -> Row:
 def _without(
     card: facts.Card, stage: int | None, searcher: Searcher, least: Variant, strategy: Strategy, device: Device
 ) -> Row:
-    """The line of a card that nothing fits on: what the leanest way that the spec allows would need."""
+    """Return the row of a card on which nothing fits, with the bytes that the leanest allowed variant would need."""
     need = searcher.predictor(least, strategy, 1).need(device, 1)
     how = (least.attention_memory, least.activation_checkpointing)
     return Row(card.id, card.memory_bytes, least.precision, stage, None, None, None, None, None, need, 0, *how)

@@ -1,6 +1,4 @@
-"""The traces of a plan's variants for commands that search: each is fetched when a search first needs it, and then
-kept.
-"""
+"""The traces of a plan's variants for a search: each is fetched at the first use, and then kept."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from ratc.tracing import fetch
 
 
 class NoTrace(Untraceable):
-    """A trace that a search needs cannot be had; ``found`` says why."""
+    """A trace that a search needs is not available; ``found`` says why."""
 
     def __init__(self, found: tuple[Diagnostic, ...]) -> None:
         self.found = found

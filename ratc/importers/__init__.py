@@ -1,1 +1,1 @@
-"""Reads other tools' configurations into a spec, and keeps account of what it could not carry over."""
+"""Reads other tools' configurations into a spec, and lists the settings that it could not carry over."""

@@ -70,7 +70,7 @@ UNNEEDED = (
 
 
 def read(document: Document) -> tuple[Item, ...]:
-    """Each leaf as the table says; on a CPU the processes are no GPUs."""
+    """Import each leaf by the table. On a CPU, processes do not count as GPUs."""
     cpu = document.root.find(("use_cpu",))
     kind = document.root.find(("distributed_type",))
     on_cpu = (cpu is not None and cpu.value is True) or (kind is not None and kind.value == "MULTI_CPU")

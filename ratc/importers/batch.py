@@ -1,4 +1,4 @@
-"""sbatch and bsub scripts: directives, the environment that they make, and what their launcher is told.
+"""sbatch and bsub scripts: their directives, the environment that they set up, and their launcher's options.
 
 Rules: sbatch(1) of Slurm 23 to 25; bsub(1) of LSF 10.1. Directives end at the first command, as the schedulers have it.
 """
@@ -115,7 +115,7 @@ LAUNCHER: _Table = {
 
 
 def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
-    """Every directive and every command of a script, carried or left. Of what is said twice the last counts."""
+    """Return every directive and every command of a script, carried or left. If one repeats, the last counts."""
     source = Source(name, shell.without_data("\n".join(line.rstrip("\r") for line in text.split("\n"))))
     lines = source.text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
@@ -141,7 +141,7 @@ def _span(source: Source, number: int) -> Span:
 
 
 def _requested(kind: str, options: list[Option]) -> Iterator[Item]:
-    """What the directives ask for together."""
+    """Yield the items of all directives together."""
     last: dict[str, Option] = {}
     for option in options:
         former = last.get(option.name)
@@ -219,7 +219,7 @@ def _option(table: _Table, name: str, value: str, span: Span) -> Iterator[Item]:
 
 
 class _Environment:
-    """What the script sets up, each value as the last command leaves it."""
+    """The environment of the script, with the last value of each setting."""
 
     def __init__(self) -> None:
         self._last: dict[str, Carried] = {}
@@ -273,7 +273,7 @@ class _Environment:
             self._left.append(Left(former.source, former.span, why, deliberate=True))
 
     def items(self) -> Iterator[Item]:
-        """What is left in the end."""
+        """Yield the items after the last command."""
         for path in list(self._shell):
             self.forget(path)
         yield from self._last.values()

@@ -50,13 +50,13 @@ UNNEEDED = {
 
 
 def read(document: Document) -> tuple[Item, ...]:
-    """Each leaf as the table says. ``deepspeed`` itself follows from the stage."""
+    """Import each leaf by the table. ``deepspeed`` itself follows from the stage."""
     items = keys.read(document, TABLE, UNNEEDED)
     return tuple(_zero(item) for item in items)
 
 
 def _zero(item: Item) -> Item:
-    """A clipping of 0 is none at all."""
+    """Turn a clipping of 0 into None: it means no clipping."""
     if isinstance(item, Carried) and item.path == "training.gradient_clipping" and item.value == 0:
         return Carried(item.path, None, item.span, item.source)
     return item

@@ -1,4 +1,4 @@
-"""Says what kind of file a configuration is, by what stands in it."""
+"""Detects the kind of a configuration file from its content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIRECTIVE = {"slurm": re.compile(r"^#SBATCH\b", re.M), "lsf": re.compile(r"^#BS
 
 
 def script(text: str) -> list[str]:
-    """The schedulers that a script speaks to."""
+    """Return the schedulers with directives in a script."""
     return [kind for kind, directive in _DIRECTIVE.items() if directive.search(text)]
 
 

@@ -1,4 +1,4 @@
-"""What YAML and JSON files have in common: every leaf is looked up in a table, so that none is lost silently."""
+"""Imports the leaves of YAML and JSON files by a table of keys, so that none is lost silently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ratc.diagnostics import Span
 from ratc.importers.model import Carried, Item, Left
 from ratc.yaml.parse import Document, Node
 
-#: A path of the spec, or what gives path and value (or, as text, why the value is left).
+#: A path of the spec, or a function that returns path and value (or, as text, why the value is left).
 Target = str | Callable[[object], "tuple[str, object] | str"]
 OPEN = "left open: ratc works it out"
 UNKNOWN = "the spec has no such key"
@@ -25,12 +25,12 @@ def leaves(node: Node, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def place(node: Node) -> Span:
-    """Where a leaf is written: its key, or itself."""
+    """Return the place of a leaf: its key's, or its own."""
     return node.key_span or node.span
 
 
 def read(document: Document, table: Mapping[str, Target], unneeded: Mapping[str, str]) -> tuple[Item, ...]:
-    """Each leaf as the table says; ``unneeded`` are the keys that ratc decides itself, with why."""
+    """Import each leaf by the table; ``unneeded`` are the keys that ratc decides itself, with reasons."""
     return tuple(_item(keys, node, table, unneeded) for keys, node in leaves(document.root) if keys)
 
 

@@ -1,4 +1,4 @@
-"""Brings what several files say into one tree of values: the first file that says something counts."""
+"""Merges the items of several files into one tree of values: for each value the first file counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VARIABLES = "environment.variables."
 
 @dataclass(slots=True)
 class Merged:
-    """The values by path, what was left, and where files disagree."""
+    """The values by path, the items left out, and the findings on which files disagree."""
 
     values: dict[str, Carried] = field(default_factory=dict)
     left: list[Left] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Merged:
 
 
 def merge(items: Iterable[Item]) -> Merged:
-    """One value a path; modules are gathered. Code: R432, a warning."""
+    """Merge the items to one value per path; the modules of all files are joined. Code: R432, a warning."""
     merged = Merged()
     for item in items:
         if isinstance(item, Left):
@@ -38,7 +38,7 @@ def merge(items: Iterable[Item]) -> Merged:
 
 
 def _secret(item: Carried) -> Left:
-    """A secret is named, never copied."""
+    """Return the item left out for a secret: with its name, never with its value."""
     name = item.path.removeprefix(_VARIABLES)
     if name != item.path:
         why = f"it looks like a secret, which is never copied: `secrets: [{name}]` names it"
@@ -64,7 +64,7 @@ def _add(merged: Merged, item: Carried) -> None:
 
 
 def _around(merged: Merged, path: str) -> Carried | None:
-    """A value that holds this path, or that this path would hold."""
+    """Return a value above or below this path."""
     parents = [path[:index] for index, char in enumerate(path) if char == "."]
     above = next((merged.values[parent] for parent in parents if parent in merged.values), None)
     below = next((item for known, item in merged.values.items() if known.startswith(f"{path}.")), None)
@@ -80,7 +80,7 @@ def _disagree(merged: Merged, first: Carried, value: Any, item: Carried) -> None
 
 
 def _engine(merged: Merged) -> None:
-    """A file of DeepSpeed's beside one of Accelerate's that does not name it: the stage says that it is meant."""
+    """Drop `deepspeed: false` of an Accelerate file if a file of DeepSpeed's has a ZeRO stage."""
     stage, given = merged.values.get("training.zero_stage"), merged.values.get("training.deepspeed")
     if stage is not None and stage.value and given is not None and given.value is False:
         del merged.values["training.deepspeed"]
@@ -88,12 +88,12 @@ def _engine(merged: Merged) -> None:
 
 
 def _gpus(merged: Merged) -> None:
-    """GPUs in all and on a node: the spec takes one of them, and the nodes that follow from both."""
+    """Reduce GPUs in all and per node to one of them, and derive the nodes from both."""
     values = merged.values
     total, each = values.get("resources.num_gpus"), values.get("resources.gpus_per_node")
     nodes = values.get("resources.nodes")
     if any(one is not None and not isinstance(one.value, int) for one in (total, each, nodes)):
-        return  # the spec's own check says what is wrong with it
+        return  # the spec's own check reports it
     if total is not None and each is None and nodes is None and total.value > 1 and total.source.startswith("gpus "):
         why = "on how many nodes they lie is up to Slurm: say `resources.nodes`"
         merged.left.append(Left(total.source, total.span, why))

@@ -1,4 +1,4 @@
-"""What an import found: values for the spec, and what has no place in it, each with the line that says it."""
+"""The items of an import: values for the spec, and items without a place in it, each with its source line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What was not carried over, and why. ``deliberate`` if nothing is lost by that: ratc works it out itself."""
+    """An item that was not carried over, and why. ``deliberate`` if nothing is lost: ratc derives it itself."""
 
     source: str
     span: Span

@@ -1,4 +1,4 @@
-"""A script's commands, as the grammar of bash reads them: what always runs, and what runs only under a condition.
+"""A script's commands, as the grammar of bash reads them: those that always run, and those under a condition.
 
 A line inside a here-document, an array or a quoted text is no command. The parser is tree-sitter's.
 """
@@ -17,16 +17,16 @@ from ratc.secrets.names import names_secret
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
-#: What the shell works out when the script runs.
+#: Words that the shell expands when the script runs.
 _EXPANSIONS = frozenset(
     ("simple_expansion", "expansion", "command_substitution", "process_substitution", "arithmetic_expansion")
 ) | frozenset(("ansi_c_string", "translated_string"))
 #: A home folder, also behind the colons of a path.
 _HOME = re.compile(r"(^|:)~")
-#: What quotes take out of their text, and `shlex` leaves in it.
+#: Escapes that the shell removes within quotes, and that `shlex` keeps.
 _ESCAPED = re.compile(r"\\[$`\n]")
 _COMMANDS = frozenset(("command", "declaration_command", "unset_command", "test_command"))
-#: What is around commands that run in turn, whatever the others do; see :func:`_unfolded`.
+#: Nodes around commands that run one after the other in any case; see :func:`_unfolded`.
 _AROUND = frozenset(("list", "pipeline", "redirected_statement"))
 
 
@@ -34,9 +34,8 @@ _AROUND = frozenset(("list", "pipeline", "redirected_statement"))
 class Command:
     """One command: ``text`` as it is written, the ``line`` (from 1) and ``last`` line it stands on, and its ``words``.
 
-    ``words`` is None if it is none that can be read alone; an assignment is one word. ``unsure`` says why it may not
-    run, ``apart`` why what it sets is lost to the script. ``dynamic`` are the places of words that the shell works out
-    only when it runs.
+    ``words`` is None if it cannot be read alone; an assignment is one word. ``unsure`` says why it may not run,
+    ``apart`` why the script does not keep its settings. ``dynamic`` are the indices of words that the shell expands.
     """
 
     text: str
@@ -67,8 +66,8 @@ def commands(text: str) -> Iterator[Command]:
 
 
 def without_data(text: str) -> str:
-    """The script with what it hands to programs starred out, column for column: here-documents, here-strings, and what
-    `echo` gives to a pipe, a file or a variable. Nothing of it can be carried, and it may be a secret of any form.
+    """Star out the input of a script's programs, column for column: here-documents, here-strings, and the words of
+    `echo` into a pipe, a file or a variable. None of it can be imported, and it may be a secret of any form.
     """
     data = text.encode("utf-8", errors="replace")
     root = _parser().parse(data).root_node
@@ -93,7 +92,7 @@ def without_data(text: str) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-#: Commands that say their words, and what takes these as data.
+#: Commands that print their words, and the nodes that take these as data.
 _SAYS = ("echo ", "printf ")
 _HANDS_ON = frozenset(("pipeline", "redirected_statement", "command_substitution"))
 #: Words that are written out, and quoted texts. A variable of the shell by itself is shown.
@@ -102,14 +101,14 @@ _OPEN = re.compile(rb"(?<![\w$])(?P<name>[A-Za-z_]\w{0,80})=(?P<quote>[\"'])")
 
 
 def _end(words: tuple[str, ...]) -> str:
-    """Why nothing runs after a command, or nothing."""
+    """Return why no command runs after this one; "" if one can."""
     if words[:1] == ("exit",) or (words[:1] == ("exec",) and len(words) > 1):
         return f"it stands behind `{words[0]}`"
     return ""
 
 
 def _of(node: Node) -> Iterator[Command]:
-    """The commands of one statement. What is no command is one without words."""
+    """Yield the commands of one statement. A part that is no command has no words."""
     for part, unsure, apart in _unfolded(node):
         if part.has_error:
             yield _command(part, "it cannot be read as bash", read=False)
@@ -124,7 +123,7 @@ def _of(node: Node) -> Iterator[Command]:
 
 
 def _unfolded(node: Node) -> Iterator[tuple[Node, str, str]]:
-    """The parts of `a && b`, of `a | b` and of `a > file`: unsure if what is before decides, apart in a pipeline."""
+    """Yield the parts of `a && b`, `a | b` and `a > file`: unsure if an earlier part decides, apart in a pipeline."""
     ahead = [(node, "", "")]
     while ahead:
         node, unsure, apart = ahead.pop()

@@ -1,7 +1,7 @@
-"""How many nodes, GPUs and cores a job asks for: schedulers count them by node, by task or in all.
+"""The nodes, GPUs and cores that a job requests: schedulers count them by node, by task or in all.
 
-Rules: sbatch(1) of Slurm 23 to 25; bsub(1) of LSF 10.1, for `span` and `-gpu`. What depends on the scheduler is said to
-be lost, never guessed.
+Rules: sbatch(1) of Slurm 23 to 25; bsub(1) of LSF 10.1, for `span` and `-gpu`. A count that the scheduler would decide
+is reported as lost, never guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNITS = {"K": 1, "M": 2**10, "G": 2**20, "T": 2**30}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option that counts: the last of its name."""
+    """An effective option, the last one of its name."""
 
     name: str
     value: str
@@ -27,7 +27,7 @@ class Option:
 
     @property
     def source(self) -> str:
-        """The option as it is told."""
+        """The option as text."""
         return f"{self.name} {self.value}".strip()
 
     @property
@@ -37,7 +37,7 @@ class Option:
 
 
 _Options = Mapping[str, Option]
-#: What :func:`slurm` and :func:`lsf` read.
+#: Options that :func:`slurm` and :func:`lsf` read.
 SLURM = frozenset(
     ("nodes", "ntasks", "ntasks-per-node", "gres", "gpus", "gpus-per-node", "gpus-per-task", "cpus-per-task")
 ) | frozenset(("mem-per-cpu", "mem-per-gpu", "cpus-per-gpu"))

@@ -1,4 +1,4 @@
-"""What was imported -> the text of a spec, which the schema takes, with where each value is from."""
+"""Imported items -> the text of a valid spec, with the source of each value in a comment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ratc.secrets.redact import redact
 from ratc.yaml.parse import Document, parse
 from ratc.yaml.write import comment, mapping
 
-#: What a spec must say, and what stands there until somebody says it.
+#: Required keys of a spec, and placeholders for them until the user sets them.
 REQUIRED = {"experiment_name": "imported", "data.data_dir": "data"}
 
 
 def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, ...]]:
-    """The spec's text, and what to look at. Codes, all of them warnings: R432, R433, R434."""
+    """Return the spec's text, and findings to look at. Codes, all of them warnings: R432, R433, R434."""
     _refused(merged)
     found = list(merged.found)
     values = {path: item.value for path, item in merged.values.items()}
@@ -38,7 +38,7 @@ def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, 
 
 
 def _refused(merged: Merged) -> None:
-    """Leave what YAML cannot hold and what the schema does not take, with their words."""
+    """Move values that YAML cannot hold or the schema refuses to the items left out, with the messages as reasons."""
     for name, item in list(merged.values.items()):
         document, found = parse("spec", mapping(_tree({name: item.value})).encode())
         if document is None:
@@ -59,7 +59,7 @@ def _refused(merged: Merged) -> None:
 
 
 def _path_of(document: Document, span: Span) -> str | None:
-    """The dotted path of the leaf that a place of the spec's text is in: each stands on a line of its own."""
+    """Return the dotted path of the leaf at a place of the spec's text: each leaf has a line of its own."""
     lines = ((path, node.key_span or node.span) for path, node in document.root.leaves())
     return next((path for path, place in lines if place.line == span.line), None)
 

@@ -10,7 +10,7 @@ from ratc.yaml.parse import Document
 
 
 def read(document: Document) -> tuple[Item, ...]:
-    """Each leaf under its own path. A key that holds a dot names no path."""
+    """Import each leaf under its own path. A key with a dot in it is no path."""
     schema = resources.schema("experiment")
     items: list[Item] = []
     for names, node in keys.leaves(document.root):

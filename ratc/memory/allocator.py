@@ -1,4 +1,4 @@
-"""A replay of PyTorch's CUDA caching allocator: what it reserves, and whether it runs out, at a cap in bytes.
+"""A replay of PyTorch's CUDA caching allocator: its reserved bytes, and whether it runs out, at a cap in bytes.
 
 Follows `DeviceCachingAllocator` in c10/cuda/CUDACachingAllocator.cpp; each rule names the function it comes from. No
 CUDA graphs, no blocks that several streams use at once, the default settings of `PYTORCH_ALLOC_CONF` (no
@@ -17,9 +17,9 @@ from itertools import chain
 MIN_BLOCK, SMALL, SMALL_BUFFER, LARGE_BUFFER = 512, 1 << 20, 2 << 20, 20 << 20
 MIN_LARGE, ROUND_LARGE = 10 << 20, 2 << 20
 #: A free block is one integer, size << SHIFT | address: integers sort as `BlockComparatorSize` does, by size, then
-#: address. An exbibyte of addresses: a step that is far too large for any card is replayed too, to say what it needs.
+#: address. An exbibyte of addresses: a step that is far too large for any card is replayed too, to find its need.
 SHIFT, MASK = 60, (1 << 60) - 1
-#: What the driver reserves of the address space at a time, bytes.
+#: Bytes of address space that the driver reserves at a time.
 RESERVATION = 32 << 20
 
 
@@ -152,7 +152,7 @@ class Allocator:
 
     def _place(self, size: int) -> int:
         """An address for a segment, as `cudaMalloc` gives them: the driver reserves address space downwards, in
-        multiples of 32 MiB, and first fills what an earlier segment left of its own, lowest address first.
+        multiples of 32 MiB, and first fills the space that an earlier segment left, lowest address first.
 
         Found in the events of 51 cases on an H200 (benchmarks/memory/data): replayed at these addresses, the peak of
         reserved bytes is the measured one to 0.1 % in all but one (1.1 %); at rising addresses it is up to 5.6 % off.
@@ -176,7 +176,7 @@ class Allocator:
             self.peak_reserved = self.reserved
 
     def release_cached(self) -> None:
-        """Give back every segment that is one free block: `release_blocks`, which keeps what is split."""
+        """Give back every segment that is one free block: `release_blocks`, which keeps split segments."""
         for free in (self.large, self.small, *chain(*self._streams.values())):
             for key in list(free):
                 start, size = key & MASK, key >> SHIFT
@@ -196,7 +196,7 @@ class ExpandableAllocator(Allocator):
         self._split_from = MIN_BLOCK
         self._top = 0
         # A segment's address space is 9/8 of the card's memory, taken to be the cap; start -> end. `_unmapped`, by the
-        # pool's identity, is what has no memory behind it.
+        # pool's identity, are the ranges without memory behind them.
         self.space = (cap if cap is not None else MASK >> 6) * 9 // 8
         self._unmapped: dict[int, dict[int, int]] = {id(self.small): {}, id(self.large): {}}
 
@@ -221,7 +221,7 @@ class ExpandableAllocator(Allocator):
 
     def _grow(self, size: int, free: list[int], small: bool) -> tuple[int, int]:
         for retry in (False, True):
-            # What is larger than the card is larger than a segment's address space too.
+            # A request larger than the card is larger than a segment's address space too.
             found = self._expand(size, free, small) if self.cap is None or size <= self.cap else None
             if found:
                 return found
@@ -231,7 +231,7 @@ class ExpandableAllocator(Allocator):
         raise OutOfMemory(segment_size(size), self.reserved)
 
     def _expand(self, size: int, free: list[int], small: bool) -> tuple[int, int] | None:
-        """`try_allocate_expandable_block`: map pages at the lowest address where the request fits; None at the cap."""
+        """`try_allocate_expandable_block`: map pages at the lowest address that fits the request; None at the cap."""
         ranges, page = self._unmapped[id(free)], SMALL_BUFFER if small else LARGE_BUFFER
         start = self._lowest(ranges, size, page)
         have = self._sizes.get(start, 0)
@@ -257,7 +257,7 @@ class ExpandableAllocator(Allocator):
         return start, have
 
     def _lowest(self, ranges: dict[int, int], size: int, page: int) -> int:
-        """`find_expandable_block`: where free and unmapped neighbours together have room, lowest address first; else in
+        """`find_expandable_block`: the lowest address with room in free and unmapped neighbours together; else that of
         a new segment.
         """
         for start, end in sorted(ranges.items()):

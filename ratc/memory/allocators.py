@@ -1,7 +1,7 @@
 """The choice between both allocators: expandable segments are taken only if more fits, or with a lower ZeRO stage.
 
-Native segments are what most runs use, so they are kept wherever both give the same. Expandable segments cost no
-computation, and so come before checkpointing and before attention without maps.
+Most runs use native segments, so they are kept if both give the same. Expandable segments cost no computation, and so
+come before checkpointing and before attention without maps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Taken:
     choice: Choice
     allocator: str
     reason: str
-    #: What full attention would have given if fused attention is taken because it gives more.
+    #: The choice with full attention, if fused attention is taken because it gives more.
     full: Choice | None = None
 
 

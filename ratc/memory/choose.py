@@ -1,4 +1,4 @@
-"""The choice: which micro-batch, which ZeRO stage, and when nothing fits what would. Pure: the traces are given."""
+"""The choice of micro-batch and ZeRO stage, and the ways out if nothing fits. Pure: the traces are given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ratc.memory.zero import Strategy, bucket_elements
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a trace was made for, as far as a choice may change it.
+    """The conditions of a trace that a choice may change.
 
     ``kernels`` is `Device.kernels`; ``image_size`` is the sides of a sample in pixels.
     """
@@ -51,7 +51,7 @@ class Traced:
         return self.accumulating if accumulating else self.single
 
 
-#: Every variant that was traced. What is not here is not proposed.
+#: Every variant that was traced. No other one is proposed.
 Library: TypeAlias = Mapping[Variant, Traces]
 
 
@@ -76,7 +76,7 @@ class WayOut:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """Not even a micro-batch of 1 fits: what it needs, what takes most, and what would help."""
+    """Not even a micro-batch of 1 fits: the bytes that it needs, their breakdown, and the ways out."""
 
     estimate: Estimate
     need_bytes: int

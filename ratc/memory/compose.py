@@ -1,4 +1,4 @@
-"""One rank's whole step as a program: the traced events with what its engine adds and takes away."""
+"""One rank's whole step as a program: the traced events with those that its engine adds and removes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _GRADIENT = KINDS.index("gradient")
 
 
 def compose(trace: Trace, layout: Layout) -> Program:
-    """The program of a trace under a layout. What the layout's engine owns, it frees."""
+    """Return the program of a trace under a layout. The layout's engine frees its own blocks."""
     return _Composer(trace, layout).run()
 
 
 class _Composer:
-    """Follows the trace and tells the engine where it is; the engine allocates and frees through `add` and `drop`."""
+    """Follows the trace and tells the engine its position; the engine allocates and frees through `add` and `drop`."""
 
     def __init__(self, trace: Trace, layout: Layout) -> None:
         self.trace = trace

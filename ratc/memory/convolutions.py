@@ -1,8 +1,8 @@
 """The workspaces of cuDNN's convolutions: bytes that a kernel takes while it runs, beside its input and output.
 
-cuDNN chooses an engine by heuristics that are not published. What was measured is known: ratc/facts/convolutions.json
+cuDNN chooses an engine by heuristics that are not published. Measurements come first: ratc/facts/convolutions.json
 holds the passes of surveys and of recorded steps (`benchmarks/memory/workspaces.py --write` makes it from the committed
-data), and a pass like one of them takes what the one of the nearest size took. For the others there are rules, read off
+data), and a pass like these takes the bytes of the one of the nearest size. For the others there are rules, read off
 1,696 convolutions on an H200 with cuDNN 9.19. In short: kernels for 16-bit types and TF32 work on NHWC tensors, and
 strict fp32 on NCHW ones, so that a tensor in the other layout is copied: input, weight and output each once.
 `benchmarks/memory/workspaces.py` and `recorded.py` print how well that holds.
@@ -75,7 +75,7 @@ class Convolution:
 
     @property
     def positions(self) -> int:
-        """Places of all images at which the kernel is applied: what is summed over in the weight's gradient."""
+        """Positions of the kernel in all images: the number of terms in the sums of the weight's gradient."""
         if self.transposed:
             return self.inputs // self.channels
         return self.outputs // self.features
@@ -106,7 +106,7 @@ class Point(NamedTuple):
     beside: int
 
 
-#: What passes of one kind have in common; their key in convolutions.json.
+#: The common properties of passes of one kind; their key in convolutions.json.
 Signature = tuple[str, str, bool, bool, bool, int, int, int, tuple[int, ...], tuple[int, ...]]
 
 
@@ -119,8 +119,8 @@ def signature(conv: Convolution, direction: Direction) -> Signature:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What convolutions.json holds: passes by signature, and partial sums by kind ("half", "tf32") and matrix, each as
-    (positions, bytes).
+    """The content of convolutions.json: passes by signature, and partial sums by kind ("half", "tf32") and matrix, each
+    as (positions, bytes).
     """
 
     passes: Mapping[Signature, tuple[Point, ...]]
@@ -146,7 +146,7 @@ def parsed(content: dict[str, list[list[list[list[int]]]]]) -> Measured:
 def workspace(conv: Convolution, direction: Direction, processors: int = 132, known: Measured | None = None) -> int:
     """Return the bytes that a pass takes on a card of so many multiprocessors.
 
-    ``known`` replaces what convolutions.json holds.
+    ``known`` replaces the content of convolutions.json.
     """
     known = measured() if known is None else known
     points = known.passes.get(signature(conv, direction))
@@ -169,12 +169,12 @@ def unmeasured(passes: Iterable[tuple[Convolution, Direction]], known: Measured 
 
 
 def many(conv: Convolution, processors: int) -> int:
-    """Bytes of one partial sum of the weight's gradient for each multiprocessor: what is more grows with the batch."""
+    """Return the bytes of one partial sum of the weight's gradient per multiprocessor; more grows with the batch."""
     return 4 * conv.weights * processors
 
 
 def rule(conv: Convolution, direction: Direction, processors: int, known: Measured) -> int:
-    """Return what a pass that was not measured takes."""
+    """Return the bytes of a pass that was not measured."""
     if conv.groups > 1:
         return _grouped(conv, direction, processors, known)
     if conv.arithmetic == "fp32":
@@ -185,7 +185,7 @@ def rule(conv: Convolution, direction: Direction, processors: int, known: Measur
 
 
 def _padded(count: int, channels: int, multiple: int) -> int:
-    """Elements of a tensor whose channels are padded to a multiple, as tensor cores want them."""
+    """Return the elements of a tensor with its channels padded to a multiple, as tensor cores need them."""
     return count // channels * -(-channels // multiple) * multiple
 
 
@@ -210,7 +210,7 @@ def copies(conv: Convolution, direction: Direction) -> int:
 def partial_sums(conv: Convolution, processors: int, known: Measured) -> int:
     """Bytes of the weight's gradient summed in parts, as many as keep every multiprocessor busy.
 
-    What was measured for a gradient of this shape over the nearest number of positions; for other shapes a formula:
+    The bytes measured for a gradient of this shape over the nearest number of positions; for other shapes a formula:
     tiles of fp32 values grow with the gradient, 64 x 64, 128 x 64, 128 x 128, and 128 x 256 for 16-bit types.
     """
     rows, columns = conv.matrix
@@ -254,7 +254,7 @@ def _copied(conv: Convolution, direction: Direction, processors: int, known: Mea
 
 
 def _native_layout(conv: Convolution, direction: Direction, processors: int, known: Measured) -> int:
-    """16-bit types and TF32 on NHWC tensors: what does not fit 16 bytes is padded, partial sums are kept."""
+    """16-bit types and TF32 on NHWC tensors: channels are padded to 16 bytes, partial sums are kept."""
     size = 0
     few = conv.channels * conv.itemsize % 16 != 0
     volume, tf32 = len(conv.kernel) == 3, conv.arithmetic == "tf32"

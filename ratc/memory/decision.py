@@ -1,4 +1,4 @@
-"""What a prediction decides for a plan: handed to resolve, which puts it among the plan's values with its reason."""
+"""The decision of a prediction for a plan: `resolve` puts it among the plan's values with its reasons."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ratc.memory.choose import Choice
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The micro-batch that fits, and with what.
+    """The micro-batch that fits, and the settings that it fits with.
 
-    ``plain_need_bytes`` is what a step without activation checkpointing would need at micro-batch 1; None unless it
-    was passed over because it does not fit.
+    ``plain_need_bytes`` is the need of a step without activation checkpointing at micro-batch 1; None unless it was
+    rejected because it does not fit.
     """
 
     choice: Choice
@@ -20,9 +20,9 @@ class Decision:
     attention_reason: str = "it fits"
     activation_checkpointing: bool = False
     plain_need_bytes: int | None = None
-    #: When and with what the choice was measured; None for a prediction.
+    #: The date and the version of torch of the choice's measurement; None for a prediction.
     measured: str | None = None
-    #: How the allocator takes memory, and why that one.
+    #: The kind of allocator, and the reason for it.
     allocator: str = "native"
     allocator_reason: str = ""
 

@@ -1,4 +1,4 @@
-"""The estimate: a program replayed by the allocator at a card's cap, with what the bytes at the peak are."""
+"""The estimate: a program replayed by the allocator at a card's cap, with the breakdown of the bytes at the peak."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ratc.memory.zero import Layout, Strategy, layout
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the allocator did. ``peak`` is the index in the program's ops where allocated bytes were highest, or where
-    it failed. ``slower`` are the optional allocations for which there was room for half alone.
+    """The result of a replay. ``peak`` is the index in the program's ops of the most allocated bytes, or of running
+    out. ``slower`` are the optional allocations that had room for half alone.
     """
 
     fits: bool
@@ -33,7 +33,7 @@ class Replay:
 
 #: Free blocks that one step leaves change where the next one's go: an MLP on an H200 reserved most in its third step.
 MOST_STEPS = 6
-#: Micro-batches at which is asked what a step rests on, since that decides how much of a card may be used.
+#: Micro-batches at which unmeasured workspaces are looked for, since these decide the margin.
 FEW_AND_MANY = (2, 256)
 
 
@@ -43,7 +43,7 @@ def replay(program: Program, micro_batch: int, cap: int | None = None, expandabl
     The last step is repeated until it reserves no more than before. A convolution whose workspace finds no room is run
     by a kernel that needs less, as torch does (`try_plans` in aten/src/ATen/native/cudnn/Conv_v8.cpp), from then on:
     half, a copy of one tensor instead of two. With that, without a margin, the largest micro-batches of R3D-18, U-Net,
-    ResNet-18 and ResNet-50 under 24 GiB come out within 0.4 % of what ran; with none, R3D-18's is 3.4 % too large.
+    ResNet-18 and ResNet-50 under 24 GiB are within 0.4 % of the ones that ran; without it, R3D-18's is 3.4 % too large.
     """
     allocator = ExpandableAllocator(cap) if expandable else Allocator(cap)
     sizes = program.sizes(micro_batch)
@@ -129,7 +129,7 @@ class Breakdown:
 
 
 def breakdown(program: Program, micro_batch: int, index: int, slower: Iterable[int] = ()) -> Breakdown:
-    """What is alive after the op at ``index``; half is taken for the allocations ``slower``."""
+    """Return the bytes in use after the op at ``index``; half is taken for the allocations ``slower``."""
     sizes = program.sizes(micro_batch, slower)
     alive: set[int] = set()
     for op in program.ops[: index + 1]:
@@ -151,8 +151,8 @@ def breakdown(program: Program, micro_batch: int, index: int, slower: Iterable[i
 def timeline(
     program: Program, micro_batch: int, samples: int = 400, slower: Iterable[int] = ()
 ) -> list[tuple[int, ...]]:
-    """The last traced step in ``samples`` parts at most: bytes alive by kind (as `kinds`), where their sum is highest
-    in each part; half is taken for the allocations ``slower``.
+    """Return the last traced step in at most ``samples`` parts: bytes in use by kind (as `kinds`) at the highest sum of
+    each part; half is taken for the allocations ``slower``.
     """
     sizes = [rounded(size) for size in program.sizes(micro_batch, slower)]
     now = [0] * len(program.kinds)
@@ -216,13 +216,13 @@ class Predictor:
 
     @cached_property
     def layout(self) -> Layout:
-        """What the engine adds to the traced step."""
+        """The blocks that the engine adds to the traced step."""
         return layout(self.trace, self.strategy)
 
     @cached_property
     def unmeasured(self) -> float:
-        """The largest workspace of a convolution like which none were measured, as a share of the live peak: at few
-        samples or at many, whichever is more.
+        """The largest workspace of a convolution without a similar measurement, as a share of the live peak: the
+        maximum over few and many samples.
         """
         return max(
             unmeasured(self.trace.convolutions(size)) / max(1, live_peak(self.program, size)) for size in FEW_AND_MANY
@@ -242,11 +242,11 @@ class Predictor:
         return total(self.parts(device)) if self.margin is None else self.margin
 
     def parts(self, device: Device) -> tuple[Part, ...]:
-        """What the margin is made of on a card; nothing if it was given."""
+        """Return the parts of the margin on a card; empty if the margin was given."""
         return parts(self.trace, self.strategy, device, self.unmeasured) if self.margin is None else ()
 
     def outside(self, device: Device) -> tuple[Term, ...]:
-        """What is taken of a card beside the allocator."""
+        """Return the terms in use on a card outside the allocator."""
         return outside(device, self.strategy.world_size, self.strategy.engine == "deepspeed")
 
     def budget(self, device: Device) -> int:
@@ -254,7 +254,7 @@ class Predictor:
         return device.memory_bytes - sum(term.bytes_ for term in self.outside(device))
 
     def lowest(self, micro_batch: int) -> int:
-        """A lower bound of what the allocator must reserve, bytes."""
+        """Return a lower bound of the allocator's reserved bytes."""
         if micro_batch not in self._lowest:
             self._lowest[micro_batch] = live_peak(self.program, micro_batch)
         return self._lowest[micro_batch]
@@ -300,7 +300,7 @@ class Predictor:
         )
 
     def breakdown(self, estimate: Estimate) -> Breakdown:
-        """What is alive at an estimate's peak."""
+        """Return the bytes in use at an estimate's peak."""
         return breakdown(self.program, estimate.micro_batch, estimate.peak, estimate.slower)
 
     def need(self, device: Device, micro_batch: int) -> int:

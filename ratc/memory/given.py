@@ -1,4 +1,4 @@
-"""A micro-batch that the spec gives, held against its card: whether it fits, and what would. Pure: traces are given."""
+"""Checks a micro-batch that the spec gives against its card, and finds one that fits. Pure: traces are given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ratc.memory.zero import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known of a given micro-batch.
+    """The result of checking a given micro-batch.
 
     ``is_tight`` says that it fits, but leaves less than the margin. ``need_bytes`` is the memory of a card on which it
     would fit with the margin. ``largest`` is the largest smaller divisor of a rank's share that fits; ``ways`` are
@@ -29,7 +29,7 @@ class Verdict:
     need_bytes: int
     largest: Choice | None = None
     ways: tuple[WayOut, ...] = ()
-    #: When and with what it was measured; None for a prediction.
+    #: The date and the version of torch of its measurement; None for a prediction.
     measured: str | None = None
 
     @property
@@ -47,8 +47,8 @@ def predicted(
     stages: Iterable[int],
     others: Iterable[Variant] = (),
 ) -> Verdict:
-    """What a trace says of a micro-batch that divides the share. ``variant_of`` is the step with a micro-batch, which
-    may decide the attention. ``stages`` are the ZeRO stages, and ``others`` the variants, that may help.
+    """Return the verdict of a trace on a micro-batch that divides the share. ``variant_of`` gives the step of a
+    micro-batch, which may decide the attention. ``stages`` are the ZeRO stages, ``others`` the variants, that may help.
     """
     variant = variant_of(micro_batch)
     choice = _choice(searcher, variant, strategy, device, micro_batch)

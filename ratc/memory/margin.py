@@ -1,9 +1,9 @@
-"""The margin: the share of a card kept free beyond a prediction, from what the prediction rests on.
+"""The margin: the share of a card kept free beyond a prediction, from the kinds of estimates in it.
 
 Each part covers the largest under-estimate among the committed measurements of its kind, with some room: `python
 benchmarks/memory/replay.py` prints them, and tests/measurements/test_gpu_truth.py fails if one is larger. Parts for
-which nothing was measured say so. For convolutions it is the least cap under which a step runs that counts, since it
-decides what is chosen: `python benchmarks/memory/recorded.py`.
+which nothing was measured say so. For convolutions the least cap under which a step runs counts, since it decides the
+choice: `python benchmarks/memory/recorded.py`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy
 
-#: What was measured: a compute capability, and the versions of torch between whose traces and runs no difference was
-#: found.
+#: The measured compute capability, and the range of versions of torch without a difference between traces and runs.
 CAPABILITY, TORCH = "9.0", ((2, 11), (2, 13))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A share of the memory that is left to the allocator, and what it is for."""
+    """A share of the memory that is left to the allocator, and its reason."""
 
     share: float
     reason: str
@@ -45,9 +44,9 @@ VERSION = Part(0.005, "a version of torch that was never measured")
 
 
 def parts(trace: Trace, strategy: Strategy, device: Device, unmeasured: float = 0.0) -> tuple[Part, ...]:
-    """What the margin of a prediction is made of, the share of exact kernels first.
+    """Return the parts of a prediction's margin, the share of exact kernels first.
 
-    ``unmeasured`` is the largest workspace of a convolution like which none were measured, as a share of the live peak.
+    ``unmeasured`` is the largest workspace of a convolution without a similar measurement, as a share of the live peak.
     """
     found = [EXACT, *(ESTIMATES[name] for name in trace.estimates)]
     if unmeasured > LEAST:

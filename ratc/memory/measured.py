@@ -1,4 +1,4 @@
-"""Measured training steps (`measured` in a facts file): what they hold for, and the micro-batch that follows from one.
+"""Measured training steps (`measured` in a facts file): their conditions, and the micro-batch that follows from one.
 
 Pure arithmetic: memory is a line through the two sizes that were measured, so that no model needs to be traced.
 """
@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a measurement holds for. ``step`` is the digest of all that the other fields do not say."""
+    """The conditions of a measurement. ``step`` is the digest of all conditions without a field here."""
 
     step: str
     card: str
@@ -47,7 +47,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One entry. ``outside_bytes`` is in use beside the allocator, ``device_total_bytes`` what CUDA gives in all."""
+    """One entry. ``outside_bytes`` is in use outside the allocator, ``device_total_bytes`` is CUDA's total memory."""
 
     name: str
     conditions: Conditions
@@ -61,7 +61,7 @@ class Measurement:
 
     @property
     def source(self) -> str:
-        """When and with what it was measured, in words."""
+        """The date and the version of torch of the measurement, in words."""
         return f"measured on {self.date} with torch {self.torch}"
 
 
@@ -80,7 +80,7 @@ def read(entry: Mapping[str, Any]) -> Measurement:
 
 
 def entry(measurement: Measurement) -> dict[str, Any]:
-    """What a facts file holds of a measurement: the inverse of `read`."""
+    """Return the entry of a measurement in a facts file: the inverse of `read`."""
     conditions = asdict(measurement.conditions)
     conditions["image_size"] = list(measurement.conditions.image_size)
     if conditions["allocator"] == NATIVE:
@@ -116,7 +116,7 @@ def nearest(measurements: Sequence[Measurement], wanted: Conditions) -> tuple[Me
 def at(measurement: Measurement, micro_batch: int, key: str) -> int | None:
     """Bytes at a micro-batch size, on the line through the points; None above a single point: nothing is known there.
 
-    Never below what a smaller size was measured to take.
+    Never below the measured bytes of a smaller size.
     """
     points = measurement.points
     first, last = points[0], points[-1]
@@ -154,7 +154,7 @@ def choose(
 def estimate(
     measurement: Measurement, micro_batch: int, device: Device, strategy: Strategy, margin: float = MARGIN
 ) -> Estimate | None:
-    """What the measurement says of a micro-batch; None if it says nothing."""
+    """Return the estimate of a micro-batch from the measurement; None if it does not reach so far."""
     several = strategy.world_size > 1
     buckets = measurement.gradient_bytes if several else 0
     allocated = at(measurement, micro_batch, "peak_allocated_bytes")

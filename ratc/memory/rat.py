@@ -1,4 +1,4 @@
-"""Arithmetic of RAT: how its grids shrink, and what its dense attention keeps at the least."""
+"""Arithmetic of RAT: how its grids shrink, and a lower bound of the bytes that its dense attention keeps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def without_prediction(settings: Values, samples: int, memory: int, capability: 
 
 
 def full_at_least(settings: Values) -> int:
-    """A lower bound, in bytes a sample, of what a spec's RAT keeps with `full` attention; 0 if it is not dense."""
+    """Return a lower bound of the bytes per sample that a spec's RAT keeps with `full` attention; 0 if not dense."""
     if settings["model.name"].value != "rat" or settings["model.sga_attention_type"].value != "dense":
         return 0
     kernel, heads, iters = (settings.get_as(int, f"model.{key}") for key in ("sga_kernel_size", "num_heads", "iters"))
@@ -58,7 +58,7 @@ def maps_alone(least: int, memory: int, samples: int) -> str:
 
 
 def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:
-    """A lower bound, in bytes a sample, of what the first block's attention keeps for backward when it is `full`.
+    """Return a lower bound of the bytes per sample that the first block's `full` attention keeps for backward.
 
     `DenseSpatialGroupingAttention` makes two maps of heads x groups x pixels in each iteration, the softmax and the
     normalised one, in fp32 under autocast too; both are saved.

@@ -1,4 +1,4 @@
-"""What to ask of the runtime about a plan's memory: the request of docs/reference/trace.md."""
+"""The request to the runtime for a trace of a plan's step: docs/reference/trace.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TRAINING = (
 
 
 def variant(plan: Plan, kernels: str) -> Variant:
-    """What the plan itself asks for, on a card with these kernels (`Device.kernels`)."""
+    """Return the variant of the plan itself, on a card with these kernels (`Device.kernels`)."""
     values = plan.values
     attention = values.get("model.attention_memory")
     return Variant(
@@ -75,7 +75,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
 
 
 def _part(plan: Plan, at: str, kind: str) -> dict[str, Any]:
-    """What of one of several tasks has a part in the memory of a step."""
+    """Return the values of one of several tasks that affect the memory of a step."""
     values = plan.values
     return {
         "task_type": kind,
@@ -87,6 +87,6 @@ def _part(plan: Plan, at: str, kind: str) -> dict[str, Any]:
 
 
 def _under(plan: Plan, path: str) -> dict[str, Any]:
-    """The mapping whose entries stand one by one in the plan."""
+    """Return the mapping that the plan holds as single entries below a path."""
     prefix = f"{path}."
     return {name[len(prefix) :]: value.value for name, value in plan.values.items() if name.startswith(prefix)}

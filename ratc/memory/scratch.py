@@ -1,6 +1,6 @@
 """Buffers of CUDA's kernels whose size is not linear in the micro-batch, from the descriptions in a trace.
 
-A trace says what a kernel is given (docs/reference/trace.md, ``scratch``); here stands how many bytes it takes for it.
+A trace holds the arguments of a kernel (docs/reference/trace.md, ``scratch``); here are the rules for its bytes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Processors:
     threads: int
 
 
-#: The largest card of each compute capability whose traces are shared (`Device.kernels`): P100, V100, A100, RTX 6000
-#: Ada, H100 and H200, B200, RTX PRO 6000; from NVIDIA's data sheets and `cudaDeviceProp`.
+#: The largest card of each compute capability with shared traces (`Device.kernels`): P100, V100, A100, RTX 6000 Ada,
+#: H100 and H200, B200, RTX PRO 6000; from NVIDIA's data sheets and `cudaDeviceProp`.
 PROCESSORS: Mapping[str, Processors] = {
     "6.0": Processors(56, 2048),
     "7.0": Processors(80, 2048),
@@ -48,7 +48,7 @@ def processors(capability: str) -> Processors:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """One buffer: the rule, and what it is told; ``fixed`` and ``slope`` give its numbers at a micro-batch."""
+    """One buffer: the rule, and its arguments; ``fixed`` and ``slope`` give these at a micro-batch."""
 
     rule: str
     fixed: tuple[float, ...]
@@ -59,7 +59,7 @@ class Scratch:
         return RULES[self.rule](processors, *self.numbers(micro_batch))
 
     def numbers(self, micro_batch: int) -> list[int]:
-        """What the rule is told at a micro-batch."""
+        """Return the rule's arguments at a micro-batch."""
         return [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
 
 
@@ -92,7 +92,7 @@ def reduction(processors: Processors, outputs: int, inputs: int, vector: int) ->
 
 def segments(processors: Processors, indices: int, rows: int, width: int) -> int:
     """The gradient of an embedding of ``rows`` x ``width`` for ``indices`` look-ups: sums of segments of sorted
-    indices, and what sorts them.
+    indices, and the buffers of the sort.
 
     `embedding_backward_cuda_kernel` of aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu: segments of at most 10
     indices; up to 3,072 indices another kernel needs none. The sort's 48 bytes an index were read off an H200.

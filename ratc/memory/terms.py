@@ -1,7 +1,7 @@
-"""What no trace sees, by card: each term with its bytes and where it comes from.
+"""Memory that no trace sees, by card: each term with its bytes and its source.
 
-Every term is an upper bound, mostly on what others report, so that a choice errs towards fitting: on an H200, 1.35 GiB
-were measured beside the allocator (0.60 of them before any process had started), and 1.68 GiB are allowed for.
+Every term is an upper bound, mostly on reports of others, so that a choice errs towards fitting: on an H200, 1.35 GiB
+were measured outside the allocator (0.60 of them before any process had started), and 1.68 GiB are allowed for.
 cuBLAS's workspaces are no term: the caching allocator holds them, and the trace has them.
 """
 
@@ -28,7 +28,7 @@ class Device:
 
     @property
     def kernels(self) -> str:
-        """The compute capability whose traces are this card's too: which attention kernel runs changes only here.
+        """The compute capability with the same traces as this card's: the attention kernel changes only at these.
 
         Below 7.5 and within 8.6 to 8.9 the choice is the same (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
         """
@@ -41,7 +41,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """``bytes_`` on the device, outside the caching allocator; ``source`` says where the number comes from."""
+    """``bytes_`` on the device, outside the caching allocator; ``source`` is the source of the number."""
 
     name: str
     bytes_: int
@@ -49,7 +49,7 @@ class Term:
 
 
 def outside(device: Device, world_size: int, deepspeed: bool = False) -> tuple[Term, ...]:
-    """What is taken beside the caching allocator, and so from what it can reserve."""
+    """Return the terms in use outside the caching allocator, which reduce the bytes that it can reserve."""
     several = [nccl(device)] if world_size > 1 else [_alone()] if deepspeed else []
     return (_driver(device), _context(device), *several)
 
@@ -76,7 +76,7 @@ def _alone() -> Term:
 
 
 def nccl(device: Device) -> Term:
-    """What NCCL's channels take, if processes are several."""
+    """Return the bytes of NCCL's channels, which several processes need."""
     # A connection of a channel takes 10 MiB (NVIDIA/nccl#1685). Rings and trees over NVLink use up to 32 channels with
     # some three connections; over PCIe a few channels. More communicators, or all-to-all, would take more
     # (NVIDIA/nccl#864).

@@ -1,4 +1,4 @@
-"""The trace file (docs/reference/trace.md) as checked, flat lists: what every calculation here reads."""
+"""The trace file (docs/reference/trace.md) as checked, flat lists: the input of every calculation here."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ratc.memory.scratch import LARGEST, PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
 
 VERSION = 3
-#: What the runtime may have estimated.
+#: Parts that the runtime may have estimated.
 ESTIMATES = ("convolutions", "recurrent", "fused", "compiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 
 
 class BadTrace(ValueError):
-    """A trace that is not what docs/reference/trace.md describes."""
+    """A trace that does not have the format of docs/reference/trace.md."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Allocations and frees in order. ``ops`` holds n where allocation n happens and ~n where it is freed.
+    """Allocations and frees in order. ``ops`` holds n for allocation n and ~n for its free.
 
-    Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes, or what ``scratch[n]`` says for ``processors``;
+    Allocation n takes ``fixed[n] + slope[n] x micro-batch`` bytes, or those of ``scratch[n]`` for ``processors``;
     ``kind`` and ``module`` index ``kinds`` and ``modules``. ``start`` is the index in ``ops`` of the last traced step,
-    the one whose timeline is that of all later steps; ``first`` is that of the first step. ``marks`` are the indices in
+    which has the timeline of all later steps; ``first`` is that of the first step. ``marks`` are the indices in
     ``ops`` at which the last step's phases begin, each with the phase (once composed).
 
     ``streams`` are the allocations on another stream than the default one, with its number. ``flushes`` are the indices
@@ -74,7 +74,7 @@ class Trace:
     """A traced step: the program of one process that shares nothing, with the phase of every allocation.
 
     ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
-    names what was not followed but estimated, in the words of docs/reference/trace.md. ``groups`` are the optimizer's
+    names the parts that were estimated, not followed, as in docs/reference/trace.md. ``groups`` are the optimizer's
     group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
     """
 

@@ -1,4 +1,4 @@
-"""How the parallel engines divide what they hold: DDP's buckets and DeepSpeed's ZeRO partitions, on one rank.
+"""How the parallel engines divide their memory: DDP's buckets and DeepSpeed's ZeRO partitions, on one rank.
 
 Read in torch/nn/parallel/distributed.py and in DeepSpeed 0.19's runtime/zero/stage_1_and_2.py, stage3.py and
 fp16/unfused_optimizer.py; each line names the attribute it stands for. When the blocks are allocated and freed stands
@@ -23,7 +23,7 @@ MAX_LIVE = 1_000_000_000
 DDP_BUCKET, DDP_FIRST_BUCKET = 25 << 20, 1 << 20
 #: `sub_group_size` of stage 3, elements (runtime/zero/config.py): larger groups are updated part by part.
 SUB_GROUP = 1_000_000_000
-#: `nccl_start_alignment_factor` x N elements is what a flat group is padded to.
+#: A flat group is padded to a multiple of `nccl_start_alignment_factor` x N elements.
 ALIGNMENT = 2
 MASTER = MOMENT = 4
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -45,7 +45,7 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One allocation of an engine: what it is, of which kind, and its bytes."""
+    """One allocation of an engine: its name, its kind, and its bytes."""
 
     name: str
     kind: str
@@ -68,7 +68,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What an engine adds to a traced step.
+    """The blocks that an engine adds to a traced step.
 
     Without ZeRO ``persistent`` lives from before the first step, ``update`` at the end of each one. With it ``groups``
     are the flattened weights; ``owned`` are the elements of all parameters of which the rank with most has a share;
@@ -87,8 +87,8 @@ class Layout:
 
 
 def bucket_elements(trainable: int, most: int = BUCKET) -> int:
-    """Elements of a bucket that is no larger than the model: DeepSpeed allocates a bucket in full, whatever the model's
-    size.
+    """Return the elements of a bucket that is no larger than the model: DeepSpeed allocates a bucket in full for any
+    model.
     """
     return max(1, min(most, trainable))
 
@@ -105,7 +105,7 @@ def partition(elements: int, world_size: int) -> int:
 
 
 def owned_elements(parameters: Sequence[int], world_size: int, round_robin: bool) -> int:
-    """Elements of all parameters that reach into a rank's partition, whole, on the rank where they are most.
+    """Return the elements of all parameters that reach into a rank's partition, whole, on the rank with the most.
 
     `copy_grads_in_partition` of stage_1_and_2.py makes room for them; `_round_robin_reorder` deals them out before.
     """
@@ -185,7 +185,7 @@ def _partitioned(trace: Trace, strategy: Strategy) -> Layout:
     host = _host_bytes(sum(group.part for group in groups), strategy) if strategy.offload_optimizer else 0
     notes: tuple[str, ...] = ()
     if stage == 3 and size > 1 and trace.count <= MAX_LIVE:
-        # `__params_to_release` keeps what is used again within max_reuse_distance elements: here everything, from
+        # `__params_to_release` keeps parameters that are used again within max_reuse_distance elements: here all, from
         # forward on.
         notes = ("gathered weights stay for the whole step: the model is smaller than stage3_max_reuse_distance",)
     return Layout(strategy, (), (), tuple(groups), tuple(frozen), owned, host, notes)

@@ -1,6 +1,6 @@
-"""When DeepSpeed allocates and frees what it holds, in the order of its own code.
+"""The allocations and frees of DeepSpeed, in the order of its own code.
 
-What an allocator reserves depends on the order of allocations, so each method follows a function of DeepSpeed 0.19's
+An allocator's reserved bytes depend on the order of allocations, so each method follows a function of DeepSpeed 0.19's
 runtime/zero/stage_1_and_2.py or stage3.py, and names it. Blocks of a few bytes (norms, flags, scales) are left out.
 Sizes are bytes.
 """
@@ -11,14 +11,14 @@ from typing import Protocol
 
 from ratc.memory.zero import BYTES, MASTER, MOMENT, Layout
 
-#: `reduction_stream` and `reduce_and_partition_stream`: what is cached on it serves no other stream.
+#: `reduction_stream` and `reduce_and_partition_stream`: blocks cached on it serve no other stream.
 COMMUNICATION = 1
 #: Bytes of an element of a gradient as its norm is computed: `get_norm_dtype` of runtime/zero/utils.py.
 NORM = 8
 
 
 class Composer(Protocol):
-    """What an engine does with the program that is being composed."""
+    """The operations of an engine on the program that is being composed."""
 
     fixed: list[float]
 
@@ -95,7 +95,7 @@ class Unpartitioned(Engine):
 
 
 class _Partitioned(Engine):
-    """What the stages of ZeRO share: the update of each group, and the bucket that gradients are reduced in."""
+    """The common parts of ZeRO's stages: the update of each group, and the bucket that gradients are reduced in."""
 
     owns_gradients = True
 

@@ -1,1 +1,1 @@
-"""The user's own code: what a spec names of it, its digests, and whether it may run."""
+"""The user's own code: its names in a spec, its digests, and whether it may run."""

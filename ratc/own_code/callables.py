@@ -1,4 +1,4 @@
-"""What a spec names as `package.module:callable`: code of the user's, or of an installed package."""
+"""The names `package.module:callable` in a spec: code of the user's, or of an installed package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def named(settings: Values) -> Iterator[tuple[str, Value]]:
-    """Every name of the settings themselves: its path, and the value that holds it."""
+    """Yield every name in the settings themselves: its path, and the value that holds it."""
     for path, value in settings.items():
         if (path in _KEYS or _OF_A_TASK.fullmatch(path)) and isinstance(value.value, str) and ":" in value.value:
             yield path, value
@@ -28,8 +28,8 @@ def named(settings: Values) -> Iterator[tuple[str, Value]]:
 
 
 def of_all_points(settings: Values) -> list[str]:
-    """The names of the settings, an `entrypoint` among them, and of every point of their sweep or study, sorted. A
-    study may hold more text that looks like a name.
+    """Return the names in the settings, in an `entrypoint`, and in every point of their sweep or study, sorted. Other
+    text of a study that looks like a name is included.
     """
     found = {str(value.value) for _, value in named(settings)}
     if is_program(settings):
@@ -52,7 +52,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def moved(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
-    """What differs between two records of one module, `digest` and `parts`, in words; nothing if none does."""
+    """Describe the differences between two records of one module, `digest` and `parts`; "" if there are none."""
     if old is None or new is None:
         return "came into use" if old is None else "is gone, or went out of use"
     if old.get("digest") == new.get("digest"):

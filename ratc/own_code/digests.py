@@ -1,6 +1,6 @@
 """The modules beside a spec that its names reach, found by their `import` statements: nothing is imported.
 
-What is imported in another way, by a name that is worked out, is not seen; nor is what lies outside the spec's folder.
+Imports by a computed name are not seen; nor are modules outside the spec's folder.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One file of the user's own: the digest of its bytes, and a short one of each function and class at its top level,
-    for which comments and blank lines do not count.
+    """One file of the user's: the digest of its bytes, and a short one of each function and class at its top level. The
+    short ones ignore comments and blank lines.
     """
 
     digest: str
@@ -46,9 +46,9 @@ def modules(names: Iterable[str], folder: str) -> dict[str, Module]:
 
 
 def of_program(kind: str | None, words: Iterable[str], folder: str) -> dict[str, Module]:
-    """The files of a program of one's own: a script or a module with what it imports, or files that a command names.
+    """Return the files of the user's program: a script or a module with its imports, or files that a command names.
 
-    A script imports from its own folder, which is seen from the spec's.
+    A script imports from its own folder; paths are relative to the spec's.
     """
     first, *rest = words
     if kind == "module":
@@ -83,7 +83,7 @@ def files(names: Iterable[str], folder: str) -> list[str]:
 
 
 def _of_module(module: str, folder: str) -> Iterator[tuple[str, str]]:
-    """The files that importing a module runs, each with the package that its relative imports start from."""
+    """Yield the files that run on importing a module, each with the package for its relative imports."""
     parts = module.split(".")
     # Python's own modules come before those of the spec's folder.
     if parts[0] in sys.stdlib_module_names or not all(part.isidentifier() for part in parts):
@@ -129,7 +129,7 @@ def _imported(data: bytes, package: str) -> Iterator[str]:
 
 
 def _parts(data: bytes) -> dict[str, str]:
-    """A short digest of each function and class of a module, and of the rest; none of what is not Python."""
+    """Return a short digest of each function and class of a module, and of the rest; empty if it is not Python."""
     tree, lines = _parsed(data), _without_comments(data)
     if tree is None or lines is None:
         return {}
@@ -186,7 +186,7 @@ def _digest(path: str) -> str | None:
 
 
 def _read(path: str) -> bytes | None:
-    """A module's source; None if it cannot be read, or is larger than any."""
+    """Return a module's source; None if it cannot be read, or is too large."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)

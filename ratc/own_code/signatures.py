@@ -1,4 +1,4 @@
-"""What the source of a module says of one of its functions or classes, without running it."""
+"""The signature of a function or class from a module's source, without running it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 
 class Unknown(Exception):
-    """Only running the module would tell."""
+    """The source alone does not settle it: the module would have to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The arguments of a callable by name: all that it takes, and those that it must be given."""
+    """The arguments of a callable by name: all of them, and the required ones."""
 
     takes: tuple[str, ...]
     needs: tuple[str, ...]
@@ -94,7 +94,7 @@ def _constructor(tree: ast.Module, node: ast.ClassDef, depth: int = 0) -> Signat
 
 
 def _arguments(args: ast.arguments, bound: bool) -> Signature:
-    """By keyword only: an argument that must be given by position is one that nobody can give."""
+    """Return the arguments by keyword. A required positional-only one is in ``needs`` only, so that no call fits."""
     positional = [*args.posonlyargs, *args.args]
     required = {arg.arg for arg in positional[: len(positional) - len(args.defaults)]}
     required |= {arg.arg for arg, given in zip(args.kwonlyargs, args.kw_defaults, strict=True) if given is None}

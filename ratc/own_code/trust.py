@@ -1,8 +1,8 @@
-"""Which folders' own code may be run: a user says so, never a spec.
+"""Decides which folders' own code may run: the user says so, never a spec.
 
-Trusted is everything with ``--trust`` or ``RATC_TRUST=1``, and every folder that the trust file lists, with what lies
-below it. The file is `$RATC_CONFIG/trusted`, else `ratc/trusted` under `$XDG_CONFIG_HOME` or `~/.config`: one folder a
-line. ``ratc trust`` edits it.
+Trusted is everything with ``--trust`` or ``RATC_TRUST=1``, and every folder in the trust file, with its subfolders.
+The file is `$RATC_CONFIG/trusted`, else `ratc/trusted` under `$XDG_CONFIG_HOME` or `~/.config`: one folder a line.
+``ratc trust`` edits it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Untrusted(Exception):
 
 @dataclass(slots=True)
 class _Session:
-    """What one command was told: ``everything`` by its option, ``answers`` by a person at its terminal."""
+    """The trust of one command: ``everything`` by its option, ``answers`` by a person at its terminal."""
 
     everything: bool = False
     asks: bool = False
@@ -35,14 +35,14 @@ _session = _Session()
 
 
 def begin(everything: bool, asks: bool) -> None:
-    """Start a command: whether its options trust everything, and whether it may ask at a terminal."""
+    """Start a command: set whether its options trust everything, and whether it may ask at a terminal."""
     global _session
     _session = _Session(everything, asks)
 
 
 def allows(folder: str, name: str) -> bool:
-    """Whether code of a spec in ``folder`` may be run. ``name`` is what would be run; a command that may ask does so
-    once for each folder, and lists what is trusted.
+    """Whether code of a spec in ``folder`` may be run. ``name`` names the code in the question; a command that may ask
+    does so once for each folder, and adds trusted folders to the file.
     """
     if _session.everything or os.environ.get(VARIABLE) == "1" or is_listed(folder):
         return True
@@ -125,7 +125,7 @@ def path() -> str:
 
 
 def _write(folders: list[str]) -> None:
-    """Beside, then renamed: the list is there whole or not at all."""
+    """Write the list atomically: beside its place, then renamed."""
     place = os.path.dirname(path())
     os.makedirs(place, mode=0o700, exist_ok=True)
     text = "".join(f"{folder}\n" for folder in folders)

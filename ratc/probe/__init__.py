@@ -1,1 +1,1 @@
-"""Reading the machine: the only code of the compiler that asks the driver or the operating system what is there."""
+"""Probes the machine: the only code of the compiler that reads hardware from the driver or the operating system."""

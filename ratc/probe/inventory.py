@@ -1,7 +1,7 @@
-"""What a scheduler told of its hosts and queues -> a document of cluster facts. Pure: commands are run elsewhere.
+"""A scheduler's hosts and queues -> a document of cluster facts. Pure: commands are run elsewhere.
 
-Hosts with the same GPUs, cores and memory become one node type. What does not follow from what was told becomes a
-question: an entry under ``questions``, and a comment ``# ?`` behind the key.
+Hosts with the same GPUs, cores and memory become one node type. A fact that does not follow from the answers becomes
+a question: an entry under ``questions``, and a comment ``# ?`` behind the key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ratc.yaml.write import mapping, scalar
 
 #: Keys that cannot be null: their questions stand under ``questions`` only.
 _NEVER_NULL = ("gpu_request", "preemption", "nodes", "state", "groups", "account_required")
-#: Hosts whose memory differs by less than this share are alike: firmware takes a little more on one than on another.
+#: Hosts with memory that differs by less than this share are of one type: firmware takes more on some than on others.
 _ALIKE = 0.03
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -43,7 +43,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A partition or queue: the names of its hosts, its limits by the keys of the schema, what is not known of it."""
+    """A partition or queue: the names of its hosts, its limits by the keys of the schema, and open questions."""
 
     name: str
     hosts: tuple[str, ...]
@@ -53,7 +53,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All that was learnt of a cluster. ``site`` holds top-level keys, ``questions`` are ``KEY: question``."""
+    """The facts and questions of a cluster. ``site`` holds top-level keys, ``questions`` are ``KEY: question``."""
 
     name: str
     scheduler: str
@@ -65,7 +65,7 @@ class Inventory:
 
 @dataclass(slots=True)
 class _Kind:
-    """Hosts that are alike, under the name of a node type."""
+    """Identical hosts, under the name of a node type."""
 
     gpus: Gpus | None
     cpus: int
@@ -75,7 +75,7 @@ class _Kind:
 
 
 def text(inventory: Inventory, command: str) -> str:
-    """The file of cluster facts, as YAML; ``command`` is what wrote it. Needs at least one queue with a known host."""
+    """Return the cluster facts as YAML; ``command`` is named as their source. Needs a queue with a known host."""
     kinds = _kinds(inventory.hosts)
     _name(kinds)
     key = "partitions" if inventory.scheduler == "slurm" else "queues"
@@ -117,7 +117,7 @@ def _rendered(tree: dict[str, Any], questions: list[str], command: str) -> str:
 
 
 def _open(tree: dict[str, Any], path: str) -> None:
-    """Put null where an answer belongs, if its section is there."""
+    """Set the key of an open question to null, if its section exists and the schema allows null."""
     section, _, key = path.rpartition(".")
     kind, _, name = section.partition(".")
     owner = tree if not section else tree.get(kind, {}).get(name)
@@ -152,7 +152,7 @@ def _is_like(kind: _Kind, host: Host, gpus: Gpus | None) -> bool:
 
 
 def _name(kinds: list[_Kind]) -> None:
-    """Names as short as tells the kinds apart: the card, then with the number of GPUs, then with the cores."""
+    """Give the kinds the shortest unique names: the card, then with the number of GPUs, then with the cores."""
     for kind in kinds:
         card = _card(kind.gpus)[0] if kind.gpus else None
         kind.name = _word((card or kind.gpus.kind or "gpu") if kind.gpus else "cpu")
@@ -185,7 +185,7 @@ def _by_number(_: _Kind, number: int) -> str:
 
 
 def _node_type(kind: _Kind, kinds: list[_Kind], inventory: Inventory) -> tuple[dict[str, Any], list[str]]:
-    """The keys of a node type, and what is not known of it."""
+    """Return the keys of a node type, and the questions on it."""
     path, questions = f"node_types.{kind.name}", []
     keys: dict[str, Any] = {"gpus_per_node": kind.gpus.count if kind.gpus else 0}
     if kind.gpus:
@@ -249,8 +249,8 @@ def _card(gpus: Gpus) -> tuple[str | None, str | None]:
 
 
 def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]:
-    """The card that a scheduler's name such as ``h100``, ``TeslaV100_SXM2_32GB`` or ``NVIDIAA100_SXM4_80GB`` means, or
-    those that it could mean. ``memory_mib`` settles which, if the name leaves it open.
+    """Return the card of a scheduler's name such as ``h100``, ``TeslaV100_SXM2_32GB`` or ``NVIDIAA100_SXM4_80GB``, or
+    the possible ones. ``memory_mib`` decides between them.
     """
     plain = re.sub(r"[\s_]+", "-", kind.strip().lower())
     if re.search(r"\b\d+g\.\d+gb", plain):  # a slice of a card (MIG) is no card
@@ -276,7 +276,7 @@ def recognise(kind: str, memory_mib: int | None = None) -> str | tuple[str, ...]
 
 
 def _by_memory(names: tuple[str, ...], memory_mib: int | None) -> str | tuple[str, ...]:
-    """Of several cards the one with about this memory: what drivers and catalogues say differs by little."""
+    """Return the one card within 5 % of this memory, since drivers and catalogues differ by little; else all names."""
     if memory_mib:
         cards = [card for name in names if isinstance(card := find_card(name), Card)]
         near = [card.id for card in cards if abs(card.memory_bytes / 2**20 - memory_mib) < 0.05 * memory_mib]
@@ -286,5 +286,5 @@ def _by_memory(names: tuple[str, ...], memory_mib: int | None) -> str | tuple[st
 
 
 def _word(name: str) -> str:
-    """The name with only what a name may hold."""
+    """Return the name with each run of invalid characters replaced by a dash, at most 100 characters long."""
     return _NOT_A_NAME.sub("-", name).strip("-._")[:100] or "cluster"

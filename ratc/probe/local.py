@@ -1,4 +1,4 @@
-"""What this machine has: GPUs by NVML, cores and memory by the operating system."""
+"""The hardware of this machine: GPUs from NVML, cores and memory from the operating system."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ratc.facts import Card, Machine, describe_card, find_card
 
 
 def machine(environment: Mapping[str, str]) -> Machine:
-    """The GPUs that CUDA would show a process here, the cores it may run on, and the memory in bytes.
+    """Return the GPUs that CUDA shows a process here, the cores it may run on, and the memory in bytes.
 
-    Without a driver there are no GPUs. Cards of several kinds: those like the first count. A slice of a card (MIG) is a
-    card of its own, with its own memory, and counts once: CUDA shows a process one slice.
+    Without a driver there are no GPUs. Of several kinds of cards, those like the first count. A slice of a card (MIG)
+    is a card of its own, with its own memory, and counts once: CUDA shows a process one slice.
     """
     gpus, card = _gpus(environment.get("CUDA_VISIBLE_DEVICES"))
     cores = len(os.sched_getaffinity(0))
@@ -46,7 +46,7 @@ def _gpus(visible: str | None) -> tuple[int, Card | None]:
 
 
 def _devices(card: object) -> list[object]:
-    """What CUDA could show of a card: itself, or in MIG mode its slices, of which there may be none."""
+    """Return the devices of a card that CUDA could show: itself, or in MIG mode its slices, possibly none."""
     import pynvml
 
     try:
@@ -63,7 +63,7 @@ def _devices(card: object) -> list[object]:
 
 
 def _visible(text: str, uuids: list[str]) -> list[int]:
-    """The devices that a CUDA_VISIBLE_DEVICES names: as CUDA does, up to the first entry that names none."""
+    """Return the devices in CUDA_VISIBLE_DEVICES, up to the first invalid entry, as CUDA does."""
     chosen: list[int] = []
     for entry in (part.strip() for part in text.split(",")):
         if entry.isdigit():

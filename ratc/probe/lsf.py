@@ -1,4 +1,4 @@
-"""LSF's answers -> what they say of the cluster. Formats: IBM Spectrum LSF 10.1, command reference."""
+"""LSF's answers -> the cluster. Formats: IBM Spectrum LSF 10.1, command reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ratc.probe.inventory import Gpus, Host, Inventory, Queue
 
-#: What is run, by the name under which the readers below know the answers. Nothing here changes anything.
+#: The commands, by the names of their answers for the readers below. They change nothing.
 COMMANDS = {
     "lsid": ("lsid",),
     "hosts": ("bhosts", "-w"),
@@ -22,12 +22,12 @@ COMMANDS = {
 NEEDED = ("lsid", "hosts", "machines", "queues")
 
 _MIB = {"K": 2**-10, "M": 1, "G": 2**10, "T": 2**20, "P": 2**30}
-#: bhosts: what has no slots for jobs at all.
+#: bhosts: states of hosts that have no slots for jobs.
 _GONE = ("unavail", "unlicensed")
 
 
 def inventory(answers: Mapping[str, str]) -> Inventory | None:
-    """What the answers say, or None if they hold no hosts or no queues."""
+    """Return the inventory in the answers, or None if they hold no hosts or no queues."""
     slots = _slots(answers["hosts"])
     memory = _memory(answers["machines"])
     models = _gpus(answers.get("gpus", ""), answers.get("load", ""))
@@ -119,7 +119,7 @@ def _queue(block: str, hosts: list[str], groups: Mapping[str, list[str]]) -> Que
         "default": True if "This is the default queue" in block else None,
         "default_walltime": _walltime(default),
         "max_walltime": _walltime(longest),
-        # LSF suspends what it preempts unless the queue's job controls say otherwise.
+        # LSF suspends preempted jobs unless the queue's job controls say otherwise.
         "preemption": "suspend" if preempted else None,
     }
     members, questions = _members(block, hosts, groups)

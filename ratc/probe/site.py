@@ -1,4 +1,4 @@
-"""What a login node itself tells of a cluster: the module system, the network, the ports. Questions for the rest."""
+"""A cluster's facts from a login node itself: the module system, the network, the ports. Questions for the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NETWORKS = "/sys/class/net"
 
 
 def site(environment: Mapping[str, str], known: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Top-level keys of cluster facts that hold here, and what nobody can tell but the people of the site."""
+    """Return top-level keys of cluster facts that hold here, and questions that only the site's people can answer."""
     keys: dict[str, Any] = {"modules_init": _modules(environment)}
     questions = []
     if keys["modules_init"] is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ratc.probe.inventory import Gpus, Host, Inventory, Queue
 
-#: What is run, by the name under which the readers below know the answers. Nothing here changes anything.
+#: The commands, by the names of their answers for the readers below. They change nothing.
 COMMANDS = {
     "nodes": ("scontrol", "show", "node", "-a", "-o"),
     "partitions": ("scontrol", "show", "partition", "-a", "-o"),
@@ -22,7 +22,7 @@ _PREEMPTION = {"REQUEUE": "requeue", "SUSPEND": "suspend", "GANG,SUSPEND": "susp
 
 
 def inventory(answers: Mapping[str, str]) -> Inventory | None:
-    """What the answers say, or None if they hold no nodes or no partitions."""
+    """Return the inventory in the answers, or None if they hold no nodes or no partitions."""
     nodes = [fields for line in answers["nodes"].splitlines() if "NodeName" in (fields := _fields(line))]
     partitions = [fields for line in answers["partitions"].splitlines() if "PartitionName" in (fields := _fields(line))]
     hosts = [host for fields in nodes if (host := _host(fields))]
@@ -74,7 +74,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _time(text: str | None) -> str | None:
-    """A time as the schema takes it; None for UNLIMITED, NONE and what is no time."""
+    """Return a time in the schema's form; None for UNLIMITED, NONE and any other text."""
     return text if text and re.fullmatch(r"(\d+-)?\d{1,4}(:\d{1,2}){1,2}", text) else None
 
 
@@ -119,7 +119,7 @@ def _allowed(fields: Mapping[str, str], what: str) -> list[str] | None:
 
 
 def _forbidden(fields: Mapping[str, str], config: Mapping[str, str]) -> list[str]:
-    """What may keep jobs out of a partition, and nobody can tell here whether it does."""
+    """Return questions on rules of a partition that may keep jobs out, and that its configuration does not settle."""
     questions = []
     state = fields.get("State", "UP")
     if state != "UP":
@@ -141,7 +141,7 @@ def _forbidden(fields: Mapping[str, str], config: Mapping[str, str]) -> list[str
 
 
 def _site(config: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Top-level keys that Slurm's configuration tells, and what it does not."""
+    """Return the top-level keys in Slurm's configuration, and questions on the missing ones."""
     site: dict[str, Any] = {"version": config.get("SLURM_VERSION")}
     questions = []
     if config:

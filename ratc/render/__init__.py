@@ -1,1 +1,1 @@
-"""How results look: one small file a form."""
+"""The rendering of results: one small module per form."""

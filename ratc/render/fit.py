@@ -1,4 +1,4 @@
-"""What fits on which card, as text, Markdown or JSON."""
+"""Renders the table of micro-batches that fit on each card, as text, Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. Sizes are bytes; ``micro_batch`` is None if nothing fits, and ``need_bytes`` says what
-    would.
+    """One line of the table. Sizes are bytes. If nothing fits, ``micro_batch`` is None and ``need_bytes`` is the memory
+    for a micro-batch of 1.
 
     ``zero_stage`` is None without DeepSpeed.
     """
@@ -53,7 +53,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _with(row: Row) -> str:
-    """What was taken only because nothing fits without it, or was asked for."""
+    """Return the options of the row beyond the defaults: attention, allocator and checkpointing."""
     parts = [f"{row.attention_memory} attention"] if row.attention_memory != "full" else []
     parts += ["expandable segments"] if row.allocator == EXPANDABLE else []
     return ", ".join([*parts, *(["checkpointing"] if row.activation_checkpointing else [])])
@@ -64,7 +64,7 @@ _WITH = "with"
 
 
 def _table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Head and cells; the last column only if some row has anything in it."""
+    """Return the head and the cells; without the last column if it is empty in all rows."""
     table = [(*_HEAD, _WITH), *map(_cells, rows)]
     return table if any(line[-1] for line in table[1:]) else [line[:-1] for line in table]
 

@@ -32,7 +32,7 @@ def chain(link: Link, depth: int = 0) -> str:
 
 
 def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
-    """One line a value: path, value, where from or why. Cut at ``width`` columns; whole if that is None."""
+    """Return one line per value: path, value, origin or reason. Cut at ``width`` columns; whole if that is None."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
     rows = [
         (visible(path), shown(path, value.value), visible(_why(value))) for path, value in found if value is not None
@@ -52,7 +52,7 @@ def table(plan: Plan, paths: Sequence[str], width: int | None = None) -> str:
 
 
 def markdown(plan: Plan, paths: Sequence[str], remarks: Sequence[str] = ()) -> str:
-    """A Markdown table of path, value, and where from or why."""
+    """Return a Markdown table of path, value, and origin or reason."""
     found = ((path.removeprefix("spec:").removeprefix("facts:"), plan.lookup(path)) for path in paths)
     rows = [
         (code(path), code(shown(path, value.value)), escape(_why(value))) for path, value in found if value is not None

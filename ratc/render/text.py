@@ -18,7 +18,7 @@ _COLOURS = {
 }
 _RESET = "\x1b[0m"
 _WIDTH = 160
-#: More findings than this help nobody; the counts at the end are of all.
+#: The most findings shown; the counts at the end are of all.
 _MOST = 50
 
 
@@ -72,7 +72,7 @@ def _excerpt(span: Span, paint) -> list[str]:  # type: ignore[no-untyped-def]
 
 
 def _cells(text: str) -> int:
-    """How many columns of a terminal the text takes: East Asian characters and emoji two, combining marks none."""
+    """Return the width of a text in terminal columns: East Asian characters and emoji two, combining marks none."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width

@@ -1,6 +1,6 @@
-"""How to train: settings and facts -> plan, by an ordered tuple of derivations.
+"""Settings and facts -> plan, by an ordered tuple of derivations.
 
-A derivation is ``derive(context) -> Iterator[Diagnostic]``: it reads settings, facts and what was derived before it,
+A derivation is ``derive(context) -> Iterator[Diagnostic]``: it reads settings, facts and the values derived before it,
 and puts values with their reasons into the context. It touches nothing else.
 """
 
@@ -41,7 +41,7 @@ from ratc.resolve.context import Context
 if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
-#: In the order in which they run: each may read what stands before it.
+#: In the order in which they run: each may read the values of those before it.
 DERIVATIONS = (
     experiment,
     task,
@@ -65,7 +65,7 @@ DERIVATIONS = (
 )
 #: If a program of the spec's own trains (`entrypoint`).
 PROGRAM = (experiment, parallelism, request, precision, batch, rate, workers, program, launch)
-#: What a job asks for in which Ray runs a study: how each trial trains is resolved for itself.
+#: For the request of a job in which Ray runs a study: each trial's training is resolved by itself.
 ALLOCATION = (experiment, task, parallelism, request, allocation, launch)
 
 
@@ -75,7 +75,7 @@ def resolve(
     decision: Decision | None = None,
     derivations: Sequence[ModuleType] | None = None,
 ) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
-    """Work out every value of the run; a decision settles what memory decides. Codes: R3xx."""
+    """Derive every value of the run; a decision settles the values that memory decides. Codes: R3xx."""
     context = Context(settings, facts, decision)
     found: list[Diagnostic] = []
     usual = PROGRAM if is_program(settings) else DERIVATIONS

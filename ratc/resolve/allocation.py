@@ -1,4 +1,4 @@
-"""What a job needs beside what it asks for, if Ray runs a study in it: the data, and Ray."""
+"""The values of a job in which Ray runs a study, beside its resources: the data, and Ray as launcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """How its trials train is resolved for each of them."""
+    """Derive the job's values only: each trial is resolved by itself."""
     context.keep("data.data_dir")
     context.derive("job.launcher", "ray", "Ray runs the study's trials", "spec:tuning.backend")
     yield from ()

@@ -9,12 +9,12 @@ from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 
 _PATH = "training.allocator"
-#: What memory decides follows from this setting too: it left the micro-batch to ratc.
+#: An input of values that memory decides: this setting left the micro-batch to ratc.
 _OPEN = "spec:training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """What the spec asks for; left to ratc, expandable segments only if a prediction says that they help."""
+    """Take the spec's allocator; for `auto`, expandable segments only if a prediction decides for them."""
     asked, decision = context.settings[_PATH], context.decision
     said = by_variables(context.settings["environment.variables"].value or {})
     if context.value("hardware.device") != "cuda":

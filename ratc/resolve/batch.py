@@ -1,6 +1,6 @@
 """Global batch = micro-batch x accumulation x world size, exactly. Codes: R304, R305, R310.
 
-The global batch is what the loss sees; it is never changed silently.
+The global batch determines the loss; it is never changed silently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_MICRO_BATCH = 8
 #: The global batch if the spec gives no batch size at all.
 DEFAULT_GLOBAL_BATCH = 32
-#: What the schema lets a spec ask for.
+#: The largest batch size that the schema accepts.
 LARGEST = 1_000_000_000
 
 _GLOBAL, _MICRO, _ACCUMULATION = (
@@ -33,7 +33,7 @@ _TARGET, _BATCH = "training.target_batch_size", "training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Whatever of the three the spec leaves out follows from the rest."""
+    """Derive those of the three that the spec leaves out from the others."""
     settings, world = context.settings, int(context.value("parallel.world_size"))
     target, micro = settings.maybe(int, _TARGET), settings.maybe(int, _BATCH)
     accumulation = settings.maybe(int, _ACCUMULATION)

@@ -1,4 +1,4 @@
-"""What is kept of a run, and whether it is written beside training. Code: R223.
+"""The checkpoints of a run, and whether they are written in the background. Code: R223.
 
 Writing in the background pays if the cores of the host are idle while a card trains. It takes host memory for a copy
 of weights and optimizer state, in the main process alone.
@@ -17,7 +17,7 @@ _PATH = "checkpoint.asynchronous"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Intervals and numbers as the spec says; `asynchronous` follows from device and engine if it is `auto`."""
+    """Take intervals and numbers from the spec; derive `asynchronous` from device and engine if it is `auto`."""
     context.keep(*(f"checkpoint.{key}" for key in _AS_GIVEN))
     if any(named(context.settings)):
         context.keep("checkpoint.own_code")

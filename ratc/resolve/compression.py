@@ -1,4 +1,4 @@
-"""How the model is made smaller, if it is. Codes: R350, R351, R352."""
+"""The compression of the model, if any. Codes: R350, R351, R352."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _AT = "compression"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Nothing if the spec has no such section."""
+    """Derive the values of `compression`; none if the spec has no such section."""
     settings = context.settings
     given = [settings[path] for path in settings if path.startswith(f"{_AT}.") and settings.given(path)]
     if not given:

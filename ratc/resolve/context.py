@@ -1,4 +1,4 @@
-"""What a derivation sees: settings, facts, what a prediction decided, and the values derived so far."""
+"""The input of a derivation: settings, facts, the decision of a prediction, and the values derived so far."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Context:
         return self.values[path].value
 
     def node_memory(self) -> tuple[int | None, str]:
-        """The host memory of a node that is the job's, in bytes, and the path that says so."""
+        """Return the job's host memory on a node, in bytes, and the path of that value."""
         if "job.memory_bytes_per_node" in self.values:
             return self.value("job.memory_bytes_per_node"), "job.memory_bytes_per_node"
         return self.facts["memory_bytes"].value, "facts:memory_bytes"

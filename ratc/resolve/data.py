@@ -1,4 +1,4 @@
-"""The data: what a sample is, its augmentations, and the cache of a node."""
+"""The data: the form of a sample, its augmentations, and the cache of a node."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from ratc.plan import Value
 from ratc.resolve.context import Context
 from ratc.units import memory_bytes, size_text
 
-#: Transforms whose `size` is the image's if the spec does not say it.
+#: Transforms with a `size` that defaults to the image's.
 SIZED = ("RandomCrop", "RandomResizedCrop")
-#: What a cache may take if the spec does not say it: a third of the host's memory; so much if that is not known,
-#: and so much of a disk.
+#: The default size of a cache: a third of the host's memory (the divisor), bytes if that is unknown, bytes of a disk.
 CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Mostly as the spec says; names of classes, sizes of crops and of the cache follow."""
+    """Take most values from the spec; derive names of classes, sizes of crops and of the cache."""
     settings = context.settings
     if settings["task_type"].value == "multi":
         context.derive("data.dataset", "joint", "a sample of each of `tasks` at every position", "spec:tasks")
@@ -45,7 +44,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _augmentations(context: Context) -> None:
-    """As the spec says, with the size of the image if a crop needs one."""
+    """Take the augmentations of the spec, with the image's size for a crop without one."""
     given = context.settings["data.augmentations"]
     size = context.value("data.image_size")[-2:]  # in the plane, also of a volume
     entries = [
@@ -60,7 +59,7 @@ def _augmentations(context: Context) -> None:
 
 
 def _cache(context: Context) -> None:
-    """What a cache may take of a node: as asked, else a share of the host's memory or a fixed part of a disk."""
+    """Derive the cache's size per node: as given, else a share of the host's memory or a fixed part of a disk."""
     context.keep("data.cache")
     path, kind, asked = "data.cache_size_bytes", context.value("data.cache"), context.settings["data.cache_size"]
     if kind == "none":
@@ -82,7 +81,7 @@ def _cache(context: Context) -> None:
 
 
 def _classes(context: Context) -> None:
-    """What the classes are called, and which pixels do not count."""
+    """Derive the names of the classes, and the label of ignored pixels."""
     classes = context.settings.get_as(int, "data.num_classes")
     if context.settings["task_type"].value == "multi":
         context.derive("data.class_names", ["of each task"], "each of `tasks` has its own", "spec:tasks")

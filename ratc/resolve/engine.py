@@ -12,12 +12,12 @@ DEFAULT_ZERO_STAGE = 2
 #: Elements of a DeepSpeed bucket. Its own 5e8 is allocated in full, twice with overlap, however small the model.
 DEFAULT_BUCKET = 50_000_000
 
-#: What memory decides follows from this setting too: it left the micro-batch to ratc.
+#: An input of values that memory decides: this setting left the micro-batch to ratc.
 _PREDICTED = "spec:training.batch_size"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """DeepSpeed if there is more than one process to partition over, unless the spec decides."""
+    """Use DeepSpeed if there is more than one process to partition over, unless the spec decides."""
     settings, world = context.settings, int(context.value("parallel.world_size"))
     asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
     cuda = context.value("hardware.device") == "cuda"

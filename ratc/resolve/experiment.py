@@ -1,4 +1,4 @@
-"""Name, seed and output folder: as the spec says, or by the experiment's name."""
+"""Name, seed and output folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Where results go follows the experiment's name unless the spec says otherwise."""
+    """Derive the output folder from the experiment's name, unless the spec gives it."""
     settings = context.settings
     context.keep("experiment_name", "description", "seed", "debug")
     name = settings.get_as(str, "experiment_name")

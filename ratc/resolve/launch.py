@@ -1,6 +1,6 @@
-"""What a job asks a scheduler for, and how it is started, stopped and started again. Codes: R353, R401, R406.
+"""A job's request to the scheduler, and how it is started, stopped and requeued. Codes: R353, R401, R406.
 
-Only if the facts are a cluster's; on `local` nothing is asked for.
+Only if the facts are a cluster's; `local` has no request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FEWEST_PORTS = 500
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Names, time, signals, restarts and the launcher."""
+    """Derive names, time limit, signals, requeue and the launcher."""
     if "cluster.scheduler" not in context.facts:
         return
     settings = context.settings
@@ -111,7 +111,7 @@ def _launcher(context: Context) -> None:
 
 
 def _variables(context: Context) -> Iterator[Diagnostic]:
-    """What the cluster sets for every job lies over no lock, and torch does not refuse it."""
+    """Check the cluster's variables for every job: they must not override the lock, and torch must accept them."""
     fact = context.facts["cluster.variables"]
     for name in fact.value:
         why = launch_variables.reason(name)
@@ -128,7 +128,7 @@ def _ports(context: Context) -> Iterator[Diagnostic]:
     fact = context.facts["cluster.ephemeral_ports"]
     first, last = fact.value
     for low, high in PORTS:
-        # What the ephemeral range leaves of this one, below it or above it.
+        # The rest of this range without the ephemeral one, below it or above it.
         for start, end in ((low, min(high, first - 1)), (max(low, last + 1), high)):
             if end - start + 1 >= FEWEST_PORTS:
                 why = f"outside the ephemeral ports, {first} to {last}"

@@ -17,7 +17,7 @@ AHEAD_SHARE = 8
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """What follows from the number of loader processes, unless the spec says it."""
+    """Derive pinning, persistent workers and prefetching from the number of loader processes."""
     settings = context.settings
     count = int(context.value("data.num_workers"))
     cuda = context.value("hardware.device") == "cuda"
@@ -38,7 +38,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _prefetch(context: Context, workers: int) -> None:
-    """Batches each loader process prepares ahead: one and its share of an optimizer step, within the host's memory."""
+    """Derive the batches that each loader process prepares ahead: one and its share of a step, if memory allows."""
     path, asked = "data.prefetch_factor", context.settings["data.prefetch_factor"]
     if not workers:
         context.derive(path, None, "no loader processes", "data.num_workers")

@@ -1,4 +1,4 @@
-"""What a step was predicted or measured to take, for the runtime to hold its own measurement against."""
+"""The predicted or measured memory of a step, against which the runtime compares its own measurement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """The peaks and their margin, or null if nothing was predicted or measured."""
+    """Derive the peaks and their margin; null without a prediction or a measurement."""
     found = context.decision.choice.estimate if context.decision else None
     reason = "predicted from a trace" if found else "not predicted"
     if context.decision and context.decision.measured:

@@ -8,13 +8,13 @@ from ratc.diagnostics import Diagnostic
 from ratc.memory.rat import FUSED_FROM, full_at_least, fused_runs_on, maps_alone, without_prediction
 from ratc.resolve.context import Context
 
-#: Bytes of a host whose memory is not known.
+#: Bytes of a host with unknown memory.
 UNKNOWN_HOST = 256 << 30
 _OWN = ("model.name", "model.multi_scale", "model.args", "model.attention_memory", "model.output")
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """RAT's arguments stand under `model` in a spec; a callable's under `args`. Codes: R312, R347."""
+    """Take the model's arguments: RAT's from `model` in the spec, a callable's from `args`. Codes: R312, R347."""
     settings = context.settings
     context.keep("model.name", "model.multi_scale")
     if settings["model.output"].value is not None:
@@ -66,8 +66,8 @@ def _attention(context: Context) -> Iterator[Diagnostic]:
 
 
 def _without_prediction(context: Context) -> tuple[str, str]:
-    """No maps where those of one block alone are more than the card has: a bound needs no trace."""
-    # On the CPU the host's memory counts; if nobody knows it, what hardly a machine has.
+    """Choose attention without maps if those of one block alone exceed the card's memory: a bound needs no trace."""
+    # On the CPU the host's memory counts; if it is unknown, a size that few machines exceed.
     memory = context.value("hardware.memory_bytes") or context.facts["memory_bytes"].value or UNKNOWN_HOST
     samples = int(context.value("training.micro_batch_size"))
     capability = context.value("hardware.compute_capability") or "0.0"

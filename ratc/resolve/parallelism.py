@@ -1,4 +1,4 @@
-"""How many processes, on what device, and what they talk over. Codes: R303, R306."""
+"""The number of processes, their device, and their communication backend. Codes: R303, R306."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """One process per GPU; on the CPU one process in all."""
+    """Derive one process per GPU; on the CPU one process in all."""
     settings, facts = context.settings, context.facts
     nodes = settings.get_as(int, "resources.nodes")
     total = settings.maybe(int, "resources.num_gpus")

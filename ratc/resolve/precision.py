@@ -1,4 +1,4 @@
-"""In which numbers to compute. Code: R302.
+"""The number format of the training. Code: R302.
 
 bf16 and TF32 need matrix units of compute capability 8.0, fp16 those of 7.0 (CUDA C++ programming guide, arithmetic
 instructions); older cards and CPUs gain nothing and compute in fp32.
@@ -13,7 +13,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """The precision asked for if the card has it; else the best of the card's that trains without surprises."""
+    """Take the requested precision if the card has it; derive `auto` from the card's formats."""
     settings, facts = context.settings, context.facts
     cuda = context.value("hardware.device") == "cuda"
     has = {kind: cuda and bool(facts[f"card.{kind}"].value) for kind in ("bf16", "fp16", "tf32")}

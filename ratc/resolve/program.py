@@ -1,4 +1,4 @@
-"""The program that trains (`entrypoint`): its words, how its processes are started, what it is told. Code: R401."""
+"""The program that trains (`entrypoint`): its words, its launcher, and its values of the plan. Code: R401."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ratc import program
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 
-#: In which the processes are no ratc matter: what ratc starts on each node is the program itself.
+#: Without a launcher ratc starts the program once on each node, and the program starts its own processes.
 _ONE_PER_NODE = "none"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Placeholders are filled in here, so that the lock shows the arguments as they will be."""
+    """Derive the program's values. Placeholders are filled in here, so that the lock shows the final arguments."""
     settings = context.settings
     if settings["data.data_dir"].value is None:
         context.derive("data.data_dir", ".", "the spec names no folder of data: its own", "spec:data.data_dir")
@@ -45,7 +45,7 @@ def _source(name: str) -> tuple[str, ...]:
 
 
 def _handed(context: Context) -> dict[str, Any]:
-    """What the program is told, by name."""
+    """Return the plan's values for the program, by name."""
     told = {name: context.value(path) for name, path in program.HANDED.items()}
     return told | program.switches(told["precision"], context.value("training.tf32"))
 

@@ -1,4 +1,4 @@
-"""The learning rate: as given or as it was measured, and scaled with the global batch if the spec asks for that.
+"""The learning rate: given or measured, and scaled with the global batch if the spec requests it.
 
 Linear: Goyal et al., "Accurate, Large Minibatch SGD" (2017), for SGD. Square root: Krizhevsky, "One weird trick for
 parallelizing convolutional neural networks" (2014); for Adam, Malladi et al., "On the SDEs and Scaling Rules for
@@ -18,7 +18,7 @@ _PATH = "training.learning_rate"
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Codes: R344, R345, R346."""
+    """Derive the rate. Codes: R344, R345, R346."""
     settings = context.settings
     asked, rule, base = (
         settings[f"training.{key}"] for key in ("learning_rate", "learning_rate_scaling", "base_batch_size")
@@ -49,7 +49,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _measured(context: Context) -> Iterator[Diagnostic]:
-    """Take the rate that was measured for such a spec. Code: R344."""
+    """Take the rate that was measured under the spec's conditions. Code: R344."""
     asked, facts = context.settings[_PATH], context.facts
     helps = ("`ratc tune lr` measures it, and writes it beside the spec",)
     if "rate.learning_rate" not in facts:

@@ -12,7 +12,7 @@ from ratc.units import memory_bytes
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """As asked, else the share of the node that goes with its GPUs; a job without GPUs takes whole nodes."""
+    """Take the requested cores and memory, else the GPUs' share of the node; a job without GPUs takes whole nodes."""
     if "cluster.scheduler" in context.facts:
         cpus, memory = context.settings["resources.cpus"], context.settings["resources.memory"]
         if memory.value is not None:
@@ -24,7 +24,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _cap(context: Context) -> None:
-    """What nobody has asked for stays within what the site allows for each core."""
+    """Limit the job's memory to the site's limit per core, if the spec requests none."""
     limit, asked = context.facts["cluster.max_memory_per_cpu_bytes"], context.settings["resources.memory"]
     cpus, memory = context.value("job.cpus_per_node"), context.value("job.memory_bytes_per_node")
     if asked.value is not None or limit.value is None or cpus is None:

@@ -1,4 +1,4 @@
-"""Several tasks: what each has for itself, concrete."""
+"""Several tasks: the concrete values of each one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Kind, weight, loss, data and head of each task; nothing if there is one."""
+    """Derive kind, weight, loss, data and head of each task; nothing if there is one."""
     for name, part in parts(context.settings).items():
         at, kind = f"tasks.{name}", part.get_as(str, "task_type")
         context.keep(f"{at}.task_type", f"{at}.weight")

@@ -1,4 +1,4 @@
-"""What is learnt, how it is scored and where its curves go: mostly as the spec says."""
+"""The task, its scores and its logging: mostly as the spec says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.resolve.context import Context
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Names for trackers follow the experiment's name, and the best metric the task, unless the spec says otherwise."""
+    """Derive trackers' names from the experiment's name and the best metric from the task, unless the spec has them."""
     settings = context.settings
     context.keep("task_type")
     name = settings.get_as(str, "experiment_name")

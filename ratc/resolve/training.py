@@ -1,4 +1,4 @@
-"""Length, rates and numerics of the training: as the spec says, or cut short for a debug run."""
+"""Length, rates and numerics of the training; a debug run is cut short."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AS_GIVEN = (
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Everything about the optimizer. Code: R313."""
+    """Derive the values of the optimizer. Code: R313."""
     settings = context.settings
     debug = bool(settings["debug"].value)
     if debug:
@@ -67,7 +67,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 
 def _checkpointing(context: Context) -> None:
-    """Whether to recompute activations; left to ratc, only if a prediction says that nothing fits without."""
+    """Derive activation checkpointing; if left to ratc, only if a prediction finds that nothing fits without it."""
     path, decision = "training.activation_checkpointing", context.decision
     if context.settings[path].value != "auto":
         context.keep(path)

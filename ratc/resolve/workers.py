@@ -1,7 +1,6 @@
 """Loader processes and threads, within the cores of the job. Codes: R314, R361.
 
-A process keeps one core for itself; its loader processes share the rest of what the job asks for, which is not what the
-node has.
+A process keeps one core for itself. Its loader processes share the rest of the job's cores, not of the node's.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ MOST_WORKERS = 8
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """How many of each for a process."""
+    """Derive the number of loader processes and of threads for a process."""
     yield from _loaders(context)
     _threads(context)
 
@@ -71,7 +70,7 @@ def _unknown_cores(message: str, workers: int, processes: int, span: Span | None
 
 
 def _threads(context: Context) -> None:
-    """On the CPU a process computes with all its cores; beside a GPU it leaves those of its loader processes alone."""
+    """Derive the threads: all cores of the process on the CPU; beside a GPU, those not used by loader processes."""
     (cores, _), processes = _cores(context), context.value("parallel.processes_per_node")
     path = "parallel.threads_per_process"
     if cores is None:
@@ -89,7 +88,7 @@ def _threads(context: Context) -> None:
 
 
 def _cores(context: Context) -> tuple[int | None, str]:
-    """The cores of a node that are the job's, and the path that says so."""
+    """Return the job's cores on a node, and the path of that value."""
     if "job.cpus_per_node" in context.values:
         return context.value("job.cpus_per_node"), "job.cpus_per_node"
     asked = context.settings["resources.cpus"].value

@@ -51,17 +51,17 @@ RULES = (
     augmentations,
     unexpanded,
 )
-#: If a program of one's own replaces the built-in loop: the others look at what the loop does.
+#: For a program of the user's instead of the built-in loop: the other rules are about the loop.
 OF_PROGRAM = (entrypoint, exclusive, secrets, readonly, launch_variables, unexpanded)
 
 
 def check(settings: Values) -> tuple[Diagnostic, ...]:
-    """What every rule finds, in the order of the file."""
+    """Return the findings of every rule, in the order of the file."""
     if is_program(settings):
         return tuple(sorted((one for rule in OF_PROGRAM for one in rule.check(settings)), key=_line))
     found = [diagnostic for rule in RULES for diagnostic in rule.check(settings)]
     tasks = parts(settings).values() if settings["task_type"].value == "multi" else (settings,)
-    # What is wrong with the model, which they share, is said once.
+    # A finding on the model, which the tasks share, is reported once.
     found += dict.fromkeys(diagnostic for task in tasks for rule in OF_TASK for diagnostic in rule.check(task))
     return tuple(sorted(found, key=_line))
 

@@ -1,4 +1,4 @@
-"""R227: variables that set PyTorch's CUDA allocator otherwise than the plan does, or in a way that it cannot hold."""
+"""R227: variables that set PyTorch's CUDA allocator differently from the plan, or in a way that a plan cannot hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """The variables of the environment section agree with one another and with `training.allocator`."""
+    """Check that the variables of the environment section agree with one another and with `training.allocator`."""
     variables, asked = settings["environment.variables"], settings["training.allocator"].value
     given = {name: str(variables.value[name]) for name in READ if name in (variables.value or {})}
     for name, text in given.items():

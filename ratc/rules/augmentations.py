@@ -1,4 +1,4 @@
-"""R220 to R222: the augmentations exist, take what they are given, and suit the images. Without torch."""
+"""R220 to R222: the augmentations exist, take their arguments, and suit the images. Without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH = "data.augmentations"
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Each entry of the list, at its line."""
+    """Check each entry of the list, at its line."""
     whole = settings[_PATH].span
     seen: dict[str, int] = {}
     for entry in settings[_PATH].value:
@@ -75,7 +75,7 @@ def _sides(size: Any) -> list[Any]:
 
 
 def _place(whole: Span | None, name: str, before: int) -> Span | None:
-    """Where the name stands for the (before + 1)-th time in the text of the list."""
+    """Return the place of the (before + 1)-th occurrence of the name in the text of the list."""
     if whole is None:
         return None
     for number in range(whole.line, whole.end_line + 1):

@@ -1,4 +1,4 @@
-"""R356: what a spec names as `package.module:callable` is no module of Python's own library."""
+"""R356: a `package.module:callable` in a spec is not of a module of Python's standard library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No model, data set, loss or callback is in the standard library, which comes before the spec's folder."""
+    """Check that no model, data set, loss or callback is of the standard library, which precedes the spec's folder."""
     for path, value in named(settings):
         top = str(value.value).partition(":")[0].partition(".")[0]
         if top in sys.stdlib_module_names:

@@ -1,4 +1,4 @@
-"""R211, R212 and R214: the classes, their names, a loss for as many, and a best score that is made."""
+"""R211, R212 and R214: the classes, their names, a loss for their number, and a best score that is computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Everything that follows from `num_classes`, and scores that have to be asked for."""
+    """Check keys against `num_classes`, and scores that must be enabled."""
     classes = settings.get_as(int, "data.num_classes")
     yield from _names(settings, classes)
     if settings["task_type"].value in WITHOUT_BACKGROUND:

@@ -1,4 +1,4 @@
-"""R226: a custom task is one whose model, data and loss are all of the user's."""
+"""R226: a custom task has a model, data and a loss that are all the user's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Nothing built in fits a task that is not known."""
+    """Check that a custom task uses nothing built in."""
     task = settings["task_type"]
     if task.value != "custom":
         return

@@ -1,4 +1,4 @@
-"""R210 and R213: model, sizes and data set agree on two dimensions or three, and the data set has such channels."""
+"""R210 and R213: model, sizes and data set agree on two dimensions or three, and on the channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """`image_size` has a number for every dimension, and the data set is of as many."""
+    """Check that `image_size` has a number for every dimension, and that the data set has as many dimensions."""
     size, dataset, model = settings["data.image_size"], settings["data.dataset"], settings["model.spatial_dims"]
     wanted = dims(settings)
     if isinstance(size.value, list) and len(size.value) != wanted:

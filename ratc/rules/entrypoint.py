@@ -8,13 +8,13 @@ from ratc import program
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.plan import Value, Values
 
-#: What only the built-in loop can do: a spec that asks for it beside an entrypoint is refused.
+#: Keys that only the built-in loop implements: a spec with one of them and an entrypoint is refused.
 _ONLY_THE_LOOP = ("tuning", "tasks", "compression", "training.deepspeed", "training.zero_stage")
 _QUOTES = ("'", '"')
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """What is wrong with an entrypoint; without one, whether something is asked for that only programs have."""
+    """Check an entrypoint; without one, check that no key is given that only programs have."""
     if not program.is_program(settings):
         launcher = settings["launcher"]
         if launcher.value in ("srun", "none"):

@@ -11,7 +11,7 @@ _SURROUNDINGS = ("environment.venv", "environment.conda", "environment.container
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """At most one environment, GPU counts that agree, and a launcher that goes with the engine."""
+    """Check for one environment at most, GPU counts that agree, and a launcher that fits the engine."""
     given = [path for path in _SURROUNDINGS if settings[path].value is not None]
     for path in given[1:]:
         message = f"`{path.rpartition('.')[2]}` excludes `{given[0].rpartition('.')[2]}`"

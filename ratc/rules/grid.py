@@ -16,7 +16,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """The last grid has at least two tokens, on every scale."""
+    """Check that the last grid has at least two tokens, on every scale."""
     if settings["model.name"].value != "rat":
         return
     size = settings["data.image_size"]

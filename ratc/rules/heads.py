@@ -13,7 +13,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """`feature_dims` is a multiple of twice `num_heads`."""
+    """Check that `feature_dims` is a multiple of twice `num_heads`."""
     if settings["model.name"].value != "rat":
         return
     features, heads = settings["model.feature_dims"], settings["model.num_heads"]

@@ -1,4 +1,4 @@
-"""R207: a key that is given and changes nothing here, because another key decides."""
+"""R207: a given key without effect, because another key decides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Each pair of a key without effect and what makes it so."""
+    """Yield a finding for each key that has no effect because of another one."""
     deepspeed = settings["training.deepspeed"].value is not False
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"

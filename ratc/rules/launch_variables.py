@@ -1,4 +1,4 @@
-"""R228: variables that lie over what the lock says."""
+"""R228: variables that override the lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """The environment section sets nothing that a launcher would prefer to the lock."""
+    """Check that the environment section sets no variable that a launcher would prefer to the lock."""
     variables = settings["environment.variables"]
     for name in variables.value or {}:
         why = launch_variables.reason(name)

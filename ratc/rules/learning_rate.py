@@ -11,7 +11,7 @@ _LARGEST = 0.1
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """The peak rate, and the rate that the schedule ends with."""
+    """Check the peak rate, and the final rate of the schedule."""
     for name in ("learning_rate", "min_learning_rate"):
         rate = settings[f"training.{name}"]
         if isinstance(rate.value, (int, float)) and rate.value > _LARGEST:

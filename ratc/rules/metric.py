@@ -1,4 +1,4 @@
-"""R225: the best checkpoint is chosen, and a smaller model held, by a score that the task has."""
+"""R225: the best checkpoint is chosen, and a compressed model judged, by a score that the task has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """`checkpoint.best_metric` and `compression.metric` are `loss` or a score of `task_type`."""
+    """Check that `checkpoint.best_metric` and `compression.metric` are `loss` or a score of `task_type`."""
     task = settings.get_as(str, "task_type")
     known = metrics(task, kinds(settings))
     # The second is there if the spec has such a section.

@@ -13,7 +13,7 @@ _PAIRS = (
     ("model.name", "model.args", "rat"),
     ("data.dataset", "data.args", "coco"),
 )
-#: What each built-in loss takes: of segmentation with one foreground class and with several, of detection, and of
+#: The arguments of each built-in loss: of segmentation with one foreground class and with several, of detection, and of
 #: classification (`ratc_runtime.tasks.*.losses`; a test compares them).
 LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "bce": ("positive_weight",),
@@ -31,7 +31,7 @@ BOX_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
 LABEL_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("class_weights", "label_smoothing"),
 }
-#: What the built-in data sets take (`ratc_runtime.data`).
+#: The arguments of the built-in data sets (`ratc_runtime.data`).
 DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "folders": ("classes",),
     "csv": ("classes", "file"),
@@ -41,7 +41,7 @@ DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No argument is given to something that does not take it."""
+    """Check that each argument is given to a model that takes it."""
     name = settings["model.name"].value
     if name != "rat":
         for path in settings:

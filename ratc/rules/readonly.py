@@ -14,7 +14,7 @@ _READONLY = frozenset(("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS",
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No variable of the environment section has such a name."""
+    """Check that no variable of the environment section has such a name."""
     variables = settings["environment.variables"]
     for name in variables.value or {}:
         if name in _READONLY:

@@ -9,7 +9,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """`data.scales` and `model.multi_scale` go together."""
+    """Check that `data.scales` and `model.multi_scale` agree."""
     multi, scales = settings["model.multi_scale"], settings["data.scales"]
     given = scales.value or []
     if multi.value and len(given) < 2:

@@ -12,7 +12,7 @@ _VARIABLES = "environment.variables"
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """No value of the spec holds what looks like a secret, by its name or by its form."""
+    """Check that no value of the spec looks like a secret, by its name or by its form."""
     told = set()
     for path, value in settings.items():
         if not settings.given(path):

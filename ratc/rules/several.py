@@ -1,4 +1,4 @@
-"""R340 and R341: `tasks` go with `task_type: multi`, and what each task has for itself does not stand above them."""
+"""R340 and R341: `tasks` go with `task_type: multi`, and a key of each task is not also given above them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """A spec has one task, or several that say for themselves what they are."""
+    """Check that a spec has one task, or several that each have their own keys."""
     task, tasks = settings["task_type"], settings["tasks"]
     if task.value != "multi":
         if tasks.value is not None:

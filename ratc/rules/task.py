@@ -1,4 +1,4 @@
-"""R215 to R218: loss and data set are of the task, a task says how many classes it has, no key is of another task."""
+"""R215 to R218: loss and data set fit the task, it has a number of classes, and no key is of another task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLASSES = {
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """What of a spec belongs to one task is not given to another. A custom task has nothing built in (R226)."""
+    """Check that keys of one task are not given to another. A custom task has nothing built in (R226)."""
     task = settings.get_as(str, "task_type")
     if task != "custom":
         yield from _of_task(settings, task, "training.loss", "loss", LOSSES, "R215")
@@ -38,7 +38,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
 
 
 def _number(settings: Values, task: str) -> Iterator[Diagnostic]:
-    """The number of classes is given; of one class there is nothing to tell apart."""
+    """Check that the number of classes is given, and that classification has two or more."""
     number = settings["data.num_classes"]
     if not settings.given("data.num_classes"):
         of, counted = _CLASSES[task]
@@ -51,7 +51,7 @@ def _number(settings: Values, task: str) -> Iterator[Diagnostic]:
 
 
 def _of_segmentation(settings: Values, task: str) -> Iterator[Diagnostic]:
-    """Other tasks have no pixels to leave out or surfaces to measure."""
+    """Check that other tasks have no keys for ignored pixels or surface distances."""
     for path in ("data.ignore_index", "evaluation.hausdorff"):
         if settings[path].value:
             message = f"`{path}` belongs to `task_type: segmentation`, and this is {task}"
@@ -61,7 +61,7 @@ def _of_segmentation(settings: Values, task: str) -> Iterator[Diagnostic]:
 def _of_task(
     settings: Values, task: str, path: str, what: str, known: dict[str, tuple[str, ...]], code: str
 ) -> Iterator[Diagnostic]:
-    """A built-in part is one of the task's; `package.module:callable` may be anything."""
+    """Check that a built-in part belongs to the task; `package.module:callable` is not checked."""
     name = settings[path]
     if name.value is None or ":" in str(name.value) or name.value in known[task]:
         return

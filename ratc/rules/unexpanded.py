@@ -25,7 +25,7 @@ _NAMED = re.compile(r"\$\{(?:oc\.)?env[:.]([A-Za-z_]\w*)[^}]*\}|\$\{env:([A-Za-z
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Every path and every free value with a variable in it is a warning: it is taken as it is."""
+    """Yield a warning for every path and every free value with a variable in it: it is taken literally."""
     options = {path: f'--{name} "{{}}"' for name, path in keys.short_names().items()}
     paths = {path: options.get(path, f'--set "{path}={{}}"') for path in keys.paths()}
     folders = (path for path in settings if path.startswith("tasks.") and path.endswith(".data.folder"))
@@ -61,5 +61,5 @@ def _instead(path: str, option: str, text: str) -> Iterator[str]:
 
 
 def _for_shell(text: str) -> str:
-    """The text as a shell would fill it in."""
+    """Return the text as a shell would expand it."""
     return _NAMED.sub(lambda match: f"${next(name for name in match.groups() if name)}", text)

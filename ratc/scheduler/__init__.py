@@ -1,6 +1,6 @@
-"""Schedulers: their commands and answers, who runs them, and former submissions.
+"""Schedulers: their commands and answers, the client that runs them, and former submissions.
 
-Only `client`, `history` and `wait` touch the world.
+Only `client`, `history` and `wait` do I/O.
 """
 
 from __future__ import annotations

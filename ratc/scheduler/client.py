@@ -1,4 +1,4 @@
-"""Which scheduler this machine can submit to, and running its commands: each within a time, none left behind."""
+"""Finds the scheduler that this machine can submit to, and runs its commands with a time limit for each."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def ask(
     stdin: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Run a command for at most ``timeout`` seconds; ``stdin`` is a file's path. What outlives that is killed, with its
-    children. Ctrl-C at the terminal does not reach it.
+    """Run a command for at most ``timeout`` seconds, then kill it and its children. ``stdin`` is a file's path. Ctrl-C
+    at the terminal does not reach the command.
     """
     name = command[0]
     try:
@@ -62,14 +62,14 @@ def ask(
 
 
 def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Kill it and its children; what they had printed."""
+    """Kill the process and its children; returns their standard output and standard error."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.communicate()
 
 
 def inside(environment: Mapping[str, str]) -> tuple[Dialect, str] | None:
-    """The scheduler and the number of the job that this process is part of."""
+    """Return the scheduler and the number of the job that this process belongs to."""
     for dialect in DIALECTS.values():
         if environment.get(dialect.inside):
             return dialect, environment[dialect.inside]

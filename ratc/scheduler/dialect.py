@@ -1,15 +1,16 @@
-"""What a scheduler is asked and how its answers read: the shape that Slurm's and LSF's dialects share."""
+"""The interface that Slurm's and LSF's dialects share: a scheduler's commands and the readers of its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command gave. ``status`` is None if it did not end in time, or could not be started."""
+    """The result of a command. ``status`` is None if it did not end in time, or could not be started."""
 
     command: str
     status: int | None
@@ -18,7 +19,7 @@ class Answer:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What it said, line by line: its errors, else its output."""
+        """The first 8 non-empty lines of its standard error, or of its output if there are none."""
         lines = (self.err if self.err.strip() else self.out).splitlines()
         return tuple(line.strip() for line in lines if line.strip())[:8]
 
@@ -32,8 +33,45 @@ class Task:
     status: int | None = None
 
 
+class End(Enum):
+    """How a job stands, in words that both schedulers' states come down to."""
+
+    WAITING = "waits in the queue"
+    RUNNING = "is running"
+    WELL = "ended well"
+    FAILED = "failed"
+    TIME = "ran out of time"
+    MEMORY = "ran out of host memory"
+    NODE = "lost a node"
+    CANCELLED = "was cancelled"
+    PREEMPTED = "was preempted"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The scheduler's account of one start of a job, or of one task of an array.
+
+    ``task`` is its number, ``state`` the scheduler's own word and ``reason`` the words behind it, ``hosts`` the nodes
+    as the scheduler writes them. Seconds, bytes, and the exit status as a shell has it; None if not known. ``place`` is
+    the folder that it was submitted from, ``log`` the file of its output: empty if not told.
+    """
+
+    task: str
+    state: str
+    end: End
+    reason: str = ""
+    status: int | None = None
+    hosts: str = ""
+    ran_s: int | None = None
+    limit_s: int | None = None
+    memory: int | None = None
+    asked_memory: int | None = None
+    place: str = ""
+    log: str = ""
+
+
 class Dialect(Protocol):
-    """One scheduler's commands, each a tuple of words, and the readers of what they print."""
+    """One scheduler's commands, each a tuple of words, and the readers of their output."""
 
     @property
     def name(self) -> str:
@@ -41,7 +79,7 @@ class Dialect(Protocol):
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """What must be on PATH; the first one submits."""
+        """The programs that must be on PATH; the first one submits."""
 
     @property
     def script(self) -> str:
@@ -53,7 +91,7 @@ class Dialect(Protocol):
 
     @property
     def hello(self) -> tuple[str, ...]:
-        """The command that asks the cluster who it is."""
+        """The command that asks for the cluster's name."""
 
     def cluster(self, answer: Answer) -> str | None:
         """The cluster's name in the answer to `hello`; None if nobody answered."""
@@ -71,10 +109,16 @@ class Dialect(Protocol):
         """Whether a failed `submit` may have submitted all the same."""
 
     def state(self, job: str) -> tuple[str, ...]:
-        """The command that asks what has become of a job."""
+        """The command that asks for a job's state."""
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
+
+    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
+        """The commands that ask for an account of a job's starts: the next one if nothing comes of the first."""
+
+    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+        """The accounts in the answer to one of these, the latest start of a task last; none if it gave none."""
 
     def queue(self) -> str:
         """The command with which a person looks for a job."""
@@ -86,4 +130,4 @@ class Dialect(Protocol):
         """The file that the emitted script writes its log to; `*` stands for the tasks of an array."""
 
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
-        """The variables of an environment that would change what a script asks for."""
+        """The variables of an environment that would override a script's request."""

@@ -1,6 +1,6 @@
-"""Keeps what was submitted from a folder of artifacts: `.submitted/`, which git ignores and compiling leaves alone.
+"""Keeps the submissions from a folder of artifacts in `.submitted/`, which git ignores and compiling leaves alone.
 
-It is of this checkout and its clusters, with times and hosts: no artifact, and nothing that others should get.
+It belongs to this checkout and its clusters, with times and hosts: it is no artifact, and not for other people.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MOST = 64 << 20
 
 @contextmanager
 def alone_in(folder: str) -> Iterator[None]:
-    """While this holds, no other `ratc submit` is at work in the folder: it waits. Raises OSError.
+    """Lock the folder against other `ratc submit`, which wait. Raises OSError.
 
-    The kernel lets go of it when the process ends, however that comes. File systems without locks do without.
+    The kernel releases the lock at the process's end. File systems without locks have none.
     """
     inner = os.path.join(folder, FOLDER)
     os.makedirs(inner, exist_ok=True)
@@ -48,7 +48,7 @@ def alone_in(folder: str) -> Iterator[None]:
 
 
 def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
-    """The submissions from a folder, the latest last. Code: R412, if the record is there and cannot be read."""
+    """Return the submissions from a folder, the latest last. Code: R412, if the record exists and cannot be read."""
     path = os.path.join(folder, FOLDER, _RECORD)
     try:
         with files.open_regular(path) as file:
@@ -64,7 +64,7 @@ def read(folder: str) -> tuple[tuple[Submission, ...], tuple[Diagnostic, ...]]:
 
 
 def write(folder: str, submissions: Sequence[Submission]) -> None:
-    """Replace the record, whole or not at all. Raises OSError."""
+    """Replace the record atomically. Raises OSError."""
     files.replace(os.path.join(folder, FOLDER, _RECORD), record.dump(submissions).encode())
 
 

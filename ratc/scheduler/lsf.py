@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ratc.scheduler.dialect import Answer, Task
+from ratc.scheduler.dialect import Account, Answer, End, Task
+from ratc.units import memory_bytes
+
+#: Fields of `bjobs -o`, and of a job that ended the reason that `bjobs -l` and bacct name TERM_… for.
+_FIELDS = "jobid jobindex stat exit_code exit_reason exec_host run_time runtimelimit max_mem memlimit sub_cwd"
+_TERMS = (
+    (r"TERM_(?:RUN|CPU)LIMIT|TERM_DEADLINE|TERM_WINDOW", End.TIME),
+    (r"TERM_(?:MEMLIMIT|SWAP)", End.MEMORY),
+    (r"TERM_(?:OWNER|ADMIN|FORCE_OWNER|FORCE_ADMIN)", End.CANCELLED),
+    (r"TERM_PREEMPT|TERM_REQUEUE_(?:OWNER|ADMIN)", End.PREEMPTED),
+    (r"TERM_(?:ZOMBI|UNKNOWN_HOST|LOAD)|lost host|host.*unavailable", End.NODE),
+)
 
 
 class Lsf:
@@ -55,6 +66,38 @@ class Lsf:
             return tuple(found)
         return () if "is not found" in answer.err + answer.out else None
 
+    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
+        """bjobs knows a job that has ended for CLEAN_PERIOD, an hour; bacct as long as its log is kept."""
+        return ("bjobs", "-a", "-noheader", "-o", f"{_FIELDS} delimiter='|'", job), ("bacct", "-l", job)
+
+    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+        """The last start only: LSF keeps one record of a job."""
+        if answer.status != 0:
+            return ()
+        if answer.command == "bacct":
+            return _historic(answer.out)
+        found = []
+        for line in answer.out.splitlines():
+            words = [word.strip() for word in line.split("|", 10)]
+            if len(words) == 11 and words[0].isdigit():
+                job, index, state, code, reason, hosts, ran, limit, used, asked, place = words
+                found.append(
+                    Account(
+                        f"{job}[{index}]" if index not in ("", "0", "-") else job,
+                        state,
+                        _end(state, reason),
+                        "" if reason == "-" else reason,
+                        _status(state, code),
+                        "" if hosts == "-" else hosts.replace(":", " "),
+                        _number(ran),
+                        _number(limit, 60),
+                        _bytes(used),
+                        _bytes(asked),
+                        "" if place == "-" else place,
+                    )
+                )
+        return tuple(found)
+
     def queue(self) -> str:
         """Their own jobs."""
         return "bjobs"
@@ -70,6 +113,43 @@ class Lsf:
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
         """LSB_DEFAULTQUEUE and its like are only defaults: they override nothing."""
         return ()
+
+
+def _historic(text: str) -> tuple[Account, ...]:
+    """What `bacct -l` says: `Job <123>, …`, then `Completed <done>` or `Completed <exit>; TERM_RUNLIMIT: …`.
+
+    It breaks lines within words, with blanks before the rest.
+    """
+    text = re.sub(r"\n {10,}", "", text)
+    found = []
+    for block in re.split(r"(?m)^(?=Job <)", text):
+        job = re.match(r"Job <(\d+)(\[\d+\])?>", block)
+        end = re.search(r"Completed <(done|exit)>(?:;\s*([^\n]*))?", block)
+        if job and end:
+            place = re.search(r"CWD <([^>]*)>", block)
+            state, reason = ("DONE" if end[1] == "done" else "EXIT"), (end[2] or "").strip()
+            task = job[1] + (job[2] or "")
+            found.append(Account(task, state, _end(state, reason), reason, place=place[1] if place else ""))
+    return tuple(found)
+
+
+def _end(state: str, reason: str) -> End:
+    if state == "DONE":
+        return End.WELL
+    if state != "EXIT":
+        return End.WAITING if state in ("PEND", "PSUSP", "WAIT") else End.RUNNING
+    return next((end for words, end in _TERMS if re.search(words, reason)), End.FAILED)
+
+
+def _number(text: str, unit: int = 1) -> int | None:
+    match = re.match(r"([\d.]+)", text)
+    return int(float(match[1]) * unit) if match else None
+
+
+def _bytes(text: str) -> int | None:
+    """Of `1.5 Gbytes`."""
+    match = re.match(r"([\d.]+) ?([KMGT])", text)
+    return memory_bytes(f"{match[1]}{match[2]}") if match else None
 
 
 def _status(state: str, code: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What was submitted from a folder before: read, written, and whether it stands against submitting again."""
+"""The record of submissions from a folder: read, written, and checked before another submission."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = 1
 class Submission:
     """One job. ``job`` is None while it is being submitted, and stays so if the answer never came.
 
-    ``lock`` is the digest of its lock, ``time`` an ISO 8601 date and time in UTC, ``host`` where it was submitted from.
+    ``lock`` is the digest of its lock, ``time`` an ISO 8601 date and time in UTC, ``host`` the submitting host.
     """
 
     job: str | None
@@ -33,7 +33,7 @@ def dump(submissions: Sequence[Submission]) -> str:
 
 
 def load(text: str) -> tuple[Submission, ...] | None:
-    """The record of such a text; None if it is none."""
+    """Parse the record's text; None if it is invalid."""
     try:
         content = json.loads(text)
         if content["version"] != VERSION:
@@ -54,9 +54,9 @@ def active(tasks: Sequence[Task]) -> str | None:
 
 
 def objection(former: Submission, state: str | None, lock: str, dialect: Dialect, again: bool) -> Diagnostic | None:
-    """Why a lock is not submitted while ``former`` is in ``state``; a warning with ``again``. Code: R412.
+    """Return a finding against submission while ``former`` is in ``state``; with ``again`` a warning. Code: R412.
 
-    ``state`` is None if the job has ended, or nobody knows whether it was submitted.
+    ``state`` is None if the job has ended, or if its submission is uncertain.
     """
     when = f"submitted on {former.time} from {former.host}"
     same = former.lock == lock

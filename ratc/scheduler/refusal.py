@@ -1,4 +1,4 @@
-"""A scheduler's refusal, and the line of the spec that it speaks of."""
+"""A scheduler's refusal, and the line of the spec that it is about."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
-    """What the scheduler said, at the key that it speaks of if that can be told. Code: R414."""
+    """Return the scheduler's message as a finding, at the key that it is about if that is known. Code: R414."""
     words = answer.words
     span = _span(words, settings)
     verb = "refused the job" if submitted else "would refuse the job"
@@ -37,7 +37,7 @@ def refusal(answer: Answer, settings: Values, submitted: bool) -> Diagnostic:
     return Diagnostic("R414", message, span, notes, helps)
 
 
-#: What schedulers say if the reason is another's: a site's plugin or script has given it in a line of its own.
+#: Lines of schedulers without a reason: a site's plugin or script has given it in a line of its own.
 _NO_REASON = re.compile(r"unspecified error|(?:request|submission) (?:aborted|rejected) by esub|^$", re.IGNORECASE)
 
 
@@ -48,7 +48,7 @@ def _reason(words: Sequence[str]) -> str:
 
 
 def _plain(word: str) -> str:
-    """Without the name of the program and what always stands before a reason."""
+    """Return the reason without the program's name and the fixed words before it."""
     prefix = r"^(?:(?:sbatch|bsub): (?:error: )?|allocation failure: |Batch job submission failed: )+"
     return re.sub(prefix, "", word).rstrip(".")
 
@@ -58,6 +58,6 @@ def _span(words: Sequence[str], settings: Values) -> Span | None:
     for line in reversed(words):
         for pattern, paths in _ABOUT:
             if re.search(pattern, line, re.IGNORECASE):
-                # What the spec leaves to the facts has no line to point at.
+                # A value from the facts has no line in the spec.
                 return next((settings[path].span for path in paths if path in settings and settings.given(path)), None)
     return None

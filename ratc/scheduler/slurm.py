@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ratc.scheduler.dialect import Answer, Task
+from ratc.scheduler.dialect import Account, Answer, End, Task
+from ratc.units import memory_bytes, walltime_seconds
 
 #: States that a job does not leave (squeue(1), "JOB STATE CODES").
 ENDED = frozenset(
@@ -14,12 +16,25 @@ ENDED = frozenset(
         *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
     }
 )
-#: Options of sbatch whose variable is not `SBATCH_` and the option's name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
+#: Options of sbatch with another variable than `SBATCH_` and their name (sbatch(1), "INPUT ENVIRONMENT VARIABLES").
 _VARIABLES = {"array": "ARRAY_INX", "mem": "MEM_PER_NODE", "time": "TIMELIMIT", "no-requeue": "REQUEUE"}
+#: What states mean (squeue(1), "JOB STATE CODES"); all others are of a job that is at work.
+_ENDS = {
+    **dict.fromkeys(("PENDING", "REQUEUED", "CONFIGURING", "REQUEUE_HOLD", "SPECIAL_EXIT"), End.WAITING),
+    **dict.fromkeys(("TIMEOUT", "DEADLINE"), End.TIME),
+    **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL"), End.NODE),
+    **dict.fromkeys(("CANCELLED", "REVOKED"), End.CANCELLED),
+    "COMPLETED": End.WELL,
+    "FAILED": End.FAILED,
+    "OUT_OF_MEMORY": End.MEMORY,
+    "PREEMPTED": End.PREEMPTED,
+}
+#: The fields of an account, those last in which a `|` may stand.
+_FIELDS = "JobID,State,ExitCode,NodeList,ElapsedRaw,TimelimitRaw,MaxRSS,ReqMem,Reason,WorkDir"
 
 
 class Slurm:
-    """sbatch, and scontrol for the rest: squeue leaves out what has ended, sacct needs a database."""
+    """sbatch, and scontrol for the rest: squeue leaves out ended jobs, sacct needs a database."""
 
     name = "Slurm"
     programs = ("sbatch", "scontrol")
@@ -33,7 +48,7 @@ class Slurm:
         return match[1] if answer.status == 0 and match else None
 
     def submit(self, script: str, after: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-        """`--parsable` prints `ID` or `ID;CLUSTER`. What can never start is cancelled, not kept for ever."""
+        """`--parsable` prints `ID` or `ID;CLUSTER`. A job whose dependency can never be met is cancelled, not kept."""
         return ("sbatch", "--parsable", *_after(after), script), False
 
     def check(self, script: str, after: Sequence[str]) -> tuple[str, ...]:
@@ -51,7 +66,7 @@ class Slurm:
         return answer.status is None or "timed out" in answer.err
 
     def state(self, job: str) -> tuple[str, ...]:
-        """Not `-o`, where a job's name could look like a field."""
+        """Without `-o`: on one line, a job's name could look like a field."""
         return ("scontrol", "show", "job", job)
 
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
@@ -67,6 +82,31 @@ class Slurm:
                 found.append(Task(job[1], state[1], _status(state[1], code)))
         return tuple(found) or None
 
+    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
+        """`--duplicates` gives the starts before a requeue, too. The controller knows a job for some minutes more."""
+        sacct = ("sacct", f"--jobs={job}", "--duplicates", "--parsable2", "--noheader", f"--format={_FIELDS}")
+        return sacct, ("scontrol", "show", "job", job)
+
+    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+        """A line of sacct for each start, and one for each of its steps, which alone say what memory was used."""
+        if answer.status != 0:
+            return ()
+        if answer.command == "scontrol":
+            blocks = re.split(r"\n\s*\n", answer.out)
+            return tuple(account for block in blocks if (account := _shown(block)) is not None)
+        found: list[Account] = []
+        for line in answer.out.splitlines():
+            words = line.split("|", 9)
+            if len(words) < 10:
+                continue
+            task, dot, _ = words[0].partition(".")
+            used = _bytes(words[6])
+            if not dot:
+                found.append(_accounted(words))
+            elif used is not None and found and found[-1].task == task:
+                found[-1] = replace(found[-1], memory=max(used, found[-1].memory or 0))
+        return tuple(found)
+
     def queue(self) -> str:
         """Their own jobs."""
         return "squeue --me"
@@ -80,10 +120,73 @@ class Slurm:
         return f"{name}-{job}{'_*' if array else ''}.out"
 
     def overridden(self, script: str, environment: Sequence[str]) -> tuple[str, ...]:
-        """sbatch prefers its variables to what a script says."""
+        """sbatch prefers its variables to a script's directives."""
         options = re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE)
         names = {"SBATCH_" + _VARIABLES.get(option, option.upper().replace("-", "_")) for option in options}
         return tuple(sorted(names & set(environment)))
+
+
+def _accounted(words: Sequence[str]) -> Account:
+    """The account in a line of sacct's."""
+    task, told, code, hosts, ran, limit, used, asked, reason, place = words
+    state = told.split()[0] if told.split() else "UNKNOWN"
+    by = " ".join(told.split()[1:])
+    reason = "" if reason in ("None", "") else reason
+    return Account(
+        task,
+        state,
+        _ENDS.get(state, End.RUNNING),
+        by or reason,
+        _status(state, re.match(r"(\d+):(\d+)", code)),
+        "" if hosts.startswith("None") else hosts,
+        int(ran) if ran.isdigit() else None,
+        int(limit) * 60 if limit.isdigit() else None,
+        _bytes(used),
+        _bytes(asked),
+        place,
+    )
+
+
+def _shown(block: str) -> Account | None:
+    """The account in a block of `scontrol show job`; no value but a job's name can look like a field."""
+
+    def told(name: str) -> str:
+        match = re.search(rf"(?m)^ +(?:\S+ +)*?{name}=(\S*)", block)
+        return "" if match is None or match[1] in ("(null)", "None") else match[1]
+
+    job = re.match(r"\s*JobId=(\d+)(?: ArrayJobId=(\d+) ArrayTaskId=(\d+))?", block)
+    state = re.search(r"^\s+JobState=(\w+)", block, re.MULTILINE)
+    if job is None or state is None:
+        return None
+    ran, limit = (_seconds(told(name)) for name in ("RunTime", "TimeLimit"))
+    # A folder may have spaces in its name.
+    place, log = (re.search(rf"(?m)^   {name}=(.*)$", block) for name in ("WorkDir", "StdOut"))
+    return Account(
+        f"{job[2]}_{job[3]}" if job[2] else job[1],
+        state[1],
+        _ENDS.get(state[1], End.RUNNING),
+        told("Reason"),
+        _status(state[1], re.search(r"\sExitCode=(\d+):(\d+)", block)),
+        told("NodeList"),
+        ran,
+        limit,
+        None,
+        _bytes(told("MinMemoryNode")),
+        place[1] if place else "",
+        log[1] if log else "",
+    )
+
+
+def _seconds(text: str) -> int | None:
+    return walltime_seconds(text) if re.fullmatch(r"(\d+-)?\d+:\d+:\d+", text) else None
+
+
+def _bytes(text: str) -> int | None:
+    """Of `512M`, or `512Mn` as Slurm had it before 21.08; a bare number is of bytes."""
+    match = re.fullmatch(r"([\d.]+)([KMGT]?)[nc]?", text)
+    if match is None or float(match[1]) == 0:
+        return None
+    return memory_bytes(match[1] + match[2]) if match[2] else int(float(match[1]))
 
 
 def _after(jobs: Sequence[str]) -> tuple[str, ...]:
@@ -91,7 +194,7 @@ def _after(jobs: Sequence[str]) -> tuple[str, ...]:
 
 
 def _status(state: str, code: re.Match[str] | None) -> int | None:
-    """As a shell would put it: 128 and the signal for what a signal ended; never 0 for what did not complete."""
+    """Return the status as a shell gives it: 128 + signal after a signal; never 0 for a job that did not complete."""
     if state not in ENDED:
         return None
     status, signal = (int(code[1]), int(code[2])) if code else (0, 0)

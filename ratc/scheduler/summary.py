@@ -1,4 +1,4 @@
-"""What will be submitted, in a few lines: read from the lock, which is what the job will train from."""
+"""Summarizes a submission in a few lines, from the lock that the job will train from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.yaml.parse import parse
 
 #: Differences that are shown; a lock has a hundred values.
 _MOST = 8
-#: What differs without the run being another one.
+#: Paths that can differ for the same run.
 _NOT_COMPARED = ("artifacts.", "inputs.", "ratc_version")
 
 
@@ -29,7 +29,7 @@ def _flat(path: str, data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def lines(lock: Mapping[str, Any], script: str, points: int) -> list[str]:
-    """What is asked for, a line a thing."""
+    """Return the job's request, one line per item."""
     nodes, processes = lock["parallel.nodes"], lock["parallel.processes_per_node"]
     device = lock.get("hardware.card") or ("the CPU" if lock.get("hardware.device") == "cpu" else "GPUs")
     several = "s, each" if nodes > 1 else ""
@@ -50,7 +50,7 @@ def lines(lock: Mapping[str, Any], script: str, points: int) -> list[str]:
 
 
 def differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was at a former submission: ``path: old -> new``, in the lock's order."""
+    """Return the changes since a former submission: ``path: old -> new``, in the lock's order."""
     paths = [path for path in {**now, **former} if not path.startswith(_NOT_COMPARED)]
     changed = [path for path in paths if former.get(path) != now.get(path)]
     shown = [f"{path}: {_text(former, path)} -> {_text(now, path)}" for path in changed[:_MOST]]

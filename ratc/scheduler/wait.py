@@ -1,4 +1,4 @@
-"""Waits for the end of a job, asking its scheduler now and then."""
+"""Waits for the end of a job by polling its scheduler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 20
 
 
 def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tuple[Diagnostic, ...]]:
-    """The exit status of a job that has ended, the highest of an array's tasks; None if it is not known.
+    """Wait for a job; returns its exit status, the highest of an array's tasks, or None if it is not known.
 
     Raises KeyboardInterrupt, which leaves the job alone. Code: R416.
     """
@@ -33,7 +33,7 @@ def wait(scheduler: Scheduler, job: str, timeout: float) -> tuple[int | None, tu
                 return None, (_lost(job, f"{scheduler.dialect.name} does not answer any more", answer.words),)
         elif tasks:
             unanswered = 0
-            # What a requeued task had ended with before does not count; a forgotten one keeps what was seen.
+            # The earlier status of a requeued task does not count; a forgotten task keeps its last one.
             ended = {id: task for id, task in ended.items() if id not in {task.id for task in tasks}}
             ended |= {task.id: task for task in tasks if task.status is not None}
             if all(task.status is not None for task in tasks):

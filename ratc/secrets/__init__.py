@@ -1,1 +1,1 @@
-"""Secrets: found by name and by shape, and starred out wherever something is shown."""
+"""Secrets: found by name and by shape, and starred out in all output."""

@@ -1,6 +1,6 @@
 """A line of a source as people may see it: secrets are starred out, however YAML quotes them.
 
-A text that is no YAML, as a script, is starred by what :mod:`ratc.secrets.redact` finds in it.
+A text that is no YAML, for example a script, is redacted by :mod:`ratc.secrets.redact`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ratc.diagnostics import Source
 from ratc.secrets.names import names_secret
 from ratc.secrets.redact import has_secret, option_of, redact, starred
 
+_DEEPEST = 100
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -42,7 +43,10 @@ def whole(text: str) -> str:
 
 
 def _values(text: str) -> Iterator[tuple[int, int]]:
-    """Where the values of secret keys stand in a YAML text, and values with a secret that escapes or folding hide."""
+    """Yield the character ranges of secret keys' values in a YAML text, and of values that hide a secret by escapes.
+
+    A deeply nested value counts as one secret up to the end of the text.
+    """
     anchors: dict[str, tuple[int, int]] = {}
     stack: list[_Level] = []
     for event in _events(text):
@@ -68,6 +72,10 @@ def _values(text: str) -> Iterator[tuple[int, int]]:
                 level.awaits_key = False
                 continue
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            if len(stack) > _DEEPEST:  # libyaml takes the square of the depth, and no file that ratc reads is so deep
+                assert event.start_mark is not None
+                yield event.start_mark.index, len(text)
+                return
             stack.append(_Level(isinstance(event, yaml.MappingStartEvent), is_value))
             continue
         if level is not None:
@@ -80,18 +88,18 @@ class _Level:
     def __init__(self, is_mapping: bool, inherits: bool) -> None:
         self.is_mapping = self.awaits_key = is_mapping
         self.inherits = inherits
-        #: Of a mapping the key whose value comes next, of a list the entry before.
+        #: Of a mapping the key of the next value, of a list the entry before.
         self.key = ""
 
     @property
     def is_secret(self) -> bool:
-        """Whether what comes next, if it is a value, is a secret's."""
+        """Whether the next value, if one follows, belongs to a secret."""
         names = names_secret if self.is_mapping else option_of
         return self.inherits or (not self.awaits_key and bool(names(self.key)))
 
 
 def _events(text: str) -> Iterator[Any]:
-    """The events of a YAML text, up to where it is none any more."""
+    """Yield the events of a YAML text, up to the first syntax error."""
     loader = None
     try:
         loader = _Loader(text.encode("utf-8", "replace").decode())  # a name of a file can hold what UTF-8 cannot

@@ -29,7 +29,7 @@ LEFT_OUT = (
 
 
 def shapes() -> str:
-    """The text of the file: the version, and each pattern with its flags and what it finds."""
+    """Return the text of the file: the version, and each pattern with its flags and the kind of secret it finds."""
     from detect_secrets.__version__ import VERSION
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 

@@ -1,7 +1,7 @@
 """Says which names of variables, keys and options belong to a secret: `PGPASSWORD`, `MY_TOKEN2`, `api_key`.
 
 A name is read word by word, so that `TOKENIZERS_PARALLELISM`, `monkey` and `bypass` are none. Deep learning has tokens
-of its own (`cls_token`, `token_dim`). A name that ends in `_FILE` or `_PATH` says where a secret lies, not what it is.
+of its own (`cls_token`, `token_dim`). A name that ends in `_FILE` or `_PATH` is of a secret's path, not of the secret.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ABOUT = re.compile(
 
 @lru_cache(maxsize=4096)
 def names_secret(name: str) -> bool:
-    """Whether what is called so is a secret, as far as a name says it."""
+    """Whether a name belongs to a secret, as far as a name can tell."""
     return _kind(name) is not None
 
 

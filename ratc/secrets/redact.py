@@ -1,4 +1,4 @@
-"""What looks like a secret, and text with secrets starred out: what a compiler prints ends up in logs.
+"""Finds likely secrets in values and texts, and stars them out: a compiler's output ends up in logs.
 
 A secret is known by its name (:mod:`ratc.secrets.names`), by its form (:mod:`ratc.secrets.shapes`), or by its place:
 behind `NAME=` or an option, or before the `@` of a URL.
@@ -73,7 +73,7 @@ def has_secret(text: str) -> bool:
 
 
 def found(name: str, value: Any, strict: bool = False) -> Iterator[str]:
-    """The dotted paths of what looks like a secret in a value, lists and mappings included; ``name`` is its own path.
+    """Yield the dotted paths of likely secrets in a value, lists and mappings included; ``name`` is its own path.
 
     With ``strict`` a name alone is enough, as for variables of an environment. Elsewhere an argument called `token` has
     to look like one too.
@@ -98,7 +98,7 @@ def _found(path: str, name: str, value: Any, strict: bool) -> Iterator[str]:
 
 
 def option_of(word: str) -> str:
-    """The name of an option whose value, a secret, is the next word of a command: of `--token`; else nothing."""
+    """Return the name of an option such as `--token`, if the next word of the command is its secret value; else ""."""
     name = word.lstrip("-")
     return name if name != word and names_secret(name) else ""
 
@@ -123,7 +123,7 @@ def _stands_in(text: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text with what looks like a secret starred out, column for column."""
+    """Return the text with likely secrets starred out, column for column."""
     return starred(text, _spans(text, printed=True))
 
 
@@ -160,7 +160,7 @@ def shown(path: str, value: Any) -> str:
 
 
 def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
-    """Where secrets stand in a text. Where it is only ``printed``, stars for too much do no harm."""
+    """Yield the character ranges of secrets in a text. If it is only ``printed``, starring out too much is harmless."""
     yield from shapes.spans(text)
     if "://" in text:
         yield from _in_urls(text)
@@ -170,13 +170,13 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
                 yield match.span("value")
     for pattern in (_ASSIGNED, _OPTION, _SET):
         position = 0
-        while match := pattern.search(text, position):
-            position = match.end()
-            if names_secret(match["name"]):
-                value = (_VALUE if ":" in match["sign"] else _WORD_OF_A_SHELL).match(text, match.end())
+        while name := pattern.search(text, position):
+            position = name.end()
+            if names_secret(name["name"]):
+                value = (_VALUE if ":" in name["sign"] else _WORD_OF_A_SHELL).match(text, position)
                 if value and (is_long := len(value[0]) > _LONG):
                     position = value.end()
-                if value and (is_long or _is_assigned(match["name"], match["sign"], value[0], printed)):
+                if value and (is_long or _is_assigned(name["name"], name["sign"], value[0], printed)):
                     yield value.span()
 
 

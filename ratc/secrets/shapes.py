@@ -1,7 +1,7 @@
 """Finds keys and tokens by their form: `ghp_…`, `AKIA…`, a JWT, the block of a private key.
 
-The forms are those of detect-secrets (:mod:`ratc.secrets.generate`) and what it lacks. A text without a long word
-costs one search; the first that has one compiles the patterns.
+The forms are those of detect-secrets (:mod:`ratc.secrets.generate`) and those that it lacks. A text without a long
+word costs one search; the first one with a long word compiles the patterns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FORMS = (
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where a key stands in a text: first character, and the one behind the last."""
+    """Yield the character ranges of keys in a text: begin, and end exclusive."""
     if not _CANDIDATE.search(text):
         return
     for pattern in _patterns():

@@ -1,1 +1,1 @@
-"""The models of what people write: experiments, clusters, facts. The JSON Schemas are generated from them."""
+"""The models of the files that people write: experiments, clusters, facts. JSON Schemas are generated from them."""

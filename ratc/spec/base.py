@@ -1,4 +1,4 @@
-"""What the shapes of specs, clusters and facts are made of: the frozen section, and types that several keys share."""
+"""Base types of the models of specs, clusters and facts: the frozen section, and types that several keys share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Bytes = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-#: What ends a line, moves a cursor or turns text around: C0, C1, separators of lines and paragraphs, bidi controls.
+#: Characters that end a line, move a cursor or turn text around: C0, C1, line and paragraph separators, bidi controls.
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
 Text = Annotated[str, Field(min_length=1)]
 #: One line that people read, such as a job's name.
@@ -56,7 +56,7 @@ Word = Annotated[
         json_schema_extra={"form": "use letters, digits and `_.,:@+/=~-`, a letter, digit or `_` first"},
     ),
 ]
-#: What picks nodes: Slurm's features with their operators, or LSF's `select[]`. It stands in quotes in directives.
+#: A selection of nodes: Slurm's features with their operators, or LSF's `select[]`. It is quoted in directives.
 Expression = Annotated[
     str,
     Field(

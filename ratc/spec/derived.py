@@ -1,4 +1,4 @@
-"""What is declared of the plan's values that no key of the spec gives under its own name; see `ratc/spec/keys.py`."""
+"""Declarations for the plan's values that no key of the spec gives under its own name; see `ratc/spec/keys.py`."""
 
 from __future__ import annotations
 

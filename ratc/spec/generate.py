@@ -1,7 +1,7 @@
 """Generates the schemas and the table of keys from pydantic models: ``python -m ratc.spec.generate``.
 
 ``schemas/*.schema.json`` are of specs, clusters, facts and locks; the lock's model is the runtime's, which prints its
-schema in a process of its own. ``ratc/spec/keys.json`` holds what the fields of specs declare.
+schema in a process of its own. ``ratc/spec/keys.json`` holds the declarations of the fields of specs.
 
 References are written out and optional values become plain type lists, so that editors complete from the file without
 following references and an error names one place.
@@ -41,14 +41,14 @@ def schemas() -> dict[str, str]:
 
 
 def declarations() -> str:
-    """The text of ``ratc/spec/keys.json``: what the models' fields declare, and what is declared of the plan alone."""
+    """Return the text of ``ratc/spec/keys.json``: the declarations of the models' fields and of the plan alone."""
     from ratc.spec.experiment import Spec
 
     return keys.text([*(keys.Row(None, path, key) for path, key in DERIVED.items()), *_declared(Spec, "")])
 
 
 def _declared(model: type[BaseModel], prefix: str, above: Key | None = None) -> Iterator[Row]:
-    """What the fields of a model declare, with the patterns of their paths; a section's is for all of its keys."""
+    """Yield the declarations of a model's fields, with the patterns of their paths; a section's is for all its keys."""
     for name, field in model.model_fields.items():
         path = prefix + (field.alias or name)
         key = next((one for one in field.metadata if isinstance(one, Key)), None)
@@ -134,8 +134,8 @@ def _union(choices: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[s
 
 
 def main() -> int:
-    """Write the schema files into the folder named on the command line; or into the checkout's ``schemas/``, and what
-    the keys declare beside the models.
+    """Write the schema files into the folder named on the command line; or into the checkout's ``schemas/``, and
+    ``keys.json`` beside the models.
     """
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "schemas"
     for name, text in schemas().items():

@@ -1,4 +1,4 @@
-"""What a key of the spec means for the rest of ratc: declared once, on its pydantic field, and asked for here.
+"""The declarations of the spec's keys for the rest of ratc: made once, on a pydantic field, and queried here.
 
 A field of `ratc/spec/experiment.py` carries a :class:`Key` in its `Annotated`; a section carries one for all its keys;
 `ratc/spec/derived.py` has those of the plan's values that no key gives. `python -m ratc.spec.generate` writes all of
@@ -18,7 +18,7 @@ from ratc import resources
 
 
 class Effect(Enum):
-    """What a change is for: the worst comes first."""
+    """The effect of a change, the most serious first."""
 
     TRAINING = "training"
     RESUME = "resume"
@@ -28,7 +28,7 @@ class Effect(Enum):
     COSMETIC = "cosmetic"
 
 
-#: What decides the weights.
+#: The effects of a value that determines the weights.
 LEARNT = (Effect.TRAINING, Effect.RESUME)
 
 #: A prediction of memory *decides* the value, or *depends* on it; nothing that is predicted and no engine's file has to
@@ -38,9 +38,9 @@ Memory: TypeAlias = Literal["decides", "depends", "apart", ""]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key, or all keys of a section. What is None is as in the section.
+    """One key, or all keys of a section. A field that is None is as in the section.
 
-    ``effects`` and ``meaning`` are what `ratc diff` says of another value; ``script`` says that the value goes into the
+    ``effects`` and ``meaning`` are the words of `ratc diff` for a change; ``script`` says that the value goes into the
     script and into no value of the plan. ``plan`` is the plan's path if that is not the spec's. ``rate`` says that a
     measured learning rate holds only for the same value. ``job`` says that a study's job has a value of its own beside
     those of its trials. ``option`` is the short option (`--batch-size`, and with it `RAT_BATCH_SIZE`), ``order`` its
@@ -61,7 +61,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A declaration with the patterns of paths that it holds for: of a spec, of a plan; None if of none there."""
+    """A declaration with the patterns of its paths in a spec and in a plan; None if it has none there."""
 
     spec: str | None
     plan: str | None
@@ -69,7 +69,7 @@ class Row:
 
 
 def text(rows: list[Row]) -> str:
-    """The content of ``ratc/spec/keys.json``, the narrowest pattern first; a wider one fills what a row leaves open.
+    """Return the content of ``ratc/spec/keys.json``, the narrowest pattern first; a wider one fills gaps of a row.
 
     Raises ValueError if the effects of a pattern are declared twice.
     """
@@ -88,7 +88,7 @@ def _width(row: Row) -> tuple[bool, int]:
 
 
 def _filled(row: Row, wider: list[Row]) -> Row:
-    """The row with what it leaves open as the narrowest of the wider patterns says it."""
+    """Return the row with its gaps filled from the narrowest of the wider patterns."""
     if row.key.plan is not None and not row.key.effects:
         return row  # the same value as another row's, under another name in the spec
     of_plan = [one.key for one in wider if row.plan and one.plan and fnmatchcase(row.plan, one.plan)]
@@ -108,7 +108,7 @@ def _filled(row: Row, wider: list[Row]) -> Row:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """The row as JSON, without what is as by default."""
+    """Return the row as JSON, without default values."""
     told: dict[str, Any] = {"spec": row.spec, "plan": row.plan}
     for field in fields(Key):
         value = getattr(row.key, field.name)
@@ -133,21 +133,21 @@ def _row(entry: dict[str, Any]) -> Row:
 
 @cache
 def of_plan(path: str) -> Key | None:
-    """What is declared of a plan's path; None if no plan has such a path."""
+    """Return the declaration of a plan's path; None if no plan has such a path."""
     told = (row for row in rows() if row.plan is not None and row.key.effects and not row.key.script)
     return next((row.key for row in told if fnmatchcase(path, row.plan or "")), None)
 
 
 @cache
 def of_script(path: str) -> Key | None:
-    """What is declared of a spec's path whose value is in the script and in no value of the plan; None if nothing."""
+    """Return the declaration of a spec's path if its value is in the script and not in the plan; else None."""
     told = (row for row in rows() if row.key.script)
     return next((row.key for row in told if fnmatchcase(path, row.spec or "")), None)
 
 
 @cache
 def memory_of(path: str) -> Memory:
-    """What a plan's path has to do with a prediction of memory."""
+    """Return the relation of a plan's path to a prediction of memory; "" if none is declared."""
     key = of_plan(path)
     return (key.memory if key else None) or ""
 
@@ -167,7 +167,7 @@ def decides_rate(path: str) -> bool:
 
 @cache
 def decided_by_memory() -> frozenset[str]:
-    """The plan's paths whose values a prediction of memory may change, beside the prediction itself."""
+    """Return the plan's paths that a prediction of memory may decide, beside the prediction itself."""
     return frozenset(row.plan for row in rows() if row.key.memory == "decides" and row.plan is not None)
 
 
@@ -188,5 +188,5 @@ def renamed() -> dict[str, str]:
 
 @cache
 def paths(kind: str | None = None) -> tuple[str, ...]:
-    """The spec's paths whose text names a folder, or a name that may be a path; of both kinds without ``kind``."""
+    """Return the spec's paths with text that names a folder, or that may be a path; both kinds without ``kind``."""
     return tuple(row.spec for row in rows() if row.spec and row.key.path and kind in (None, row.key.path))

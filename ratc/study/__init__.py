@@ -1,1 +1,1 @@
-"""Studies: their trials, who runs them, and what is kept in their folder."""
+"""Studies: their trials, their runners, and the files in their folder."""

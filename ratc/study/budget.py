@@ -1,4 +1,4 @@
-"""How long a study has run, over all its starts, and whether that is enough: kept in a file of its folder."""
+"""The running time of a study over all its starts, and its limit: kept in a file of its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY = 5.0
 
 
 class Budget:
-    """Seconds that a study may take; without end if that is None."""
+    """Seconds that a study may take; None is no limit."""
 
     def __init__(self, folder: str, seconds: float | None) -> None:
         self._path, self._seconds = os.path.join(folder, _FILE), seconds
@@ -30,13 +30,13 @@ class Budget:
         return self._before + time.monotonic() - self._begun
 
     def is_spent(self) -> bool:
-        """Whether no more is left; what has passed is written down from time to time."""
+        """Whether no time is left. Writes down the time spent now and then."""
         if time.monotonic() - self._written > _EVERY:
             self.keep()
         return self._seconds is not None and self.spent >= self._seconds
 
     def keep(self) -> None:
-        """Write down what has passed."""
+        """Write down the time spent, in seconds."""
         self._written = time.monotonic()
         files.replace(self._path, json.dumps({"seconds": round(self.spent, 1)}).encode(), flush=False)
 

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: lines of what happens, and on a terminal a table below that is kept up."""
+"""The progress of a study: lines for its events, and on a terminal a table below that is redrawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERY = 1.0
 
 
 class Live:
-    """Draws ``table()`` below what is said. If standard error is no terminal only the lines are printed."""
+    """Draws ``table()`` below the printed lines. If standard error is no terminal, only the lines are printed."""
 
     def __init__(self, table: Callable[[], str]) -> None:
         self._table = table
@@ -44,7 +44,7 @@ class Live:
         self._rows = len(rows)
 
     def end(self) -> None:
-        """Take the table away: the last one is printed by whoever began."""
+        """Erase the table: the caller prints the last one."""
         self._erase()
 
     def _erase(self) -> None:

@@ -1,7 +1,7 @@
 """The trials that a study has proposed so far, in order: one line of JSON each, written before anything else is done.
 
-A study that is continued proposes them again first, so that whatever chooses the next one knows as much as before. A
-ledger of another search space is put aside.
+A study that is continued proposes them again first, so that the search algorithm knows as much as before. A ledger of
+another search space is put aside.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _MOST = 64 << 20
 
 @dataclass(slots=True)
 class Ledger:
-    """What was proposed: by path the index of a choice, or a number."""
+    """The proposed trials: by path the index of a choice, or a number."""
 
     path: str
     entries: list[dict[str, Any]]
 
     def add(self, values: dict[str, Any]) -> None:
-        """Note the next one, on the disk."""
+        """Append the next trial, and flush it to disk."""
         self.entries.append(values)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
@@ -39,7 +39,7 @@ class Ledger:
             os.fsync(file.fileno())
 
     def points(self, study: Study) -> Sequence[Point]:
-        """All of them as points."""
+        """Return all proposed trials as points."""
         return [proposals.point(number, study.space, values) for number, values in enumerate(self.entries, 1)]
 
 
@@ -58,15 +58,15 @@ def read(folder: str, study: Study) -> Ledger:
         found = Ledger(path, [json.loads(line) for line in lines[1:] if line.endswith("\n")])
         found.points(study)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return Ledger(path, [])  # somebody has edited it
+        return Ledger(path, [])  # it was edited by hand
     return found
 
 
 def begin(folder: str, study: Study) -> Ledger:
-    """A study's ledger to write on."""
+    """Write a study's ledger again as a whole, and return it. One of another search space is renamed to `.old`."""
     os.makedirs(folder, exist_ok=True)
     found = read(folder, study)
-    # Written again in one piece: without what was cut off, and with one of another space put aside.
+    # Written again as a whole, without an incomplete last line. A ledger of another space is renamed.
     if not found.entries and os.path.exists(found.path):
         os.replace(found.path, f"{found.path}.old")
     text = _head(study) + "\n" + "".join(json.dumps(values) + "\n" for values in found.entries)
@@ -75,6 +75,6 @@ def begin(folder: str, study: Study) -> Ledger:
 
 
 def _head(study: Study) -> str:
-    """What proposals depend on."""
+    """Return the first line: a digest of the inputs of proposals, the search space and the seed."""
     space = repr([(entry.path, entry.text) for entry in study.space])
     return json.dumps({"search_space": sha256(f"{space} {study.seed}".encode()).hexdigest()})

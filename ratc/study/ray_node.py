@@ -33,7 +33,7 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 @dataclass(slots=True)
 class Node:
-    """One node of the job, and where all of them meet. The first one chooses ``sockets``; the others read it."""
+    """One node of the job, and the address for all of them. The first one chooses ``sockets``; the others read it."""
 
     rank: int
     head: str
@@ -47,12 +47,12 @@ class Node:
 
 
 def run(node: Node) -> int:
-    """Be this node of the job; returns the study's status on the first one, 0 on the others once it is over, 1 if Ray
+    """Run this node of the job. Returns the study's status on the first node, 0 on the others after its end, 1 if Ray
     fails.
     """
     for number in _NOT_OURS:
         signal.signal(number, signal.SIG_IGN)
-    # Without a token of this job's own anybody who reaches the port may run what they like as this user.
+    # Without a token of this job, any user with access to the port could run code as this user.
     os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the file
     os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=f"{node.over}.token")
     try:
@@ -63,7 +63,7 @@ def run(node: Node) -> int:
 
 def _first(node: Node) -> int:
     os.makedirs(os.path.dirname(node.over), exist_ok=True)
-    # Nobody can know its name beforehand, and only this user can look into it.
+    # Its name cannot be guessed, and only this user can read it.
     node.sockets = tempfile.mkdtemp(prefix=f"{node.sockets}-")
     files.replace(_sockets_file(node), node.sockets.encode())
     token = os.environ["RAY_AUTH_TOKEN_PATH"]
@@ -107,8 +107,8 @@ def _sockets_file(node: Node) -> str:
 
 
 def _take_sockets(node: Node) -> str | None:
-    """Make the folder of the first node on this one, too: Ray takes the same path, and would let everybody in. Returns
-    why it cannot be used: somebody else's, or a link.
+    """Make the folder of the first node on this one, too: Ray takes the same path, and would give every user access.
+    Returns why it cannot be used: it is another user's, or a link; None if it can.
     """
     with open(_sockets_file(node), encoding="utf-8") as file:
         node.sockets = file.read()
@@ -130,14 +130,14 @@ def _ray(node: Node, *options: str) -> subprocess.Popen[bytes]:
 
 
 def _free_port() -> int:
-    """One that nobody has now: Ray insists on one for its client server, which nothing here uses."""
+    """Return a free port: Ray requires one for its client server, which is not used here."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
 def _child(command: Sequence[str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """A process that signals reach as usual: what is ignored here would be ignored by all its children."""
+    """Start a process with default signal handlers: it would inherit the signals that are ignored here."""
     return subprocess.Popen(
         command,
         stdout=log,
@@ -169,7 +169,7 @@ def _reached(node: Node, ray: subprocess.Popen[bytes] | None) -> bool:
 
 
 def _end(ray: subprocess.Popen[bytes]) -> None:
-    """End Ray on this node, and all that it has started: the kernel ends them with it."""
+    """End Ray on this node; the kernel ends all its processes with it."""
     ray.terminate()
     try:
         ray.wait(10)

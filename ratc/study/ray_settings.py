@@ -1,4 +1,4 @@
-"""How Ray runs here, whoever starts it: a study on this machine, or the nodes of its job. Imports nothing of Ray."""
+"""Ray's settings, for a study on this machine and for the nodes of its job. Imports nothing of Ray."""
 
 #: Ray reads these when it is imported and when it starts. Nothing is sent anywhere; a trial's memory is the trial's own
 #: matter: Ray would kill the process that waits for it.
@@ -11,7 +11,7 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
 #: The same for a Ray that this machine alone uses: it asks for a token, and listens on the loopback interface only. The
-#: second variable is the one by which Ray does so on macOS, whatever its name says.
+#: second variable is the one by which Ray does so on macOS, despite its name.
 ALONE = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 #: Bytes of Ray's object store: no object of size goes through it.
 STORE_BYTES = 100 << 20

@@ -1,7 +1,7 @@
-"""One trial as Ray sees it: starts the trial's script where Ray has put it, and tells the study of every epoch.
+"""One trial as Ray sees it: starts the trial's script on the node that Ray chose, and reports every epoch.
 
-What a trial has done lies in its own folder, so that one that is begun again, by a study that was stopped or killed,
-first tells what it knows and then goes on from its checkpoint. Ray's own checkpoints hold nothing.
+A trial's results lie in its own folder. If a study was stopped or killed, its restarted trial first reports these and
+then continues from its checkpoint. Ray's own checkpoints are empty.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ray import tune
 from ratc.study.trial_files import TrialFiles
 from ratc.tuning.outcome import judged
 
-#: Seconds between two looks; for a run to save and end; and after which one that somebody else has stopped is given up.
+#: Seconds between two polls; for a run to save and end; and until a run that the study did not stop counts as failed.
 _PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
-#: What counts as worst, if a metric is no number.
+#: The score of a metric that is no number.
 WORST = -1e30
 
 
@@ -29,7 +29,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
     """``config`` has the trial's ``folder`` and ``output``, and the ``metric`` with ``larger_is_better``."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take up a trial."""
+        """Set up a trial."""
         self._files = TrialFiles(config["folder"], config["output"])
         self._metric, self._larger = config["metric"], config["larger_is_better"]
         self._told, self._begun = 0, 0
@@ -37,7 +37,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         self._stopped_at: float | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up the next one in the same process, once this one's has ended."""
+        """Set up the next trial in the same process, after the end of this one's."""
         self._end()
         self.setup(new_config)
         return True
@@ -57,7 +57,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
             self._look()
 
     def _look(self) -> None:
-        """Start the script, or see how it is."""
+        """Start the script, or check its state. Raises RuntimeError if it has failed."""
         if self._process is None:
             # It may have been begun by a study that was killed, and go on.
             if not self._files.is_held():
@@ -76,7 +76,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
             self._stopped_at = time.monotonic()
 
     def _wait_for_the_study(self, results: dict[str, Any]) -> dict[str, Any]:
-        """A run that was asked to save has; the study, which has asked, will end soon."""
+        """Wait after the run has saved on request: the study will end soon. Raises RuntimeError if it does not."""
         assert self._stopped_at is not None
         if time.monotonic() - self._stopped_at > _STOPPED:
             raise RuntimeError("stopped by somebody else")
@@ -84,14 +84,14 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         return self._result(results, False)
 
     def _result(self, results: dict[str, Any], done: bool) -> dict[str, Any]:
-        """The best score so far, the more the better: by it a trial is judged in the end, too."""
+        """Return the best score so far, larger is better. It also ranks the trial at the end."""
         known = {"epochs": results.get("epochs", [])[: self._told]}
         metric, _ = judged(known, self._metric, self._larger)
         score = WORST if metric is None else metric if self._larger else -metric
         return {"epoch": max(1, self._told), "score": score, "done": done}
 
     def cleanup(self) -> None:
-        """End the run if it still runs: the study needs no more of it."""
+        """End the run if it still runs: the study does not need it any more."""
         self._end()
 
     def _end(self) -> None:
@@ -111,8 +111,8 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
             process.wait()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Nothing: the run keeps its own."""
+        """Do nothing: the run keeps its own checkpoints."""
         return {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing."""
+        """Do nothing."""

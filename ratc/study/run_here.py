@@ -39,7 +39,7 @@ class Runner:
         self.live = Live(lambda: outcome.table(self.study, [trials.result(one, self.study) for one in self.trials]))
 
     def run(self) -> int:
-        """Run what is not finished; 130 if it was interrupted, after the trials have saved."""
+        """Run the unfinished trials; returns the status, 130 if interrupted, after the trials have saved."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         self._waiting = [trial for trial in self.trials if not trial.files.is_finished()]
         done = len(self.trials) - len(self._waiting)
@@ -72,7 +72,7 @@ class Runner:
         return [slot for slot in range(self._slots()) if slot not in self._running]
 
     def _slots(self) -> int:
-        """How many run at once: with GPUs, as many as the machine has room for."""
+        """Return the number of trials to run at once: with GPUs, as many as the machine has room for."""
         wanted, gpus = self.study.max_parallel or 1, self.trials[0].gpus
         return wanted if not gpus else max(1, min(wanted, len(_visible()) // gpus))
 
@@ -107,7 +107,7 @@ class Runner:
             self.live.say(f"{trial.point.name}  {said}")
 
     def _stop(self, number: int, frame: object) -> None:
-        """Ask every trial to save and end; a second time, end them."""
+        """Ask every trial to save and end; at the second signal, end them."""
         self._stop_all(signal.Signals(number).name)
 
     def _stop_all(self, reason: str) -> None:

@@ -1,7 +1,7 @@
-"""Runs a study's trials with Ray Tune, on this machine or on a cluster of Ray's that is there.
+"""Runs a study's trials with Ray Tune, on this machine or on an existing Ray cluster.
 
 Ray places the trials, ends poor ones early (ASHA), and chooses them if the study is adaptive (Optuna's TPE). Its own
-state is thrown away: a study that is continued tells Ray again what its trials have done, from their own results.
+state is thrown away: a study that is continued reports its trials' own results to Ray again.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _PATIENCE = 100
 
 
 class _Stopped(Exception):
-    """The study ends before its trials: asked to, or out of its budget."""
+    """The study ends before its trials: it was asked to stop, or its budget is spent."""
 
 
 class Source(Searcher):  # type: ignore[misc]
-    """Gives Ray one trial after the other: those of a spread in their order, or what TPE proposes, compiled first."""
+    """Gives Ray one compiled trial after the other: those of a spread in their order, or TPE's proposals."""
 
     def __init__(self, study: Study, prepared: Prepared, book: Ledger) -> None:
         super().__init__(metric="score", mode="max")
@@ -63,7 +63,7 @@ class Source(Searcher):  # type: ignore[misc]
         self._number = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's folders, or that there is none."""
+        """Return the next trial's folders, or Ray's word for no more trials."""
         trial = self._propose(trial_id) if self._optuna else next(self._ready, None)
         if trial is None:
             return str(Searcher.FINISHED)
@@ -76,7 +76,7 @@ class Source(Searcher):  # type: ignore[misc]
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: TPE learns from trials that have ended."""
+        """Do nothing: TPE learns from trials that have ended."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell TPE how a trial has ended."""
@@ -84,10 +84,10 @@ class Source(Searcher):  # type: ignore[misc]
             self._optuna.on_trial_complete(self._asked[trial_id], result, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger and the trials' results hold all."""
+        """Do nothing: the ledger and the trials' results hold the whole state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def _propose(self, trial_id: str) -> Compiled | None:
         """The next proposal that can run and is new; those that cannot are kept with the reason."""
@@ -116,7 +116,7 @@ class Source(Searcher):  # type: ignore[misc]
 
 
 def _optuna(study: Study, book: Ledger) -> Any:
-    """Ray's searcher that asks Optuna's TPE; what the book holds is proposed first."""
+    """Return Ray's searcher for Optuna's TPE; it proposes the entries of ``book`` first."""
     import optuna
     from optuna import distributions
     from ray.tune.search.optuna import OptunaSearch
@@ -149,13 +149,13 @@ class Watch(tune.Callback):  # type: ignore[misc]
         self.live = Live(self._table)
 
     def ask(self, number: int, frame: object) -> None:
-        """A signal: the trials save and the study ends; a second time it does not wait for them."""
+        """Handle a signal: the trials save and the study ends; at the second one it does not wait for them."""
         if self.reason:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say which trial begins."""
+        """Print the name of a trial that begins."""
         if trial.trial_id in self._running:
             return
         found = next(one for one in self._source.trials if os.path.abspath(one.files.folder) == trial.config["folder"])
@@ -164,7 +164,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
             self.live.say(f"{found.point.name}  {found.point.text}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has finished, or Ray has ended it: that is noted."""
+        """Record that a trial has finished, or that Ray has ended it."""
         found = self._running.pop(trial.trial_id)
         if found.files.is_finished() or found.files.ended_early():
             said = outcome_of(found, self._study)
@@ -175,14 +175,14 @@ class Watch(tune.Callback):  # type: ignore[misc]
         self.live.say(f"{found.point.name}  {said}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has failed; the others go on."""
+        """Print that a trial has failed; the others continue."""
         found = self._running.pop(trial.trial_id, None)
         if found is not None:
             said = f"failed {found.files.why()}".rstrip()
             self.live.say(f"{found.point.name}  {said}; its log: {os.path.relpath(found.files.log)}")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look around, some times a second. Raises _Stopped once all have saved."""
+        """Check trials, signals and budget, some times a second. Raises _Stopped after all have saved."""
         self.live.show()
         if not self.reason and os.path.exists(self._stop_file):
             self.reason = f"the file {STOP}"
@@ -204,13 +204,13 @@ class Watch(tune.Callback):  # type: ignore[misc]
 
 
 def outcome_of(trial: Compiled, study: Study) -> str:
-    """How a trial has ended, in words."""
+    """Return the outcome of a trial, in words."""
     found = trials.result(trial, study)
     return f"{study.metric} {found.metric:.4f}" if found.metric is not None else found.status
 
 
 def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> tuple[int, Prepared]:
-    """Run what is not finished; 130 if it was asked to stop. Returns the trials that there were, too.
+    """Run the unfinished trials; returns the status, 130 if asked to stop, and the trials that there were.
 
     Without an address Ray is started on this machine, and ends with the study.
     """
@@ -277,8 +277,8 @@ def _ray(share: Share, address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _token(folder: str) -> Iterator[None]:
-    """Have Ray ask whoever connects for a secret that only this user can read: anybody else on the machine could run
-    what they like as this user. ``ALONE`` says so before Ray is imported.
+    """Let Ray require a token that only this user can read: without one, any user of the machine could run code as this
+    user. ``ALONE`` turns this on before Ray is imported.
     """
     path = os.path.join(folder, "token")
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -296,7 +296,7 @@ def _tuner(study: Study, source: Source, share: Share, folder: str, watch: Watch
     scheduler = FIFOScheduler()
     if study.halving:
         grace, factor = study.halving
-        # What no training reaches: trials end by themselves.
+        # `max_t` is beyond any training: trials end by themselves.
         scheduler = ASHAScheduler(time_attr="epoch", max_t=10**9, grace_period=grace, reduction_factor=factor)
     return tune.Tuner(
         tune.with_resources(TrialRun, {"cpu": share.cpus, "gpu": share.gpus}),

@@ -1,6 +1,6 @@
-"""What lies on the disk of one trial: its compiled files, its results, who holds it; and how its script is started.
+"""The files of one trial: compiled files, results and the lock of its process; and how its script is started.
 
-Known by two paths alone, so that any process of a study, on any node, can be told of it.
+Two paths identify a trial, so that any process of a study, on any node, can use it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from ratc import files
 
-#: In an output folder: what somebody leaves who asks for a stop, and the answer, which a job's script reads.
+#: In an output folder: the file that requests a stop, and the answer, which a job's script reads.
 STOP, STOPPED = "STOP", "STOPPED"
-#: What the runtime keeps locked in an output folder while it trains there.
+#: The file that the runtime keeps locked in an output folder while it trains there.
 _OWNER = "owner.json"
 #: Bytes of a file of results that are read: more is none of the runtime's.
 _MOST = 64 << 20
-#: The ranks of whoever runs the study, which are no trial's.
+#: The ranks of the study's own process, which are no trial's.
 _NOT_HANDED_ON = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _RANKS = ("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_TASK", "JSM_", "PMI", "OMPI_")
 
@@ -40,30 +40,30 @@ class TrialFiles:
 
     @property
     def log(self) -> str:
-        """Where what its script prints is kept."""
+        """The file with its script's output."""
         return f"{self.folder}.log"
 
     @property
     def lock_digest(self) -> str:
-        """Of the lock, as the runtime notes it."""
+        """The digest of the lock, as the runtime records it."""
         with open(self._lock, "rb") as file:
             return sha256(file.read()).hexdigest()
 
     def results(self) -> dict[str, Any]:
-        """What its run says of itself, at its end or while it trains; nothing if it says nothing yet.
+        """Return the results of its run, final or of the epochs so far; empty if there are none yet.
 
-        It must be of this very lock. A trial of an array job has its lock in the job's folder, which is not known
-        here: whatever lies in its output folder is taken.
+        They must be of this very lock. A trial of an array job has its lock in the job's folder, which is not known
+        here: then the results in its output folder are taken, of any lock.
         """
         return self.own_results() if os.path.exists(self._lock) else next(iter(self._told()), {})
 
     def own_results(self) -> dict[str, Any]:
-        """The same, if it is of this very lock and not of one that lay there before."""
+        """Return the results of this very lock; empty if there are only those of an earlier one."""
         own = self.lock_digest
         return next((found for found in self._told() if own in _digests(found)), {})
 
     def _told(self) -> list[dict[str, Any]]:
-        """What lies there, the newest first."""
+        """Return the valid result files of the output folder, the newest first."""
         found = []
         for name in ("epochs.json", "results.json"):
             path = os.path.join(self.output, name)
@@ -78,7 +78,7 @@ class TrialFiles:
         return self.own_results().get("status") == "finished"
 
     def is_held(self) -> bool:
-        """Whether a process trains there, if only one that outlived a `ratc tune` that was killed."""
+        """Whether a process trains there, possibly one of a `ratc tune` that was killed."""
         try:
             with open(os.path.join(self.output, _OWNER), "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,12 +90,12 @@ class TrialFiles:
         return False
 
     def ask_to_stop(self) -> None:
-        """Leave word that the run may save and end, as its own script does."""
+        """Ask the run to save and end, by the same file as its own script."""
         if self.is_held():
             files.replace(os.path.join(self.output, STOP), b"", flush=False)
 
     def why(self, begun: int = 0) -> str:
-        """The code of the last finding in its log, from a place on; nothing if there is none."""
+        """Return the code of the last finding in its log, from an offset in bytes on; "" if there is none."""
         try:
             with open(self.log, "rb") as file:
                 file.seek(begun)
@@ -105,11 +105,11 @@ class TrialFiles:
         return codes[-1] if codes else ""
 
     def end_early(self, epoch: int) -> None:
-        """Note that the study needs no more of it."""
+        """Record that the study has ended the trial early."""
         files.replace(self._early, f"{self.lock_digest} {epoch}\n".encode(), flush=False)
 
     def ended_early(self) -> bool:
-        """Whether the study has ended it, of this very lock."""
+        """Whether the study has ended the trial early, with this very lock."""
         try:
             with open(self._early) as file:
                 return file.read().split()[:1] == [self.lock_digest]
@@ -127,7 +127,7 @@ class TrialFiles:
     def start(
         self, python: str, variables: Mapping[str, str], die_with_parent: bool = False
     ) -> tuple[subprocess.Popen[bytes], int]:
-        """Start its script; returns the process, and from where on the log is of this start.
+        """Start its script; returns the process, and the offset in bytes at which its log begins.
 
         The script is in a group of its own: Ctrl-C reaches it through its parent alone, once. With
         `die_with_parent` it is told to save and end when its parent dies.
@@ -143,7 +143,7 @@ class TrialFiles:
         command = [os.path.join(os.path.abspath(self.folder), "run.sh")]
         if die_with_parent:
             command = [sys.executable, os.path.join(os.path.dirname(__file__), "die_with_parent.py"), *command]
-        # Behind what an earlier start wrote, which may write still.
+        # Appended: an earlier start may still write.
         with files.open_own(self.log, os.O_APPEND) as log:
             log.write(f"--- {time.strftime('%F %T')}\n".encode())
             log.flush()
@@ -159,7 +159,7 @@ class TrialFiles:
 
 
 def _digests(results: Mapping[str, Any]) -> list[str]:
-    """Of the locks that results answer: the one that was trained, and those that would have trained the same."""
+    """Return the digests of the locks that results hold for: the trained one, and those that train the same."""
     known = results.get("finished_locks")
     own = str(results.get("lock_sha256", "")).removeprefix("sha256:")
     return [own, *(map(str, known) if isinstance(known, list) else ())]
@@ -179,5 +179,5 @@ def _is_sound(results: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that has a place in a table: no integer of thousands of digits."""
+    """Whether it is a number of a normal size: no integer of thousands of digits."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

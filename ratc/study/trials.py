@@ -1,4 +1,4 @@
-"""Trials of a study: each compiled as a run of its own, and read from what its run has left."""
+"""Trials of a study: each is compiled as a run of its own, and its result is read from the run's files."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Held(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A trial that can run: what lies on the disk of it, and on how many GPUs of a machine it runs.
+    """A trial that can run: its files, and its number of GPUs on one machine.
 
-    ``settings`` are the words behind `--set` that make it of the spec.
+    ``settings`` are the words behind `--set` that turn the spec into it.
     """
 
     point: Point
@@ -54,7 +54,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Makes trials of a study's points: what all of them share. ``gpus`` are those of each."""
+    """Makes trials of a study's points, from the data that they share. ``gpus`` are those of each trial."""
 
     request: CompileRequest
     base: str
@@ -69,7 +69,7 @@ class Workshop:
         return os.path.join(self.base, FOLDER)
 
     def trial(self, point: Point) -> Compiled:
-        """A point as a trial. As the points of an array: a name and a folder of its own, and tracked in one place."""
+        """Return a point as a trial: as in an array, each has its own name and folder, and all share one tracker."""
         settings = (
             *(f"{path}={as_word(node.data())}" for path, node in point.nodes),
             f"experiment_name={self.name}-{point.name}",
@@ -80,7 +80,7 @@ class Workshop:
         return Compiled(point, own, self.gpus, settings)
 
     def compile(self, trial: Compiled, folder: str | None = None) -> tuple[Diagnostic, ...]:
-        """Compile a trial for this machine, as `ratc compile` does with its values as `--set`; the errors, if any."""
+        """Compile a trial for this machine, as `ratc compile` with its values as `--set`; returns the errors."""
         inner = os.path.join(os.path.relpath(folder or trial.files.folder, self.base), "lock.yaml")
         files.refuse_link(self.base, inner)
         taken = {"experiment_name", "output_dir", *(path for path, _ in trial.point.nodes)}
@@ -91,7 +91,7 @@ class Workshop:
             output=folder or trial.files.folder,
         )
         telling = _Quiet()
-        # What is written is said of the study as a whole.
+        # The written files are reported for the study as a whole.
         with contextlib.redirect_stderr(io.StringIO()):
             status, _ = compile_spec(own, check=False, telling=telling)
         return tuple(telling.kept) if status else ()
@@ -99,7 +99,7 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A study's points, looked at: the trials that can run, and those that cannot with the reason."""
+    """A study's checked points: the trials that can run, and those that cannot, with reasons."""
 
     ready: Sequence[Compiled] = ()
     left: Sequence[tuple[Point, Diagnostic]] = ()
@@ -145,12 +145,12 @@ class _Quiet(Telling):
 
     @property
     def kept(self) -> list[Diagnostic]:
-        """What would have been told."""
+        """The diagnostics that were not printed."""
         return self._kept
 
 
 def result(trial: Compiled, study: Study) -> Trial:
-    """What a trial's output folder says of it."""
+    """Return a trial's status, metric and time from the files in its output folder."""
     values, files = {path: node.data() for path, node in trial.point.nodes}, trial.files
     results = files.results()
     if not results:
@@ -168,7 +168,7 @@ def result(trial: Compiled, study: Study) -> Trial:
 
 
 def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
-    """The points that cannot run, as trials without a metric."""
+    """Return the points that cannot run, as trials without a metric."""
     return [
         Trial(point.name, {path: node.data() for path, node in point.nodes}, outcome.LEFT_OUT, why=why.code)
         for point, why in left
@@ -177,7 +177,7 @@ def left_out(left: Sequence[tuple[Point, Diagnostic]]) -> list[Trial]:
 
 @contextmanager
 def alone_in(folder: str) -> Iterator[None]:
-    """Keep other `ratc tune` out of a study; raises Held. The lock goes with the process, however it ends."""
+    """Lock a study against other `ratc tune`; raises Held. The kernel releases the lock at the process's end."""
     os.makedirs(folder, exist_ok=True)
     with files.open_own(os.path.join(folder, ".running")) as file:
         try:
@@ -188,9 +188,9 @@ def alone_in(folder: str) -> Iterator[None]:
 
 
 def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
-    """Compile the best trial into a folder, with an overlay of its values beside: what to put into the spec.
+    """Compile the best trial into a folder, with an overlay of its values for the spec beside it.
 
-    What this machine cannot run, a trial over several nodes, has the overlay alone; the reasons are returned.
+    A trial that this machine cannot run, over several nodes, has the overlay alone; the reasons are returned.
     """
     files.refuse_link(workshop.base, os.path.join(os.path.relpath(folder, workshop.base), "overlay.yaml"))
     os.makedirs(folder, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Plan -> artifacts: one file a target or a format. ``TARGETS`` names what ``--target`` takes."""
+"""Plan -> artifacts: one module per target or format. ``TARGETS`` holds the values of ``--target``."""
 
 from __future__ import annotations
 

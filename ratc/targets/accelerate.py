@@ -1,4 +1,4 @@
-"""``accelerate.yaml``: what ``accelerate launch`` starts. Kept to keys that Accelerate 1.10 to 1.15 reads."""
+"""``accelerate.yaml``: the configuration of ``accelerate launch``, with keys that Accelerate 1.10 to 1.15 reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def artifact(plan: Plan, place: Place) -> Artifact:
 
 
 def config(plan: Plan, place: Place) -> dict[str, Any]:
-    """The keys. With a DeepSpeed file the precision stands there: here it would be refused."""
+    """Return the keys. With a DeepSpeed file the precision stands in that: Accelerate would refuse it here."""
     values = plan.values
     world, cpu = values.get_as(int, "parallel.world_size"), values["hardware.device"].value == "cpu"
     uses_deepspeed = bool(values["engine.deepspeed"].value)

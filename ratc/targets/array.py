@@ -1,6 +1,6 @@
-"""The files of an array of runs: one job for all points, what they share once, and for each point what is its own.
+"""The files of an array of runs: one job for all points, their shared values once, and the own values of each.
 
-``lock.yaml`` holds what all points share and vouches for the job's files and for ``points.tsv``; that table names every
+``lock.yaml`` holds the shared values, and the digests of the job's files and of ``points.tsv``. That table names every
 point with its values and the digest of ``points/NAME/lock.yaml``, which holds the rest of the point's lock.
 """
 
@@ -18,7 +18,7 @@ from ratc.targets.artifact import Artifact, Place, Shape
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One point: its name, its values on one line, what its plan has that the first point's has not, and its files."""
+    """One point: its name, its values on one line, its differences from the first point's plan, and its files."""
 
     name: str
     text: str
@@ -28,7 +28,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Array:
-    """The points of a sweep as they are resolved: only what differs from the first one's plan is kept of each."""
+    """The points of a sweep as they are resolved: of each, only the values that differ from the first one's plan."""
 
     place: Place
     max_parallel: int | None
@@ -40,11 +40,11 @@ class Array:
 
     @property
     def shape(self) -> Shape:
-        """The array as the job script sees it."""
+        """The array's data for the job script."""
         return Shape(len(self.entries), self.max_parallel, self.span, frozenset(self._varied))
 
     def add(self, name: str, text: str, plan: Plan) -> list[str]:
-        """Take the next point; returns the paths of what it asks of the scheduler otherwise than the first does."""
+        """Add the next point; returns the paths in its request to the scheduler that differ from the first point's."""
         values = {**plan.values, **_own(name, plan)}
         if self.first is None:
             self.first = plan
@@ -74,12 +74,12 @@ class Array:
         return {path for entry in self.entries for path in entry.values}
 
     def shared(self) -> dict[str, Value]:
-        """What all points have in common."""
+        """Return the values that are equal in all points."""
         varied = self._varied
         return {path: value for path, value in self._reference.items() if path not in varied}
 
     def artifacts(self, target: str, shared: Sequence[Artifact]) -> tuple[Artifact, ...]:
-        """All files of the array; ``shared`` are those of the job. The shared lock comes last."""
+        """Return all files of the array; ``shared`` are those of the job. The shared lock comes last."""
         varied = self._varied
         own = [list(self._point(entry, varied)) for entry in self.entries]
         rows = [
@@ -102,7 +102,7 @@ class Array:
 
 
 def _own(name: str, plan: Plan) -> dict[str, Value]:
-    """A name and a folder of its own for each point."""
+    """Return the values that each point has for itself: a name and a folder."""
     experiment, folder = plan.values["experiment_name"], plan.values["output_dir"]
     return {
         "experiment_name": Value(f"{experiment.value}-{name}", "derived", "the experiment and the point"),

@@ -1,4 +1,4 @@
-"""What a target yields, and what it is told about where its files will lie."""
+"""The output of a target, and the input on the location of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc.shell import quote
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One emitted file. ``consumer`` names who must be able to read it before it is written."""
+    """One emitted file. ``consumer`` names the program that must be able to read it before it is written."""
 
     path: str
     text: str
@@ -28,7 +28,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the artifacts lie, seen from the files around them; no absolute path is among these.
+    """The location of the artifacts, relative to the files around them; no path is absolute.
 
     ``up`` leads from the artifacts' folder to the spec's, ``down`` back. ``again`` is the command that makes the files
     again from within their folder, ``sets`` those of its words that lie over the spec. ``inputs`` are digests by path
@@ -57,7 +57,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a job script knows of its array: its points, how many may run at once, and the paths of the values that are
+    """The array of a job script: its number of points, how many may run at once, and the paths of the values that are
     not the same in all of them. ``span`` is the sweep's.
     """
 
@@ -69,8 +69,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What a job script knows of the study that Ray runs in it: its trials, the GPUs and cores of each, and what the
-    study has of each node. ``sets`` are the words of ``ratc tune`` that lie over the spec.
+    """The study that Ray runs in a job script: its number of trials, the GPUs and cores of each, and those of the study
+    on each node. ``sets`` are the words of ``ratc tune`` that lie over the spec.
     """
 
     trials: int

@@ -1,4 +1,4 @@
-"""``deepspeed.json``: what DeepSpeed reads, with Accelerate or by itself. What costs memory is written out."""
+"""``deepspeed.json``: the configuration of DeepSpeed, with Accelerate or by itself. Sizes that cost memory are set."""
 
 from __future__ import annotations
 

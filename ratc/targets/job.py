@@ -1,4 +1,4 @@
-"""What the scripts of all targets say alike: the title, the environment, the engine's files, a node's script."""
+"""The parts that the scripts of all targets share: the title, the environment, the engine's files, a node's script."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ratc.targets.artifact import Artifact, Place, Pool, Shape
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
 TABLE, POINTS = "points.tsv", "points"
-#: What a script removes from the environment before it starts a launcher.
+#: Variables that a script removes from the environment before it starts a launcher.
 OVER = {
     "begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.PREFIXES),  # bash: all names that begin so
     "names": " ".join(launch_variables.NAMES),
     "mpi_begin": " ".join(f'"${{!{prefix}@}}"' for prefix in launch_variables.MPI_PREFIXES),
     "mpi_names": " ".join(launch_variables.MPI_NAMES),
 }
-#: Of the submission's variables, what a run needs on hosts that get none: proxies for trackers, and Python's own.
+#: Variables of the submission that a run needs on hosts without its environment: proxies for trackers.
 GIVEN = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -36,7 +36,7 @@ def engine_files(plan: Plan, place: Place) -> list[Artifact]:
 
 
 def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
-    """One sentence: what is trained, on how many processes of what, with what batch; or how many trials there are."""
+    """Return one sentence: the experiment, its processes and device, and its batch; or a study's number of trials."""
     values = plan.values
     if pool:
         each = f"{pool.gpus} GPU{'s' if pool.gpus > 1 else ''} and " if pool.gpus else ""
@@ -55,9 +55,9 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
 
 
 def why(plan: Plan, path: str) -> str:
-    """The reason of what neither the spec nor an option says.
+    """Return the reason of a value that neither the spec nor an option gives; "" for one that they give.
 
-    Which option or variable it was is nothing of the script's: made again by the command in its head, it is the same.
+    The script does not name the option or variable: the command in its head makes the same script again.
     """
     value = plan.values[path]
     given = value.origin == "spec" or (value.origin == "layer" and value.reason.startswith(("--", "RAT_")))
@@ -71,8 +71,9 @@ def where(plan: Plan) -> str:
 
 
 def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
-    """What the environment's part of a script is rendered from: ``environment`` and ``variables``; ``sourced`` if it
-    sources anything, ``own_python`` if it says where Python comes from. Without ``modules`` a host has loaded them."""
+    """Return the template variables of a script's environment: ``environment`` and ``variables``; ``sourced`` if it
+    sources a file, ``own_python`` if it chooses the Python. Without ``modules`` a host has loaded them.
+    """
     settings, values = plan.settings, plan.values
     section = "environment."
     given = {path.removeprefix(section): settings[path].value for path in settings if path.startswith(section)}
@@ -101,7 +102,7 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
 
 
 def _network(plan: Plan) -> dict[str, str]:
-    """The cluster's own variables: its network interface for NCCL and gloo, and what its facts name."""
+    """Return the cluster's own variables: its network interface for NCCL and gloo, and those in its facts."""
     if "cluster.scheduler" not in plan.facts:
         return {}
     interface, several = plan.facts["cluster.interface"].value, plan.values["parallel.nodes"].value > 1
@@ -110,8 +111,8 @@ def _network(plan: Plan) -> dict[str, str]:
 
 
 def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None, given: bool = False) -> Artifact:
-    """``node.sh``: the environment, and the launcher of one node, or its part of a study. ``rank`` is how bash finds
-    the node's rank there; ``given`` if the batch script leaves its variables in a file.
+    """Return ``node.sh``: the environment, and the launcher of one node, or its part of a study. ``rank`` is the bash
+    expression of the node's rank; ``given`` says that the batch script leaves its variables in a file.
     """
     values = plan.values
     around = environment(plan, modules=plan.settings["environment.container"].value is None)
@@ -160,31 +161,31 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
 
 
 def starts_each(plan: Plan) -> bool:
-    """Whether the scheduler starts each process of a node, rather than one that starts the others."""
+    """Whether the scheduler starts each process of a node itself, without a launcher."""
     return bool(plan.values["job.launcher"].value == "srun")
 
 
 def tasks_per_node(plan: Plan) -> int:
-    """How many processes the scheduler starts on a node."""
+    """Return the number of processes that the scheduler starts on a node."""
     return plan.values.get_as(int, "parallel.processes_per_node") if starts_each(plan) else 1
 
 
 def modules_init(plan: Plan) -> str | None:
-    """The file that makes ``module`` known, if modules are loaded and the cluster's facts name one."""
+    """Return the file that defines ``module``, if modules are loaded and the cluster's facts name one."""
     init: str | None = plan.facts["cluster.modules_init"].value if "cluster.modules_init" in plan.facts else None
     return init if plan.settings["environment.modules"].value else None
 
 
 def infiniband(plan: Plan) -> bool:
-    """Whether the cluster's facts speak of InfiniBand, whose driver locks memory."""
+    """Whether the cluster's facts name InfiniBand. Its driver locks memory."""
     interface, variables = plan.facts["cluster.interface"].value, plan.facts["cluster.variables"].value
     return str(interface or "").startswith("ib") or any(name.startswith(("NCCL_IB_", "UCX_")) for name in variables)
 
 
 def container(plan: Plan) -> list[str]:
-    """The lines before ``bash node.sh`` that start it in the spec's container; none without one.
+    """Return the lines before ``bash node.sh`` that start it in the spec's container; empty without one.
 
-    The spec's folder and those of data and results are bound under their own names.
+    The folders of the spec, the data and the results are mounted under their own paths.
     """
     image = plan.settings["environment.container"].value
     if image is None:
@@ -196,7 +197,7 @@ def container(plan: Plan) -> list[str]:
 
 
 def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, Any]:
-    """What the batch scripts of both schedulers are rendered from."""
+    """Return the template variables of the batch scripts of both schedulers."""
     values = plan.values
     first, last = values["job.ports"].value
     ports = last - first + 1
@@ -219,7 +220,7 @@ def common(plan: Plan, place: Place, shape: Shape | Pool | None) -> dict[str, An
         "goes_on": pool is None and values["checkpoint.resume"].value != "never" and not is_program(plan.settings),
         "first_port": str(first),
         "ports": str(ports),
-        # Starts and tasks of one job lie as far apart as can be, whatever their number: neighbours have other jobs.
+        # The ports of starts and tasks of one job are spread evenly for any number: close ones belong to other jobs.
         "spread": str(round(ports * 0.618034)),
         "index_spread": str(round(ports * 0.754878)),
         "requeue": values["job.requeue"].value,

@@ -39,7 +39,7 @@ SECTIONS = (
 
 
 def artifact(place: Place, target: str, values: Mapping[str, Value], others: Sequence[Artifact]) -> Artifact:
-    """The lock of a plan's values, naming the digests of its inputs and of the artifacts beside it."""
+    """Return the lock of a plan's values, with the digests of its inputs and of the artifacts beside it."""
     tree: dict[str, Any] = {"lock_version": VERSION, "ratc_version": __version__, "target": target}
     comments = _fill(tree, values)
     tree["inputs"] = dict(sorted(place.inputs.items()))
@@ -51,7 +51,7 @@ def artifact(place: Place, target: str, values: Mapping[str, Value], others: Seq
 
 
 def point(name: str, values: Mapping[str, Value], others: Sequence[Artifact]) -> Artifact:
-    """What the lock of one point of an array adds to the shared one, two folders up."""
+    """Return the lock of one point of an array: its values over those of the shared lock, two folders up."""
     folder = f"points/{name}"
     tree: dict[str, Any] = {"lock_version": VERSION, "shared": f"../../{NAME}", "point": name}
     comments = _fill(tree, values)
@@ -83,5 +83,5 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _why(value: Value) -> str:
-    """Reasons for what was worked out, the layer for what came from outside the spec, nothing for the rest."""
+    """Return the reason of a derived value, the layer of a value from outside the spec, "" for other values."""
     return value.reason if value.origin in ("derived", "hardware", "cluster", "layer") else ""

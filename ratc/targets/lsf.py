@@ -1,4 +1,4 @@
-"""``--target lsf``: a script for bsub's standard input, the script of a node, and what both lead to.
+"""``--target lsf``: a script for bsub's standard input, the script of a node, and the files that both use.
 
 Rules: IBM Spectrum LSF 10.1, bsub, blaunch, lsf.conf and "LSF resource requirement strings". jsrun: IBM JSM.
 """
@@ -14,7 +14,7 @@ from ratc.units import duration, lsf_time
 
 NAME = "job.lsf"
 _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-#: What bsub's parser or LSF's array syntax takes for something else in a job's name.
+#: Characters with a meaning of their own in a job's name for bsub's parser or LSF's array syntax.
 _NOT_IN_NAMES = "\"'\\[]%$`"
 
 
@@ -64,7 +64,7 @@ def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None
 
 
 def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[str]]]:
-    """Groups of lines: `#BSUB …`, each after the reason of what was worked out."""
+    """Return groups of `#BSUB …` lines, derived values after their reasons."""
     values = plan.values
     queue, account = values["job.partition"], values["job.account"]
     who = [
@@ -110,7 +110,7 @@ def _resources(plan: Plan) -> list[tuple[str, str | None, str]]:
 
 
 def _gpus(plan: Plan) -> str | None:
-    """Always per host: a bare number means per task at some sites."""
+    """Return the value of `-gpu`, always per host: a bare number means per task at some sites. None on the CPU."""
     values = plan.values
     if values["hardware.device"].value == "cpu":
         return None
@@ -120,7 +120,7 @@ def _gpus(plan: Plan) -> str | None:
 
 
 def _requirement(plan: Plan, nodes: int, slots: int) -> tuple[list[tuple[str, str]], tuple[str, str | None, str]]:
-    """Sections of the one `-R` with their reasons, and `-M`: memory is counted as this site does, by its facts."""
+    """Return the sections of the one `-R` with their reasons, and `-M`. Memory is counted by the site's facts."""
     values, facts = plan.values, plan.facts
     constraint, memory = values["job.constraint"], values["job.memory_bytes_per_node"].value
     sections = []
@@ -147,7 +147,7 @@ def _rusage_unit(plan: Plan) -> str:
 
 
 def _size(plan: Plan, size: int, site_unit: str) -> str:
-    """With its unit if this LSF takes one, else a number in the site's."""
+    """Return bytes as LSF text: with a unit if this LSF takes one, else a number in the site's unit."""
     facts = plan.facts
     if facts["cluster.lsf.explicit_units"].value:
         unit = "GB" if size % _UNITS["GB"] == 0 else "MB"
@@ -156,7 +156,7 @@ def _size(plan: Plan, size: int, site_unit: str) -> str:
 
 
 def _lines(lines: list[tuple[str, str | None, str]]) -> list[str]:
-    """Each reason on a line of its own: LSF's documentation knows no comment behind a directive."""
+    """Return the lines with each reason on its own: LSF's documentation has no comment behind a directive."""
     text = []
     for option, value, why in lines:
         if value is not None:

@@ -1,4 +1,7 @@
-"""``--target slurm``: a script for sbatch, the script of a node, and what both lead to. Rules: sbatch(1), srun(1)."""
+"""``--target slurm``: a script for sbatch, the script of a node, and the files that both use.
+
+Rules: sbatch(1), srun(1).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def _script(plan: Plan, place: Place, shape: Shape | Pool | None) -> str:
 
 
 def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of (directive, why). Plain words reach sbatch's own parser, which knows quotes and backslashes."""
+    """Return groups of (directive, reason). Plain words reach sbatch's own parser, which has quotes and backslashes."""
     values = plan.values
     given = {key: values[f"job.{key}"].value for key in ("partition", "account", "qos", "constraint")}
     walltime, memory = values["job.walltime_seconds"], values["job.memory_bytes_per_node"]
@@ -90,7 +93,7 @@ def _range(shape: Shape | None) -> str | None:
 
 
 def _gpus(plan: Plan) -> tuple[str, str | None, str]:
-    """How this cluster wants GPUs spelled; none for a run on the CPU."""
+    """Return the request for GPUs in this cluster's form; none for a run on the CPU."""
     values, facts = plan.values, plan.facts
     if values["hardware.device"].value == "cpu":
         return "--gpus-per-node", None, ""
@@ -116,7 +119,7 @@ def _aligned(lines: list[tuple[str, str]]) -> list[str]:
 
 
 def _start(plan: Plan) -> list[str]:
-    """The lines of srun. It does not take --cpus-per-task over from sbatch since 22.05."""
+    """Return the lines of srun. Since 22.05 it does not inherit --cpus-per-task from sbatch."""
     words = ["srun", f"--nodes={plan.values['parallel.nodes'].value}", f"--ntasks-per-node={job.tasks_per_node(plan)}"]
     if plan.values["job.cpus_per_node"].value is not None:
         words.append('--cpus-per-task="$SLURM_CPUS_PER_TASK"')

@@ -23,8 +23,8 @@ def artifact(
     left: Sequence[tuple[Point, Diagnostic]],
     ray: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """The file: how trials are judged and chosen, the search space as it was read, and the points that were left out,
-    with why. ``trials`` are how many, or their values by name.
+    """Return ``study.yaml``: the metric and the choice of trials, the search space as it was read, and the points left
+    out, with reasons. ``trials`` is their number, or their values by name.
     """
     tree: dict[str, Any] = {
         "metric": study.metric,
@@ -39,7 +39,7 @@ def artifact(
 
 
 def facts(plan: Plan, place: Place, cpus: int) -> Artifact:
-    """Facts of one node of the study's job, as far as it is the job's: trials are compiled for it while it runs."""
+    """Return the facts of the job's share of one node: trials are compiled for it while the job runs."""
     values, known = plan.values, plan.facts
     cuda = values["hardware.device"].value == "cuda"
     tree: dict[str, Any] = {"gpus_per_node": values["parallel.processes_per_node"].value if cuda else 0}

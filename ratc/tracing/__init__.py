@@ -1,1 +1,1 @@
-"""A model's trace: asked of the runtime in a process with limits, and kept."""
+"""A model's trace: made by the runtime in a process with limits, and cached."""

@@ -1,6 +1,6 @@
 """Have the runtime do a piece of work in a process of its own, with limits.
 
-A user's model may raise, hang, exit, print, or take all memory there: here that is one diagnostic.
+A user's model may raise, hang, exit, print, or take all memory there: here each of these is one diagnostic.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ratc.tracing import warm
 
 #: Bytes of private memory that the process may take: fake tensors need none, torch itself about one GiB.
 MEMORY_BYTES = 12 << 30
-#: Seconds between two looks at what a process has used.
+#: Seconds between two polls of a process's usage.
 POLL_S = 0.5
-#: What to do if a limit was met.
+#: The help for a met limit.
 WITHOUT = "if `batch_size` is not set, set it: training then needs no prediction"
 _TAIL = 1 << 16
 #: Runs a module as `python -m` does, but for the working folder on the path: that is a spec's, and anybody's.
@@ -48,8 +48,8 @@ class Work:
 
     Attributes:
         module: Its name.
-        doing: What it does, in a message's words.
-        code: The code of what goes wrong.
+        doing: Its action, in a message's words.
+        code: The code of its failure.
         gpu: Whether it needs the GPU, and then has no limit of memory: CUDA maps more than there is.
         interpreter: The Python that runs it.
         variables: Added to its environment.
@@ -67,13 +67,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a process is ended. None is no limit.
+    """The limits of a process. None is no limit.
 
     Attributes:
         cpu_s: Seconds of processor time, of the process and its children together. Other load on the machine does not
             count, as it would by the clock.
         idle_s: Seconds in which none of them runs or waits for a disk: it waits for something that does not come.
-        wall_s: Seconds by the clock, whatever it does.
+        wall_s: Seconds by the clock.
     """
 
     cpu_s: float | None = None
@@ -82,7 +82,7 @@ class Limits:
 
 
 class Process(Protocol):
-    """What this module asks of a process: a part of `subprocess.Popen`."""
+    """The interface of a process that this module needs: a part of `subprocess.Popen`."""
 
     @property
     def pid(self) -> int: ...
@@ -98,8 +98,8 @@ def run(
     span: Span | None,
     limits: Limits,
 ) -> Diagnostic | None:
-    """Do a piece of work in the spec's ``folder``, with the package ``runtime``; return what went wrong, if anything: a
-    limit that was met, or what the runtime reports.
+    """Do a piece of work in the spec's ``folder``, with the package ``runtime``. Return None, or a finding on its
+    failure: a limit that was met, or the runtime's own report.
     """
     if runtime is None:
         helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
@@ -124,10 +124,10 @@ def run(
 def _environment(work: Work, runtime: str) -> dict[str, str]:
     paths = [os.path.dirname(runtime), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = {
-        # What torch logs is for a run; here nobody reads it.
+        # Torch's logs are for a run; here they are not read.
         **{name: text for name, text in os.environ.items() if name not in launch_variables.LOGS},
         "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
-        # What is found must not depend on what the network answers.
+        # The result must not depend on the network.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         **work.variables,
@@ -140,7 +140,7 @@ def _environment(work: Work, runtime: str) -> dict[str, str]:
 def _start(
     work: Work, output: str, folder: str, environment: dict[str, str], limits: Limits, streams: tuple[str, str, str]
 ) -> Process:
-    """Start a piece of work; without the fork server if that cannot be had, for torch may crash when it is imported."""
+    """Start a piece of work; without the fork server if that fails, since importing torch may crash."""
     if work.warm:
         try:
             return warm.start({"module": work.module}, [output], folder, environment, _bounds(limits), streams)
@@ -167,7 +167,7 @@ def _cold(
 
 
 def _bounds(limits: Limits) -> dict[str, tuple[int, int]]:
-    """The limits that the kernel holds each process to, by their names in `resource`."""
+    """Return the limits that the kernel enforces on each process, by their names in `resource`."""
     import resource
 
     found = {"RLIMIT_DATA": (MEMORY_BYTES, MEMORY_BYTES), "RLIMIT_CORE": (0, 0)}
@@ -187,7 +187,7 @@ def _limit(bounds: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _watched(process: Process, limits: Limits) -> tuple[int, str | None]:
-    """Wait for a process; its exit status, and the limit that it met, in words."""
+    """Wait for a process; returns its exit status, and the limit that it met, in words."""
     try:
         met = _await(process, limits)
     finally:
@@ -196,7 +196,7 @@ def _watched(process: Process, limits: Limits) -> tuple[int, str | None]:
 
 
 def _await(process: Process, limits: Limits) -> str | None:
-    """Wait for a process that leads its session; the limit that it met, in words, or None if it ended by itself."""
+    """Wait for a session's leader; returns the limit that it met, in words, or None if it ended by itself."""
     start = active = time.monotonic()
     counted = 0.0
     while True:
@@ -243,7 +243,7 @@ def _usage(session: int) -> tuple[float, bool] | None:
 
 
 def _end(process: Process) -> None:
-    """Leave nothing behind: the model may have started processes of its own."""
+    """End the whole session: the model may have started processes of its own."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -254,7 +254,7 @@ def _end(process: Process) -> None:
 
 
 def _failure(work: Work, status: int, said: str, span: Span | None) -> Diagnostic:
-    """What the runtime reported in its last line, or what can be known of a process that went without a word."""
+    """Return the runtime's report in its last line, or else the exit status or signal of the process."""
     lines = [line for line in said.splitlines() if line.strip()]
     for line in reversed(lines):
         try:

@@ -1,5 +1,5 @@
-"""Ask the runtime for a model's trace, and keep it by the digest of all that it depends on. Codes: R315, R446, and
-those that the runtime reports.
+"""Fetches a model's trace from the runtime, and caches it by the digest of all that it depends on. Codes: R315, R446,
+and those that the runtime reports.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def fetch(
 
 
 def key(request: Mapping[str, Any], folder: str) -> str:
-    """The digest of all that a trace depends on: the request, the packages, the runtime's code and the user's own."""
+    """Return the digest of all that a trace depends on: request, packages, the runtime's code and the user's own."""
     whole = hashlib.sha256()
     whole.update(json.dumps([VERSION, sys.version_info[:2], request], sort_keys=True).encode())
     for name in cache_folder.packages():
@@ -89,7 +89,7 @@ def own_names(request: Mapping[str, Any]) -> list[str]:
 
 
 def untrusted(names: Sequence[str], span: Span | None) -> Diagnostic:
-    """That a prediction is missing because it would run code of the spec's own. Code: R446."""
+    """Return a finding that a prediction is missing because it would run untrusted code of the spec. Code: R446."""
     message = f"memory is not predicted: that would run {', '.join(f'`{name}`' for name in names)}, code of the spec"
     note = "the folder is not trusted, and no prediction of the same code was kept"
     helps = ("if you trust the code, give `--trust`, or list the folder: `ratc trust FOLDER`",)
@@ -102,7 +102,7 @@ def _python_files(place: str) -> list[str]:
 
 
 def runtime_folder() -> str | None:
-    """Where the runtime's package lies; None if it is not installed."""
+    """Return the folder of the runtime's package; None if it is not installed."""
     beside = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     for place in (os.path.join(beside, "runtime"), beside, *sys.path):
         if os.path.isdir(os.path.join(place, "ratc_runtime")):
@@ -111,7 +111,7 @@ def runtime_folder() -> str | None:
 
 
 def _read(path: str) -> Trace | str:
-    """The trace in a file, or what is wrong with it."""
+    """Return the trace in a file, or the reason that it cannot be used."""
     try:
         with open(path, "rb") as handle:
             return parse(json.load(handle))

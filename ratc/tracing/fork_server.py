@@ -1,6 +1,6 @@
-"""Run by itself: imports torch once, then forks itself for every job that is asked for on standard input.
+"""Run by itself: imports torch once, then forks itself for every job on standard input.
 
-A line of JSON a job: ``module`` or ``file`` (what to run), ``arguments``, ``folder`` (its working directory),
+A line of JSON a job: ``module`` or ``file`` (to run), ``arguments``, ``folder`` (its working directory),
 ``environment``, ``paths`` (put before the others that are imported from), ``limits`` (of `resource`, by name) and
 ``streams`` (the files of its standard streams). Each job leads a session of its own. On standard output a line says its
 process number, and another one, when it has ended, its wait status. At the end of standard input all jobs are killed.
@@ -19,8 +19,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-#: What takes longest to import; an optimizer's first call imports torch._dynamo. Whether torch can be imported, the job
-#: says.
+#: The modules with the slowest imports; an optimizer's first call imports torch._dynamo. A failed import of torch is
+#: reported by the job.
 MODULES = ("torch", "torch._subclasses.fake_tensor", "torch.utils.checkpoint", "torch._dynamo")
 
 
@@ -75,8 +75,8 @@ def _end(running: set[int]) -> NoReturn:
 
 
 def become(job: dict[str, Any], base: Sequence[str]) -> NoReturn:
-    """Do a job in this process, as if the interpreter had been started for it, and end. What was imported is not taken
-    down piece by piece, which takes seconds.
+    """Do a job in this process, as if the interpreter had been started for it, and end. Imported modules are not torn
+    down, which would take seconds.
     """
     for descriptor, path in enumerate(job["streams"]):
         opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -116,7 +116,7 @@ def main(modules: Sequence[str]) -> NoReturn:
             importlib.import_module(module)
         except Exception:
             break
-    gc.freeze()  # no collection in a job looks at, and so copies, what was imported here
+    gc.freeze()  # no collection in a job visits, and so copies, the imported modules
     gc.enable()
     become(serve(), base)
 

@@ -23,7 +23,7 @@ _servers: dict[tuple[str, tuple[tuple[str, str], ...]], _Server] = {}
 
 
 class _Server:
-    """A fork server, and what it has said but nobody has asked for yet."""
+    """A fork server, and its unread answers."""
 
     def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -33,23 +33,23 @@ class _Server:
             stderr=subprocess.DEVNULL,
             cwd=os.sep,
             env=dict(environment),
-            start_new_session=True,  # Ctrl-C ends who asked, and with it this
+            start_new_session=True,  # Ctrl-C ends the parent, and with it this
         )
         self.owner = os.getpid()
         self._said = b""
 
     def alive(self) -> bool:
-        """Whether it still serves this process. One that was inherited by a fork is its parent's."""
+        """Whether it still serves this process. A server inherited by a fork belongs to the parent."""
         return self.owner == os.getpid() and self._process.poll() is None
 
     def ask(self, job: Mapping[str, Any]) -> None:
-        """Have a job started. Raises OSError if the server has gone."""
+        """Request the start of a job. Raises OSError if the server has ended."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         self._process.stdin.flush()
 
     def hear(self, seconds: float | None) -> dict[str, int] | None:
-        """The next line it says; None if it says nothing in that time. Raises EOFError if it has gone."""
+        """Return the server's next answer; None after a timeout. Raises EOFError if it has ended."""
         assert self._process.stdout
         end = None if seconds is None else time.monotonic() + seconds
         while b"\n" not in self._said:

@@ -1,1 +1,1 @@
-"""A study: which values are tried, as a spec's ``tuning`` says it; pure, as all before the command line is."""
+"""A study: the trials of a spec's ``tuning``. Pure: no I/O."""

@@ -1,4 +1,4 @@
-"""A range test of the learning rate, drawn in SVG: the loss over the rate, and the rate that is suggested."""
+"""A range test of the learning rate, drawn in SVG: the loss over the rate, and the suggested rate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def svg(found: Mapping[str, Any]) -> str:
 
 def _curve(found: Mapping[str, Any], points: list[Mapping[str, float]]) -> list[str]:
     left, right = (math.log10(points[index]["rate"]) for index in (0, -1))
-    # What diverges at the end must not press the rest flat.
+    # Diverging values at the end must not flatten the rest.
     means = [point["mean"] for point in points]
     low = min(means)
     high = max(means[0], *(mean for mean in means if mean <= 2 * abs(means[0])), low + 1e-12)

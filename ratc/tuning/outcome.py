@@ -1,4 +1,4 @@
-"""What came out of a study: its trials in order, as a table, as CSV and as JSON; frozen values, no I/O."""
+"""The results of a study: its trials in order, as a table, as CSV and as JSON; frozen values, no I/O."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ratc import markup
 from ratc.tuning.points import Study
 from ratc.tuning.space import inline
 
-#: What a trial may be: it ended, the study ended it before its time, it trains, it was stopped or never begun, it
-#: failed, its values cannot be.
+#: The status of a trial: it has ended, the study ended it early, it trains, it was stopped or not begun, it failed, its
+#: values are infeasible.
 FINISHED, EARLY, RUNNING, OPEN = "finished", "ended early", "running", "open"
 FAILED, LEFT_OUT = "failed", "left out"
 VERSION = 1
@@ -22,7 +22,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: the values by path, how it is, the metric at its best epoch, and why it has none."""
+    """One trial: the values by path, its status, the metric at its best epoch, or why it has none."""
 
     name: str
     values: Mapping[str, Any]
@@ -47,7 +47,7 @@ def judged(results: Mapping[str, Any], metric: str, larger_is_better: bool) -> t
 
 
 def ranked(trials: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
-    """The trials, best first; what has no metric comes last, in its order."""
+    """Return the trials, best first; those without a metric come last, in their order."""
 
     def key(trial: Trial) -> float:
         if trial.metric is None:
@@ -66,7 +66,7 @@ def best(trials: Sequence[Trial], larger_is_better: bool) -> Trial | None:
 
 
 def table(study: Study, trials: Sequence[Trial]) -> str:
-    """Best first, a column a key that is tried; why a trial has no metric stands in its place."""
+    """Return a table, best first, with a column per varied key; the last column has the status and a reason."""
     paths = [entry.path for entry in study.space]
     head = ["trial", *(path.rpartition(".")[2] for path in paths), study.metric, "epoch", "state"]
     rows = [
@@ -88,7 +88,7 @@ def table(study: Study, trials: Sequence[Trial]) -> str:
 
 
 def as_csv(study: Study, trials: Sequence[Trial]) -> str:
-    """A row a trial, in their own order."""
+    """Return CSV with a row per trial, in their own order."""
     paths = [entry.path for entry in study.space]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A study's trials as parallel coordinates, in SVG: an axis a key and one for the metric, a line a trial."""
+"""A study's trials as parallel coordinates, in SVG: an axis per key and one for the metric, a line per trial."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ text { fill: #ddd; stroke: #181a1b; } .ground { fill: #181a1b; } .best { stroke:
 
 
 def svg(study: Study, trials: Sequence[Trial]) -> str:
-    """The picture of the trials that have a metric; each line says its trial's values where a mouse rests on it."""
+    """Draw the trials that have a metric; each line has a tooltip with its trial's values."""
     shown = [trial for trial in ranked(trials, study.larger_is_better) if trial.metric is not None]
     axes = len(study.space) + 1
     width, height = 2 * _SIDE + (axes - 1) * _GAP, _TOP + _HEIGHT + _FOOT
@@ -97,7 +97,7 @@ def _of(number: int, count: int) -> float:
 
 
 def _share(entry: Choices | Range, trial: Trial) -> float:
-    """Where a trial's value lies on its axis, from 0 to 1."""
+    """Return the position of a trial's value on its axis, from 0 to 1."""
     value = trial.values[entry.path]
     if isinstance(entry, Choices):
         known = [repr(node.data()) for node in entry.nodes]

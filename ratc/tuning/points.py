@@ -108,7 +108,7 @@ def study(document: Document, schema: dict[str, Any]) -> tuple[Study | None, tup
 
 
 def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[Diagnostic]:
-    """That trials differ in nothing that is learnt: the micro-batch is all that varies. Code: R360, a warning."""
+    """Yield a warning if all trials train the same, because only the micro-batch varies. Code: R360."""
     batch = next((entry for entry in entries if entry.path == "training.batch_size"), None)
     fixed = _value(document, "training.target_batch_size")
     if batch is None or fixed is None or len(entries) > 1:
@@ -119,7 +119,7 @@ def _alike(document: Document, entries: Sequence[Choices | Range]) -> Iterator[D
     yield Diagnostic("R360", message, node.span, helps=helps, severity=Severity.WARNING)
 
 
-#: What only Ray does of a section `tuning`, with the value that asks for it; any if that is None.
+#: Keys of a section `tuning` that need Ray, with the value that does; any value if that is None.
 _RAYS: dict[str, str | None] = {
     "search": "tpe",
     "early_stopping": "asha",
@@ -129,7 +129,7 @@ _RAYS: dict[str, str | None] = {
 
 
 def _rays_alone(section: Node) -> Iterator[Diagnostic]:
-    """What the spec asks of Ray without Ray. Code: R342."""
+    """Yield a finding for each key that needs Ray, if the backend is `array`. Code: R342."""
     backend = section.find(("backend",))
     if backend is None or backend.value != "array":
         return
@@ -150,7 +150,7 @@ def _value(document: Document, path: str) -> Any:
 
 
 def _metric(document: Document, section: Node) -> tuple[str, bool, list[Diagnostic]]:
-    """What a trial is judged by, and whether more of it is better. Code: R337."""
+    """Return the metric of a trial, and whether larger is better. Code: R337."""
     task = _value(document, "task_type") or "segmentation"
     several = {name: str(node.data().get("task_type")) for name, node in _tasks(document)}
     known = tasks.metrics(task, several)
@@ -184,7 +184,7 @@ def _grid(entries: list[Choices | Range]) -> Iterator[tuple[tuple[str, Node], ..
 
 
 def _spread(entries: list[Choices | Range], wanted: int, seed: int) -> Iterator[tuple[tuple[str, Node], ...]]:
-    """Different combinations only: whole numbers and choices repeat themselves."""
+    """Yield ``wanted`` different combinations: with whole numbers and choices, the sequence repeats some."""
     seen: set[str] = set()
     steps = _steps(len(entries))
     starts = [_start(seed, entry.path) for entry in entries]
@@ -211,5 +211,5 @@ def _start(seed: int, path: str) -> float:
 
 
 def _at(entry: Choices | Range, share: float) -> Node:
-    """The value at a share in [0, 1) of an entry."""
+    """Return the value at a share in [0, 1) of an entry."""
     return entry.nodes[int(share * len(entry.nodes))] if isinstance(entry, Choices) else number_at(entry, share)

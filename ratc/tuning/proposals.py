@@ -1,4 +1,4 @@
-"""Trials that are proposed one after the other: values -> a point of the study, and what stands for all of them before.
+"""Trials that are proposed one after the other: values -> a point of the study, and points that represent all before.
 
 Values on a logarithmic or linear range are rounded to four digits, as those of a spread are: a person reads them.
 """
@@ -15,7 +15,7 @@ from ratc.sweep import Point
 from ratc.tuning.space import Choices, Range, number_at, point_of
 from ratc.yaml.parse import Node
 
-#: Combinations of what is not a real number that are looked at before a study starts.
+#: Combinations of choices and whole numbers that are resolved before a study starts.
 MOST_COMBINATIONS = 1000
 #: Whole numbers of a range that are looked at, its ends among them.
 _WHOLE = 9
@@ -27,8 +27,8 @@ def point(index: int, space: Sequence[Choices | Range], values: Mapping[str, Any
 
 
 def standing_for(space: Sequence[Choices | Range]) -> tuple[Point, ...]:
-    """Every combination of choices and whole numbers, with real numbers in the middle of their ranges: what can be
-    told of a study before its trials are known. If there are too many, fewer of the whole numbers.
+    """Return points that represent a study before its trials are known: every combination of choices and whole numbers,
+    with real numbers in the middle of their ranges. If there are too many, fewer of the whole numbers.
     """
     for whole in (_WHOLE, 3, 2, 1):
         lists = [list(_looked_at(entry, whole)) for entry in space]

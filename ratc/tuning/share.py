@@ -1,4 +1,4 @@
-"""What each trial of a study on Ray has of its nodes: GPUs and CPU cores, all of one node."""
+"""The share of each trial of a study on Ray: GPUs and CPU cores, all of one node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc.plan import Values
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``gpus`` and ``cpus`` of each trial; ``node_gpus`` and ``node_cpus`` are what the study has of each node."""
+    """``gpus`` and ``cpus`` of each trial; ``node_gpus`` and ``node_cpus`` are the study's on each node."""
 
     gpus: int
     cpus: int
@@ -18,8 +18,8 @@ class Share:
     node_cpus: int
 
     def settings(self, container: bool) -> tuple[str, ...]:
-        """The words behind ``--set`` that make a run on one node of the study's spec; in a container, if the study
-        runs in one, nothing starts another.
+        """Return the words behind ``--set`` that turn the study's spec into a run on one node. If the study itself runs
+        in a ``container``, a trial starts no other one.
         """
         words = (
             "resources.nodes=1",
@@ -31,7 +31,7 @@ class Share:
 
 
 def share(settings: Values, gpus: int, cpus: int | None) -> tuple[Share | None, tuple[Diagnostic, ...]]:
-    """The share of a trial in a node of which the study has so much. Code: R343."""
+    """Return a trial's share of a node, of which the study has ``gpus`` and ``cpus``. Code: R343."""
     asked_gpus, asked_cpus = settings["tuning.gpus_per_trial"], settings["tuning.cpus_per_trial"]
     if cpus is None:
         helps = ("say how many: `resources.cpus`",)

@@ -1,4 +1,4 @@
-"""A spec's ``tuning.search_space`` -> what each key is drawn from: choices or a range, with a rule for short lists."""
+"""A spec's ``tuning.search_space`` -> the choices or the range of each key, with a rule for short lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ratc.schema import key_paths, subschema
 from ratc.sweep import Point
 from ratc.yaml.parse import Node
 
-#: What all trials share: what the job asks for, and what a trial gets of its own.
+#: Keys that a study cannot vary: the job's request, and the values that each trial gets from the study.
 SHARED = (
     "resources",
     "environment",
@@ -31,7 +31,7 @@ LOG_FROM = 10
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """One of these, each as likely."""
+    """A choice of these, with equal probability."""
 
     path: str
     nodes: tuple[Node, ...]
@@ -44,7 +44,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A number from ``low`` to ``high``, both in it, even on its scale; whole if the key takes whole numbers."""
+    """A number from ``low`` to ``high``, inclusive, uniform on its scale; whole if the key takes whole numbers."""
 
     path: str
     low: float
@@ -64,7 +64,7 @@ class Range:
 def read(
     section: Node, schema: dict[str, Any], base: Node | None = None
 ) -> tuple[list[Choices | Range], list[Diagnostic]]:
-    """Every entry of a search space that the schema accepts, and all that is wrong with them. Codes: R331, R332, R336.
+    """Return the entries of a search space that the schema accepts, and the findings. Codes: R331, R332, R336.
 
     A list of two ascending numbers, for a key that takes numbers and not whole numbers alone, is a range; logarithmic
     if its ends are above 0 and 10 times apart. Any other list is of choices. A free key, as those of `model.args`,
@@ -95,7 +95,7 @@ def read(
 
 
 def full_path(key: str) -> str:
-    """The dotted path that a key means; short names, as in options, are taken too."""
+    """Return the dotted path of a key; short names, as in options, are taken too."""
     return SHORT_NAMES.get(key.replace("_", "-"), key if "." in key else _SECTIONLESS.get(key, key))
 
 
@@ -125,7 +125,7 @@ def number_at(entry: Range, share: float) -> Node:
 
 
 def point_of(index: int, nodes: tuple[tuple[str, Node], ...]) -> Point:
-    """A trial; its name has its values in it, so that a changed space does not continue another's trial."""
+    """Return a trial. A digest of the values in its name keeps a changed space from continuing another's trial."""
     text = " ".join(f"{path}={inline(node.data())}" for path, node in nodes)
     return Point(index, f"{index:04}-{sha256(text.encode()).hexdigest()[:6]}", nodes)
 

@@ -1,1 +1,1 @@
-"""What commands share: from the files of a spec to plans and artifacts."""
+"""The Python API that commands share: from the files of a spec to plans and artifacts."""

@@ -1,4 +1,4 @@
-"""Makes the safe fixes in the files that the user named: each file whole or not at all."""
+"""Applies safe fixes to the files that the user named, atomically per file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratc.yaml import edit as fixes
 def fix(
     names: Sequence[str], found: Iterable[Diagnostic], dry_run: bool = False
 ) -> tuple[list[str], tuple[Diagnostic, ...]]:
-    """Apply the fixes of the findings to these files; returns what was fixed, or would be, in words. Code: R403."""
+    """Apply the fixes of the findings to these files; returns their descriptions and the problems. Code: R403."""
     by_file: dict[str, list[tuple[Edit, str]]] = {}
     for item in found:
         for edit in item.fix.edits if item.fix else ():

@@ -1,4 +1,4 @@
-"""A comparison as it is shown: in the form asked for, and in colour if a terminal shows it."""
+"""Renders a comparison in the requested form, in colour on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ratc.comparison.model import Comparison
 
 
 def rendered(comparison: Comparison, form: str) -> str:
-    """The comparison in a form; text in colour if a terminal shows it."""
+    """Return the comparison in the given form; text has colours on a terminal."""
     # Imported here: one form is asked for.
     if form == "json":
         from ratc.render.changes.json import document

@@ -1,4 +1,4 @@
-"""Whether a compiled folder is what its inputs give: its files are made again in memory, and held against it."""
+"""Checks a compiled folder against its inputs: compiles them again in memory and compares the files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ratc.yaml.parse import Document
 def checked(
     folder: str, this_machine: bool, known: Known, all_made: list[tuple[str, Artifact, int]]
 ) -> list[Diagnostic]:
-    """What differs in one folder, looked at while nobody compiles into it. Codes: R425 to R429, and those of a spec.
+    """Return the differences of one folder, read under its lock. Codes: R425 to R429, and those of a spec.
 
     ``this_machine`` takes this machine's hardware if a spec leaves it open; ``known`` keeps predictions for later
     folders; the files that were made again are added to ``all_made``, with their number of processes.
@@ -72,7 +72,7 @@ def _gone(folder: str, name: str, spec: str) -> Diagnostic:
 
 
 def _elsewhere(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> Diagnostic | None:
-    """That the spec is of another experiment now, whose files lie elsewhere. Code: R427."""
+    """Return a finding if the spec compiles into another folder now. Code: R427."""
     assert loaded.settings is not None
     node = loaded.settings["experiment_name"]
     now = os.path.join(loaded.folder, "compiled", str(node.value), request.target)
@@ -85,7 +85,7 @@ def _elsewhere(folder: str, loaded: inputs.Loaded, request: CompileRequest) -> D
 def _by_digest(
     folder: str, document: Document | None, spec: str, command: str, reached: Mapping[str, Any] | None = None
 ) -> Iterator[Diagnostic]:
-    """What can be told without making the files again; of own code only if the spec says what it reaches."""
+    """Compare the recorded digests, if the files cannot be compiled again; own code only if ``reached`` is given."""
     base, now = os.path.dirname(spec), drift.records(document) if reached is None else reached
     return drift.by_digest(folder, document, base, (f"run `{command}`",), now)
 
@@ -98,6 +98,6 @@ def _machine(folder: str) -> Diagnostic:
 
 
 def _mixed(folder: str, made: Sequence[Artifact]) -> list[str]:
-    """Files with ratc's head that no plan of this folder has: those of another target."""
+    """Return files with ratc's head that belong to another target than this folder's."""
     names = {artifact.path for artifact in made}
     return [name for name in targets.NAMES if name not in names and find.marked(folder, name)]

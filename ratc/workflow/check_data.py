@@ -1,4 +1,4 @@
-"""What `ratc data check` does: lock the spec without a prediction, and have the runtime read the data by it."""
+"""Implements `ratc data check`: locks the spec without a prediction, and lets the runtime read the data by it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT_S = 1800.0
 
 
 def plan(request: CompileRequest) -> tuple[Plan | None, str, tuple[Diagnostic, ...]]:
-    """The plan of a spec whose folder is trusted, and that folder; no plan if the diagnostics say why."""
+    """Return the plan of a spec in a trusted folder, and that folder; None for the plan if a diagnostic is an error."""
     loaded = inputs.load(request)
     if loaded.settings is None or has_errors(loaded.diagnostics):
         return None, "", tuple(loaded.diagnostics)
@@ -46,7 +46,7 @@ def read_data(made: Plan, folder: str, samples: int | None, pictures: str) -> in
 
 
 def _run(samples: int | None, pictures: str, path: str, folder: str) -> int:
-    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also reads
+    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: the Python that trains reads, too
     command = [interpreter, "-m", "ratc_runtime.data.check", path]
     command += ["--pictures", os.path.abspath(pictures)]
     command += ["--all"] if samples is None else ["--samples", str(samples)]

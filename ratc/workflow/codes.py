@@ -11,7 +11,7 @@ _NEAR = 3
 
 
 def titles() -> dict[str, str]:
-    """What each code means in a line: the head of its page."""
+    """Return a title for each code: the heading of its page."""
     heads = ((code, page(code).split("\n", 1)[0]) for code in names())
     return {code: head.partition(": ")[2] for code, head in heads}
 
@@ -23,12 +23,12 @@ def names() -> list[str]:
 
 
 def page(code: str) -> str:
-    """What a code means and what to do, in Markdown. Raises OSError if there is no such code."""
+    """Return the Markdown page of a code, with its meaning and remedy. Raises OSError for an unknown code."""
     return resources.read("codes", f"{code}.md").decode()
 
 
 def near(code: str, known: list[str]) -> list[str]:
-    """Codes like one that is not known: those that half a code begins, or those of the stage beside a whole one."""
+    """Return codes close to an unknown one: those with a partial code as prefix, or those of a whole code's stage."""
     begun = [other for other in known if other.startswith(code)]
     stage = [other for other in known if other[1] == code[1] and len(code) == len(other)]
     return sorted(begun or sorted(stage, key=lambda other: abs(int(other[1:]) - int(code[1:])))[:_NEAR])

@@ -1,4 +1,4 @@
-"""From a spec to its artifacts, written or compared with what lies in their folder."""
+"""Compiles a spec to its artifacts, and writes them or compares them with the files in their folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
 
-#: Asked before anything is written, with the spec, the folder and what would lie there: an error stops it.
+#: Called before a file is written, with the spec, the folder and its artifacts: an error stops the command.
 Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
 
@@ -37,8 +37,9 @@ def compile_spec(
     verify: bool = False,
     dry_run: bool = False,
 ) -> tuple[int, str]:
-    """Compile and write, or compare, or only say what would be written; returns the exit status and the folder of the
-    artifacts.
+    """Compile and write, compare, or list the files that would be written.
+
+    Returns the exit status and the folder of the artifacts.
     """
     refused = inputs.known_target(request.target)
     if refused:
@@ -51,13 +52,13 @@ def compile_spec(
         folder = folder_of(request, loaded.settings)
         refused = lookups.refused(loaded)
         found += refused
-        # Code that its spec does not fit is not run for a prediction. What is only compared was checked when it was
-        # compiled.
+        # Code that does not fit its spec is not run for a prediction. Files that are only compared were checked when
+        # they were compiled.
         asked = replace(request, predict=False) if refused else request
         made, diagnostics = make(asked, loaded, folder, checks=None if check else Checks())
         if is_untrusted(diagnostics):
             made = None
-            # What is written would not be what a prediction gives.
+            # The written files would not be those of a prediction.
             severity = Severity.WARNING if check else Severity.ERROR
             diagnostics = tuple(replace(one, severity=severity) if one.code == "R446" else one for one in diagnostics)
             found += by_digest(request, loaded, folder) if check else ()
@@ -81,7 +82,7 @@ def is_untrusted(found: Sequence[Diagnostic]) -> bool:
 
 
 def by_digest(request: CompileRequest, loaded: Loaded, folder: str) -> Iterator[Diagnostic]:
-    """What a check can tell if a prediction is missing: the files cannot be made again, digests can be compared."""
+    """Compare the recorded digests, for a check without the prediction that compiling again would need."""
     # Imported here: only a check reads what lies there.
     from ratc.compiled import drift
 
@@ -112,7 +113,7 @@ def make(
     known: Known | None = None,
     checks: Checks | None = None,
 ) -> tuple[Made | None, tuple[Diagnostic, ...]]:
-    """The artifacts of a spec for a folder, not written: of one run, or of an array if the spec has a sweep.
+    """Return the artifacts of a spec for a folder, not written: of one run, or of an array if the spec has a sweep.
     ``known`` keeps the decisions of predictions for later calls; with ``checks`` micro-batches that the spec gives are
     checked against their card.
     """
@@ -173,7 +174,7 @@ def _emit(
         with emit.steady(folder):
             remove = emit.stale(folder, made.artifacts, former(folder))
             return drift.compare(folder, made.artifacts, remove, recorded(request))
-    # What lies there unchanged was read when it was written.
+    # Unchanged files were read when they were written.
     refused = consumers.reread(emit.changed(folder, made.artifacts))
     if verify:
         refused += consumers.verify([(one.path, one, made.world_size) for one in made.artifacts])
@@ -194,7 +195,7 @@ def _emit(
 
 
 def recorded(request: CompileRequest) -> str:
-    """The command that makes the files again, from the folder that the shell is in."""
+    """Return the command that compiles the same files again, from the shell's folder."""
     words = ["ratc", "compile", request.spec, "--target", request.target]
     words += ["--facts", request.facts] if request.facts else []
     for name in layers.SHORT_NAMES:
@@ -224,7 +225,7 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
     if elsewhere:
         command += ["-o", "."]
     sources = (spec, *loaded.inputs.overlays, gathered.file, gathered.cluster_file, gathered.rate_file)
-    # Whoever submits the job has it run the spec's own code.
+    # The user that submits the job lets it run the spec's own code.
     trusts = ["--trust"] if loaded.settings and callables.of_all_points(loaded.settings) else []
     laid_over = "".join(f" {quote(word)}" for word in (*sets, *(["--no-predict"] if no_predict else []), *trusts))
     known = {os.path.relpath(file.name, loaded.folder): digest(file.data) for file in sources if file}
@@ -240,7 +241,7 @@ def _place(loaded: Loaded, gathered: Gathered, target: str, folder: str, elsewhe
 
 
 def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """The modules of the user's own that a spec reaches, with all of its points, as a lock records them."""
+    """Return the user's modules that a spec and its points use, as a lock records them."""
     assert loaded.settings is not None
     found = digests.modules(callables.of_all_points(loaded.settings), loaded.folder)
     if is_program(loaded.settings):
@@ -250,14 +251,14 @@ def reached(loaded: Loaded) -> dict[str, dict[str, Any]]:
 
 
 def as_word(value: object) -> str:
-    """A value as it stands behind ``--set PATH=``."""
+    """Return a value as the word behind ``--set PATH=``."""
     from ratc.yaml.write import scalar
 
     return value if isinstance(value, str) else scalar(value)
 
 
 def former(folder: str) -> list[str]:
-    """The artifacts that the lock lying in the folder vouches for, and the points of the array that it belongs to."""
+    """Return the artifacts that the lock in the folder records, and the files of its array's points."""
     data = files.read(os.path.join(folder, lock.NAME), MAX_BYTES + 1)
     if data is None:
         return []
@@ -269,7 +270,7 @@ def former(folder: str) -> list[str]:
 
 
 def _points(folder: str) -> list[str]:
-    """The files of the points that lie there: no more than what a point can have. Links are none of ratc's making."""
+    """Return the paths of all files that the points' folders can hold. Links are skipped: ratc makes none."""
     try:
         with os.scandir(os.path.join(folder, job.POINTS)) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -83,7 +83,7 @@ def _files(
 
 
 def left_out(found: Study, left: Sequence[tuple[Point, Diagnostic]]) -> tuple[Diagnostic, ...]:
-    """A warning that counts and names the points that cannot be; an error if that is all. Codes: R338, R339."""
+    """Return a warning that counts and names the infeasible points; an error if all are. Codes: R338, R339."""
     if not left:
         return ()
     notes = tuple(f"{point.name}: {point.text}: {why.message} ({why.code})" for point, why in left[:_NAMED])

@@ -1,4 +1,4 @@
-"""Makes the files of a study that Ray runs in one job: what the job asks for, and what each trial has of its nodes."""
+"""Makes the files of a study that Ray runs in one job: the job's resources, and each trial's share of its nodes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def of_study(
     found: Study,
     checks: Checks | None = None,
 ) -> tuple[tuple[Artifact, ...] | None, Plan | None, tuple[Diagnostic, ...]]:
-    """The files of the job, and the plan of what it asks for. Codes: those of a spec, R338, R339, R343.
+    """Return the files of the job, and the plan of its resources. Codes: those of a spec, R338, R339, R343.
 
-    Trials are compiled while the job runs, for `local` and with the facts that lie beside: here they are resolved in
-    the same way, so that what cannot be is known before.
+    Trials are compiled while the job runs, for `local` and with the facts beside them. Here they are resolved in the
+    same way, so that infeasible trials are found before.
     """
     assert loaded.settings is not None
     plan, said = _allocation(loaded.settings, gathered)
@@ -113,7 +113,7 @@ def _trials(
 
 
 def _of_all(array: Array) -> dict[str, Value]:
-    """What all trials have in common and the job has none of its own of."""
+    """Return the values that all trials share, without the keys of the job itself."""
     return {path: value for path, value in array.shared().items() if not keys.is_the_jobs(path)}
 
 

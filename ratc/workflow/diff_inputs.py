@@ -1,4 +1,4 @@
-"""Loads one side of a comparison: a spec, what was compiled, or either of a git revision."""
+"""Loads one side of a comparison: a spec, a compiled folder, or either of a git revision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ratc.workflow.request import CompileRequest
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One side as the user names it: None if nothing is said of it. ``data`` stands in for the file's bytes."""
+    """One side as the user names it; fields that are not given are None. ``data`` replaces the file's bytes."""
 
     text: str
     target: str | None = None
@@ -33,7 +33,7 @@ class Asked:
 
 
 def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | None, tuple[Diagnostic, ...]]:
-    """Both sides, told in the same terms. A side that says no target takes the other's, if that is a lock."""
+    """Load both sides in comparable form. A side without a target takes the target of the other, if that is a lock."""
     old, new = _completed(old, new), _completed(new, old)
     places: list[str | Revision] = []
     for asked, other in ((old, new), (new, old)):
@@ -54,7 +54,7 @@ def pair(old: Asked, new: Asked, stack: ExitStack) -> tuple[tuple[Side, Side] | 
 
 
 def _completed(asked: Asked, other: Asked) -> Asked:
-    """`REV:` is the other side's path in that revision."""
+    """Complete `REV:` with the other side's path."""
     parts = git_revisions.split(asked.text)
     if parts is None or parts[1]:
         return asked
@@ -98,7 +98,7 @@ def _load(asked: Asked, place: str | Revision, target: str, known: Known) -> tup
 
 
 def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | None, tuple[Diagnostic, ...]]:
-    """A spec, resolved; of a sweep the first point, with the names of all. ``RAT_*`` variables are left out."""
+    """Return a resolved spec; of a sweep the first point, with the names of all. ``RAT_*`` variables are ignored."""
     refused = inputs.known_target(request.target)
     if refused:
         return None, refused
@@ -115,7 +115,7 @@ def _of_spec(name: str, request: CompileRequest, known: Known) -> tuple[Side | N
         found += said
         if first is None:
             return None, tuple(found)
-        # The points say what the sweep's own keys say.
+        # The points hold the values of the sweep's own keys.
         settings = Values({**first, **{path: settings[path] for path in settings if path == "sweep.max_parallel"}})
     plan, said, _, _ = inputs.decided(request, settings, known=known)
     found += said
@@ -140,7 +140,7 @@ def _of_compiled(asked: Asked, path: str, known: Known) -> tuple[Side | None, tu
 
 
 def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnostic, ...]]:
-    """A lock alone. Code: R450 for one that somebody has edited."""
+    """Return a lock alone. Code: R450 for an edited lock."""
     odd = [path for path in read.values if not effects.is_known(path)]
     if odd:
         message = f"`{read.path}` holds what no lock of ratc's holds: `{odd[0]}`"
@@ -152,7 +152,7 @@ def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnosti
 
 
 def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
-    """The lock with what it was made from, if its inputs still give what it says."""
+    """Return the resolved spec of the lock, or None if the spec no longer gives the lock's values."""
     if read.points or read.point:
         return None
     try:
@@ -168,7 +168,7 @@ def _explained(asked: Asked, read: Compiled, known: Known) -> Side | None:
     then = {path: value.value for path, value in _flat(read.values).items()}
     if repr(sorted(now.items())) != repr(sorted(then.items())):
         return None
-    # The code that the lock was made with, which may not be what lies there now.
+    # The code that the lock was made with, which may have changed since.
     then_code = drift.records(read.document)
     return replace(side, ratc_version=read.ratc_version, own_code=then_code, unpredicted=False)
 
@@ -193,7 +193,7 @@ def _of_revision(side: Side, place: Revision) -> Side:
 
 
 def _aligned(old: Side, new: Side) -> tuple[Side, Side]:
-    """Of a spec that is held against a lock, only what a lock holds."""
+    """Reduce a spec to the values that a lock holds, if the other side is a lock."""
     if old.is_lock == new.is_lock:
         return old, new
     locked, open_ = (old, new) if old.is_lock else (new, old)

@@ -1,4 +1,4 @@
-"""Puts a measurement into a facts file, which keeps its other lines, comments too."""
+"""Adds a measurement to a facts file, and keeps its other lines and comments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ratc.yaml.write import scalar
 
 
 def add(path: str, new: Measurement, machine: Machine) -> Diagnostic | None:
-    """Write the facts of this machine with the measurement, or add it to those that are there; one of the same step is
-    replaced. Codes: R403, and those of reading a facts file.
+    """Add a measurement to a facts file, which is made with this machine's facts if it does not exist. A measurement of
+    the same step is replaced. Codes: R403, and those of reading a facts file.
     """
     head, replaced, before = _described(machine), [], 0
     if os.path.exists(path):

@@ -1,4 +1,4 @@
-"""Tells where the values of a spec, or of a compiled folder, come from."""
+"""Explains the origin of the values of a spec or of a compiled folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What to tell of, and how: ``path`` is that of a value or a section, ``point`` one of a sweep's."""
+    """The question: ``path`` names a value or a section, ``point`` a point of a sweep, ``form`` the output form."""
 
     path: str | None
     whole: bool
@@ -40,7 +40,7 @@ class Asked:
 
 
 def explain(request: CompileRequest, asked: Asked) -> int:
-    """Print where values of a spec or of a compiled folder come from; returns the exit status.
+    """Print the origin of values of a spec or of a compiled folder; returns the exit status.
 
     Codes: R108 for a path that is not known, and those of reading and resolving a spec.
     """
@@ -104,7 +104,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
     if not paths:
         return _unknown(asked.path or "", asked.form, explain.known_paths(plan))
     warnings: list[Diagnostic] = []
-    # Tracing takes seconds: only for a value that rests on what it decides.
+    # Tracing takes seconds: only for a value that rests on its decision.
     if predict := open_batch.is_open(plan) and explain.decided_by_memory(plan, paths):
         plan, more, decision = inputs.decide(request, settings, gathered)
         if plan is None:
@@ -114,7 +114,7 @@ def _explained(asked: Asked, request: CompileRequest, loaded: Loaded, read: Comp
         from ratc.workflow import varying
 
         remarks += varying.remarks(loaded.document, loaded.settings, gathered, points, paths)
-    # What no prediction here can decide says nothing of the inputs.
+    # Without its prediction, a value of the lock cannot be compared with the inputs.
     if read is not None and not (predict and decision is None):
         remarks += _moved(plan, read, paths, " on this machine" if gathered.machine else "")
     _tell(asked, plan, paths, remarks, warnings)
@@ -134,7 +134,7 @@ def _no_point(name: str, points: Sequence[Point]) -> int:
 
 
 def _moved(plan: Plan, read: Compiled, paths: list[str], where: str) -> list[str]:
-    """Where the lock says something else than its inputs give now."""
+    """Return a line for each value of the lock that differs from the value that its inputs give now."""
     from ratc.comparison.compare import flat, same
     from ratc.secrets.redact import shown
 
@@ -184,7 +184,7 @@ def _tell(
 
 
 def _by_lock(asked: Asked, read: Compiled, why: str) -> int:
-    """What the lock alone can say."""
+    """Explain the values from the lock alone; ``why`` says why its spec cannot be used."""
     from ratc import explain
 
     plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))
@@ -219,7 +219,7 @@ def _unknown(path: str, form: str, known: list[str]) -> int:
 
 
 def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
-    """What the micro-batch takes, part by part; or in one line why that is not known."""
+    """Return the memory of the micro-batch part by part, or the reason in one line if it is not known."""
     if decision is not None:
         from ratc.fitting import breakdown
 

@@ -1,4 +1,4 @@
-"""Find and read the file of cluster facts that a spec names."""
+"""Finds and reads the file of cluster facts that a spec names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load(settings: Values, folder: str) -> tuple[File | None, facts.Cluster | No
 
 
 def _path(name: str, folder: str) -> tuple[str | None, list[str]]:
-    """The file that a name or a path means, or None and the names that there are."""
+    """Return the file of a name or a path, or None and the known names."""
     if names_cluster_file(name):
         return os.path.normpath(os.path.join(folder, os.path.expanduser(name))), []
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Tells what a command finds in several steps: at once if people read it, as one document at the end otherwise."""
+"""Prints the findings of a command: text at once, any other form as one document at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FORMS = ("text", "json", "github", "sarif", "markdown")
 
 
 class Telling:
-    """Takes the findings of one command. As a context manager it writes the document when the command has ended well.
+    """Collects the findings of one command. As a context manager it writes the document if the command ends well.
 
-    ``taken`` says that standard output is for what the command makes; the document then goes to standard error.
+    If standard output is ``taken`` by the command's own output, the document goes to standard error.
     """
 
     def __init__(self, command: str, form: str = "text", taken: bool = False) -> None:
@@ -30,7 +30,7 @@ class Telling:
         self._kept: list[Diagnostic] = []
 
     def tell(self, found: Iterable[Diagnostic]) -> bool:
-        """Tell of these, now or at the end. Returns whether any is an error."""
+        """Print these findings, now or at the end. Returns whether any is an error."""
         found = list(found)
         if self._form == "text":
             return show(found, self._command)
@@ -50,8 +50,10 @@ _ABOUT_A_PLAN = ("R305", "R320")
 
 
 def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
-    """Print what was found: text on standard error, any other form on standard output, even if nothing was found;
-    on standard error too if the other is taken by what the command makes. Returns whether any of it is an error.
+    """Print findings: text on standard error, any other form on standard output, even if there are none.
+
+    If standard output is ``taken`` by the command's own output, any form goes to standard error. Returns whether any
+    finding is an error.
     """
     items = sorted(diagnostics, key=_position)
     failed = any(item.severity is Severity.ERROR for item in items)

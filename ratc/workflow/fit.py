@@ -1,4 +1,4 @@
-"""What fits on which card: the largest micro-batch of a spec and its predicted memory, with the account of the step."""
+"""Predicts the largest micro-batch of a spec on each card, its memory, and the breakdown of the step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ratc.workflow.request import CompileRequest
 
 @dataclass(frozen=True)
 class Fitted:
-    """A row for each card, precision and ZeRO stage; ``plan`` is None if ``found`` says why nothing can be told.
+    """A row for each card, precision and ZeRO stage; ``plan`` is None if ``found`` says why there is no prediction.
 
     ``details`` are lines about the first card, ``drawing`` is one step's memory there, and ``span`` the model's name.
     """
@@ -46,7 +46,7 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
         return Fitted((), (*loaded.diagnostics, *refused))
     plan, found, _ = inputs.resolve(request, on_a_card(question, loaded.settings), predict=False)
-    # That a micro-batch is only a default is what is asked about.
+    # R305 warns that the micro-batch is only a default: `fit` is about other ones.
     found = (*loaded.diagnostics, *(item for item in found if item.code != "R305"))
     if plan is None:
         return Fitted((), found)
@@ -87,7 +87,7 @@ def _details(
 
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
-    """What to do if nothing fits; each way was predicted."""
+    """Return the remedies if nothing fits; each was predicted."""
     device = Device(card.id, card.memory_bytes, card.compute_capability)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
@@ -95,8 +95,8 @@ def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card,
 
 
 def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> list[str]:
-    """The account of the micro-batch that the spec gives, on its own card; with options for other ones, that it is not
-    looked at. Of the choice that was told already, only the outcome.
+    """Return the breakdown of the spec's own micro-batch on its own card, or a line that options for other cards
+    exclude it. If the same choice was printed already, only the outcome.
     """
     if open_batch.leaves_open(plan.settings):
         return []

@@ -1,4 +1,4 @@
-"""Other tools' files -> the text of a spec, with an account of what it could not carry over."""
+"""Other tools' files -> the text of a spec, with a list of the settings that it could not take over."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _READERS = {"unified": unified.read, "accelerate": accelerate.read, "deepspeed":
 
 
 def import_files(names: Sequence[str], kind: str | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
-    """The spec that files make together: the first that says something counts. No text if one cannot be read; ``kind``
-    is what they are, if that is not to be found out. Codes: R00x, R43x.
+    """Merge files to the text of a spec: for each setting the first file counts. None if a file cannot be read.
+
+    ``kind`` is the kind of all files; None detects it per file. Codes: R00x, R43x.
     """
     items: list[Item] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""What commands that take a spec have in common: its options, reading the files, and showing what was found."""
+"""Loads and resolves a spec for every command that takes one: layers, facts and the memory decision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ratc.memory.decision import Decision
 
 
-#: Decisions of predictions, with what was said, by what they depend on.
+#: Decisions of predictions with their diagnostics, by the key of `predicted_from`.
 Known: TypeAlias = "dict[tuple[object, ...], tuple[Decision | None, tuple[Diagnostic, ...]]]"
 
 
@@ -42,7 +42,7 @@ class Loaded:
 
 
 def load(request: CompileRequest) -> Loaded:
-    """Read the spec and what lies over it, and analyse it. A file that cannot be read is R001."""
+    """Read the spec and the layers over it, and analyse it. A file that cannot be read is R001."""
     schema = resources.schema("experiment")
     overrides, found = layers.from_environment(request.variables, schema)
     overrides += [layers.from_option(name, request.short[name]) for name in layers.SHORT_NAMES if name in request.short]
@@ -82,7 +82,7 @@ def _spec(request: CompileRequest) -> tuple[File | None, Diagnostic | None]:
 def resolve(
     request: CompileRequest, settings: Values, predict: bool = True
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None]:
-    """Gather the facts and resolve, with what a memory prediction decides. Returns the facts file too, if one was
+    """Gather the facts and resolve, with the decision of a memory prediction. Returns the facts file too, if one was
     named.
     """
     return decided(request, settings, predict)[:3]
@@ -91,7 +91,7 @@ def resolve(
 def decided(
     request: CompileRequest, settings: Values, predict: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], File | None, Decision | None]:
-    """As `resolve`, with the prediction's decision too, if there was one. ``known`` keeps it for later calls."""
+    """Resolve as `resolve` does, and return the prediction's decision too. ``known`` keeps it for later calls."""
     gathered, found = gather(request, settings)
     if gathered is None:
         return None, found, None, None
@@ -101,7 +101,7 @@ def decided(
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What was read of the hardware: a facts file, a cluster's facts, or this machine."""
+    """The facts of the hardware: from a facts file, a cluster's facts, or this machine."""
 
     values: Values | None = None
     machine: Machine | None = None
@@ -162,7 +162,7 @@ def gather(request: CompileRequest, settings: Values) -> tuple[Gathered | None, 
 
 
 def _rate(request: CompileRequest, settings: Values) -> tuple[Values | None, File | None, tuple[Diagnostic, ...]]:
-    """What was measured beside the spec, if the spec wants it and it is there. Codes: R00x, R1xx."""
+    """Read the measured learning rate beside the spec, if the spec wants it and it is there. Codes: R00x, R1xx."""
     from ratc import rates
 
     folder, name = os.path.split(request.spec)
@@ -185,7 +185,7 @@ def _tried(settings: Values) -> bool:
 def decide(
     request: CompileRequest, settings: Values, gathered: Gathered, predicts: bool = True, known: Known | None = None
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
-    """Resolve with what was gathered, and with what a memory prediction decides."""
+    """Resolve with the gathered facts and with the decision of a memory prediction."""
     return with_memory(request, partial(gathered.plan, settings), predicts, {} if known is None else known)
 
 
@@ -197,7 +197,7 @@ def with_memory(
 ) -> tuple[Plan | None, tuple[Diagnostic, ...], Decision | None]:
     """Call ``resolve`` without a decision and, if the micro-batch is open then, again with that of a prediction.
 
-    What the prediction finds belongs to every plan that rests on it, also if ``known`` had it already.
+    The diagnostics of the prediction belong to every plan that rests on it, also if ``known`` had it already.
     """
     plan, found = resolve(None)
     if plan is None or not predicts or not request.predict or not is_open(plan):
@@ -212,7 +212,7 @@ def with_memory(
 
 
 def predict(request: CompileRequest, plan: Plan) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
-    """What memory, measured or predicted, decides for a plan whose micro-batch is open."""
+    """Decide the micro-batch of a plan that leaves it open, from measured or predicted memory."""
     # Imported here: only an open micro-batch needs the search.
     from ratc.fitting import from_measurement
 
@@ -220,7 +220,7 @@ def predict(request: CompileRequest, plan: Plan) -> tuple[Decision | None, tuple
 
 
 def known_target(name: str) -> tuple[Diagnostic, ...]:
-    """Nothing for a target that can be emitted. Code: R401."""
+    """Return a finding for an unknown target. Code: R401."""
     from ratc.diagnostics import did_you_mean
     from ratc.targets import TARGETS
 

@@ -1,6 +1,7 @@
-"""What a spec names outside of itself, looked up on this machine without running any of it.
+"""Looks up the folders and modules that a spec names on this machine, without running any of them.
 
-A folder or a package may be on another machine only: that is a warning. What the spec's own folder holds is certain.
+A folder or a package may be on another machine only, so that is a warning. Only findings in the spec's own folder are
+errors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ratc.plan import Value, Values
 from ratc.sweep import once
 from ratc.workflow.inputs import Loaded
 
-#: Keys that name a callable, those of its arguments, and what the runtime gives it beside them.
+#: Keys that name a callable, the keys of its arguments, and the arguments that the runtime adds.
 _CALLABLES = (
     ("model.name", "model.args", ()),
     ("data.dataset", "data.args", ("data_dir", "split")),
@@ -26,12 +27,12 @@ _CALLABLES = (
 )
 #: The usual slip: the loss itself is named, with outputs and targets as its arguments.
 _LOSS = "name a class, or a function that takes `loss_args` and returns the loss"
-#: Nobody's module is longer.
+#: The largest module that is read.
 _MAX_BYTES = 4 << 20
 
 
 def check(settings: Values, folder: str) -> Iterator[Diagnostic]:
-    """Whether folders, modules, classes and arguments are there. ``folder`` is the spec's. Codes: R235-R237."""
+    """Check that folders, modules, classes and arguments exist. ``folder`` is the spec's. Codes: R235-R237."""
     yield from _folders(settings, folder)
     yield from _callables(settings, folder)
 
@@ -52,7 +53,10 @@ def _callables(settings: Values, folder: str) -> Iterator[Diagnostic]:
 
 
 def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
-    """The errors among these of a spec's own code, in any run of it: what `compile` refuses, too. Codes: R236, R237."""
+    """Return the errors in a spec's own code, over all its points and trials. Codes: R236, R237.
+
+    `compile` refuses a spec for these.
+    """
     assert loaded.settings is not None
     assert loaded.document is not None
     if not callables.of_all_points(loaded.settings):
@@ -153,13 +157,13 @@ def _find(module: str, folder: str) -> tuple[str | None, bool]:
 
 
 def _environment() -> list[str]:
-    """Where installed modules are: the folder that the shell happens to be in is not among these."""
+    """Return the folders of installed modules: `sys.path` without the current folder."""
     here = os.path.realpath(os.curdir)
     return [path for path in sys.path if path and os.path.realpath(path) != here]
 
 
 def _below(folder: str, parts: list[str]) -> str | None:
-    """The file of a module below a folder: `a/b.py` or `a/b/__init__.py`; compiled ones count where installed."""
+    """Return the file of a module below a folder: `a/b.py`, `a/b/__init__.py` or a compiled `a/b.*.so`; else None."""
     path = os.path.join(folder, *parts)
     for candidate in (f"{path}.py", os.path.join(path, "__init__.py")):
         if os.path.isfile(candidate):

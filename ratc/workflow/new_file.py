@@ -1,4 +1,4 @@
-"""Writes a file that will belong to the user: never over one that is there, unless that is asked for."""
+"""Writes a file that will belong to the user, over an existing one only with ``force``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ratc.diagnostics import Diagnostic
 
 
 def there(path: str, force: bool, otherwise: str = "") -> Diagnostic | None:
-    """What is wrong if something lies there already; ``otherwise`` is what else can be done. Code: R403."""
+    """Return a finding if the path exists; ``otherwise`` begins its help with another remedy. Code: R403."""
     if force or not os.path.lexists(path):
         return None
     return Diagnostic("R403", f"`{path}` is there already", helps=(f"{otherwise}`--force` writes over it",))
 
 
 def write(path: str, text: str, force: bool, otherwise: str = "") -> Diagnostic | None:
-    """Write the file whole, with the folders above it; returns what kept it from being written. Code: R403."""
+    """Write the file atomically, with the folders above it; returns a finding if that fails. Code: R403."""
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         files.replace(path, text.encode(), force=force)

@@ -1,4 +1,4 @@
-"""Resolves the points of a sweep, one after the other, into an array: all are checked before a file is written."""
+"""Resolves the points of a sweep one by one into an array: all are checked before a file is written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ratc.workflow.inputs import Known, with_memory
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
 
-#: Points that may fail before the rest is left alone: the same mistake said a thousand times helps nobody.
+#: Points that may fail before the rest is skipped: most are the same mistake.
 MOST_FAILURES = 20
 #: Tasks of an array if a site sets nothing else: Slurm's MaxArraySize is 1001, LSF's MAX_JOB_ARRAY_SIZE 1000.
 USUAL_ARRAY = 1000
 
 
-#: What makes a point of a study one that cannot be: its values do not go together, or do not fit.
+#: Codes of infeasible points of a study: their values do not go together, or do not fit.
 INFEASIBLE = ("R303", "R304", "R310", "R313", "R317", "R318")
 
 
@@ -35,8 +35,8 @@ def resolve(
 ) -> tuple[Diagnostic, ...]:
     """Put every point of a sweep into the array. Codes: those of a spec, each said once, with its first point; R334.
 
-    No point can ask for other resources than the spec, so the hardware is settled once for all. Of a study, points that
-    are INFEASIBLE go to ``left`` with the reason, and are no errors. With ``checks`` given micro-batches are checked.
+    A point cannot request other resources than the spec, so the hardware is settled once for all. INFEASIBLE points of
+    a study go to ``left`` with the reason, and are no errors. With ``checks``, given micro-batches are checked.
     """
     found: list[Diagnostic] = list(_array_size(len(points), hardware, array.span))
     if has_errors(found):
@@ -61,7 +61,7 @@ def resolve(
 
 
 def _array_size(many: int, hardware: Values, span: Span | None) -> tuple[Diagnostic, ...]:
-    """Whether the cluster takes an array of that many tasks. Code: R335."""
+    """Return a finding if the cluster may not take an array of so many tasks. Code: R335."""
     most = hardware.get("cluster.max_array_size")
     if most is None:
         return ()

@@ -1,4 +1,4 @@
-"""Facts of a cluster or of this machine, asked of the scheduler or the driver."""
+"""Probes the facts of a cluster or of this machine, from the scheduler or the driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratc.probe.inventory import Inventory, text
 
 
 def questions(what: str) -> list[str]:
-    """What is asked: the commands of a scheduler, or this machine's driver."""
+    """Return the sources of the facts: the commands of a scheduler, or this machine's driver."""
     from ratc.probe import lsf, slurm
 
     if what == "local":
@@ -23,8 +23,9 @@ def questions(what: str) -> list[str]:
 
 
 def probe(what: str, output: str | None, name: str | None, timeout: float) -> tuple[str | None, tuple[Diagnostic, ...]]:
-    """The text of the facts of a cluster, or of this machine (`local`), and what is to be said of them; no text if they
-    cannot be learnt. ``output`` is what diagnostics call it, ``timeout`` in seconds for each command. Code: R435.
+    """Return the text of the facts of a cluster, or of this machine (`local`), and diagnostics; None if probing fails.
+
+    ``output`` is the file's name in diagnostics, ``timeout`` in seconds for each command. Code: R435.
     """
     if what == "local":
         from ratc.probe.local import machine
@@ -56,7 +57,7 @@ def probe(what: str, output: str | None, name: str | None, timeout: float) -> tu
 def _answers(
     commands: Mapping[str, tuple[str, ...]], needed: tuple[str, ...], timeout: float
 ) -> tuple[dict[str, str], list[Diagnostic]]:
-    """What the commands print, by name. One that is not needed may fail; it is a warning. Code: R435."""
+    """Return the output of the commands by name. Failure of one that is not needed is a warning. Code: R435."""
     from ratc.scheduler.client import ask
 
     answers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What one step of a spec takes of a GPU: predicted, or measured on this machine and kept in a facts file."""
+"""Finds the GPU memory of one step of a spec: predicted, or measured on this machine and kept in a facts file."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _machine(plan: Plan) -> tuple[facts.Machine | None, Diagnostic | None]:
 
 
 def _chosen(plan: Plan, allowed: list[Variant], folder: str) -> Variant:
-    """What compiling would take of the attentions and checkpointings that the spec leaves open."""
+    """Return the attention and checkpointing that compiling would choose among the allowed ones."""
     decision, _ = decide(plan, folder)
     if decision is None:
         return allowed[-1]
@@ -178,7 +178,7 @@ def _chosen(plan: Plan, allowed: list[Variant], folder: str) -> Variant:
 def _points(
     sizes: tuple[int, int] | None, plan: Plan, used: Variant, folder: str
 ) -> tuple[Measurement | None, Diagnostic | None]:
-    """Measure two sizes; smaller ones where memory runs out. Codes: R511, R515, R316."""
+    """Measure two sizes, and smaller ones if memory runs out. Codes: R511, R515, R316."""
     small, large = _sizes(plan, sizes)
     told: dict[int, dict[str, Any]] = {}
 
@@ -230,9 +230,9 @@ class _Failed(Exception):
 
 
 def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
-    """What the runtime measured at a size. Accumulating, which is the larger step. Raises _Failed."""
+    """Return the runtime's measurement at a size, with accumulation, which is the larger step. Raises _Failed."""
     asked = {**request(plan, used, 2), "micro_batch": size}
-    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as run.sh does: what trains also measures
+    interpreter = os.environ.get("RATC_PYTHON") or sys.executable  # as in run.sh: the Python that trains measures
     allocator = from_measurement.conditions(plan, used, folder).allocator
     given = {name: str(value) for name, value in (plan.settings["environment.variables"].value or {}).items()}
     # As the script does.

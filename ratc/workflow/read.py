@@ -1,4 +1,4 @@
-"""Reading the files that people write."""
+"""Reads files that people write."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ratc.yaml.parse import MAX_BYTES
 
 
 def read(path: str, layer: str = "spec", named: bool = False) -> tuple[File | None, Diagnostic | None]:
-    """The bytes of a file, at most a little over what the parser takes. Code: R001.
+    """Read a file of at most ``MAX_BYTES``. Codes: R001, R006.
 
-    With ``named``, for names of the command line, it may be a pipe.
+    If it is ``named`` on the command line, it may be a pipe.
     """
     if not path.isascii() and path != path.encode("utf-8", "replace").decode():
         return None, Diagnostic("R001", f"the name `{path}` is not UTF-8", helps=("rename it",))

@@ -1,4 +1,4 @@
-"""The command that a compiled folder records: its options, to make the same again."""
+"""Parses the command that a compiled folder records, to compile the same again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 def request(words: str, folder: str) -> CompileRequest:
-    """What a recorded command asks for, with paths as seen from the shell's folder. Raises ``Refused``."""
+    """Return the request of a recorded command, with paths relative to the shell's folder. Raises ``Refused``."""
     try:
         parts = shlex.split(words)
     except ValueError as error:
@@ -35,13 +35,13 @@ def request(words: str, folder: str) -> CompileRequest:
     )
 
 
-#: Options that `ratc compile` records, or that somebody may have given it.
+#: Options that `ratc compile` records or accepts.
 _FLAGS = ("--no-predict", "--debug", "--check", "--verify", "--trust")
 _VALUES = ("--target", "--facts", "--set", "-o", "--output", "--format", *(f"--{name}" for name in SHORT_NAMES))
 
 
 def _read(words: Sequence[str], folder: str) -> CompileRequest:
-    """The request that the words of a compile command stand for; ``folder`` is that of ``-o``. Raises ``Refused``."""
+    """Return the request of the words of a compile command; ``folder`` is that of ``-o``. Raises ``Refused``."""
     specs: list[str] = []
     given: dict[str, list[str]] = {}
     rest = iter(words)

@@ -1,4 +1,4 @@
-"""Gathers what a page for reviewers shows, of one spec or of two sides."""
+"""Gathers the content of a page for reviewers, of one spec or of two sides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ratc.workflow.request import CompileRequest
 
 
 def of_two(request: CompileRequest, later: str, target: str | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
-    """The page of what differs between two sides, or why there is none. Codes: those of `ratc diff`."""
+    """Return the page of the differences of two sides, or the reason if there is none. Codes: those of `ratc diff`."""
     # Imported here: only a difference needs them.
     from ratc.comparison.compare import compare
     from ratc.render.html.page import diff_page
@@ -35,7 +35,7 @@ def of_two(request: CompileRequest, later: str, target: str | None) -> tuple[str
 
 @dataclass
 class _Told:
-    """What is gathered for a page about one spec."""
+    """The content gathered for a page about one spec."""
 
     asked: CompileRequest
     read: Compiled | None = None
@@ -44,7 +44,7 @@ class _Told:
 
 
 def of_one(request: CompileRequest, cards: Sequence[str] | None) -> tuple[str | None, tuple[Diagnostic, ...]]:
-    """The page of one spec, with a table of what fits on ``cards`` unless that is None; or why there is no page."""
+    """Return the page of one spec, or the reason if there is none. ``cards`` are those of its table; None omits it."""
     from ratc.render.html.page import spec_page
 
     told = _Told(request)
@@ -66,7 +66,7 @@ def of_one(request: CompileRequest, cards: Sequence[str] | None) -> tuple[str | 
 def _resolved(
     name: str, cards: Sequence[str] | None, told: _Told, loaded: Loaded
 ) -> tuple[Report | None, tuple[Diagnostic, ...]]:
-    """The report of a spec that is resolved here, and all that was found on the way."""
+    """Return the report of a spec that is resolved here, and the findings."""
     from ratc.fitting.report import foresee
 
     found = loaded.diagnostics
@@ -116,7 +116,7 @@ def _resolved(
 
 
 def _files(told: _Told, loaded: Loaded) -> tuple[list[tuple[str, str]], str, tuple[Diagnostic, ...]]:
-    """What lies in the compiled folder, or what `ratc compile` would write, with a sentence on it."""
+    """Return the files in the compiled folder, or those that `ratc compile` would write, with a sentence on them."""
     from ratc.workflow.compile import make
 
     assert loaded.settings is not None
@@ -147,7 +147,7 @@ def _on_disk(folder: str, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _by_lock(read: Compiled, why: str) -> Report:
-    """What the lock alone can say."""
+    """Return the report of a lock alone; ``why`` says why its spec cannot be used."""
     from ratc.targets import NAMES, lock
 
     plan = Plan(Values({path: _kept(value) for path, value in read.values.items()}), Values({}))

@@ -1,4 +1,4 @@
-"""What is asked of the compiler."""
+"""The request to the compiler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class CompileRequest:
-    """A spec, and what lies over it.
+    """A spec, and the layers over it.
 
     ``spec`` is the path of the YAML file; if ``text`` is given, that is the spec and the path only says where it would
     lie. ``target`` is ``local``, ``slurm`` or ``lsf``; ``facts`` the path of a file of hardware facts, without which

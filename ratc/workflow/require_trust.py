@@ -1,4 +1,4 @@
-"""Refuses to start what runs a spec's own code, unless the user trusts the spec's folder."""
+"""Refuses to run a spec's own code unless the user trusts the spec's folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratc.workflow.inputs import Loaded
 
 
 def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
-    """Nothing if the spec names no code of its own, or if its folder is trusted. Code: R447."""
+    """Return a finding if the spec names code of its own and its folder is not trusted. Code: R447."""
     assert loaded.settings is not None
     names = callables.of_all_points(loaded.settings)
     if not names or trust.allows(loaded.folder, ", ".join(names)):
@@ -25,5 +25,5 @@ def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:
 
 
 def before(loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-    """The same, as `compile_spec` asks before it writes anything."""
+    """Call `refused`, with the arguments that `compile_spec` passes before it writes anything."""
     return refused(loaded)

@@ -1,4 +1,4 @@
-"""Compiles a spec for a scheduler and hands it the script: not twice, and with a record of what was submitted."""
+"""Compiles a spec for a scheduler and submits its script: not twice, and with a record of each submission."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class _Submission:
     done: int = 0
 
     def prepare(self, loaded: Loaded, folder: str, artifacts: Sequence[Artifact]) -> tuple[Diagnostic, ...]:
-        """Keep others out of the folder, and look whether a former submission is in the way. Codes: R412, R447."""
+        """Lock the folder, and check whether a former submission forbids this one. Codes: R412, R447."""
         assert loaded.settings is not None
         self.spec_folder, self.settings, self.artifacts = loaded.folder, loaded.settings, artifacts
         if self.asked.dry_run or self.scheduler is None:
@@ -123,7 +123,7 @@ class _Submission:
         return found
 
     def _objections(self) -> Iterator[Diagnostic]:
-        """At most one; forgets former submissions that have ended."""
+        """Yield at most one objection; forgets former submissions that have ended."""
         assert self.scheduler is not None
         dialect, standing = self.scheduler.dialect, []
         for former in self.former:
@@ -139,7 +139,7 @@ class _Submission:
             elif former.job is not None and former.lock == self._lock.digest:
                 state = f"on the cluster {former.cluster}, and cannot be asked about from here"
             objection = record.objection(former, state, self._lock.digest, dialect, self.asked.again)
-            # With --again a person has looked: what nobody can say of a former one is not asked a second time.
+            # With --again the user has looked: a former submission with an uncertain state is not asked about again.
             if state is not None if asked else not self.asked.again:
                 standing.append(former)
             if objection:
@@ -154,7 +154,7 @@ class _Submission:
 
     @property
     def _script(self) -> str:
-        """What is submitted."""
+        """The text of the submitted script."""
         assert self.scheduler is not None
         return next(one.text for one in self.artifacts if one.path == self.scheduler.dialect.script)
 
@@ -168,7 +168,7 @@ class _Submission:
         return self._points or 1
 
     def submit(self, target: str, folder: str) -> str | None:
-        """Show, check and submit; the job's number, or None with `status` set."""
+        """Show, check and submit; returns the job's number, or None with `status` set."""
         dialect = DIALECTS.get(target)
         script = os.path.join(folder, dialect.script if dialect else "run.sh")
         self._show(script, folder)
@@ -208,7 +208,10 @@ class _Submission:
                 say(f"  {line}")
 
     def _environment(self) -> dict[str, str]:
-        """What the job gets: this shell's, less what the script or the lock already says."""
+        """Return the job's environment: this shell's, without variables that would override the script or the lock.
+
+        Code: R418.
+        """
         assert self.scheduler is not None
         overridden = self.scheduler.dialect.overridden(self._script, list(os.environ))
         if overridden:
@@ -223,7 +226,7 @@ class _Submission:
         return environment
 
     def _unknown(self, job: str) -> tuple[Diagnostic, ...]:
-        """A warning for a job to wait for that the scheduler does not know: Slurm starts at once then. Code: R419."""
+        """Return a warning for an unknown job to wait for: Slurm then starts at once. Code: R419."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
         if dialect.tasks(ask(dialect.state(job), self.asked.timeout)) != ():
@@ -232,7 +235,7 @@ class _Submission:
         return (Diagnostic("R419", f"{dialect.name} knows no job {job}", None, (note,), severity=Severity.WARNING),)
 
     def _check(self, script: str, environment: dict[str, str]) -> tuple[Diagnostic, ...]:
-        """Ask whether the script would be taken. Codes: R413, R414, R417."""
+        """Ask the scheduler whether it would accept the script. Codes: R413, R414, R417."""
         assert self.scheduler is not None
         dialect = self.scheduler.dialect
         with self._lying(script) as path:
@@ -252,7 +255,7 @@ class _Submission:
 
     @contextmanager
     def _lying(self, script: str) -> Iterator[str]:
-        """The path of the script, which in a dry run lies nowhere else."""
+        """Yield the path of the script; in a dry run, of a temporary copy."""
         if not self.asked.dry_run:
             yield os.path.abspath(script)
             return
@@ -265,7 +268,7 @@ class _Submission:
     def _hand_over(
         self, script: str, folder: str, environment: dict[str, str]
     ) -> tuple[str | None, tuple[Diagnostic, ...]]:
-        """Submit. The record says before it that this is under way, after it with what number.
+        """Submit, with a record before it and the job's number in the record after it.
 
         Codes: R403, R414, R415.
         """
@@ -297,7 +300,7 @@ class _Submission:
         return None, (Diagnostic("R415", message, notes=answer.words, helps=helps),)
 
     def _pass_on(self, answer: Answer) -> None:
-        """What was printed beside the job's number: a site's message, or a warning."""
+        """Print the scheduler's lines other than the job's number: a site's message, or a warning."""
         assert self.scheduler is not None
         for line in (*answer.err.splitlines(), *answer.out.splitlines()):
             is_number = self.scheduler.dialect.job(Answer(answer.command, 0, line)) is not None
@@ -322,7 +325,7 @@ def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> i
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: a job must not be submitted without being written down. The scheduler's time is limited."""
+    """Hold back Ctrl-C: a submitted job must be recorded. The wait is limited by the scheduler's timeout."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

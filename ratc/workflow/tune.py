@@ -1,4 +1,4 @@
-"""Runs a study on this machine, and writes what its trials found."""
+"""Runs a study on this machine, and writes the results of its trials."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tune(
     ray_address: str | None,
     telling: Telling,
 ) -> int:
-    """Run a study's trials here, or ``collect`` what was found; prints to ``out`` and returns the exit status."""
+    """Run a study's trials here, or ``collect`` their results; prints to ``out`` and returns the exit status."""
     request, loaded, study, share, found = _read(request)
     if study is None:
         telling.tell(found)
@@ -82,7 +82,7 @@ def tune(
 def _read(
     request: CompileRequest,
 ) -> tuple[CompileRequest, Loaded, Study | None, Share | None, tuple[Diagnostic, ...]]:
-    """The spec and its study. Of one that Ray runs the spec is read as that of a trial: a part of one node."""
+    """Load the spec and its study. With Ray, the spec is read as that of a trial, on a share of one node."""
     loaded = inputs.load(request)
     if loaded.settings is None or loaded.document is None:
         return request, loaded, None, None, loaded.diagnostics
@@ -109,7 +109,7 @@ def _read(
 
 
 def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
-    """Which trials there would be."""
+    """Print the trials that would run."""
     if study.adaptive:
         say(f"{study.trials} trials, each chosen from what is known by then", out)
         return
@@ -118,7 +118,7 @@ def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
 
 
 def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
-    """The trials that there are so far, where they are chosen one by one."""
+    """Reduce the trials of an adaptive study to those that have begun."""
     if not study.adaptive:
         return prepared
     known = [workshop.trial(point) for point in proposed.read(workshop.folder, study).points(study)]
@@ -129,7 +129,7 @@ def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
 def _execute(
     study: Study, prepared: Prepared, workshop: Workshop, share: Share | None, address: str | None
 ) -> tuple[int, Prepared]:
-    """Run what is not finished; 130 where somebody stopped it, 1 where it cannot be run or another process does."""
+    """Run the unfinished trials. Returns the status: 130 if stopped, 1 if it cannot run or another process runs it."""
     try:
         with trials.alone_in(workshop.folder):
             for trial in () if study.adaptive else prepared.ready:
@@ -155,7 +155,7 @@ def _execute(
 
 
 def _track(workshop: Workshop) -> None:
-    """Put the trials' runs below one of the study in MLflow, by the runtime; it says what it does, and where not."""
+    """Let the runtime put the trials' runs below a run of the study in MLflow; it prints its own messages."""
     words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.tracking.study"]
     experiment = dict(setting.split("=", 1) for setting in workshop.shared)["logging.mlflow_experiment_name"]
     environment = {**os.environ, **launch_variables.SAFE}
@@ -169,7 +169,7 @@ def _digest(lock: str) -> str:
 
 
 def _finished(folder: str) -> list[str]:
-    """Of which jobs' locks the study was at its end when it was written last."""
+    """Return the digests of the jobs' locks that have run the study to its end, from the last `study.json`."""
     try:
         with files.open_regular(os.path.join(folder, "study.json")) as file:
             return [str(digest) for digest in json.load(file)["finished_locks"]]
@@ -180,7 +180,7 @@ def _finished(folder: str) -> list[str]:
 def _write(
     workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], finished: Sequence[str]
 ) -> None:
-    """Write the study's files. ``finished`` are the digests of the jobs' locks of which the study is at its end."""
+    """Write the study's files. ``finished`` are the digests of the jobs' locks that have run it to its end."""
     folder = workshop.folder
     os.makedirs(folder, exist_ok=True)
     texts = {

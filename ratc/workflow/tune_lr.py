@@ -26,7 +26,7 @@ FOLDER = "learning-rate"
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """What a range test runs: the lock's folder, the folder of its curve, and what was read of the spec."""
+    """The inputs of a range test: the loaded spec, the lock's folder, and the folder of its curve."""
 
     spec: str
     loaded: Loaded
@@ -35,7 +35,7 @@ class RangeTest:
 
 
 def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTest | None:
-    """Compile the spec into `learning-rate/` below its output folder; None, with the reason told, if it cannot be."""
+    """Compile the spec into `learning-rate/` below its output folder; None if it fails, after printing the findings."""
     loaded = inputs.load(request)
     if loaded.settings is None:
         telling.tell(loaded.diagnostics)
@@ -45,7 +45,7 @@ def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTe
         telling.tell((*loaded.diagnostics, *refused))
         return None
     if settings["training.learning_rate"].value == "auto":
-        # It is what is looked for; any number compiles, and none of it is trained with.
+        # The test searches for this value: any number compiles, and it is not used.
         request = replace(request, sets=(*request.sets, "training.learning_rate=1e-4"))
     output = settings["output_dir"].value or f"outputs/{settings['experiment_name'].value}"
     above = os.path.normpath(os.path.join(loaded.folder, output))
@@ -57,14 +57,14 @@ def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTe
 
 
 def announce(test: RangeTest) -> None:
-    """Say what `run` would do."""
+    """Print the actions of `run`, for a dry run."""
     would("run", "a range test of the learning rate, in one process on this machine")
     would("write", *(os.path.relpath(os.path.join(test.folder, name)) for name in ("curve.json", "curve.svg")))
     would("write", _kept(test.spec))
 
 
 def run(test: RangeTest, given: Sequence[str], out: TextIO) -> int:
-    """Run the test with these options of the runtime's; returns the exit status. The rate is said on ``out``."""
+    """Run the test with these options of the runtime's, and print the rate to ``out``; returns the exit status."""
     path = os.path.join(test.folder, "curve.json")
     if os.path.exists(path):
         os.unlink(path)
@@ -87,7 +87,7 @@ def run(test: RangeTest, given: Sequence[str], out: TextIO) -> int:
 
 
 def _keep(spec: str, loaded: Loaded, found: Mapping[str, Any]) -> str:
-    """Write the rate beside the spec, as a fact that `learning_rate: auto` takes; returns the file."""
+    """Write the rate beside the spec, for `learning_rate: auto`; returns the file."""
     assert loaded.settings is not None
     path = _kept(spec)
     measured = {
@@ -105,6 +105,6 @@ def _keep(spec: str, loaded: Loaded, found: Mapping[str, Any]) -> str:
 
 
 def _kept(spec: str) -> str:
-    """The file beside a spec that keeps the rate."""
+    """Return the path of the file beside a spec that keeps the rate."""
     folder, name = os.path.split(spec)
     return os.path.join(folder, rates.file_name(name))

@@ -1,4 +1,4 @@
-"""What `ratc validate` finds: schema, rules, what resolving says for a target, names that this machine lacks."""
+"""Implements `ratc validate`: schema, rules, resolving for a target, and names that this machine lacks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _ROUNDS = 32
 
 
 def validate(loaded: inputs.Loaded, request: CompileRequest) -> tuple[Diagnostic, ...]:
-    """What is wrong with a spec that was read, but for a prediction of memory. Codes: R1xx to R4xx."""
+    """Return the findings of a loaded spec, without a memory prediction. Codes: R1xx to R4xx."""
     if loaded.settings is None or loaded.document is None:
         return tuple(loaded.diagnostics)
     return tuple(once((*loaded.diagnostics, *_outcome(request, loaded))))
 
 
 def has_gpus(settings: Values) -> bool:
-    """Whether a spec trains on GPUs, as far as it says."""
+    """Whether a spec trains on GPUs: it does not set their number to 0."""
     return not {settings[f"resources.{key}"].value for key in ("num_gpus", "gpus_per_node")} & {0}
 
 
 def _outcome(request: CompileRequest, loaded: inputs.Loaded) -> Iterator[Diagnostic]:
-    """What `compile` would find but for a prediction, and what the runtime would find on this machine."""
+    """Yield the findings of `compile` without a prediction, and those of the runtime on this machine."""
     assert loaded.settings is not None
     assert loaded.document is not None
     points, said = compiler.points(loaded.document)
@@ -54,7 +54,7 @@ def _outcome(request: CompileRequest, loaded: inputs.Loaded) -> Iterator[Diagnos
 def _resolved(
     request: CompileRequest, loaded: inputs.Loaded, runs: Sequence[tuple[Point, Values]], study: Study | None
 ) -> Iterator[Diagnostic]:
-    """What resolving finds: R3xx, and R4xx if the target writes more than the files of one local run.
+    """Yield the findings of resolving: R3xx, and R4xx if the target writes more than the files of one local run.
 
     A trial of a study whose values do not go together is left out, as `compile` does.
     """
@@ -96,8 +96,8 @@ def _resolved(
 
 
 def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterator[Diagnostic]:
-    """The findings, but a default that `compile` replaces by a prediction is none. That this machine lacks the GPUs is
-    no fault of the spec: the rest is not checked then.
+    """Yield the findings without those on a default that `compile` replaces by a prediction. Missing GPUs on this
+    machine become a warning.
     """
     for item in found:
         if item.code == "R305" and has_gpus(settings):
@@ -109,7 +109,7 @@ def _without_prediction(found: Iterable[Diagnostic], settings: Values) -> Iterat
 
 
 def correct(request: CompileRequest, loaded: inputs.Loaded, dry_run: bool) -> tuple[Diagnostic, ...]:
-    """Correct what can be corrected, again while that lets more be seen; says what it did."""
+    """Apply fixes, and repeat while they reveal more; prints each fix, or those of a dry run."""
     for _ in range(_ROUNDS):
         names = [file.name for file in (loaded.inputs.spec, *loaded.inputs.overlays)]
         told, problems = apply_fixes.fix(names, loaded.diagnostics, dry_run)

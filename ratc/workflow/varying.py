@@ -1,4 +1,4 @@
-"""Says how values vary over the points of a sweep, for `ratc explain`."""
+"""Describes the variation of values over the points of a sweep, for `ratc explain`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ratc.sweep import Point
 from ratc.workflow.inputs import Gathered
 from ratc.yaml.parse import Document
 
-#: Points that are resolved, and different values that are named: more of either takes long and helps nobody.
+#: The most points that are resolved, and the most different values that are named.
 _MOST_POINTS, _MOST_VALUES = 200, 5
 
 
 def remarks(
     document: Document, settings: Values, gathered: Gathered, points: Sequence[Point], paths: Sequence[str]
 ) -> list[str]:
-    """One line for each value that is not the same in all points. What memory decides is left out if a point leaves
-    it open: each such point would have to be predicted.
+    """Return one line for each value that differs between points. A value that memory decides is left out if a point
+    leaves it open: each such point would need a prediction.
     """
     hardware, _ = gathered.settled(settings)
     if hardware is None or len(points) < 2:

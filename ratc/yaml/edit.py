@@ -1,4 +1,4 @@
-"""Edits the text of YAML files that people own: what is not edited stays as it was, byte for byte."""
+"""Edits the text of YAML files that people own: the rest of a file keeps its bytes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from ratc.diagnostics import Edit, Span
 
-#: What the parser counts as the end of a line.
+#: Line ends for the parser.
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _BOM = "\ufeff"
 
 
 def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
-    """The text with the edits made, and the edits that were. Of two that overlap the first counts; one whose words are
-    not there any more, or that is longer than a line, is left out. A byte order mark is kept; spans do not count it.
+    """Return the text with the edits applied, and the applied edits. Of two that overlap the first counts. An edit is
+    skipped if its original words changed or if it spans lines. A byte order mark is kept; spans do not count it.
     """
     bom, body = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
     starts = [0, *(match.end() for match in _LINE_END.finditer(body))]
@@ -36,13 +36,13 @@ def apply(text: str, edits: Sequence[Edit]) -> tuple[str, list[Edit]]:
 
 
 def _words(span: Span) -> str | None:
-    """What stood there when the finding was made; None if the line is shorter than that."""
+    """Return the text of a span at the time of the finding; None if the line is shorter than that."""
     line = span.source.line(span.line)
     return line[span.column - 1 : span.end_column - 1] if span.end_column - 1 <= len(line) else None
 
 
 def put_items(text: str, key: str, items: Sequence[Mapping[str, Any]], without: Collection[int] = ()) -> str:
-    """The text of a mapping with items appended to the list at one of its keys, and without those at some positions.
+    """Return the text of a mapping after adding items to the list at one of its keys, and removing some positions.
 
     Items that stay keep their bytes and comments; a list in flow style is written again, in block style. Raises
     ValueError for a text that is no mapping in block style, as JSON is not.
@@ -95,26 +95,26 @@ def _lines(text: str) -> list[str]:
 
 
 def _dash(lines: Sequence[str], at: int, column: int) -> int:
-    """The line of the dash that begins the item whose first value stands on a line."""
+    """Return the line of the dash of a list item, from the line of the item's first value."""
     while lines[at][: column + 1] != " " * column + "-":
         at -= 1
     return at
 
 
 def _starts(tree: Any) -> list[int]:
-    """The lines that keys of a mapping begin on."""
+    """Return the first lines of a mapping's keys."""
     return [tree.lc.key(key)[0] for key in tree.lc.data]
 
 
 def _end(lines: Sequence[str], first: int, following: int) -> int:
-    """The line behind a block: empty lines and comments at the margin before the next key are that key's."""
+    """Return the line after a block: empty lines and unindented comments before the next key belong to that key."""
     while following - 1 > first and (not lines[following - 1].strip() or lines[following - 1].startswith("#")):
         following -= 1
     return following
 
 
 def _item(value: Mapping[str, Any]) -> Any:
-    """An item in block style, a key on a line; what its values hold stands on one line each."""
+    """Return an item in block style, one key per line; nested values stand on one line each."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
     def line(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""YAML text -> :class:`Document`: plain data in which every node knows where it was written.
+"""YAML text -> :class:`Document`: plain data in which every node keeps its place in the source.
 
 The text is read as YAML 1.2 (core schema): ``1e-4`` is a number and ``on`` a string. libyaml finds the tokens; values,
 merge keys and limits are decided here, because a YAML 1.1 loader would decide them differently.
@@ -30,11 +30,11 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-#: What YAML 1.2 lets stand in a file; everything else must be escaped.
+#: Characters that YAML 1.2 does not allow in a file: they must be escaped.
 _UNREADABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-#: What libyaml counts as the end of a line.
+#: Line ends for libyaml, beside `\n`.
 _LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
-#: What git leaves in a file that it could not merge.
+#: Markers of git in a file that it could not merge.
 _CONFLICT = re.compile(r"^(?:<{7}|>{7})(?: .*)?$|^(?:={7}|\|{7}(?: .*)?)$", re.MULTILINE)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -43,7 +43,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Node:
     """A value with its place: a scalar, a ``dict[str, Node]`` or a ``list[Node]``.
 
-    ``key_span`` is where the key that holds the node was written; ``layer`` names the layer that the node came from.
+    ``key_span`` is the place of the node's key; ``layer`` names the layer that the node came from.
     """
 
     value: Scalar | dict[str, Node] | list[Node]
@@ -94,9 +94,9 @@ class _Refused(Exception):
 
 
 def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, tuple[Diagnostic, ...]]:
-    """Read the bytes of one YAML file whose root must be a mapping.
+    """Read the bytes of one YAML file. Its root must be a mapping.
 
-    ``name`` is how diagnostics call the file. Codes: R002-R009.
+    ``name`` is the file's name in diagnostics. Codes: R002-R009.
     """
     source = Source(name, "")
     if len(raw) > MAX_BYTES:
@@ -128,7 +128,7 @@ def parse(name: str, raw: bytes, layer: str = "spec") -> tuple[Document | None, 
 
 
 def _conflict(source: Source) -> Diagnostic | None:
-    """That a merge was left unfinished: both kinds of outer markers stand in the text. Code: R009."""
+    """Return a finding for an unfinished merge: both kinds of outer conflict markers are in the text. Code: R009."""
     marks = list(_CONFLICT.finditer(source.text))
     if not {"<", ">"} <= {mark[0][0] for mark in marks}:
         return None
@@ -140,9 +140,9 @@ def _conflict(source: Source) -> Diagnostic | None:
 
 
 def parse_value(source: Source, text: str, column: int, layer: str) -> Node | str:
-    """A value written on a command line or in the environment, as YAML; if it cannot be taken, why.
+    """Parse a value of a command line or the environment as YAML; returns the reason as text if it is invalid.
 
-    ``column`` is where the value starts in the source, from 1.
+    ``column`` is the column of the value's start in the source, from 1.
     """
     try:
         composer = _Composer(source, layer, text, column=column - 1)
@@ -155,7 +155,7 @@ def parse_value(source: Source, text: str, column: int, layer: str) -> Node | st
 
 
 class _Composer:
-    """Builds nodes from libyaml's events and keeps what is wrong with them."""
+    """Builds nodes from libyaml's events and collects the findings on them."""
 
     def __init__(self, source: Source, layer: str, text: str, column: int = 0) -> None:
         self.source, self.layer, self.column = source, layer, column
@@ -185,7 +185,7 @@ class _Composer:
 
     @property
     def _anew(self) -> str:
-        """How to come to a file of that kind."""
+        """A help on making a file of that kind."""
         lock = self.source.name.endswith("lock.yaml")
         return "compile the spec again" if lock else "start from `ratc init --task segmentation`"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z_/](?:[A-Za-z0-9_./+-]|:(?=[A-Za-z0-9_./+-]))*(?: [A-Za-z0-9_./()+-]+)*")
-#: What begins a command of a CI system that reads what a step prints.
+#: The begin of a command for a CI system that reads a step's output.
 _RUNNER = re.compile(r"##(?=(?:vso)?\[)", re.I)
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "~"))
@@ -51,7 +51,7 @@ def mapping(
 
 
 def comment(text: str, indent: int = 1) -> str:
-    """A line that is a comment, whatever stands in the text."""
+    """Return a line that is a comment, for any text."""
     return f"#{' ' * indent}{_one_line(text)}\n"
 
 

@@ -1,4 +1,4 @@
-"""The runtime of ratc: trains exactly what `lock.yaml` says, and refuses if the machine is not the lock's."""
+"""The runtime of ratc: trains exactly as `lock.yaml` specifies, and refuses if the machine does not match the lock."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ __version__ = "0.1.0"
 leave_out()
 
 if sys.argv[:1] == ["-m"] and os.environ.get("TORCH_LOGS"):
-    # Most modules that are started so import torch before they can say anything.
+    # Most modules started this way import torch before they can print anything.
     from ratc_runtime.config.torch_logs import refuse
 
     refuse()
 
 
 def __getattr__(name: str) -> object:
-    """`UnifiedTrainer` and `plan`, imported when they are used: preflight has to stay fast."""
+    """Import `UnifiedTrainer` and `plan` at first use, because preflight has to stay fast."""
     if name == "UnifiedTrainer":
         from ratc_runtime.trainer import UnifiedTrainer
 

@@ -1,4 +1,4 @@
-"""What can be done with a run, from its output folder: `python -m ratc_runtime COMMAND …`."""
+"""The commands for a run's output folder: `python -m ratc_runtime COMMAND …`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command that the first word names; exit status 2 if it names none."""
+    """Run the command named by the first argument; return 2 if there is no such command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under a hidden name beside their place, and renamed."""
+"""Atomic file writes: a file is written under a hidden name in its folder, and renamed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What the hidden names begin with: the ends are those of the places, by which libraries choose a format.
+#: The prefix of hidden names. They keep the suffix, by which libraries choose a format.
 PREFIX = ".new."
 
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = False, shared: bool = False) -> Iterator[Path]:
-    """Give a hidden name to write under; at the end what was written replaces `path`, also if that is a link.
+    """Yield a hidden name to write to. At the end the written file replaces `path`, also if that is a link.
 
-    If the block raises, or writes nothing, `path` stays as it was and nothing is left beside. With `sync` the disk has
-    the file before it gets its name, and then the name. With `shared` several processes, of any host, may write at
-    once; without it, what a killed one left is written over by the next. Raises OSError.
+    If the block raises, or writes nothing, `path` stays unchanged and the hidden file is removed. With `sync` the file
+    is synced before the rename, and the folder after it. With `shared` several processes, of any host, may write at
+    once; without it, the next write overwrites a killed process's hidden file. Raises OSError.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}." if shared else ""
     work = path.with_name(f"{PREFIX}{owner}{path.name}")
@@ -37,13 +37,13 @@ def replacing(path: Path, sync: bool = False, shared: bool = False) -> Iterator[
 
 
 def write_text(path: Path, text: str, sync: bool = False, shared: bool = False) -> None:
-    """Write a text in UTF-8 as `replacing` does; raise OSError, leaving what was there, if that fails."""
+    """Write a text in UTF-8 atomically, as `replacing`. On failure raise OSError and leave the previous file."""
     with replacing(path, sync, shared) as work:
         work.write_text(text, encoding="utf-8")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut."""
+    """Sync `folder`, so that its renames survive a power failure."""
     _sync(folder)
 
 

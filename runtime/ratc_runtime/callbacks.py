@@ -1,8 +1,8 @@
-"""Code of the user's that the loop calls: at the start, after a step, after an epoch, and with the results.
+"""Callbacks of the user's: at the start, after a step, after an epoch, and with the results.
 
 A spec names them (`training.callbacks: ["package.module:callable"]`, called without arguments), `UnifiedTrainer` takes
-objects. Every rank calls all of them, at the same points: a callback that talks or writes asks `run.world.main` first.
-What one raises ends the run as an error of any other user's code does.
+objects. Every rank calls all of them, at the same points: a callback that prints or writes checks `run.world.main`
+first. An exception in a callback ends the run like one in any other code of the user's.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Does nothing; override what is wanted."""
+    """A callback that does nothing. Override the methods that you need."""
 
     def start(self, run: Run) -> None:
-        """The run is open: model, data and progress are there, no step of this start is made yet."""
+        """Called when the run is open, with model, data and progress, before the first step of this start."""
 
     def step(self, run: Run, loss: float) -> None:
-        """An optimizer step was made; `loss` is its mean over all micro-batches and ranks."""
+        """Called after an optimizer step. `loss` is its mean over all micro-batches and ranks."""
 
     def epoch(self, run: Run, record: Mapping[str, Any]) -> None:
-        """An epoch was trained, evaluated and saved; `record` is what results.json will say of it."""
+        """Called after an epoch was trained, evaluated and saved. `record` is its entry in results.json."""
 
     def finish(self, run: Run, results: Mapping[str, Any]) -> None:
-        """The run is over; `results` are those of results.json, on every rank."""
+        """Called at the end of the run. `results` are those of results.json, on every rank."""
 
 
-#: What the loop calls.
+#: The methods that the loop calls.
 HOOKS = ("start", "step", "epoch", "finish")
 
 

@@ -1,4 +1,4 @@
-"""Findings of the runtime: what a person is told when training cannot start or go on (codes R5xx)."""
+"""Findings of the runtime: the messages for a run that cannot start or continue (codes R5xx)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 
 class RuntimeFinding(Exception):
-    """A refusal with its code, to be shown instead of a traceback.
+    """A refusal with its code, printed instead of a traceback.
 
-    `everywhere` is true if every rank comes to the same finding, so that only rank 0 prints it.
+    `everywhere` is true if every rank has the same finding, so that only rank 0 prints it.
     """
 
     def __init__(self, code: str, message: str, note: str = "", help: str = "", everywhere: bool = True) -> None:
@@ -25,7 +25,7 @@ class RuntimeFinding(Exception):
         return self.render()
 
     def render(self) -> str:
-        """Return the finding as it is printed: `error[R501]: ...`, then its note and help."""
+        """Return the printed form of the finding: `error[R501]: ...`, then its note and help."""
         lines = [f"error[{self.code}]: {self.message}"]
         if self.note:
             lines.append("  note: " + self.note.replace("\n", "\n        "))
@@ -41,9 +41,9 @@ _COMMAND = re.compile(r"^(\s*):(?=:)", re.M)
 
 
 def visible(text: str) -> str:
-    """The text without commands to a terminal or to a CI system: a name of a file can hold any.
+    """Return the text without commands to a terminal or a CI system, which names of files may hold.
 
-    Control characters and changes of direction are spelled out; a sign of each command is shown as a wide one.
+    Control characters and changes of direction are escaped. One character of each CI command becomes full-width.
     """
     text = "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
     text = _COMMAND.sub("\\1\N{FULLWIDTH COLON}", text)
@@ -51,12 +51,12 @@ def visible(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print lines on stdout that may hold names of files, of classes and of models."""
+    """Print lines on stdout that may hold names of files, classes or models."""
     print(visible(text), flush=True)
 
 
 def warn_of(finding: RuntimeFinding) -> None:
-    """Print a finding that refuses nothing, as one warning line with its code."""
+    """Print a finding as one warning line with its code."""
     warn(f"[{finding.code}] {finding.message}")
 
 

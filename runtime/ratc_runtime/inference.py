@@ -1,4 +1,4 @@
-"""A checkpoint opened to be used and not to be trained on: its lock, its model with the weights, and its task."""
+"""A checkpoint opened for inference: its lock, its model with the weights, and its task."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.training.out_of_memory import explain
 
-#: What an output folder is asked for, in this order; those without a suffix are DeepSpeed's.
+#: The checkpoints to look for in an output folder, in order; those without a suffix are DeepSpeed's.
 _IN_A_RUN = ("best.pt", "best", "last.pt", "last")
 
-#: Most bytes of one image as float32: 16,384 x 16,384 pixels of one channel. What is larger takes minutes to make.
+#: Most bytes of one image as float32: 16,384 x 16,384 pixels of one channel. Larger ones take minutes.
 _MOST_BYTES = 2**30
 
 
 class Predictor(BaseEngine):
-    """A model in one process, for outputs alone."""
+    """The engine of a model in one process, for inference only."""
 
     def __init__(self, lock: Lock, model: nn.Module, device: torch.device) -> None:
         super().__init__(lock, World(0, 1, device))
@@ -42,7 +42,7 @@ class Predictor(BaseEngine):
         self.module = self.model = model.to(device).eval()
 
     def predict(self, image: Any) -> Any:
-        """Return the outputs for a batch; raise R509 if the model fails, R511 if memory does not hold them."""
+        """Return the outputs for a batch. Raises R509 if the model fails, R511 if memory is too small."""
         try:
             return super().predict(image)
         except RuntimeFinding:
@@ -52,7 +52,7 @@ class Predictor(BaseEngine):
 
 
 class _PartPredictor(Predictor):
-    """One of several tasks of a model."""
+    """The predictor of one of a model's tasks."""
 
     def __init__(self, lock: Lock, whole: Predictor, name: str) -> None:
         super().__init__(lock, whole.module, whole.world.device)
@@ -65,9 +65,9 @@ class _PartPredictor(Predictor):
 
 @dataclass(frozen=True)
 class Opened:
-    """`lock` is the checkpoint's for a single process on the device that is used; `fingerprint` is that of the
-    lock as it was, and `epoch` and `step` say how far the run was. With `trust` the lock's data set and loss may be
-    code of its own, too.
+    """An opened checkpoint. `lock` is the checkpoint's, changed to a single process on the device in use. `fingerprint`
+    is that of the original lock; `epoch` and `step` are the run's progress. With `trust` the lock's data set and loss
+    may be its own code, too.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class Opened:
     trust: bool = False
 
     def of(self, name: str | None) -> Opened:
-        """Return one of several tasks by itself; None is the whole. Raises R542 if there is no such task."""
+        """Return one of several tasks alone; None returns all. Raises R542 if there is no such task."""
         if name is None:
             return self
         if name not in self.task.parts:
@@ -94,7 +94,7 @@ class Opened:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command takes that opens a checkpoint."""
+    """Add the arguments of every command that opens a checkpoint."""
     parser.add_argument(
         "checkpoint",
         type=Path,
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
-    """Raise R584 if a name is code of somebody's own, `package.module:callable`, and the user does not trust it and the
+    """Raise R584 if a name is own code, `package.module:callable`, and the user does not trust both that code and the
     checkpoint at `path` that names it.
     """
     own = sorted({name for name in names if ":" in name})
@@ -123,7 +123,7 @@ def check_trust(names: Iterable[str], path: Path, trust: bool) -> None:
 
 
 def positive(text: str) -> int:
-    """Read a whole number from 1 on, of a command line."""
+    """Parse a whole number from 1 on, from the command line."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
     return int(text)
@@ -138,10 +138,10 @@ def open_checkpoint(
 ) -> Opened:
     """Build the model of a checkpoint, with its weights, on the device (default: a GPU if there is one).
 
-    A model of one's own is built only if it is trusted (`trusted.allows`); it is looked for as when it trained, from
-    the working folder on. Raises R584 for one that is not trusted, R504 if there is no
-    such device, R505 for a lock that cannot be read, R508 if the checkpoint is damaged or there is none, R511 for
-    images that memory does not hold, R509 where the model cannot be built or has other weights.
+    An own model is built only if it is trusted (`trusted.allows`); as in training, it is looked for in the working
+    folder. Raises R584 for an untrusted one, R504 if there is no such device, R505 for a lock that cannot be read, R508
+    if the checkpoint is damaged or missing, R511 for images too large for memory, R509 if the model cannot be built or
+    has other weights.
     """
     path = _found(checkpoint)
     exported = path.suffix == ".safetensors"
@@ -160,7 +160,7 @@ def open_checkpoint(
 
 
 def unfit(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:
-    """Return what is told of a model that fails on images of its lock's size: R511 for want of memory, else R509."""
+    """Return the finding for a model that fails on images of its lock's size: R511 if memory is short, else R509."""
     size, words = " x ".join(map(str, lock.data.image_size)), " ".join(f"{type(error).__name__}: {error}".split())[:400]
     if isinstance(error, MemoryError) or explain(error, device) or explain(error, torch.device("cpu")):
         return RuntimeFinding(
@@ -170,8 +170,8 @@ def unfit(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:
 
 
 def check_room(lock: Lock) -> None:
-    """Raise R511 for images that are too large for this machine's memory, or beyond all sense: the lock may be
-    anybody's.
+    """Raise R511 for images that are too large for this machine's memory, or larger than `_MOST_BYTES`: the lock is
+    untrusted.
     """
     data, free = lock.data, available_memory()
     pixels = sum(math.prod(max(1, round(side * scale)) for side in data.image_size) for scale in data.scales)
@@ -186,7 +186,7 @@ def check_room(lock: Lock) -> None:
 
 
 def _found(path: Path) -> Path:
-    """The checkpoint itself, if its run's output folder is named."""
+    """Return the checkpoint in a run's output folder, or `path` itself."""
     runs = [path / "checkpoints", path] if path.is_dir() else []
     for folder in runs:
         for name in _IN_A_RUN:
@@ -207,9 +207,9 @@ def _device(named: str | None) -> torch.device:
 
 
 def _alone(lock: Lock, device: torch.device, batch_size: int | None) -> Lock:
-    """The lock for one process on a device: nothing that decides an output but the precision of a CPU.
+    """Return the lock for one process on a device. Outputs stay the same, except for a CPU's precision.
 
-    Loader processes are as many as this machine has cores: the lock is of another one.
+    There is at most one loader process per core of this machine, which may not be the lock's.
     """
     training = lock.training.replace(
         micro_batch_size=batch_size or lock.training.micro_batch_size,

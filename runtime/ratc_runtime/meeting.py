@@ -1,7 +1,7 @@
-"""Whether this node finds the head node, where the nodes meet: `python -m ratc_runtime.meeting HEAD PORT RANK`.
+"""The check that this node can reach the head node: `python -m ratc_runtime.meeting HEAD PORT RANK`.
 
-A launcher that cannot resolve a name tries for minutes and then blames another node. Here it takes a second, and names
-the node. Only the standard library.
+A launcher that cannot resolve a name retries for minutes and then blames another node. This check takes a second, and
+names the node. It uses only the standard library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ratc_runtime.errors import RuntimeFinding, warn
 
-#: Seconds for the head to listen on a loopback address: it can only do that if it is this very machine.
+#: Seconds to wait for the head to listen on a loopback address, which it can do only on this machine.
 PATIENCE = 180.0
 #: Variables that name the network interface to the libraries that carry tensors.
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -26,7 +26,7 @@ _LISTEN = "0A"
 
 
 def addresses(host: str) -> list[str]:
-    """Return the addresses that this node knows for a host; raise R563 if it knows none."""
+    """Return this node's addresses for a host; raise R563 if there are none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -41,7 +41,7 @@ def addresses(host: str) -> list[str]:
 
 
 def loopback(host: str) -> str | None:
-    """Return the loopback address that a host's name stands for here; None if it has another one, or none at all."""
+    """Return the loopback address that a host's name resolves to here; None for another address, or none."""
     try:
         found = addresses(host)
     except RuntimeFinding:
@@ -52,7 +52,7 @@ def loopback(host: str) -> str | None:
 
 
 def told(host: str, address: str) -> str:
-    """Return one sentence about a name that stands for a loopback address."""
+    """Return a sentence about a name that resolves to a loopback address."""
     return (
         f"{host} stands for the loopback address {address} on {socket.gethostname()}, which other nodes cannot reach:"
         " name the network interface in the cluster's facts (`interface: ib0`)"
@@ -60,9 +60,9 @@ def told(host: str, address: str) -> str:
 
 
 def check(host: str, port: int, rank: int, environment: Mapping[str, str], patience: float = PATIENCE) -> None:
-    """Raise R563 if this node does not know the head, R564 if it takes itself for the head and is not.
+    """Raise R563 if this node cannot resolve the head, R564 if it resolves the head to itself and is not the head.
 
-    The head itself may have a loopback address by its own name: that is a warning if no interface is named.
+    The head itself may resolve its own name to a loopback address: that is a warning if no interface is named.
     """
     addresses(host)
     address = loopback(host)
@@ -86,7 +86,7 @@ def check(host: str, port: int, rank: int, environment: Mapping[str, str], patie
 
 
 def listens(port: int) -> bool:
-    """Tell whether a process of this machine listens on a TCP port; connecting would disturb it."""
+    """Return whether a process of this machine listens on a TCP port. Connecting would disturb it."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -100,7 +100,7 @@ def listens(port: int) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the way to the head; return the exit status."""
+    """Check that this node can reach the head; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ratc_runtime.meeting", description="Check the way to the head.")
     parser.add_argument("head")
     parser.add_argument("port", type=int)

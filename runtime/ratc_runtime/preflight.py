@@ -1,8 +1,8 @@
-"""What can be checked before torch is imported: files, world size, batch arithmetic, the card.
+"""The checks before torch is imported: files, world size, batch arithmetic, the card.
 
-Only the standard library, PyYAML and pydantic (and NVML's bindings, when the lock says cuda), so that a wrong start is
-refused within a second. `python -m ratc_runtime.preflight lock.yaml` is what run.sh calls before the launcher;
-`train.py` calls `check` again in every process, where the launcher's world size is known.
+Uses only the standard library, PyYAML and pydantic (and NVML's bindings, if the lock's device is cuda), so that a wrong
+start is refused within a second. run.sh calls `python -m ratc_runtime.preflight lock.yaml` before the launcher;
+`train.py` calls `check` again in every process, with the launcher's world size.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models import allowed
 
-# Read when compiling; at run time they would be silently without effect.
+# Read when compiling; at run time they have no effect.
 COMPILE_TIME_PREFIX = "RAT_"
 RUN_TIME_VARIABLES = frozenset({"RAT_DATA_DIR", "RAT_OUTPUT_DIR"})
 # Drivers report less than the nominal memory (ECC, reserved pages): a T4 of 16 GiB shows 15.0. Cards of one
 # name differ by half or more (V100 16/32, A100 40/80), so a tenth tells them apart and lets the driver be.
 MEMORY_TOLERANCE = 0.1
-#: Of `sys` and `site`: what decides about where Python finds modules.
+#: Attributes of `sys` and `site` that change the module search.
 _OF_SEARCH = frozenset({"path", "modules", "meta_path", "path_hooks", "addsitedir"})
 
 
 def sha256_of(path: Path) -> str:
-    """Return `sha256:<hex>` of a file's bytes; raise OSError for what is no regular file."""
+    """Return `sha256:<hex>` of a file's bytes. Raises OSError for anything but a regular file."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -50,7 +50,7 @@ def sha256_of(path: Path) -> str:
 
 
 def check_artifacts(lock: Lock | ProgramLock, folder: Path) -> None:
-    """Raise R501 unless every artifact named by the lock lies in `folder` with the lock's hash."""
+    """Raise R501 unless every artifact of the lock is in `folder` with the lock's hash."""
     for name, expected in lock.artifacts.items():
         path = folder / name
         try:
@@ -72,7 +72,7 @@ def check_artifacts(lock: Lock | ProgramLock, folder: Path) -> None:
 
 
 def check_point(lock: Lock | ProgramLock, path: Path) -> None:
-    """Raise R501 unless the array's table, which the shared lock vouches for, has this point with this very lock."""
+    """Raise R501 unless the array's table, whose hash the shared lock has, lists this point with this lock's hash."""
     table = path.resolve().parent / (lock.file("points.tsv") or "points.tsv")
     try:
         with open_regular(table) as file:
@@ -89,7 +89,7 @@ def check_point(lock: Lock | ProgramLock, path: Path) -> None:
 
 
 def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]:
-    """Return the files by which Python may import a module instead of that of the lock, which did not have them."""
+    """Return files that are not in the lock and that Python may import instead of the lock's module."""
     base = path.rpartition("/")[2].partition(".")[0]
     place = (folder / path).parent
     there = [*place.glob(f"{base}.*"), *(place / base).glob("__init__.*")]
@@ -99,8 +99,8 @@ def _in_place_of(path: str, folder: Path, known: Mapping[str, Any]) -> list[str]
 
 
 def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
-    """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock; with
-    `checkpoint.own_code: warn` warn of it.
+    """Raise R582 unless the user's own modules below the spec's `folder` are those of the lock. With
+    `checkpoint.own_code: warn` this is a warning.
     """
     moved = []
     for path, module in (lock.own_code or {}).items():
@@ -125,11 +125,11 @@ def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
 
 
 def check_imports(lock: Lock, folder: Path) -> None:
-    """Raise R509 unless Python finds the modules of the lock's callables, and what the user's own modules below the
-    spec's `folder` import when they are imported themselves. Nothing is imported.
+    """Raise R509 unless Python finds the modules of the lock's callables, and the imports of the user's own modules
+    below the spec's `folder`. Nothing is imported.
 
-    What a module imports in an `if`, a `try` or a function may be missing, and anything if own modules change where
-    Python looks.
+    Imports in an `if`, a `try` or a function may be missing. There is no check at all if own modules change the search
+    path.
     """
     sources = {path: _parsed(folder / path) for path in lock.own_code or {} if path.endswith(".py")}
     trees = {path: tree for path, tree in sources.items() if tree is not None}
@@ -138,7 +138,7 @@ def check_imports(lock: Lock, folder: Path) -> None:
     wanted = {name.partition(":")[0]: f"`{name}`" for name in _callables(lock) if ":" in name}
     for path, tree in trees.items():
         wanted |= {module: f"{path}:{line}" for module, line in _imports(tree, Path(path)) if module not in wanted}
-    # Of the modules that the lock records, `check_own_code` says what changed.
+    # `check_own_code` reports changes of the modules that the lock records.
     recorded = {path.partition(".")[0].removesuffix("/__init__").replace("/", ".") for path in lock.own_code or {}}
     wanted = {module: place for module, place in wanted.items() if module not in recorded}
     missing = [f"{place} needs {module}" for module, place in wanted.items() if not _is_found(module, folder)]
@@ -162,11 +162,11 @@ def _parsed(path: Path) -> ast.Module | None:
         with open_regular(path) as file:
             return ast.parse(file.read())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # importing it will say what is wrong
+        return None  # importing it will raise the error
 
 
 def _changes_search(node: ast.AST) -> bool:
-    """Whether code reaches for what decides where Python finds modules."""
+    """Return whether code accesses Python's module search path."""
     if isinstance(node, ast.ImportFrom):
         return node.module in ("sys", "site") and any(alias.name in _OF_SEARCH for alias in node.names)
     named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("sys", "site")
@@ -174,7 +174,7 @@ def _changes_search(node: ast.AST) -> bool:
 
 
 def _imports(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the full name and the line of each module that the statements at the top of a module import."""
+    """Yield the full name and the line of each module that a module's top-level statements import."""
     for node in tree.body:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -184,7 +184,7 @@ def _imports(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _is_found(module: str, folder: Path) -> bool:
-    """Whether Python finds a module: one of the user's own by its file, another by its top package."""
+    """Return whether Python finds a module: one of the user's own by its file, another by its top package."""
     top, *rest = module.split(".")
     if PathFinder.find_spec(top, [str(folder.resolve())]) is not None:
         place = folder.joinpath(top, *rest)
@@ -196,7 +196,7 @@ def _is_found(module: str, folder: Path) -> bool:
 
 
 def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
-    """Raise R502 unless the launcher started as many processes as the lock says, and said where they meet."""
+    """Raise R502 unless the launcher started the lock's number of processes, and set their rendezvous address."""
     text, started = environment.get("WORLD_SIZE", "1"), lock.parallel.world_size
     if text != str(started):
         message = f"the launcher started {text} process(es), the lock says {started}"
@@ -217,7 +217,7 @@ def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
 
 
 def check_batch(lock: Lock | ProgramLock, folder: Path) -> None:
-    """Raise R503 unless lock, deepspeed.json and accelerate.yaml agree on how a batch is split."""
+    """Raise R503 unless lock, deepspeed.json and accelerate.yaml have the same split of a batch."""
     training, world = lock.training, lock.parallel.world_size
     micro, accumulation = training.micro_batch_size, training.gradient_accumulation_steps
     product = micro * accumulation * world
@@ -267,7 +267,7 @@ def _compare(name: str, content: Any, expected: Mapping[str, Any]) -> None:
 
 
 def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None:
-    """Raise R504 unless this node's visible cards are those of the lock. Nothing to check for the CPU."""
+    """Raise R504 unless this node's visible cards are those of the lock. There is no check for the CPU."""
     hardware = lock.hardware
     if hardware.device != "cuda":
         return
@@ -307,7 +307,7 @@ def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None
 
 
 def check_attention(lock: Lock) -> None:
-    """Raise R553 if the lock's attention needs Triton or a newer torch; neither is imported."""
+    """Raise R553 if the lock's attention needs Triton or a newer torch. Neither is imported."""
     if lock.model.attention_memory != "fused":
         return
     instead = "or compile the spec with model.attention_memory: chunked"
@@ -330,7 +330,10 @@ def check_attention(lock: Lock) -> None:
 
 
 def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, bool]] | None:
-    """Return (name, compute capability, bytes, is a slice) per visible card; None if NVML cannot know (AMD)."""
+    """Return (name, compute capability, bytes, is a slice) per visible card; None for AMD, which has no NVML.
+
+    Raises R504 without an NVIDIA driver.
+    """
     if Path("/dev/kfd").exists():
         return None
     try:
@@ -362,7 +365,7 @@ def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, 
 
 
 def _devices(pynvml: Any, card: Any) -> list[Any]:
-    """Return what CUDA could show of a card: itself, or in MIG mode its slices, of which there may be none."""
+    """Return the devices that CUDA could show for a card: the card, or in MIG mode its slices, possibly none."""
     try:
         if pynvml.nvmlDeviceGetMigMode(card)[0] != 1:
             return [card]
@@ -377,7 +380,7 @@ def _devices(pynvml: Any, card: Any) -> list[Any]:
 
 
 def _select(handles: list[Any], uuids: list[Any], visible: str) -> list[Any]:
-    """Pick handles as CUDA does: by index or by the start of the UUID, up to the first invalid entry."""
+    """Select handles as CUDA does: by index or by the start of the UUID, up to the first invalid entry."""
     chosen = []
     for entry in (part.strip() for part in visible.split(",")):
         if entry.isdigit() and int(entry) < len(handles):
@@ -395,14 +398,14 @@ def _select(handles: list[Any], uuids: list[Any], visible: str) -> list[Any]:
 
 
 def warn_of_variables(environment: Mapping[str, str]) -> None:
-    """Warn of RAT_* variables that only the compiler reads: setting them now changes nothing."""
+    """Warn of RAT_* variables that only the compiler reads: they have no effect now."""
     for name in sorted(environment):
         if name.startswith(COMPILE_TIME_PREFIX) and name not in RUN_TIME_VARIABLES:
             warn(f"{name} is read when compiling; it does not change this run (the lock decides)")
 
 
 def check_trackers(lock: Lock) -> None:
-    """Raise R524 if the lock tracks with a package that is not there: a month later is late to notice."""
+    """Raise R524 if the package of a tracker in the lock is not installed: missing curves are noticed late."""
     if lock.logging.wandb:
         found = importlib.util.find_spec("wandb")
         # A folder `wandb`, which that package makes wherever it runs, would be found as a package without origin.
@@ -418,8 +421,8 @@ def check_trackers(lock: Lock) -> None:
 def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_folder: Path | None = Path()) -> Lock:
     """Read the lock and run every check that needs no torch; return the lock.
 
-    `launched` tells that a launcher has set the world size, which run.sh's own call cannot know yet. `own_folder` is
-    the spec's, where own modules lie; with None they are not looked at.
+    `launched`: a launcher has set the world size, which is not yet the case for run.sh's own call. `own_folder` is the
+    spec's folder with own modules; with None they are not checked.
     """
     lock = read_lock(lock_path)
     folder = lock_path.resolve().parent
@@ -445,10 +448,10 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
 
 
 def _is_searched_first(folder: Path, environment: Mapping[str, str]) -> bool:
-    """Whether a launcher that is started in a folder imports its modules before Python's own.
+    """Return whether a launcher started in a folder imports the folder's modules before Python's own.
 
-    Only Python from 3.11 on leaves the working folder out, and only if it is told to; PYTHONPATH may hold it all the
-    same, for an empty member of it is the working folder.
+    Only Python from 3.11 on omits the working folder, if PYTHONSAFEPATH is set. PYTHONPATH may still hold it: an empty
+    entry is the working folder.
     """
     if not environment.get("PYTHONSAFEPATH") or sys.version_info < (3, 11):
         return True
@@ -459,7 +462,7 @@ def _is_searched_first(folder: Path, environment: Mapping[str, str]) -> bool:
 def check_program(
     lock: ProgramLock, lock_path: Path, environment: Mapping[str, str], own_folder: Path = Path()
 ) -> None:
-    """Run every check that the lock of a program of the spec's own needs; `own_folder` is the spec's."""
+    """Run every check for the lock of a spec's own program. `own_folder` is the spec's."""
     folder = lock_path.resolve().parent
     check_artifacts(lock, folder)
     if lock.point is not None:
@@ -471,7 +474,7 @@ def check_program(
 
 
 def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
-    """Raise R509 unless this node has the script, the module or the command of the lock, and the launcher."""
+    """Raise R509 unless this node has the script, module or command of the lock, and the launcher."""
     entry = lock.entrypoint
     missing = []
     if entry.kind == "script" and not (own_folder / entry.program).is_file():
@@ -501,7 +504,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    # What else the script was called with is for training.
+    # The script's other arguments are for training.
     arguments, _ = parser.parse_known_args(argv)
     try:
         lock = read_any(arguments.lock)

@@ -1,7 +1,7 @@
-"""Tensors in lists and mappings: what models give, losses take and data sets hold beside single tensors.
+"""Nested tensors in lists and mappings: outputs of models, inputs of losses, and items of data sets.
 
-A list whose items are mappings holds one item a sample (boxes differ in number); any other list, tuple or mapping holds
-tensors that each have all samples in their first dimension (levels of a pyramid, heads of a model).
+A list of mappings holds one item per sample (boxes differ in number). Any other list, tuple or mapping holds tensors
+with all samples in their first dimension (levels of a pyramid, heads of a model).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def apply(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
-    """Return `value` with every tensor in it replaced by `function` of it; what is no tensor stays."""
+    """Return `value` with `function` applied to every tensor. Other values stay unchanged."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -33,7 +33,7 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Return `value` on the device; copies from pinned memory do not wait."""
+    """Return `value` on the device. Copies from pinned memory are asynchronous."""
     return apply(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 

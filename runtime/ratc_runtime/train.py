@@ -1,6 +1,6 @@
-"""The front door of training: the launcher starts `python -m ratc_runtime.train --lock lock.yaml` in every process.
+"""The entry point of training: the launcher starts `python -m ratc_runtime.train --lock lock.yaml` in every process.
 
-It refuses before torch is imported whatever can be refused without it. The loop itself is `training/loop.py`.
+All refusals that need no torch come before torch is imported. The loop itself is `training/loop.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ratc_runtime.training import failures
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the command line; data and output folders fall back to RAT_DATA_DIR and RAT_OUTPUT_DIR."""
+    """Parse the command line. Data and output folders default to RAT_DATA_DIR and RAT_OUTPUT_DIR."""
     parser = argparse.ArgumentParser(prog="python -m ratc_runtime.train", description="Train according to a lock.")
     parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
@@ -32,7 +32,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; return 0 when finished or stopped as asked, 1 after a finding."""
+    """Train; return 0 if finished or stopped on request, 1 after a finding."""
     arguments = parse(argv)
     status = 0
     try:
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         if finding is None and not several:
             raise
         status, dog = 1, watchdog.current()
-        # What the main thread meets because the watchdog ends the run is nothing to tell.
+        # Errors in the main thread after the watchdog has ended the run are not printed.
         if dog is None or not dog.spoken:
             tell(error, finding, dog)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def tell(error: Exception, finding: RuntimeFinding | None, dog: watchdog.Watchdog | None) -> None:
-    """Print why this process ends."""
+    """Print the reason why this process ends."""
     if finding is None:
-        # To raise would take the interpreter's way out, where a process group may wait for the other ranks.
+        # Raising would run the interpreter's shutdown, in which a process group may wait for the other ranks.
         traceback.print_exception(error)
         finding = failures.unforeseen(error)
     if finding.code == "R514" and dog is not None:

@@ -1,9 +1,9 @@
-"""The trainer for people who bring their own model, data or loss; `train.py` is built on it.
+"""The trainer for an own model, data set or loss. `train.py` is built on it.
 
     results = UnifiedTrainer("compiled/moles/local", model=model, train_dataset=train, val_dataset=val).train()
 
-What is not passed is built from the lock. Torch is imported when training starts, not before, so that a start that can
-be refused without it is.
+Missing parts are built from the lock. Torch is imported when training starts, so that refusals that do not need it come
+first.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ LOCK = "lock.yaml"
 
 
 class UnifiedTrainer:
-    """Trains what a lock says, with parts of the caller's in place of the lock's.
+    """Trains according to a lock, with the caller's parts in place of the lock's.
 
-    `config` is a compiled folder, its `lock.yaml`, a spec, or a spec's content as a mapping. A spec is compiled on the
-    spot for this machine, into `compiled/` beside it, as `ratc compile` does; one that is a mapping is written into the
-    output folder first. Relative paths of a lock start from the working folder, those of a spec from its own.
+    `config` is a compiled folder, its `lock.yaml`, a spec, or a spec's content as a mapping. A spec is compiled at once
+    for this machine, into `compiled/` beside it, as `ratc compile` does. A mapping is first written into the output
+    folder. Relative paths of a lock are relative to the working folder, those of a spec to its own.
 
-    Datasets are map-style; an item is a mapping of `image`, `target` and perhaps `name`, or a pair of image and
-    target. An image is a tensor or array (C, ...), or a list of them from fine to coarse (a pyramid). Both datasets
-    are passed, or none; without `test_dataset` the best epoch has its scores of the validation split only.
-    `criterion` takes the model's output and the collated targets and returns a scalar. `scores` names functions of
-    the outputs and targets of one sample (batches of one) that return a number, larger being better; with it nothing
-    else is scored. `callbacks`: see `ratc_runtime.callbacks`. Under torchrun, accelerate or srun every process makes
-    its own trainer.
+    Datasets are map-style; an item is a mapping of `image`, `target` and optionally `name`, or a pair of image and
+    target. An image is a tensor or array (C, ...), or a list of them from fine to coarse (a pyramid). Pass both
+    datasets or none. Without `test_dataset` the best epoch has only its scores of the validation split. `criterion`
+    takes the model's output and the collated targets and returns a scalar. `scores` names functions of the outputs and
+    targets of one sample (batches of one) that return a number, larger being better; they replace the task's scores.
+    `callbacks`: see `ratc_runtime.callbacks`. Under torchrun, accelerate or srun every process makes its own trainer.
 
-    A model that is passed as an object cannot be traced: nothing is predicted of it, and `training.batch_size` is
-    needed on a GPU. Named `package.module:callable` in the spec, it is predicted as any other.
+    A model that is passed as an object cannot be traced: its memory is not predicted, and `training.batch_size` is
+    needed on a GPU. A model named `package.module:callable` in the spec is predicted like any other.
     """
 
     def __init__(
@@ -77,21 +76,21 @@ class UnifiedTrainer:
         self._model, self._criterion, self._scores, self._callbacks = model, criterion, scores, callbacks
 
     def train(self) -> dict[str, Any]:
-        """Train to the end, or until asked to stop; return what results.json says, on every rank.
+        """Train to the end or to a stop request; return the content of results.json, on every rank.
 
-        A run that was stopped or killed is continued from its last checkpoint, a finished one is not made again unless
-        `fresh`. Raises RuntimeFinding (R5xx) for what a person can mend, and whatever the caller's own code raises.
+        A run that was stopped or killed continues from its last checkpoint. A finished one is not repeated unless
+        `fresh`. Raises RuntimeFinding (R5xx) for errors that you can fix, and any exception of the caller's own code.
         """
         return self.train_since(time.perf_counter())
 
     def train_since(self, began: float) -> dict[str, Any]:
-        """Train as `train` does; time counts from `began`, of `time.perf_counter`."""
+        """Train as `train` does. Time counts from `began`, by `time.perf_counter`."""
         from ratc_runtime.training import loop
 
         loop.take_place()
         path, base = self._lock()
         passed = any(part is not None for part in (self._model, self._criterion, self._scores)) or self._datasets
-        # What a caller brings takes the place of what the lock names.
+        # The caller's parts replace the lock's.
         lock = preflight.check(path, os.environ, launched=True, own_folder=None if passed else base)
         loop.prepare_environment(lock)
         # Torch is imported from here on.
@@ -104,7 +103,7 @@ class UnifiedTrainer:
         return read_results(output_dir)
 
     def _lock(self) -> tuple[Path, Path]:
-        """Return the lock, compiled now if the configuration is a spec, and what its relative paths start from."""
+        """Return the lock, compiled now if the configuration is a spec, and the base folder of its relative paths."""
         if isinstance(self.config, Mapping):
             return self._compiled(self._written(self.config))
         path = Path(self.config).expanduser()
@@ -117,7 +116,7 @@ class UnifiedTrainer:
         return found, Path()
 
     def _written(self, config: Mapping[str, Any]) -> Path:
-        """Write the spec that a mapping is into the output folder, where what ran can be read a month later."""
+        """Write a spec given as a mapping into the output folder, as a record of the run."""
         name = self.experiment_name or config.get("experiment_name") or "experiment"
         data = dict(config.get("data") or {})
         # The schema wants a folder; data that are passed lie in none.
@@ -125,7 +124,7 @@ class UnifiedTrainer:
         folder = self.output_dir or Path(config.get("output_dir") or Path("outputs") / name).expanduser()
         content = {**config, "experiment_name": name, "data": data, "output_dir": os.fspath(folder.absolute())}
         if self._model is not None:
-            # RAT's defaults say nothing of it; if the mapping describes it, that stays.
+            # RAT's defaults do not apply to it; a description in the mapping stays.
             content.setdefault("model", {"name": name_of(self._model)})
         if self._datasets:
             data.setdefault("dataset", name_of(self._datasets["train"]))
@@ -138,13 +137,13 @@ class UnifiedTrainer:
         return path
 
     def _compiled(self, spec: Path) -> tuple[Path, Path]:
-        """Compile a spec for this machine, as every rank does, to the same bytes; raise R544 if that fails."""
+        """Compile a spec for this machine; every rank does, with identical results. Raises R544 on failure."""
         command = [sys.executable, "-m", "ratc", "compile", os.fspath(spec), "--target", "local"]
         if self.experiment_name is not None:
             command += ["--experiment-name", self.experiment_name]
-        # What follows at once rehearses its first step: that is told sooner than by a trace.
+        # The run itself rehearses its first step, sooner than a trace would.
         environment = {**os.environ, "RATC_SKIP_BATCH_CHECK": "1", "PYTHONSAFEPATH": "1"}
-        # It is the caller's program that trains what the spec names.
+        # The caller's own program trains the spec, so its code is trusted.
         environment["RATC_TRUST"] = "1"
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
@@ -157,7 +156,9 @@ class UnifiedTrainer:
 
 
 def _is_lock(path: Path) -> bool:
-    """Tell a lock from a spec; a file that cannot be read is left to whoever says what is wrong with locks."""
+    """Return whether a file is a lock and not a spec. An unreadable file counts as a lock, whose reader raises the
+    error.
+    """
     try:
         return path.name == LOCK or b"\nlock_version:" in b"\n" + path.read_bytes()[:4096]
     except OSError:

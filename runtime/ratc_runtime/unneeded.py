@@ -1,6 +1,6 @@
-"""Imports without what nobody uses here: a package that another one imports only because it is installed.
+"""Imports without unused packages, which another package imports only because they are installed.
 
-Each takes several times as long as the import of torch, on every rank. Who needs it imports it for itself, as ever.
+Each takes several times as long as the import of torch, on every rank. Code that needs one can still import it itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNNEEDED = {"timm.utils.summary": "wandb", "deepspeed.autotuning.autotuner": "ml
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of `UNNEEDED` as Python does, and has them loaded without what they do not need."""
+    """Finds the modules of `UNNEEDED` as Python does, and loads them without the package that they do not need."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in UNNEEDED else None
@@ -35,14 +35,14 @@ class _Finder(MetaPathFinder):
 
 
 def leave_out() -> None:
-    """Import the modules of `UNNEEDED` without, from now on. Calling it again changes nothing."""
+    """From now on import the modules of `UNNEEDED` without these packages. A second call has no effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 @contextlib.contextmanager
 def _as_if_missing(package: str) -> Iterator[None]:
-    """Let an import of a package that is not imported yet fail, as if it were not installed."""
+    """Make the import of a package fail, as if it were not installed, unless it is already imported."""
     if package in sys.modules:
         yield
         return

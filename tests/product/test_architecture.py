@@ -119,6 +119,7 @@ def test_stages_know_only_what_comes_before_them():
         "own_code": {"files", "program"},
         "explain": set(),
         "scheduler": {"yaml", "files"},
+        "why": {"scheduler"},
         "probe": {"facts", "scheduler"},
         "consumers": {"yaml", "targets", "cache_folder"},
         "emit": {"targets", "files"},

@@ -28,7 +28,7 @@ from tests.places import ROOT
 
 CODES = ROOT / "ratc" / "codes"
 TABLE = ROOT / "docs" / "reference" / "codes.md"
-STAGES = ("parse", "schema", "meaning", "resolve", "target", "run")
+STAGES = ("parse", "schema", "meaning", "resolve", "target", "run", "why")
 MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source="this machine")
 #: Codes whose examples are words. R317 takes a dozen traces; `tests/unit/ratc/fitting/test_predict.py` provokes it.
 #: R345 needs a digest: `tests/unit/ratc/test_rates.py`. R402: no spec may make a consumer refuse, so a failing example
@@ -36,11 +36,11 @@ MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source
 #: R411-R419 need a scheduler:
 #: `tests/unit/ratc/workflow/test_submit.py` provokes them; so does R435, `tests/unit/ratc/probe`. R440 needs two specs:
 #: `tests/unit/ratc/cli/test_diff.py`. R5xx but R515: the runtime's; they need torch, data or GPUs, and the runtime's
-#: own tests provoke them.
+#: own tests provoke them. R6xx: causes of `ratc why`, `tests/unit/ratc/why`.
 IN_WORDS = (
     {"R317", "R345", "R361", "R402", "R435", "R440", "R441", "R451"}
     | {f"R41{number}" for number in range(1, 10)}
-    | {path.stem for path in CODES.glob("R5*.md")} - {"R515"}
+    | {path.stem for path in CODES.glob("R[56]*.md")} - {"R515"}
 )
 #: Codes that come of checking a micro-batch that the spec gives, which takes a trace.
 CHECKING = {"R318"}

@@ -1,6 +1,8 @@
 """The rules of docs/develop/style.md that can be counted, in the documentation, and in the text that code holds."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,37 @@ def test_the_documentation_names_things_by_nouns_and_conditions_by_if():
     assert words > 20_000
     assert pronouns <= 2 * words / 1000
     assert 3 <= 1000 * conditions / words <= 12
+
+
+#: Words that stand for a thing without a name.
+UNNAMED = re.compile(r"\b(what|who|whose|whatever)\b", re.IGNORECASE)
+#: The most of them in 1,000 words of a package's docstrings. A line of its own for each package.
+DOCSTRINGS = {
+    "ratc": 1.5,
+    "runtime/ratc_runtime": 1.5,
+}
+
+
+def docstrings(folder: Path) -> Iterator[str]:
+    """Yield the docstrings of all modules, classes and functions below a folder."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield ast.get_docstring(node) or ""
+
+
+@pytest.mark.parametrize("package", DOCSTRINGS)
+def test_docstrings_name_things_by_nouns(package):
+    text = " ".join(docstrings(ROOT / package))
+    words, unnamed = len(text.split()), len(UNNAMED.findall(text))
+    assert words > 10_000
+    assert unnamed <= DOCSTRINGS[package] * words / 1000, f"{unnamed} in {words} words: name the thing"
+
+
+def test_the_pages_of_codes_name_things_by_nouns():
+    pages = [page.read_text() for page in PAGES if page.parent.name == "codes"]
+    # Without the blocks of code, and without the name of the first paragraph.
+    prose = re.sub(r"^```.*?^```$|^What it says:", "", "\n".join(pages), flags=re.MULTILINE | re.DOTALL)
+    words, unnamed = len(prose.split()), len(UNNAMED.findall(prose))
+    assert words > 10_000
+    assert unnamed <= words / 1000, f"{unnamed} in {words} words: name the thing"

@@ -12,7 +12,7 @@ from ratc.comparison.order import Line, lines
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.spec.keys import Effect
 
-#: What a reviewer must look at; the others are only noted.
+#: Effects that a reviewer must look at; the others are notes.
 _WEIGHTY = frozenset((Effect.TRAINING, Effect.RESUME, Effect.MEMORY, Effect.COST))
 
 
@@ -38,7 +38,7 @@ def _of_surrounding(change: Change) -> Diagnostic:
 
 
 def _notes(line: Line) -> Iterator[str]:
-    """What a line adds to the first: itself, if it follows, and what is told with it."""
+    """Yield the notes of a line: its own change unless it is the first, and the changes grouped with it."""
     if line.depth:
         yield _moved(line.change)
     if line.others:

@@ -14,7 +14,7 @@ _MARKS = {Effect.TRAINING: "🔴", Effect.RESUME: "🔴", Effect.MEMORY: "🟡",
 
 
 def markdown(comparison: Comparison) -> str:
-    """A verdict, the sums, and a table in which `↳` stands before what follows from the row above."""
+    """Return a verdict, the sums, and a table in which `↳` marks consequences of the row above."""
     head = f"### `ratc diff` {code(comparison.old.name)} → {code(comparison.new.name)}\n"
     parts = [head, f"**{escape(' '.join(words.verdict(comparison)))}**\n"]
     parts += [f"- {escape(remark)}\n" for remark in comparison.remarks]

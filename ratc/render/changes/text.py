@@ -1,4 +1,4 @@
-"""A comparison as text for a terminal: what a person changed, and below it what follows."""
+"""A comparison as text for a terminal: each change by a person, and below it its consequences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_POINTS = 8
 
 
 def text(comparison: Comparison, colour: bool = False) -> str:
-    """All of it, ending in what it means together. Nothing if nothing differs."""
+    """Return the whole comparison, with the summary at its end; empty if there is no difference."""
     if comparison.is_empty:
         return ""
     paint = _Paint(colour)

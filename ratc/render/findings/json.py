@@ -13,7 +13,7 @@ VERSION = 1
 
 
 def document(items: Sequence[Diagnostic], command: str) -> str:
-    """All findings in one object; ``file`` and its place are null for what stands in no file."""
+    """Return all findings in one object; ``file`` and its place are null for a finding without a file."""
     tree = {"version": VERSION, "command": command, "findings": [_finding(item) for item in items]}
     return markup.json(tree)
 

@@ -90,7 +90,7 @@ def _artifact(name: str) -> dict[str, Any]:
 
 
 def _quoted(name: str) -> str:
-    """A path in a URI; the bytes of a name that is not UTF-8 stay what they are."""
+    """Quote a path for a URI; the bytes of a name that is not UTF-8 are kept."""
     return quote(name, errors="surrogateescape")
 
 

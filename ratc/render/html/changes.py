@@ -1,4 +1,4 @@
-"""A comparison as trees for the page: what a person changed, both sides beside each other, and folded what follows."""
+"""A comparison as trees for the page: each change by a person with both sides, and its consequences folded below."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Badge:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value of one side, and where it is from or why."""
+    """A value of one side, and its origin or reason."""
 
     value: str
     why: str
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One change with what follows from it. ``notes`` are sentences beside the values."""
+    """One change with its consequences. ``notes`` are sentences beside the values."""
 
     name: str
     old: Cell
@@ -64,7 +64,7 @@ class Summary:
 
 
 def roots(comparison: Comparison) -> tuple[Node, ...]:
-    """What people or hardware changed, each with what follows; then what else differs around the plans."""
+    """Return the changes by people or hardware, each with its consequences; then the differences outside the plans."""
     told = lines(comparison)
     found: list[Node] = []
     at = 0
@@ -81,7 +81,7 @@ def summary(comparison: Comparison) -> list[Summary]:
 
 
 def _tree(told: Sequence[Line], at: int) -> tuple[Node, int]:
-    """The node of the line at ``at``, and where the next one of its depth or above stands."""
+    """Return the node of the line at ``at``, and the index of the next line of its depth or above."""
     line, below = told[at], []
     at += 1
     while at < len(told) and told[at].depth > line.depth:
@@ -92,7 +92,7 @@ def _tree(told: Sequence[Line], at: int) -> tuple[Node, int]:
 
 def _node(line: Line, below: tuple[Node, ...]) -> Node:
     change = line.change
-    # A fact says what was found; the value that repeats it only that it was.
+    # A fact names its source; the value that repeats it does not.
     told = line.given if line.given and line.given.path.startswith("facts:") else change
     old, new = words.shown(change)
     notes = []

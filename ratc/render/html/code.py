@@ -1,4 +1,4 @@
-"""A file that ratc wrote, in parts for the page: its comments, which say why, apart from what machines read."""
+"""A file that ratc wrote, in pieces for the page: comments, which give reasons, apart from the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file with its lines in pieces. ``note`` says what is worth knowing of it before it is unfolded."""
+    """A file with its lines in pieces. ``note`` is the summary that is shown while it is folded."""
 
     path: str
     note: str
@@ -39,7 +39,7 @@ def file(path: str, text: str, note: str = "") -> File:
 
 
 def redact_lines(text: str) -> list[str]:
-    """The lines of a text, what looks like a secret starred out."""
+    """Return the lines of a text, with everything that looks like a secret starred out."""
     return excerpt.whole(text.removesuffix("\n")).split("\n")
 
 
@@ -58,7 +58,7 @@ def _pieces(line: str, keyed: bool) -> tuple[Piece, ...]:
 
 
 def _comment(line: str) -> int:
-    """Where a line's comment begins: a `#` at its start or behind a blank, outside quotes. Only looks depend on it."""
+    """Return the index of a line's comment: a `#` at its start or behind a blank, outside quotes. For colours only."""
     quote = ""
     for index, char in enumerate(line):
         if quote:

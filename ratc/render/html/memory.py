@@ -1,4 +1,4 @@
-"""What a step takes on its card, as a bar to scale with its account; its phases; and what fits on other cards."""
+"""The memory of a step on its card, as a bar to scale with its breakdown; its phases; and the table of other cards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = {kind: colour for _, colour, kinds in GROUPS for kind in kinds} | {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes, and of what: a kind of the trace, ``allocated``, ``reserved``, ``outside``, ``margin`` or ``unused``."""
+    """Bytes of one kind: a kind of the trace, ``allocated``, ``reserved``, ``outside``, ``margin`` or ``unused``."""
 
     kind: str
     bytes_: int
@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is in use at the peak of a step, and what is left. ``how`` is predicted, or by what it was measured."""
+    """Memory in use at the peak of a step, and the rest of the card. ``how`` is predicted, or names the measurement."""
 
     card: str
     card_bytes: int
@@ -68,7 +68,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The account for the page. ``limit`` is where the card's memory ends, empty if that is the bar's end."""
+    """The breakdown for the page. ``limit`` is the x of the end of the card's memory, empty if the bar ends there."""
 
     title: str
     segments: tuple[Segment, ...]
@@ -80,7 +80,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """One phase of the step and the most that is alive in it."""
+    """One phase of the step and its most bytes in use."""
 
     name: str
     peak: str
@@ -89,7 +89,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class CardRow:
-    """A row of what fits, in finished words. ``used`` and ``total`` are bytes for the little bar; ``is_plan`` marks the
+    """A row of the table of cards, as text. ``used`` and ``total`` are bytes for the little bar; ``is_plan`` marks the
     plan's own row.
     """
 
@@ -108,12 +108,12 @@ class CardRow:
 
     @property
     def width(self) -> int:
-        """Of the little bar, in hundredths."""
+        """The width of the little bar, in percent."""
         return min(100, round(100 * self.used / self.total)) if self.total else 0
 
 
 def bar(account: Account) -> Bar:
-    """The bar and its table, to the scale of the card, or of what would be needed if that is more."""
+    """Return the bar and its table, to the scale of the card, or of the memory needed if that is more."""
     scale = max(account.card_bytes, account.used_bytes)
     segments, at = [], 0
     for part in (*account.parts, *account.left):

@@ -1,4 +1,4 @@
-"""The page: templates/report.*.html.j2 filled with what the files beside this one work out. Pure and repeatable.
+"""The page: templates/report.*.html.j2 filled with the results of the modules beside this one. Pure and repeatable.
 
 Every value is escaped by the template engine. The page's policy names its own style and script by their digests, so the
 browser runs nothing else and loads nothing at all.
@@ -33,10 +33,10 @@ _TIMES = " \N{MULTIPLICATION SIGN} "
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a page about one spec shows. Texts are for people; sizes are bytes.
+    """The content of a page about one spec. Texts are for people; sizes are bytes.
 
     ``unpredicted`` says why there is no ``account``, ``undrawn`` why no ``drawing``, ``no_cards`` why no ``cards``.
-    ``points`` are a sweep's, by name. ``files`` are path and text of what was compiled, ``files_note`` a line on them.
+    ``points`` are a sweep's, by name. ``files`` are path and text of the compiled files, ``files_note`` a line on them.
     """
 
     spec: str
@@ -58,7 +58,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One of the few things that everybody asks for first; ``anchor`` leads to the value behind it."""
+    """One value of the summary; ``anchor`` leads to its row."""
 
     label: str
     value: str
@@ -135,7 +135,7 @@ def _experiment(side: Side) -> str:
 
 
 def tiles(report: Report) -> list[Tile]:
-    """The summary. What the plan does not say, as a lock's need not, has no tile."""
+    """Return the summary. A value that the plan does not have, for example that of a lock alone, has no tile."""
     plan = report.plan
     made = (_batch, _hardware, _precision, _engine, lambda plan: _memory(report), _model, _schedule, _time)
     return [tile for make in made if (tile := make(plan)) is not None]
@@ -301,12 +301,12 @@ def _environment() -> Environment:
 
 
 def _made_visible(value: Any) -> Any:
-    """What a template is given, without what turns or hides text; markup of ours as it is."""
+    """Make characters visible that turn or hide text, in a string for a template; our own markup is kept."""
     return html_text(value) if type(value) is str else value
 
 
 def prose(text: str) -> Markup:
-    """Words in which what stands in backticks is code, as in diagnostics."""
+    """Return markup of a text in which backticks mark code, as in diagnostics."""
     from markupsafe import Markup, escape
 
     parts = html_text(text).split("`")

@@ -1,4 +1,4 @@
-"""A plan as sections of rows: every value with where it is from or why, and folded below it what it follows from."""
+"""A plan as sections of rows: every value with its origin or reason, and folded below it the values it follows from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratc.plan import Plan, Value
 from ratc.secrets import excerpt
 from ratc.secrets.redact import redact, shown
 
-#: What the values without a section belong to.
+#: The section of the values without a section.
 EXPERIMENT = "experiment"
 
 
@@ -33,8 +33,8 @@ class Step:
 class Row:
     """One value. ``head`` and ``name`` are its path in two parts; ``size`` says bytes or seconds for people.
 
-    ``origin`` is default, given (by a person), found (by hardware or the cluster) or derived; ``why`` is the reason
-    where ratc worked it out, else where it is from.
+    ``origin`` is default, given (by a person), found (by hardware or the cluster) or derived. ``why`` is the reason of
+    a derived value, else its place of origin.
     """
 
     anchor: str
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def folds(self) -> bool:
-        """Whether there is more to tell than the row shows."""
+        """Whether the row has details to unfold."""
         return bool(self.quoted or self.steps)
 
 
@@ -62,7 +62,7 @@ class Section:
 
     @property
     def note(self) -> str:
-        """How many values there are, and how many ratc worked out."""
+        """The number of values, and the number that ratc derived."""
         worked_out = sum(row.origin == "derived" for row in self.rows)
         many = f"{len(self.rows)} value{'' if len(self.rows) == 1 else 's'}"
         return f"{many}, {worked_out} worked out" if worked_out else many
@@ -78,7 +78,7 @@ def sections(plan: Plan) -> list[Section]:
 
 
 def anchor(path: str) -> str:
-    """The id of a path's row: what is no letter, digit, dot or dash is told by its number."""
+    """Return the id of a path's row: characters other than letters, digits, dots and dashes become hexadecimal."""
     return "v." + re.sub(r"[^A-Za-z0-9.-]", lambda match: f"_{ord(match[0]):x}_", path)
 
 
@@ -124,7 +124,7 @@ def _why(value: Value) -> str:
 
 
 def _quoted(value: Value) -> str:
-    """The line that it was written on."""
+    """Return the source line of a value."""
     if value.span is None or not value.span.source.is_file:
         return ""
     return excerpt.line(value.span.source, value.span.line).strip()

@@ -1,5 +1,5 @@
-"""One step's memory over its allocations, stacked by kind: what a drawing holds, and how its parts are called and
-coloured. `svg` and `png` draw it.
+"""One step's memory over its allocations, stacked by kind: the data of a drawing, and names and colours of its parts.
+`svg` and `png` draw it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from ratc.units import size_text
 
 GIB = 1 << 30
 
-#: From the bottom of the stack up: what stays, then what comes and goes. Label, colour, kinds of the trace. The colours
-#: are those of Okabe and Ito (Color Universal Design, jfly.uni-koeln.de/color), told apart with any colour vision.
+#: From the bottom of the stack up, the permanent kinds first. Label, colour, kinds of the trace. The colours are those
+#: of Okabe and Ito (Color Universal Design, jfly.uni-koeln.de/color), which differ with any colour vision.
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("parameters", "#0072b2", ("parameter", "buffer")),
     ("optimizer state", "#56b4e9", ("optimizer",)),
@@ -40,7 +40,7 @@ Y_LABEL = "memory of tensors [GiB]"
 class Drawing:
     """One optimizer step: for each point of it the bytes of every kind in ``kinds``; caps and peaks are in bytes too.
 
-    ``marks`` are the phases of the step, each with where it begins as a share of the step, 0 to 1.
+    ``marks`` are the phases of the step, each with its begin as a share of the step, 0 to 1.
     """
 
     title: str
@@ -53,18 +53,18 @@ class Drawing:
 
     @property
     def peak(self) -> int:
-        """The point at which most is alive."""
+        """The index of the point with the most bytes in use."""
         totals = [sum(point) for point in self.points]
         return totals.index(max(totals))
 
     @property
     def peak_bytes(self) -> int:
-        """The most that is alive at once."""
+        """The most bytes in use at once."""
         return max(sum(point) for point in self.points)
 
     @property
     def cap_shown(self) -> bool:
-        """Whether the cap is drawn to scale: one far above everything would flatten the picture, and is only told."""
+        """Whether the cap is drawn to scale. A cap far above everything would flatten the picture: it is text then."""
         return self.cap_bytes <= 4 * max(self.peak_bytes, self.reserved_bytes)
 
 
@@ -89,7 +89,7 @@ def layers(drawing: Drawing) -> list[Layer]:
 
 
 def stretches(drawing: Drawing) -> list[tuple[float, float, str]]:
-    """Forward, backward and update of each micro-batch: where each begins and ends, 0 to 1, and its name."""
+    """Return forward, backward and update of each micro-batch: begin and end as shares of the step, 0 to 1; name."""
     found: list[tuple[float, float, str]] = []
     for start, phase in drawing.marks:
         name = _STRETCHES.get(phase, phase)
@@ -101,7 +101,7 @@ def stretches(drawing: Drawing) -> list[tuple[float, float, str]]:
 
 
 def grid(drawing: Drawing) -> tuple[int, int]:
-    """The distance of the grid lines in bytes, round in MiB or GiB and at most eight to the top, and the top."""
+    """Return the distance of the grid lines in bytes, round in MiB or GiB, with at most eight lines, and the top."""
     top = max(drawing.peak_bytes, drawing.reserved_bytes, drawing.cap_bytes if drawing.cap_shown else 0)
     top += top // 16  # room for the labels of lines
     step = 1 << 20

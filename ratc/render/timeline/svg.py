@@ -12,7 +12,7 @@ _GREY, _DARK = "#595959", "#222222"
 
 
 def svg(drawing: Drawing) -> str:
-    """A stacked area with the phases of the step above it, the cap and what the allocator reserves as lines."""
+    """Draw a stacked area with the phases of the step above it, and the cap and the reserved memory as lines."""
     step, top = grid(drawing)
     count = max(2, len(drawing.points))
 
@@ -86,7 +86,7 @@ def _lines(drawing: Drawing, y: object) -> list[str]:
 
 
 def _legend(drawing: Drawing) -> list[str]:
-    """The bands from the top down, as they are stacked, with what each holds where most is alive."""
+    """Return the bands from the top down, as they are stacked, with the size of each at the peak."""
     found = [_text(_LEGEND, TOP + 10, f"at the peak, {told(drawing.peak_bytes)}:", weight="600")]
     for number, layer in enumerate(reversed(layers(drawing))):
         height = TOP + 26 + 22 * number

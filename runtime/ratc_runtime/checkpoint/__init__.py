@@ -1,7 +1,8 @@
-"""Checkpoints: whole or not there; a run continues from one as if not stopped (docs/concepts/checkpoints.md).
+"""Checkpoints: complete or absent, and enough to continue a run as if it had not stopped
+(docs/concepts/checkpoints.md).
 
-`files` writes and proves files, `places` names and chooses checkpoints, `header` says what one was made of, `random`
-is the state of the generators, `background` writes while training goes on, and `store` is what a run works with.
+`files` writes and verifies files, `places` names and chooses checkpoints, `header` holds their metadata, `random` is
+the state of the generators, `background` writes during training, and `store` is the interface that a run uses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writing while training goes on: a copy of the state in host memory, and one thread with one write at a time."""
+"""Writing during training: a copy of the state in host memory, and one thread that does one write at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def snapshot(value: Any, seen: dict[Any, torch.Tensor] | None = None) -> Any:
-    """Return a copy of nested containers with every tensor copied to host memory; what shares memory still does."""
+    """Return a copy of nested containers with every tensor in host memory. Tensors that share memory still share it."""
     seen = {} if seen is None else seen
     if isinstance(value, torch.Tensor):
         key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
@@ -31,7 +31,7 @@ def snapshot(value: Any, seen: dict[Any, torch.Tensor] | None = None) -> Any:
 
 
 class Background:
-    """One action at a time in a thread. What it raises is kept until it is asked for."""
+    """Run one action at a time in a thread. `wait` raises the exception of an action that failed."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -39,11 +39,11 @@ class Background:
 
     @property
     def done(self) -> bool:
-        """Whether an action has ended that nobody has waited for."""
+        """True if an action has ended and `wait` has not been called since."""
         return self._thread is not None and not self._thread.is_alive()
 
     def start(self, action: Callable[[], None]) -> None:
-        """Begin an action; call `wait` before, if another may be under way."""
+        """Start an action. Call `wait` first if another may be running, else it raises RuntimeError."""
         if self._thread is not None:
             raise RuntimeError("an action is under way")
         self._thread = threading.Thread(target=self._run, args=(action,), name="checkpoint")
@@ -56,7 +56,7 @@ class Background:
             self._error = error
 
     def wait(self) -> None:
-        """Wait for the action, if any, and raise what it raised."""
+        """Wait for the action, if any, and raise its exception if it failed."""
         if self._thread is None:
             return
         self._thread.join()

@@ -1,8 +1,8 @@
-"""Files that prove themselves: written beside, synced, read back, renamed; a digest inside tells if they are whole.
+"""Files with a checksum inside: written under a temporary name, synced, read back and renamed.
 
-`torch.save` writes a zip archive, and zip archives end with a comment: there lies the SHA-256 of everything before the
-comment's length. So the proof can neither be lost nor exchanged, and `torch.load` reads the file as any other.
-torch itself compares no checksum: a flipped bit in a weight would be loaded.
+`torch.save` writes a zip archive, and a zip archive ends with a comment. The comment holds the SHA-256 of everything
+before the comment's length, so the checksum cannot be lost or swapped, and `torch.load` reads the file as usual. torch
+itself compares no checksum: it would load a flipped bit in a weight.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _MARK = b"sha256:"
 _SEAL_LENGTH = len(_MARK) + 64
 # Of the end record of a zip archive (APPNOTE 4.3.16): its signature, and the length of the comment as its last field.
 _END, _END_LENGTH, _COUNT = b"PK\x05\x06", 22, struct.Struct("<H")
-#: What a network's file system says that was away for a moment, or whose server has restarted.
+#: Transient errors of a network file system: a short interruption, or a restart of its server.
 PASSING = (errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO)
 TRIES, PAUSE = 3, 1.0
 
 
 class _Writer:
-    """A file for torch.save that remembers the operating system's error, which torch turns into another.
+    """A file for torch.save that keeps the operating system's error, which torch replaces by another one.
 
-    Counts the digest of all bytes but the last two, which are the length of the comment.
+    The digest covers all bytes except the last two, which hold the length of the comment.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -56,7 +56,7 @@ class _Writer:
     def _write(self, view: memoryview) -> None:
         left = view
         while left:
-            # The kernel takes at most 2 GiB at a time, and on a disk that is nearly full what fits.
+            # The kernel writes at most 2 GiB at a time, and less on a disk that is nearly full.
             left = left[self.file.write(left) :]
         if len(view) >= 2:
             self.digest.update(self._held)
@@ -72,9 +72,9 @@ class _Writer:
 
 
 def write_file(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` in one piece; raise OSError, leaving what was there, if that fails.
+    """Write `content` to `path` atomically. On failure raise OSError and leave the previous file.
 
-    What passes by itself on a network's file system is tried again.
+    Transient errors of network file systems are retried.
     """
     again(lambda: _write_file(path, content))
 
@@ -92,7 +92,7 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
                 raise writer.error
             _seal(file, writer)
             os.fsync(file.fileno())
-            # What is read back shall come from the disk, not from memory.
+            # Read back from the disk, not from the page cache.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         fault = fault_of(work)
         if fault is not None:
@@ -101,7 +101,7 @@ def _write_file(path: Path, content: dict[str, Any]) -> None:
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that nobody else may read: a model and its progress may tell of the data they come from."""
+    """Open a file with mode 0600: a model and its progress may reveal the data that it was trained on."""
     return os.open(path, flags, 0o600)
 
 
@@ -117,7 +117,7 @@ def _seal(file: IO[bytes], writer: _Writer) -> None:
 
 
 def fault_of(path: Path) -> str | None:
-    """Return what is wrong with a file that `write_file` wrote, in words; None if it is whole.
+    """Return a description of the damage to a file written by `write_file`; None if it is whole.
 
     Raises OSError if it cannot be read.
     """
@@ -141,7 +141,7 @@ def _fault_of(path: Path) -> str | None:
 
 
 def digest_of(file: IO[bytes], length: int | None = None) -> str:
-    """Return the SHA-256 of `length` bytes, or of all that is left, in hexadecimal digits."""
+    """Return the SHA-256 of the next `length` bytes, or of the rest of the file, in hexadecimal digits."""
     digest = hashlib.sha256()
     left = length if length is not None else -1
     while left:
@@ -154,7 +154,7 @@ def digest_of(file: IO[bytes], length: int | None = None) -> str:
 
 
 def again(action: Callable[[], Any]) -> Any:
-    """Return what `action` returns, tried again if it fails with an error that passes by itself."""
+    """Return the result of `action`, which is tried up to `TRIES` times on transient errors (`PASSING`)."""
     for _ in range(TRIES - 1):
         try:
             return action()
@@ -166,12 +166,12 @@ def again(action: Callable[[], Any]) -> Any:
 
 
 def beside(path: Path, kind: str) -> Path:
-    """Return the hidden name for what is not there yet (`new`) or no longer (`old`) under `path`."""
+    """Return the hidden name beside `path` for its next version (`new`) or its previous one (`old`)."""
     return path.with_name(f".{path.name}.{kind}")
 
 
 def lead_to(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to `target` beside it, replacing what it was in one step."""
+    """Make `link` a symbolic link to `target` in the same folder. It replaces a file or link atomically."""
     if link.is_symlink() and os.readlink(link) == target:
         return
     with replacing(link) as work:
@@ -182,7 +182,7 @@ def lead_to(link: Path, target: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder; never leaves half a folder under its name."""
+    """Remove a file or folder. A folder is renamed first, so that no incomplete folder keeps the name."""
     if path.is_dir() and not path.is_symlink():
         old = beside(path, "old")
         shutil.rmtree(old, ignore_errors=True)

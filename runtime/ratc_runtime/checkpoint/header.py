@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself: its version, the lock that it was made under, and how far the run was.
+"""The metadata of a checkpoint: its version, the lock that it was made under, and the progress of the run.
 
-The whole lock is in it, so that a model, its data and its loss can be built again from the checkpoint alone.
+It holds the whole lock, so that the model, its data and its loss can be rebuilt from the checkpoint alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.errors import RuntimeFinding
 
 VERSION = 2
-#: What torch, pickle and the zip reader raise for files that are damaged, or no checkpoints.
+#: Exceptions of torch, pickle and the zip reader for files that are damaged or no checkpoints.
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -35,17 +35,17 @@ UNREADABLE = (
     pickle.UnpicklingError,
 )
 _KEYS = ("version", "fingerprint", "lock", "progress", "world_size")
-#: What each of them is, but the version, and what the progress counts at least.
+#: Their types, without the version's, and the required counters of the progress.
 _KINDS: dict[str, type] = {"fingerprint": str, "lock": str, "progress": dict, "world_size": int}
 _COUNTS = ("epoch", "step")
 
 
 def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the header of a checkpoint made now: `rng` holds the random states of every rank."""
+    """Return the header of a new checkpoint. `rng` holds the random states of every rank."""
     return {
         "version": VERSION,
         "fingerprint": lock.fingerprint(),
-        # As text: a lock may hold what torch does not read back without running code.
+        # As text: a lock may hold values that torch cannot load without running code.
         "lock": json.dumps(lock.model_dump(), default=str),
         "progress": progress,
         "world_size": len(rng),
@@ -54,10 +54,11 @@ def make(lock: Lock, progress: dict[str, Any], rng: list[dict[str, Any]]) -> dic
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the header of a checkpoint, a file or a folder of DeepSpeed's, after proving that it is whole.
+    """Return the header of a checkpoint, a file or a folder of DeepSpeed's, after its checksum has been verified.
 
     It has `version`, `fingerprint`, `lock` (a mapping, see `lock_of`), `progress` (`epoch` whole epochs and `step`
-    optimizer steps of the next one, `history`) and `world_size`. Raises R508 if it is damaged, missing, or none.
+    optimizer steps of the next one, `history`) and `world_size`. Raises R508 if it is damaged, missing or no
+    checkpoint.
     """
     content = open_content(path)
     header = {key: content[key] for key in _KEYS}
@@ -71,7 +72,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def open_content(path: Path) -> dict[str, Any]:
-    """Return everything in a checkpoint's file (with DeepSpeed, in its header), tensors as they lie in the file."""
+    """Return the content of a checkpoint's file (with DeepSpeed, of its header). Tensors are memory-mapped. Raises
+    R508.
+    """
     try:
         if path.is_dir():
             fault, file = shards.fault_of_share(path, 0, 1), path / shards.HEADER_FILE
@@ -92,7 +95,7 @@ OLDER = "an earlier ratc made it, as version 1, which this one does not read"
 
 
 def is_older(file: Path) -> bool:
-    """Tell whether a file without a digest is a checkpoint of version 1, which had none."""
+    """Return whether a file without a digest is a checkpoint of version 1, which had no digest."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE:
@@ -101,7 +104,7 @@ def is_older(file: Path) -> bool:
 
 
 def check_version(path: Path, content: Any) -> None:
-    """Raise R508 unless this is the content of a checkpoint of this version, with all that every one of it has."""
+    """Raise R508 unless `content` is a checkpoint of this version with all required keys."""
     found = content.get("version") if isinstance(content, dict) else None
     if found != VERSION:
         raise unusable(path, f"it has version {found!r}, not {VERSION}" if found else "it holds no checkpoint")
@@ -113,7 +116,7 @@ def check_version(path: Path, content: Any) -> None:
 
 
 def lock_of(header: dict[str, Any]) -> Lock:
-    """Return the lock that a checkpoint was made under; raise R508 if this runtime reads another kind of lock."""
+    """Return the lock of a checkpoint. Raises R508 if this runtime cannot read it."""
     lock = header["lock"]
     try:
         return lock_from(json.loads(lock) if isinstance(lock, str) else lock)
@@ -128,9 +131,9 @@ def lock_of(header: dict[str, Any]) -> Lock:
 
 
 def differences(header: dict[str, Any], lock: Lock) -> list[str]:
-    """Return what keeps a checkpoint from being continued under `lock`, a line a value: path, old and new.
+    """Return the differences that forbid continuing a checkpoint under `lock`: a line per value with path, old and new.
 
-    With DeepSpeed the number of processes and the ZeRO stage count too: its shards are cut for them.
+    With DeepSpeed the number of processes and the ZeRO stage count too, because its shards depend on them.
     """
     try:
         old = lock_of(header)
@@ -165,9 +168,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def moved_code(header: dict[str, Any], lock: Lock) -> list[str]:
-    """Return what of the user's own code is not what a checkpoint was trained with, a line a module.
+    """Return the changes of the user's own code since a checkpoint was made, one line per module.
 
-    Comments and blank lines do not count. Nothing is known of checkpoints from before own code was recorded.
+    Comments and blank lines do not count. Older checkpoints that recorded no code give an empty list.
     """
     try:
         before, after = lock_of(header).own_code, lock.own_code
@@ -204,7 +207,7 @@ def unusable(path: Path, reason: str | None, help: str = "") -> RuntimeFinding:
 
 
 def changed(path: Path, found: list[str]) -> RuntimeFinding:
-    """Return R518: the lock is not the one that a checkpoint was made under."""
+    """Return R518: the lock has changed since a checkpoint was made."""
     return RuntimeFinding(
         "R518",
         f"the lock has changed since checkpoint {path} was made",

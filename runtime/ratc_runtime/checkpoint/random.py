@@ -1,4 +1,4 @@
-"""The states of the random generators of one process, in types that torch reads back without running code."""
+"""The random states of one process, in types that torch can load without running code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Take back what `rng_state` returned."""
+    """Restore the random states from `rng_state`."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

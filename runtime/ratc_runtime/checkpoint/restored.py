@@ -16,8 +16,8 @@ from ratc_runtime.models.build import build_model
 def restored(lock: Lock, path: Path, trust: bool = False) -> nn.Module:
     """Build the lock's model on the CPU and load the checkpoint's weights.
 
-    A built-in model is built without memory first: a lock that is not of these weights, and may ask for any size, is
-    refused before anything is allocated. Raises what `build_model` and `load_into` do.
+    A built-in model is first built on the meta device: a lock that does not fit the weights, and could ask for any
+    size, is refused before memory is allocated. Raises the errors of `build_model` and `load_into`.
     """
     name = lock.model.name
     if ":" not in name:

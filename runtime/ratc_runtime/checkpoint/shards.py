@@ -1,6 +1,6 @@
-"""A folder of one file a rank (DeepSpeed), sealed by the file that lists the digests of all others.
+"""A checkpoint folder with files from every rank (DeepSpeed). One file lists the digests of all others.
 
-`progress.pt` is written last, holds the header and this list, and proves itself. The ranks share the reading.
+`progress.pt` is written last and holds the header, this list and its own digest. The ranks share the reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADER_FILE = "progress.pt"
 
 
 def names(folder: Path) -> list[str]:
-    """Return the files below `folder`, without its header, in an order that is the same on every rank."""
+    """Return the files below `folder`, without its header, in the same order on every rank."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in found if name != HEADER_FILE and not name.startswith("."))
 
@@ -39,7 +39,7 @@ def sync_and_list(folder: Path, rank: int, size: int) -> dict[str, str]:
 
 
 def fault_of_share(folder: Path, rank: int, size: int) -> str | None:
-    """Return what is wrong with this rank's share of a folder, in words; None if it is whole."""
+    """Return a description of the damage to this rank's share of a folder; None if the share is whole."""
     if not (folder / HEADER_FILE).exists():
         return f"its {HEADER_FILE} is missing"
     fault = fault_of(folder / HEADER_FILE)

@@ -1,8 +1,9 @@
-"""The checkpoints of one run: written, kept, found again.
+"""The checkpoints of one run: write, keep and find them.
 
-`checkpoints/epoch-0003-step-000120.pt` (a folder of one file a rank with DeepSpeed) is written beside, synced, read
-back and renamed; then `last` and `best` lead to what they should, and only then old ones go. What cannot be written
-costs the new checkpoint, never an old one, and not the run. Which one is the newest follows from the names alone.
+`checkpoints/epoch-0003-step-000120.pt` (with DeepSpeed a folder of one file per rank) is written under a temporary
+name, synced, read back and renamed. Then the links `last` and `best` are updated, and only then old checkpoints are
+removed. A failed write loses the new checkpoint, never an old one, and does not stop the run. The names alone decide
+which checkpoint is the newest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ratc_runtime.output.folder_lock import Claim
 
 
 class Checkpoints:
-    """The checkpoints of one output folder, for one engine. `lock` is the reviewed one."""
+    """The checkpoints of one output folder, for one engine. `lock` is the reviewed lock."""
 
     def __init__(self, output_dir: Path, engine: Any, lock: Lock, claim: Claim | None = None) -> None:
         self.folder = output_dir / "checkpoints"
@@ -38,28 +39,30 @@ class Checkpoints:
         self._background = Background()
         self._writing: Place | None = None
         self._newest: Place | None = None  # the newest that this process knows to be whole
-        self._unreadable: set[Place] = set()  # may be whole: the disk did not say
+        self._unreadable: set[Place] = set()  # may be whole: it could not be read
         self._damaged: set[Place] = set()
-        self._lost: set[Place] = set()  # could not be written, and the ranks have not agreed on it yet
+        self._lost: set[Place] = set()  # write failed; the ranks have not exchanged this yet
         self._failing = False
         self._warned_of_code = False
 
     def path(self, name: str) -> Path:
-        """Return where `last`, `best` or the checkpoint of that name lies."""
+        """Return the path of `last`, `best` or the checkpoint with that name."""
         return self.folder / f"{name}{self.suffix}"
 
     def newest(self) -> Path | None:
-        """Return where the newest checkpoint lies, under the name `last` if that leads to it; None if there is none."""
+        """Return the path of the newest checkpoint, or `last` if it links to that; None if there is no checkpoint."""
         there = self._present()
         return self._shown("last", there[0]) if there else None
 
     def best(self, epoch: int | None) -> Path | None:
-        """Return where the checkpoint of an epoch lies, under the name `best` if that leads to it; None if nowhere."""
+        """Return the path of the checkpoint of an epoch, or `best` if it links to that; None if there is no such
+        checkpoint.
+        """
         place = None if epoch is None else Place(epoch, 0)
         return self._shown("best", place) if place is not None and place in self._present() else None
 
     def _shown(self, link: str, place: Place) -> Path:
-        """Return the link, or the file itself: not every file system has links."""
+        """Return the link if it leads to `place`, else the file itself: not every file system has links."""
         link_path, path = self.path(link), self.path(place.name)
         with contextlib.suppress(OSError):
             if os.path.samefile(link_path, path):
@@ -68,7 +71,7 @@ class Checkpoints:
 
     @phase("checkpoint")
     def clear(self) -> None:
-        """Put the checkpoints of an earlier run aside, as `checkpoints.previous`."""
+        """Rename the folder of an earlier run's checkpoints to `checkpoints.previous`."""
         if self.world.main and self.folder.exists():
             previous = self.folder.with_name("checkpoints.previous")
             shutil.rmtree(previous, ignore_errors=True)
@@ -79,11 +82,12 @@ class Checkpoints:
 
     @phase("checkpoint")
     def save(self, progress: dict[str, Any], best: Sequence[Place], wait: bool = False) -> bool:
-        """Save everything at the place that `progress` says; every rank calls this.
+        """Save the whole state at the place of `progress`. Every rank calls this.
 
-        `best` names places by their score, best first: what `best` leads to, and what is kept for it. Returns False,
-        after a warning, if it could not be written; what was there is kept. With `checkpoint.asynchronous` it
-        returns as soon as the state is copied, unless `wait`; a failure is then told by `take_lost`.
+        `best` holds places by score, best first: the target of the link `best`, and the checkpoints kept for their
+        score. Returns False, after a warning, if the write failed; older checkpoints are kept. With
+        `checkpoint.asynchronous` it returns once the state is copied, unless `wait` is set; `take_lost` then reports a
+        failure.
         """
         place = Place.of(progress)
         self.finish_write()
@@ -102,7 +106,7 @@ class Checkpoints:
         return asynchronous or all(self.world.gather(place not in self._lost))
 
     def _attempt(self, place: Place, write: Callable[[], None]) -> None:
-        """Write, and tell a person if that fails or no longer does; raises what is no fault of the disk."""
+        """Write, and warn if that fails or works again. Errors other than OSError are raised."""
         try:
             write()
         except OSError as error:
@@ -120,12 +124,12 @@ class Checkpoints:
         self._settle(place, best)
 
     def _prepare(self) -> None:
-        """Make the folder, unless what it lay in is gone: whoever unmounted that will mount it again."""
+        """Make the folder, unless its parent folder is gone: an unmounted file system may be mounted again."""
         self._claim.check()
         self.folder.mkdir(exist_ok=True)
 
     def _settle(self, place: Place, best: Sequence[Place]) -> None:
-        """Let `last` and `best` lead to what they should, now that `place` is whole, and remove what is not kept."""
+        """Update the links `last` and `best` after `place` was written, and remove checkpoints that are not kept."""
         self._newest = place
         self._damaged.discard(place)
         present = [one for one in places_in(self.folder, self.suffix) if one not in self._damaged]
@@ -134,7 +138,7 @@ class Checkpoints:
             files.lead_to(self.path("last"), self.path(place.name).name)
             if first is not None:
                 files.lead_to(self.path("best"), self.path(first.name).name)
-        # What is newer than a whole one that the run goes on from was damaged, or of a future that did not happen.
+        # Checkpoints newer than the one that the run continues from are damaged, or no part of this run.
         past = [one for one in present if one <= place]
         keep = to_keep(past, best, self.lock.checkpoint.keep_last, self.lock.checkpoint.keep_best)
         for one in places_in(self.folder, self.suffix):
@@ -144,29 +148,32 @@ class Checkpoints:
 
     @phase("checkpoint")
     def tidy(self, best: Sequence[Place]) -> None:
-        """Do what a kill between a checkpoint and its links has left undone; a run with steps to make would do it."""
+        """Update links and remove old checkpoints after a kill between a checkpoint and its links.
+
+        A run that has steps left would do so at its next save.
+        """
         place = self._newest
         if not self.world.main or place is None:
             return
         present = places_in(self.folder, self.suffix)
         if present and place == present[0]:
-            with contextlib.suppress(OSError):  # nothing depends on it; the next save says what is wrong with the disk
+            with contextlib.suppress(OSError):  # nothing depends on it; the next save reports an error of the disk
                 self._settle(place, best)
 
     @phase("checkpoint")
     def finish_write(self) -> None:
-        """Wait for the write under way, if any, and tell a person if it failed."""
+        """Wait for the current background write, if any, and warn if it failed."""
         if self._writing is not None:
             place, self._writing = self._writing, None
             self._attempt(place, self._background.wait)
 
     def poll(self) -> None:
-        """Tell a person of a write in the background that has failed; does not wait."""
+        """Warn if a background write has failed. Does not wait."""
         if self._background.done:
             self.finish_write()
 
     def take_lost(self) -> set[Place]:
-        """Return the places whose checkpoint could not be written since the last call; every rank calls this."""
+        """Return the places whose write failed since the last call. Every rank calls this."""
         lost: set[Place] = set().union(*self.world.gather(self._lost))
         self._lost = set()
         return lost
@@ -193,7 +200,7 @@ class Checkpoints:
         self._failing = False
 
     def _save_shards(self, place: Place, content: dict[str, Any], best: Sequence[Place]) -> bool:
-        """Write a folder of every rank's part; no rank goes on to the next stage before all are through with one."""
+        """Write a folder with every rank's part. No rank starts a stage before all have finished the previous one."""
         work = files.beside(self.path(place.name), "new")
         if self.world.gather(self._is_there(place))[0]:
             return self._together(place, lambda: self._settle(place, best)) is not None
@@ -234,7 +241,7 @@ class Checkpoints:
         self._settle(place, best)
 
     def _together(self, place: Place, action: Callable[[], Any]) -> list[Any] | None:
-        """Do something on every rank and return what came of it; None, after a report, if one rank could not."""
+        """Run an action on every rank and return the results by rank; None, after a warning, if it failed on one."""
         result, reason = None, None
         try:
             result = action()
@@ -251,7 +258,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Wait for the write under way: what ends a run, an error too, comes after it."""
+        """Wait for the current write, so that it ends before the run does, on an error too. Then release the folder."""
         try:
             self.finish_write()
         finally:
@@ -263,8 +270,8 @@ class Checkpoints:
     def load_last(self) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into the engine and return its progress; None if there is none.
 
-        A damaged one is named in a warning, and the one before it is taken. Raises R508 if there is none but damaged
-        ones, R518 if it was made under another lock, R583 with other own code. Every rank calls this.
+        A damaged checkpoint gives a warning, and the one before it is loaded. Raises R508 if all are damaged, R518 if
+        it was made under another lock, R583 if with other own code. Every rank calls this.
         """
         candidates, finding = self.world.gather(self._candidates() if self.world.main else None)[0]
         if finding is not None:
@@ -275,7 +282,7 @@ class Checkpoints:
         return self._load_first(candidates)
 
     def _candidates(self) -> tuple[list[str], RuntimeFinding | None]:
-        """Return the names of what may be continued, newest first, after removing what was left half written."""
+        """Remove incomplete files. Return the names of the checkpoints to continue from, newest first, or R508."""
         last = self.path("last")
         try:
             self._clean()
@@ -316,7 +323,7 @@ class Checkpoints:
         return None
 
     def _fault(self, name: str) -> str | None:
-        """Return what keeps a checkpoint from being read, the same on every rank; each proves its share."""
+        """Return a description of a checkpoint's damage, the same on every rank. Each rank checks its share."""
         path, fault, readable = self.path(name), None, True
         try:
             if self.engine.deepspeed:
@@ -339,7 +346,7 @@ class Checkpoints:
         return path / shards.HEADER_FILE if self.engine.deepspeed else path
 
     def _take(self, path: Path) -> dict[str, Any]:
-        """Load a whole checkpoint; raise R508 or R518, on every rank if on one."""
+        """Load a whole checkpoint. If one rank fails, every rank raises its error: R508, R518 or R583."""
         finding: RuntimeFinding | None = None
         progress: dict[str, Any] = {}
         try:
@@ -391,7 +398,7 @@ class Checkpoints:
             raise finding
 
     def _clean(self) -> None:
-        """Remove what a run that was killed left half written or half removed."""
+        """Remove files and folders that a killed run left incomplete."""
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():

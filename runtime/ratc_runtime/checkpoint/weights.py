@@ -1,8 +1,8 @@
 """The plain weights of any checkpoint.
 
-Of a file the model's part is taken; the shards of DeepSpeed's ZeRO stages are put together by DeepSpeed's own
-functions, in float32 and without a GPU. What those files hold beside tensors is read only if that is known to run no
-code, unless the checkpoint is trusted.
+Of a file, only the model's part is read. DeepSpeed's own functions merge the shards of its ZeRO stages, in float32 and
+without a GPU. Objects in these files other than tensors are loaded only if that is known to run no code, or if the
+checkpoint is trusted.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ TAG, WHOLE = "pytorch_model", "mp_rank_00_model_states.pt"
 
 
 def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
-    """Return the model's weights and buffers by name, on the CPU, from a checkpoint or from an exported file.
+    """Return the model's weights and buffers by name, on the CPU, from a checkpoint or an exported file.
 
-    Shards may hold what only a pickle that runs code can give: that is read only if it is trusted (`trusted.allows`).
-    Raises R508 if it is damaged, R520 where the shards of a folder cannot be put together, R584 without trust.
+    Shards may hold objects that only a pickle which runs code can load: these need trust (`trusted.allows`). Raises
+    R508 if it is damaged, R520 if the shards of a folder cannot be merged, R584 without trust.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -55,8 +55,9 @@ def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
 
 
 def load_into(model: nn.Module, name: str, path: Path, trust: bool = False) -> None:
-    """Load a checkpoint's weights into the model that a lock calls `name`; raise R509 if they are not those of it, and
-    what `load_weights` raises.
+    """Load a checkpoint's weights into the model that a lock calls `name`.
+
+    Raises R509 if they do not fit the model, and the errors of `load_weights`.
     """
     try:
         model.load_state_dict(load_weights(path, trust))
@@ -71,7 +72,7 @@ def load_into(model: nn.Module, name: str, path: Path, trust: bool = False) -> N
 
 
 def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
-    """The weights, if they are tensors by name as a model has them; else R508."""
+    """Return the weights; raise R508 unless they are dense tensors by name."""
     if not isinstance(weights, dict):
         raise unusable(path, "it holds no weights by name")
     for name, value in weights.items():
@@ -114,8 +115,8 @@ def _shards(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _harmless() -> Iterator[None]:
-    """Have torch read files without running what they name, but for what DeepSpeed itself writes; others' calls of
-    `torch.load`, too.
+    """Have `torch.load` refuse to run code from files, except for DeepSpeed's own classes. This affects calls of
+    `torch.load` in other libraries, too.
     """
     before = os.environ.get(_FORCE)
     os.environ[_FORCE] = "1"
@@ -130,7 +131,7 @@ def _harmless() -> Iterator[None]:
 
 
 def _of_deepspeed() -> list[Any]:
-    """Classes of DeepSpeed's that its own files hold: numbers in a coat."""
+    """Return the classes of DeepSpeed that its files hold: wrappers around numbers."""
     found: list[Any] = []
     for module, names in _WRITTEN.items():
         with contextlib.suppress(ImportError):

@@ -1,1 +1,1 @@
-"""What can be started on a checkpoint or a lock, apart from training."""
+"""The commands for a checkpoint or a lock, apart from training."""

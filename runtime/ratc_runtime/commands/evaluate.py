@@ -1,6 +1,6 @@
 """Scores of a checkpoint on one split: `python -m ratc_runtime evaluate CHECKPOINT --split test`.
 
-The same data, loss and scores as in training, in one process.
+Data, loss and scores are those of training, in one process.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PICTURES = 4
 
 
 def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = None) -> tuple[Evaluation, list[Path]]:
-    """Return the scores on a split, and the overlays drawn of a few samples.
+    """Return the scores on a split, and the overlays of a few samples.
 
-    Raises R506 and R536 to R541 for the data, R509 if data set or loss cannot be built, R584
-    if they are code that is not trusted, R510 if pictures cannot be written.
+    Raises R506 and R536 to R541 for the data, R509 if data set or loss cannot be built, R584 if they are untrusted
+    code, R510 if pictures cannot be written.
     """
     lock, task = model.lock, model.task
     parts = list((lock.tasks or {}).values())
@@ -92,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score and print; return 0, or 1 after a finding."""
+    """Score a checkpoint and print the result; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime evaluate", description="Score a checkpoint on one split of the data."
     )

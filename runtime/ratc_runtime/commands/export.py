@@ -1,6 +1,6 @@
-"""Plain weights out of any checkpoint: `python -m ratc_runtime export CHECKPOINT -o model.safetensors`.
+"""Export plain weights of any checkpoint: `python -m ratc_runtime export CHECKPOINT -o model.safetensors`.
 
-See `ratc_runtime.checkpoint.weights` for what is read of a checkpoint, and how.
+`ratc_runtime.checkpoint.weights` describes the reading of a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ratc_runtime.errors import RuntimeFinding, say
 
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:
-    """Return what an exported file says of itself: text by name, as safetensors allows, from a header `read` gave."""
+    """Return the metadata of an exported file from a header of `read`: text by name, as safetensors requires."""
     lock, progress = header["lock"], header["progress"]
     return {
         "format": "pt",
@@ -33,7 +33,7 @@ def metadata(header: dict[str, Any]) -> dict[str, str]:
 
 
 def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = False) -> int:
-    """Write a checkpoint's weights to `output` as safetensors, in one piece; return how many numbers they are.
+    """Write a checkpoint's weights to `output` as safetensors, atomically; return the number of values.
 
     Raises R508 for a checkpoint that cannot be read, R520 if `output` exists (unless `force`) or cannot be written.
     """
@@ -45,7 +45,7 @@ def export(checkpoint: Path, output: Path, force: bool = False, trust: bool = Fa
     header, weights = read(checkpoint), load_weights(checkpoint, trust)
     seen: set[int] = set()
     for name, value in weights.items():
-        # Tied weights lie in one place; safetensors wants each in its own.
+        # Tied weights share memory; safetensors requires separate tensors.
         shared = value.untyped_storage().data_ptr() in seen
         seen.add(value.untyped_storage().data_ptr())
         weights[name] = value.clone() if shared else value.contiguous()
@@ -75,7 +75,7 @@ def _as_onnx(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export; return 0, or 1 after a finding."""
+    """Export a checkpoint; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime export",
         description="Write the weights of a checkpoint as safetensors, or its model as ONNX (a file `.onnx`).",

@@ -1,4 +1,4 @@
-"""What only a GPU can tell: every call of torch.cuda that measuring makes. Sizes in bytes, times in seconds."""
+"""The calls of torch.cuda for measurements, which need a GPU. Sizes in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most since `forget`: of tensors, and of what the caching allocator held for them. Then, as it is now: what is
-    taken of the device by all, of that what lies outside this process's allocator, and the device's whole memory.
+    """The peaks since `forget`: allocated by tensors, and reserved by the caching allocator. Then the current values:
+    memory used on the device, the part of it outside this process's allocator, and the device's total memory.
     """
 
     allocated: int
@@ -24,7 +24,7 @@ class Peaks:
 
 
 def name(device: torch.device) -> str:
-    """Return the card's name as the driver has it."""
+    """Return the card's name as reported by the driver."""
     return torch.cuda.get_device_name(device)
 
 
@@ -34,7 +34,7 @@ def capability(device: torch.device) -> str:
 
 
 def driver() -> str | None:
-    """Return the version of NVIDIA's driver, as its kernel module tells it."""
+    """Return the version of NVIDIA's driver, from its kernel module; None if there is none."""
     try:
         found = re.search(r"\d{3,}\.\d[\d.]*", Path("/proc/driver/nvidia/version").read_text())
     except OSError:
@@ -43,13 +43,13 @@ def driver() -> str | None:
 
 
 def forget(device: torch.device) -> None:
-    """Give cached memory back and begin new peaks."""
+    """Free cached memory and reset the peaks."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
 
 
 def clock(device: torch.device) -> float:
-    """Return the time when the device has done all that it was given."""
+    """Return the time after the device has finished all its work."""
     torch.cuda.synchronize(device)
     return time.perf_counter()
 

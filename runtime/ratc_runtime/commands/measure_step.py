@@ -1,8 +1,8 @@
 """Run the real training step on this machine's GPU and measure it: `python -m ratc_runtime.commands.measure_step`.
 
-Standard input holds the request of docs/reference/trace.md with `micro_batch` beside it; OUTPUT gets one JSON object.
-One process measures one micro-batch, so that nothing is left of another. Exit status 0 and a file, which says so if
-memory ran out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
+Standard input holds the request of docs/reference/trace.md and a `micro_batch`; OUTPUT gets one JSON object. One
+process measures one micro-batch, so that measurements do not affect each other. Exit status 0 and a file, which also
+reports if memory ran out; 1 and one line of JSON on standard error (R515, R316); 2 for wrong usage or a bad request.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ WARM_UP, TIMED = 2, 4
 
 
 def main(argv: list[str]) -> int:
-    """Measure what standard input asks for; return the exit status."""
+    """Measure the request from standard input; return the exit status."""
     if len(argv) != 1:
         print("usage: python -m ratc_runtime.commands.measure_step OUTPUT < request.json", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")
-    # One process, whatever launcher's variables are about.
+    # One process, even if a launcher's variables are set.
     for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         os.environ.pop(variable, None)
     from ratc_runtime.trace.request import BadRequest
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def lock_of(content: Any) -> Lock:
-    """Return the lock that a request stands for, on cuda; raise BadRequest if it is none."""
+    """Return the lock of a request, on cuda. Raises BadRequest if the request is invalid."""
     from ratc_runtime.trace.request import BadRequest, read
 
     size = content.get("micro_batch") if isinstance(content, dict) else None
@@ -66,7 +66,7 @@ def lock_of(content: Any) -> Lock:
 
 
 def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
-    """Return what was measured, or why nothing could be."""
+    """Return the measurement, or the failure that prevented it."""
     import torch
 
     from ratc_runtime.trace.failure import Failure, explain
@@ -77,7 +77,7 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
         return {}, Failure("R515", said)
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
-    # A caller of this module reads what the model prints as nothing of ours.
+    # The caller ignores the model's own output.
     try:
         return run(lock, device), None
     except Exception as error:  # the model is the user's
@@ -88,7 +88,7 @@ def measure(lock: Lock) -> tuple[dict[str, Any], Failure | None]:
 
 
 def run(lock: Lock, device: torch.device, probe: Any = None) -> dict[str, Any]:
-    """Make the steps and return their figures; `probe` is gpu.py, or what stands in for it if there is no GPU."""
+    """Make the steps and return the measurement. `probe` is `gpu_memory`, or its replacement without a GPU."""
     import torch
 
     from ratc_runtime.commands import gpu_memory

@@ -1,8 +1,8 @@
-"""What a checkpoint sees in images without truth: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR`.
+"""Predictions of a checkpoint for images without labels: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR`.
 
 Segmentation writes a mask for each image, detection one file of boxes in the COCO layout, both in the pixels of the
-images' own files; classification writes one table of classes and their probabilities. An image that cannot be read is
-named and left out; the exit status is 1 then.
+images' own files; classification writes one table of classes and their probabilities. An unreadable image gives a
+warning and is left out; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ratc_runtime.tasks.base import Writer
 
 
 def predict(model: Opened, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False) -> int:
-    """Predict images into a folder; return how many could not be read.
+    """Predict images into a folder; return the number of unreadable images.
 
-    Raises R510 if the folder cannot be written, R542 if images or outputs are of somebody's own form, R543 if
-    a file would be written over (unless `force`) or two images have one name.
+    Raises R510 if the folder cannot be written, R542 if the form of images or outputs is the user's own, R543 if a file
+    would be overwritten (unless `force`) or two images have one name.
     """
     writer = model.task.writer(output, threshold)
     _check_names(images, writer, force)
@@ -70,7 +70,7 @@ def _write(model: Opened, group: list[Piece], writer: Writer) -> None:
 
 
 def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
-    """Before anything is computed: a folder of thousands must not end at a name. Code: R543."""
+    """Raise R543 for a conflict of file names, before the first image is predicted."""
     seen: dict[Path, Path] = {}
     for image in images:
         path = writer.path_of(image)
@@ -111,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict and write; return 0, or 1 after a finding or if an image was left out."""
+    """Predict images and write the results; return 0, or 1 after a finding or if an image was left out."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime predict", description="Write a checkpoint's predictions for images."
     )

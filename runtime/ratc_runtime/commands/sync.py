@@ -1,7 +1,7 @@
-"""Send what a run could not: `python -m ratc_runtime sync OUTPUT_DIR`.
+"""Send the unsent records of a run: `python -m ratc_runtime sync OUTPUT_DIR`.
 
-A run whose tracking server was away leaves its curves in the output folder. Sending them twice does no harm, so this
-may be interrupted and started again; the destination is MLFLOW_TRACKING_URI, or what the run was started with.
+If its tracking server is unreachable, a run leaves its curves in the output folder. Sending them twice does no harm, so
+you can interrupt and repeat this. The destination is MLFLOW_TRACKING_URI, or the server that the run was started with.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECORDS_PER_CALL = 500
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime sync", description="Send curves that a run left in its output folder."
     )
@@ -36,7 +36,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def sync_journal(kind: type[Backend], folder: Path, output_dir: Path) -> int:
-    """Send what one run left for one backend; return how many records that were. Raises R522 or R523."""
+    """Send one run's records for one backend; return their number. Raises R522 or R523."""
     try:
         journal = Journal(folder / kind.switch)
     except Busy:
@@ -53,7 +53,7 @@ def sync_journal(kind: type[Backend], folder: Path, output_dir: Path) -> int:
 
 
 def read_about(folder: Path, output_dir: Path) -> About:
-    """Read what a run kept of itself. Raises R522."""
+    """Read a run's description for the backends. Raises R522."""
     try:
         return About.read(folder / ABOUT, output_dir)
     except (OSError, ValueError, TypeError) as error:
@@ -67,7 +67,7 @@ def _send_mlflow(journal: Journal, number: int, about: About) -> int:
     try:
         backend.open()
         journal.deliver(backend.send, RECORDS_PER_CALL)
-    except Exception as error:  # servers and data bases fail in ways of their own
+    except Exception as error:  # servers and databases raise various errors
         raise RuntimeFinding(
             "R523",
             f"MLflow at {mlflow.without_secrets(backend.uri)} has not taken everything",
@@ -79,7 +79,7 @@ def _send_mlflow(journal: Journal, number: int, about: About) -> int:
 
 
 def _write_wandb(journal: Journal, number: int, about: About) -> int:
-    """Make an offline run of records that a run of Weights & Biases left; `sync_wandb` then sends it."""
+    """Write a run's records as an offline run of Weights & Biases, which `sync_wandb` then sends."""
     backend = Wandb(dataclasses.replace(about, options={**about.options, "wandb_mode": "offline"}), journal.state)
     backend.mode = "offline"
     try:
@@ -107,7 +107,7 @@ def _run_wandb(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def sync_wandb(output_dir: Path) -> int:
-    """Send runs of Weights & Biases that are not uploaded; return how many folders were handed over. Raises R523."""
+    """Send runs of Weights & Biases that are not uploaded; return the number of folders. Raises R523."""
     folders = sorted(output_dir.glob("wandb/offline-run-*")) + sorted(output_dir.glob("wandb/run-*"))
     if not folders:
         return 0
@@ -126,7 +126,7 @@ def sync_wandb(output_dir: Path) -> int:
 
 
 def send(output_dir: Path) -> int:
-    """Send all that lies in an output folder; return the exit status, having told each finding."""
+    """Send everything in an output folder, and print each finding; return the exit status."""
     mlflow.prepare()
     runs = [path.parent for path in sorted(output_dir.glob(f"{FOLDER}/*/{ABOUT}"))]
     tasks = [
@@ -161,7 +161,7 @@ def _nothing(output_dir: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Send; return 0 when everything is sent, 1 after a finding."""
+    """Send the records; return 0 if everything is sent, 1 after a finding."""
     return send(parse(argv).output_dir)
 
 

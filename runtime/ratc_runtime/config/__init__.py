@@ -1,1 +1,1 @@
-"""What a run is told: the lock, and settings that must be in place before torch is imported."""
+"""The configuration of a run: the lock, and settings that are needed before torch is imported."""

@@ -1,6 +1,6 @@
-"""The settings of torch's CUDA allocator: those of the lock, those that variables ask for, and those it really has.
+"""The settings of torch's CUDA allocator: those of the lock, those in environment variables, and those in effect.
 
-A script compiled by ratc sets the variables. Which one is read depends on the version of torch, so all of them count.
+A script compiled by ratc sets the variables. Torch's version decides which one is read, so all of them are checked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _HELP = "start training with the compiled script, which sets them, or unset them
 
 
 def settings(allocator: str) -> str:
-    """Return what the variables hold for a lock's `training.allocator`."""
+    """Return the value of the variables for a lock's `training.allocator`."""
     return f"{EXPANDABLE}:{allocator == EXPANDABLE}"
 
 
 def contradictions(lock: Lock, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables, with their values, by which torch's allocator would not be the lock's."""
+    """Return the variables, with their values, that would give torch another allocator than the lock's."""
     asked = lock.training.allocator
     if asked is None or lock.hardware.device != "cuda":
         return {}
@@ -42,19 +42,19 @@ def contradictions(lock: Lock, environment: Mapping[str, str]) -> dict[str, str]
 
 def _agrees(text: str, asked: str) -> bool:
     options = {match[1].strip(): (match[2] or "").strip() for match in _OPTION.finditer(text)}
-    # A variable that says nothing of it hides another one that does, and leaves native segments.
+    # A variable without this option hides another one that has it, and leaves native segments.
     wanted = str(asked == EXPANDABLE)
     return options.get(EXPANDABLE, "False") == wanted and options.get("backend", "native") == "native"
 
 
 def warn_of_variables(lock: Lock, environment: Mapping[str, str]) -> None:
-    """Warn of inherited variables that the script replaces by what the lock says."""
+    """Warn of inherited variables that the script replaces by the lock's."""
     for name, text in contradictions(lock, environment).items():
         warn(f"{name}={text} is replaced: the lock says training.allocator: {lock.training.allocator}")
 
 
 def check_variables(lock: Lock, environment: Mapping[str, str]) -> None:
-    """Raise R552 if a variable asks for another allocator than the lock; before torch is imported."""
+    """Raise R552 if a variable sets another allocator than the lock. Called before torch is imported."""
     found = contradictions(lock, environment)
     if found:
         raise RuntimeFinding(
@@ -67,10 +67,10 @@ def check_variables(lock: Lock, environment: Mapping[str, str]) -> None:
 
 
 def prepare(lock: Lock, environment: MutableMapping[str, str]) -> None:
-    """Set the variables where nobody has, as the compiled script does.
+    """Set the variables that are not set, as the compiled script does.
 
-    Torch reads them when it is imported or when CUDA is first used, depending on its version. A program of your own may
-    have imported it before: then torch is also told.
+    Torch reads them at its import or at the first use of CUDA, depending on its version. If your own program has
+    imported it before, torch's own function is called, too.
     """
     if lock.training.allocator is None or lock.hardware.device != "cuda":
         return
@@ -81,7 +81,7 @@ def prepare(lock: Lock, environment: MutableMapping[str, str]) -> None:
 
 
 def _tell(text: str) -> None:
-    """Give torch the settings by its own function, which `check` does not rely on: it is private."""
+    """Pass the settings to torch by its own function. `check` does not rely on it, because it is private."""
     import torch
 
     setter = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
@@ -92,7 +92,7 @@ def _tell(text: str) -> None:
 
 
 def check(lock: Lock, device: torch.device) -> None:
-    """Raise R552 unless the allocator of this process is the lock's. On the CPU nothing is checked."""
+    """Raise R552 unless the allocator of this process is the lock's. There is no check on the CPU."""
     asked = lock.training.allocator
     if asked is None or device.type != "cuda":
         return
@@ -108,8 +108,8 @@ def check(lock: Lock, device: torch.device) -> None:
 
 
 def in_use() -> str | None:
-    """Return how torch's CUDA allocator takes memory in this process, or the name of another backend; None if this
-    torch cannot be asked.
+    """Return the mode of torch's CUDA allocator in this process, or the name of another backend; None if this torch
+    does not provide it.
     """
     import torch
 
@@ -118,7 +118,7 @@ def in_use() -> str | None:
         return str(backend)
     try:
         told: dict[str, Any] = torch.cuda.memory._snapshot().get("allocator_settings", {})
-    except Exception:  # a private function: what it does in a later torch is not known
+    except Exception:  # a private function, which may differ in a later torch
         return None
     if EXPANDABLE not in told:
         return None

@@ -1,4 +1,4 @@
-"""What the values of a lock say against one another, although each of them alone is right."""
+"""Contradictions between values of a lock, each of which is valid alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def contradictions(lock: Lock) -> Iterator[Wrong]:
-    """Yield every contradiction of a lock whose values are right one by one."""
+    """Yield every contradiction of a lock with valid values."""
     yield from _of_processes(lock)
     yield from _of_task(lock, "")
     for name in lock.tasks or {}:

@@ -1,8 +1,8 @@
-"""The lock as frozen pydantic models: reading `lock.yaml` is the only way into a run.
+"""The lock as frozen pydantic models. A run can only start from a `lock.yaml` that they accept.
 
-The models' descriptions are the reference: `schemas/lock.schema.json` and the page on the lock are made of them.
-Reading is strict: an unknown or a missing key, a value of another type or a version this runtime does not know is
-R505, because a lock that is read half is not the run that was reviewed.
+The models' descriptions are the reference: `schemas/lock.schema.json` and the page on the lock are generated from them.
+Reading is strict: an unknown or a missing key, a value of another type or an unknown version is R505, because a lock
+that is read in part is not the run that was reviewed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ratc_runtime.config.yaml_file import MAX_LOCK_BYTES, load_yaml, open_regula
 _ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
 #: From a point's lock, the one that all points share.
 _SHARED = "../../lock.yaml"
-# What of the data decides the weights: not where they lie, what classes are called, or how they are loaded.
+# The values of the data that decide the weights, without folders, names of classes and loading.
 _LEARNT_DATA = (
     "dataset",
     "args",
@@ -47,7 +47,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), defer_build=True)
 
     def replace(self: _Self, **changes: Any) -> _Self:
-        """Return a copy with other values, which are not checked. Raises TypeError for a name that is no field."""
+        """Return a copy with other values, which are not validated. Raises TypeError for a name that is no field."""
         unknown = changes.keys() - type(self).model_fields.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
@@ -284,7 +284,7 @@ class Compression(Section):
     tolerance: float = Field(description="How much worse `metric` may be than before; beyond it, compressing fails.")
 
     def learnt(self) -> dict[str, Any]:
-        """What of it decides the weights that are trained."""
+        """Return the values that decide the trained weights."""
         return {key: getattr(self, key) for key in ("sparsity", "structured", "begin_epoch", "end_epoch", "aware")}
 
 
@@ -358,7 +358,7 @@ class Lock(Section):
         return len(self.data.image_size)
 
     def part(self, name: str) -> Lock:
-        """Return the lock that one of several tasks would have for itself, but for `data.data_dir`."""
+        """Return the lock of one of several tasks as if it were alone, except for `data.data_dir`."""
         found = (self.tasks or {})[name]
         known = {key: value for key, value in found.data if key != "folder"}
         distances = bool(self.evaluation.hausdorff) and found.task_type == "segmentation"
@@ -372,18 +372,18 @@ class Lock(Section):
         )
 
     def file(self, name: str) -> str | None:
-        """Return the path, from the lock's folder, of the artifact of that name; None if the lock has none.
+        """Return the path, relative to the lock's folder, of the artifact of that name; None if the lock has none.
 
-        A point's own file comes before the one that all points share.
+        A point's own file takes precedence over the shared one.
         """
         found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
         return min(found, key=len) if found else None
 
     def learnt(self) -> dict[str, Any]:
-        """Return what decides the weights: task, seed, model, training and data.
+        """Return the values that decide the weights: task, seed, model, training and data.
 
-        World size, micro-batch and loader settings are left out: the order of samples depends on the global
-        batch alone, so a run may go on with another number of processes.
+        World size, micro-batch and loader settings are left out: the order of samples depends on the global batch
+        alone, so a run may continue with another number of processes.
         """
         training = self.training.model_dump()
         for placement in (
@@ -399,7 +399,7 @@ class Lock(Section):
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}
-        if self.model.output is None:  # as it was before there was this key
+        if self.model.output is None:  # as before this key existed
             del model["output"]
         head = None if self.detection is None else self.detection.model_dump()
         learnt = {
@@ -410,7 +410,7 @@ class Lock(Section):
             "data": data,
             "detection": head,
         }
-        # Only if there are some: the fingerprints of other locks stay what they were.
+        # Only if there are some, so that the fingerprints of other locks do not change.
         if self.tasks is not None:
             learnt["tasks"] = _learnt_parts(self.tasks)
         if self.compression is not None:
@@ -418,12 +418,12 @@ class Lock(Section):
         return learnt
 
     def fingerprint(self) -> str:
-        """Return the hash of what decides the weights; a checkpoint is continued only under the same one."""
+        """Return the hash of the values that decide the weights. A checkpoint is continued only under the same one."""
         parts = list(self.learnt().values())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def code(self) -> str | None:
-        """Return the hash of the user's own code, for which comments and blank lines do not count; None if none."""
+        """Return the hash of the user's own code, without comments and blank lines; None if there is none."""
         if self.own_code is None:
             return None
         parts = {path: module.parts or module.digest for path, module in self.own_code.items()}
@@ -431,7 +431,7 @@ class Lock(Section):
 
 
 def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:
-    """What of several tasks decides the weights: not where their data lie, or what classes are called."""
+    """Return the values of several tasks that decide the weights, without folders and names of classes."""
     parts = {name: part.model_dump() for name, part in tasks.items()}
     for part in parts.values():
         del part["data"]["folder"], part["data"]["class_names"]
@@ -439,7 +439,7 @@ def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read and check `lock.yaml`.
+    """Read and validate `lock.yaml`.
 
     Raises R505 if it cannot be read, is of another version, or has unknown or missing keys or wrong types.
     """
@@ -453,7 +453,7 @@ def read_lock(path: Path) -> Lock:
 
 
 def load(path: Path) -> Any:
-    """Return a lock's content, with what a point shares with the others of its array; raise R505 as `read_lock`."""
+    """Return a lock's content, including the values that a point shares with its array. Raises R505 as `read_lock`."""
     content = _load(path)
     if isinstance(content, dict) and "shared" in content:
         content = _with_shared(path, content)
@@ -461,7 +461,7 @@ def load(path: Path) -> Any:
 
 
 def lock_digest(path: Path) -> str:
-    """Return the SHA-256 of a lock's files, one after the other: by this a job script knows "this very lock".
+    """Return the SHA-256 of a lock's concatenated files, by which a job script identifies the lock.
 
     A point's lock is two files, the shared one first. Raises R505 if a file cannot be read.
     """
@@ -478,7 +478,7 @@ def lock_digest(path: Path) -> str:
 
 
 def lock_from(content: Any) -> Lock:
-    """Return the lock of a plain mapping, as `model_dump` makes it of one; raises R505 as `read_lock` does."""
+    """Return the lock of a plain mapping, such as from `model_dump`. Raises R505 as `read_lock`."""
     wrong = list(not_plain(content))
     try:
         lock = Lock.model_validate(content)
@@ -507,9 +507,9 @@ def _load(path: Path) -> Any:
 
 
 def _with_shared(path: Path, own: dict[str, Any]) -> Any:
-    """Return a point's lock laid over the one that it shares with the other points of its array.
+    """Return a point's lock merged over the shared lock of its array.
 
-    The shared lock's artifacts are named from its own folder; here they are from the point's.
+    The shared lock's artifacts are relative to its own folder; in the result they are relative to the point's.
     """
     relative = own.pop("shared")
     if relative != _SHARED or own.get("point") != path.resolve().parent.name:

@@ -1,6 +1,6 @@
-"""The lock of a spec with `entrypoint`: what is handed over to a program of its own, which trains.
+"""The lock of a spec with `entrypoint`: the values for the spec's own program, which trains.
 
-It has no model and no loop. The sections that both kinds of lock have are those of `lock.py`.
+It has no model and no loop. The common sections of both kinds of lock are those of `lock.py`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class ProgramLock(Section):
 
 
 def read_any(path: Path) -> Lock | ProgramLock:
-    """Read and check `lock.yaml`, whichever kind it is. Raises R505 as `read_lock` does."""
+    """Read and validate `lock.yaml` of either kind. Raises R505 as `read_lock`."""
     content = load(path)
     if not isinstance(content, dict) or "entrypoint" not in content:
         return lock_from(content)

@@ -1,4 +1,4 @@
-"""R505: what is said of a lock that cannot be used. Several errors are named at once, each with the path of its key."""
+"""R505: the message for an unusable lock. It lists several errors at once, each with the path of its key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ratc_runtime.errors import RuntimeFinding
 
 LOCK_VERSION = 1
-#: Errors that one message names.
+#: Errors in one message at most.
 _MOST = 20
 _KINDS = {
     "int": "an integer",
@@ -30,7 +30,7 @@ _LIMITS = {
 
 
 class Wrong(NamedTuple):
-    """One error: the path of its key, what is wrong with it, and a fact that goes with it."""
+    """One error: the path of its key, its description, and an additional fact."""
 
     at: str
     words: str
@@ -43,7 +43,7 @@ def unreadable(message: str, note: str = "") -> RuntimeFinding:
 
 
 def refuse_all(wrong: Iterable[Wrong]) -> RuntimeFinding:
-    """Return R505 for one or more errors; an error that was found twice is named once."""
+    """Return R505 for one or more errors. An error that was found twice is listed once."""
     known = list(dict.fromkeys(wrong))
     if len(known) == 1:
         return unreadable(f"the lock's {known[0].at} {known[0].words}", known[0].note)
@@ -54,7 +54,7 @@ def refuse_all(wrong: Iterable[Wrong]) -> RuntimeFinding:
 
 
 def not_plain(content: Any) -> Iterator[Wrong]:
-    """Yield what a compiled file never holds: anything but finite numbers of 64 bits, text, lists and maps of these."""
+    """Yield anything that no compiled file holds: values other than finite 64-bit numbers, text, lists and maps."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
     while waiting:
         at, value = waiting.pop()
@@ -76,7 +76,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def wrong_values(errors: Sequence[Any]) -> Iterator[Wrong]:
-    """Yield what pydantic found, in its order; the unknown and missing keys of a section are one error."""
+    """Yield pydantic's errors in order. The unknown and missing keys of a section are one error."""
     keys: dict[tuple[Any, ...], tuple[list[str], list[str]]] = {}
     for error in errors:
         if error["type"] in ("extra_forbidden", "invalid_key", "missing"):
@@ -118,6 +118,6 @@ def _path(at: tuple[Any, ...]) -> str:
 
 
 def _short(value: Any) -> str:
-    """The value in at most 80 characters; Python writes no integer of thousands of digits."""
+    """Return the value in at most 80 characters. Python refuses to print integers of thousands of digits."""
     large = isinstance(value, int) and abs(value) >= 2**256
     return "an integer of many digits" if large else f"{value!r:.80}"

@@ -1,4 +1,4 @@
-"""A TORCH_LOGS that torch does not know ends the import of torch: looked at before that."""
+"""The check of TORCH_LOGS: an unknown name in it makes the import of torch fail."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ratc_runtime.errors import RuntimeFinding
 
 
 def check_torch_logs(environment: Mapping[str, str]) -> None:
-    """Raise R587 if torch cannot be imported for what TORCH_LOGS asks for. Asking torch itself takes seconds, which are
-    spent only if the variable is set.
+    """Raise R587 if torch cannot be imported with this TORCH_LOGS. The check imports torch in a subprocess, which takes
+    seconds, and only if the variable is set.
     """
     if not environment.get("TORCH_LOGS"):
         return

@@ -1,4 +1,4 @@
-"""Small YAML files, read strictly: a key given twice, what is no regular file, and what is too large is R505."""
+"""Strict reading of small YAML files: a duplicate key, a file that is not regular, or one that is too large is R505."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_LOCK_BYTES = 4 * 2**20
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key given twice instead of taking the last one."""
+    """PyYAML's safe loader, which refuses a duplicate key instead of taking the last one."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -34,7 +34,7 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 
 def load_yaml(path: Path) -> Any:
-    """Return the content of a small YAML file, or raise R505 saying why it cannot be read."""
+    """Return the content of a small YAML file. Raises R505 with the reason if it cannot be read."""
     try:
         with open_regular(path) as file:
             raw = file.read(MAX_LOCK_BYTES + 1)
@@ -52,7 +52,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. Raise OSError for what is none: a device or a pipe may never end."""
+    """Open a regular file for reading. Raises OSError for a device or a pipe, which may never end."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

@@ -1,7 +1,7 @@
-"""Augmentations of the training split: transforms of torchvision, with masks and boxes moved along with images.
+"""Augmentations of the training split: torchvision's transforms, applied to images, masks and boxes alike.
 
-torchvision 0.28 moves what it is told the kind of: here every target is told to be a mask or boxes, and one that cannot
-be moved is refused rather than left where it was. Random numbers follow from the sample's seed alone.
+torchvision 0.28 transforms a tensor according to its type. Here every target gets the type mask or boxes, and a target
+that fits neither is refused rather than left unchanged. Random numbers follow from the sample's seed alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ratc_runtime.data.randomness import torch_seeded
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import rat_patches
 
-#: Photometric transforms that cut numbers off outside of [0, 1]; GaussianNoise does if it clips.
+#: Photometric transforms that clip values to [0, 1]; GaussianNoise only if `clip`.
 BOUNDED = frozenset(
     (
         "ColorJitter",
@@ -29,7 +29,7 @@ BOUNDED = frozenset(
         "RandomSolarize",
     )
 )
-#: Photometric: these touch the image only, whatever the target.
+#: Photometric: these change the image only.
 PHOTOMETRIC = BOUNDED | {
     "GaussianBlur",
     "RandomAutocontrast",
@@ -49,24 +49,25 @@ GEOMETRIC = frozenset(
         "RandomVerticalFlip",
     )
 )
-#: Ours: torchvision knows no depth.
+#: Our own: torchvision has no depth.
 DEPTH_FLIP = "RandomDepthFlip"
-#: What goes with each box if boxes that left the image are dropped.
+#: Keys with a row per box, which are dropped with the box.
 PER_BOX = ("labels", "area", "iscrowd", "masks")
-#: A box of which less than this is left, in pixels of either side, is dropped.
+#: The least side of a box in pixels. A smaller rest is dropped.
 LEAST_SIDE = 1.0
 
 
 class Augmentation:
     """The augmentations of a lock, in order, as `augment(image, target, seed)`.
 
-    An image is (C, H, W), a volume (C, D, H, W), every slice of which is treated alike, or a pyramid: a list of such.
-    Of a pyramid the finest level is augmented and the others are made from it again. A target is a tensor, a mapping
-    or a list: a tensor whose last dimensions are the image's is a mask; under the key `boxes`, (N, 4) corners x0, y0,
-    x1, y1 in pixels; other tensors of two or more dimensions cannot go with a geometric transform (R534). Boxes less
-    than a pixel of which stays in the image are dropped, with their rows of `labels`, `area`, `iscrowd` and `masks`.
+    An image is (C, H, W), a volume (C, D, H, W), all slices of which get the same transform, or a pyramid: a list of
+    such. Of a pyramid the finest level is augmented and the others are made from it again. A target is a tensor, a
+    mapping or a list. A tensor whose last dimensions are the image's is a mask. Under the key `boxes` there are (N, 4)
+    corners x0, y0, x1, y1 in pixels. Other tensors of two or more dimensions cannot go with a geometric transform
+    (R534). Boxes of which less than a pixel stays in the image are dropped, with their rows of `labels`, `area`,
+    `iscrowd` and `masks`.
 
-    Raises R532 naming the transform that cannot be made, or, when called, cannot be applied.
+    Raises R532 with the transform's name if it cannot be made or, in a call, cannot be applied.
     """
 
     def __init__(self, entries: list[dict[str, Any]]) -> None:
@@ -101,7 +102,7 @@ class Augmentation:
 
 
 class OfEach:
-    """The same augmentations for the image and target of each of several tasks, with random numbers of its own."""
+    """The same augmentations for each task's image and target, with different random numbers."""
 
     def __init__(self, augment: Augmentation) -> None:
         self.augment = augment
@@ -112,7 +113,7 @@ class OfEach:
 
 
 class _Step:
-    """One transform, with its name for findings."""
+    """One transform, with its name for messages."""
 
     def __init__(self, name: str, transform: Callable[[Any], Any], bounded: bool) -> None:
         self.name, self.transform, self.bounded = name, transform, bounded
@@ -149,7 +150,7 @@ def _step(name: str, arguments: dict[str, Any]) -> _Step:
     rat_patches.define_torchvision_operators()
     from torchvision.transforms import InterpolationMode, v2
 
-    # It says at each call that masks stay as they are, which is what is wanted.
+    # It warns at each call that masks stay unchanged, as intended here.
     warnings.filterwarnings("ignore", message=r"RandomErasing\(\) is currently passing through")
     given = dict(arguments)
     try:
@@ -170,14 +171,14 @@ def _step(name: str, arguments: dict[str, Any]) -> _Step:
 
 
 def _fill_of_images(fill: Any) -> dict[Any, Any]:
-    """Of images only: what a transform uncovers in a mask is background, 0."""
+    """Return fill values that apply to images only. Uncovered parts of a mask become background, 0."""
     from torchvision import tv_tensors
 
     return {tv_tensors.Image: fill, tv_tensors.Mask: 0, "others": 0}
 
 
 class _DepthFlip:
-    """Turns a volume and its masks around along their depth with probability `p`."""
+    """Flips a volume and its masks along their depth with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
@@ -259,7 +260,7 @@ def _unwrap(value: Any, spatial: tuple[int, ...]) -> Any:
 
 
 def _sane(target: dict[str, Any], spatial: tuple[int, ...]) -> dict[str, Any]:
-    """Cut boxes at the image's edge, and drop those of which nothing is left."""
+    """Clip boxes at the image's edge, and drop those with a side shorter than `LEAST_SIDE`."""
     boxes = target.get("boxes")
     if not isinstance(boxes, torch.Tensor) or boxes.dim() != 2 or boxes.shape[-1] != 4:
         return target
@@ -276,7 +277,7 @@ def _sane(target: dict[str, Any], spatial: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _resized(finest: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-    """A coarser level of a pyramid, with antialiasing as Pillow does it, in the size that it had."""
+    """Return a coarser level of a pyramid in its previous size, with antialiasing as in Pillow."""
     from torch.nn import functional
 
     size = tuple(level.shape[1:])

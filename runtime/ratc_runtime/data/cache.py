@@ -1,7 +1,7 @@
-"""The cache of decoded images: what a data set gives for an index, kept from epoch to epoch, one copy a node.
+"""The cache of decoded images: samples of a data set, kept from epoch to epoch, with one copy per node.
 
-Kept is a sample as the data set gives it, decoded and resized, before augmentation. Training with a cache is training
-without one, bit for bit; if the cache cannot hold or keep a sample, the sample is decoded as it always was.
+A sample is kept decoded and resized, before augmentation. Training with a cache equals training without one, bit for
+bit. If the cache cannot hold or keep a sample, the sample is decoded as without a cache.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ratc_runtime.sizes import size_text
 
 FOLDER_VARIABLE = "RAT_CACHE_DIR"
 SUFFIX = ".ratc-cache"
-#: Of the disk's free room, at least this much is left to others, and at least this part of it.
+#: Bytes, and share, of the disk's free space that the cache leaves free.
 SPARE_BYTES, SPARE_SHARE = 2**30, 0.05
-#: Of the memory that is free when a run starts, the cache takes at most this part.
+#: The cache's largest share of the memory that is free at the start of a run.
 MEMORY_SHARE = 0.8
 #: Flags of the arena.
 FULL, RANDOM, FOREIGN = 0, 1, 2
@@ -39,10 +39,10 @@ _NO_STAMP = bytes(16)
 
 
 class CachedSplit:
-    """A data set that keeps what it gave in an arena, from record `first` on; everything else is the data set's own.
+    """A data set that keeps its samples in an arena, from record `first` on. Everything else is the data set's own.
 
-    If the data set has `files(index)`, the files that a sample is made from, a sample is made again when the size
-    or the time of change of one of them is another than when it was kept; each process looks once.
+    If the data set has `files(index)`, the source files of a sample, the sample is made again if the size or mtime of
+    one of them has changed. Each process checks once per sample.
     """
 
     def __init__(self, dataset: Any, arena: Arena, first: int, foreign: bool) -> None:
@@ -89,7 +89,7 @@ class CachedSplit:
         return sample
 
     def target(self, index: int) -> Any:
-        """Return the target of one sample, from the cache or as the data set gives it without its image."""
+        """Return the target of one sample, from the cache or from the data set's `target`, which reads no image."""
         read = getattr(self.dataset, "target", None)
         if read is None or self.arena.has(self.first + index, self._stamp(index)):
             return self[index]["target"]
@@ -101,7 +101,7 @@ class CachedSplit:
             return _NO_STAMP
         try:
             states = [(str(path), *_state(path)) for path in files(index)]
-        except OSError:  # the data set itself says what is wrong with it
+        except OSError:  # the data set itself reports the error
             return _NO_STAMP
         return hashlib.blake2b(repr(states).encode(), digest_size=16).digest()
 
@@ -112,13 +112,13 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 class Cache:
-    """The cache of one run on one node; without an arena it only says why there is none."""
+    """The cache of one run on one node. Without an arena there is no cache."""
 
     def __init__(self, kind: str, arena: Arena | None, place: str) -> None:
         self.kind, self.arena, self.place = kind, arena, place
 
     def record(self) -> dict[str, Any] | None:
-        """Return what results.json says of the cache on the main process's node, or None if there is none."""
+        """Return the entry of results.json for the cache on the main process's node; None if there is no cache."""
         if self.arena is None:
             return None
         return {
@@ -132,7 +132,7 @@ class Cache:
         }
 
     def warnings(self) -> Iterator[str]:
-        """Say what kept samples out of the cache other than its size."""
+        """Yield warnings for samples that were not cached for a reason other than the cache's size."""
         if self.arena is not None and self.arena.noted(RANDOM):
             yield "the data set draws random numbers: its samples are not cached, for they would be the same each epoch"
         if self.arena is not None and self.arena.noted(FOREIGN):
@@ -142,10 +142,10 @@ class Cache:
 def open_cache(
     lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, world: World, passed: bool = False
 ) -> Cache:
-    """Open the cache that a lock asks for, the same one in all processes of a node; every rank calls this.
+    """Open the cache that a lock asks for, shared by all processes of a node. Every rank calls this.
 
-    `passed` data sets were made by the caller, with arguments that no lock knows: a file of theirs is begun again.
-    Whatever stands in the way costs the cache, never the run: it is warned of once.
+    `passed` data sets were made by the caller, with arguments that are not in the lock: their cache file is made again.
+    On an error the run goes on without a cache, after one warning.
     """
     if lock.data.cache == "none":
         return Cache("none", None, "")
@@ -172,7 +172,7 @@ def open_cache(
 
 
 def wrap(cache: Cache, datasets: Mapping[str, Any], foreign: bool) -> Mapping[str, Any]:
-    """Return the data sets of the splits, each behind its part of the cache."""
+    """Return the data sets of the splits, each with its part of the cache."""
     if cache.arena is None:
         return datasets
     wrapped, first = {}, 0
@@ -215,7 +215,7 @@ def _join(told: dict[str, Any], records: int) -> Arena:
 
 
 def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, passed: bool) -> str:
-    """Sixteen digits that are others as soon as a decoded sample may be another, the files themselves aside."""
+    """Return sixteen hex digits that change if decoded samples may change, apart from changes of the files."""
     data = lock.data
     what: list[Any] = [data.dataset, data.args, data.image_size, data.channels, data.scales, str(data_dir.resolve())]
     what += [data.num_classes, data.ignore_index]
@@ -230,12 +230,12 @@ def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, passed: bool) 
         names = getattr(dataset, "names", None)
         what += [split, len(dataset), None if names is None else [str(name) for name in names], _source(dataset)]
         if passed or not hasattr(dataset, "files"):
-            what.append(uuid.uuid4().hex)  # what it reads cannot be seen to change: begun again with each start
+            what.append(uuid.uuid4().hex)  # changes of its files cannot be detected: made again at each start
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _source(dataset: Any) -> str | None:
-    """A digest of the file that the data set's class is written in."""
+    """Return a digest of the source file of the data set's class."""
     try:
         path = inspect.getsourcefile(type(dataset))
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
@@ -244,7 +244,7 @@ def _source(dataset: Any) -> str | None:
 
 
 def available_memory() -> int:
-    """Return the bytes of host memory that this process may still take: the machine's or its control group's."""
+    """Return the bytes of host memory that this process may still use: the machine's or its control group's."""
     bounds = []
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")

@@ -1,7 +1,7 @@
-"""Says what a data set holds and what in it cannot be used: `python -m ratc_runtime.data.check LOCK`.
+"""Describes a data set and its unusable samples: `python -m ratc_runtime.data.check LOCK`.
 
-Prints a table of every split, draws four random samples with their masks or boxes, and names what is wrong. The exit
-status is 1 if something is refused. One sample is in memory at a time.
+Prints a table of every split, draws four random samples with their masks or boxes, and reports errors. The exit status
+is 1 if something is refused. One sample is in memory at a time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ratc_runtime.errors import RuntimeFinding, say, warn, warn_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 
-#: Samples of a split that are read unless all are, and seconds for them.
+#: Samples read of a split without --all, and the time limit in seconds.
 SAMPLES, SECONDS = 64, 60.0
 #: Samples that are drawn.
 PICTURES = 4
@@ -48,7 +48,7 @@ _CLASSES = 40
 
 
 def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path | None) -> int:
-    """Print what the data hold; return how many findings refuse them."""
+    """Print a description of the data; return the number of findings that refuse them."""
     task, refused = make_task(lock), 0
     datasets: dict[str, Any] = {}
     unopened: dict[str, RuntimeFinding] = {}
@@ -95,7 +95,7 @@ def check(lock: Lock, data_dir: Path, whole: bool, samples: int, pictures: Path 
 
 
 def _opened(task: Task, datasets: dict[str, Any]) -> int:
-    """Let the task compare the splits; return how many findings that gave."""
+    """Let the task compare the splits; return the number of findings."""
     refused = 0
     for kind, part in (task.parts or {"": task}).items():
         try:
@@ -106,7 +106,7 @@ def _opened(task: Task, datasets: dict[str, Any]) -> int:
 
 
 def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | None) -> int:
-    """Say what is wrong with a split and what is to be known of it; return how many findings refuse it."""
+    """Print errors and warnings for a split; return the number of findings that refuse it."""
     skip = task.lock.data.on_bad_sample == "skip" and found.bad < found.read
     for problem in found.problems[:_SHOWN]:
         _tell(problem, "warning" if skip else "error")
@@ -139,7 +139,7 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
 
 
 def _too_many(name: str, found: Survey, missing: int) -> int:
-    """Say if more samples would be left out than a run puts up with; return how many findings that gave."""
+    """Print R533 if more samples would be skipped than a run accepts; return the number of findings."""
     bad, looked = found.bad + missing, found.read + missing
     if bad <= 1 or bad <= MOST_SHARE * looked:
         return 0
@@ -164,7 +164,7 @@ def _table(datasets: dict[str, Any], seen: dict[str, Survey]) -> str:
 
 
 def _sizes(found: Survey) -> str:
-    """Return the sizes of a split's images in words: width x height."""
+    """Return the sizes of a split's images as text: width x height."""
     known = sorted(found.sizes)
     if not known:
         return "-"
@@ -178,7 +178,7 @@ def _spelled(size: Sequence[int]) -> str:
 
 
 def _class_table(seen: dict[str, Survey], task: Task) -> str:
-    """Return the share of each class in the pixels or objects of each split, and in how many samples it is."""
+    """Return a table of each class's share of the pixels or objects of each split, and of its number of samples."""
     rows = [("class", *(f"{name}: share, samples" for name in seen))]
     for number, label in list(task.class_labels.items())[:_CLASSES]:
         cells = []
@@ -223,7 +223,7 @@ def _draw(folder: Path, datasets: dict[str, Any], task: Task) -> list[Path]:
 
 
 def _random_samples(datasets: dict[str, Any], seed: int) -> list[tuple[str, Any, Any]]:
-    """Return name, finest image and target of some samples that can be read."""
+    """Return name, finest image and target of up to `PICTURES` readable samples."""
     places = [(name, position) for name, dataset in datasets.items() for position in _few(len(dataset), seed)]
     random.Random(seed).shuffle(places)
     found: list[tuple[str, Any, Any]] = []
@@ -241,7 +241,7 @@ def _random_samples(datasets: dict[str, Any], seed: int) -> list[tuple[str, Any,
 
 
 def _few(length: int, seed: int) -> list[int]:
-    """Return some positions of a split: enough that four can be read if most are good."""
+    """Return random positions of a split, enough to find four readable samples if most are good."""
     return random.Random(seed).sample(range(length), min(length, 4 * PICTURES))
 
 
@@ -252,7 +252,7 @@ def _positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check and print; return 0, or 1 if something is refused."""
+    """Check the data and print the result; return 0, or 1 if something is refused."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime.data.check",
         description="Describe a data set, and name samples that cannot be used.",

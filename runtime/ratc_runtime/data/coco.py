@@ -1,7 +1,7 @@
-"""The COCO layout: `annotations/instances_SPLIT.json` and the images that it names.
+"""The COCO layout: `annotations/instances_SPLIT.json` and the images listed there.
 
-As found in the wild the files of a split are called `train` or `train2017`; images lie in `images/SPLIT/`,
-`images/SPLIT2017/`, `SPLIT2017/`, `SPLIT/`, or in `images/` itself.
+The files of a split may be called `train` or `train2017`. Images are in `images/SPLIT/`, `images/SPLIT2017/`,
+`SPLIT2017/`, `SPLIT/`, or in `images/` itself.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ LAYOUT = (
     "annotations/instances_train.json, instances_val.json and instances_test.json (or train2017, val2017, test2017),"
     " and the images in images/, images/train/ or train2017/"
 )
-#: The largest number that can be a place or a side in pixels; beyond it a float32 skips whole numbers.
+#: The largest position or side in pixels; beyond it a float32 skips whole numbers.
 MOST_PIXELS = 2**24
-#: A box of which less than this is left inside the image, in its own pixels of either side, is no object.
+#: The least side of a box inside the image, in pixels of the original image.
 LEAST_SIDE = 1.0
 
 
 class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
     """Images and boxes of one split, resized to one size.
 
-    An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse when `scales` has several entries),
-    `name`, and `target`: `boxes`, float (N, 4) corners x0, y0, x1, y1 in pixels of the resized image; `labels`, int64
-    (N,) from 0; `iscrowd`, bool (N,). Categories are numbered in order of their ids; `class_names` are their names.
-    Images without boxes are kept. Boxes are cut off at the image's border; what then has less than a pixel of either
-    side is left out, and counted in `dropped`.
+    An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse if `scales` has several entries), `name`,
+    and `target`: `boxes`, float (N, 4) corners x0, y0, x1, y1 in pixels of the resized image; `labels`, int64 (N,) from
+    0; `iscrowd`, bool (N,). Categories are numbered in order of their ids; `class_names` are their names.
 
-    Raises R506 naming the file if the folder, the annotations or an image are missing or damaged, or an image has
-    another size than its entry; R539 if the file has other categories than `num_classes`. With `skip_missing`, images
-    that are not there are left out and listed in `missing`.
+    Images without boxes are kept. Boxes are clipped at the image's border. If a side is then shorter than a pixel, the
+    box is left out and counted in `dropped`.
+
+    Raises R506 with the file's name if the folder, the annotations or an image are missing or damaged, or an image has
+    another size than its entry; R539 if the number of categories is not `num_classes`. With `skip_missing`, missing
+    images are left out and listed in `missing`.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             self._warn(path)
 
     def _warn(self, path: Path) -> None:
-        """Say what the annotations hold that may be a mistake."""
+        """Warn of likely mistakes in the annotations."""
         if self.dropped:
             warn(f"{path.name}: {self.dropped} box(es) lie outside of their image or have no area, and are left out")
         if self.cut:
@@ -146,11 +147,11 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
 
     @property
     def most_objects(self) -> int:
-        """The objects of the image that has most, crowds left out."""
+        """The largest number of objects in one image, without crowds."""
         return max((int((~target["iscrowd"]).sum()) for target in self._targets), default=0)
 
     def class_holders(self) -> Counter[int]:
-        """Return the number of images that have any object of each class, crowds left out."""
+        """Return the number of images with an object of each class, without crowds."""
         found: Counter[int] = Counter()
         for target in self._targets:
             found.update(set(target["labels"][~target["iscrowd"]].tolist()))
@@ -178,7 +179,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
     def files(self, index: int) -> tuple[Path, Path]:
-        """Return the files that one sample is made from: image and annotations."""
+        """Return the source files of one sample: image and annotations."""
         return self._files[index], self._annotations
 
     def header(self, index: int) -> Header:
@@ -187,12 +188,12 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
 
     def target(self, index: int) -> dict[str, torch.Tensor]:
         """Return the target of one sample without decoding its image."""
-        # A copy: who moves boxes must not move those of the next epoch.
+        # A copy: an augmentation of the boxes must not change those of the next epoch.
         return {key: value.clone() for key, value in self._targets[index].items()}
 
 
 def _missing(path: Path, name: str, folders: list[Path], data_dir: Path) -> RuntimeFinding:
-    """Return R506 for an image that is not there, with the file that is nearly called so, if there is one."""
+    """Return R506 for a missing image, with the file of the most similar name, if there is one."""
     looked = ", ".join(f"{folder.relative_to(data_dir)}/" for folder in folders) or "no folder"
     note, helps = f"looked in {looked} of {data_dir}", SKIP_HELP
     slashed = name.replace("\\", "/")
@@ -236,7 +237,7 @@ def _annotations(data_dir: Path, split: str) -> Path:
 
 
 def _folders(data_dir: Path, split: str) -> list[Path]:
-    """Return the folders in which the split's images may lie, those that are there."""
+    """Return the existing folders that may hold the split's images."""
     named = [data_dir / "images" / name for name in _years(split)]
     named += [data_dir / name for name in _years(split)]
     return [folder for folder in [*named, data_dir / "images", data_dir] if folder.is_dir()]
@@ -255,7 +256,7 @@ def _read(path: Path) -> Any:
 
 
 def _categories(path: Path, content: Any) -> list[tuple[int, str]]:
-    """Return id and name of the categories, in order of their ids: COCO's own have gaps."""
+    """Return id and name of the categories, in order of their ids. COCO's ids have gaps."""
     found: dict[int, str] = {}
     for number, entry in enumerate(content["categories"]):
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):

@@ -1,4 +1,4 @@
-"""Images that are in two splits under two names: copies and links, which only their content tells."""
+"""Images that are in two splits under two names: copies and links, found by their content."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CHUNK = 1 << 20
 
 
 def between_splits(datasets: Mapping[str, Any], seconds: float | None) -> list[RuntimeFinding]:
-    """Return R578 for each two splits with image files of the same bytes, as far as `seconds` allow to read them.
+    """Return R578 for each pair of splits with image files of equal content, within the time limit of `seconds`.
 
-    Only files of a size that another split has, too, are read.
+    Only files with the same size as one of another split are read.
     """
     files = {split: _images(data) for split, data in datasets.items() if isinstance(data, _KNOWN)}
     holders: dict[int, set[str]] = {}
@@ -48,7 +48,7 @@ def _images(dataset: Any) -> dict[Path, int]:
         if path not in sizes:
             try:
                 sizes[path] = path.stat().st_size
-            except OSError:  # the survey says so
+            except OSError:  # the survey reports it
                 continue
     return sizes
 

@@ -1,4 +1,4 @@
-"""What the built-in data sets share: `images/`, `masks/` and `splits.json` in a folder, and masks of class numbers."""
+"""The layout of the built-in data sets: `images/`, `masks/` and `splits.json`, and masks of class numbers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ratc_runtime.errors import RuntimeFinding
 
 SPLITS = ("train", "val", "test")
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
-#: Of masks: class numbers are bytes on their way to the model.
+#: The limit for masks: class numbers are bytes.
 MOST_CLASSES = 256
 
 
 @dataclass(frozen=True)
 class Files:
-    """The samples of one split: name, image and mask of each, and the names of those that lack a file."""
+    """The samples of one split: name, image and mask of each, and the names of those without both files."""
 
     found: list[tuple[str, Path, Path]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -33,8 +33,8 @@ def find_files(
 ) -> Files:
     """Return the files of a split: `images/NAME<suffix>` and `masks/NAME_segmentation<suffix>`.
 
-    Suffixes are lower-case; in a file's name their letters may be capitals. Raises R506 if the folder, `splits.json` or
-    a file is missing, or two files could be meant, unless `skip_missing`.
+    Suffixes are lower-case and match in any case. Raises R506 if the folder, `splits.json` or a file is missing, or a
+    name matches two files, unless `skip_missing`.
     """
     files = Files()
     images, masks = listing(data_dir / "images", data_dir), listing(data_dir / "masks", data_dir)
@@ -65,7 +65,7 @@ def find_files(
 
 
 def _by_stem(names: set[str], suffixes: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files with one of the suffixes, in any case, by their names without it."""
+    """Return the files with one of the suffixes (in any case), by their names without it."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
         suffix = next((one for one in suffixes if name.lower().endswith(one)), None)
@@ -75,7 +75,7 @@ def _by_stem(names: set[str], suffixes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _missing(message: str, folder: Path, stem: str, suffixes: Sequence[str], names: set[str]) -> RuntimeFinding:
-    """Return R506 for a sample without a file, with the file that is nearly called so, if there is one."""
+    """Return R506 for a sample without a file, with the file of the most similar name, if there is one."""
     if stem in names:
         without = "write the names into splits.json without suffix"
         return RuntimeFinding("R506", message, f"{shown(str(folder / stem))} is there", without)
@@ -94,7 +94,7 @@ def _either(suffixes: Sequence[str]) -> str:
 
 
 def listing(folder: Path, data_dir: Path) -> set[str]:
-    """Return the names in a folder; raise R506 if it cannot be read."""
+    """Return the names in a folder. Raises R506 if it cannot be read."""
     try:
         # One listing instead of a stat per name: data sets lie on network file systems.
         return {entry.name for entry in folder.iterdir()}
@@ -108,7 +108,7 @@ def listing(folder: Path, data_dir: Path) -> set[str]:
 
 
 def split_names(data_dir: Path, split: str) -> list[str]:
-    """Return the names of a split in `splits.json`; raise R506 if it is not one, or names stand in two splits."""
+    """Return the names of a split in `splits.json`. Raises R506 if the file is invalid or a name is in two splits."""
     path = data_dir / "splits.json"
     example = 'it is {"train": [names], "val": [names], "test": [names]}, names without suffix'
     splits = read_json(path, example, _once_each)
@@ -136,7 +136,7 @@ def split_names(data_dir: Path, split: str) -> list[str]:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the keys and values of a JSON object; raise ValueError for a key that is there twice."""
+    """Return the keys and values of a JSON object. Raises ValueError for a duplicate key."""
     for key, count in Counter(key for key, _ in pairs).items():
         if count > 1:
             raise ValueError(f"the key {key!r:.80} is there {count} times")
@@ -144,7 +144,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def class_numbers(values: Any, path: Path, classes: int, ignore_index: int | None) -> Any:
-    """Return a mask's values as class numbers, uint8; raise R536 if a value is no class and not `ignore_index`."""
+    """Return a mask's values as class numbers, uint8. Raises R536 for a value that is no class or `ignore_index`."""
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
     whole = values if values.dtype.kind in "ui" else np.rint(values)
     wrong = (whole < 0) | (whole >= classes)

@@ -20,15 +20,14 @@ IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     """Images and masks of one split, resized to one size.
 
-    An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse when `scales` has several
-    entries), `target` and `name`. With one foreground class the target is float (1, H, W) of 0 and 1: see
-    `ratc_runtime.data.masks` for what the mask may hold, and for `mask_threshold`. With more it is (H, W), uint8: the
-    numbers in the mask, whether it is grey or has a palette, are classes from 0, the background, to
-    `num_classes` - 1, or `ignore_index`.
+    An item has `image`, float (C, H, W) in [0, 1] (a list from fine to coarse if `scales` has several entries),
+    `target` and `name`. With one foreground class the target is float (1, H, W) of 0 and 1: see
+    `ratc_runtime.data.masks` for the allowed masks, and for `mask_threshold`. With more it is (H, W), uint8: the
+    numbers in the grey or palette mask are classes from 0, the background, to `num_classes` - 1, or `ignore_index`.
 
-    Raises R506 naming the file if the folder, `splits.json`, an image or a mask is missing or corrupt, R536 for a
-    mask that holds other numbers, R570 for one that is no mask of one class. With `skip_missing`, names without both
-    files are left out and listed in `missing`.
+    Raises R506 with the file's name if the folder, `splits.json`, an image or a mask is missing or corrupt, R536 for a
+    mask with other numbers, R570 for one that is no mask of one class. With `skip_missing`, names without both files
+    are left out and listed in `missing`.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
     def files(self, index: int) -> tuple[Path, Path]:
-        """Return the files that one sample is made from: image and mask."""
+        """Return the source files of one sample: image and mask."""
         return self._files[index]
 
     def header(self, index: int) -> Header:

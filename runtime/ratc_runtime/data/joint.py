@@ -1,4 +1,4 @@
-"""The data of several tasks in one run: a sample of each at every position, and each by itself where it is scored."""
+"""The data of several tasks in one run: each position has a sample of every task. Evaluation reads tasks apart."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Joint:
-    """As long as the longest of its data sets; the shorter ones begin again.
+    """A data set as long as the longest of its parts. The shorter ones repeat.
 
-    An item's `image` and `target` are mappings by task. Which samples meet in a batch is another with each epoch, for
-    the order of positions is; which of the tasks' samples lie at one position is not.
+    An item's `image` and `target` are mappings by task. The samples of a batch change with each epoch, because the
+    order of positions does. The tasks' samples at one position stay the same.
     """
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
@@ -53,12 +53,12 @@ class Joint:
             raise as_finding(error, f"{name} {name_of(part, index)}") from error
 
     def name(self, index: int) -> str:
-        """What the samples at a position are called together."""
+        """Return the joint name of the samples at a position."""
         return " + ".join(f"{name} {name_of(part, index % len(part))}" for name, part in self.parts.items())
 
 
 class _Names:
-    """Made when they are asked for."""
+    """The names of a joint data set, made on access."""
 
     def __init__(self, joint: Joint) -> None:
         self._joint = joint
@@ -71,7 +71,7 @@ class _Names:
 
 
 class JointLoader:
-    """The loaders of the tasks' parts of a split, one after the other."""
+    """The evaluation loaders of the tasks of a split, used one after the other."""
 
     def __init__(self, dataset: Any, parts: Mapping[str, Loader]) -> None:
         self.dataset, self.parts = dataset, dict(parts)
@@ -86,7 +86,7 @@ class JointLoader:
 
 
 def open_data_set(lock: Lock, data_dir: Path, split: str) -> Any:
-    """Return the data set of a split, of one task or joined of several; raise what `sources.open_split` raises."""
+    """Return the data set of a split, of one task or joined of several. Raises the errors of `sources.open_split`."""
     if not lock.tasks:
         return open_split(lock, data_dir, split)
     return Joint(
@@ -95,7 +95,7 @@ def open_data_set(lock: Lock, data_dir: Path, split: str) -> Any:
 
 
 def open_evaluation(dataset: Any, lock: Lock, rank: int, task: Task) -> Loader | JointLoader:
-    """Return what reads a split to be scored: a loader, or one for each of several tasks. Raises R506."""
+    """Return the evaluation loader of a split, or a `JointLoader` for several tasks. Raises R506."""
     if not task.parts:
         return evaluation_loader(dataset, lock, rank, task.collate)
     return JointLoader(
@@ -108,7 +108,7 @@ def open_evaluation(dataset: Any, lock: Lock, rank: int, task: Task) -> Loader |
 
 
 def flat(datasets: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data sets that read something: those of several tasks as `split/task`."""
+    """Return the data sets that read files. With several tasks the keys are `split/task`."""
     return {
         f"{split}/{name}" if name else split: part
         for split, dataset in datasets.items()
@@ -121,7 +121,7 @@ def _parts(dataset: Any) -> Iterator[tuple[str, Any]]:
 
 
 def joined(datasets: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `flat`."""
+    """Return the data sets by split: the inverse of `flat`."""
     found: dict[str, dict[str, Any]] = {}
     for key, dataset in datasets.items():
         split, _, name = key.partition("/")

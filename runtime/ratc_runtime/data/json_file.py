@@ -1,4 +1,4 @@
-"""JSON files of a data set, which may be anybody's: regular files, of a size that can be meant."""
+"""JSON files of a data set. They are untrusted: only regular files of a limited size are read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
 
-#: Bytes of the largest file that is read; the annotations of COCO have 0.5 GB, of LVIS 1.1 GB.
+#: Size limit in bytes. The annotations of COCO have 0.5 GB, of LVIS 1.1 GB.
 MOST_BYTES = 4 * 2**30
 
 
 def read_json(path: Path, help: str = "", pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Return what a file holds, objects as `pairs` makes them; raise R506 if it cannot be read."""
+    """Return the content of a JSON file; `pairs` is the hook for its objects. Raises R506 if it cannot be read."""
     try:
         with open_regular(path) as file:
             raw = file.read(MOST_BYTES + 1) if path.stat().st_size <= MOST_BYTES else None

@@ -1,4 +1,4 @@
-"""Whether a training split can fill a global batch, also before torch is there."""
+"""A check that a training split can fill a global batch, without importing torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 
-#: Bytes of a list of samples that preflight reads: parsing more takes longer than it may.
+#: Size limit in bytes of a list that preflight reads: parsing a larger one takes too long.
 _MOST_BYTES = 8 << 20
 
 
 def check_length(length: int, lock: Lock) -> None:
-    """Raise R503 if a training split of `length` samples makes no optimizer step."""
+    """Raise R503 if a training split of `length` samples gives no optimizer step."""
     batch, keep = lock.training.global_batch_size, lock.training.last_batch == "keep"
     if length < (1 if keep else batch):
         raise RuntimeFinding(
@@ -27,10 +27,10 @@ def check_length(length: int, lock: Lock) -> None:
 
 
 def check_listed(lock: Lock, data_dir: Path) -> None:
-    """Raise R503 if the files say that the training split cannot fill a global batch.
+    """Raise R503 if the training split listed in the files cannot fill a global batch.
 
-    Only what is known in milliseconds is looked at: the lists of the data sets `isic` and `coco`. Whatever else is
-    wrong with the files, or not known, is for the run to say. Relative folders are taken from the working folder.
+    Only checks that take milliseconds are made: the lists of the data sets `isic` and `coco`. Other errors in the files
+    are left to the run. Relative folders are relative to the working folder.
     """
     parts = [(lock.part(name), data_dir / part.data.folder) for name, part in (lock.tasks or {}).items()]
     lengths = [_listed(part, folder) for part, folder in parts or [(lock, data_dir)]]
@@ -41,7 +41,7 @@ def check_listed(lock: Lock, data_dir: Path) -> None:
 
 
 def _listed(lock: Lock, folder: Path) -> int | None:
-    """Return the samples that a training split has at most, or None."""
+    """Return the largest possible number of training samples; None if unknown."""
     if lock.data.dataset == "isic":
         found = _read(folder / "splits.json")
         names = found.get("train") if isinstance(found, dict) else None

@@ -1,10 +1,10 @@
 """Loaders whose order is a function of seed and epoch alone, and whose training steps are full global batches.
 
-Optimizer step k of an epoch takes samples [k*G, (k+1)*G) of the epoch's permutation, G being the global batch;
-each rank takes its part of it. So the same samples meet in a step whatever the number of processes, and a run
-stopped in the middle of an epoch goes on from its step count. What is left at the end of an epoch and fills no global
-batch is left out (`last_batch: drop`; another permutation leaves out other samples), or makes a last, smaller step
-(`keep`) of as many micro-batches as any other, for DeepSpeed cannot change their number.
+Optimizer step k of an epoch takes samples [k*G, (k+1)*G) of the epoch's permutation, with the global batch G, and each
+rank takes its part. So a step has the same samples for any number of processes, and a run that stopped in an epoch
+continues from its step count. The rest at the end of an epoch that fills no global batch is left out (`last_batch:
+drop`; the next permutation leaves out other samples), or makes a last, smaller step (`keep`) with the usual number of
+micro-batches, because DeepSpeed cannot change it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Collate = Callable[[Sequence[Any]], Any]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-#: Of the training samples, the part that a dropped last batch may be without a word.
+#: The largest share of the training samples that a dropped last batch may have without a warning.
 MOST_LEFT_OUT = 0.2
-#: Of a split's samples, more bad ones than this part are warned of.
+#: A larger share of bad samples in a split gives a warning.
 WARNING_SHARE = 0.01
-#: If more than this part is bad the run ends; one bad sample is always put up with.
+#: A larger share of bad samples ends the run; one bad sample is always accepted.
 MOST_SHARE = 0.1
 
 
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class _Collate:
-    """Makes a batch of samples in a loader process; weights and positions as lists, which need no shared memory."""
+    """Makes a batch of samples in a loader process. Weights and positions are lists, which need no shared memory."""
 
     def __init__(self, targets: Collate) -> None:
         self.targets = targets
@@ -96,7 +96,7 @@ def _shape(value: Any) -> str:
 
 
 class TrainOrder:
-    """Micro-batches of one rank in one epoch, from a given optimizer step on."""
+    """The micro-batches of one rank in one epoch, from a given optimizer step on."""
 
     def __init__(self, length: int, lock: Lock, rank: int) -> None:
         training = lock.training
@@ -122,9 +122,9 @@ class TrainOrder:
                 yield order[at : at + self.micro]
 
     def last_sizes(self, step: int) -> list[int] | None:
-        """Return the samples in each of this rank's micro-batches if `step` is a smaller last one, else None.
+        """Return the sizes of this rank's micro-batches if `step` is a smaller last one, else None.
 
-        The rest is spread evenly; a micro-batch for which nothing is left has 0, and is then a sample without weight.
+        The rest is spread evenly. A micro-batch of size 0 consists of one sample with weight 0.
         """
         if (step + 1) * self.global_batch <= self.length:
             return None
@@ -132,7 +132,7 @@ class TrainOrder:
         return [base + (number * self.world + self.rank < more) for number in range(self.accumulation)]
 
     def weights(self, step: int) -> list[float] | None:
-        """Return the factors that make the mean over ranks and micro-batches of `step` one over samples, or None."""
+        """Return loss factors that make the mean over ranks and micro-batches of `step` one over samples, or None."""
         sizes = self.last_sizes(step)
         return None if sizes is None else [size * self.world * self.accumulation / self.rest for size in sizes]
 
@@ -145,7 +145,7 @@ class TrainOrder:
 
 
 class EvaluationOrder:
-    """Every world-th position for each rank, padded so that all ranks make the same number of batches."""
+    """Every world-th position for each rank, padded so that all ranks have the same number of batches."""
 
     def __init__(self, length: int, micro: int, rank: int, world: int) -> None:
         per_rank = -(-length // world)
@@ -158,7 +158,7 @@ class EvaluationOrder:
 
 
 class _Draws:
-    """The batches of an order as draws: with the epoch, from which random numbers follow, if it has one."""
+    """The batches of an order as draws, with the epoch for random numbers, if the order has one."""
 
     def __init__(self, order: Any) -> None:
         self.order = order
@@ -172,8 +172,8 @@ class _Draws:
 class Loader:
     """Iterates over the batches of one split.
 
-    Raises R506 for a bad sample, R513 for a process that was killed, R532 and R534 for augmentations that do not go
-    with the data, R533 for too many bad samples and R535 for samples that do not go together.
+    Raises R506 for a bad sample, R513 for a killed process, R532 and R534 for augmentations that do not fit the data,
+    R533 for too many bad samples and R535 for samples that cannot form a batch.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class Loader:
 
     @property
     def leaves(self) -> list[Loader]:
-        """The loaders that read data: this one."""
+        """The loaders that read data: only this one."""
         return [self]
 
     def begin(self, epoch: int) -> None:
-        """Let the loader processes begin a whole epoch now; the next pass, if it is that one, finds batches waiting."""
+        """Start the loader processes on a whole epoch now. The next pass, if it is that epoch, finds batches ready."""
         if self._loader.num_workers:
             self.order.epoch, self.order.first_step = epoch, 0
             self._live, self._begun = iter(self._loader), (epoch, 0)
@@ -233,7 +233,7 @@ class Loader:
                     batch = next(self._live)
             except StopIteration:
                 return
-            except RuntimeError as error:  # torch's word for a worker that is gone
+            except RuntimeError as error:  # torch's error for a dead worker
                 if "DataLoader worker" not in str(error):
                     raise
                 raise worker_gone(str(error)) from error
@@ -244,7 +244,7 @@ class Loader:
             yield batch._replace(weight=torch.tensor(batch.weight), position=torch.tensor(batch.position))
 
     def _note_skipped(self, names: Collection[str], everywhere: bool) -> None:
-        """Count bad samples; raise R533 if they are too many for the rest to stand for the split."""
+        """Count bad samples; raise R533 if they are too many for the rest to represent the split."""
         if not self.skipped.issuperset(names):
             self.skipped.update(names)
             bad, share = len(self.skipped), len(self.skipped) / self._total
@@ -266,7 +266,7 @@ class Loader:
     def close(self) -> None:
         """End the loader processes.
 
-        Left to the interpreter's end they would be sent SIGTERM, which they ignore, and waited for without limit.
+        At interpreter exit torch would send them SIGTERM, which they ignore, and wait without limit.
         """
         shut_down = getattr(self._live, "_shutdown_workers", None)  # absent if there are no processes
         if shut_down is not None:
@@ -274,13 +274,13 @@ class Loader:
 
 
 def is_foreign(lock: Lock) -> bool:
-    """Tell whether a data set is the user's own, which may draw random numbers; those built in draw none."""
+    """Return whether a data set is the user's own, which may draw random numbers. The built-in ones draw none."""
     named = [part.data.dataset for part in lock.tasks.values()] if lock.tasks else [lock.data.dataset]
     return any(":" in name for name in named)
 
 
 def worker_gone(text: str) -> RuntimeFinding:
-    """Return R513 for what torch says of a loader process that was killed."""
+    """Return R513 for torch's message about a killed loader process."""
     return RuntimeFinding(
         "R513",
         "a data-loading process was killed",
@@ -293,7 +293,7 @@ def worker_gone(text: str) -> RuntimeFinding:
 
 
 def ignore_stop_signals(_worker: int) -> None:
-    """Leave signals to the main process; for a loader process, when it starts."""
+    """Ignore stop signals in a loader process. The main process handles them."""
     # A signal to the whole process group is the main process's to answer: a worker that died of it would
     # break the step during which the state is saved.
     for number in STOP_SIGNALS:
@@ -302,10 +302,10 @@ def ignore_stop_signals(_worker: int) -> None:
 
 
 def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
-    """Return the training loader; its `order.epoch` and `order.first_step` are set before each pass.
+    """Return the training loader. Its `order.epoch` and `order.first_step` are set before each pass.
 
-    `targets` makes the target of a micro-batch from those of its samples. Raises R503 if the split
-    cannot fill one global batch, R532 naming an augmentation that cannot be made.
+    `targets` collates the targets of a micro-batch. Raises R503 if the split cannot fill one global batch, R532 with
+    the name of an augmentation that cannot be made.
     """
     order = TrainOrder(len(dataset), lock, rank)
     check_length(len(dataset), lock)
@@ -316,7 +316,7 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
 
 
 def left_out(length: int, lock: Lock) -> RuntimeFinding | None:
-    """Return R577 if no step of an epoch takes a large part of `length` samples, else None.
+    """Return R577 if an epoch leaves out a large part of `length` samples, else None.
 
     Raises R503 if the samples cannot fill one global batch.
     """
@@ -334,7 +334,7 @@ def left_out(length: int, lock: Lock) -> RuntimeFinding | None:
 
 
 def evaluation_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loader:
-    """Return a loader over a whole split, without augmentations; samples with weight 0 are not to be counted.
+    """Return a loader over a whole split, without augmentations. Samples with weight 0 do not count.
 
     Raises R506 if the split is empty.
     """

@@ -1,8 +1,7 @@
-"""Masks of one class: what their values may be, and where the foreground is.
+"""Masks of one class: their allowed values and their foreground.
 
-Without a threshold a mask holds two values, the background's 0 and one of `WHITE`. Anything else may be a mask of
-several classes, a picture, or a mask whose foreground lies elsewhere; a guess would train on something that nobody
-meant.
+Without a threshold a mask holds two values, the background's 0 and one of `WHITE`. Other values may mean a mask of
+several classes, a picture, or an inverted mask. A guess could train on the wrong target, so such masks are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ratc_runtime.errors import RuntimeFinding
 WHITE = (1, 255, 65535)
 #: A highest value up to which several whole numbers look like classes rather than greys.
 _CLASSES = 50
-#: By how much a scaled value may miss a whole number.
+#: Tolerance for whole numbers after scaling.
 _ROUNDING = 1e-3
 #: Values that a message lists.
 _LISTED = 8
@@ -29,7 +28,7 @@ _VOLUME = "write the masks as whole numbers, 0 (background) and 1 (foreground)"
 
 
 def checked_threshold(threshold: Any, classes: int) -> float | None:
-    """Return `mask_threshold` of a data set's arguments; raise R509 if it is no number, or of several classes."""
+    """Return `mask_threshold` of a data set's arguments. Raises R509 if it is no number, or of several classes."""
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold > 0:
@@ -44,10 +43,10 @@ def checked_threshold(threshold: Any, classes: int) -> float | None:
 
 
 def foreground(values: Any, path: Path, threshold: float | None) -> Any:
-    """Return where a mask of one class is foreground, a bool array of the same shape.
+    """Return the foreground of a mask of one class as a bool array of the same shape.
 
-    `values` is an array of numbers. With a `threshold`, that is where they are at least as large; without one they must
-    be 0 and one of `WHITE`. Raises R570, with the values that were seen, if they are not, or if one is NaN or infinite.
+    `values` is an array of numbers. With a `threshold`, values at least as large are foreground. Without one they must
+    be 0 and one of `WHITE`. Raises R570, with the values found, if they are not, or if one is NaN or infinite.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise _not_finite(values, path)
@@ -68,7 +67,7 @@ def foreground(values: Any, path: Path, threshold: float | None) -> Any:
 def numbers_of(picture: Image.Image, path: Path) -> Any:
     """Return the numbers (H, W) of a decoded mask of one class: greys, or the indices of a palette of two entries.
 
-    Raises R570 if the mask has colours, or a transparency that may be what is meant.
+    Raises R570 if the mask has colours, or transparent pixels that may be its actual content.
     """
     if picture.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in picture.info:
         picture = _opaque(picture, path)
@@ -83,7 +82,7 @@ def numbers_of(picture: Image.Image, path: Path) -> Any:
 
 
 def _opaque(picture: Image.Image, path: Path) -> Image.Image:
-    """Return a picture without its transparency, of which nothing may be transparent."""
+    """Return a picture without its alpha channel. Raises R570 if a pixel is transparent."""
     alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
     if bool((alpha == 255).all()):
         kept = picture.copy()
@@ -103,7 +102,10 @@ def _opaque(picture: Image.Image, path: Path) -> Image.Image:
 
 
 def _indexed(picture: Image.Image, path: Path) -> Any:
-    """Return the numbers of a picture with a palette: the greys of a grey one, else the indices 0 (black) and 1."""
+    """Return the numbers of a picture with a palette: the greys of a grey one, else the indices 0 (black) and 1.
+
+    Raises R570 for other palettes.
+    """
     indices = np.asarray(picture)
     palette = np.asarray(picture.getpalette("RGB") or [0, 0, 0], dtype=np.uint8).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))
@@ -130,7 +132,7 @@ def _coloured(path: Path, mode: str, picture: Image.Image) -> RuntimeFinding:
 
 
 def _not_two(values: Any, path: Path) -> RuntimeFinding:
-    """Return R570 for a mask that holds other values than 0 and one of `WHITE`, in ascending order."""
+    """Return R570 for a mask with other values than 0 and one of `WHITE`. `values` are in ascending order."""
     listed = ", ".join(f"{value:g}" for value in values[:_LISTED].tolist())
     more = f", … {values[-1]:g}" if len(values) > _LISTED else ""
     positive = [value for value in values.tolist() if value > 0]

@@ -1,4 +1,4 @@
-"""Files that are nearly called what a list names: what a person is told of a name that is not there."""
+"""Files with a similar name, for messages about a missing file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pathlib import Path, PurePosixPath
 
 from ratc_runtime.errors import visible
 
-#: Entries of a folder that are looked at.
+#: Entries of a folder that are read at most.
 _MOST = 200_000
 ANOTHER_ENDING = "with another ending"
-#: The longest part of a path, and the longest path, that file systems take, in bytes (NAME_MAX, PATH_MAX of Linux).
+#: The longest part of a path and the longest path, in bytes (NAME_MAX, PATH_MAX of Linux).
 LONGEST, LONGEST_PATH = 255, 4095
 
 
 def shown(name: str) -> str:
-    """Return a name of a data set as a message shows it: in one line, without control characters, not too long. Of a
-    path the end counts.
+    """Return a name of a data set for a message: in one line, without control characters, and shortened. A long path
+    keeps its end.
     """
     plain = visible(name).replace("\n", "\\n").replace("\t", "\\t")
     return plain if len(plain) <= 100 else f"{plain[:30]}…{plain[-60:]} ({len(name)} characters)"
 
 
 def is_possible(name: str) -> bool:
-    """Tell whether a file can have this path: no NUL, no part that is too long."""
+    """Return whether a file can have this path: no NUL, no part that is too long."""
     parts = [part.encode("utf-8", "replace") for part in name.split("/")]
     return "\0" not in name and max(map(len, parts)) <= LONGEST and sum(map(len, parts)) + len(parts) <= LONGEST_PATH
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a file is there; a path that the system does not take is none."""
+    """Return whether a file exists. A path that the system rejects does not."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def is_file(path: Path) -> bool:
 
 
 def nearest(name: str, names: Collection[str]) -> tuple[str, str] | None:
-    """Return the name among `names` that is nearly `name`, and how it differs, in words; None if there is none."""
+    """Return the most similar name of `names`, and the difference in words; None if none is similar."""
     wanted = unicodedata.normalize("NFC", name)
     same, spaced, folded, stem = None, None, None, None
     own_stem = PurePosixPath(wanted).stem.casefold()
@@ -64,7 +64,7 @@ def nearest(name: str, names: Collection[str]) -> tuple[str, str] | None:
 
 
 def listed(folder: Path) -> list[str]:
-    """Return the names in a folder, up to a number; none if it cannot be read."""
+    """Return up to `_MOST` names in a folder; none if it cannot be read."""
     found: list[str] = []
     try:
         with os.scandir(folder) as entries:

@@ -1,7 +1,7 @@
-"""A sample as bytes and back, without loss: what the cache of decoded images holds.
+"""Lossless serialisation of a sample, for the cache of decoded images.
 
-Most images are bytes divided by 255, and most masks are 0 and 1; if that is so to the last bit, which is tried at
-packing, a number takes one byte instead of four.
+Most images are bytes divided by 255, and most masks are 0 and 1. If that is exact, bit by bit, as checked when packing,
+a number takes one byte instead of four.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DTYPES = {
 
 
 def pack(image: Any, target: Any, name: str) -> bytes | None:
-    """Return the sample as bytes, or None if it holds something else than tensors, text and numbers."""
+    """Return the sample as bytes; None if it holds anything else than tensors, text and numbers."""
     blocks: list[torch.Tensor] = []
     try:
         head = json.dumps([_plan(image, blocks), _plan(target, blocks), name], allow_nan=False).encode()
@@ -47,9 +47,9 @@ def pack(image: Any, target: Any, name: str) -> bytes | None:
 
 
 def unpack(packed: memoryview) -> tuple[Any, Any, str]:
-    """Return image, target and name, in memory of their own.
+    """Return image, target and name, in new memory.
 
-    Raises ValueError or one of its kin if the bytes are not a packed sample.
+    Raises ValueError, KeyError, TypeError or struct.error if the bytes are not a packed sample.
     """
     (length,) = _HEAD.unpack_from(packed)
     image, target, name = json.loads(bytes(packed[_HEAD.size : _HEAD.size + length]))

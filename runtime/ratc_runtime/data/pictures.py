@@ -1,4 +1,4 @@
-"""Pictures of files as tensors, for every 2D data set and for prediction: all are decoded and resized in one way."""
+"""Pictures of files as tensors, decoded and resized in one way for every 2D data set and for prediction."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ratc_runtime.data.folders import SKIP_HELP
 from ratc_runtime.errors import RuntimeFinding
 
-#: The formats that are read, by Pillow's names, whatever a file is called. Of the others one (EPS) starts a program.
+#: The allowed formats, by Pillow's names, for any file name. Of the others one (EPS) starts a program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: Pillow's modes of more than 8 bits a channel: its conversion to grey cuts values off at 255.
 WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 #: Modes whose pixels are single whole numbers: grey, indices of a palette, black and white, 16 and 32 bits.
 INDEX_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
-#: From how many times the wanted size on a JPEG is decoded to less than its own.
+#: The least ratio of a reduced JPEG's size to the wanted size.
 REDUCING_GAP = 2
-#: What puts the pixels of a file upright, by the EXIF tag for the camera's orientation.
+#: The transposition that makes a picture upright, by the EXIF tag for the camera's orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,10 +38,10 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 class Header(NamedTuple):
-    """What a file says of its picture: width and height upright, Pillow's mode, the EXIF orientation (1: upright).
+    """The header of a picture: upright width and height, Pillow's mode, the EXIF orientation (1: upright).
 
-    Of a volume: depth, height and width, and the number of channels. `transparent` tells that a pixel is transparent at
-    least in part: pictures are read without their alpha channel.
+    Of a volume: depth, height and width, and the number of channels. `transparent` is True if a pixel is at least
+    partly transparent: pictures are read without their alpha channel.
     """
 
     size: tuple[int, ...]
@@ -50,7 +50,7 @@ class Header(NamedTuple):
     transparent: bool = False
 
     def __str__(self) -> str:
-        """Return the size in words, with the orientation if that was applied."""
+        """Return the size as text, with the orientation if it was applied."""
         said = " x ".join(map(str, self.size))
         return said if self.orientation == 1 else f"{said} (upright, by its EXIF orientation {self.orientation})"
 
@@ -58,17 +58,16 @@ class Header(NamedTuple):
 def open_picture(
     path: Path, mode: str | None, wanted: tuple[int, int] | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Return a decoded picture, upright, and the width and height that its file has upright.
+    """Return a decoded picture, upright, and the upright width and height in its file.
 
-    The EXIF orientation is applied, as viewers do. Without a mode the pixels stay as they are. A JPEG of several times
-    the `wanted` height and width is decoded to the next size of 1/2, 1/4 or 1/8 that has at least twice as much, in a
-    fraction of the time; so does Pillow's `thumbnail`.
-
-    Raises R506 if the file cannot be decoded, has several frames, or is of another format than `FORMATS`.
+    The EXIF orientation is applied, as in viewers. Without a mode the pixels stay unchanged. A JPEG much larger than
+    the `wanted` height and width is decoded at 1/2, 1/4 or 1/8 of its size, with at least twice the wanted size, in a
+    fraction of the time, as in Pillow's `thumbnail`. Raises R506 if the file cannot be decoded, has several frames, or
+    is of another format than `FORMATS`.
     """
     try:
         with _opened(path) as file:
-            if _halved(file):  # asked first: of a PNG, Pillow decodes the pixels to look for EXIF
+            if _halved(file):  # checked first: Pillow decodes a PNG's pixels to find EXIF
                 raise ValueError(
                     "it has 16 bits a channel in several channels, of which only the upper 8 would be read"
                 )
@@ -95,7 +94,7 @@ def open_picture(
 def open_numbers(path: Path) -> tuple[Any, tuple[int, int]]:
     """Return a mask of class numbers as an array (H, W), upright, and its width and height.
 
-    Raises R506 as `open_picture` does, R536 if the pixels are not single whole numbers.
+    Raises the errors of `open_picture`, and R536 if the pixels are not single whole numbers.
     """
     kept, size = open_picture(path, None)
     if kept.mode not in INDEX_MODES:
@@ -111,7 +110,7 @@ def open_numbers(path: Path) -> tuple[Any, tuple[int, int]]:
 
 
 def look_at(path: Path) -> Header:
-    """Return what a picture's file says of itself; raise R506 if it cannot be read. Only one with alpha is decoded."""
+    """Return the header of a picture. Raises R506 if it cannot be read. Only a picture with alpha is decoded."""
     try:
         with _opened(path) as file:
             return _header(file)._replace(transparent=_is_transparent(file))
@@ -120,7 +119,7 @@ def look_at(path: Path) -> Header:
 
 
 def undecodable(path: Path, error: Exception) -> RuntimeFinding:
-    """Return R506: a file that cannot be read as what it should be."""
+    """Return R506: a file cannot be decoded."""
     said = " ".join(str(error).split())[:300]
     return RuntimeFinding(
         "R506", f"{path} cannot be decoded", f"{type(error).__name__}: {said}", SKIP_HELP, everywhere=False
@@ -159,19 +158,19 @@ def _header(file: Any) -> Header:
 
 
 def _is_transparent(file: Any) -> bool:
-    """Tell whether any pixel of an opened picture is transparent, at least in part."""
+    """Return whether any pixel of an opened picture is at least partly transparent."""
     if not file.has_transparency_data or _halved(file):
         return False
     return bool(file.convert("RGBA").getchannel("A").getextrema()[0] < 255)
 
 
 def _halved(file: Any) -> bool:
-    """Tell whether Pillow would keep one byte of each 16-bit number of an undecoded file: it has no such colours."""
+    """Return whether Pillow would keep one byte of each 16-bit number of a file, as it has no such colour modes."""
     return file.mode not in WIDE_MODES and any(";16" in str(tile.args) for tile in file.tile)
 
 
 def pyramid(picture: Image.Image, sizes: Sequence[tuple[int, int]]) -> torch.Tensor | list[torch.Tensor]:
-    """Return a decoded picture at each (height, width), float (C, H, W) in [0, 1]; bare if there is one size."""
+    """Return a decoded picture at each (height, width), float (C, H, W) in [0, 1]; one tensor if there is one size."""
     # From the original each time: a pyramid made step by step would blur twice.
     levels = [
         torch.from_numpy(np.array(picture.resize((w, h), Image.Resampling.BILINEAR), dtype=np.float32) / 255)

@@ -1,8 +1,7 @@
 """Random numbers of one sample: a function of seed, epoch and position alone.
 
-Neither the process that loads a sample nor what it loaded before changes them, so an epoch is the same for any
-number of loader processes and ranks, and a run that goes on in the middle of an epoch meets the samples that it
-would have met.
+They do not depend on the process that loads a sample or on earlier samples. So an epoch is the same for any number of
+loader processes and ranks, and a run that resumes within an epoch gets the same samples.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ import torch
 
 
 def sample_seed(seed: int, epoch: int, position: int) -> int:
-    """Return the seed, 63 bits, of a sample's random numbers; near arguments give unrelated seeds."""
+    """Return the seed, 63 bits, of a sample's random numbers. Similar arguments give unrelated seeds."""
     packed = struct.pack("<QQQ", seed, epoch, position)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 @contextmanager
 def torch_seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator, which torchvision draws from, and put it back as it was.
+    """Seed torch's CPU generator, which torchvision draws from, and restore it afterwards.
 
     Not `torch.manual_seed`: that would seed the GPUs too, and with them the model's dropout.
     """
@@ -40,7 +39,7 @@ def torch_seeded(seed: int) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed what a data set of the user's may draw from: torch's CPU generator, NumPy and `random`."""
+    """Seed the generators that a data set of the user's may use: torch's CPU generator, NumPy and `random`."""
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -48,7 +47,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def all_kept() -> Iterator[None]:
-    """Put what `seed_all` seeds back as it was. NumPy takes 0.1 ms for that: once a batch, not once a sample."""
+    """Restore the generators of `seed_all` afterwards. NumPy takes 0.1 ms for that: once a batch, not once a sample."""
     before = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
     try:
         yield
@@ -59,13 +58,13 @@ def all_kept() -> Iterator[None]:
 
 
 class Drawn:
-    """Tells whether random numbers were drawn since it was made."""
+    """Detects whether random numbers were drawn since it was made."""
 
     def __init__(self) -> None:
         self._before = self._states()
 
     def anything(self) -> bool:
-        """Compare the generators with what they were."""
+        """Return whether a generator's state has changed."""
         return self._states() != self._before
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""What a run was trained on, `data.json` in its output folder: a later start under the same lock says what has changed.
+"""The record of a run's data, `data.json` in its output folder. A later start under the same lock reports changes.
 
-Kept are the names of the samples in their order; of the files that they are made from size and time of change, and of
-a few of them a checksum. So a data set that was only copied is not taken for another one.
+It holds the names of the samples in order, size and mtime of their files, and checksums of a few of them. So a data set
+that was only copied does not count as changed.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ratc_runtime.errors import RuntimeFinding, warn
 
 FILE = "data.json"
 VERSION = 1
-#: Samples of a split whose files are looked at, seconds for all splits, and files of a split that get a checksum.
+#: Limits: samples of a split whose files are read, seconds for all splits, files of a split with a checksum.
 MOST_SAMPLES, SECONDS, MOST_READ = 20_000, 5.0, 8
-#: Of a split with more samples than this only the checksum of the names is kept.
+#: A split with more samples has only the checksum of its names.
 MOST_NAMES = 100_000
-#: Of a long file these bytes from its beginning and its end are read.
+#: Bytes read from the beginning and from the end of a long file.
 _ENDS = 1 << 20
 #: Names that a message lists.
 _SHOWN = 3
-#: Lists of samples that the built-in data sets read, beside what `files(index)` gives.
+#: Lists of samples that the built-in data sets read, beside the files of `files(index)`.
 _LISTS = ("splits.json",)
 
 
 def describe(datasets: Mapping[str, Any], data_dir: Path, own_folders: Sequence[Path]) -> dict[str, Any]:
-    """Return what `data.json` is to hold of the data sets, by split or by `split/task`.
+    """Return the content of `data.json` for the data sets, by split or by `split/task`.
 
-    Of a data set without `files(index)` those files below `data_dir` are looked at, unless one of `own_folders`, in
-    which the run itself writes or its code lies, is there too.
+    For a data set without `files(index)` the files below `data_dir` are recorded, unless `data_dir` contains one of
+    `own_folders`, which hold the run's output or code.
     """
     end = time.monotonic() + SECONDS
     splits, files, blind = {}, {}, False
@@ -59,7 +59,7 @@ def describe(datasets: Mapping[str, Any], data_dir: Path, own_folders: Sequence[
 
 
 def _paths(dataset: Any, names: Sequence[str]) -> list[Path] | None:
-    """Return the files of up to MOST_SAMPLES samples, the same ones if others come or go; None if it does not say."""
+    """Return the files of up to MOST_SAMPLES samples, chosen by their names' checksums; None if they are unknown."""
     files = getattr(dataset, "files", None)
     if not callable(files):
         return None
@@ -73,7 +73,7 @@ def _paths(dataset: Any, names: Sequence[str]) -> list[Path] | None:
 
 
 def _below(folder: Path, end: float) -> Iterator[Path]:
-    """Yield up to MOST_SAMPLES files below a folder, in order of their names, hidden ones left out."""
+    """Yield up to MOST_SAMPLES files below a folder, in order of their names, without hidden ones."""
     number = 0
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
@@ -87,14 +87,14 @@ def _below(folder: Path, end: float) -> Iterator[Path]:
 
 
 def _look(paths: Any, data_dir: Path, end: float) -> dict[str, list[Any]]:
-    """Return size, time of change (ns) and, of the first by the checksums of their names, checksum of each file."""
+    """Return size and mtime (ns) of each file, and the checksum of up to MOST_READ files."""
     found: dict[str, list[Any]] = {}
     for path in paths:
         if time.monotonic() > end:
             break
         try:
             state = os.stat(path)
-        except OSError:  # who reads the sample says so
+        except OSError:  # reported when the sample is read
             continue
         found[_relative(path, data_dir)] = [state.st_size, state.st_mtime_ns]
     for name in sorted(found, key=lambda name: _digest_of(name.encode("utf-8", "surrogatepass")))[:MOST_READ]:
@@ -127,7 +127,7 @@ def _digest_of(content: bytes) -> str:
 
 
 def read(output_dir: Path) -> dict[str, Any] | None:
-    """Return what an earlier start wrote; None if there is none that can be read."""
+    """Return the record of an earlier start; None if it is missing or unreadable."""
     try:
         with open_regular(output_dir / FILE) as file:
             content = json.load(file)
@@ -139,7 +139,7 @@ def read(output_dir: Path) -> dict[str, Any] | None:
 
 
 def write(output_dir: Path, record: Mapping[str, Any]) -> None:
-    """Keep the record; if that fails, later starts cannot compare, and a warning says so."""
+    """Write the record. A failure gives a warning: later starts then cannot compare."""
     try:
         atomic.write_text(output_dir / FILE, json.dumps(record) + "\n")
     except OSError as error:
@@ -147,7 +147,7 @@ def write(output_dir: Path, record: Mapping[str, Any]) -> None:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two records, a line a split or a kind of change; none if nothing does."""
+    """Return the differences of two records, a line per split or kind of change; empty if there are none."""
     found = []
     for key in sorted({*old["splits"], *new["splits"]}):
         before, after = old["splits"].get(key), new["splits"].get(key)
@@ -161,9 +161,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def changed_files(old: Mapping[str, Any], data_dir: Path) -> list[str]:
-    """Return what differs in the files of a record, as `changes` does, without opening the data sets.
+    """Return the differences in the files of a record, as `changes`, without opening the data sets.
 
-    Nothing is said if none of the files is there any more.
+    Returns nothing if none of the files exists any more.
     """
     end = time.monotonic() + SECONDS
     new = {key: _look((data_dir / name for name in files), data_dir, end) for key, files in old["files"].items()}
@@ -189,7 +189,7 @@ def _other_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _other_files(old: Mapping[str, Sequence[Any]], new: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Say which files that are in both have another size, other content or, if not all do, another time."""
+    """Return lines for the common files with another size, other content or another mtime (ignored if all have one)."""
     both = [name for name in old if name in new]
     sized = [name for name in both if old[name][0] != new[name][0]]
     summed = [
@@ -199,7 +199,7 @@ def _other_files(old: Mapping[str, Sequence[Any]], new: Mapping[str, Sequence[An
     ]
     known = {*sized, *summed, *(name for name in both if len(old[name]) == len(new[name]) == 3)}
     later = [name for name in both if old[name][1] != new[name][1]]
-    # If all have another time of change, the folder was copied: then the checksums tell.
+    # If all have another mtime, the folder was copied: then only the checksums count.
     written = [name for name in later if name not in known] if len(later) < len(both) else []
     told = ((sized, "has another size"), (summed, "has other content"), (written, "was written again"))
     return [f"{_listed(some)} {_plural(what, len(some))}" for some, what in told if some]
@@ -216,5 +216,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def told(found: Sequence[str], since: str) -> RuntimeFinding:
-    """Return R590, a warning: the data are not those that a run began with."""
+    """Return R590, a warning: the data have changed since the run began."""
     return RuntimeFinding("R590", f"the data have changed since {since}: {'; '.join(found)}")

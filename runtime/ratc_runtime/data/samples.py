@@ -1,4 +1,4 @@
-"""One sample on its way from a data set to a batch: its form, its checks, and what becomes of a bad one."""
+"""One sample between data set and batch: its form, its checks, and the handling of a bad one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ HELP = "repair it, or set `data.on_bad_sample: skip` in the spec and compile aga
 
 
 class Checked(dict[str, Any]):
-    """An item that was checked before: `image`, `target` and `name`, with tensors if there may have been arrays."""
+    """A checked item: `image`, `target` and `name`, with arrays converted to tensors."""
 
 
 class Draw(NamedTuple):
-    """What a loader asks for: a position of the split in an epoch; evaluation has no epoch."""
+    """A loader's request: a position of the split in an epoch. Evaluation has no epoch."""
 
     epoch: int | None
     position: int
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Sample:
-    """What a loader process makes of a draw; with a `problem` the image and target are missing."""
+    """A loader process's result for a draw. With a `problem`, image and target are missing."""
 
     image: Any
     target: Any
@@ -44,10 +44,10 @@ class Sample:
 class Guarded(Dataset[Sample]):
     """A data set that answers every draw: bad samples become findings, or are replaced by their successor.
 
-    A position at or past the length stands for padding: that sample again, with weight 0. Workers return a
-    finding as a value because an exception would lose its fields on the way to the main process.
-    `augment(image, target, seed)` is applied if the draw has an epoch; `foreign` data sets may draw random numbers
-    of their own, which then follow from seed, epoch and position too.
+    A position at or past the length is padding: that sample again, with weight 0. Workers return a finding as a value,
+    because an exception would lose its fields on the way to the main process. `augment(image, target, seed)` is applied
+    if the draw has an epoch. `foreign` data sets may draw random numbers, which are seeded from seed, epoch and
+    position too.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Guarded(Dataset[Sample]):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
-        """Return the samples of a batch; torch's loaders call this if it is there.
+        """Return the samples of a batch. torch's loaders call this method if it exists.
 
-        A loader process has no random numbers of its own that anything else draws from.
+        The random state is restored, except in a loader process, in which nothing else uses it.
         """
         if not self.foreign or get_worker_info() is not None:
             return [self._sample(draw) for draw in draws]
@@ -96,7 +96,7 @@ class Guarded(Dataset[Sample]):
             if self.augment is not None and draw.epoch is not None:
                 try:
                     image, target = self.augment(image, target, seed)
-                except RuntimeFinding as finding:  # what is wrong is in the spec, not in the sample
+                except RuntimeFinding as finding:  # the error is in the spec, not in the sample
                     problem = with_note(finding, f"sample {name}")
             return Sample(image, target, weight, current, name, skipped, problem)
         nothing = RuntimeFinding("R506", "every sample of the split is bad", f"the first is {self._name(0)}")
@@ -126,8 +126,8 @@ def name_of(dataset: Any, index: int) -> str:
 def checked(item: Any, name: str) -> Checked:
     """Return image, target and name of a data set's item, with arrays as tensors and every number finite.
 
-    An item is a mapping with `image`, `target` and perhaps `name`, or a tuple (image, target). Raises ValueError or
-    KeyError if it is neither, and where a number in it is not finite.
+    An item is a mapping with `image`, `target` and optionally `name`, or a tuple (image, target). Raises ValueError or
+    KeyError if it is neither, and ValueError if a number in it is not finite.
     """
     if isinstance(item, Checked):
         return item
@@ -144,7 +144,7 @@ def _as_tensors(value: Any, where: str) -> Any:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, torch.Tensor):
-        # A sum is not finite if a number in it is not; a sum that overflows is looked at again.
+        # A sum is not finite if a number in it is not. It may also overflow, so the numbers are checked.
         if value.is_floating_point() and not math.isfinite(float(value.sum())):
             bad = int((~torch.isfinite(value)).sum())
             if bad:
@@ -158,7 +158,7 @@ def _as_tensors(value: Any, where: str) -> Any:
 
 
 def as_finding(error: Exception, name: str) -> RuntimeFinding:
-    """Return what a person is told of a sample that cannot be loaded."""
+    """Return the finding for a sample that cannot be loaded."""
     if isinstance(error, RuntimeFinding):
         return error
     what = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -1,9 +1,8 @@
-"""The store under the cache of decoded images: one bounded, memory-mapped file that many processes fill together.
+"""The store of the cache of decoded images: one bounded, memory-mapped file that many processes fill together.
 
-A file holds a head, a table of one record a sample, and packed samples behind one another. A sample is written first
-and its record after it, each with its checksum: a process that is killed leaves a sample whole or absent, and so does a
-machine that loses power. In memory the file has no name (memfd), so that nothing of it is left when the last process
-is gone, whatever ended it.
+A file holds a head, a table with one record per sample, and then the packed samples. A sample is written first and its
+record after it, each with its checksum: after a kill or a power failure a sample is whole or absent. In memory the file
+has no name (memfd), so it vanishes with the last process, however that ends.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _ATTEMPTS, _PAUSE = 50, 0.0002
 class Arena:
     """An open store of at most `limit` bytes of packed samples; safe with several processes and after a kill.
 
-    `descriptor` is taken over. Raises OSError or ValueError if the file is not a store of `records` records.
+    It owns `descriptor`. Raises OSError or ValueError if the file is not a store of `records` records.
     """
 
     def __init__(self, descriptor: int, records: int, limit: int) -> None:
@@ -53,14 +52,14 @@ class Arena:
 
     @classmethod
     def in_memory(cls, records: int, limit: int) -> Arena:
-        """Make a store that lives as long as a process has it open."""
+        """Make a store that exists as long as a process has it open."""
         descriptor = os.memfd_create("ratc-cache")
         os.pwrite(descriptor, _HEAD.pack(MAGIC, records), 0)
         return cls(descriptor, records, limit)
 
     @classmethod
     def on_disk(cls, path: Path, records: int, limit: int) -> Arena:
-        """Open the store at `path`, or make it; another file under that name is replaced."""
+        """Open the store at `path`, or make it. Another file with that name is replaced."""
         for _ in range(3):
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -86,7 +85,7 @@ class Arena:
 
     @classmethod
     def of_process(cls, pid: int, descriptor: int, records: int, limit: int) -> Arena:
-        """Open the store that another process of this machine and user has open."""
+        """Open a store that another process of this machine and user has open."""
         return cls(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC), records, limit)
 
     def __reduce__(self) -> Any:
@@ -95,40 +94,40 @@ class Arena:
 
     @property
     def used(self) -> int:
-        """Bytes taken, by samples that are still right or not."""
+        """Bytes used, by valid samples and replaced ones."""
         return int(_COUNT.unpack_from(self._view, _USED)[0])
 
     @property
     def stored(self) -> int:
-        """Samples stored since the file was made; one that changed, or that two processes met at once, counts twice."""
+        """Samples stored since the file was made. Changed ones, and ones stored by two processes, count twice."""
         return int(_COUNT.unpack_from(self._view, _STORED)[0])
 
     def live(self) -> int:
-        """Return the bytes of samples that can still be found."""
+        """Return the bytes of the valid samples."""
         found = (self._record(slot) for slot in range(self.records))
         return sum(record[1] for record in found if record is not None)
 
     def held(self) -> int:
-        """Return how many samples can still be found."""
+        """Return the number of valid samples."""
         return sum(self._record(slot) is not None for slot in range(self.records))
 
     def note(self, which: int) -> None:
-        """Set one of a few flags that every process sees; what they mean is the caller's."""
+        """Set one of a few flags that every process sees. The caller defines their meaning."""
         self._view[_NOTES + which] = 1
 
     def noted(self, which: int) -> bool:
-        """Tell whether a process has set that flag."""
+        """Return whether a process has set that flag."""
         return bool(self._view[_NOTES + which])
 
     def has(self, slot: int, stamp: bytes) -> bool:
-        """Tell whether a sample with that stamp is here."""
+        """Return whether the store holds a sample with that stamp."""
         record = self._record(slot)
         return record is not None and record[2] == stamp
 
     def read(self, slot: int) -> memoryview | None:
-        """Return the packed sample, or None if there is none; the view is not to be written to.
+        """Return the packed sample, or None if there is none. Do not write to the view.
 
-        Its checksum is compared when this process first meets it.
+        This process's first access compares the checksum.
         """
         record = self._record(slot)
         if record is None:
@@ -142,17 +141,17 @@ class Arena:
         return packed
 
     def is_checked(self, slot: int) -> bool:
-        """Tell whether this process has met that sample."""
+        """Return whether this process has verified that sample."""
         return bool(self._checked[slot])
 
     def store(self, slot: int, stamp: bytes, packed: bytes) -> bool:
-        """Keep a packed sample; return False if there is no room, or where others are in the way."""
+        """Store a packed sample. Returns False if there is no room, or the lock is not free."""
         offset = self._reserve(len(packed))
         if offset is None:
             return False
         try:
             _write(self.descriptor, packed, offset)
-        except OSError:  # no room on the disk, or the disk is gone: what was reserved stays empty
+        except OSError:  # no room on the disk, or the disk is gone: the reserved room stays empty
             self._full = True
             return False
         if not _lock(self.descriptor, _LOCK_HEAD):
@@ -168,16 +167,16 @@ class Arena:
         return True
 
     def has_room(self, length: int) -> bool:
-        """Tell whether that many more bytes could be kept."""
+        """Return whether that many more bytes fit."""
         return not self._full and self.used + RECORD_BYTES + length <= self.limit
 
     def forget(self, slot: int) -> None:
-        """Take a sample out; its room is not used again before the file is made again."""
+        """Remove a sample. Its room is reused only after the file is made again."""
         at = PAGE + slot * RECORD_BYTES
         self._view[at : at + RECORD_BYTES] = bytes(RECORD_BYTES)
 
     def close(self) -> None:
-        """Let the file go; not to be used afterwards."""
+        """Close the mapping. The arena cannot be used afterwards."""
         self._view.release()
         self._map.close()
 
@@ -214,7 +213,7 @@ def _start(records: int) -> int:
 
 
 def _make(path: Path, records: int) -> None:
-    """Make an empty store under a name of its own, and give it `path` unless another process was first."""
+    """Make an empty store under a temporary name, and link it to `path` unless another process was first."""
     descriptor, work = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)
     try:
         os.pwrite(descriptor, _HEAD.pack(MAGIC, records), 0)
@@ -228,7 +227,7 @@ def _make(path: Path, records: int) -> None:
 
 
 def remove_unused(path: Path) -> bool:
-    """Remove a store that no process has open; return whether it is gone."""
+    """Remove a store that no process has open; return whether it was removed."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -245,7 +244,7 @@ def remove_unused(path: Path) -> bool:
 
 
 def _lock(descriptor: int, byte: int, wait: bool = True) -> bool:
-    """Lock one byte for this process; give up after a hundredth of a second, for a cache is never worth waiting for."""
+    """Lock one byte for this process. Gives up after a hundredth of a second: a cache is not worth waiting for."""
     for _ in range(_ATTEMPTS if wait else 1):
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)

@@ -1,10 +1,9 @@
-"""Data sources by name, and how any of them is built from the lock.
+"""Data sources by name, and their construction from the lock.
 
-A data source is a callable `(data_dir, split, **arguments)` that returns a map-style dataset. Its items are
-mappings: `image`, a float tensor (C, H, W) or (C, D, H, W) or, for a pyramid, a list of them from fine to coarse;
-`target`, for segmentation of one foreground class a float tensor (1, ...) of 0 and 1, of several classes one of class
-numbers (...), for detection a mapping (`ratc_runtime.data.coco`), for classification a class number; and, if it has
-one, `name`.
+A data source is a callable `(data_dir, split, **arguments)` that returns a map-style dataset. Its items are mappings:
+`image`, a float tensor (C, H, W) or (C, D, H, W) or, for a pyramid, a list of them from fine to coarse; `target`, for
+segmentation of one foreground class a float tensor (1, ...) of 0 and 1, of several classes one of class numbers (...),
+for detection a mapping (`ratc_runtime.data.coco`), for classification a class number; and optionally `name`.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ BUILT_IN: dict[str, BuiltIn] = {
 def open_split(lock: Lock, data_dir: Path, split: str) -> Any:
     """Build the dataset of one split (train, val or test).
 
-    Raises R506 if the folder is not what the dataset expects, R509 if a named callable cannot be
-    imported or called.
+    Raises R506 if the dataset finds another layout in the folder, R509 if a named callable cannot be imported or
+    called.
     """
     if lock.data.dataset in BUILT_IN:
         known = BUILT_IN[lock.data.dataset]

@@ -1,6 +1,6 @@
-"""What a split of the data holds: sizes, values, classes, and the samples that cannot be what the task expects.
+"""A survey of a split: sizes, values, classes, and the samples that the task cannot use.
 
-`ratc_runtime.data.check` prints it; the first start of a run looks at a few samples by itself, before any step.
+`ratc_runtime.data.check` prints it. The first start of a run checks a few samples itself, before any step.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from ratc_runtime.distributed.world import World
     from ratc_runtime.tasks.base import Task
 
-#: At the start of a run: samples of a split that are read, and seconds for them.
+#: At the start of a run: samples read of a split, and the time limit in seconds.
 FIRST_SAMPLES, FIRST_SECONDS = 32, 3.0
-#: Seconds for one sample in a process of its own.
+#: Seconds for one sample in another process.
 PATIENCE = 15.0
 #: Seconds for the search for any foreground, if these samples have none.
 SEARCH_SECONDS = 20.0
-#: Problems that are kept, of any number.
+#: Problems that are kept at most.
 _KEPT = 20
 #: Distinct sizes that are counted.
 _SIZES = 10_000
@@ -42,11 +42,11 @@ _SIZES = 10_000
 
 @dataclass
 class Survey:
-    """What was seen of a split of `samples` samples.
+    """The results for the samples read from a split of `samples` samples.
 
-    `amounts` are the pixels (voxels, objects) of each class, `holders` the samples that have any. `sizes` are those of
-    the images' files, or of the tensors if a data set does not say. `turned` are images with an EXIF orientation,
-    `transparent` those of which a pixel is transparent.
+    `amounts` are the pixels (voxels, objects) of each class, `holders` the numbers of samples with any. `sizes` are
+    those of the images' files, or of the tensors if the data set gives no headers. `turned` counts images with an EXIF
+    orientation, `transparent` those with transparent pixels.
     """
 
     samples: int
@@ -64,7 +64,7 @@ class Survey:
 
     @property
     def complete(self) -> bool:
-        """Whether every sample of the split was read."""
+        """True if every sample of the split was read."""
         return self.read >= self.samples
 
     def count(self, amounts: Mapping[int, int]) -> None:
@@ -73,7 +73,7 @@ class Survey:
         self.holders.update(number for number, amount in amounts.items() if amount)
 
     def add(self, other: Survey) -> None:
-        """Add what was seen of other samples of the same split."""
+        """Add the results for other samples of the same split."""
         self.read += other.read
         self.bad += other.bad
         self.turned += other.turned
@@ -88,13 +88,13 @@ class Survey:
         self.holders += other.holders
 
     def note(self, problem: RuntimeFinding) -> None:
-        """Add a sample that cannot be used."""
+        """Add a bad sample."""
         self.bad += 1
         self.problems.append(problem)
 
 
 def spread(length: int, count: int, seed: int) -> list[int]:
-    """Return `count` random positions of a split in ascending order; all of them if it has fewer."""
+    """Return `count` random positions of a split in ascending order; all positions if it has fewer."""
     return sorted(random.Random(seed).sample(range(length), min(count, length)))
 
 
@@ -106,10 +106,10 @@ def survey(
     foreign: bool = False,
     apart: bool = False,
 ) -> Survey:
-    """Read samples and return what was seen; the first one always, others within `seconds`.
+    """Read samples and return the results: the first sample always, others within `seconds`.
 
-    One sample is in memory at a time. A `foreign` data set may draw random numbers: those of the process stay as they
-    were. For `apart` see `each`.
+    One sample is in memory at a time. A `foreign` data set may draw random numbers: the process's random state is
+    restored. For `apart` see `each`.
     """
     seen, begun = Survey(len(dataset)), time.monotonic()
     for one in each(dataset, partial(_look, task, foreign), positions, apart):
@@ -123,11 +123,12 @@ def survey(
 def each(
     dataset: Any, function: Callable[[Any, int], Any], positions: Iterable[int], apart: bool = False
 ) -> Iterator[Any]:
-    """Yield `function(dataset, position)` for each position; with `apart`, from a process of its own.
+    """Yield `function(dataset, position)` for each position; with `apart`, from another process.
 
-    A data set that opens files when it is first read must not do so in a process that forks loader processes later:
-    they would all read through the same descriptors. That process is ended if a sample takes longer than `PATIENCE`,
-    and the rest is left out: in training the watchdog will name what hangs. Raises R513 if it is killed.
+    A data set that opens files at its first read must not do so in a process that later forks loader processes: they
+    would all read through the same descriptors. The other process is killed if a sample takes longer than `PATIENCE`,
+    and the rest is left out: in training the watchdog will report the hang. Raises R513 if it is killed by something
+    else.
     """
     if not apart:
         with all_kept():
@@ -163,7 +164,7 @@ def each(
 
 
 class _Applied(Dataset[Any]):
-    """What a function gives for a data set and a position."""
+    """The result of a function for a data set and a position."""
 
     def __init__(self, dataset: Any, function: Callable[[Any, int], Any]) -> None:
         self.dataset, self.function = dataset, function
@@ -180,7 +181,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _look(task: Task, foreign: bool, dataset: Any, position: int) -> Survey:
-    """Return what is seen of one sample."""
+    """Return the survey of one sample."""
     seen = Survey(len(dataset), read=1)
     if foreign:
         seed_all(sample_seed(task.lock.seed, 0, position))
@@ -194,7 +195,7 @@ def _look(task: Task, foreign: bool, dataset: Any, position: int) -> Survey:
 
 
 def _measure(dataset: Any, position: int, image: Any, seen: Survey) -> None:
-    """Note size, channels and values of an image."""
+    """Record size, channels and values of an image."""
     finest = image[0] if isinstance(image, list) else image
     size: tuple[int, ...] = ()
     channels = type(finest).__name__
@@ -217,9 +218,9 @@ def _measure(dataset: Any, position: int, image: Any, seen: Survey) -> None:
 def search(
     dataset: Any, task: Task, positions: Iterable[int], seconds: float | None, apart: bool = False
 ) -> tuple[bool, int]:
-    """Return whether any target has foreground, and how many targets were read until that was known.
+    """Return whether any target has foreground, and the number of targets read until one was found.
 
-    Targets that cannot be read have none. Data sets with `target(index)` do not decode their images for this.
+    Targets that cannot be read count as empty. Data sets with `target(index)` decode no images for this.
     """
     number, begun = 0, time.monotonic()
     for found in each(dataset, partial(_has_foreground, task), positions, apart):
@@ -247,7 +248,7 @@ def _has_foreground(task: Task, dataset: Any, position: int) -> bool:
 
 
 def nothing_there(split: str, samples: int) -> RuntimeFinding:
-    """Return R571: no sample of a split has anything that could be learnt or scored."""
+    """Return R571: no sample of a split has any foreground or object."""
     return RuntimeFinding(
         "R571",
         f"no sample of {split} has any foreground or object",
@@ -258,7 +259,7 @@ def nothing_there(split: str, samples: int) -> RuntimeFinding:
 
 
 def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
-    """Return R571, as a warning: the samples that there was time for have nothing."""
+    """Return R571, as a warning: the samples read within the time limit have no foreground or object."""
     return RuntimeFinding(
         "R571",
         f"the first {read} of {samples} samples of {split} have no foreground or object; the others were not read",
@@ -266,7 +267,7 @@ def nothing_yet(split: str, read: int, samples: int) -> RuntimeFinding:
 
 
 def see_through(split: str, seen: Survey) -> RuntimeFinding | None:
-    """Return R579 for images of which pixels are transparent; None if there are none."""
+    """Return R579 for images with transparent pixels; None if there are none."""
     if not seen.transparent:
         return None
     return RuntimeFinding(
@@ -279,7 +280,7 @@ def see_through(split: str, seen: Survey) -> RuntimeFinding | None:
 
 
 def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
-    """Return R572 for the classes that no sample has that was read; None if there are none."""
+    """Return R572 for the classes that no sample read has; None if there are none."""
     labels = {**task.background, **task.class_labels}
     absent = [f"`{label}`" for number, label in labels.items() if not seen.holders[number]]
     if not absent or not seen.read or seen.bad == seen.read:
@@ -289,10 +290,10 @@ def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
 
 
 def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: bool, apart: bool = False) -> None:
-    """Look at a few samples of each split before the first step; every rank calls this, and reads its share.
+    """Check a few samples of each split before the first step. Every rank calls this, and reads its share.
 
-    `datasets` are by split, of several tasks by `split/task`. Raises on every rank what is wrong with the first bad
-    sample (unless bad samples are left out and some are good), and R571 for a split without any foreground.
+    `datasets` are by split, with several tasks by `split/task`. Raises on every rank the finding of the first bad
+    sample (unless bad samples are skipped and some are good), and R571 for a split without any foreground.
     """
     for name, dataset in datasets.items():
         part = task.parts.get(name.partition("/")[2], task)
@@ -309,7 +310,7 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
         if seen.read and part.foreground and not any(seen.holders[number] for number in part.foreground):
             _search_everywhere(name, dataset, part, world, apart)
         known = getattr(dataset, "class_holders", None)
-        if known is not None:  # its targets are in memory: of every sample it is known
+        if known is not None:  # its targets are in memory, so every sample is known
             seen = Survey(len(dataset), read=len(dataset), holders=known())
         if world.main and seen.complete and any(seen.holders[number] for number in part.foreground):
             absent = never_there(name, seen, part)
@@ -318,7 +319,7 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
 
 
 def _search_everywhere(name: str, dataset: Any, task: Task, world: World, apart: bool) -> None:
-    """Look for any foreground in the whole split; raise R571 if it has none, warn if time is short."""
+    """Search the whole split for any foreground. Raise R571 if it has none, warn if time runs out."""
     mine = range(world.rank, len(dataset), world.size)
     found = world.gather(search(dataset, task, mine, SEARCH_SECONDS, apart))
     number = sum(read for _, read in found)

@@ -1,6 +1,6 @@
-"""Images without truth, read as those of training were: what a checkpoint is to predict.
+"""Images without labels, prepared as in training, as input of a prediction.
 
-A picture is one piece. A volume is as many as its grid has patches, one after the other, the last one marked.
+A picture is one piece. A volume gives one piece per patch of its grid, in order; the last one is marked.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ratc_runtime.errors import RuntimeFinding, warn
 
 @dataclass(frozen=True)
 class Piece:
-    """What goes through the model at once: `image` as a data set of that kind has it, without a batch dimension.
+    """One input of the model: `image` as in a data set of that kind, without a batch dimension.
 
-    `size` is that of the whole image in its file, (H, W), or of the volume as it was turned, (D, H, W), in which
-    `corner` is the patch's; `affine` is the volume's. With a `problem` there is no image.
+    `size` is that of the whole image in its file, (H, W), or of the reoriented volume, (D, H, W). `corner` is the
+    patch's position in it; `affine` is the volume's. With a `problem` there is no image.
     """
 
     path: Path
@@ -42,16 +42,16 @@ class Piece:
 
 
 def suffixes(lock: Lock) -> tuple[str, ...]:
-    """Return the ends of the names of images that a lock's data set reads."""
+    """Return the suffixes of the image files of a lock's data set."""
     if lock.spatial_dims == 3:
         return SUFFIXES
     return labelled.SUFFIXES if lock.task_type == "classification" else IMAGE_SUFFIXES
 
 
 def find_images(place: Path, lock: Lock) -> list[Path]:
-    """Return the images of a folder by name, or the one that `place` is; raise R506 if there are none.
+    """Return the images of a folder by name, or `place` itself if it is a file. Raises R506 if there are none.
 
-    Warns of the other files of the folder, hidden ones aside.
+    Warns of the other files of the folder, except hidden ones.
     """
     known = suffixes(lock)
     if place.is_file():
@@ -73,9 +73,9 @@ def find_images(place: Path, lock: Lock) -> list[Path]:
 
 
 def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
-    """Yield the pieces of the images in their order; what cannot be read is a piece with a problem.
+    """Yield the pieces of the images in order. An unreadable image gives a piece with a problem.
 
-    Raises R542 if the lock's data set is of somebody's own: how it prepares images is not known.
+    Raises R542 if the lock's data set is the user's own: its preparation of images is unknown.
     """
     if lock.data.dataset not in BUILT_IN:
         raise RuntimeFinding(
@@ -117,13 +117,13 @@ class _Pictures(Dataset[Piece]):
             return Piece(path, problem=finding)
         try:
             return Piece(path, pyramid(picture, self.sizes), (height, width))
-        except (MemoryError, OverflowError, ValueError) as error:  # the sizes are those of a checkpoint's lock
+        except (MemoryError, OverflowError, ValueError) as error:  # the sizes come from a checkpoint's lock
             note = f"{type(error).__name__}: {error}"[:300]
             return Piece(path, problem=RuntimeFinding("R506", f"{path} cannot be resized to {self.sizes}", note))
 
 
 def _patches(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
-    """Volume by volume: one is decoded while nothing else of it is in memory."""
+    """Yield the patches volume by volume, with one decoded volume in memory."""
     size = tuple(lock.data.image_size)
     sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in lock.data.scales]
     window = lock.data.args.get("window")

@@ -1,8 +1,8 @@
-"""Decoded volumes as memory maps in the machine's temporary folder, so that a patch costs what it holds.
+"""Decoded volumes as memory maps in the machine's temporary folder, so that reading a patch costs only its own bytes.
 
-A compressed volume can only be read from its beginning; a loader process that did so for every patch would do little
-else. So the first process that needs a volume decodes it, turned and scaled, into a file that the others map. The
-files are named by all that they are made from; they may be deleted at any time.
+A compressed volume can only be read from its beginning, which takes too long for every patch. So the first process that
+needs a volume decodes it, reoriented and scaled, into a file that the others map. The files' names depend on everything
+that they are made from. They may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ratc_runtime.data.folders import SKIP_HELP, class_numbers
 from ratc_runtime.data.masks import foreground
 from ratc_runtime.errors import RuntimeFinding, warn
 
-#: Of the files' layout: another number leaves old ones alone.
+#: Version of the files' layout. Files of other versions are not read.
 VERSION = 2
 #: Percentiles that intensities are clipped to if no window is given.
 CLIP = (0.5, 99.5)
-#: What a voxel takes while it is decoded: as float32, and as it is in the file.
+#: Bytes per voxel while decoding: as float32, and as stored in the file.
 _VOXEL_BYTES = 5
 #: Affines of an image and its mask may differ by this much, in the affine's own units (mm).
 TOLERANCE = 1e-2
@@ -37,13 +37,13 @@ TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Recipe:
-    """What becomes of a file."""
+    """The parameters of decoding a file."""
 
     channels: int
     num_classes: int
     ignore_index: int | None
     window: tuple[float, float] | None
-    #: From which value on a mask of one class is foreground; None: it must hold two values.
+    #: Least value of the foreground in a mask of one class; None: it must hold two values.
     threshold: float | None = None
 
 
@@ -60,7 +60,7 @@ class Volume:
 def look_at(name: str, image: Path, mask: Path, recipe: Recipe) -> Volume:
     """Read the headers of a volume and its mask.
 
-    Raises R506 if one cannot be read, R537 if they are not of the same voxels, or not of the lock's channels.
+    Raises R506 if one cannot be read, R537 if their voxels do not match, or the channels are not the lock's.
     """
     (shape, affine), (other, other_affine) = _header(image), _header(mask)
     _check_channels(image, shape, recipe.channels)
@@ -96,7 +96,7 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
 
 
 class VolumeStore:
-    """Maps the volumes of a data set; the maps stay in the process that opened them."""
+    """Maps the volumes of a data set. The maps stay in the process that opened them."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -108,7 +108,8 @@ class VolumeStore:
     def read(self, volume: Volume) -> tuple[Any, Any]:
         """Return a volume (C, D, H, W), float32 in [0, 1], and its mask (D, H, W), uint8.
 
-        Raises R506 if a file is corrupt, R536 if the mask holds what is no class, R570 if it is no mask of one class.
+        Raises R506 if a file is corrupt, R536 if the mask holds a value that is no class, R570 if it is no mask of one
+        class.
         """
         found = self._open.get(volume.name)
         if found is None:
@@ -147,18 +148,18 @@ class VolumeStore:
 
 
 def folder_of_maps() -> Path | None:
-    """Return the folder of the maps, this user's own, below TMPDIR; None if there can be none."""
+    """Return this user's folder of maps below TMPDIR; None if it cannot be made or belongs to another user."""
     folder = Path(tempfile.gettempdir()) / f"ratc-volumes-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        # Anybody may make a folder of that name in /tmp: what another one wrote is not read.
+        # Any user may make a folder of that name in /tmp: files of another user are not read.
         return folder if folder.stat().st_uid == os.getuid() and not folder.is_symlink() else None
     except OSError:
         return None
 
 
 def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
-    """Read, turn and scale a volume and its mask; see `VolumeStore.read`."""
+    """Read, reorient and scale a volume and its mask; see `VolumeStore.read`."""
     image, affine = decode_image(volume.image, recipe)
     order = _order(affine)
     labels, affine = _voxels(volume.mask)
@@ -169,9 +170,9 @@ def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
 
 
 def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
-    """Read, turn and scale a volume: (C, D, H, W), float32 in [0, 1], and the affine of its file.
+    """Read, reorient and scale a volume: (C, D, H, W), float32 in [0, 1], and the affine of its file.
 
-    Raises R506 if it is corrupt or a channel has no finite number, R537 if it has not the channels of the recipe.
+    Raises R506 if it is corrupt or a channel has no finite number, R537 if its channels are not the recipe's.
     """
     shape, _ = _header(path)
     _check_channels(path, shape, recipe.channels)
@@ -270,7 +271,7 @@ def _save(path: Path, array: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time decode a volume; if files cannot be locked, several do the same work."""
+    """Let one process at a time decode a volume. If files cannot be locked, several do the same work."""
     try:
         file = path.open("w")
     except OSError:

@@ -1,8 +1,8 @@
-"""NIfTI volumes: `images/NAME.nii.gz`, `masks/NAME_segmentation.nii.gz`, `splits.json`; a sample is a patch.
+"""NIfTI volumes: `images/NAME.nii.gz`, `masks/NAME_segmentation.nii.gz`, `splits.json`. A sample is a patch.
 
-Every volume is cut into a fixed grid of patches, and each of them is a sample of its own: which patches meet in a step
-is then a matter of the loader's order alone, the same on any machine and after a restart. A volume is decoded once, and
-its patches are read from a memory map (`VolumeStore`).
+Every volume is cut into a fixed grid of patches, and each patch is a sample. So the patches of a step depend on the
+loader's order alone, and are the same on any machine and after a restart. A volume is decoded once, and its patches are
+read from a memory map (`VolumeStore`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Patch:
-    """One sample: a volume by its number, and the patch's corner in its voxels, which may lie outside."""
+    """One sample: the number of a volume, and the patch's corner in its voxels, which may lie outside."""
 
     volume: int
     corner: tuple[int, int, int]
@@ -36,23 +36,22 @@ class Patch:
 class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
     """Patches (D, H, W) of the volumes of one split, in the order of `splits.json` and of their corners.
 
-    Axes are superior, anterior, right: volumes are turned to the nearest of these by their affine, and are not
-    resampled. The grid covers a volume once, centred; what lies beyond its border is 0 and background, so over all
+    Axes are superior, anterior, right: volumes are reoriented to the nearest of these by their affine, and are not
+    resampled. The grid covers a volume once, centred. Outside its border a patch is 0 and background, so over all
     patches every voxel counts once. With `overlap` (a share of the patch, below 1) the patches of the train split
-    lie closer; those of val and test never do.
+    overlap; those of val and test never do.
 
-    Intensities are clipped to `window` (low, high), or if there is none to the volume's 0.5th and 99.5th
-    percentiles, for each channel by itself, and scaled to [0, 1]. A volume with several channels has them in a fourth
-    dimension.
+    Intensities are clipped to `window` (low, high), or without one to the volume's 0.5th and 99.5th percentiles per
+    channel, and scaled to [0, 1]. A volume with several channels has them in a fourth dimension.
 
-    An item has `image`, float (C, D, H, W) in [0, 1] (a list from fine to coarse when `scales` has several entries,
-    the coarser ones averaged from the patch), `target`, float (1, D, H, W) of 0 and 1 (of one foreground class: see
-    `ratc_runtime.data.masks`, also for `mask_threshold`) or uint8 (D, H, W) of class numbers, and `name`, with the
-    corner behind an `@`.
+    An item has `image`, float (C, D, H, W) in [0, 1] (a list from fine to coarse if `scales` has several entries, the
+    coarser ones averaged from the patch), `target`, float (1, D, H, W) of 0 and 1 (of one foreground class: see
+    `ratc_runtime.data.masks`, also for `mask_threshold`) or uint8 (D, H, W) of class numbers, and `name`, which ends
+    with `@` and the corner.
 
-    Raises R506 naming the file if one is missing or corrupt, R536 for a mask with numbers that are no classes, R570 for
-    one that is no mask of one class, R537 if image and mask are not of the same voxels. With `skip_missing`, volumes
-    that lack a file, or whose header cannot be used, are left out and listed in `missing`.
+    Raises R506 with the file's name if one is missing or corrupt, R536 for a mask with numbers that are no classes,
+    R570 for one that is no mask of one class, R537 if the voxels of image and mask do not match. With `skip_missing`,
+    volumes without both files, or with an unusable header, are left out and listed in `missing`.
     """
 
     def __init__(
@@ -114,17 +113,17 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
     def header(self, index: int) -> Header:
-        """Return the shape of the volume that a sample is cut from, and the number of its channels."""
+        """Return the shape of the sample's volume, and the number of its channels."""
         channels = self._store.recipe.channels
         return Header(self.volumes[self.patches[index].volume].shape, str(channels), 1)
 
     def files(self, index: int) -> tuple[Path, Path]:
-        """Return the files that one sample is made from: image and mask."""
+        """Return the source files of one sample: image and mask."""
         volume = self.volumes[self.patches[index].volume]
         return volume.image, volume.mask
 
     def target(self, index: int) -> torch.Tensor:
-        """Return the target of one sample alone."""
+        """Return the target of one sample, without its image."""
         patch = self.patches[index]
         return self._target(self._store.read(self.volumes[patch.volume])[1], patch)
 
@@ -145,7 +144,7 @@ def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> li
 
 
 def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
-    """Return the patch of an array (..., D, H, W) as a copy, 0 where it lies outside."""
+    """Return the patch of an array (..., D, H, W) as a copy, with 0 outside the array."""
     patch = np.zeros((*array.shape[:-3], *size), dtype=array.dtype)
     inside, source = [], []
     for first, side, length in zip(corner, size, array.shape[-3:], strict=True):
@@ -157,7 +156,7 @@ def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
 
 
 def averaged(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Return a patch (C, D, H, W) at a coarser size."""
+    """Return a patch (C, D, H, W) averaged to a coarser size."""
     coarse: torch.Tensor = F.adaptive_avg_pool3d(image[None], size)[0]  # type: ignore[arg-type]
     return coarse
 

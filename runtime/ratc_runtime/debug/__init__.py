@@ -1,7 +1,7 @@
-"""Debug runs (`debug: true` in the lock): what the runtime does more of, so that one run of a few steps tells all.
+"""Debug runs (`debug: true` in the lock): additional checks and output, so that one run of a few steps shows all.
 
-The loop knows `Inspector` by one line, and nothing of this package is imported by a run that is none.
-This module needs no torch: it is asked before torch is imported.
+The loop uses `Inspector` in one line, and other runs import nothing else of this package. This module needs no torch:
+it is used before torch is imported.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ VARIABLES = {
 #: DETAIL names collectives that do not match, with their shapes. Over gloo torch 2.13 crashes with it where DDP logs
 #: its settings: it takes the group's wrapper for the group (c10d::Logger::set_env_variables).
 DISTRIBUTED = {"nccl": "DETAIL", "gloo": "INFO"}
-#: Micro-batches of each process that an epoch of evaluation is cut to.
+#: Micro-batches of each process in an evaluation.
 EVALUATED = 2
 
 
 def prepare(environment: MutableMapping[str, str], backend: str) -> None:
-    """Set the variables of a debug run; call this before torch is imported. What the user has set stays.
+    """Set the variables of a debug run, before torch is imported. The user's own values stay.
 
-    A crash below Python then shows if it was called from, too.
+    It also enables faulthandler, which shows the Python stack of a crash in native code.
     """
     faulthandler.enable()
     for name, value in {**VARIABLES, "TORCH_DISTRIBUTED_DEBUG": DISTRIBUTED[backend]}.items():
@@ -38,7 +38,7 @@ def prepare(environment: MutableMapping[str, str], backend: str) -> None:
 
 
 class Few:
-    """The first samples of a dataset, which answers as the whole one does to everything else."""
+    """The first samples of a dataset. All other attributes are those of the whole one."""
 
     def __init__(self, dataset: Any, length: int) -> None:
         self.dataset, self.length = dataset, min(length, len(dataset))
@@ -60,7 +60,7 @@ class Few:
 
 
 def few(datasets: dict[str, Any], lock: Lock) -> dict[str, Any]:
-    """Return the splits cut to what a debug run takes: the steps of its epoch, and a little evaluation."""
+    """Return the splits cut to the length of a debug run: the steps of its epoch, and a short evaluation."""
     training = lock.training
     steps = training.max_steps_per_epoch
     lengths = dict.fromkeys(("train", "val", "test"), EVALUATED * training.micro_batch_size * lock.parallel.world_size)

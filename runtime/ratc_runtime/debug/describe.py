@@ -1,4 +1,4 @@
-"""Tensors and norms in a few words, for people and as values of a JSON line."""
+"""Short descriptions of tensors and norms, for people and as values of a JSON line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-#: Groups of parameters that one block shows.
+#: Groups of parameters in one block.
 _GROUPS = 24
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a batch or an output with their place in it, whatever it is built of."""
+    """Yield the tensors of a batch or an output with their place in it, for any nesting."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, Mapping):
@@ -29,7 +29,7 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def record(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return shape, type, device, range, mean and 2-norm of a tensor, and how many of its values are not finite.
+    """Return shape, type, device, range, mean and 2-norm of a tensor, and its number of values that are not finite.
 
     Range, mean and norm are those of the finite values; None if there are none.
     """
@@ -56,7 +56,7 @@ def record(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """Return what `record` found as one line."""
+    """Return a result of `record` as one line."""
     words = [f"{found['dtype']} ({', '.join(map(str, found['shape']))}) {found['device']}"]
     if found["min"] is not None:
         words.append(
@@ -68,9 +68,9 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    """Tell whether every tensor in a value is finite.
+    """Return whether every tensor in a value is finite.
 
-    Detached: what is kept for a backward pass would be missing if activations are computed again.
+    Tensors are detached: saved ones would be missing if activations are recomputed.
     """
     return all(
         bool(torch.isfinite(tensor.detach()).all())
@@ -80,20 +80,20 @@ def is_finite(value: Any) -> bool:
 
 
 def depth(names: Iterable[str]) -> int:
-    """Return how many parts of parameters' names make groups that fit a screen: the most, up to three."""
+    """Return the number of name parts that gives groups of parameters for one screen: up to three."""
     listed = list(names)
     fitting = [parts for parts in (2, 3) if len({group(name, parts) for name in listed}) <= _GROUPS]
     return max(fitting, default=1)
 
 
 def group(name: str, parts: int) -> str:
-    """Return the module that a parameter is counted to: the first parts of its name, without its own."""
+    """Return the module that a parameter belongs to: the first parts of its name, without its own."""
     modules = name.split(".")[:-1] or [name]
     return ".".join(modules[:parts])
 
 
 def norms(named: Iterable[tuple[str, torch.Tensor | None]], parts: int, scale: float = 1.0) -> dict[str, float]:
-    """Return the 2-norm of the tensors of each group, over `scale`; groups without any are left out."""
+    """Return the 2-norm of the tensors of each group, divided by `scale`. Groups without tensors are left out."""
     squares: dict[str, float] = {}
     for name, tensor in named:
         if tensor is not None:
@@ -104,5 +104,5 @@ def norms(named: Iterable[tuple[str, torch.Tensor | None]], parts: int, scale: f
 
 
 def total(norms_of_parts: Mapping[str, float]) -> float:
-    """Return the norm of the whole from the norms of its parts."""
+    """Return the total norm from the norms of the parts."""
     return float(sum(value * value for value in norms_of_parts.values()) ** 0.5)

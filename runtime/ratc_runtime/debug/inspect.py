@@ -1,8 +1,8 @@
-"""Looks into each training step of a debug run: a readable block on stdout and in `debug.log`, a line of `debug.jsonl`.
+"""Inspects each training step of a debug run: a readable block on stdout and in `debug.log`, a line of `debug.jsonl`.
 
-It stands around `training_step` and the engine's `backward` and `update` on this one engine, so that the step itself
-is the one of every run. If the loss is not finite, it names the first module whose output was not (R526); if a
-gradient is NaN, the line of the forward pass that it belongs to (R527). Both end every rank's run.
+It wraps `training_step` and the `backward` and `update` of this engine, so the step itself is that of every run. If the
+loss is not finite, it names the first module with a non-finite output (R526); if a gradient is NaN, the line of its
+forward pass (R527). Both end the run on every rank.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _warned: dict[Any, Any] = {}
 
 
 class Inspector:
-    """One debug run's look at its steps. Only the main process writes; every rank takes part."""
+    """The inspector of one debug run. Only the main process writes; every rank takes part."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        # NaN within backward is no fault if fp16's loss scale is still being found.
+        # NaN within backward is no error while fp16's loss scale adapts.
         torch.autograd.set_detect_anomaly(True, check_nan=run.lock.training.precision != "fp16")
         torch.use_deterministic_algorithms(True, warn_only=True)
         self._looking = False
-        self._first: dict[str, Any] | None = None  # the first module whose output is not finite
+        self._first: dict[str, Any] | None = None  # the first module with a non-finite output
         self._parts: dict[str, Any] = {}
         self._micro: list[dict[str, Any]] = []
         self._update: dict[str, Any] = {}
@@ -62,7 +62,7 @@ class Inspector:
             self._write(path, "", truncate=True)
 
     def around(self, names: list[list[str]]) -> Callable[..., StepResult]:
-        """Return the training step with a look into it; `names` are those of the samples, a list a micro-batch."""
+        """Return the inspected training step. `names` are those of the samples, one list per micro-batch."""
         self._names = names
         return self._step
 
@@ -118,7 +118,7 @@ class Inspector:
     def _criterion(self, criterion: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def judged(output: Any, target: Any) -> torch.Tensor:
             loss = criterion(output, target)
-            self._looking = False  # what activation checkpointing computes again is not looked at twice
+            self._looking = False  # activation checkpointing recomputes modules, which are not inspected twice
             micro = self._micro[-1]
             micro["output"] = _records(output, "output")
             micro["loss"], micro["loss_parts"] = float(loss.detach()), dict(self._parts)
@@ -129,7 +129,7 @@ class Inspector:
         return judged
 
     def _agree(self, good: bool) -> None:
-        """Raise R526 on every rank where the loss of one of them is not finite."""
+        """Raise R526 on every rank if the loss of one of them is not finite."""
         first = self._first or {"module": "", "what": "every module's output is finite, the loss itself is not"}
         bad = None if good else {**first, "samples": self._micro[-1]["samples"]}
         everywhere = self.run.world.gather(bad)
@@ -206,7 +206,7 @@ class Inspector:
         return done
 
     def _scale(self) -> float:
-        """Return what fp16's loss scale multiplies gradients with at this moment."""
+        """Return the current fp16 loss scale of the gradients."""
         engine = self.run.engine
         scaler = getattr(engine, "scaler", None) or getattr(getattr(engine, "accelerator", None), "scaler", None)
         return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
@@ -226,7 +226,7 @@ class Inspector:
             found = safe_get_full_fp32_param(parameter)
         return (parameter if found is None else found).detach()
 
-    # What is written
+    # Output
 
     def _tell(self, found: dict[str, Any]) -> None:
         if not self.run.world.main:
@@ -257,7 +257,7 @@ def _records(value: Any, name: str) -> dict[str, Any]:
 
 
 def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> None:
-    """Run a backward pass; raise R527 if anomaly detection finds NaN, with the line of the forward pass."""
+    """Run a backward pass. Raise R527 with the line of the forward pass if anomaly detection finds NaN."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         try:
@@ -281,7 +281,7 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
     frames = [frame for frame in told.split('  File "')[1:] if not _is_dull(frame)]
     raise RuntimeFinding(
         "R527",
-        # What follows is torch's own stack.
+        # The rest is torch's own stack.
         f"a gradient is NaN: {str(error).partition(chr(10))[0].partition(' Exception raised from')[0].strip()}",
         "it belongs to this line of the forward pass, innermost last:\n"
         + "".join(f'  File "{line.rstrip()}\n' for line in frames[-4:]).rstrip(),
@@ -291,13 +291,13 @@ def _explained(backward: Callable[[torch.Tensor], None], loss: torch.Tensor) -> 
 
 
 def _is_dull(frame: str) -> bool:
-    """Tell whether a frame is one of those that lead to every model and every loss."""
+    """Return whether a frame belongs to code that every model and loss goes through."""
     file = frame.partition('"')[0]
     return file.startswith(_OWN_FILES) or file == "<frozen runpy>" or "/torch/nn/" in file or "/deepspeed/" in file
 
 
 def _block(found: dict[str, Any], run: Run) -> str:
-    """Return a step as a person reads it."""
+    """Return a readable block for a step."""
     lines = [f"debug: epoch {found['epoch']}, step {found['step']}/{run.steps}, rank {run.world.rank}"]
     for number, micro in enumerate(found["micro_batches"], start=1):
         lines.append(f"  micro-batch {number}: {_some(micro['samples'])}")

@@ -1,1 +1,1 @@
-"""The processes of a run: their place among the others, how they stop, and who ends one that hangs."""
+"""The processes of a run: ranks, stop requests, heartbeats, and the watchdog that ends a run that hangs."""

@@ -1,8 +1,8 @@
-"""Heartbeats that need no collective: one small file a rank in the output folder, written by a thread.
+"""Heartbeats without collectives: one small file per rank in the output folder, written by a thread.
 
-A rank's file says what it does and since when; that a rank is alive is seen by its count growing, so clocks of
-different machines, and clocks that jump, do not matter. The output folder must be one that all ranks see, as the
-checkpoints need anyway; if it is not, each rank knows only those of its own node.
+The file gives the rank's phase and the time since its last progress. A rank is alive if its count grows, so clocks that
+differ between machines or jump do not matter. All ranks must see the output folder, as for checkpoints. Otherwise each
+rank knows only those of its own node.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _ENDED = "ended.json"
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank says of itself. `seconds` since it last got on; `born` tells two processes of one number apart."""
+    """The state of a rank. `seconds` is the time since its last progress; `born` tells apart two processes with one
+    PID.
+    """
 
     rank: int
     host: str
@@ -40,9 +42,9 @@ class Beat:
 
 
 def born(pid: int) -> str:
-    """Return when a process of this machine started, in clock ticks since boot; empty if there is none (any more).
+    """Return the start time of a process of this machine, in clock ticks since boot; empty if there is no such process.
 
-    Source: proc(5), /proc/PID/stat, field 22. A zombie is no process any more.
+    Source: proc(5), /proc/PID/stat, field 22. A zombie does not count as a process.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -52,7 +54,7 @@ def born(pid: int) -> str:
 
 
 def start_name(environment: Mapping[str, str]) -> str:
-    """Return a name that the ranks of one start share and no other run of the moment has: where they meet."""
+    """Return a name that all ranks of one start share and no other current run has, from their rendezvous address."""
     address = environment.get("MASTER_ADDR", "")
     if address in ("", "localhost", "127.0.0.1", "::1"):
         address = socket.gethostname()
@@ -61,15 +63,15 @@ def start_name(environment: Mapping[str, str]) -> str:
 
 
 class Heartbeats:
-    """The files of one start. Nothing here raises: a full disk must not end a run that trains."""
+    """The heartbeat files of one start. OSError is suppressed: a full disk must not end a run that trains."""
 
     def __init__(self, output_dir: Path, start: str, rank: int) -> None:
-        # A folder of its own: another run that is refused this output folder must not be heard in here.
+        # A folder per start, without the heartbeats of another run that is refused this output folder.
         self.folder, self.rank = output_dir / FOLDER / start, rank
         self._own, self._ended = self._path(rank), self.folder / _ENDED
         with contextlib.suppress(OSError):
             self._own.unlink(missing_ok=True)  # an earlier start's
-        # What an earlier start said of its end is none of this one's; taking it away could hide this one's.
+        # The failure of an earlier start is ignored. Removing its file could remove this start's.
         self._old = self._stamp()
 
     def _path(self, rank: int) -> Path:
@@ -83,18 +85,18 @@ class Heartbeats:
         return found.st_mtime_ns, found.st_ino
 
     def write(self, beat: Beat) -> None:
-        """Leave a heartbeat."""
+        """Write this rank's heartbeat."""
         self._put(self._own, asdict(beat))
 
     def read(self, rank: int) -> Beat | None:
-        """Return the last heartbeat of a rank, if any can be read."""
+        """Return the last heartbeat of a rank; None if it cannot be read."""
         try:
             return Beat(**json.loads(self._path(rank).read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 
     def dump(self, text: str) -> Path:
-        """Keep every stack of this rank for those who look into the hang; return where."""
+        """Write the stacks of this rank to a file, to diagnose the hang, and return its path."""
         path = self.folder / f"rank-{self.rank}.txt"
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,11 +104,11 @@ class Heartbeats:
         return path
 
     def end(self, message: str) -> None:
-        """Tell the other ranks that the run is lost, with the reason."""
+        """Tell the other ranks that the run has failed, with the reason."""
         self._put(self._ended, {"rank": self.rank, "message": message})
 
     def ended(self) -> str | None:
-        """Return why the run is lost, if a rank of this start has said so."""
+        """Return the reason of the failure if a rank of this start has reported one."""
         if self._stamp() in (None, self._old):
             return None
         try:
@@ -116,7 +118,7 @@ class Heartbeats:
             return None
 
     def close(self) -> None:
-        """Take this rank's sign away: it has ended as it should."""
+        """Remove this rank's heartbeat after a regular end."""
         with contextlib.suppress(OSError):
             self._own.unlink(missing_ok=True)
             if self._old is not None and self._stamp() == self._old:
@@ -132,7 +134,7 @@ class Heartbeats:
 
 
 def kill(beat: Beat) -> None:
-    """End a process of this machine, if it is still the one that left the beat; also one that is stopped."""
+    """Kill a process of this machine if it still is the one of the heartbeat. SIGKILL also ends a stopped process."""
     if beat.born and born(beat.pid) == beat.born:
         with contextlib.suppress(OSError):
             os.kill(beat.pid, signal.SIGKILL)

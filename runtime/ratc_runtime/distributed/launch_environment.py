@@ -1,8 +1,8 @@
-"""Who started this process, and which place it has among the others: read from the environment, nothing else.
+"""The launcher of this process and its place among the others, from environment variables alone.
 
 torchrun and Accelerate set RANK, LOCAL_RANK and WORLD_SIZE; under a bare `srun` or `jsrun` they follow from Slurm's and
-JSM's variables. Hosts and job are the scheduler's, whoever started the process. Sources: torchrun's manual, srun(1)
-"OUTPUT ENVIRONMENT VARIABLES", IBM Spectrum LSF 10.1 "Environment variables", IBM JSM.
+JSM's variables. Hosts and job are the scheduler's, with any launcher. Sources: torchrun's manual, srun(1) "OUTPUT
+ENVIRONMENT VARIABLES", IBM Spectrum LSF 10.1 "Environment variables", IBM JSM.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Ports below the ephemeral ones, as the compiled scripts take them.
+#: Ports below the ephemeral range, as in the compiled scripts.
 FIRST_PORT, PORTS = 10_000, 19_000
-#: How far apart starts of one job lie, and tasks of one array: neighbours have other jobs.
+#: Distances of the ports of one job's starts and of one array's tasks. Adjacent ports belong to other jobs.
 SPREAD, INDEX_SPREAD = 11_743, 14_343
 #: What to do with variables that another command left in a shell.
 UNSET = "`unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT`"
@@ -22,7 +22,7 @@ UNSET = "`unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_P
 
 @dataclass(frozen=True)
 class Surroundings:
-    """One process among `world_size`. `scheduler` is `slurm`, `lsf` or None; `hosts` are in the scheduler's order."""
+    """One process of `world_size`. `scheduler` is `slurm`, `lsf` or None; `hosts` are in the scheduler's order."""
 
     launcher: str | None
     scheduler: str | None
@@ -35,9 +35,9 @@ class Surroundings:
 
 
 def detect(environment: Mapping[str, str]) -> Surroundings:
-    """Tell where this process is. Without a launcher it is alone: rank 0 of 1.
+    """Return the launcher and place of this process. Without a launcher it is rank 0 of 1.
 
-    Raises ValueError if a launcher's variables are half there or are no numbers.
+    Raises ValueError if a launcher's variables are incomplete or no numbers.
     """
     scheduler = "slurm" if "SLURM_JOB_ID" in environment else "lsf" if "LSB_JOBID" in environment else None
     launcher, place = _place(environment)
@@ -48,8 +48,8 @@ def detect(environment: Mapping[str, str]) -> Surroundings:
 def adopt(environment: MutableMapping[str, str]) -> None:
     """Set torchrun's variables if a bare `srun` or `jsrun` started this process as one of several.
 
-    The processes meet at the first one's host, on a port that follows from the job's number. Raises ValueError as
-    `detect` does.
+    The rendezvous is on the first process's host, on a port derived from the job's number. Raises ValueError as
+    `detect`.
     """
     here = detect(environment)
     if here.launcher not in ("srun", "jsrun") or here.world_size == 1:
@@ -62,12 +62,14 @@ def adopt(environment: MutableMapping[str, str]) -> None:
 
 
 def is_started(environment: Mapping[str, str]) -> bool:
-    """Tell whether a launcher is to be seen; RANK alone may be left over from another command."""
+    """Return whether a launcher is present. RANK alone may be left over from another command."""
     return any(name in environment for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID", "JSM_NAMESPACE_RANK"))
 
 
 def _number(environment: Mapping[str, str], restarts: int) -> int:
-    """A number of this start's own, as job scripts have it: tasks of a Slurm array have ids, those of LSF share one."""
+    """Return a number unique to this start, as in job scripts. Tasks of a Slurm array have own ids, those of LSF share
+    one.
+    """
     job = environment.get("SLURM_JOB_ID") or environment.get("LSB_JOBID", "0")
     index = "0" if "SLURM_JOB_ID" in environment else environment.get("LSB_JOBINDEX", "0")
     first, second = (int(text) if text.isdecimal() else 0 for text in (job, index))
@@ -75,7 +77,7 @@ def _number(environment: Mapping[str, str], restarts: int) -> int:
 
 
 def record(environment: Mapping[str, str]) -> dict[str, object] | None:
-    """Return what results tell of the job; None if no scheduler is."""
+    """Return the results' entry for the job; None if there is no scheduler."""
     here = detect(environment)
     if here.scheduler is None:
         return None
@@ -83,7 +85,7 @@ def record(environment: Mapping[str, str]) -> dict[str, object] | None:
 
 
 def _place(environment: Mapping[str, str]) -> tuple[str | None, tuple[int, int, int]]:
-    """The launcher, and (rank, local rank, world size)."""
+    """Return the launcher, and (rank, local rank, world size)."""
     launchers = (
         ("torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"),
         ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
@@ -162,7 +164,7 @@ def _numbers(ranges: str) -> list[str]:
 
 
 def _lsf_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Each host once, in order: the host file has a line a slot, LSB_MCPU_HOSTS pairs of host and slots."""
+    """Return each host once, in order. The host file has a line per slot, LSB_MCPU_HOSTS pairs of host and slots."""
     file = Path(environment.get("LSB_DJOB_HOSTFILE") or "/nonexistent")
     try:
         names = file.read_text().split()

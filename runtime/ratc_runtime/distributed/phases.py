@@ -1,8 +1,8 @@
-"""What a process is doing: the code that runs says so, and the watchdog's thread looks.
+"""The current activity of a process: the running code announces it, and the watchdog's thread reads it.
 
-`with phase("evaluation"):`, or the same as a decorator, costs a microsecond, and tells while the main thread is inside
-a collective, a sleep or a kernel. The stack is read only for what a person is shown, and for collectives that torch and
-DeepSpeed enter by themselves.
+`with phase("evaluation"):`, or the same as a decorator, costs a microsecond. It also works while the main thread is in
+a collective, a sleep or a kernel. The stack is read only to be shown, and to recognise collectives that torch and
+DeepSpeed start themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 #: A part of a run.
 Part = Literal["opening", "training", "evaluation", "baseline", "checkpoint", "finishing"]
-#: What goes on inside a part; a part that begins within another one begins its work again.
+#: The work inside a part. A nested part starts without work.
 Work = Literal["loader", "forward", "backward", "optimizer", "collective", "tracking"]
 
 #: In these a process waits for the others: it is the victim of a hang, not its cause. DDP and DeepSpeed exchange
@@ -26,7 +26,7 @@ Work = Literal["loader", "forward", "backward", "optimizer", "collective", "trac
 WAITING = frozenset({"collective", "backward"})
 #: Frames shown of a stack: the innermost ones, in which it hangs.
 _SHOWN = 12
-#: Files whose frames stand between others and say nothing: how modules are called and programs started.
+#: Files whose frames carry no information: calls of modules and starts of programs.
 _DULL = ("torch/nn/modules/module.py", "torch/nn/parallel/distributed.py", "<frozen runpy>", "contextlib.py")
 #: Collectives that no code of ours calls, by the end of the file's path and the functions (none is all).
 _COLLECTIVES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -41,7 +41,7 @@ _current: list[Part | Work] = []
 
 @contextmanager
 def phase(name: Part | Work) -> Iterator[None]:
-    """Announce what the main thread does; in any other thread this does nothing."""
+    """Announce the activity of the main thread. In any other thread this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -54,7 +54,9 @@ def phase(name: Part | Work) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Phase:
-    """`where` in a run and `doing` what (either may be empty), and the innermost frames of the main thread."""
+    """The part of a run (`where`) and the work in it (`doing`), either may be empty, and the main thread's innermost
+    frames.
+    """
 
     where: str
     doing: str
@@ -62,13 +64,13 @@ class Phase:
 
     @property
     def name(self) -> str:
-        """What a person reads: ``loader``, ``evaluation: forward``, ``checkpoint``."""
+        """The name in messages: ``loader``, ``evaluation: forward``, ``checkpoint``."""
         parts = [part for part in ("" if self.where == "training" else self.where, self.doing) if part]
         return ": ".join(parts) or self.where or "starting or ending"
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for other processes, as far as one can tell."""
+        """True if the process probably waits for other processes."""
         return self.doing in WAITING
 
 

@@ -1,4 +1,4 @@
-"""The Python stacks of a process that hangs, and of the loader processes that it waits for."""
+"""The Python stacks of a process that hangs, and of its loader processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASKED = signal.SIGUSR1
 
 
 def of_every_thread(but: int | None) -> str:
-    """Return the stacks of this process's threads, without that of the thread `but`, which asks."""
+    """Return the stacks of this process's threads, except for the calling thread `but`."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "".join(
         f"thread {names.get(ident, ident)}\n{''.join(traceback.format_stack(frame))}"
@@ -28,12 +28,12 @@ def of_every_thread(but: int | None) -> str:
 
 
 def answer_when_asked() -> None:
-    """Let this process, which loads for another one, print its stacks when that one asks."""
+    """Make this loader process print its stacks on the signal `ASKED`."""
     faulthandler.register(ASKED, file=sys.__stderr__, all_threads=True)
 
 
 def ask_loader_processes(whose: str) -> None:
-    """Let the loader processes of this one print their stacks on stderr, one at a time."""
+    """Make the loader processes of this one print their stacks on stderr, one after the other."""
     for child in multiprocessing.active_children():
         if child.pid is not None and _catches(child.pid, ASKED):
             print(f"loader process {child.pid} {whose}:", file=sys.stderr, flush=True)
@@ -43,14 +43,14 @@ def ask_loader_processes(whose: str) -> None:
 
 
 def end_loader_processes() -> None:
-    """End the processes that would end with this one, as the interpreter's own way out does: also one that hangs."""
+    """Kill this process's daemon children, also one that hangs, as the interpreter's exit would."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
 def _catches(pid: int, number: int) -> bool:
-    """Tell whether a process handles a signal, which would otherwise end it. Source: proc(5), SigCgt."""
+    """Return whether a process handles a signal, which would otherwise end it. Source: proc(5), SigCgt."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,9 +1,8 @@
-"""Asking a run to stop: a signal sets a flag, a file stands for one, and the ranks agree at a step boundary.
+"""Stop requests: a signal or the file `STOP` asks a run to stop, and the ranks agree at a step boundary.
 
-A launcher that was killed asks for it too: nobody would end its processes, nor see how they end.
-
-Nothing is saved inside a signal handler. The file, `STOP` in the output folder, is what a batch script's trap
-makes: it reaches the ranks through every launcher and container.
+A killed launcher counts as a request, too: nothing else would end its processes or read their exit status. Nothing is
+saved inside a signal handler. A batch script's trap makes the file `STOP` in the output folder, because it reaches the
+ranks through every launcher and container.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from types import FrameType
 from ratc_runtime.errors import RuntimeFinding
 
 STOP_FILE = "STOP"
-#: Left beside it by a run that has saved as it was asked; a batch script reads it. It holds the reason.
+#: Written beside it by a run that has saved as requested, and read by a batch script. It holds the reason.
 STOPPED_FILE = "STOPPED"
 
 
 class StopRequest:
-    """Whether this process has been asked to stop. A second Ctrl-C ends it at once."""
+    """The stop request of this process, if any. A second Ctrl-C ends the process at once."""
 
     def __init__(self, output_dir: Path, main: bool) -> None:
         self.file = output_dir / STOP_FILE
@@ -33,7 +32,7 @@ class StopRequest:
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def listen(self) -> None:
-        """Take over SIGTERM, SIGUSR2 and SIGINT."""
+        """Install handlers for SIGTERM, SIGUSR2 and SIGINT."""
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -44,7 +43,7 @@ class StopRequest:
         self.reason = signal.Signals(number).name
 
     def pending(self) -> bool:
-        """Tell whether this process wants to stop; only the main one looks for the file."""
+        """Return whether this process has a stop request. Only the main one checks for the file."""
         if self.reason is None and self.main and os.path.exists(self.file):  # False too if the folder is gone
             self.reason = f"the file {STOP_FILE}"
         if self.reason is None and self._launcher not in (None, os.getppid()):
@@ -52,7 +51,7 @@ class StopRequest:
         return self.reason is not None
 
     def saved(self) -> None:
-        """Leave word that the run has stopped as asked and can go on from its checkpoint; raise R510 if it cannot."""
+        """Write a file that tells that the run has stopped and can continue; raise R510 on failure."""
         if not self.main:
             return
         path = self.file.parent / STOPPED_FILE
@@ -64,9 +63,9 @@ class StopRequest:
             ) from None
 
     def done(self) -> None:
-        """Take the file away: the run has stopped as asked, or is over.
+        """Remove the file `STOP`, because the run has stopped as requested, or is over.
 
-        Not at the start, where a request made while this process was starting would be lost.
+        It is not removed at the start, which would lose a request made while this process was starting.
         """
         if self.main:
             with contextlib.suppress(OSError):  # a folder that is gone or read-only

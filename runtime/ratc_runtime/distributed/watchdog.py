@@ -1,13 +1,13 @@
 """Ends a run that hangs, and names the process that it hangs in (R525).
 
-A collective that one process never enters keeps all the others waiting for as long as they are let: days, if nobody
-looks. So a thread in each process counts what gets done (`mark`: a batch, a collective), and if nothing was for the
-lock's `parallel.timeout_seconds` says which rank does not come along, with its stack, and ends every process with
-status 1. It needs no collective and no process group: the ranks see each other by `heartbeat.Heartbeats`.
+A collective that one process never enters keeps all others waiting: for days, if nobody looks. So a thread in each
+process counts progress (`mark`: a batch, a collective). After the lock's `parallel.timeout_seconds` without progress it
+reports the rank that hangs, with its stack, and ends every process with status 1. It needs no collective and no process
+group: the ranks see each other by `heartbeat.Heartbeats`.
 
-The loop pays for it with an addition per batch and per collective. If the thread itself is kept from running, by
-code that holds the interpreter's lock or by a dead file system, faulthandler's timer, which needs neither, prints
-every stack and ends the process a little later.
+The cost is an addition per batch and per collective. If the thread itself cannot run, because code holds the
+interpreter's lock or a file system is dead, faulthandler's timer needs neither: it prints every stack and ends the
+process a little later.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ratc_runtime.errors import RuntimeFinding, warn
 VARIABLE = "RATC_TIMEOUT_SECONDS"
 #: The process group's own timeout is longer by this, so that the watchdog, which can say more, speaks first.
 GROUP_MARGIN = 60.0
-#: So long a process may take to see for itself that another one is gone, before the watchdog ends it.
+#: Seconds for a process to notice by itself that another one is gone, before the watchdog ends it.
 GRACE = 15.0
-#: Opening the data, building the model and the first step, with torch.compile in it, are given at least so long.
+#: Least timeout for opening the data, building the model and the first step, which includes torch.compile.
 FIRST = 900.0
-#: A rank answers whose heartbeat changed within so many looks: on a busy machine one look may come too early.
+#: A rank answers if its heartbeat changed within this number of checks: on a busy machine one check may be too early.
 LOOKS = 5
 #: How many of the processes that hang are shown with their stack.
 SHOWN = 4
@@ -49,7 +49,7 @@ def current() -> Watchdog | None:
 
 
 def begin(lock: Lock, output_dir: Path, rank: int) -> Watchdog | None:
-    """Start this process's watchdog; None if none is wanted."""
+    """Start this process's watchdog; return None if the run has no timeout."""
     global _current
     seconds, size, here = limit(lock, os.environ), lock.parallel.world_size, lock.parallel.processes_per_node
     first = rank // here * here
@@ -58,15 +58,15 @@ def begin(lock: Lock, output_dir: Path, rank: int) -> Watchdog | None:
 
 
 def mark() -> None:
-    """Note that something got done; whoever calls this now and then does not hang."""
+    """Record progress. A thread that calls this regularly does not hang."""
     global _marks
     _marks += 1
 
 
 def limit(lock: Lock, environment: Mapping[str, str]) -> float | None:
-    """Return the seconds without progress after which a run is ended; None is never.
+    """Return the seconds without progress after which a run is ended; None for no limit.
 
-    RATC_TIMEOUT_SECONDS comes before the lock's value, and 0 there is never.
+    RATC_TIMEOUT_SECONDS overrides the lock's value, and its value 0 means no limit.
     """
     text = environment.get(VARIABLE)
     if text:
@@ -79,38 +79,38 @@ def limit(lock: Lock, environment: Mapping[str, str]) -> float | None:
 
 
 class Watchdog:
-    """The thread that looks. `local` are the ranks of this machine."""
+    """The watchdog's thread. `local` are the ranks of this machine."""
 
     def __init__(self, seconds: float, output_dir: Path, rank: int, size: int, local: range) -> None:
         self.rank, self.size, self.local = rank, size, local
         self.usual, self.seconds = seconds, max(seconds, FIRST)
-        self._place: tuple[Callable[[], str], str] = (str, "")  # what tells the position, and the first one it told
+        self._place: tuple[Callable[[], str], str] = (str, "")  # the function for the position, and its first value
         self.tick = min(5.0, max(0.1, seconds / 20))
         self.hearts = Heartbeats(output_dir, start_name(os.environ), rank) if size > 1 else None
         self._host, self._born = socket.gethostname(), born(os.getpid())
         self._count, self._stalled, self._marks = 0, 0.0, _marks
         self._armed = float("-inf")
         self._beats: dict[int, Beat] = {}
-        self._finished: set[int] = set()  # ranks that were there, and removed their heartbeat
+        self._finished: set[int] = set()  # ranks that have removed their heartbeat
         self._heard: dict[int, int] = {}  # this rank's count when the beat of another was last seen to change
-        self._gone: tuple[float, str] | None = None  # when it was seen, and who
-        #: True once it has said why the run ends: what the main thread meets because of it is nothing to tell.
+        self._gone: tuple[float, str] | None = None  # time and description
+        #: True once it has printed why the run ends: the main thread's errors that follow are not printed.
         self.spoken = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> Watchdog:
-        """Begin to look; return this."""
+        """Start the thread; return this watchdog."""
         self._arm(time.monotonic())  # the thread may be kept from its first look already
         self._thread.start()
         return self
 
     def follow(self, position: Callable[[], str]) -> None:
-        """Ask `position` from now on how far the run is; where it is now, it begins."""
+        """Use `position` from now on to get the run's position. Its present value is the start."""
         self._place = position, position()
 
     def close(self, message: str = "") -> None:
-        """Look no more. With a message this rank ends with a failure: the others are told, so that none waits."""
+        """Stop watching. With a message this rank has failed, and the other ranks are told, so that none waits."""
         self._closed.set()
         # Not while it writes: a heartbeat after the last one would look like a process that was killed.
         self._thread.join(timeout=10 * self.tick)
@@ -124,7 +124,7 @@ class Watchdog:
         try:
             self._watch()
         except Exception as error:
-            # Its timer would end a run that is well.
+            # Its timer would end a run that makes progress.
             faulthandler.cancel_dump_traceback_later()
             warn(f"the watchdog has ended, training goes on without: {type(error).__name__}: {error}")
 
@@ -157,7 +157,7 @@ class Watchdog:
                 self.seconds = self.usual  # the first step is made
 
     def _arm(self, now: float) -> None:
-        """Set faulthandler's timer again, well before it would go off."""
+        """Reset faulthandler's timer, well before it would fire."""
         if now - self._armed > self.usual / 8:
             self._armed = now
             faulthandler.dump_traceback_later(1.5 * self.seconds + 2 * GROUP_MARGIN, exit=True, file=sys.__stderr__)
@@ -175,7 +175,7 @@ class Watchdog:
             seconds=self._stalled,
             phase=phase.name,
             waiting=phase.waiting,
-            # If it gets on, nobody asks for it.
+            # Not needed while there is progress.
             stack=phase.stack if self._stalled > 2 * self.tick else "",
         )
         self._beats[self.rank] = beat
@@ -194,18 +194,18 @@ class Watchdog:
             self._beats[rank] = beat
 
     def _answering(self) -> set[int]:
-        """Return the ranks that are seen to be alive, this one with them."""
+        """Return the ranks known to be alive, including this one."""
         since = self._count - LOOKS * max(1.0, self._every() / self.tick)
         return {self.rank, *(rank for rank, count in self._heard.items() if count >= since)}
 
     def _every(self) -> float:
-        """Return the seconds between two looks at the others."""
+        """Return the seconds between two checks of the other ranks."""
         return max(self.tick, self.seconds / 20)
 
-    # What ends other ranks
+    # The end of other ranks
 
     def _look_for_the_dead(self, now: float) -> None:
-        """End this process (R514) some time after another one has: not all that wait for it can see that."""
+        """End this process (R514) some time after another has ended: a rank that waits for it may not notice."""
         assert self.hearts is not None
         if self._gone is None:
             lost = self._killed_here() or self.hearts.ended()
@@ -228,7 +228,9 @@ class Watchdog:
         self._leave(finding)
 
     def lost(self) -> str:
-        """Return which process has ended, as far as one can see from here; for the main thread, which misses it."""
+        """Return a description of the process that has ended, if it can be seen from here, for an error of the main
+        thread.
+        """
         until = time.monotonic() + 2.0
         while self.hearts is not None and time.monotonic() < until:
             found = self._killed_here(met=True) or self.hearts.ended()
@@ -238,7 +240,7 @@ class Watchdog:
         return ""
 
     def _follow(self, lost: str) -> None:
-        """End this process because the run hangs, leaving its stacks; they are printed where others wait for it."""
+        """End this process because the run hangs. Write its stacks, and print them if it does not wait for others."""
         assert self.hearts is not None
         self.spoken = True
         phase = phases.look()
@@ -251,9 +253,9 @@ class Watchdog:
         self._leave(None)
 
     def _killed_here(self, met: bool = False) -> str | None:
-        """Return who of this machine's ranks has died without a word; it is then told to all.
+        """Return a description of a killed rank on this machine, and tell all ranks of it; None if there is none.
 
-        Before the ranks have `met`, what cannot be seen alive may be what an earlier start left.
+        Before the ranks have `met`, a heartbeat without a living process may be an earlier start's.
         """
         assert self.hearts is not None
         for rank in self.local:
@@ -266,7 +268,7 @@ class Watchdog:
                     continue
             if beat is None or rank == self.rank or beat.host != self._host or born(beat.pid) == beat.born:
                 continue
-            # One that has ended as it should took its file away before.
+            # A rank that ended regularly has removed its file before.
             last = self.hearts.read(rank)
             if last is not None:
                 lost = f"rank {rank} on {last.host} (process {last.pid}) was killed, last seen in `{last.phase}`"
@@ -274,10 +276,10 @@ class Watchdog:
                 return lost
         return None
 
-    # What hangs
+    # Hangs
 
     def _judge(self) -> None:
-        """End the run if no rank has got on; the lowest rank that answers speaks for all."""
+        """End the run if no rank makes progress. The lowest rank that answers reports for all."""
         if self._stalled > self.seconds / 2 and self._stalled % self._every() < self.tick:
             # Rank 0 looks at all the others, they at rank 0 alone, or a thousand ranks read a million files.
             self._hear(range(self.size) if self.rank == 0 else [0])
@@ -312,7 +314,7 @@ class Watchdog:
         )
 
     def _end_all(self) -> None:
-        """Say who does not come along, and end every process that this one can reach."""
+        """Report the ranks that hang, and end every process that this one can reach."""
         assert self.hearts is not None
         stuck, answering = self._suspects(), self._answering()
         lines = []
@@ -361,7 +363,7 @@ class Watchdog:
         self._leave(None)
 
     def _suspects(self) -> list[int]:
-        """Ranks that do not answer or do not wait for others; if all wait, those that are the furthest behind."""
+        """Return the ranks that do not answer or do not wait for others; if all wait, those with the least progress."""
         here = self._answering() | self._finished
         silent = [rank for rank in range(self.size) if rank not in here]
         known = {rank: beat for rank, beat in self._beats.items() if rank not in self._finished}

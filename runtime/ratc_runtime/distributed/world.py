@@ -1,4 +1,4 @@
-"""The ranks of a run: who this process is, and the few things that ranks do together."""
+"""The ranks of a run: this process's rank, and the collectives of the runtime."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others. With one process every collective is the identity."""
+    """The place of this process among the ranks. With one process every collective is the identity."""
 
     rank: int
     size: int
@@ -32,12 +32,12 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that talks and writes."""
+        """True for rank 0, the process that prints and writes."""
         return self.rank == 0
 
     @phase("collective")
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum over ranks, on the CPU; every rank calls this."""
+        """Return the sum over ranks, on the CPU. Every rank calls this."""
         if self.size == 1:
             watchdog.mark()
             return values.cpu()
@@ -50,7 +50,7 @@ class World:
 
     @phase("collective")
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's object, in order of rank; every rank calls this."""
+        """Return every rank's object, in order of rank. Every rank calls this."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -67,7 +67,7 @@ class World:
 
 
 def local_device(lock: Lock) -> torch.device:
-    """Return the device of this process; raise R504 if the lock says cuda and torch finds none."""
+    """Return the device of this process; raise R504 if the lock asks for cuda and torch has no such device."""
     if lock.hardware.device == "cpu":
         keep_freed_blocks()
         return torch.device("cpu")
@@ -85,7 +85,7 @@ def local_device(lock: Lock) -> torch.device:
 
 
 def keep_freed_blocks() -> None:
-    """Let glibc keep freed blocks of up to 1 GiB for the next allocation, if that is the C library.
+    """Make glibc keep freed blocks of up to 1 GiB for the next allocation, if that is the C library.
 
     By default it takes each block above 32 MiB from the kernel (mallopt(3), M_MMAP_THRESHOLD), which fills every page
     with zeros. With these values, as glibc's MALLOC_ variables, the brain example trained at 7.2 samples a second on
@@ -98,7 +98,7 @@ def keep_freed_blocks() -> None:
 
 
 def check_world(lock: Lock, size: int) -> None:
-    """Raise R502 unless the process group really has the lock's size.
+    """Raise R502 unless the process group has the lock's size.
 
     The launcher's variable is not enough: with the wrong variables each process trains alone, on all data.
     """
@@ -112,9 +112,9 @@ def check_world(lock: Lock, size: int) -> None:
 
 
 def group_timeout(lock: Lock) -> timedelta | None:
-    """Return how long the process group lets a collective wait; None is the backend's own time.
+    """Return the process group's timeout of a collective; None is the backend's default.
 
-    A little longer than the watchdog's, which can say more, with the time that it gives the first step.
+    It is a little longer than the watchdog's, which gives a better message, including its time for the first step.
     """
     seconds = watchdog.limit(lock, os.environ)
     return None if seconds is None else timedelta(seconds=max(seconds, watchdog.FIRST) + watchdog.GROUP_MARGIN)
@@ -122,10 +122,10 @@ def group_timeout(lock: Lock) -> timedelta | None:
 
 @phase("collective")
 def leave(status: int) -> None:
-    """End this process with `status` if it is one of several.
+    """End this process with `status` if there is a process group; else return.
 
-    A process group over gloo can abort while the interpreter shuts down, after everything is done; so the
-    group is taken down here and the interpreter's end is skipped. Returns if there is no group.
+    A process group over gloo can abort while the interpreter shuts down, after everything is done. So the group is
+    destroyed here, and the interpreter's shutdown is skipped.
     """
     if not dist.is_initialized():
         return

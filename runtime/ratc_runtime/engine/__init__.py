@@ -1,5 +1,5 @@
 """The engines behind a training step, one file each: plain torch (one process or DDP), Accelerate, and DeepSpeed with
-and without Accelerate. docs/concepts/backends.md says which spec gives which.
+and without Accelerate. docs/concepts/backends.md lists the engine for each spec.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["AUTOCAST", "BaseEngine", "TorchEngine", "make_engine", "make_optimiz
 def make_engine(lock: Lock, model: nn.Module, folder: Path, reduced: bool = False) -> BaseEngine:
     """Start the lock's engine on a model; `folder` holds deepspeed.json.
 
-    `reduced` tells that the lock's micro-batch is smaller than the reviewed one, and so than deepspeed.json's.
-    Raises R502 if the process group is not the lock's, R503 if the engine's batch is not, R504 if
-    torch has no such device, R529 if DeepSpeed cannot be used here.
+    `reduced`: the lock's micro-batch is smaller than the reviewed one in deepspeed.json. Raises R502 if the process
+    group is not the lock's, R503 if the engine's batch is not, R504 if torch has no such device, R529 if DeepSpeed
+    cannot be used here.
     """
     if lock.engine.deepspeed:
         # Imported only if they are used: each of them takes longer to import than the rest of the runtime.

@@ -1,4 +1,4 @@
-"""What all engines share: precision around the forward pass, train and eval mode, the count of skipped steps."""
+"""The base of all engines: autocast, train and eval mode, and the count of skipped steps."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class BaseEngine:
     """An engine of training_step: its model, optimizer and processes."""
 
     deepspeed = False
-    #: What the step calls; `module` is the same without what makes processes meet.
+    #: The model that the step calls; `module` is the same one without collectives.
     model: Any
     module: nn.Module
     optimizer: Any
-    #: True while the optimizer changes weights: what fails then leaves some changed and some not.
+    #: True while the optimizer changes weights: an error then leaves some changed and some not.
     updating = False
 
     def __init__(self, lock: Lock, world: World) -> None:
@@ -41,12 +41,12 @@ class BaseEngine:
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups, whose `lr` the step sets."""
+        """The optimizer's groups. The step sets their `lr`."""
         return self.optimizer.param_groups  # type: ignore[no-any-return]
 
     @property
     def skipped_steps(self) -> int:
-        """Optimizer steps left out since the run began because gradients in fp16 overflowed; 0 without a loss scale.
+        """Optimizer steps skipped since the run began because fp16 gradients overflowed; 0 without a loss scale.
 
         Reading it waits for the GPU.
         """
@@ -60,11 +60,13 @@ class BaseEngine:
 
     @property
     def alone(self) -> Callable[[Any], Any] | None:
-        """The model without what makes processes meet; None if there is no such thing."""
+        """The model without collectives; None if it cannot run without them (ZeRO-3)."""
         return self.module
 
     def effective(self) -> dict[str, Any]:
-        """Return what this engine really does, in the words of `verify`; read from what computes, not from the lock."""
+        """Return the engine's actual settings by the names in `verify`, read from the objects in use and not from the
+        lock.
+        """
         return {
             "world size": dist.get_world_size() if dist.is_initialized() else 1,
             "gradient accumulation": self.accumulation,
@@ -73,9 +75,9 @@ class BaseEngine:
         }
 
     def verify(self, lock: Lock) -> None:
-        """Raise R503 unless what the engine really does is what the lock says; called before the first step.
+        """Raise R503 unless the engine's actual settings are the lock's. Called before the first step.
 
-        Libraries read variables of the environment that lie over what they are called with.
+        Environment variables can override the arguments with which libraries are called.
         """
         training, found = lock.training, self.effective()
         expected = {
@@ -89,7 +91,7 @@ class BaseEngine:
         wrong = [f"{name} {found[name]}, lock {value}" for name, value in expected.items() if found[name] != value]
         if not found["weight decay"] <= decays:
             wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
-        # What the lock has no key for, because there is one value.
+        # Settings without a key in the lock, because they have only one allowed value.
         wrong += [f"{name} {value}, lock none" for name, value in found.get("more", {}).items()]
         wrong += [f"torch's compiler is off ({name}), lock on" for name in compiling.switched_off(lock, os.environ)]
         if self.world.device.type == "cuda":
@@ -104,23 +106,23 @@ class BaseEngine:
             )
 
     def set_split(self, lock: Lock) -> None:
-        """Take over another micro-batch and accumulation, at a step boundary."""
+        """Change micro-batch and accumulation, at a step boundary."""
         self.accumulation = lock.training.gradient_accumulation_steps
         self.module.zero_grad(set_to_none=True)
 
     def train(self) -> None:
-        """Turn dropout and the like on."""
+        """Switch to training mode (dropout, batch norm)."""
         self.module.train()
 
     def predict(self, image: Any) -> Any:
-        """Return the model's outputs in float32, without gradients; every rank makes as many calls (ZeRO-3)."""
+        """Return the model's outputs in float32, without gradients. Every rank makes as many calls (ZeRO-3)."""
         self.module.eval()
         # Not inference_mode: RAT caches position tensors, and cached inference tensors break training.
         with torch.no_grad(), self.autocast():
             return pytree.to_float(self.module(image))
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        """Return what a micro-batch runs in: gradients meet with the last one of a step."""
+        """Return the context of a micro-batch. Gradients are reduced with the last one of a step."""
         raise NotImplementedError
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -128,7 +130,7 @@ class BaseEngine:
         raise NotImplementedError
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
-        """Clip, step, forget the gradients; return their norm before clipping, if it is known."""
+        """Clip, step, and drop the gradients; return their norm before clipping, if it is known."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -136,30 +138,30 @@ class BaseEngine:
         raise NotImplementedError
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore the state that `state` returned."""
         raise NotImplementedError
 
     def save_shards(self, folder: Path) -> None:
-        """Write each rank's part into `folder` (DeepSpeed alone); every rank calls this."""
+        """Write each rank's part into `folder` (DeepSpeed alone). Every rank calls this."""
         raise NotImplementedError
 
     def load_shards(self, folder: Path) -> None:
-        """Read back what `save_shards` wrote; every rank calls this."""
+        """Read the files of `save_shards`. Every rank calls this."""
         raise NotImplementedError
 
 
 def _tf32(wanted: bool) -> list[str]:
-    """Return what is wrong with the use of TF32, which NVIDIA's libraries let a variable of theirs decide."""
+    """Return a line if the use of TF32 differs from the lock. NVIDIA's libraries read NVIDIA_TF32_OVERRIDE."""
     asked = os.environ.get("NVIDIA_TF32_OVERRIDE")
     found = torch.backends.cuda.matmul.allow_tf32 if asked is None else asked != "0"
     return [] if found == wanted else [f"tf32 {found}, lock {wanted}"]
 
 
 class SkipCounter:
-    """Counts the steps that a loss scale leaves out, on its device: to look would make the host wait in every step.
+    """Counts the steps that a loss scale skips, on its device, because reading it makes the host wait.
 
-    The scale falls exactly when gradients were not finite. torch's scaler tells it in no other way if a fused
-    optimizer decides on the device whether to step.
+    The scale falls exactly if gradients were not finite. torch's scaler gives no other sign if a fused optimizer
+    decides on the device whether to step.
     """
 
     def __init__(self) -> None:
@@ -167,7 +169,7 @@ class SkipCounter:
 
     @contextlib.contextmanager
     def watch(self, scaler: Any) -> Iterator[None]:
-        """Look at the scale of `scaler` (None, or disabled, if there is none) before and after its update."""
+        """Compare the scale of `scaler` (None or disabled: no scale) before and after its update."""
         scale = getattr(scaler, "_scale", None)  # get_scale() would wait for the device
         before = None if scale is None else scale.clone()
         yield
@@ -176,7 +178,7 @@ class SkipCounter:
 
     @property
     def value(self) -> int:
-        """The count; waits for the device."""
+        """The count. Reading it waits for the device."""
         return int(self._count)
 
     @value.setter

@@ -1,4 +1,4 @@
-"""The optimizer, and which of torch's implementations of it runs."""
+"""The optimizer, and the choice among torch's implementations of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ratc_runtime.config.lock import Lock
 
 
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
-    """Return AdamW; biases, norms and other parameters of fewer than two dimensions are not decayed.
+    """Return AdamW. Biases, norms and other parameters of fewer than two dimensions have no weight decay.
 
-    The update is one fused kernel if torch has one (`fused_for`), else torch's work on lists of tensors ("foreach").
+    The update is one fused kernel if torch has one (`fused_for`), else torch's "foreach" implementation.
     """
     training = lock.training
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -34,7 +34,7 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
 
 
 def optimizer_facts(optimizer: Any) -> dict[str, Any]:
-    """Return the name, betas and weight decays of the optimizer that updates weights, below what wraps it."""
+    """Return the name, betas and weight decays of the innermost optimizer, without its wrappers."""
     innermost = optimizer
     while getattr(innermost, "optimizer", None) is not None:
         innermost = innermost.optimizer
@@ -48,21 +48,21 @@ def optimizer_facts(optimizer: Any) -> dict[str, Any]:
 
 
 def fused_for(parameters: Iterable[torch.Tensor]) -> bool:
-    """Tell whether torch's fused AdamW updates these parameters: it does for all that are real, on CUDA and the CPU.
+    """Return whether torch's fused AdamW supports these parameters: all real ones, on CUDA and the CPU.
 
-    It reads and writes every number once, where "foreach" makes temporaries of the model's size: on CUDA it is torch's
+    It reads and writes every number once, while "foreach" makes temporaries of the model's size. On CUDA it is torch's
     fastest, and the peak of the update is lower; on two cores it took a quarter to a sixth of the time of the loop over
     tensors (docs/develop/speed.md). Each element's result depends on that element alone, so it is the same for any
-    number of threads; it differs from the loop's in the last bit. DeepSpeed hands it its flat partitions, on the GPU
-    or, offloaded, on the host.
+    number of threads; it differs from the loop's in the last bit. With DeepSpeed it updates the flat partitions, on the
+    GPU or, offloaded, on the host.
     """
     return all(parameter.is_floating_point() and parameter.device.type in ("cuda", "cpu") for parameter in parameters)
 
 
 def with_own_kernels(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimizer's saved state with this process's implementation: torch would take over the saved one.
+    """Return an optimizer's saved state with this process's implementation. torch would use the saved one.
 
-    So a checkpoint may go from one kind of device to another: the step counts lie where the kernels want them.
+    So a checkpoint can move to another kind of device: the step counts are then on the device that the kernels need.
     """
     groups = [
         {**group, "fused": own["fused"], "foreach": own["foreach"]}

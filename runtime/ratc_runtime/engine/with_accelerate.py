@@ -17,7 +17,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 
 class AccelerateEngine(BaseEngine):
-    """Accelerate wraps model and optimizer, casts, scales and clips; the loop keeps its own loaders."""
+    """Accelerate wraps model and optimizer, casts, scales and clips. The loop keeps its own loaders."""
 
     def __init__(self, lock: Lock, model: nn.Module) -> None:
         device = local_device(lock)
@@ -91,7 +91,7 @@ class AccelerateEngine(BaseEngine):
 
 
 def accelerator_facts(accelerator: Any) -> dict[str, Any]:
-    """Return what Accelerate really does, which ACCELERATE_* variables may have changed, in the words of `verify`."""
+    """Return Accelerate's actual settings, which ACCELERATE_* variables may have changed, by the names in `verify`."""
     kind, compiler = accelerator.distributed_type.value, accelerator.state.dynamo_plugin.backend.value
     more = {} if kind in ("NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED") else {"distributed type": kind}
     if compiler != "NO":
@@ -106,7 +106,7 @@ def accelerator_facts(accelerator: Any) -> dict[str, Any]:
 
 
 def make_accelerator(lock: Lock, **options: Any) -> Any:
-    """Return the Accelerator of a lock; `options` are those of DeepSpeed, which says itself what the precision is."""
+    """Return the Accelerator of a lock. `options` are for DeepSpeed, whose configuration holds the precision."""
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if lock.parallel.world_size > 1 or lock.engine.deepspeed:
         # Without a name CPU processes stay apart; with one a single process looks for a group it has not.

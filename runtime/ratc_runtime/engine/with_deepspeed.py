@@ -1,6 +1,6 @@
-"""DeepSpeed, ZeRO stages 0 to 3: by itself, or with Accelerate above it. Both read the same deepspeed.json.
+"""DeepSpeed, ZeRO stages 0 to 3: alone, or under Accelerate. Both read the same deepspeed.json.
 
-Everything that decides a number is DeepSpeed's in both, and so are the checkpoints: each continues the other's.
+Every computation is DeepSpeed's in both, and so are the checkpoints: each continues the other's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAG = "pytorch_model"
 
 
 class DeepSpeedEngine(BaseEngine):
-    """DeepSpeed by itself, started by torchrun."""
+    """DeepSpeed without Accelerate, started by torchrun."""
 
     deepspeed = True
 
@@ -80,7 +80,7 @@ class DeepSpeedEngine(BaseEngine):
         return self._engine.module(self._cast(image))
 
     def set_split(self, lock: Lock) -> None:
-        """Take over another micro-batch and accumulation, before the first step: ZeRO's optimizers keep a copy."""
+        """Change micro-batch and accumulation, before the first step. ZeRO's optimizers keep a copy."""
         training = lock.training
         self.accumulation = training.gradient_accumulation_steps
         self._engine.set_train_micro_batch_size(training.micro_batch_size)
@@ -138,9 +138,9 @@ class DeepSpeedEngine(BaseEngine):
             return pytree.to_float(self._forward(image))
 
     def save_shards(self, folder: Path) -> None:
-        """Write each rank's part into `folder`; every rank calls this, and raises OSError or RuntimeError.
+        """Write each rank's part into `folder`. Every rank calls this. Raises OSError or RuntimeError.
 
-        A rank whose disk fails must not leave before the barrier in which DeepSpeed has the others wait.
+        A rank whose write failed still takes part in DeepSpeed's barrier, so that the others do not wait for it.
         """
         writer = self._engine.checkpoint_engine
         write, failed = writer.save, []
@@ -155,7 +155,7 @@ class DeepSpeedEngine(BaseEngine):
         # A copy of DeepSpeed's own converter beside every checkpoint: ratc_runtime export does the same.
         self._engine._copy_recovery_script = lambda *_: None
         try:
-            # The name of the newest is a small file, written where a full disk would keep only one rank.
+            # DeepSpeed's `latest` file is written by one rank alone, and a full disk would stop only that one.
             self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
         finally:
             writer.save = write
@@ -169,7 +169,7 @@ class DeepSpeedEngine(BaseEngine):
 
 
 class AccelerateDeepSpeedEngine(DeepSpeedEngine):
-    """DeepSpeed with Accelerate above it, started by `accelerate launch`."""
+    """DeepSpeed under Accelerate, started by `accelerate launch`."""
 
     def _join(self, lock: Lock, configuration: Any) -> None:
         _deepspeed()
@@ -192,7 +192,7 @@ class AccelerateDeepSpeedEngine(DeepSpeedEngine):
         from ratc_runtime.engine.with_accelerate import accelerator_facts
 
         own, found = super().effective(), accelerator_facts(self.accelerator)
-        # The weights themselves have the precision; Accelerate says what deepspeed.json does.
+        # The precision of the weights; Accelerate's value is that of deepspeed.json.
         return own | found | {"precision": own["precision"]}
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
@@ -224,7 +224,7 @@ def _deepspeed() -> Any:
 
 
 def _configuration(lock: Lock, folder: Path, reduced: bool) -> Any:
-    """Return DeepSpeed's configuration: the file, or what it says with the smaller micro-batch."""
+    """Return DeepSpeed's configuration: the file's path, or its content with the smaller micro-batch."""
     path = folder / (lock.file("deepspeed.json") or "deepspeed.json")
     if not reduced:
         return str(path)

@@ -1,1 +1,1 @@
-"""What the core does without: compression, ONNX, the range test of the learning rate."""
+"""Optional features: compression, ONNX, the range test of the learning rate."""

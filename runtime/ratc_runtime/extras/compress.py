@@ -1,7 +1,7 @@
-"""A checkpoint made smaller after training, and what that costs: `python -m ratc_runtime compress CHECKPOINT -o DIR`.
+"""Compress a checkpoint after training, and measure the effect: `python -m ratc_runtime compress CHECKPOINT -o DIR`.
 
 Weights are pruned by torch's own utilities and quantized by torchao (extra `compress`). The report holds size,
-sparsity, latency and the score before and after; a loss of score beyond the tolerance makes the exit status 1.
+sparsity, latency and the score before and after. If the score drops by more than the tolerance, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _WARM, _TIMED = 3, 15
 
 
 def load_compressed(path: Path, trust: bool = False) -> nn.Module:
-    """Return the model of a `model.pt` that this module wrote, in evaluation mode on the CPU.
+    """Return the model of a `model.pt` from this module, in evaluation mode on the CPU.
 
-    A model of one's own is built only if it is trusted, as by `open_checkpoint` (R584). Raises R508 if
-    the file is damaged or another, R545 if it is quantized and torchao is not there.
+    An own model is built only if it is trusted, as by `open_checkpoint` (R584). Raises R508 if the file is damaged or
+    of another kind, R545 if it is quantized and torchao is not installed.
     """
     try:
         fault = fault_of(path)
@@ -81,7 +81,7 @@ def sparsity_of(model: nn.Module) -> dict[str, float]:
 
 
 def latency(model: Opened, count: int) -> dict[str, float]:
-    """Return median, least and most seconds of a prediction of `count` samples, over warm runs."""
+    """Return median, minimum and maximum of the seconds for a prediction of `count` samples, after a warm-up."""
     image, _ = noise(model.task, model.lock, count, model.engine.world.device)
     seconds = []
     for turn in range(_WARM + _TIMED):
@@ -113,7 +113,7 @@ def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str,
 
 
 def loss_of_score(before: float, after: float | None, larger_is_better: bool) -> float:
-    """Return by how much a score got worse (below 0: better); infinite if it means nothing any more."""
+    """Return how much worse a score got (below 0: better); infinite if it is undefined afterwards."""
     if after is None or math.isnan(after):
         return math.inf
     return before - after if larger_is_better else after - before
@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise RuntimeFinding("R547", f"there is no score `{name}`", f"there are {', '.join(model.task.metrics)}, loss")
     data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
     prepare_output(output)
-    # Under a hidden name until it is the model that the report is of.
+    # Under a hidden name until it is the reported model.
     with replacing(output / MODEL) as work:
         before = _measure(model, arguments.split, data_dir, work)
         score_before = before["scores"][name]
@@ -173,10 +173,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _from_lock(arguments: argparse.Namespace, model: Opened) -> None:
-    """What the command line leaves open is as the lock's section `compression` says, if it has one."""
+    """Fill missing arguments from the lock's section `compression`, if it has one."""
     asked = model.lock.compression
     if arguments.sparsity is None:
-        # What was pruned while training is pruned already.
+        # Weights pruned in training are pruned already.
         arguments.sparsity = 0.0 if asked is None or asked.begin_epoch is not None else asked.sparsity
     if arguments.structured is None:
         arguments.structured = asked is not None and asked.structured

@@ -1,7 +1,7 @@
-"""A trained model as ONNX, and run as such beside itself: `python -m ratc_runtime export CHECKPOINT -o model.onnx`.
+"""Export a trained model to ONNX, and compare both: `python -m ratc_runtime export CHECKPOINT -o model.onnx`.
 
-RAT rotates its embeddings by complex numbers, which ONNX has not. The angles follow from the image size alone, so for
-the export every rotation becomes real arithmetic with sines and cosines that the published layer itself has computed.
+RAT rotates its embeddings by complex numbers, which ONNX lacks. The angles depend on the image size alone. So for the
+export every rotation becomes real arithmetic with sines and cosines computed by the published layer itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.memory_rehearsal import noise
 
-#: Largest difference of an output that is rounding, over the largest number in it.
+#: Largest difference of an output that counts as rounding, relative to its largest value.
 ROUNDING = 1e-3
 _HELP = "pip install 'ratc[onnx]'"
 
@@ -31,9 +31,9 @@ _HELP = "pip install 'ratc[onnx]'"
 def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tuple[int, float]:
     """Export a checkpoint's model for its own image size and any number of images, and run the file by ONNX Runtime.
 
-    Returns the file's bytes, and the largest difference to the model itself over the largest number that it gives.
-    Raises R551 if the model cannot be exported or the file computes something else, R545 without the packages, R509
-    or R511 if the model fails on images of its lock's size.
+    Returns the file's size in bytes, and the largest difference to the model's output over its largest absolute value.
+    Raises R551 if the model cannot be exported or the file's output differs, R545 without the packages, R509 or R511 if
+    the model fails on images of its lock's size.
     """
     try:
         import onnxruntime
@@ -46,7 +46,7 @@ def write(checkpoint: Path, lock: Lock, output: Path, trust: bool = False) -> tu
     image, _ = noise(task, lock, 2, torch.device("cpu"))
     if not isinstance(image, torch.Tensor):
         raise RuntimeFinding("R551", "a model of several inputs, or of several sizes, is not exported to ONNX")
-    # What it is compared with is of another number of images than it is exported with, by the published layers.
+    # The comparison uses another number of images than the export, and the published layers.
     other, _ = noise(task, lock, 3, torch.device("cpu"))
     try:
         with torch.no_grad():
@@ -83,19 +83,19 @@ def _export(model: nn.Module, image: torch.Tensor, path: Path) -> None:
             )
         assert program is not None
         program.save(str(path))
-    except Exception as error:  # its exporter raises what it likes
+    except Exception as error:  # its exporter raises various errors
         note = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
         raise RuntimeFinding("R551", "the model cannot be exported to ONNX", note) from None
 
 
 def _model(checkpoint: Path, lock: Lock, trust: bool) -> nn.Module:
-    """The model with its weights, in evaluation mode, with attention as it was published."""
+    """Return the model with its weights, in evaluation mode, with the published attention."""
     plain = lock.replace(model=lock.model.replace(attention_memory="full"))
     return restored(plain, checkpoint, trust).eval()
 
 
 def make_real(model: nn.Module, image: torch.Tensor) -> int:
-    """Have every rotary embedding of the model compute with real numbers for images of this size; return how many."""
+    """Make every rotary embedding compute with real numbers for images of this size; return their number."""
     # By name: importing the package for a model that does not use it would cost seconds.
     found = [module for module in model.modules() if type(module).__name__ == "RotarySpatialEmbedding"]
     rotary: list[Any] = [module for module in found if module.rotary_dim]
@@ -106,7 +106,7 @@ def make_real(model: nn.Module, image: torch.Tensor) -> int:
             return
         looking.add(id(module))
         spacing, grid = _size(given, named)
-        # One in the real part of every plane: what comes back is its cosine and sine.
+        # With one in the real part of every plane, the result is its cosine and sine.
         heads, dims = module.num_heads, module.dims_per_head
         count = given[0].shape[1]
         ones = torch.zeros(1, count, heads, dims)

@@ -1,8 +1,8 @@
-"""Weights set to zero, after training or little by little while it goes on, by torch's own pruning methods.
+"""Pruning of weights, after training or gradually during it, by torch's own pruning methods.
 
-While training the share grows as in Zhu & Gupta, "To prune, or not to prune" (2017): s(t) = S (1 - (1 - t)^3), t from 0
-to 1 between two epochs. Within an epoch what is zero before an optimizer step is zero after it: a rule that needs no
-state but the weights, so that a run that is continued prunes as one that never stopped.
+During training the share grows as in Zhu & Gupta, "To prune, or not to prune" (2017): s(t) = S (1 - (1 - t)^3), t from
+0 to 1 between two epochs. Within an epoch a weight that is zero before an optimizer step is zero after it. This rule
+needs no state except the weights, so a resumed run prunes like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from torch.nn.utils import prune
 
 from ratc_runtime.config.lock import Compression, Lock
 
-#: Layers whose weights are pruned. Norms and biases are few numbers, and matter more.
+#: Layers to prune. Norms and biases have few values, and matter more.
 PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def prune_weights(model: nn.Module, sparsity: float, structured: bool = False) -> None:
-    """Set the share `sparsity` of the weights of each linear and convolution layer to zero, for good.
+    """Set the share `sparsity` of the weights of each linear and convolution layer to zero, permanently.
 
-    The smallest ones by magnitude, or with `structured` whole output channels, the smallest by their L2 norm.
+    These are the smallest ones by magnitude, or with `structured` whole output channels, the smallest by L2 norm.
     """
     method = prune.LnStructured(sparsity, n=2, dim=0) if structured else prune.L1Unstructured(sparsity)
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, PRUNED):
                 weight = layer.weight
-                # Weights that are laid out by channel cost a copy, and are kept as they are.
+                # Weights in channels-last layout cost a copy, and keep their layout.
                 mask = method.compute_mask(weight, default_mask=torch.ones_like(weight))
                 weight.mul_(mask)
 
 
 def share(compression: Compression, epoch: int) -> float:
-    """Return the share of zeros from the start of epoch `epoch` (0 is the first) on."""
+    """Return the share of zeros from the start of epoch `epoch` (from 0) on."""
     begin, end = compression.begin_epoch, compression.end_epoch
     if begin is None or end is None or epoch < begin:
         return 0.0
@@ -45,7 +45,7 @@ def share(compression: Compression, epoch: int) -> float:
 
 
 class Pruning:
-    """Prunes a model that is being trained, as its lock says; one whose lock says nothing is left alone."""
+    """Prunes a model during training according to its lock. Does nothing if the lock does not ask for it."""
 
     def __init__(self, lock: Lock, model: nn.Module) -> None:
         compression = lock.compression
@@ -53,7 +53,7 @@ class Pruning:
         self._model, self._epoch = model, 0
 
     def begin(self, epoch: int, step: int) -> None:
-        """An epoch begins, or goes on after `step` of its steps: at its start the share grows."""
+        """Start an epoch, or continue it after `step` of its steps. At an epoch's start the share grows."""
         self._epoch = epoch
         if self._compression is not None and step == 0:
             sparsity = share(self._compression, epoch)
@@ -62,7 +62,7 @@ class Pruning:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Around an optimizer step: what is zero stays zero."""
+        """Keep zeros at zero during an optimizer step."""
         if self._compression is None or not share(self._compression, self._epoch):
             yield
             return

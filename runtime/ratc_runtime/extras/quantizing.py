@@ -1,4 +1,4 @@
-"""int8 by torchao (extra `compress`): of a trained model, or as rounding that a model is trained with."""
+"""int8 by torchao (extra `compress`): quantization of a trained model, or quantization-aware training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MODES = ("weight_only", "dynamic")
 
 
 def quantize(model: nn.Module, mode: str) -> None:
-    """Hold the weights of linear layers in int8; `dynamic` computes with activations in int8, too.
+    """Store the weights of linear layers in int8; `dynamic` computes with activations in int8, too.
 
-    Raises R545 if torchao is not there.
+    Raises R545 if torchao is not installed.
     """
     quantization = torchao()
     kinds = {
@@ -26,10 +26,10 @@ def quantize(model: nn.Module, mode: str) -> None:
 
 
 def make_aware(model: nn.Module) -> None:
-    """Have linear layers compute with weights as int8 will round them, one scale an output channel.
+    """Make linear layers compute with weights rounded as by int8, with one scale per output channel.
 
-    Names and parameters of the model stay what they are, so its checkpoints are those of the plain one. Activations are
-    not rounded: torchao has no such training for those of `dynamic`. Raises R545 if torchao is not there.
+    Names and parameters of the model stay unchanged, so its checkpoints are those of the plain one. Activations are not
+    rounded: torchao has no such training for `dynamic`. Raises R545 if torchao is not installed.
     """
     quantization = torchao()
     from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
@@ -39,7 +39,7 @@ def make_aware(model: nn.Module) -> None:
 
 
 def torchao() -> Any:
-    """The package; raises R545 if it is not there."""
+    """Return torchao's quantization module. Raises R545 if it is not installed."""
     try:
         from torchao import quantization
     except ImportError as error:

@@ -1,6 +1,6 @@
 """A range test of the learning rate: `python -m ratc_runtime.extras.range_test LOCK -o FILE`.
 
-The lock's own step on its own data, in one process, with a rate that grows from step to step; of the model nothing is
+It runs the lock's own step on its own data, in one process, with a rate that grows from step to step. The model is not
 kept. Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
 """
 
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.errors import RuntimeFinding
 
-#: A running mean of the losses, each new one counting so much: steps differ by the samples that they see.
+#: Weight of a new loss in the running mean, because steps see different samples.
 NEW = 0.1
-#: The test ends if the mean loss is so many times the least one.
+#: The test ends if the mean loss reaches this multiple of its minimum.
 DIVERGED = 4.0
-#: Fewer steps say nothing, and so does a loss that does not fall by this share.
+#: The least number of steps, and the least relative fall of the loss, for a suggestion.
 FEWEST, LEAST_FALL = 10, 0.02
 #: The largest suggestion, by the rate at which the mean loss is least (Smith: an order of magnitude below it).
 SAFE = 0.1
@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
 
 def alone(lock: Lock) -> Lock:
-    """Return the lock for one process of plain torch, whose steps have the same global batch."""
+    """Return the lock for one process of plain torch, with the same global batch."""
     training = lock.training
     accumulation = -(-training.global_batch_size // training.micro_batch_size)
     return lock.replace(
@@ -54,14 +54,14 @@ def alone(lock: Lock) -> Lock:
 
 
 def rates(low: float, high: float, steps: int) -> list[float]:
-    """Return the rate of each step, even on a logarithmic scale, both ends in it."""
+    """Return the rate of each step, evenly spaced on a logarithmic scale, including both ends."""
     return [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
 
 
 def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> Iterator[Point]:
-    """Train with growing rates and yield every step; end early if the loss diverges.
+    """Train with growing rates and yield every step. Ends early if the loss diverges.
 
-    Raises what opening a run raises (R503, R504, R506, R509), and R506 for a bad sample.
+    Raises the findings of opening a run (R503, R504, R506, R509), and R506 for a bad sample.
     """
     import torch
 
@@ -111,10 +111,10 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
 
 
 def suggest(points: Sequence[Point]) -> tuple[float, str]:
-    """Return the rate at which the mean loss falls fastest, two digits, and why it is that one.
+    """Return the rate at which the mean loss falls fastest, rounded to two digits, and the reason for the choice.
 
-    It is at most `SAFE` times the rate at which the mean is least: the mean lags behind the loss, and a training step
-    at the edge of divergence says nothing of a whole run. Raises R549 if the loss does not fall.
+    It is at most `SAFE` times the rate of the least mean: the mean lags behind the loss, and a step at the edge of
+    divergence does not represent a whole run. Raises R549 if the loss does not fall.
     """
     if len(points) < FEWEST:
         raise _nothing(f"after {len(points)} step(s) the loss is not finite or has diverged")
@@ -194,7 +194,7 @@ def _positive(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and write; return 0, or 1 after a finding."""
+    """Run the test and write the curve; return 0, or 1 after a finding."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime.extras.range_test",
         description="Train with growing learning rates and suggest one.",

@@ -1,1 +1,1 @@
-"""How other trainers take over a plan: one small file for each."""
+"""Adapters of a plan for other trainers, one small file each."""

@@ -1,8 +1,8 @@
-"""Which callables the names of a spec may lead to: where they lie, and what they return. Codes: R580, R581.
+"""The allowed callables of a spec: their modules, and their return types. Codes: R580, R581.
 
-They lie in the spec's folder, or elsewhere on the user's own path, or in an installed package that is a library of
-models: torch itself, or one whose metadata says that it needs torch. Python's own library is never allowed. What a
-callable returns is known by its class, or by its annotation; only code of the user's own may leave the annotation out.
+A module may be in the spec's folder, elsewhere on the user's own path, or in an installed library of models: torch
+itself, or a package whose metadata requires torch. Python's own library is never allowed. The return type of a callable
+is known from its class or its annotation; only the user's own code may omit the annotation.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Place = Literal["own", "installed"]
 #: Libraries of models beside those that need torch by their metadata.
 _LIBRARIES = frozenset({"torch", "ratc_runtime"})
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-#: Annotations that say nothing.
+#: Annotations without information.
 _ANYTHING = (inspect.Parameter.empty, Any, object)
 
 
 def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place:
-    """Return where the module of a name lies, without importing it; raise R580 if none of a spec may lie there.
+    """Return the place of a name's module, without importing it. Raises R580 if it is not allowed there.
 
-    A module that is nowhere counts as the user's own: to import it will say what is wrong.
+    A missing module counts as the user's own: its import will raise the error.
     """
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == "__main__":
@@ -57,9 +57,9 @@ def place_of(role: str, name: str, module: str, folders: Sequence[str]) -> Place
 
 
 def check_modules(paths: Sequence[str], folder: Path) -> None:
-    """Raise R580 if Python would find another module before one of the user's own; nothing is imported.
+    """Raise R580 if Python would find another module before one of the user's own. Nothing is imported.
 
-    `paths` are those of the modules from the spec's folder, which need not be on the path yet.
+    `paths` are the modules' paths relative to the spec's folder, which need not be on Python's path yet.
     """
     for top in sorted({re.split(r"[/.]", path)[0] for path in paths}):
         found, beside = _found(top), _beside(top, [str(folder)])
@@ -68,8 +68,8 @@ def check_modules(paths: Sequence[str], folder: Path) -> None:
 
 
 def check_hidden(folder: Path) -> None:
-    """Raise R580 if a module of the folder has the name of one of Python's or of an installed one: a launcher that is
-    started there as `python -m` would import it in its place.
+    """Raise R580 if a module of the folder has the name of one of Python's or of an installed one. A launcher started
+    there as `python -m` would import it instead.
     """
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         beside = path.parent if path.name == "__init__.py" and path.parent != folder else path
@@ -85,7 +85,7 @@ def check_hidden(folder: Path) -> None:
 
 
 def check_home(role: str, name: str, target: Any) -> None:
-    """Raise R580 if a module leads to what another one defines that is Python's own."""
+    """Raise R580 if a module's attribute is defined in Python's own library."""
     plain = _unwrapped(target)
     home = getattr(plain, "__module__", None) or getattr(type(plain), "__module__", "") or ""
     top = str(home).partition(".")[0]
@@ -94,7 +94,7 @@ def check_home(role: str, name: str, target: Any) -> None:
 
 
 def check_type(role: str, name: str, target: Any, place: Place) -> None:
-    """Raise R581 unless a callable is a class of what the role wants, or a function that says it returns such."""
+    """Raise R581 unless a callable is a class of the role's type, or a function annotated to return it."""
     plain = _unwrapped(target)
     if inspect.isclass(plain):
         if not _fits(role, plain):
@@ -115,7 +115,7 @@ def _unwrapped(target: Any) -> Any:
 
 
 def _found(top: str) -> Path | None:
-    """The file or folder that a module is loaded from; None if it is nowhere, or built in."""
+    """Return the file or folder of a module; None if it is missing or built in."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):  # a module that a program made for itself
@@ -129,7 +129,7 @@ def _found(top: str) -> Path | None:
 
 
 def _beside(top: str, folders: Sequence[str]) -> Path | None:
-    """The file of that module in one of the folders."""
+    """Return the file of that module in one of the folders."""
     for folder in map(Path, folders):
         for path in (folder / top / "__init__.py", folder / f"{top}.py"):
             if path.is_file():
@@ -143,7 +143,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def _is_library(top: str) -> bool:
-    """Whether a package is torch, or says in its metadata that it needs torch."""
+    """Return whether a package is torch, or requires torch in its metadata."""
     if top in _LIBRARIES:
         return True
     for distribution in metadata.packages_distributions().get(top, [top]):
@@ -157,7 +157,7 @@ def _is_library(top: str) -> bool:
 
 
 def _fits(role: str, kind: Any) -> bool:
-    """Whether a class is of what a role wants."""
+    """Return whether a class has the role's type."""
     if role == "model":
         from torch import nn
 
@@ -168,7 +168,7 @@ def _fits(role: str, kind: Any) -> bool:
         from ratc_runtime.callbacks import Callback
 
         return issubclass(kind, Callback)
-    # Asked of the class itself, for every class can be called.
+    # Checked on the class itself, because every class is callable.
     return any("__call__" in vars(one) for one in kind.__mro__)
 
 
@@ -179,7 +179,7 @@ def _is_data_set(kind: type) -> bool:
 
 
 def _returned(target: Any) -> Any:
-    """What a function says it returns; `inspect.Parameter.empty` if it does not, or if that cannot be found."""
+    """Return a function's return annotation; `inspect.Parameter.empty` if there is none, or it cannot be evaluated."""
     function: Any = target if inspect.isroutine(target) else type(target).__call__
     function = inspect.unwrap(function)
     try:

@@ -1,4 +1,4 @@
-"""The model a lock names: RAT with a segmentation head, or a callable of the user's."""
+"""The model of a lock: RAT with the task's head, or a callable of the user's."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ MOST = {
 
 
 def build_model(lock: Lock) -> nn.Module:
-    """Build the model on the CPU: images (B, C, H, W) or (B, C, D, H, W) (a list of them with
-    `multi_scale`) to what the task scores.
+    """Build the model on the CPU. It maps images (B, C, H, W) or (B, C, D, H, W) (a list of them with `multi_scale`) to
+    the outputs that the task scores.
 
     Raises R509 if it cannot be built from the lock's arguments.
     """
@@ -62,7 +62,7 @@ def build_model(lock: Lock) -> nn.Module:
 
 
 def _pick(key: str, _module: nn.Module, _given: Any, output: Any) -> Any:
-    """Return the entry of a model's output that its lock names."""
+    """Return the entry of a model's output with the lock's key."""
     return entry_of(output, key)
 
 

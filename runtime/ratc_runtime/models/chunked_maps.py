@@ -1,9 +1,8 @@
-"""Products with one layer's attention map, (heads x batch, groups, pixels), a chunk of it at a time.
+"""Products with one layer's attention map, (heads x batch, groups, pixels), computed in chunks.
 
-Neither `W @ v` nor `W^T @ x` keeps a map: the backward pass computes it again from queries and keys. A chunk is made
-of whole heads, or of rows of one head: heads come first, so that either is a slice without a copy. Rows of
-`A = softmax(q k^T)` need no other rows: a first pass over chunks of rows adds up the columns, a second one uses the
-map.
+Neither `W @ v` nor `W^T @ x` keeps a map: the backward pass recomputes it from queries and keys. A chunk consists of
+whole heads, or of rows of one head. Heads come first, so that either is a slice without a copy. Rows of `A = softmax(q
+k^T)` need no other rows: a first pass over chunks of rows sums the columns, a second one uses the map.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _shortened = False
 
 @contextlib.contextmanager
 def only_enough_for_memory() -> Iterator[None]:
-    """Leave out chunks that need the same memory as the ones before them; results are then wrong.
+    """Skip chunks that need the same memory as earlier ones. The results are then wrong.
 
-    For tracing on fake tensors, which have no results: of every loop the first two and the last round are left.
+    For tracing on fake tensors, which have no results: of every loop the first two rounds and the last one remain.
     """
     global _shortened
     before, _shortened = _shortened, True
@@ -35,14 +34,14 @@ def only_enough_for_memory() -> Iterator[None]:
 
 
 def no_autocast(device: torch.device) -> torch.autocast:
-    """Autocast would lower products that are given in the type they are wanted in."""
+    """Return a context without autocast, which would lower products whose operands already have the right type."""
     return torch.autocast(device.type, enabled=False)
 
 
 class Pieces(NamedTuple):
-    """How a map is cut: by heads if whole ones fit into a chunk, else one head at a time and by rows.
+    """The split of a map: by heads if whole ones fit into a chunk, else one head at a time and by rows.
 
-    The cut does not depend on the batch, so that memory is linear in it, and allocations come in the same order.
+    The split does not depend on the batch, so memory is linear in it, and allocations come in the same order.
     """
 
     heads: int
@@ -66,7 +65,7 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of softmax and sums: float32, as under CUDA's autocast, or float64 for its like."""
+    """Return the type of softmax and sums: float32, as under CUDA's autocast, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -76,7 +75,7 @@ def attention_map(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Add a^T b to `total`, which has the exact type whatever theirs is."""
+    """Add a^T b to `total`, which has the exact type for any type of a and b."""
     total += torch.bmm(a.mT, b)
 
 
@@ -199,7 +198,7 @@ class Spread(torch.autograd.Function):
 
 
 class ChunkedFactor(NamedTuple):
-    """One layer's map, by its queries (groups) and keys (pixels); without `sums` its columns are as they are."""
+    """One layer's map, by its queries (groups) and keys (pixels). Without `sums` its columns are not normalised."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -224,7 +223,7 @@ class ChunkedFactor(NamedTuple):
         return result
 
     def dense(self) -> torch.Tensor:
-        """Form the map."""
+        """Return the whole map."""
         return formed(self.q, self.k, None if self.sums is None else self.eps)
 
 
@@ -241,14 +240,14 @@ Layer = Callable[[torch.Tensor], tuple[torch.Tensor, ChunkedFactor, ChunkedFacto
 
 
 class Chunked(NamedTuple):
-    """Products a chunk at a time. One holds at most `elements` numbers (heads x groups x pixels) for each sample of the
+    """Products in chunks. A chunk holds at most `elements` numbers (heads x groups x pixels) for each sample of the
     batch, or one row if that is more.
     """
 
     elements: int = CHUNK_ELEMENTS
 
     def layer(self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float) -> Layer:
-        """Return what takes queries to the gathered values, and the layer's maps: A / (sums + eps), and A itself."""
+        """Return a function from queries to gathered values and the layer's maps: A / (sums + eps), and A itself."""
 
         def attended(q: torch.Tensor) -> tuple[torch.Tensor, ChunkedFactor, ChunkedFactor]:
             pieces = Pieces(heads, len(q) // heads, q.shape[1], k.shape[1], max(1, self.elements))

@@ -1,4 +1,4 @@
-"""Products with one layer's attention map by FlexAttention, which never forms it and has a backward pass of its own.
+"""Products with one layer's attention map by FlexAttention, which never forms the map and has its own backward pass.
 
 For groups g and pixels p let `A = softmax_p(q_g . k_p)`, `c_p = sum_g A_gp` and `W = A / (c + eps)`. An attention gives
 its output and the log-sum-exp of its scores, and both can be differentiated:
@@ -38,9 +38,9 @@ _stand_in: Attend | None = None
 
 
 class Keys(NamedTuple):
-    """The pixels' keys: as given, filled up, and with ones for the features of a bias.
+    """The pixels' keys: as given, padded, and with ones for the features of a bias.
 
-    The last two are one tensor if filling up leaves room enough; queries without a bias have zeros there.
+    The last two are one tensor if the padding has enough room. Queries without a bias have zeros there.
     """
 
     k: torch.Tensor
@@ -58,7 +58,7 @@ class Keys(NamedTuple):
 
 
 class FusedFactor(NamedTuple):
-    """One layer's map by its queries (groups), filled up, and keys (pixels): W with the columns' sums ``c``, A itself
+    """One layer's map by its padded queries (groups) and keys (pixels): W with the columns' sums ``c``, A itself
     without.
     """
 
@@ -71,7 +71,7 @@ class FusedFactor(NamedTuple):
 
     @property
     def k(self) -> torch.Tensor:
-        """The keys as they were given."""
+        """The keys without padding."""
         return self.keys.k
 
     def gather(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -89,21 +89,20 @@ class FusedFactor(NamedTuple):
             return (mean * (c if self.c is None else c / (c + self.eps)).unsqueeze(-1)).to(self.q.dtype)
 
     def dense(self) -> torch.Tensor:
-        """Form the map."""
+        """Return the whole map."""
         return formed(self.q[..., : self.k.shape[-1]], self.k, None if self.c is None else self.eps)
 
 
 def _biased(q: torch.Tensor, keys: Keys, lse: torch.Tensor) -> torch.Tensor:
-    """Return queries (H, groups, d) with -lse as features where the keys have ones."""
+    """Return queries (H, groups, d) with -lse in the features that are ones in the keys."""
     biased = torch.cat([q[..., : keys.k.shape[-1]], *_split(-lse, q.dtype)], dim=-1)
     return _filled(biased, keys.biased.shape[-1])
 
 
 def _split(number: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Return (H, n) as features (H, n, 1) that add up to it, each of few enough bits for tensor cores.
+    """Return (H, n) as features (H, n, 1) that add up to it, each exact in the precision of tensor cores.
 
-    One feature of a 16-bit type would round by up to 4 %; TF32 is no better than 10 bits either. Gradients flow through
-    the first.
+    One feature of a 16-bit type would round by up to 4 %; TF32 also has only 10 bits. Gradients flow through the first.
     """
     if dtype == torch.float64:
         return (number.unsqueeze(-1),)
@@ -115,7 +114,7 @@ def _split(number: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]
 
 
 def by_flex_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend with FlexAttention's compiled kernels. Zeros fill features up to a size that they take.
+    """Attend with FlexAttention's compiled kernels. Features are padded with zeros to a supported size.
 
     Raises R553 if they cannot be compiled.
     """
@@ -153,7 +152,7 @@ def _by_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torc
 
 @contextlib.contextmanager
 def instead(attend: Attend) -> Iterator[None]:
-    """Have something else stand in for the kernels, with their four dimensions (1, H, n, d): a trace does."""
+    """Replace the kernels by `attend`, with their four dimensions (1, H, n, d), for a trace."""
     global _stand_in
     before, _stand_in = _stand_in, attend
     try:
@@ -173,7 +172,7 @@ def _filled(tensor: torch.Tensor, features: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=1)
 def _compiled() -> Any:
-    """The process's one compiled attention: each variant is compiled at its first call, which takes seconds."""
+    """Return the process's one compiled attention. Each variant is compiled at its first call, which takes seconds."""
     return torch.compile(_flex, dynamic=False, fullgraph=True)
 
 
@@ -190,7 +189,7 @@ class Fused(NamedTuple):
     attend: Attend = by_flex_attention
 
     def layer(self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float) -> Layer:
-        """Return what takes queries to the gathered values, (heads x batch, groups, e), and the maps W and A."""
+        """Return a function from queries to the gathered values, (heads x batch, groups, e), and the maps W and A."""
         keys = Keys.of(k)
 
         def attended(q: torch.Tensor) -> tuple[torch.Tensor, FusedFactor, FusedFactor]:

@@ -1,4 +1,4 @@
-"""Importing and calling what a lock names as `package.module:callable`, with findings instead of tracebacks."""
+"""Import and call a lock's `package.module:callable`, with findings instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _added: set[str] = set()
 
 
 def look_in(folder: str) -> None:
-    """Look for own modules in a folder, too."""
+    """Search a further folder for own modules."""
     _folders.append(os.path.abspath(folder))
 
 
 def resolve(role: str, name: str) -> Callable[..., Any]:
-    """Return the callable that `package.module:callable` names.
+    """Return the callable named `package.module:callable`.
 
-    Raises R509 if there is none, R580 if it lies where no callable of a spec may, R581 if it would return something
-    else than the role wants; whether it lies where it may is known before anything is imported. The spec's folder
-    comes last on the path: a module there hides none of Python's and none that is installed.
+    Raises R509 if there is none, R580 if its module is not allowed, R581 if its return type is not the role's. The
+    module's place is checked before anything is imported. The spec's folder comes last on the path: a module there
+    hides neither Python's own nor installed ones.
     """
     folders = _on_path()
     module_name, colon, attribute = name.partition(":")
@@ -57,7 +57,7 @@ def resolve(role: str, name: str) -> Callable[..., Any]:
 
 
 def _on_path() -> list[str]:
-    """Put the folders of own modules last on the path, and take those off it that it had for another working folder."""
+    """Put the folders of own modules last on the path, and remove those added for another working folder."""
     folders = [*_folders, os.getcwd()]
     _added.update(folder for folder in folders if folder not in sys.path)
     sys.path[:] = [place for place in sys.path if place not in _added or place in folders]
@@ -66,12 +66,12 @@ def _on_path() -> list[str]:
 
 
 def build(role: str, name: str, **arguments: Any) -> Any:
-    """Import `name` and call it; raise R509 if either fails, naming the error of the called code, R580 or R581."""
+    """Import `name` and call it. Raises R509 with the called code's error if either fails, R580 or R581."""
     return call(role, name, resolve(role, name), **arguments)
 
 
 def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> Any:
-    """Call `target`; what it raises becomes R509, except a finding of its own."""
+    """Call `target`. Its exceptions become R509, except findings."""
     try:
         return target(**arguments)
     except RuntimeFinding:
@@ -88,6 +88,6 @@ def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> 
 
 
 def name_of(part: Any) -> str:
-    """The name of a function or of an object's class, as a spec writes it."""
+    """Return the name of a function or of an object's class, as in a spec."""
     named = part if hasattr(part, "__qualname__") else type(part)
     return f"{named.__module__}:{named.__qualname__.rpartition('.')[2].strip('<>')}"

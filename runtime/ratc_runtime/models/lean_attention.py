@@ -1,13 +1,13 @@
 """RAT's dense grouping attention without attention maps: the published model at its own image size.
 
-The published layer (`spatial_grouping_attention.DenseSpatialGroupingAttention`) keeps maps of batch x heads x
-groups x pixels for every iteration. Here the same layer computes products with a map that is never formed as a whole,
-and computes its parts again in the backward pass; what it keeps is linear in the number of pixels. There are two ways:
-`fused_maps` by FlexAttention's kernels, on GPUs that have them, and `chunked_maps` a chunk at a time, anywhere.
+The published layer (`spatial_grouping_attention.DenseSpatialGroupingAttention`) keeps maps of batch x heads x groups x
+pixels for every iteration. Here the same layer computes products with a map that is never formed as a whole, and
+recomputes its parts in the backward pass. The kept memory is linear in the number of pixels. There are two ways:
+`fused_maps` by FlexAttention's kernels, on GPUs that have them, and `chunked_maps` in chunks, on any device.
 
-A map is `A / (sums + eps)`, where `A = softmax(q k^T)` over the pixels and `sums` adds up A's columns. Maps of deeper
-layers are only ever multiplied, by vectors or by the maps before them. `LazyMap` remembers the factors and applies them
-to the vectors one after the other, so that their product is never formed.
+A map is `A / (sums + eps)`, with `A = softmax(q k^T)` over the pixels and A's column sums `sums`. Maps of deeper layers
+are only ever multiplied, by vectors or by the maps before them. `LazyMap` keeps the factors and applies them to the
+vectors one after the other, so that their product is never formed.
 
 Inside, heads come first, (heads x batch, positions, features): a chunk of heads is then a slice without a copy.
 """
@@ -38,23 +38,23 @@ class Factor(Protocol):
         """Return the map's transpose times (heads x batch, groups, n)."""
 
     def dense(self) -> torch.Tensor:
-        """Form the map."""
+        """Return the whole map."""
 
 
 class Way(Protocol):
-    """How products with maps are computed: `chunked_maps.Chunked` or `fused_maps.Fused`."""
+    """The computation of products with maps: `chunked_maps.Chunked` or `fused_maps.Fused`."""
 
     def layer(
         self, k: torch.Tensor, v: torch.Tensor, heads: int, eps: float
     ) -> Callable[[torch.Tensor], tuple[torch.Tensor, Factor, Factor]]:
-        """Return what takes a layer's queries to the gathered values and its maps: A / (sums + eps), and A itself."""
+        """Return a function from queries to gathered values and the layer's maps: A / (sums + eps), and A itself."""
 
 
 def keep_no_maps(model: nn.Module, way: Way) -> int:
-    """Let every dense grouping attention of `model` compute without maps; return how many layers were changed.
+    """Make every dense grouping attention of `model` compute without maps; return the number of changed layers.
 
-    Outputs and gradients are those of the published layer up to rounding; its `attn_q` and `attn_k` become
-    `LazyMap`s. Changing a layer twice does nothing; sparse layers and subclasses stay as they are.
+    Outputs and gradients are those of the published layer up to rounding; its `attn_q` and `attn_k` become `LazyMap`s.
+    A second call changes nothing; sparse layers and subclasses stay unchanged.
     """
     changed = 0
     for module in model.modules():
@@ -68,8 +68,8 @@ def keep_no_maps(model: nn.Module, way: Way) -> int:
 class LazyMap:
     """The product of one or more attention maps, (batch, heads, groups, pixels), applied but never formed.
 
-    Stands where the published model has a tensor: `vectors @ map` spreads (batch, heads, n, groups) over pixels,
-    `map @ vectors` gathers (batch, heads, pixels, n), `map @ map` chains layers; `dense` forms it after all.
+    It replaces a tensor of the published model: `vectors @ map` spreads (batch, heads, n, groups) over pixels, `map @
+    vectors` gathers (batch, heads, pixels, n), `map @ map` chains layers; `dense` returns the whole map.
     """
 
     def __init__(self, factors: tuple[Factor, ...], batch: int) -> None:
@@ -82,7 +82,7 @@ class LazyMap:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that products are computed in and have."""
+        """The type of products."""
         return self._factors[0].q.dtype
 
     @property
@@ -108,7 +108,7 @@ class LazyMap:
         return _batch_first(vectors, self._batch).transpose(-2, -1)
 
     def dense(self) -> torch.Tensor:
-        """Form the map: batch x heads x groups x pixels numbers, which is what this class is there to avoid."""
+        """Return the whole map: batch x heads x groups x pixels numbers, which this class otherwise avoids."""
         with no_autocast(self.device):
             result = self._factors[0].dense()
             for factor in self._factors[1:]:
@@ -117,7 +117,7 @@ class LazyMap:
 
 
 class _LeanForward:
-    """The forward of one layer; line by line that of `SpatialGroupingAttention.forward`, but for the maps."""
+    """The forward of one layer, line by line that of `SpatialGroupingAttention.forward`, except for the maps."""
 
     def __init__(self, module: nn.Module, way: Way) -> None:
         self.module, self.way = module, way
@@ -164,7 +164,7 @@ class _LeanForward:
 
 
 def _heads_first(x: torch.Tensor) -> torch.Tensor:
-    """(batch, heads, positions, features) to (heads x batch, positions, features), contiguous."""
+    """Return (batch, heads, positions, features) as (heads x batch, positions, features), contiguous."""
     return x.transpose(0, 1).flatten(0, 1).contiguous()
 
 
@@ -173,7 +173,7 @@ def _batch_first(x: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def _lowered(x: torch.Tensor) -> torch.Tensor:
-    """Return what autocast would make of an operand of a matrix product."""
+    """Return the operand of a matrix product as autocast would cast it."""
     kind = x.device.type
     lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
     return x.to(torch.get_autocast_dtype(kind)) if lowered else x

@@ -1,4 +1,4 @@
-"""Importing this lets torchvision load beside a CPU build of torch; import it before whatever imports torchvision."""
+"""Importing this module lets torchvision load beside a CPU build of torch. Import it before torchvision."""
 
 from ratc_runtime.models import rat_patches
 

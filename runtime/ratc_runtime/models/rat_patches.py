@@ -1,4 +1,4 @@
-"""What the published packages need from outside to work here: torchvision on CPU torch, RAT under autocast."""
+"""Patches for published packages: torchvision on CPU torch, RAT under autocast."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _libraries: list[torch.library.Library] = []
 
 
 def define_torchvision_operators() -> None:
-    """Let `import torchvision` (which timm, and so RAT, imports) work where its C++ operators cannot load.
+    """Make `import torchvision` (by timm, and so RAT) work if its C++ operators cannot load.
 
-    torchvision's wheels are CUDA builds; beside a CPU build of torch its library does not load, and its Python
-    part fails at import because it registers fake kernels for operators that do not exist. Defining the two it
-    names is enough for everything but calling `torchvision.ops.nms` itself.
+    torchvision's wheels are CUDA builds. Beside a CPU build of torch its library does not load, and its Python part
+    fails at import because it registers fake kernels for missing operators. Defining these two is enough for everything
+    except calls of `torchvision.ops.nms` itself.
     """
     if _libraries or importlib.util.find_spec("torchvision") is None:
         return
@@ -38,15 +38,14 @@ def import_rat() -> Any:
 
 
 def keep_rotary_in_float32(model: nn.Module) -> int:
-    """Run every rotary spatial embedding of `model` in float32, whatever the precision around it.
+    """Run every rotary spatial embedding of `model` in float32, under any autocast.
 
-    RAT's embedding calls `view_as_complex`, which takes no bfloat16: RAT as published fails with bf16 weights
-    and under CUDA's bf16 autocast. CPU autocast happens to cast that one call, and positions beyond 256 are
-    then rounded. Its weights are read as float32 for the call as well. Under autocast the result stays
-    float32, as autocast's own float32 operations do; elsewhere it has the input's dtype, as the matrix
-    products that follow need.
+    RAT's embedding calls `view_as_complex`, which takes no bfloat16: RAT as published fails with bf16 weights and under
+    CUDA's bf16 autocast. CPU autocast happens to cast that one call, and positions beyond 256 are then rounded. Its
+    weights are read as float32 for the call as well. Under autocast the result stays float32, as autocast's own float32
+    operations do; otherwise it has the input's dtype, as the following matrix products need.
 
-    Returns the number of embeddings changed; changing one twice does nothing.
+    Returns the number of changed embeddings. A second call changes nothing.
     """
     changed = 0
     for module in model.modules():

@@ -1,8 +1,8 @@
-"""Whether the user trusts a checkpoint and the code that it names: as `ratc trust` and `ratc --trust` have it.
+"""The user's trust in a checkpoint and the code that it names, as in `ratc trust` and `ratc --trust`.
 
-Everything is trusted with `--trust` or `RATC_TRUST=1`. Otherwise the trust file must list both the checkpoint's folder
-and the working folder, where own modules are looked for, or folders above them. `ratc` writes that file
-(`ratc/own_code/trust.py`); the two share no code.
+With `--trust` or `RATC_TRUST=1` everything is trusted. Otherwise the trust file must list both the checkpoint's folder
+and the working folder, which holds own modules, or parents of them. `ratc` writes that file (`ratc/own_code/trust.py`);
+the two share no code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HELP = "if you trust both the checkpoint and the code, give --trust, set RATC_TR
 
 
 def allows(checkpoint: Path, trust: bool) -> bool:
-    """Whether code that a checkpoint names, or holds, may be run."""
+    """Return whether code that a checkpoint names or holds may run."""
     if trust or os.environ.get("RATC_TRUST") == "1":
         return True
     listed = _listed()
@@ -22,7 +22,7 @@ def allows(checkpoint: Path, trust: bool) -> bool:
 
 
 def _listed() -> list[Path]:
-    """The folders of the trust file; none if it cannot be read."""
+    """Return the folders of the trust file; none if it cannot be read."""
     base = os.environ.get("XDG_CONFIG_HOME") or ""
     base = base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".config")
     path = os.path.join(os.environ.get("RATC_CONFIG") or os.path.join(base, "ratc"), "trusted")

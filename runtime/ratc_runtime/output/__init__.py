@@ -1,1 +1,1 @@
-"""What a run leaves in its output folder."""
+"""The files of a run's output folder."""

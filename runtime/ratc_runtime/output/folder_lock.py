@@ -1,8 +1,8 @@
-"""One run at a time in an output folder: the file `owner.json`, locked for as long as the run lives.
+"""One run at a time in an output folder: the file `owner.json` is locked while the run lives.
 
-The kernel's lock (`fcntl`, which NFS from version 4 and most parallel file systems carry between nodes) decides; what
-the file says is for people. The lock goes with the process however it ends, and loader processes do not inherit it.
-A folder that is deleted, unmounted or taken by another run while this one trains is noticed before the next write.
+The kernel's lock (`fcntl`, which NFS from version 4 and most parallel file systems share between nodes) decides; the
+file's content is only for messages. The lock ends with the process in any case, and loader processes do not inherit it.
+If the folder is deleted, unmounted or taken by another run during training, the next write detects it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class Claim:
-    """This process's hold on an output folder; rank 0 has one."""
+    """This process's lock on an output folder. Only rank 0 has one."""
 
     def __init__(self, output_dir: Path) -> None:
         self.path = output_dir / FILE
@@ -40,9 +40,9 @@ class Claim:
         self._device: int | None = None  # of the file system that the folder lay on when it was taken
 
     def take(self, environment: Mapping[str, str]) -> None:
-        """Take the folder; raise R517 if a living run holds it, R510 if the file cannot be written.
+        """Lock the folder. Raises R517 if a living run holds it, R510 if the file cannot be written.
 
-        A job that its scheduler started again takes over from its own earlier start, whose node may be gone.
+        A requeued job takes over from its own earlier start, whose node may be gone.
         """
         here = launch_environment.detect(environment)
         self._owner = {
@@ -70,7 +70,7 @@ class Claim:
             if not requeued:
                 raise self._refusal(other)
             warn(f"{self.path} is still locked by this job's earlier start on {other.get('host')}; it is taken over")
-            self.path.unlink(missing_ok=True)  # the lock stays with the old file, which nobody finds any more
+            self.path.unlink(missing_ok=True)  # the lock stays with the old file, which has no name any more
 
     def _try(self) -> bool:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -105,13 +105,13 @@ class Claim:
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
     def check(self) -> None:
-        """Raise OSError unless the folder is still this run's; take it again if it was deleted and made again."""
+        """Raise OSError unless the folder is still this run's. Lock it again if it was deleted and made again."""
         if self._device is None or (self._handle is not None and self._same(self._handle)):
             return
         if not self.path.parent.is_dir():
             raise OSError(errno.ENOENT, f"the output folder {self.path.parent} is gone")
         if not self.path.exists() and os.stat(self.path.parent).st_dev != self._device:
-            # What lies there now is the empty place that something was mounted on.
+            # This is now the empty mount point.
             raise OSError(errno.ENOENT, f"the file system of the output folder {self.path.parent} is gone")
         other = self._read()
         if other and other.get("token") != self._owner["token"]:
@@ -123,7 +123,7 @@ class Claim:
             raise OSError(errno.EBUSY, f"the output folder is held by {_words(self._read())} now")
 
     def release(self) -> None:
-        """Let another run have the folder; the file stays, and says who had it last."""
+        """Release the folder. The file stays, with its last owner."""
         self._let_go()
         self._device = None
 

@@ -1,4 +1,4 @@
-"""Memory as it really is: what a run used, beside what the lock predicted."""
+"""The measured memory of a run, compared with the lock's prediction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the compiler expected of one device, in bytes; `margin` is the stated relative error, 0.05 for 5 %."""
+    """The compiler's prediction for one device, in bytes; `margin` is the stated relative error, 0.05 for 5 %."""
 
     peak_allocated_bytes: int
     peak_reserved_bytes: int
@@ -36,11 +36,11 @@ def predicted(lock: Lock) -> Prediction | None:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """The most that any rank used, in bytes.
+    """The maximum over all ranks, in bytes.
 
-    On `cuda`: what tensors took at most, what torch's allocator held for them at most, and what is taken of the
-    whole device now (with CUDA's context and other processes), out of `device_total_bytes`. On `cpu`: only the
-    process's peak resident set, libraries and data included, since there is no such allocator to ask.
+    On `cuda`: the peaks allocated by tensors and reserved by torch's allocator, and the current use of the whole device
+    (with CUDA's context and other processes), out of `device_total_bytes`. On `cpu`: only the process's peak resident
+    set, including libraries and data, because there is no such allocator.
     """
 
     device: str
@@ -52,13 +52,13 @@ class MemoryUse:
 
 
 def start_measuring(device: torch.device) -> None:
-    """Forget earlier peaks of the device, so that `measure` is about what follows; a CPU process cannot forget."""
+    """Reset the device's peaks, so that `measure` covers only later use. A CPU process cannot reset its peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def measure(world: World) -> MemoryUse:
-    """Return the largest of all ranks' values; every rank calls this."""
+    """Return the maxima over all ranks. Every rank calls this."""
     parts = world.gather(_measure(world.device))
     names = [field.name for field in dataclasses.fields(MemoryUse) if field.name != "device"]
     known = {name: [getattr(part, name) for part in parts if getattr(part, name) is not None] for name in names}
@@ -81,7 +81,7 @@ def _measure(device: torch.device) -> MemoryUse:
 
 
 def record(use: MemoryUse, prediction: Prediction | None, samples_per_second: float) -> dict[str, Any]:
-    """Return the facts for results.json: `memory` in bytes, the prediction and by what factor it was off."""
+    """Return the entry for results.json: `memory` in bytes, the prediction and the ratio to it."""
     facts: dict[str, Any] = {key: value for key, value in dataclasses.asdict(use).items() if value is not None}
     facts["samples_per_second"] = samples_per_second
     if prediction is not None:
@@ -93,7 +93,9 @@ def record(use: MemoryUse, prediction: Prediction | None, samples_per_second: fl
 
 
 def allocated(device: torch.device) -> dict[str, float]:
-    """Return what tensors take of the device just now, as a metric; nothing on the CPU. Waits for nothing."""
+    """Return the device's currently allocated and reserved memory in GiB, as metrics; nothing on the CPU. Does not
+    wait.
+    """
     if device.type != "cuda":
         return {}
     return {
@@ -103,7 +105,7 @@ def allocated(device: torch.device) -> dict[str, float]:
 
 
 def metrics(use: MemoryUse) -> dict[str, float | None]:
-    """Return the same for a tracker, by name, in GiB."""
+    """Return the peaks as metrics for a tracker, in GiB."""
     named = {
         "memory/peak_allocated_gib": use.peak_allocated_bytes,
         "memory/peak_reserved_gib": use.peak_reserved_bytes,
@@ -126,9 +128,9 @@ def describe(use: MemoryUse, prediction: Prediction | None) -> str:
 
 
 def deviation(use: MemoryUse, prediction: Prediction | None) -> str | None:
-    """Return a warning if a peak is off by more than the margin stated with it; None on the CPU.
+    """Return a warning if a peak differs from the prediction by more than its margin; None on the CPU.
 
-    Peaks of the caching allocator are compared; the resident set of a CPU process is no such thing.
+    Peaks of the caching allocator are compared. The resident set of a CPU process is not comparable.
     """
     if prediction is None:
         return None

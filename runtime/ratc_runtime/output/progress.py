@@ -1,4 +1,4 @@
-"""What a person sees while training: a bar on a terminal, quiet lines in a log. Only the main process talks."""
+"""Console output of training: a bar on a terminal, few lines in a log. Only the main process prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from ratc_runtime.output.time_accounting import duration
 
-#: Lines that a start may print as often as it likes: so that one sees soon that it goes well.
+#: Lines that are printed without delay at the start, as early feedback.
 FIRST_LINES = 5
 #: Seconds between lines after those.
 QUIET = 10.0
@@ -20,7 +20,7 @@ BETWEEN_EPOCHS = 1.0
 
 
 class Eta:
-    """Estimates when the whole run ends, from this process's steps and what lay between its epochs."""
+    """Estimates the end of the run, from this process's steps and the time between its epochs."""
 
     def __init__(self, epochs: int, steps: int, now: Callable[[], float] = time.perf_counter) -> None:
         self.epochs, self.steps, self._now = epochs, steps, now
@@ -31,7 +31,7 @@ class Eta:
         self._between, self._gaps = 0.0, 0
 
     def start_epoch(self) -> None:
-        """An epoch begins: what passed since the last one's end lay between two."""
+        """Start an epoch. The time since the last one's end counts as time between epochs."""
         now = self._now()
         if self._ended is not None:
             self._between += now - self._ended
@@ -39,7 +39,7 @@ class Eta:
         self._last, self._ended = now, None
 
     def step(self, step: int) -> None:
-        """`step` steps of the epoch are done."""
+        """Record that `step` steps of the epoch are done."""
         now = self._now()
         took, self._last = now - self._last, now
         if self._first is None:
@@ -51,7 +51,7 @@ class Eta:
             self._ended = now
 
     def seconds(self, epoch: int, step: int) -> float | None:
-        """Return how long the rest takes after `step` steps of epoch `epoch` (0 is the first); None before any."""
+        """Return the remaining seconds after `step` steps of epoch `epoch` (from 0); None before the first step."""
         if self._first is None:
             return None
         each = self._training / self._number if self._number else self._first
@@ -61,28 +61,28 @@ class Eta:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Tell whether a bar may be drawn there."""
+    """Return whether the stream can show a bar."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def takes_colour(stream: TextIO) -> bool:
-    """Tell whether colours are welcome: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Return whether to use colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def say_scores(values: Mapping[str, Any], labels: Mapping[str, str], prefix: str = "") -> str:
-    """Return the scores among `values` in words, in the order of their labels; a NaN is no score."""
+    """Return the scores in `values` as text, in the order of their labels. None is left out; NaN is `n/a`."""
     named = ((label, values.get(prefix + name)) for name, label in labels.items())
     return "  ".join(f"{label} {say_score(value)}" for label, value in named if value is not None)
 
 
 def say_score(value: float) -> str:
-    """Return one score in words."""
+    """Return one score as text."""
     return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 class Reporter:
-    """Prints the course of a run: lines on stdout, and a bar on stderr if that is a terminal.
+    """Prints the progress of a run: lines on stdout, and a bar on stderr if that is a terminal.
 
     Lines of steps are left out if the bar shows the same on the same screen.
     """
@@ -97,7 +97,7 @@ class Reporter:
         labels: Mapping[str, str],
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`labels` are what people call the scores of an epoch, by name."""
+        """`labels` are the display names of an epoch's scores, by name."""
         self.main, self.epochs, self.steps, self.batch, self.log_every = main, epochs, steps, batch, log_every
         self.labels = labels
         self._bar: Any = None
@@ -111,7 +111,7 @@ class Reporter:
         self._is_short = False  # the epoch before
 
     def say(self, text: str) -> None:
-        """Print one line, or a few."""
+        """Print one or several lines."""
         if not self.main:
             return
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -124,7 +124,7 @@ class Reporter:
             self._bar.refresh()
 
     def start_epoch(self, epoch: int, step: int) -> None:
-        """Begin epoch `epoch` (0 is the first) at optimizer step `step`."""
+        """Start epoch `epoch` (the first is 0) at optimizer step `step`."""
         self._began = self._since = self._now()
         self._since_step, self._first = step, not self._is_short
         self._eta.start_epoch()
@@ -148,7 +148,7 @@ class Reporter:
             return
         self._eta.step(step)
         if self._bar is not None and self._bar.update(1):
-            # Only if it was drawn just now, some times a second; this is what it shows the next time.
+            # Only if it was just drawn, a few times a second. The next redraw shows this text.
             text = self._state(epoch, step, loss, rate, self._now()).strip()
             self._bar.set_postfix_str(text, refresh=False)
         if not self._lines:
@@ -172,13 +172,15 @@ class Reporter:
         return "" if seconds is None else f"  eta {duration(seconds)}"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:
-        """Report a finished epoch. Of short ones, some lines are left out after the first, but never the last."""
+        """Report a finished epoch. After the first lines, short epochs are reported about once a second, and the last
+        always.
+        """
         self.close()
         number, now = record["epoch"], self._now()
         self._is_short = now - self._began < BETWEEN_EPOCHS

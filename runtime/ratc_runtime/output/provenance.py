@@ -1,4 +1,4 @@
-"""Which code a run was made from: commit and state of the spec's repository, and of those that own modules lie in."""
+"""The code of a run: commit and state of the spec's git repository, and of those of own modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ratc_runtime.config.lock import Lock
 
-#: Seconds that git may take; a folder on a slow file system is then of unknown state.
+#: Time limit of git in seconds. On a slow file system the state is then unknown.
 PATIENCE = 5.0
 
 
@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def of_folder(folder: Path, file: Path | None = None) -> dict[str, Any] | None:
     """Return commit, branch and whether tracked files differ from the commit; None outside of a repository.
 
-    A `file` that git does not track makes it dirty too: no commit holds it. `dirty` is None if git did not tell.
+    A `file` that git does not track makes it dirty too, because no commit holds it. `dirty` is None if git fails.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
@@ -50,13 +50,13 @@ def of_folder(folder: Path, file: Path | None = None) -> dict[str, Any] | None:
 
 
 def of_run(lock: Lock, spec_folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the state of the spec's folder as `spec`, and of each imported module of one's own by its name."""
+    """Return the state of the spec's folder as `spec`, and of each imported own module by its name."""
     found = {"spec": of_folder(spec_folder)}
     parts = [part for task in (lock.tasks or {}).values() for part in (task.data.dataset, task.loss.name)]
     for name in (lock.model.name, lock.data.dataset, lock.training.loss.name, *parts):
         module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
         file = getattr(module, "__file__", None)
-        # What was installed has a version, not a commit.
+        # An installed module has a version, not a commit.
         if module is not None and file and "site-packages" not in file:
             path = Path(file).resolve()
             found[module.__name__] = of_folder(path.parent, path)
@@ -64,7 +64,7 @@ def of_run(lock: Lock, spec_folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def tags(sources: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return the same as tags: `git.commit` for the spec, `git.<module>.commit` for modules."""
+    """Return the states as tags: `git.commit` for the spec, `git.<module>.commit` for modules."""
     named: dict[str, str] = {}
     for name, state in sources.items():
         prefix = "git." if name == "spec" else f"git.{name}."

@@ -1,4 +1,4 @@
-"""`results.json`: what came out of a run, for people and for programs."""
+"""`results.json`: the results of a run, for people and for programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPOCHS_FILE = "epochs.json"
 
 
 def finite(value: Any) -> Any:
-    """Return `value` with every non-finite number replaced by None, which JSON can say."""
+    """Return `value` with every non-finite number replaced by None, because JSON has none."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -32,7 +32,7 @@ def finite(value: Any) -> Any:
 
 
 def write_results(output_dir: Path, results: dict[str, Any]) -> None:
-    """Write results.json in one piece; raise R510 if it cannot be written."""
+    """Write results.json atomically. Raises R510 if it cannot be written."""
     text = json.dumps(finite(results), indent=2, sort_keys=True, allow_nan=False) + "\n"
     path = output_dir / RESULTS_FILE
     try:
@@ -42,9 +42,9 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
 
 
 def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]]) -> None:
-    """Write epochs.json, for whoever follows the run: the scores of every epoch so far.
+    """Write epochs.json, the scores of every epoch so far, for programs that follow the run.
 
-    A run does not end for it: if it cannot be written, what follows is told nothing, and results.json comes anyway.
+    A failure does not end the run: the file is then missing or old, and results.json is still written.
     """
     text = json.dumps(finite({"lock_sha256": lock_sha256, "epochs": epochs}), allow_nan=False) + "\n"
     with contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ def write_epochs(output_dir: Path, lock_sha256: str, epochs: list[dict[str, Any]
 
 
 def read_results(output_dir: Path) -> dict[str, Any]:
-    """Return what results.json says, or nothing if there is none that can be read."""
+    """Return the content of results.json; empty if there is none or it is unreadable."""
     try:
         with open_regular(output_dir / RESULTS_FILE) as file:
             content = json.load(file)
@@ -62,9 +62,9 @@ def read_results(output_dir: Path) -> dict[str, Any]:
 
 
 def confirm(output_dir: Path, lock_digest: str) -> None:
-    """Note in results.json, which is finished, that it answers another lock too; raise R510 if it cannot be written.
+    """Record in a finished results.json that it is another lock's result, too. Raises R510 if it cannot be written.
 
-    Locks may differ in what does not decide the weights. A job is finished only if `finished_locks` has its lock.
+    Locks may differ in values that do not decide the weights. A job is finished only if `finished_locks` has its lock.
     """
     results = read_results(output_dir)
     known = [str(one) for one in results.get("finished_locks") or []]
@@ -73,7 +73,7 @@ def confirm(output_dir: Path, lock_digest: str) -> None:
 
 
 def set_aside(output_dir: Path) -> None:
-    """Move the results of an earlier run away: this one starts from nothing, and has not finished."""
+    """Rename the results of an earlier run, because this one starts from the beginning."""
     path = output_dir / RESULTS_FILE
     try:
         path.replace(output_dir / PREVIOUS_FILE)
@@ -89,10 +89,10 @@ def unwritable(path: Path, error: OSError) -> RuntimeFinding:
 
 
 def refuse_links(output_dir: Path) -> None:
-    """Raise R510 if a link below the output folder leads out of it, or a pipe or a device stands there.
+    """Raise R510 if the output folder holds a link that leads out of it, a pipe or a device.
 
-    A run would write through a link, and wait at a pipe. The folder itself may be a link, for the user has named it.
-    What Weights & Biases keeps in its own folder is its own: it links to its logs.
+    A run would write through a link, and block on a pipe. The folder itself may be a link, because the user named it.
+    The folder of Weights & Biases is not checked: it has links to its logs.
     """
     root = os.path.realpath(output_dir)
     for place, folders, names in os.walk(root):
@@ -111,10 +111,10 @@ def refuse_links(output_dir: Path) -> None:
 
 
 def _leads_out(path: str, root: str) -> str | None:
-    """What keeps a run from writing beside or through a file, in words; None if nothing does."""
+    """Return the reason why a file must not be there, as text; None if it may."""
     try:
         mode = os.lstat(path).st_mode
-    except FileNotFoundError:  # of another process, meanwhile
+    except FileNotFoundError:  # removed by another process meanwhile
         return None
     if stat.S_ISLNK(mode):
         target = os.path.realpath(path)
@@ -125,7 +125,7 @@ def _leads_out(path: str, root: str) -> str | None:
 
 
 def prepare_output(output_dir: Path) -> None:
-    """Make the output folder; raise R510 if files cannot be written there."""
+    """Make the output folder. Raises R510 if it is not writable."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir) as probe:

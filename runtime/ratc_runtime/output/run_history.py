@@ -1,6 +1,6 @@
-"""The starts of one run, a line each in `starts.jsonl`: how often it was interrupted is part of what it cost.
+"""The starts of one run, one line each in `starts.jsonl`: the number of interruptions is part of the run's cost.
 
-Checkpoints cannot tell: a start that died before it saved anything has left none.
+Checkpoints do not show them: a start that died before its first checkpoint leaves none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ratc_runtime import atomic
 from ratc_runtime.errors import warn
 
 FILE = "starts.jsonl"
-#: How many of the last starts results.json holds; a job that is preempted for weeks has hundreds.
+#: Number of starts in results.json; a job that is preempted for weeks has hundreds.
 SHOWN = 20
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the starts noted so far; lines that a crash left half are passed over."""
+    """Return the recorded starts. Incomplete lines from a crash are skipped."""
     found = []
     try:
         lines = path.read_bytes().splitlines()
@@ -39,8 +39,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 class Starts:
     """All starts of a run, this one last. Only the main process makes one.
 
-    `run_id` names the run to trackers: that of the checkpoint, else that of the last start under the same fingerprint
-    (which died before its first checkpoint), else a new one.
+    `run_id` identifies the run to trackers: that of the checkpoint, else that of the last start under the same
+    fingerprint (which died before its first checkpoint), else a new one.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Starts:
             warn(f"cannot write {path}, so this start is not counted by later ones: {error.strerror or error}")
 
     def record(self) -> dict[str, Any]:
-        """Return the facts for results.json: how many starts, and the last of them."""
+        """Return the entry for results.json: the number of starts, and the last ones."""
         shown = [{key: start.get(key) for key in ("time", "host", "epoch", "step")} for start in self.all[-SHOWN:]]
         return {"number": len(self.all), "last": shown}
 
     def tags(self, checkpoint: str | None) -> dict[str, str]:
-        """Return tags for trackers: which start this is, and what it goes on from."""
+        """Return tags for trackers: the number of this start, and the checkpoint that it continues from."""
         this = self.all[-1]
         tags = {"ratc.starts": str(len(self.all)), "ratc.host": this["host"]}
         if checkpoint is not None:

@@ -1,7 +1,7 @@
-"""Where a run's time went: training, waiting for data, evaluation, checkpoints; and the table at the end.
+"""The run's time by kind (training, waiting for data, evaluation, checkpoints), and the table at the end.
 
-Timers read the host's clock only. On a GPU that is honest because the loop reads the loss of each step, which waits for
-the device; so a step's time ends where the step ends, and no timer has to wait for the device by itself.
+Timers read only the host's clock. On a GPU that is correct because the loop reads the loss of each step, which waits
+for the device, so no timer has to wait for it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from ratc_runtime.training.open_run import Progress
 
 Item = TypeVar("Item")
-#: What time is spent on; `loading` is a part of `training`. `startup` lies before the run is opened: imports, mostly.
+#: Kinds of time; `loading` is a part of `training`. `startup` is the time before the run is opened, mostly imports.
 KINDS = ("training", "evaluation", "checkpoint", "startup", "setup", "other")
 
 
 class Account:
-    """Adds up what a run costs, in its progress, so that it goes on where a checkpoint is continued.
+    """Adds up the run's time in its progress, so that a resumed run continues the sums.
 
-    Work that is lost between a checkpoint and a crash is not in there; `starts.jsonl` tells when the run began again.
-    What `compiling` counts, seconds of this process, is set-up whenever it happens: the clock stands still for it.
+    Work lost between a checkpoint and a crash is not included; `starts.jsonl` shows when the run restarted. `compiling`
+    gives this process's seconds of compilation. They count as set-up at any time, and the clock stops for them.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Account:
             progress.train_seconds += seconds
 
     def start_interval(self) -> None:
-        """Begin the first interval of an epoch: what lay between epochs belongs to none."""
+        """Start the first interval of an epoch. The time between epochs belongs to none."""
         self._interval_since, self._interval_loading, self._interval_samples = self._now(), 0.0, 0
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Yield the batches, counting how long each was waited for."""
+        """Yield the batches, and add up the time spent waiting for them."""
         iterator, now = iter(batches), self._now
         while True:
             began = now()
@@ -82,18 +82,18 @@ class Account:
             yield batch
 
     def step(self, samples: int, skipped: int) -> None:
-        """Count an optimizer step; `skipped` is how many the engine has left out since this process began."""
+        """Count an optimizer step. `skipped` is the engine's total of skipped steps since this process began."""
         self._interval_samples += samples
         if skipped != self._skipped_before:
             self.add("skipped_steps", max(0, skipped - self._skipped_before))
             self._skipped_before = skipped
 
     def begin_skipping_from(self, skipped: int) -> None:
-        """Tell how many skipped steps the engine has counted before; DeepSpeed's checkpoints hold its count."""
+        """Set the engine's count of skipped steps at the start. DeepSpeed's checkpoints hold its count."""
         self._skipped_before = skipped
 
     def interval(self) -> dict[str, float]:
-        """Return speed and share of waiting since the last call, as metrics."""
+        """Return samples per second and the share of waiting since the last call, as metrics."""
         now = self._now()
         seconds = max(now - self._interval_since, 1e-9)
         metrics = {
@@ -104,10 +104,10 @@ class Account:
         return metrics
 
     def record(self, steps: int, samples: int) -> dict[str, Any]:
-        """Return the facts for results.json, for `steps` optimizer steps over `samples` samples.
+        """Return the entry for results.json, for `steps` optimizer steps over `samples` samples.
 
-        Seconds by kind, and shares: of `loading` in training, of the others in the whole. Speeds are those of training,
-        without evaluation and checkpoints.
+        It has seconds by kind, and shares: of `loading` in training, of the others in the whole. Speeds are those of
+        training, without evaluation and checkpoints.
         """
         total, training = self.progress.total_seconds, self.progress.train_seconds
         return {
@@ -124,9 +124,9 @@ class Account:
 
 
 def process_age() -> float:
-    """Return the seconds since this process began, to a hundredth; 0.0 if the system does not say.
+    """Return the seconds since this process began, to a hundredth; 0.0 if the system does not provide it.
 
-    psutil's `create_time` counts from the boot in whole seconds, so it can be off by one.
+    psutil's `create_time` counts whole seconds from boot, so it can be off by one.
     """
     try:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -137,7 +137,7 @@ def process_age() -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as m:ss, h:mm:ss, or with days before that."""
+    """Return seconds as text: m:ss, h:mm:ss, or with days in front."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -147,13 +147,13 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[tuple[str, str]]) -> str:
-    """Return rows of a name and a text, aligned; further lines of a text stand below its first."""
+    """Return rows of a name and a text, aligned. Further lines of a text are indented below its first."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2)) for name, text in rows)
 
 
 def rows(account: dict[str, Any], starts: dict[str, Any], damaged: int) -> list[tuple[str, str]]:
-    """Return the rows of the final table about time, speed, steps and data, from what results.json holds."""
+    """Return the rows of the final table about time, speed, steps and data, from the entries of results.json."""
     seconds, shares = account["seconds"], account["shares"]
     parts = ", ".join(
         f"{kind} {duration(seconds[kind])} ({shares[kind]:.0%})"

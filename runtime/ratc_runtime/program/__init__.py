@@ -1,1 +1,1 @@
-"""A program of the spec's own (`entrypoint`): its lock, how a node starts it, and what it can ask for."""
+"""A program of the spec's own (`entrypoint`): its lock, its start on a node, and its interface to ratc."""

@@ -1,6 +1,6 @@
-"""Tasks: what is learnt. A task is a folder here with a subclass of `base.Task`, and a line in each table below.
+"""Tasks. A task is a folder here with a subclass of `base.Task`, and a line in each table below.
 
-Imports nothing of torch: the lock is checked against the tables before torch is there.
+Does not import torch: the lock is checked against the tables before torch is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score is called, and which way is better. A score is a float, None or NaN if it means nothing."""
+    """The label of a score, and its direction. A score is a float; None or NaN if it is undefined."""
 
     label: str
     larger_is_better: bool = True
@@ -35,7 +35,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     "custom": {},
     "multi": {},  # those of each of its tasks, see `metrics`
 }
-#: What can be one of several tasks in a run.
+#: The tasks that can be combined in a run.
 PARTS = ("segmentation", "detection", "classification")
 #: Scores that are made only if a spec asks for them: `evaluation.hausdorff`.
 DISTANCES = ("hausdorff95", "hausdorff")
@@ -50,7 +50,7 @@ _CLASSES = {
 
 
 def metrics(lock: Lock) -> dict[str, Metric]:
-    """Return the scores that the task of a lock makes, by name."""
+    """Return the scores of the task of a lock, by name."""
     if lock.tasks:
         return {
             f"{name}/{score}": Metric(f"{name} {metric.label}", metric.larger_is_better)

@@ -1,6 +1,6 @@
-"""What a run needs to know of what is learnt: head, loss, targets, scores and pictures.
+"""The interface of a task to a run: head, loss, targets, scores and pictures.
 
-The loop, the loaders and the checkpoints know nothing else of a task, so that a new one is a folder beside this file.
+The loop, the loaders and the checkpoints use nothing else of a task, so a new one is a folder beside this file.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from ratc_runtime.tasks import Metric, metrics
 
 
 class Scorer(Protocol):
-    """Adds up what the scores of one split are made of."""
+    """Accumulates the scores of one split."""
 
     def add(self, output: Any, target: Any) -> None:
-        """Count a batch of this rank: the model's output (float32) and the targets, on the device, padding left out."""
+        """Count a batch of this rank: the model's output (float32) and the targets, on the device, without padding."""
 
     def scores(self, world: World) -> dict[str, float]:
-        """Return the scores over all ranks, by name; every rank calls this, and all get the same."""
+        """Return the scores over all ranks, by name. Every rank calls this, and all get the same."""
 
 
 class Writer(Protocol):
-    """Writes what a model predicts for images without truth."""
+    """Writes the predictions for images without labels."""
 
     #: Whether all images go to one file.
     together: bool
 
     def path_of(self, image: Path) -> Path:
-        """Return the file that the prediction for an image goes to."""
+        """Return the file for an image's prediction."""
 
     def add(self, piece: Piece, output: Any) -> None:
-        """Take the output for one piece of an image, a batch of one in float32 on the CPU."""
+        """Add the output for one piece of an image, a batch of one in float32 on the CPU."""
 
     def close(self) -> None:
-        """Write what is written once for all images."""
+        """Write the content that all images share."""
 
 
 class Task(ABC):
@@ -61,17 +61,17 @@ class Task(ABC):
 
     @property
     def class_labels(self) -> Mapping[int, str]:
-        """The names of the classes by number, without a background; none if the task has no classes."""
+        """The names of the classes by number, without a background; empty if the task has no classes."""
         return {}
 
     @property
     def background(self) -> Mapping[int, str]:
-        """The name of the class that is no class by its number; none if the task has no such class."""
+        """The name of the background by its number; empty if the task has none."""
         return {}
 
     @property
     def foreground(self) -> Collection[int]:
-        """The numbers of the classes of which a split must have some; none if the task has no classes."""
+        """The numbers of the classes of which a split must have some; empty if the task has no classes."""
         return self.class_labels
 
     def __init__(self, lock: Lock) -> None:
@@ -79,18 +79,20 @@ class Task(ABC):
         self.metrics = metrics(lock)
 
     def opened(self, datasets: Mapping[str, Any]) -> None:
-        """Take from the data sets, by split, what a lock does not hold; raise if they do not fit the task."""
+        """Take values that are not in a lock from the data sets, by split. Raises a finding if they do not fit the
+        task.
+        """
         return
 
     @abstractmethod
     def model(self, backbone: nn.Module) -> nn.Module:
-        """Return RAT with the head of this task; its forward takes what the loaders call `image`."""
+        """Return RAT with the head of this task. Its forward takes the `image` of the loaders."""
 
     def loss(self) -> Callable[[Any, Any], torch.Tensor]:
         """Return the lock's loss, a callable of the model's output and a target that gives a scalar.
 
-        One named `package.module:callable` is called with its `args`, and what it returns is the loss. Raises R509
-        if there is none of that name, or if it does not take its arguments.
+        A loss `package.module:callable` is the result of that callable, called with its `args`. Raises R509 if there is
+        no such loss, or if it does not accept its arguments.
         """
         named = self.lock.training.loss
         if named.name in self.losses:
@@ -102,16 +104,16 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, targets: Sequence[Any]) -> Any:
-        """Return the targets of a micro-batch as one: see `ratc_runtime.pytree` for what it may be."""
+        """Return the targets of a micro-batch as one: see `ratc_runtime.pytree` for its allowed types."""
 
     @abstractmethod
     def example_target(self, count: int, device: torch.device) -> Any:
-        """Return random targets of the lock's shape for `count` samples, as `collate` gives them: rehearsal, trace."""
+        """Return random targets for `count` samples, in the form of `collate`, for rehearsal and trace."""
 
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
-        """Return how many pixels or objects of each class a sample has; nothing if the task has no classes.
+        """Return the number of pixels or objects of each class in a sample; empty if the task has no classes.
 
-        Raises RuntimeFinding if the target is not one of the task, or does not fit the image (None: not compared).
+        Raises RuntimeFinding if the target does not fit the task, or does not fit the image (None: not compared).
         """
         return {}
 
@@ -120,15 +122,15 @@ class Task(ABC):
         """Return an empty scorer."""
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Score the trivial prediction on the test split; every rank calls this. Nothing if there is none."""
+        """Score the trivial prediction on the test split. Every rank calls this. Empty if there is none."""
         return {}
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
-        """Return lines for a person about the scores of the test split, beside those of `METRICS`."""
+        """Return additional lines about the scores of the test split, for the console."""
         return []
 
     def picture(self, index: int, name: str, image: torch.Tensor, target: Any, output: Any) -> Any:
-        """Return what `draw` needs of one sample, picklable and on the CPU.
+        """Return the input of `draw` for one sample, picklable and on the CPU.
 
         `image` is its finest level (C, ...); `target` and `output` are batches of that one sample.
         """
@@ -142,7 +144,7 @@ class Task(ABC):
         return []
 
     def writer(self, folder: Path, threshold: float) -> Writer:
-        """Return what writes predictions into a folder; raise R542 if it is not known what an output means."""
+        """Return the writer of predictions into a folder. Raises R542 if the task has none."""
         raise RuntimeFinding(
             "R542",
             f"what a {self.lock.task_type} task predicts cannot be written",
@@ -150,9 +152,9 @@ class Task(ABC):
         )
 
     def draw_samples(self, path: Path, samples: Sequence[tuple[str, Any, Any]]) -> bool:
-        """Draw samples (name, finest image, target of a data set) into one PNG; return whether the task can do that."""
+        """Draw samples (name, finest image, target of a data set) into one PNG; return False if the task cannot."""
         return False
 
     def draw(self, folder: Path, pictures: Sequence[Any]) -> list[Path]:
-        """Draw pictures of the test split into a folder and return the files; none if a task has no pictures."""
+        """Draw pictures of the test split into a folder and return the files; empty if the task has no pictures."""
         return []

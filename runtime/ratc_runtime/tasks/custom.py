@@ -1,4 +1,4 @@
-"""A task that nothing is known of but its loss, and scores of the user's if there are any."""
+"""A task with a loss and scores of the user's, and no other assumptions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import Metric
 from ratc_runtime.tasks.base import Task
 
-#: Gives a number for outputs and targets of one sample, as batches of one; larger is better.
+#: Returns a number for outputs and targets of one sample, as batches of one; larger is better.
 Score = Callable[[Any, Any], float]
 
 
 class Custom(Task):
-    """Model, data and loss are of the user's; targets are whatever `default_collate` can put together."""
+    """Model, data and loss are the user's. Targets are anything that `default_collate` accepts."""
 
     losses: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
 
@@ -31,7 +31,7 @@ class Custom(Task):
         self.metrics = {name: Metric(name) for name in self._scores}
 
     def model(self, backbone: nn.Module) -> nn.Module:
-        """Raise R509: what RAT's features are for is not known."""
+        """Raise R509: there is no head for RAT's features."""
         raise RuntimeFinding(
             "R509", "a custom task has no head for RAT", help="name a model of your own, package.module:callable"
         )
@@ -41,7 +41,7 @@ class Custom(Task):
         return default_collate(list(targets))
 
     def example_target(self, count: int, device: torch.device) -> Any:
-        """Raise NotImplementedError: a rehearsal does without, and a trace says so."""
+        """Raise NotImplementedError. A rehearsal is then skipped, and a trace reports it."""
         raise NotImplementedError("the targets of a custom task are not known")
 
     def scorer(self) -> Mean:
@@ -57,7 +57,7 @@ class Mean:
         self._totals = torch.zeros(len(scores) + 1, dtype=torch.float64)
 
     def add(self, output: Any, target: Any) -> None:
-        """Score sample by sample, so that padding and the size of batches change nothing."""
+        """Score each sample separately, so that padding and batch sizes do not matter."""
         count = next(len(tensor) for tensor in pytree.tensors(output))
         for row in range(count):
             one = pytree.select(output, [row]), pytree.select(target, [row])

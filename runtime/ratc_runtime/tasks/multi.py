@@ -1,7 +1,7 @@
 """Several tasks in one run: one backbone, a head for each, and the weighted sum of their losses.
 
-Every micro-batch has as many samples of each task, so images, targets and outputs are mappings by the task's name. The
-step, the engines and the memory of a step are those of any other model.
+Every micro-batch has the same number of samples of each task, so images, targets and outputs are mappings by the task's
+name. The step, the engines and the memory of a step are those of any other model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ratc_runtime.tasks.base import Scorer, Task
 
 
 class JointModel(nn.Module):
-    """A backbone that is shared by the models of several tasks, which read what it made of their own images.
+    """A backbone shared by the models of several tasks, which read its features of their own images.
 
     Forward takes a mapping of images by task, of all tasks or of some, and returns a mapping of their outputs.
     """
@@ -49,7 +49,7 @@ class WeightedLoss(nn.Module):
     def __init__(self, losses: Mapping[str, Callable[[Any, Any], torch.Tensor]], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.parts, self.weights = dict(losses), dict(weights)
-        # What of them is a module moves along to the device.
+        # Losses that are modules move to the device.
         self.own_modules = nn.ModuleList(loss for loss in losses.values() if isinstance(loss, nn.Module))
 
     def forward(self, output: Mapping[str, Any], target: Mapping[str, Any]) -> torch.Tensor:
@@ -59,7 +59,7 @@ class WeightedLoss(nn.Module):
 
 
 class Multi(Task):
-    """Several tasks; everything but the model and the loss is each task's own."""
+    """Several tasks. Everything except the model and the loss is each task's own."""
 
     losses: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
 
@@ -70,7 +70,7 @@ class Multi(Task):
         self.weights = {name: part.weight for name, part in tasks.items()}
 
     def opened(self, datasets: Mapping[str, Any]) -> None:
-        """Let each task look at its data."""
+        """Call each task's `opened` with its data sets."""
         for name, task in self.parts.items():
             task.opened({split: dataset.parts[name] for split, dataset in datasets.items()})
 
@@ -83,19 +83,19 @@ class Multi(Task):
         return WeightedLoss({name: task.loss() for name, task in self.parts.items()}, self.weights)
 
     def collate(self, targets: Sequence[Any]) -> dict[str, Any]:
-        """Return each task's targets as that task has them."""
+        """Return each task's collated targets."""
         return {name: task.collate([target[name] for target in targets]) for name, task in self.parts.items()}
 
     def example_target(self, count: int, device: torch.device) -> dict[str, Any]:
-        """Return each task's."""
+        """Return each task's random targets."""
         return {name: task.example_target(count, device) for name, task in self.parts.items()}
 
     def scorer(self) -> Scorer:
-        """Raise: splits are scored task by task (`ratc_runtime.training.evaluation`)."""
+        """Raise TypeError: splits are scored task by task (`ratc_runtime.training.evaluation`)."""
         raise TypeError("several tasks have no scorer in common; each of `parts` has its own")
 
     def baseline(self, train: Any, test: Any, world: World) -> dict[str, float]:
-        """Return what the tasks have, named by them."""
+        """Return the tasks' baselines, prefixed with their names."""
         return {
             f"{name}/{score}": value
             for name, task in self.parts.items()
@@ -103,7 +103,7 @@ class Multi(Task):
         }
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
-        """Return what the tasks have to say, named by them."""
+        """Return the tasks' remarks, prefixed with their names."""
         return [
             f"{name}: {remark}"
             for name, task in self.parts.items()
@@ -113,7 +113,7 @@ class Multi(Task):
         ]
 
     def draw(self, folder: Path, pictures: Sequence[tuple[str, Any]]) -> list[Path]:
-        """Draw each task's pictures, which come with its name, into a folder of its own."""
+        """Draw each task's pictures, which come with its name, into a folder per task."""
         drawn = []
         for name, task in self.parts.items():
             own = [picture for of, picture in pictures if of == name]

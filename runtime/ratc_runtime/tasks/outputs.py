@@ -1,4 +1,4 @@
-"""What a model gave, as the task needs it: a model of the user's may give something else."""
+"""A model's output in the form that the task needs. A user's model may return another form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 
 def tensor_of(output: Any, task: str = "segmentation") -> torch.Tensor:
-    """Return an output that must be one tensor of logits; raise R574, naming the keys of a mapping, if it is none."""
+    """Return an output that must be one tensor of logits. Raises R574, with the keys of a mapping, if it is not."""
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, Mapping):
@@ -32,7 +32,7 @@ def tensor_of(output: Any, task: str = "segmentation") -> torch.Tensor:
 
 
 def entry_of(output: Any, key: str) -> Any:
-    """Return the entry of a mapping that a model returned; raise R574 if there is none of that key."""
+    """Return the entry of a mapping that a model returned. Raises R574 if the key is missing."""
     if isinstance(output, Mapping) and key in output:
         return output[key]
     given = f"a {type(output).__name__}"
@@ -46,7 +46,7 @@ def entry_of(output: Any, key: str) -> Any:
 
 
 def mapping_with(output: Any, keys: Sequence[str]) -> Mapping[str, Any]:
-    """Return an output that must be a mapping with these keys; raise R574, saying what it is, if it is none."""
+    """Return an output that must be a mapping with these keys. Raises R574, with its type, if it is not."""
     if isinstance(output, Mapping) and all(key in output for key in keys):
         return output
     given = f"a {type(output).__name__}"

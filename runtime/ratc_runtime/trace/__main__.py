@@ -15,12 +15,12 @@ from ratc_runtime import atomic
 
 
 def main(argv: list[str]) -> int:
-    """Trace what standard input asks for; return the exit status."""
+    """Trace the request from standard input; return the exit status."""
     if len(argv) != 1:
         print("usage: python -m ratc_runtime.trace OUTPUT < request.json", file=sys.stderr)
         return 2
     warnings.simplefilter("ignore")
-    # The traced step is one process without a GPU, whatever launcher's variables are about.
+    # The traced step is one process without a GPU, even if a launcher's variables are set.
     for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         os.environ.pop(variable, None)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 def _import_once() -> None:
-    """Import RAT before the processes part; what is wrong with it they find themselves."""
+    """Import RAT before the processes fork. They report its errors themselves."""
     from ratc_runtime.models import rat_patches
 
     try:
@@ -64,7 +64,7 @@ def _import_once() -> None:
 
 
 def _write(path: Path, trace: dict[str, object]) -> None:
-    """Write a trace whole or not at all; processes that need the same one may make it at once."""
+    """Write a trace atomically. Several processes may write the same one at once."""
     atomic.write_text(path, json.dumps(trace, separators=(",", ":")) + "\n", shared=True)
 
 

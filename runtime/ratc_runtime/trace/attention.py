@@ -1,8 +1,8 @@
-"""Scaled dot-product attention as CUDA runs it: which kernel, and so whether the S x S matrix is kept.
+"""Scaled dot-product attention as on CUDA: the choice of the kernel, which decides whether the S x S matrix is kept.
 
-The rules are those of `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` of torch 2.13 (order, hardware,
-types, head sizes, masks), the preparation of arguments that of `transformers/attention.cpp`. Flash,
-memory-efficient and cuDNN attention keep the output and one logsumexp per row; "math" keeps the matrix.
+The rules are those of `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` of torch 2.13 (order, hardware, types,
+head sizes, masks), the preparation of arguments that of `transformers/attention.cpp`. Flash, memory-efficient and cuDNN
+attention keep the output and one logsumexp per row; "math" keeps the matrix.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def kernel(
     dropout: float = 0.0,
     grouped: bool = False,
 ) -> str:
-    """Return "cudnn", "flash", "efficient" or "math": what CUDA picks on a card of this compute capability."""
+    """Return CUDA's choice on a card of this compute capability: "cudnn", "flash", "efficient" or "math"."""
     if any(t.dim() != 4 or t.stride(-1) != 1 or 0 in t.shape for t in (query, key, value)):
         return "math"
     # `check_last_dim_stride_equals_1_dense` looks at the mask too: a bias that was permuted is no longer in rows.
@@ -125,7 +125,7 @@ def _efficient(
 
 
 def _additive(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """A boolean mask becomes one of zeros and minus infinities, in the query's type."""
+    """Return a boolean mask as zeros and minus infinities, in the query's type."""
     if mask.dtype != torch.bool:
         return mask
     zero = torch.zeros((), dtype=query.dtype, device=query.device)
@@ -133,7 +133,7 @@ def _additive(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
 
 
 def _aligned(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """The memory-efficient kernel reads 16 columns at once: other masks are padded, then sliced."""
+    """Return the mask padded and sliced for the memory-efficient kernel, which reads 16 columns at once."""
     last = mask.shape[-1]
     if last % 16:
         mask = F.pad(mask, (0, 16 - last % 16))[..., :last]
@@ -152,7 +152,7 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Do what `scaled_dot_product_attention` does on CUDA, with the operators that it calls there."""
+    """Run `scaled_dot_product_attention` with the operators that it calls on CUDA."""
     aten: Any = torch.ops.aten
     mask = None if attn_mask is None else _additive(attn_mask, query)
     name = kernel(capability, query, key, value, mask, is_causal, dropout_p, enable_gqa)
@@ -183,10 +183,10 @@ def _rounded(number: int, multiple: int) -> int:
 
 
 def backward_scratch(operator: Any, args: tuple[Any, ...]) -> list[int]:
-    """Return the bytes that an attention kernel's backward allocates for itself after its results, in their order.
+    """Return the bytes of an attention kernel's own allocations in backward, after its results, in order.
 
     All are freed at its end. Flash attention (`flash_attn/flash_api.cpp`, mha_bwd) sums the query's gradient in
-    float32, keeps one float32 a row, and the gradients of keys and values for all heads if they have fewer. cuDNN's
+    float32, keeps one float32 per row, and the gradients of keys and values for all heads if they have fewer. cuDNN's
     does the first two in one workspace (read off an H200). The memory-efficient one (`attention_backward.cu`) sums the
     query's gradient in float32 for 16-bit types; for float32 it multiplies the output with its gradient beforehand.
     """

@@ -1,9 +1,8 @@
-"""CUDA's autocast on CPU tensors: which operators run in the lower precision, in float32, or in the widest type.
+"""CUDA's autocast on CPU tensors: the operators that run in the lower precision, in float32, or in the widest type.
 
-CPU autocast keeps softmax, norms and much else in the lower precision where CUDA's raises them to float32; a
-third of the memory of an attention model hangs on it. The lists are those of torch's
-`ATen/autocast_mode.h` (AT_FORALL_*), the ones `aten/src/ATen/autocast_mode.cpp` registers for CUDA; a test
-compares them with the header of the torch that is installed.
+CPU autocast keeps softmax, norms and other operators in the lower precision that CUDA's raises to float32. This affects
+a third of the memory of an attention model. The lists are those of torch's `ATen/autocast_mode.h` (AT_FORALL_*), which
+`aten/src/ATen/autocast_mode.cpp` registers for CUDA; a test compares them with the header of the installed torch.
 """
 
 from __future__ import annotations
@@ -196,7 +195,7 @@ def install() -> None:
 
 
 def _follow_regions() -> None:
-    """Clear the copies when torch clears its own, and let models that name "cuda" mean the traced device."""
+    """Clear the copies together with torch's own, and let models that name "cuda" use the traced device."""
     clear = torch.clear_autocast_cache
 
     def clear_both() -> None:

@@ -1,9 +1,9 @@
 """The values of tensors that depend on no data: made by factory functions, or computed from such tensors alone.
 
-A model may ask whether its mask is all ones, or for the longest of lengths that it made itself. Fake tensors have no
-values, so those of small tensors are kept here, by storage, in host memory: a view knows the values of its base, and an
-operation in place changes both. Images, targets, weights and random numbers are never known, nor is what was computed
-with one of them; a known tensor that such a value is written into is forgotten.
+A model may ask whether its mask is all ones, or for the maximum of lengths that it made itself. Fake tensors have no
+values, so those of small tensors are kept here, by storage, in host memory: a view shares the values of its base, and
+an in-place operation changes both. Images, targets, weights and random numbers are unknown, and so are all results
+computed from them. A known tensor that gets an unknown value is forgotten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ELEMENTS = 2**20
 READ_ELEMENTS = 2**24
 #: Bytes of all that is kept at once.
 TOTAL_BYTES = 2**28
-#: Phases in which values are followed. What is made in the others is data, or the optimizer's.
+#: Phases in which values are followed. Tensors of the others are data, or the optimizer's.
 PHASES = frozenset(("build", "forward", "loss", "backward"))
 aten: Any = torch.ops.aten
 
@@ -42,7 +42,7 @@ _RUNNING = frozenset((aten.native_batch_norm, aten.cudnn_batch_norm, aten.miopen
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an operator's schema says: where it writes, and whether its result needs values or has none of use."""
+    """The properties of an operator's schema: written arguments, and whether its result needs values or is random."""
 
     writes: tuple[tuple[int, str], ...]  # position and name
     random: bool
@@ -77,18 +77,18 @@ class Constants:
 
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
-        # Address of a fake storage -> the real one, and what notices the end of the fake one.
+        # Address of a fake storage -> the real one, and a weak reference to the fake one.
         self._known: dict[int, tuple[torch.UntypedStorage, Any]] = {}
         self._bytes = 0
 
     def knows(self, tensor: torch.Tensor) -> bool:
-        """Tell whether a tensor's values are known: a fake one's here, and any real one's."""
+        """Return whether a tensor's values are known: those of a fake one kept here, or of any real one."""
         if not isinstance(tensor, FakeTensor):
             return not tensor.is_meta
         return tensor.untyped_storage()._cdata in self._known and not (tensor.is_conj() or tensor.is_neg())
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return a real tensor with the values of one that is known, on the same real storage; else None."""
+        """Return a real tensor with the values of a known one, on the same real storage; else None."""
         if not self.knows(tensor):
             return None
         if not isinstance(tensor, FakeTensor):
@@ -99,11 +99,11 @@ class Constants:
             return real.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload, no-any-return]
 
     def forget(self, tensor: torch.Tensor) -> None:
-        """Know nothing any more of a tensor and of all that share its storage."""
+        """Forget the values of a tensor and of all tensors that share its storage."""
         self._drop(tensor.untyped_storage()._cdata)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Know of a fake tensor what is known of another tensor, converted to its type."""
+        """Copy the known values of another tensor to a fake one, converted to its type."""
         value = self.value(source)
         if value is not None and target is not source and target.numel() <= ELEMENTS:
             with _disable_current_modes():
@@ -116,7 +116,7 @@ class Constants:
             self._bytes -= entry[0].nbytes()
 
     def answer(self, operator: Any, args: Any, kwargs: Any) -> tuple[Any] | None:
-        """Return the result (in a tuple) of an operator that must see values, if they are known; else None."""
+        """Return the result (in a tuple) of an operator that needs values, if they are known; else None."""
         if not _kind(operator).reads:
             return None
         given = list(_tensors((args, kwargs.values())))
@@ -126,7 +126,7 @@ class Constants:
         return None if real is None else (self._as_fake(real[0]),)
 
     def indices(self, operator: Any, args: Any) -> Any:
-        """Return an indexing operator's arguments with positions for known masks: their number is the mask's."""
+        """Return an indexing operator's arguments with known masks as positions, whose number is then known."""
         if operator.overloadpacket not in _INDEXING:
             return args
         found: list[Any] = []
@@ -143,9 +143,9 @@ class Constants:
         return (args[0], found, *args[2:])
 
     def follow(self, operator: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Keep what is known of an operator's results, and forget what it has written over with something unknown.
+        """Keep the known values of an operator's results, and forget tensors that it overwrote with unknown values.
 
-        `args` are those from before real tensors became fake ones.
+        `args` are those before real tensors were converted to fake ones.
         """
         kind = _kind(operator)
         packet = operator.overloadpacket
@@ -196,7 +196,7 @@ class Constants:
             return torch.empty(0, dtype=tensor.dtype)
 
     def _overwrite(self, operator: Any, args: Any, kwargs: Any) -> bool:
-        """Know a tensor again if all of its storage is overwritten with something known."""
+        """Learn a tensor's values again if its whole storage is overwritten with known ones."""
         target = args[0]
         if not isinstance(target, FakeTensor) or self.knows(target) or not self._readable(list(_tensors(args[1:]))):
             return False
@@ -231,7 +231,7 @@ class Constants:
         if value.dtype != fake.dtype or value.shape != fake.shape:
             return
         with _disable_current_modes():
-            # A storage of its own, laid out as the fake one: what an operator returned may be an argument's.
+            # A separate storage with the fake one's layout: a result may share an argument's.
             own = torch.empty(size, dtype=torch.uint8).untyped_storage()
             target = torch.empty(0, dtype=fake.dtype)
             target.set_(own, fake.storage_offset(), fake.shape, fake.stride())  # type: ignore[call-overload]

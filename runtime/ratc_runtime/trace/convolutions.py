@@ -1,6 +1,6 @@
-"""The passes of convolutions: the copies that each makes before its result, and what the compiler must know of it.
+"""The passes of convolutions: the copies that each makes before its result, and their description for the compiler.
 
-How many bytes cuDNN takes for a pass is no matter of the trace: `ratc/memory/convolutions.py` works it out.
+The bytes of cuDNN's workspace are not part of the trace: `ratc/memory/convolutions.py` computes them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _numbers(
     groups: int,
     tf32: bool,
 ) -> tuple[tuple[int, ...], torch.memory_format]:
-    """Return the numbers of docs/reference/trace.md after the direction, and the layout that cuDNN is called with."""
+    """Return the numbers of docs/reference/trace.md after the direction, and the layout of the call of cuDNN."""
     suggested = [torch._prims_common.suggest_memory_format(tensor) for tensor in (given, weight)]
     layout = next((form for form in suggested if form is not torch.contiguous_format), torch.contiguous_format)
     half = {torch.bfloat16: BF16, torch.float16: FP16}

@@ -1,4 +1,4 @@
-"""Why a model could not be traced, as the one line of JSON that the compiler reads."""
+"""The reason of a failed trace, as the one line of JSON that the compiler reads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Failure:
 
 
 class TraceError(Exception):
-    """A failure on its way to whoever asked for the trace."""
+    """A failure, raised to the caller that asked for the trace."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
@@ -73,7 +73,7 @@ def where(error: BaseException) -> str:
 
 
 def explain(error: BaseException, doing: str) -> Failure:
-    """Turn what was raised while `doing` (building the model, calling it) into a finding."""
+    """Return the finding for an error while `doing` (building the model, calling it)."""
     from torch._subclasses import fake_tensor
 
     from ratc_runtime.errors import RuntimeFinding
@@ -94,7 +94,7 @@ def explain(error: BaseException, doing: str) -> Failure:
         return Failure(NOT_TRACEABLE, f"{doing} turns a tensor's values into Python or numpy objects", place, text)
     if isinstance(error, RuntimeFinding):
         message = f"{error.message}: {error.note}" if error.note else error.message
-        # That the model gives what its task cannot use is no failure of the prediction: training would end with it.
+        # An output that the task cannot use is no failure of the prediction: training would end with it, too.
         return Failure(error.code if error.code == OUTPUT else FAILED, message, place, text, error.help)
     if isinstance(error, SystemExit):
         return Failure(FAILED, f"{doing} ended the process (exit status {error.code})", place, text)

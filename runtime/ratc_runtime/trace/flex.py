@@ -1,4 +1,4 @@
-"""FlexAttention as a trace sees it: one operator, with what its kernels allocate on a GPU and no scores."""
+"""FlexAttention in a trace: one operator with the GPU kernels' allocations, and no scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class FlexAttention(torch.autograd.Function):
 
     Follows `flex_attention` and `flex_attention_backward` of torch/_inductor/kernel/flex (torch 2.13): forward writes
     the output and the log-sum-exp to base 2, which is kept, and makes another of it to base e. Backward sums output
-    times gradient a row, in float32, and writes three gradients; a gradient that nobody asked for is zeros.
+    times gradient per row, in float32, and writes three gradients; an unneeded gradient is zeros.
     """
 
     @staticmethod
@@ -33,5 +33,5 @@ class FlexAttention(torch.autograd.Function):
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stand in for the kernels."""
+    """Replace the kernels in a trace."""
     return FlexAttention.apply(q, k, v)  # type: ignore[no-any-return,no-untyped-call]

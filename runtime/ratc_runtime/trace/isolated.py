@@ -1,7 +1,7 @@
-"""Recording in processes of their own: the model's code may print, hang up, crash or change the process.
+"""Recording in child processes: the model's code may print, hang, crash or change the process.
 
-One forked child a batch size: the import of torch is shared, nothing that one leaves behind (a cache of
-tensors, say) reaches the other, and both run at once.
+There is one forked child per batch size. They share the import of torch, cannot affect each other (by a cache of
+tensors, say), and run at once.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def _limit_memory() -> None:
 
 
 def _work(request: Request, batch: int, result: int, printed: int) -> NoReturn:
-    """Record in the child; the answer goes through a pipe, whatever is printed through another."""
+    """Record in the child. The answer goes through one pipe, printed text through another."""
     status = 1
     try:
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, printed), (2, printed)):
             os.dup2(source, target)
         if sys.platform == "linux":
-            # Who waits too long for the parent kills it; PR_SET_PDEATHSIG (prctl(2)) ends this process with it.
+            # The caller kills the parent after a timeout; PR_SET_PDEATHSIG (prctl(2)) ends this process with it.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
             _limit_memory()
         # OpenMP's threads do not come along with a fork: if the parent ever used them, a loop here would wait for ever.
@@ -92,7 +92,7 @@ def _start(request: Request, batch: int, selector: selectors.BaseSelector, other
 
 
 def _collect(selector: selectors.BaseSelector) -> None:
-    """Read all pipes to their ends; of what is printed only the last part is kept."""
+    """Read all pipes to their ends. Of printed text only the last part is used."""
     while selector.get_map():
         for key, _ in selector.select():
             data = os.read(key.fd, 1 << 20)
@@ -118,7 +118,7 @@ def _answer(child: _Child) -> Recording:
 def record_both(request: Request) -> tuple[Recording, Recording]:
     """Record at both batch sizes of a request, at the same time. If it has only one, return its recording twice.
 
-    Raises TraceError: R315, R316; BadRequest if the request asks for what there is not.
+    Raises TraceError: R315, R316; BadRequest if the request asks for an unknown optimizer.
     """
     gc.freeze()  # the children collect garbage between steps: all imported modules need not be looked at
     selector = selectors.DefaultSelector()

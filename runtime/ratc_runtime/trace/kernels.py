@@ -1,4 +1,4 @@
-"""What CUDA's kernels keep and allocate if the CPU's do otherwise: dropout, statistics of norms, workspaces.
+"""Differences of CUDA's kernels from the CPU's in memory: dropout, statistics of norms, workspaces.
 
 Sources: `aten/src/ATen/native/Dropout.cpp`, `SoftMax.cpp`, `cuda/SoftMax.cu`, `layer_norm.cpp`, `group_norm.cpp`,
 `aten/src/ATen/cuda/CublasHandlePool.cpp` (default workspaces) of torch 2.13.
@@ -37,16 +37,16 @@ def workspace_bytes(capability: tuple[int, int]) -> int:
 
 
 def widen_statistics(operator: Any, out: Any) -> Any:
-    """Return a norm's output with mean and deviation in float32: on the CPU they have a half input's type."""
+    """Return a norm's output with mean and deviation in float32. On the CPU they have a half input's type."""
     if operator not in STATISTICS or out[1].dtype not in attention.HALF:
         return out
     return (out[0], out[1].to(torch.float32), out[2].to(torch.float32))
 
 
 def copied_bytes(operator: Any, args: Any) -> int:
-    """Return the bytes of the copy that a CUDA kernel makes of its input before its result, and frees when it is done.
+    """Return the bytes of a CUDA kernel's copy of its input, made before its result and freed at its end.
 
-    Layer norm wants it contiguous (`layer_norm_cuda` of cuda/layer_norm_kernel.cu); on the CPU no operator shows it.
+    Layer norm needs a contiguous one (`layer_norm_cuda` of cuda/layer_norm_kernel.cu). On the CPU no operator shows it.
     """
     place = {aten.native_layer_norm.default: 0, aten.native_layer_norm_backward.default: 1}.get(operator)
     if place is None or args[place].is_contiguous():
@@ -55,10 +55,10 @@ def copied_bytes(operator: Any, args: Any) -> int:
 
 
 def working_bytes(operator: Any, args: Any) -> int:
-    """Return the bytes that a CUDA kernel takes beside its result, once that is allocated, and frees when it is done.
+    """Return the bytes that a CUDA kernel allocates after its result and frees at its end.
 
-    Softmax's backward multiplies the gradient by the output first (`softmax_backward_cuda_out` of cuda/SoftMax.cu):
-    one more tensor like the gradient.
+    Softmax's backward multiplies the gradient by the output first (`softmax_backward_cuda_out` of cuda/SoftMax.cu): one
+    more tensor like the gradient.
     """
     if operator is not aten._softmax_backward_data.default:
         return 0

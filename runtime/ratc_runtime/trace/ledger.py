@@ -1,4 +1,4 @@
-"""The ledger: which storage was allocated and freed when, in which phase, by which module, of which kind."""
+"""The ledger of storages: times of allocation and free, phase, module and kind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Ledger:
         self.steps.append(len(self.events))
 
     def start_phase(self, phase: str) -> str:
-        """Enter a phase; return the one before. What lives when backward begins is marked as an activation's due."""
+        """Enter a phase; return the previous one. Backward marks the blocks that are alive at its start."""
         before, self.phase = self.phase, phase
         if phase == "backward":
             for number in self._watch:
@@ -54,7 +54,7 @@ class Ledger:
         return before
 
     def add(self, storage: torch.UntypedStorage, module: str, kind: str = "") -> int:
-        """Note a storage that an operator returned; return its block. One already known keeps its block.
+        """Record a storage that an operator returned; return its block. A known one keeps its block.
 
         A storage that was resized counts as freed and allocated again.
         """
@@ -71,7 +71,7 @@ class Ledger:
         return number
 
     def move(self, old: torch.UntypedStorage, new: torch.UntypedStorage) -> None:
-        """Let a new storage stand for an old one's block: what made it would have worked in place."""
+        """Replace an old storage by a new one in its block, for an operator that would have worked in place."""
         number = self._live.pop(old._cdata, None)
         if number is None:
             return
@@ -82,19 +82,19 @@ class Ledger:
     def allocate(
         self, size: int, module: str, kind: str = "", scratch: Scratch | None = None, optional: bool = False
     ) -> int:
-        """Note an allocation that no tensor shows (a workspace); free it with `release`, or never."""
+        """Record an allocation without a tensor (a workspace). Free it with `release`, or never."""
         number = len(self.blocks)
         self.blocks.append(Block(size, self.phase, module, self.step, kind, scratch=scratch, optional=optional))
         self.events.append((number, True))
         return number
 
     def release(self, number: int) -> None:
-        """Note that a block of `allocate` is freed."""
+        """Record that a block of `allocate` is freed."""
         self.blocks[number].freed = (self.step, self.phase)
         self.events.append((number, False))
 
     def mark(self, tensor: torch.Tensor, kind: str, module: str | None = None) -> None:
-        """Say of what kind the block below a tensor is, and whose."""
+        """Set the kind, and optionally the module, of a tensor's block."""
         number = self._live.get(tensor.untyped_storage()._cdata)
         if number is not None:
             self.blocks[number].kind = kind
@@ -108,12 +108,12 @@ class Ledger:
             self.release(number)
 
     def close(self) -> None:
-        """Stop following; what is alive stays so. Without this, the end of the process would free it all."""
+        """Stop following. Live blocks stay alive in the record, instead of being freed at the process's end."""
         self._watch.clear()
         self._live.clear()
 
     def kind_of(self, block: Block) -> str:
-        """Return a block's kind: the one it was marked with, else what its life shows."""
+        """Return a block's kind: the marked one, else the one that follows from its lifetime."""
         if block.kind:
             return block.kind
         if block.phase == "input":

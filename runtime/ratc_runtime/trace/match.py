@@ -19,7 +19,7 @@ def _number(value: float) -> int | float:
 
 
 def _differs(small: Recording, large: Recording) -> Failure | None:
-    """Say where two recordings part, or return None: the same events in the same order, of the same nature."""
+    """Return the failure at the first difference of two recordings, in the order or the nature of events, or None."""
     for position, (one, other) in enumerate(zip(small.events, large.events, strict=False)):
         if one != other or (one[1] and small.blocks[one[0]][1:] != large.blocks[one[0]][1:]):
             _, phase, module, _ = small.blocks[one[0]]
@@ -55,10 +55,10 @@ def _described(number: int, small: Recording, large: Recording) -> list[Any]:
 
 
 def in_order(events: list[tuple[int, bool]], steps: list[int]) -> list[tuple[int, bool]]:
-    """Return events with what is freed at one moment in order of its allocation.
+    """Return events with the blocks that are freed at one moment in order of their allocation.
 
-    A hash table of addresses (a set of tensors, a collected cycle) frees in an order that is another in every process.
-    What is free after that is the same, and nearly always so is what an allocator makes of it.
+    A hash table of addresses (a set of tensors, a collected cycle) frees in an order that differs between processes.
+    The free memory afterwards is the same, and an allocator's use of it nearly always, too.
     """
     ordered: list[tuple[int, bool]] = []
     freed: list[tuple[int, bool]] = []
@@ -72,7 +72,9 @@ def in_order(events: list[tuple[int, bool]], steps: list[int]) -> list[tuple[int
 
 
 def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
-    """Return both recordings in one order of events: their own, if it is one, for the allocator's peak follows it."""
+    """Return both recordings in one order of events. Equal ones keep their own, because the allocator's peak depends on
+    it.
+    """
     if small.events == large.events:
         return small, large
     return (
@@ -82,7 +84,7 @@ def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
 
 
 def match(small: Recording, large: Recording, request: dict[str, Any], torch_version: str) -> dict[str, Any]:
-    """Return the trace of docs/reference/trace.md; raise TraceError (R315) if the recordings are not of one program."""
+    """Return the trace of docs/reference/trace.md. Raises TraceError (R315) if the recordings differ."""
     small, large = _alike(small, large)
     failure = _differs(small, large)
     if failure is not None:

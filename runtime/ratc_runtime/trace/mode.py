@@ -1,7 +1,7 @@
-"""The mode that sees every operator: it runs it on fake tensors and notes the storages that come out.
+"""The mode that runs every operator on fake tensors and records the storages of its results.
 
-It stands above the fake mode. Operators on small tensors that lie on the host (`torch.tensor(dims)`, ranges
-made without a device) are computed for real, so that code which reads their values can be followed.
+It is above the fake mode. Operators on small host tensors (`torch.tensor(dims)`, ranges made without a device) are
+computed for real, so that code which reads their values can be followed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _EXPORTS = frozenset((torch.Tensor.tolist, torch.Tensor.numpy))
 
 
 class HostRanges(TorchFunctionMode):
-    """Knows when a range is made without a device: on the host. Below Python every maker is given one. Values that are
-    known become Python's or numpy's here.
+    """Detects a range made without a device, on the host: below Python every factory has one. Converts known values.
 
-    Ranges only: their values are read (rates of layers, positions), and their sizes seldom follow the batch.
+    Only for ranges: their values are read (rates of layers, positions), and their sizes seldom follow the batch. Known
+    values of fake tensors become Python's or numpy's here.
     """
 
     def __init__(self, constants: Constants) -> None:
@@ -70,7 +70,7 @@ def tensors_in(arguments: Any) -> Iterator[torch.Tensor]:
 
 
 def _small_result(operator: Any, args: tuple[Any, ...]) -> bool:
-    """Tell whether a maker of tensors makes a small one, from the numbers it is given."""
+    """Return whether a factory makes a small tensor, by its numeric arguments."""
     if operator.overloadpacket not in _BY_SHAPE:
         return True
     for value in args:
@@ -84,8 +84,8 @@ def _small_range(args: tuple[Any, ...]) -> bool:
 
 
 def _caller(frame: FrameType | None) -> tuple[str, str]:
-    """Return file and function of the Python code that made a dispatched call; torch's own wrappers stand between, and
-    this module's `__torch_function__`.
+    """Return file and function of the Python code that made a dispatched call, without torch's wrappers and this
+    module's `__torch_function__`.
     """
     between = "eval_frame.py", "_compile.py", "_ops.py", __file__
     while frame is not None and frame.f_code.co_filename.endswith(between):
@@ -94,7 +94,7 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
 
 
 class RecordingMode(TorchDispatchMode):
-    """Follows storages into a ledger. With `capability` None the CPU's own semantics are left as they are."""
+    """Records storages in a ledger. With `capability` None the CPU's own semantics stay unchanged."""
 
     def __init__(
         self,
@@ -157,11 +157,11 @@ class RecordingMode(TorchDispatchMode):
 
     @staticmethod
     def _in_place(func: Any, args: Any) -> bool:
-        """Tell whether torch would make this sum in place if its tensors were no fake ones.
+        """Return whether torch would make this sum in place if its tensors were real.
 
-        Autograd adds a second gradient to one that nothing else holds (`can_accumulate_inplace` in
-        torch/csrc/autograd/input_buffer.cpp): the call comes straight from the engine; beside its buffer only this
-        call holds the tensor, and beside the tensor only Python the storage. `linear` adds its bias to a product
+        Autograd adds a second gradient in place if nothing else holds the first (`can_accumulate_inplace` in
+        torch/csrc/autograd/input_buffer.cpp). The call then comes directly from the engine; only its buffer and this
+        call hold the tensor, and only the tensor and Python the storage. `linear` adds its bias to a product
         (aten/src/ATen/native/Linear.cpp), with autocast's rule or the module as its caller.
         """
         if func is not aten.add.Tensor:
@@ -178,7 +178,7 @@ class RecordingMode(TorchDispatchMode):
         return dense and first._use_count() <= HELD and torch._C._storage_Use_Count(storage._cdata) <= 2
 
     def _convolve(self, func: Any, args: Any, out: Any) -> None:
-        """Note a convolution's results, and after each the workspace that makes it."""
+        """Record a convolution's results, each followed by its workspace."""
         owner = self.owners.current()
         copied: list[int] = []
         self.estimates.add("convolutions")
@@ -191,13 +191,13 @@ class RecordingMode(TorchDispatchMode):
             self.ledger.release(block)
 
     def _work(self, func: Any, args: Any) -> None:
-        """Note what a CUDA kernel takes for itself while its result is there."""
+        """Record a CUDA kernel's own memory that exists beside its result."""
         size = kernels.working_bytes(func, args) if self.capability is not None else 0
         if size:
             self.ledger.release(self.ledger.allocate(size, self.owners.current()))
 
     def to_fake(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the fake tensor that stands for a real one."""
+        """Return the fake tensor for a real one."""
         return self.fake.from_tensor(tensor, static_shapes=True)
 
     def _on_host(self, func: Any, given: list[torch.Tensor], args: Any, kwargs: Any) -> bool:
@@ -220,7 +220,7 @@ class RecordingMode(TorchDispatchMode):
         return fake
 
     def _scratch(self, func: Any, args: Any) -> None:
-        """Note what a CUDA kernel allocates for itself, after its results, and frees at its end."""
+        """Record a CUDA kernel's own allocations after its results, which are freed at its end."""
         if func in kernels.PRODUCTS:
             # A workspace belongs to a cuBLAS handle, a handle to a thread, and backward has a thread of its own.
             backward = torch._C._current_autograd_node() is not None

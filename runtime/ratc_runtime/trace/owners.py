@@ -1,4 +1,4 @@
-"""Whose memory it is: the module that is running, and in backward the one whose forward made the graph node."""
+"""The module that owns an allocation: the running one, and in backward the one whose forward made the graph node."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 
 class Owners:
-    """Follows the stack of modules in forward. In backward, a node's sequence number tells when it was made.
+    """Follows the stack of modules in forward. In backward, a node's sequence number gives the time of its creation.
 
-    Autograd numbers its nodes in the order of their making, so the numbers at which modules were entered and
-    left partition them. A node without a number (gradient accumulation) belongs to no module here.
+    Autograd numbers its nodes in order of creation, so the numbers at the entry and exit of modules partition them. A
+    node without a number (gradient accumulation) belongs to no module here.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Owners:
         self._handles: list[Any] = []
 
     def watch(self, model: nn.Module) -> None:
-        """Know the modules of a model by their names in it."""
+        """Register a model's modules by name, and hooks for them."""
         self.names = {id(module): name for name, module in model.named_modules()}
         self._handles = [
             register_module_forward_pre_hook(self._enter),
@@ -51,7 +51,7 @@ class Owners:
         self._owners.append(self._stack[-1] if self._stack else "")
 
     def current(self) -> str:
-        """Return the name of the module that is running now, or "" outside of all."""
+        """Return the name of the running module, or "" outside of all."""
         if self._stack:
             return self._stack[-1]
         node = torch._C._current_autograd_node()

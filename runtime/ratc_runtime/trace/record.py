@@ -36,7 +36,7 @@ class Recording:
     batch: int
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
-    scratch: dict[int, Scratch]  # by block: what its bytes follow from
+    scratch: dict[int, Scratch]  # by block: the rule for its bytes
     optional: list[int]  # blocks that a step can do with half of
     estimates: list[str]
     steps: list[int]
@@ -44,10 +44,10 @@ class Recording:
 
 
 def record(request: Request, batch: int) -> Recording:
-    """Follow the steps of a request at one micro-batch.
+    """Record the steps of a request at one micro-batch.
 
-    Changes torch's rules in this process when the request asks for CUDA's: call it in one of its own.
-    Raises TraceError.
+    Changes torch's rules in this process if the request asks for CUDA's: call it in a separate process. Raises
+    TraceError.
     """
     if request.capability is not None:
         kernels.install(request.capability)
@@ -118,13 +118,13 @@ def _guarded(doing: str, call: Callable[[], Any]) -> Any:
 
 
 def _build(request: Request) -> nn.Module:
-    """Build the model without memory; if its code needs real numbers, for real."""
+    """Build the model without memory, or for real if its code needs real numbers."""
     try:
         with _fake_parameters():
             return build_model(request.lock)
     except SystemExit as error:
         raise TraceError(explain(error, "building the model")) from error
-    except Exception:  # the real attempt says what is wrong, if anything is
+    except Exception:  # the real attempt raises the error, if there is one
         gc.collect()
     with _disable_current_modes():
         return _guarded("building the model", lambda: build_model(request.lock))  # type: ignore[no-any-return]
@@ -132,7 +132,7 @@ def _build(request: Request) -> nn.Module:
 
 @contextlib.contextmanager
 def _fake_parameters() -> Iterator[None]:
-    """Make every parameter a fake tensor at once, small ones too, which the mode would compute for real."""
+    """Make every parameter a fake tensor at once, including small ones, which the mode would compute for real."""
     original, truncated = nn.Parameter.__new__, nn.init._no_grad_trunc_normal_
 
     def new(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
@@ -228,11 +228,11 @@ def _mark_state(optimizer: torch.optim.Optimizer, ledger: Ledger) -> None:
 
 
 def _as_on_cuda(engine: Any, request: Request) -> None:
-    """Let the engine choose what it would choose for CUDA tensors.
+    """Make the engine choose as for CUDA tensors.
 
-    Clipping sums norms over lists of tensors on either device, but does not know fake ones. AdamW is fused on either;
-    the others' default on CUDA is to work on lists ("foreach"), on the CPU tensor by tensor. A loss scale decides by
-    its value whether to step: the step that is not skipped needs the memory.
+    Clipping sums norms over lists of tensors on either device, but does not support fake ones. AdamW is fused on
+    either; the others' default on CUDA is to work on lists ("foreach"), on the CPU tensor by tensor. A loss scale
+    decides by its value whether to step: the step that is not skipped needs the memory.
     """
     torch.nn.utils.clip_grad._has_foreach_support = lambda tensors, device: True  # type: ignore[assignment]
     if engine.optimizer is None:

@@ -1,13 +1,13 @@
-"""Recurrent layers as cuDNN runs them: one operator, its reserve, its workspaces and its flat buffer of weights.
+"""Recurrent layers as in cuDNN: one operator, its reserve, its workspaces and its flat buffer of weights.
 
 `nn.LSTM`, `nn.GRU` and `nn.RNN` call `torch._VF.lstm` and its siblings, which take cuDNN's path on CUDA; on the CPU
-they are hundreds of small operators. Here they become one autograd function that allocates, in the order of
-`aten/src/ATen/native/cudnn/RNN.cpp` of torch 2.11, what cuDNN's path allocates, and under autocast what
-`aten/src/ATen/cudnn/AutocastRNN.cpp` does before it. The sizes of reserve and workspace are `Shape`'s.
+they are hundreds of small operators. Here they become one autograd function with the allocations of cuDNN's path, in
+the order of `aten/src/ATen/native/cudnn/RNN.cpp` of torch 2.11, and under autocast after those of
+`aten/src/ATen/cudnn/AutocastRNN.cpp`. `Shape` gives the sizes of reserve and workspace.
 
-As in torch, cuDNN is not taken with `torch.backends.cudnn.enabled = False` or an empty input; the layer is then traced
+As in torch, cuDNN is not used with `torch.backends.cudnn.enabled = False` or an empty input; the layer is then traced
 step by step. A layer in bfloat16 is not flattened (`torch.backends.cudnn.is_acceptable`), nor one whose weights lie in
-another buffer (ZeRO): each call then makes a flat buffer of its own.
+another buffer (ZeRO): each call then makes its own flat buffer.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _MULTIPROCESSORS = {(7, 0): 80, (8, 0): 108, (9, 0): 132, (10, 0): 148}
 
 @dataclass(frozen=True)
 class Shape:
-    """What cuDNN's sizes depend on. `rows` are the time steps of all samples together, `element` the bytes of a number.
+    """Parameters of cuDNN's sizes. `rows` are the time steps of all samples together, `element` the bytes of a number.
 
-    The formulas were fitted to 40 of 96 layers measured with cuDNN 9.19 on an H200; the others are met, but for the
+    The formulas were fitted to 40 of 96 layers measured with cuDNN 9.19 on an H200; the others agree, except for the
     allocator's rounding, within 0.11 % of the peak of forward (`tests/unit/ratc_runtime/trace/test_recurrent.py`).
     Measured were LSTM and GRU: one and two layers in one direction, two and three in both, hidden sizes of 128 to 1024,
     in three types, with and without dropout. Plain RNNs, projections, and one layer in two directions were not: they
-    get the larger of what is plausible.
+    get the largest plausible size.
     """
 
     mode: str
@@ -70,7 +70,7 @@ class Shape:
 
     @property
     def buffer(self) -> int:
-        """Elements of the flat buffer: cuDNN has both biases whether the layer has them or not."""
+        """Elements of the flat buffer. cuDNN has both biases even if the layer has none."""
         return self.weights + 2 * self.directions * self.layers * GATES[self.mode] * self.hidden
 
     @property
@@ -87,14 +87,14 @@ class Shape:
         return unit * (kept * self.layers * self.hidden + between * self.outputs) + mask + 256
 
     def small(self, forward: bool) -> bool:
-        """Tell whether torch asks for the algorithm for small hidden sizes: `use_rnn_persist_small_h` in RNN.cpp."""
+        """Return whether torch asks for the algorithm for small hidden sizes: `use_rnn_persist_small_h` in RNN.cpp."""
         if self.packed or self.projection or self.dtype == torch.float64:
             return False
         gated = self.mode in ("lstm", "gru")
         return self.hidden <= ((192 if forward else 128) if gated else (384 if forward else 256))
 
     def workspace_bytes(self, forward: bool = True) -> int:
-        """Bytes that a call takes and gives back: 8 MiB a layer and direction, the weights, and what is left."""
+        """Bytes that a call allocates and frees: 8 MiB per layer and direction, the weights, and the rest."""
         stacked = self.layers * self.directions
         unit = self.rows * self.hidden * self.element
         sequence = self.rows * self.inputs * self.element
@@ -133,7 +133,7 @@ class Shape:
 
 
 def _views(buffer: torch.Tensor, shapes: Sequence[torch.Size]) -> list[torch.Tensor]:
-    """Return views of a flat buffer. cuDNN's order is another one; no size depends on it."""
+    """Return views of a flat buffer. cuDNN's order differs, but no size depends on it."""
     found, start = [], 0
     for shape in shapes:
         found.append(buffer[start : start + shape.numel()].view(shape))
@@ -160,7 +160,7 @@ class _Flatten(torch.autograd.Function):
 
 
 class _Cudnn(torch.autograd.Function):
-    """`_cudnn_rnn` and its backward: what they allocate, in their order."""
+    """`_cudnn_rnn` and its backward: their allocations in order."""
 
     @staticmethod
     def forward(
@@ -219,7 +219,7 @@ class _Cudnn(torch.autograd.Function):
 
 
 def _flat_buffer(weights: Sequence[torch.Tensor], wanted: int) -> torch.Tensor | None:
-    """Return the buffer that all weights lie in, if they do: `try_get_weight_buf`."""
+    """Return the buffer that holds all weights, if there is one: `try_get_weight_buf`."""
     storage = weights[0].untyped_storage()
     if any(weight.untyped_storage()._cdata != storage._cdata for weight in weights):
         return None
@@ -239,7 +239,7 @@ class Recurrent:
         self._state: torch.Tensor | None = None
 
     def _dropout_state(self, x: torch.Tensor) -> None:
-        """The states of dropout's random numbers are made once in a process: `get_dropout_state`."""
+        """Make the states of dropout's random numbers, once in a process: `get_dropout_state`."""
         if self._state is None:
             seed = x.new_empty((), dtype=torch.int64)
             del seed
@@ -298,7 +298,7 @@ class Recurrent:
         return (output, hy) if cy is None else (output, hy, cy)
 
     def replace(self, mode: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what `torch._VF` has under a mode's name, with cuDNN's path if torch would take it."""
+        """Return a replacement of the mode's function in `torch._VF`, which uses cuDNN's path if torch would."""
 
         def call(x: torch.Tensor, second: Any, *rest: Any) -> Any:
             if not torch._C._get_cudnn_enabled() or x.numel() == 0 or not x.is_floating_point():
@@ -318,7 +318,7 @@ def _states(hidden: Any) -> Sequence[torch.Tensor]:
 
 
 def _numbers(tensor: torch.Tensor) -> list[int] | None:
-    """Return the values of a tensor on the host, or None of one whose values are not known."""
+    """Return the values of a tensor on the host; None if they are unknown."""
     if isinstance(tensor, FakeTensor):
         return None
     with _disable_current_modes():
@@ -367,7 +367,7 @@ class _Pad(torch.autograd.Function):
 
 
 def pack(x: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stand in for `torch._VF._pack_padded_sequence`. Lengths that are not known count as the longest there can be."""
+    """Replace `torch._VF._pack_padded_sequence`. Unknown lengths count as the longest possible ones."""
     count, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
     known = _numbers(lengths) or [steps] * count
     sizes = [sum(length > step for length in known) for step in range(max(known))]
@@ -379,7 +379,7 @@ def pack(x: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> tuple[tor
 def pad(
     rows: torch.Tensor, batch_sizes: torch.Tensor, batch_first: bool, value: float, total: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stand in for `torch._VF._pad_packed_sequence`."""
+    """Replace `torch._VF._pad_packed_sequence`."""
     sizes = _numbers(batch_sizes) or []
     steps = max(len(sizes), total)
     with _disable_current_modes():
@@ -388,7 +388,7 @@ def pad(
 
 
 def install(capability: tuple[int, int]) -> None:
-    """Take cuDNN's path in this process wherever a recurrent layer would take it on CUDA."""
+    """Use cuDNN's path in this process for every recurrent layer that would use it on CUDA."""
     functions: Any = torch._VF
     recurrent = Recurrent(capability)
     for mode in GATES:
@@ -397,7 +397,7 @@ def install(capability: tuple[int, int]) -> None:
 
 
 def flatten(module: nn.Module, ledger: Ledger, name: str) -> None:
-    """Put a recurrent layer's weights into one buffer, as `flatten_parameters` does on CUDA; other modules are left.
+    """Put a recurrent layer's weights into one buffer, as `flatten_parameters` does on CUDA. Skip other modules.
 
     The old weights, which the ledger has as parameters, become temporary there.
     """

@@ -1,4 +1,4 @@
-"""The request for a trace (docs/reference/trace.md), read from JSON: keys of a lock, and how they are traced."""
+"""The request for a trace (docs/reference/trace.md), read from JSON: keys of a lock, and options of the trace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratc_runtime.config import lock as locks
 from ratc_runtime.config.refusal import not_plain, wrong_values
 
 ENGINES = ("torch", "deepspeed")
-#: What is taken of a lock's keys that a request leaves out.
+#: Defaults for a lock's keys that are missing in a request.
 _DEFAULTS: dict[str, Any] = {
     "task_type": "segmentation",
     "model": {"multi_scale": False, "args": {}, "attention_memory": "full"},
@@ -32,14 +32,14 @@ _OWN = ("batch_sizes", "semantics", "engine", "accumulation", "compute_capabilit
 
 
 class BadRequest(ValueError):
-    """The request is not one of docs/reference/trace.md; the message says where."""
+    """The request is not one of docs/reference/trace.md. The message names the error."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be traced. `capability` is None for the CPU's semantics (tests), else major and minor.
+    """A request for a trace. `capability` is None for the CPU's semantics (tests), else major and minor.
 
-    `batch_sizes` are two micro-batches, the smaller first, or one: the trace then holds for no other.
+    `batch_sizes` are two micro-batches, the smaller first, or one: the trace is then valid for it alone.
     """
 
     lock: locks.Lock
@@ -51,9 +51,9 @@ class Request:
 
 
 def _open(section: Any, **types: Any) -> Any:
-    """A section of the lock of which any key may be left out, and is then None; `types` are those of some keys.
+    """Return a section of the lock with optional keys, None by default; `types` replace those of some keys.
 
-    A section in it that is left out has the same form: what comes to read a value that no request has fails in tests.
+    Missing sections in it have the same form. Code that reads a value that no request has fails in tests.
     """
     fields: dict[str, Any] = {}
     for name, known in section.model_fields.items():
@@ -72,7 +72,7 @@ _LOCK = _open(locks.Lock, training=_open(locks.Training, optimizer=str), tasks=d
 
 
 def read(content: Any) -> Request:
-    """Return the request in a JSON object; raise BadRequest if it is none."""
+    """Return the request in a JSON object. Raises BadRequest if it is invalid."""
     if not isinstance(content, dict):
         raise BadRequest(f"the request is {content!r:.60}, expected a mapping")
     asked = {key: value for key, value in content.items() if key not in _OWN}
@@ -89,7 +89,7 @@ def read(content: Any) -> Request:
                 global_batch_size=sizes[0] * accumulation,
                 micro_batch_size=sizes[0],
                 gradient_accumulation_steps=accumulation,
-                compile=False,  # traced as it runs uncompiled; what a compiler saves is not known here
+                compile=False,  # traced uncompiled; a compiler's savings are not known here
             ),
             # One process, on the CPU.
             engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False),

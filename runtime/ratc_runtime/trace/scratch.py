@@ -1,7 +1,7 @@
-"""Buffers of CUDA's kernels whose size is not linear in the batch: described here, worked out by the compiler.
+"""Buffers of CUDA's kernels whose size is not linear in the batch: described here, computed by the compiler.
 
-A sum over many rows is made by several blocks, which leave partial sums in a buffer of the caching allocator. How many
-there are depends on the card, and not in proportion on the batch; so a trace holds what the kernel is given, and
+A sum over many rows is made by several blocks, which leave partial sums in a buffer of the caching allocator. Their
+number depends on the card, and not linearly on the batch. So a trace holds the kernel's input, and
 `ratc/memory/scratch.py` the arithmetic.
 """
 
@@ -25,7 +25,7 @@ class Scratch:
 
 
 def described(operator: Any, args: tuple[Any, ...]) -> Scratch | None:
-    """Return what an operator's kernel takes beside its results, or None."""
+    """Return the description of a kernel's memory beside its results, or None."""
     if operator in (aten.sum.dim_IntList, aten.mean.dim):
         return reduction(args[0], args[1])
     if operator is aten.convolution_backward.default and args[10][2]:
@@ -37,7 +37,7 @@ def described(operator: Any, args: tuple[Any, ...]) -> Scratch | None:
 
 
 def reduction(given: torch.Tensor, dims: Any) -> Scratch | None:
-    """Return outputs, inputs and vector of a tensor's sum over dimensions, as `setReduceConfig` sees it.
+    """Return outputs, inputs and vector of a tensor's sum over dimensions, as in `setReduceConfig`.
 
     A tensor iterator merges dimensions that follow one another in memory. None if the sum runs along the densest
     dimension: its partial sums take less than 1 MiB.

@@ -1,7 +1,7 @@
-"""The step to be followed: the runtime's own model, loss, engine and loop, on batches of the requested shape.
+"""The traced step: the runtime's own model, loss, engine and loop, on batches of the requested shape.
 
-Nothing here knows of fake tensors: run without them, the same code trains for real, which is how the tests
-count the bytes of the CPU's allocator.
+Nothing here depends on fake tensors. Without them, the same code trains for real, which is how the tests count the
+bytes of the CPU's allocator.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Phase = Callable[[str], str]
 
 
 class DeepSpeedStep:
-    """What DeepSpeed's engine computes: weights in the lock's precision, no autocast, no optimizer.
+    """The computation of DeepSpeed's engine: weights in the lock's precision, no autocast, no optimizer.
 
-    A gradient is freed in its hook, where ZeRO has copied it into a bucket (`process_gradients` of
-    deepspeed/runtime/zero/stage_1_and_2.py, `reduce_ready_partitions_and_remove_grads` of stage3.py). Flat partitions
-    and buckets are arithmetic, done by the compiler.
+    A gradient is freed in its hook, after ZeRO has copied it into a bucket (`process_gradients` of
+    deepspeed/runtime/zero/stage_1_and_2.py, `reduce_ready_partitions_and_remove_grads` of stage3.py). The compiler
+    computes flat partitions and buckets.
     """
 
     def __init__(self, request: Request, model: nn.Module) -> None:
@@ -68,7 +68,7 @@ def _forget_gradient(parameter: torch.Tensor) -> None:
 
 
 def make_engine(request: Request, model: nn.Module) -> Any:
-    """Return the engine of the request around a model on the device."""
+    """Return the engine of the request for a model on the device."""
     if request.engine == "deepspeed":
         return DeepSpeedStep(request, model)
     engine = TorchEngine(request.lock, model)
@@ -83,7 +83,7 @@ def make_engine(request: Request, model: nn.Module) -> Any:
 
 
 class PhasedEngine:
-    """An engine that says in which phase of the step it is."""
+    """An engine that announces the phases of the step."""
 
     def __init__(self, engine: Any, phase: Phase) -> None:
         self.engine, self.phase = engine, phase
@@ -115,7 +115,7 @@ class PhasedEngine:
 
 
 def batches(request: Request, task: Task, batch: int, phase: Phase) -> Iterator[tuple[Any, Any]]:
-    """Yield micro-batches as the loader does: an image (a list of them, one a scale), float32, and a target."""
+    """Yield micro-batches as the loader does: an image (a list of them, one per scale), float32, and a target."""
     while True:
         phase("input")
         yield noise(task, request.lock, batch, torch.device("cpu"))  # no name here may keep it
@@ -131,7 +131,7 @@ def run_steps(
     phase: Phase = lambda name: name,
     before: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make optimizer steps at a micro-batch, as the loop of train.py does; `before` is called ahead of each."""
+    """Make optimizer steps at a micro-batch, as the training loop does. `before` is called before each."""
     phased = PhasedEngine(engine, phase)
     training = request.lock.training
     engine.module.train()

@@ -1,4 +1,4 @@
-"""The thread that carries records to one backend, so that training never waits for a disk or a network."""
+"""The thread that delivers records to one backend, so that training never waits for a disk or a network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ RECORDS_PER_CALL = 500
 
 
 class DeliveryThread:
-    """Takes records from the training loop in a microsecond and delivers them when it can.
+    """Takes records from the training loop in a microsecond and delivers them later.
 
-    With a journal they are on the disk first, and stay there while the backend is away. Without one a backend that
-    fails is off for the rest of the run.
+    With a journal they are first written to the disk, and stay there while the backend is unreachable. Without one a
+    backend that fails is off for the rest of the run.
     """
 
     def __init__(self, backend: Backend, journal: Journal | None) -> None:
         self.backend, self.journal = backend, journal
         self._queue: deque[Record] = deque()
-        self._order = threading.Lock()  # what was noted first is kept first, whoever keeps it
+        self._order = threading.Lock()  # records are written in order of arrival, by any thread
         self._held: list[Record] = []  # taken from the queue, for a backend without a journal
         self._opened = self._off = self._failing = False
         self._wait, self._retry_at = RETRY[0], 0.0
@@ -38,7 +38,7 @@ class DeliveryThread:
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Hand over a record; never waits. Called by the training loop and by the monitor."""
+        """Queue a record. Never waits. Called by the training loop and by the monitor."""
         if self._off:
             return
         if len(self._queue) >= MAX_QUEUE and record["kind"] == "metrics":
@@ -46,7 +46,7 @@ class DeliveryThread:
         self._queue.append(record)
 
     def keep(self) -> None:
-        """Put what was handed over on the disk, if there is a journal; waits for no network."""
+        """Write queued records to the journal, if there is one. Does not wait for a network."""
         with self._order:
             taken: list[Record] = []
             while self._queue:
@@ -64,13 +64,13 @@ class DeliveryThread:
             warn(f"curves for {self.backend.name} cannot be kept on the disk and may have gaps: {why}")
 
     def flush(self) -> None:
-        """Make the journal whole up to here and ask for a delivery; returns without waiting for that."""
+        """Bring the journal up to date and request a delivery, without waiting for it."""
         if self.journal is not None:
             self.keep()
         self._wake.set()
 
     def close(self) -> int:
-        """Deliver what is left, as long as the backend has patience; return how many records stay behind."""
+        """Deliver the rest, within the backend's patience; return the number of undelivered records."""
         self._closing = True
         self._wake.set()
         backend = self.backend
@@ -95,7 +95,7 @@ class DeliveryThread:
                     self.backend.close()
                     if self.journal is not None:
                         self.journal.settle()
-            except Exception as error:  # servers, data bases and disks fail in ways of their own
+            except Exception as error:  # servers, databases and disks raise various errors
                 first_failure = self.journal is not None and not self._failing
                 self._failed(error)
             if closing and first_failure:

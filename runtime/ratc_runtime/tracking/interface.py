@@ -1,7 +1,7 @@
-"""What a tracking backend is: the one interface between a run and the places that its curves go to.
+"""The interface of a tracking backend, between a run and the places of its curves.
 
-A backend gets records, in order, on a thread of its own (`delivery_thread.py`), so it may wait for a network as long as
-it likes. It raises if something could not be sent; the delivery decides what becomes of that.
+A backend gets records, in order, in its own thread (`delivery_thread.py`), so it may wait for a network. It raises an
+exception if a record could not be sent; the delivery thread handles it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STATUSES = ("RUNNING", "FINISHED", "KILLED", "FAILED")
 
 @dataclass(frozen=True)
 class About:
-    """What a backend is told of a run. `id` is ours, made at the first start and the same at all that continue it.
+    """The description of a run for a backend. `id` is ratc's own, made at the first start and then kept.
 
-    `first_step` counts the optimizer steps that were done when this start began.
+    `first_step` is the number of optimizer steps done before this start.
     """
 
     id: str
@@ -42,28 +42,28 @@ class About:
     options: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Keep what a later `ratc_runtime sync` needs of it."""
+        """Write the values that a later `ratc_runtime sync` needs."""
         content = {key: value for key, value in dataclasses.asdict(self).items() if key != "output_dir"}
         path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path, output_dir: Path) -> About:
-        """Read it back; raise OSError, ValueError or TypeError if that is not possible."""
+        """Read them. Raises OSError, ValueError or TypeError if that fails."""
         with open_regular(path) as file:
             return cls(**json.load(file), output_dir=output_dir)
 
 
 class Backend:
-    """One place that a run is recorded in. Subclasses override what they can do; all but `describe` may block."""
+    """A place that records a run. Subclasses override the supported methods; all except `describe` may block."""
 
     name: ClassVar[str]
     #: The switch of the lock's section `logging` that asks for it.
     switch: ClassVar[str]
     #: Whether records wait on the disk until they are sent: for a server that may be away.
     journal: ClassVar[bool] = False
-    #: Whether what `send` took is safe only after `close`. Until then the journal keeps it.
+    #: Whether sent records are safe only after `close`. Until then the journal keeps them.
     safe_after_close: ClassVar[bool] = False
-    #: Seconds that the end of a run waits for the rest to be sent, and where the last attempt had failed.
+    #: Seconds that the end of a run waits for the rest to be sent, and the same after a failed attempt.
     patience: float = 15.0
     patience_after_failure: float = 5.0
 
@@ -72,25 +72,25 @@ class Backend:
         self.about, self.state, self.save = about, state, save
 
     def load(self) -> None:
-        """Import what is needed: on the main thread, because libraries that several threads import can break."""
+        """Import packages on the main thread, because libraries that several threads import can break."""
 
     def open(self) -> None:
         """Connect. Called again after a failure if `journal` is true."""
 
     def send(self, records: list[Record]) -> None:
-        """Send records; a backend with a journal gets them again after a failure, and must not double them."""
+        """Send records. A backend with a journal gets them again after a failure, and must not duplicate them."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go, after the last record."""
+        """Close the backend, after the last record."""
 
     def describe(self) -> str:
-        """Return where the run is found, for the final table."""
+        """Return the place of the run, for the final table."""
         return self.name
 
 
 def reason(error: BaseException) -> str:
-    """Return an error in one line: of a request that failed, what the system said, below all that wraps it."""
+    """Return an error in one line. If an OSError caused it, return that one, without its wrappers."""
     told = found = error
     while found.__cause__ or found.__context__:
         found = found.__cause__ or found.__context__  # type: ignore[assignment]
@@ -100,5 +100,5 @@ def reason(error: BaseException) -> str:
 
 
 def finite_only(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Return the values that a curve can show: None, NaN and infinities are left out."""
+    """Return the finite values. None, NaN and infinities are left out."""
     return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -1,7 +1,7 @@
-"""Records on the disk until they are sent: JSON lines, appended and synced, with a mark of how far sending has come.
+"""A journal of records on the disk until they are sent: synced JSON lines, and the position of the sent ones.
 
-A run that dies leaves a file that the next start, or `ratc_runtime sync`, sends from that mark. Records may be sent
-twice (a crash between sending and marking), never lost; so what sends them must not mind.
+A run that dies leaves a file, which the next start, or `ratc_runtime sync`, sends from that position. Records may be
+sent twice (after a crash between sending and saving the position), but are never lost. So sending must be idempotent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ratc_runtime.tracking.interface import Record
 
 #: Unsent records beyond this are not kept: some 200,000 points of six curves.
 MAX_BYTES = 64 * 2**20
-#: If even the disk takes nothing, so many records wait in memory.
+#: Records that wait in memory if the disk fails.
 MAX_IN_MEMORY = 10_000
 
 
@@ -31,23 +31,21 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether a line of a journal is a record; the values of metrics at a step are numbers by name."""
+    """Return whether a line of a journal is a valid record. Metrics need a step and a mapping of values."""
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return False
     return value["kind"] != "metrics" or (_is_count(value.get("step")) and isinstance(value.get("values"), dict))
 
 
 class Busy(Exception):
-    """Another process has this journal."""
+    """Another process has locked this journal."""
 
 
 class Journal:
-    """`PATH.jsonl` with the records and `PATH.json` with the state: how much was sent, and what the backend keeps.
+    """`PATH.jsonl` with the records and `PATH.json` with the state: the sent position, and the backend's own values.
 
-    `marks` hold the last step of each metric that was ever noted: a run that goes back to a checkpoint passes the same
-    steps again, and servers would show both points.
-
-    Making one raises Busy while another process has it, until that calls `release` or ends.
+    `marks` hold the last step of each metric: a run that goes back to a checkpoint repeats steps, and servers would
+    show both points. Raises Busy while another process has the journal, until that calls `release` or ends.
     """
 
     def __init__(self, path: Path, limit: int = MAX_BYTES) -> None:
@@ -55,7 +53,7 @@ class Journal:
         self.state_path = path.with_suffix(".json")
         self.dropped = 0
         self.error: OSError | None = None
-        # Before anything is mended: the other process may be in the middle of a line.
+        # Before any repair: the other process may be in the middle of a line.
         self._claim = self._take()
         self._memory: deque[Record] = deque(maxlen=MAX_IN_MEMORY)
         self._lock = threading.Lock()
@@ -68,7 +66,7 @@ class Journal:
             self._mark(record)
 
     def _take(self) -> int | None:
-        """Return the locked file; None if the file system has no locks, and so everybody has the journal."""
+        """Return the locked file; None if the file system has no locks. Raises Busy if another process has it."""
         try:
             handle = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError:
@@ -86,7 +84,7 @@ class Journal:
 
     @property
     def sent(self) -> int:
-        """Bytes of the file that were sent."""
+        """The number of sent bytes of the file."""
         return int(self.state.get("sent", 0))
 
     def _read_state(self) -> dict[str, Any]:
@@ -97,7 +95,7 @@ class Journal:
             return {}
         if not isinstance(content, dict):
             return {}
-        # A folder may be anybody's: a mark that is none is as if nothing was sent.
+        # The folder is untrusted: with an invalid position, nothing counts as sent.
         if not _is_count(content.get("sent", 0)):
             del content["sent"]
         marks = content.get("marks")
@@ -107,7 +105,7 @@ class Journal:
         return content
 
     def _mend(self) -> None:
-        """Cut off a last line that a crash left half, and forget a mark that lies behind the end."""
+        """Cut off an incomplete last line from a crash, and reset a position behind the end."""
         try:
             open_regular(self.path).close()  # a pipe or a device would not end
             with self.path.open("r+b") as file:
@@ -127,10 +125,10 @@ class Journal:
             return 0
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write records and sync them. Metrics at steps that were noted before are left out.
+        """Write records and sync them. Metrics at steps that were recorded before are left out.
 
-        If the file is at its limit metrics are counted in `dropped` instead; if the disk refuses, records wait in
-        memory and `error` tells why.
+        If the file is at its limit, metrics are counted in `dropped` instead. If writing fails, records wait in memory
+        and `error` holds the reason.
         """
         with self._lock:
             new = [kept for record in records if (kept := self._new(record)) is not None]
@@ -181,7 +179,7 @@ class Journal:
                 self.marks[name] = max(record["step"], self.marks.get(name, -1))
 
     def _scan(self, start: int, most: int | None = None) -> tuple[list[Record], int]:
-        """Return records from a byte on, and the byte after them; lines that are no records are passed over."""
+        """Return records from a byte on, and the byte after them. Invalid lines are skipped."""
         records: list[Record] = []
         try:
             with open_regular(self.path) as file:
@@ -200,7 +198,7 @@ class Journal:
         return records, start
 
     def peek(self, most: int) -> tuple[list[Record], int]:
-        """Return the next records to send, and what to tell `done` when they are sent."""
+        """Return the next records to send, and the token for `done`."""
         with self._lock:
             records, end = self._scan(self._handed, most)
             if records or end > self._handed:
@@ -232,17 +230,17 @@ class Journal:
         self._handed = self.sent
 
     def settle(self) -> None:
-        """Mark all that was handed over as sent: the backend has it on the disk, or on its server."""
+        """Mark all records handed over as sent: the backend has them on the disk, or on its server."""
         with self._lock:
             self._settle()
 
     def again(self) -> None:
-        """Send what is not settled once more: the backend may have lost it."""
+        """Send unsettled records again, because the backend may have lost them."""
         with self._lock:
             self._handed = self.sent
 
     def deliver(self, send: Callable[[list[Record]], None], most: int, settled: bool = True) -> None:
-        """Send everything, `most` records at a time; what `send` raises leaves its records where they are."""
+        """Send everything, `most` records at a time. An exception of `send` leaves its records in the journal."""
         while True:
             records, token = self.peek(most)
             if not records and token <= self._handed:
@@ -252,7 +250,7 @@ class Journal:
             self.done(token, settled)
 
     def save(self) -> None:
-        """Write the state, with what the backend has put there."""
+        """Write the state, including the backend's values."""
         with self._lock:
             self._save()
 
@@ -262,12 +260,12 @@ class Journal:
             atomic.write_text(self.state_path, json.dumps(self.state) + "\n")
 
     def waiting(self) -> int:
-        """Return how many records are not sent yet."""
+        """Return the number of unsent records."""
         with self._lock:
             return len(self._scan(self.sent)[0]) + len(self._memory)
 
     def release(self) -> None:
-        """Leave the journal to whoever comes next."""
+        """Unlock the journal for another process."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None

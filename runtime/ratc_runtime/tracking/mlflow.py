@@ -1,8 +1,8 @@
 """MLflow: a server named by MLFLOW_TRACKING_URI, else a SQLite file in the output folder.
 
-Everything sent is safe to send again: MLflow keeps one point of equal metric, step, time and value, parameters that
-say the same are accepted, tags and files are replaced. A run is found again by the tag `ratc.run`, so a server that
-answers too late to a request for a new run does not get a second one.
+Every record can be sent again: MLflow keeps one point of equal metric, step, time and value, equal parameters are
+accepted, tags and files are replaced. A run is found by the tag `ratc.run`. So if a server answers a request for a new
+run too late, no second run is made.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ratc_runtime.tracking.interface import Backend, Record
 PARAMS_PER_CALL = 100
 METRICS_PER_CALL = 1000
 RUN_TAG = "ratc.run"
-#: What MLflow would do by itself is wait for minutes; only if the user has not said otherwise.
+#: Short timeouts, unless the user has set others: MLflow's own are minutes.
 SHORT_WAITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",  # seconds
 }
-#: A server that says this to a record will say so again.
+#: Errors that a server would return again for the same record.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-#: What MLflow refuses in the name of a parameter, such as the `<module>` of own code.
+#: Characters that MLflow refuses in the name of a parameter, such as in the `<module>` of own code.
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 
 def prepare() -> None:
-    """Set what MLflow reads from the environment, before it is imported."""
+    """Set MLflow's environment variables, before it is imported."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name, value in SHORT_WAITS.items():
@@ -52,7 +52,7 @@ def without_secrets(uri: str) -> str:
 
 
 class Mlflow(Backend):
-    """One run of MLflow's, over all starts of ours."""
+    """One run of MLflow's for all starts of a run."""
 
     name = "MLflow"
     switch = "mlflow"
@@ -63,14 +63,14 @@ class Mlflow(Backend):
         self.connect_to(os.environ.get("MLFLOW_TRACKING_URI"))
 
     def connect_to(self, given: str | None) -> None:
-        """Take a store's address; without one, a file in the output folder."""
+        """Set the store's address; without one, a file in the output folder."""
         self.local = not given
         self.uri = given or f"sqlite:///{self.about.output_dir.resolve() / 'mlflow.db'}"
         if self.uri.startswith(("sqlite:", "file:", "/")):
             self.patience = self.patience_after_failure = 60.0  # no network to wait for
 
     def load(self) -> None:
-        """Import MLflow and its measurements of the machine."""
+        """Import MLflow and its monitors of the machine."""
         prepare()
         import mlflow.entities
         import mlflow.tracking  # noqa: F401
@@ -80,7 +80,7 @@ class Mlflow(Backend):
         self.monitors = system.monitors()
 
     def open(self) -> None:
-        """Find the run, or make it, with its parameters."""
+        """Find the run, or create it with its parameters."""
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(tracking_uri=self.uri)
@@ -141,7 +141,7 @@ class Mlflow(Backend):
         return str(self.state["run_id"])
 
     def send(self, records: list[Record]) -> None:
-        """Send records in order, metrics that follow each other in one request."""
+        """Send records in order. Consecutive metrics go in one request."""
         metrics: list[Record] = []
         for record in [*records, None]:
             if record is not None and record["kind"] == "metrics":
@@ -154,7 +154,7 @@ class Mlflow(Backend):
                 self._accepted([record])
 
     def _accepted(self, records: list[Record]) -> None:
-        """Send records; of those that the server will never take, warn and go on without them."""
+        """Send records. Warn of records that the server will never accept, and skip them."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -212,6 +212,6 @@ class Mlflow(Backend):
             self._client.log_artifact(self._id, str(path))
 
     def describe(self) -> str:
-        """Return store and run."""
+        """Return the store and the run."""
         run_id = self.state.get("run_id")
         return f"MLflow: {without_secrets(self.uri)}" + (f", run {run_id}" if run_id else "")

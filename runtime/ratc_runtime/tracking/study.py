@@ -1,8 +1,8 @@
-"""A study in MLflow: one run for the whole, and those of its trials below it. `python -m ratc_runtime.tracking.study`.
+"""A study in MLflow: a parent run with the runs of its trials. `python -m ratc_runtime.tracking.study`.
 
-Made after the fact, from `study.json` and what the trials have logged, and safe to make again. Trials that logged to a
-server (MLFLOW_TRACKING_URI) get a parent there; those that each have a file of their own are copied into one, beside
-the study, for MLflow relates no runs of different stores.
+It is made afterwards, from `study.json` and the trials' logged runs, and can be repeated. Trials that logged to a
+server (MLFLOW_TRACKING_URI) get a parent there. Trials with separate files are copied into one, beside the study,
+because MLflow cannot relate runs of different stores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ratc_runtime.errors import warn
 from ratc_runtime.tracking import mlflow as tracking
 
 STUDY_TAG = "ratc.study"
-#: MLflow's own name of it: what its pages show as a tree (mlflow.utils.mlflow_tags.MLFLOW_PARENT_RUN_ID).
+#: MLflow's own tag, which its pages show as a tree (mlflow.utils.mlflow_tags.MLFLOW_PARENT_RUN_ID).
 PARENT_TAG = "mlflow.parentRunId"
 OUTCOME = ("trials.csv", "study.json", "study.svg")
 
@@ -51,7 +51,7 @@ def gather(folder: Path, experiment: str) -> str:
 
 
 def _known(output: Path) -> list[str]:
-    """The ids, ours, of the runs that a trial's folder has logged."""
+    """Return the ids, ratc's own, of the runs that a trial's folder has logged."""
     try:
         return sorted(path.name for path in (output / "tracking").iterdir() if path.is_dir())
     except OSError:
@@ -59,7 +59,7 @@ def _known(output: Path) -> list[str]:
 
 
 def _own(output: Path) -> Any:
-    """A client of a trial's own file; None if there is none."""
+    """Return a client of a trial's own file; None if there is none."""
     from mlflow.tracking import MlflowClient
 
     path = output.resolve() / "mlflow.db"
@@ -81,14 +81,14 @@ def _experiment(client: Any, name: str, folder: Path | None) -> str:
 
 
 def _parent(client: Any, where: str, folder: Path, study: dict[str, Any]) -> str:
-    """The study's own run: what was searched as parameters, the best trial's values and metric, and the outcome."""
+    """Return the study's own run: the search space, the best trial's values and metric, and the outcome."""
     key = str(folder.resolve())
     run = _find(client, f"tags.`{STUDY_TAG}` = '{key}'")
     if run is None:
         name = f"study {folder.resolve().parent.name}"
         run = client.create_run(where, tags={STUDY_TAG: key}, run_name=name).info.run_id
     best = next((trial for trial in study["trials"] if trial["name"] == study["best"]), None)
-    # Tags, not parameters: those of a run cannot be said again if a study has been changed.
+    # Tags, not parameters, which cannot be changed if the study changes.
     tags = {f"search_space.{path}": text for path, text in study["search_space"].items()}
     tags |= {"metric": study["metric"], "best_trial": str(study["best"])}
     if best is not None:
@@ -103,7 +103,7 @@ def _parent(client: Any, where: str, folder: Path, study: dict[str, Any]) -> str
 
 
 def _copy(source: Any, run: str, client: Any, where: str, run_id: str) -> str:
-    """Copy a run of one store into another, with every point of its curves; what is there is brought up to date."""
+    """Copy a run of one store into another, with every point of its curves. An existing copy is updated."""
     from mlflow.entities import Param
 
     content = source.get_run(run)
@@ -122,7 +122,7 @@ def _copy(source: Any, run: str, client: Any, where: str, run_id: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Gather a study; return 1, with a warning, if that cannot be done."""
+    """Gather a study; return 1, with a warning, on failure."""
     parser = argparse.ArgumentParser(
         prog="python -m ratc_runtime.tracking.study", description="Put a study's trials below one run of MLflow's."
     )

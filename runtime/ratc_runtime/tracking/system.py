@@ -1,7 +1,7 @@
-"""The machine beside the curves: processor, memory, disk, network, and each GPU's use, memory and power.
+"""System metrics: processor, memory, disk, network, and each GPU's use, memory and power.
 
-MLflow's monitor measures; it is not used whole, because that sends each sample itself, from a thread that ends for good
-at the first request that fails. The names are MLflow's, so that it shows them among its system metrics.
+MLflow's monitors measure them. Its own monitor thread is not used: it sends each sample itself, and ends for good at
+the first request that fails. The names are MLflow's, so that it shows them among its system metrics.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INTERVAL = 10.0
 
 
 def monitors() -> list[Any]:
-    """Return MLflow's monitors of what this machine has."""
+    """Return MLflow's monitors for this machine's devices."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -34,7 +34,7 @@ def monitors() -> list[Any]:
 
 
 class SystemMonitor(threading.Thread):
-    """Measures every `interval` seconds and hands the values on, counted from `first`."""
+    """Measures every `interval` seconds and passes the values to `put`, numbered from `first`."""
 
     def __init__(self, measured: list[Any], put: Callable[[dict[str, float], int], None], first: int) -> None:
         super().__init__(name="system-metrics", daemon=True)
@@ -48,7 +48,7 @@ class SystemMonitor(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        # psutil tells the processor's load since the call before, so the first is thrown away.
+        # psutil returns the processor's load since the previous call, so the first result is dropped.
         self._monitors[0].collect_metrics()
         self._monitors[0].clear_metrics()
         pause = min(1.0, self.interval)
@@ -66,5 +66,5 @@ class SystemMonitor(threading.Thread):
             self._number += 1
 
     def close(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self._ending.set()

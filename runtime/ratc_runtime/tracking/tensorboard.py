@@ -20,7 +20,7 @@ class TensorBoard(Backend):
         import torch.utils.tensorboard  # noqa: F401
 
     def open(self) -> None:
-        """Open the event file. Points after the checkpoint that this start continues are taken back."""
+        """Open the event file. Points after the checkpoint that this start continues are purged."""
         from torch.utils.tensorboard import SummaryWriter
 
         first = self.about.first_step
@@ -34,7 +34,7 @@ class TensorBoard(Backend):
         return self.about.output_dir / "tensorboard"
 
     def send(self, records: list[Record]) -> None:
-        """Write the records that TensorBoard has a place for."""
+        """Write the records that TensorBoard can show."""
         for record in records:
             if record["kind"] == "metrics":
                 for name, value in record["values"].items():
@@ -45,7 +45,7 @@ class TensorBoard(Backend):
         self._writer.flush()
 
     def _hyperparameters(self) -> None:
-        """Write what `SummaryWriter.add_hparams` does, into this run instead of a folder of its own."""
+        """Write the summaries of `SummaryWriter.add_hparams` into this run instead of a separate folder."""
         from torch.utils.tensorboard.summary import hparams
 
         chosen = ("model.", "training.", "data.", "engine.", "seed")

@@ -1,4 +1,4 @@
-"""The one thing that a run logs to. Tracking serves a run: if it fails it says so, and training goes on."""
+"""The single interface for logging a run. If tracking fails, it warns, and training goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ratc_runtime.tracking.system import SystemMonitor
 from ratc_runtime.tracking.tensorboard import TensorBoard
 from ratc_runtime.tracking.wandb import Wandb
 
-#: One line a backend; its file says the rest.
+#: One line per backend.
 BACKENDS: tuple[type[Backend], ...] = (Mlflow, TensorBoard, Wandb)
 FOLDER = "tracking"
 ABOUT = "about.json"
@@ -27,7 +27,7 @@ MAX_PARAM_LENGTH = 6000
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Return nested mappings as dotted names with text values, lists written as they are."""
+    """Return nested mappings as dotted names with text values. Lists are not flattened."""
     if isinstance(value, dict) and value:
         flat: dict[str, str] = {}
         for key, item in value.items():
@@ -37,7 +37,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def describe_run(lock: Lock, output_dir: Path, run_id: str, first_step: int) -> About:
-    """Return what the backends are told of a lock's run."""
+    """Return the description of a lock's run for the backends."""
     config = lock.model_dump()
     return About(
         id=run_id,
@@ -53,10 +53,10 @@ def describe_run(lock: Lock, output_dir: Path, run_id: str, first_step: int) -> 
 
 
 class Tracker:
-    """Logs one run, from the main process; every other process has one that does nothing.
+    """Logs one run, from the main process. In every other process it does nothing.
 
-    Nothing here waits for a network: records are queued, and a thread for each backend delivers them. `run_id` is ours,
-    and the same at every start that continues the run.
+    Nothing here waits for a network: records are queued, and a thread for each backend delivers them. `run_id` is
+    ratc's own, and the same at every start that continues the run.
     """
 
     @phase("tracking")
@@ -110,7 +110,7 @@ class Tracker:
             warn(f"{self._folder} cannot be written: {error.strerror or error}; curves are kept in memory only")
 
     def _keep_lock(self, lock_path: Path) -> None:
-        """Log the lock as it is now, before anything is trained; another one of a later start beside the first."""
+        """Log the current lock before training. If a later start has another one, it is added beside the first."""
         try:
             content = lock_path.read_bytes()
             kept = self._folder / "lock.yaml"
@@ -133,36 +133,36 @@ class Tracker:
                 delivery.put(record)
 
     def _artifact(self, path: Path) -> None:
-        # From the output folder, which may lie elsewhere when it is sent.
+        # Relative to the output folder, which may have moved when it is sent.
         relative = path.resolve().relative_to(self._output_dir.resolve())
         self._put({"kind": "artifact", "path": str(relative)})
 
     def note(self, parameters: Mapping[str, str]) -> None:
-        """Add parameters that only the run could tell; one that is there already must say the same."""
+        """Add parameters that are only known in the run. An existing one must have the same value."""
         if parameters:
             self._put({"kind": "params", "values": dict(parameters)})
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags; they may change from start to start."""
+        """Set tags. They may change from start to start."""
         if tags:
             self._put({"kind": "tags", "values": dict(tags)})
 
     def log(self, values: Mapping[str, float | None], step: int) -> None:
-        """Note metrics at an optimizer step (counted over the whole run); None, NaN and infinities are left out."""
+        """Log metrics at an optimizer step (counted over the whole run). None, NaN and infinities are left out."""
         if self._deliveries:
             self._put({"kind": "metrics", "step": step, "time": int(time.time() * 1000), "values": dict(values)})
 
     @phase("tracking")
     def flush(self) -> None:
-        """Make what was noted last through a crash, and have it sent; does not wait for that."""
+        """Make the records so far survive a crash, and request their delivery without waiting."""
         for delivery in self._deliveries:
             delivery.flush()
 
     @phase("tracking")
     def close(self, status: str, artifacts: list[Path]) -> None:
-        """Send what is left, the files, and the status: FINISHED, KILLED (stopped, will go on) or FAILED.
+        """Send the rest, the files, and the status: FINISHED, KILLED (stopped, will continue) or FAILED.
 
-        Waits for a server for some seconds at most; what it has not taken by then is sent by `ratc_runtime sync`.
+        Waits for a server for some seconds at most. `ratc_runtime sync` sends the records that remain.
         """
         if self._monitor is not None:
             self._monitor.close()
@@ -176,5 +176,5 @@ class Tracker:
             warn(f"not sent: {counts}. Send them with: python -m ratc_runtime sync {self._output_dir}")
 
     def describe(self) -> list[str]:
-        """Return where the run is found, a line each."""
+        """Return the places of the run, one line each."""
         return [delivery.backend.describe() for delivery in self._deliveries]

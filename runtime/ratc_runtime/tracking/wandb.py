@@ -1,8 +1,8 @@
 """Weights & Biases, online or offline. Its own process (wandb-core) writes everything to `wandb/` in the output folder.
 
-That process writes out what it holds when the run ends. If it dies before, what it had is lost and each call raises
-(MailboxClosedError, ConnectionResetError), so the journal keeps all records until the run is closed.
-Offline runs, and what an online run could not upload, are sent by `ratc_runtime sync` (or `wandb sync`).
+That process writes its buffered data when the run ends. If it dies before, this data is lost and each call raises
+(MailboxClosedError, ConnectionResetError), so the journal keeps all records until the run is closed. `ratc_runtime
+sync` (or `wandb sync`) sends offline runs, and the data that an online run could not upload.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEFAULT_SERVER = "https://api.wandb.ai"
 
 
 def has_credentials() -> bool:
-    """Tell whether an account is set up for wandb's server, without asking anybody for one."""
+    """Return whether an account is set up for wandb's server, without asking the user for one."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
@@ -37,7 +37,7 @@ def has_credentials() -> bool:
 
 
 def reach_server() -> None:
-    """Raise OSError unless wandb's server answers soon. wandb itself would wait, with all that a short run logs."""
+    """Raise OSError unless wandb's server answers soon. wandb itself would wait, and hold back all records."""
     server = os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER
     try:
         urllib.request.urlopen(server, timeout=ANSWER).close()
@@ -47,7 +47,7 @@ def reach_server() -> None:
 
 
 class Wandb(Backend):
-    """One run of wandb's with our id, so that every start continues it."""
+    """One run of wandb's with ratc's id, so that every start continues it."""
 
     name = "Weights & Biases"
     switch = "wandb"
@@ -68,12 +68,12 @@ class Wandb(Backend):
             self.patience = self.patience_after_failure = 60.0  # no network to wait for
 
     def load(self) -> None:
-        """Import wandb, which talks of its own files otherwise."""
+        """Import wandb without its own console messages."""
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb  # noqa: F401
 
     def open(self) -> None:
-        """Begin or continue the run. If the server does not answer, the run is recorded offline."""
+        """Start or continue the run. If the server does not answer, the run is recorded offline."""
         import wandb
 
         if self._run is not None:
@@ -100,7 +100,7 @@ class Wandb(Backend):
             name=self.about.name,
             notes=self.about.description or None,
             id=self.about.id,
-            # An offline run is told so when it is sent.
+            # For an offline run this is set when it is sent.
             resume="allow" if mode == "online" else None,
             mode=mode,  # type: ignore[arg-type]
             dir=str(self.about.output_dir),
@@ -111,11 +111,11 @@ class Wandb(Backend):
         )
 
     def send(self, records: list[Record]) -> None:
-        """Hand records to wandb's process, which keeps them on the disk."""
+        """Pass records to wandb's process, which writes them to the disk."""
         for record in records:
             kind = record["kind"]
             if kind == "metrics":
-                # wandb has measurements of the machine of its own.
+                # wandb measures the machine itself.
                 values = {key: value for key, value in record["values"].items() if not key.startswith("system/")}
                 self._run.log(values, step=record["step"])
             elif kind in ("params", "tags"):
@@ -133,7 +133,7 @@ class Wandb(Backend):
     _status = "FAILED"
 
     def close(self) -> None:
-        """End the run; one that was stopped is marked so, and goes on under the same id."""
+        """End the run. A stopped one is marked as such, and continues under the same id."""
         if self._status == "KILLED":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if self._status == "FINISHED" else 1)

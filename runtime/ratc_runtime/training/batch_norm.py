@@ -1,4 +1,4 @@
-"""Batch norm with one value for each channel: torch refuses it, and a smaller last batch may bring it."""
+"""Batch norm with one value per channel: torch refuses it, and a smaller last batch may cause it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.survey import each
 from ratc_runtime.errors import RuntimeFinding
 
-#: How torch's error begins (torch.nn.functional._verify_batch_size).
+#: The start of torch's error message (torch.nn.functional._verify_batch_size).
 _SAID = "Expected more than 1 value per channel when training"
 _KINDS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
 
 
 def explain(error: BaseException, model: torch.nn.Module, samples: int | None = None) -> RuntimeFinding | None:
-    """Return R575 for torch's refusal, with the module's name; None for any other error.
+    """Return R575 with the module's name if `error` is torch's refusal; None for any other error.
 
     `samples` is the size of the micro-batch, if it is known.
     """
@@ -46,10 +46,10 @@ def explain(error: BaseException, model: torch.nn.Module, samples: int | None = 
 
 
 def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool = False) -> None:
-    """Raise R575 now if the last step of an epoch will give one sample to a module that cannot take it.
+    """Raise R575 before training if the last step of an epoch would give one sample to a module that cannot take it.
 
-    The model is run on one sample, and is as before afterwards. Not done if it cannot run for itself (ZeRO-3).
-    With `apart` the sample is read by a process of its own (`ratc_runtime.data.survey.each`).
+    The model is run on one sample and restored. Skipped if it cannot run on one rank alone (ZeRO-3). With `apart`
+    another process reads the sample (`ratc_runtime.data.survey.each`).
     """
     share = order.rest // (order.world * order.accumulation)
     if not order.rest or share > 1 or order.steps * order.global_batch <= order.length or engine.alone is None:
@@ -74,7 +74,7 @@ def check_last_batch(engine: Any, dataset: Any, order: TrainOrder, apart: bool =
         found = explain(error, model)
         if found is not None:
             raise RuntimeFinding(found.code, found.message, found.note, found.help) from None
-    except Exception:  # the first step will say what else is wrong
+    except Exception:  # the first step will raise any other error
         pass
     finally:
         model.train(training)

@@ -1,7 +1,7 @@
-"""What torch's compiler needs of a run: a place for its cache, and a clock for the time that it takes.
+"""Support for torch's compiler: a folder for its cache, and a clock for the compile time.
 
-Kernels are made for `training.compile` and for fused attention. They are kept in the output folder, where a job that
-comes back on another node finds them; and the seconds count as set-up, not as a slow first step.
+Kernels are compiled for `training.compile` and for fused attention. They are kept in the output folder, so that a job
+requeued on another node finds them. The time counts as set-up, not as a slow first step.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ FOLDER = "kernels"
 #: The variables of torch's compiler and of Triton, which makes its kernels, with their folders.
 VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
-#: The variables that make torch run uncompiled what it was told to compile.
+#: The variables that disable torch's compiler.
 DISABLES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
 
 
 def is_used(lock: Lock) -> bool:
-    """Tell whether a run of the lock compiles anything."""
+    """Return whether a run of the lock compiles anything."""
     return lock.training.compile or lock.model.attention_memory == "fused"
 
 
 def switched_off(lock: Lock, environment: Mapping[str, str]) -> list[str]:
-    """Return the variables that switch off the compiler that a run of the lock uses."""
+    """Return the environment variables that disable the compiler, if a run of the lock uses it."""
     return [name for name in DISABLES if environment.get(name) == "1"] if is_used(lock) else []
 
 
 def prepare(lock: Lock, output_dir: Path, environment: MutableMapping[str, str]) -> None:
-    """Name the folders if nobody has named others; torch reads the variables at its first compilation."""
+    """Set the cache folders, unless the environment sets others. torch reads the variables at its first compilation."""
     if is_used(lock):
         for name, folder in VARIABLES.items():
             environment.setdefault(name, str((output_dir / FOLDER / folder).absolute()))
 
 
 class Clock:
-    """Adds up the seconds that this process spends compiling; torch tells it of each start and end."""
+    """The total seconds that this process has spent compiling, from torch's callbacks at each start and end."""
 
     def __init__(self, lock: Lock) -> None:
         self._seconds, self._began = 0.0, 0.0

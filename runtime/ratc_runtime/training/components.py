@@ -1,4 +1,4 @@
-"""What is trained, on what and by what measure: built from the lock, or passed by a caller of `UnifiedTrainer`."""
+"""The parts of a run (model, task, data, loss, callbacks), from the lock or from a caller of `UnifiedTrainer`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ratc_runtime.tasks.custom import Custom, Score
 
 @dataclass(frozen=True)
 class Own:
-    """Parts that somebody brings; what is empty is built from the lock. With `scores` the task is a custom one."""
+    """Parts from the caller. An empty one is built from the lock. With `scores` the task is a custom one."""
 
     model: nn.Module | None = None
     datasets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -33,9 +33,9 @@ class Own:
     callbacks: Sequence[Callback] = ()
 
     def named_in(self, lock: Lock) -> Lock:
-        """Return the lock with the names of these parts in place of those it has, so that no record says otherwise.
+        """Return the lock with the names of these parts in place of its own, so that all records name the parts in use.
 
-        Its predicted memory is dropped with its model: it is not of the one that trains.
+        With an own model the predicted memory is dropped, because it belongs to the lock's model.
         """
         if self.model is not None:
             model = lock.model.replace(name=name_of(self.model), args={}, attention_memory="full", output=None)
@@ -53,7 +53,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Parts:
-    """All that a run is made of. `datasets` has `train` and `val`, and `test` unless the caller passed none."""
+    """The parts of a run. `datasets` has `train` and `val`, and `test` unless the caller passed none."""
 
     model: nn.Module
     task: Task
@@ -74,7 +74,7 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
 
 
 def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
-    """Build what the caller did not pass; the random state decides the weights. Raises R509, R545."""
+    """Build the parts that the caller did not pass. The random state decides the weights. Raises R509, R545."""
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
     model = own.model if own.model is not None else build_model(lock)

@@ -1,4 +1,4 @@
-"""Scores over whole splits: the loss, and what the task counts."""
+"""Evaluation of whole splits: the loss and the task's scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ratc_runtime.tasks.base import Task
 class Evaluation:
     """Loss and scores of one split; `pictures` of the whole split first, then of samples in its order, on every rank.
 
-    Of several tasks the loss is the weighted sum, each score is named `task/score`, and each picture comes with its
+    With several tasks the loss is the weighted sum, each score is named `task/score`, and each picture comes with its
     task's name.
     """
 
@@ -39,10 +39,10 @@ def chosen(length: int, count: int) -> frozenset[int]:
 @torch.no_grad()
 @phase("evaluation")
 def evaluate(engine: Any, loader: Loader | JointLoader, criterion: Any, task: Task, pictures: int = 0) -> Evaluation:
-    """Score the model on a whole split; every rank calls this.
+    """Score the model on a whole split. Every rank calls this.
 
-    The loss is the mean over samples, of several tasks the weighted sum of theirs. `pictures` is the number of samples
-    of which a picture is wanted, of each task.
+    The loss is the mean over samples, with several tasks their weighted sum. `pictures` is the number of samples per
+    task to make a picture of.
     """
     if not isinstance(loader, JointLoader):
         return _score(engine.predict, engine.world, loader, criterion, task, pictures)
@@ -91,7 +91,7 @@ def _score(
             if position in pictures:
                 one = pytree.select(target, [number]), pytree.select(output, [number])
                 image = pytree.select(batch.image, [row])
-                # Levels of a pyramid: the finest. A mapping is of a task that knows what it is.
+                # Of the levels of a pyramid take the finest. A task with mappings reads them itself.
                 finest = image[0] if isinstance(image, (list, tuple)) else image
                 bare = finest[0] if isinstance(finest, torch.Tensor) else finest
                 kept.append((position, task.picture(position, batch.names[row], bare, *one)))

@@ -1,4 +1,4 @@
-"""What a person is told of an error that ends a process."""
+"""The messages for errors that end a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 
 def unforeseen(error: Exception) -> RuntimeFinding:
-    """Return R528: an error that ratc has no better word for ended one of several processes."""
+    """Return R528: an error without a code of its own ended one of several processes."""
     return RuntimeFinding(
         "R528",
         f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()} ended with {type(error).__name__}: {error}"[
@@ -23,7 +23,7 @@ def unforeseen(error: Exception) -> RuntimeFinding:
 
 
 def as_finding(error: Exception) -> RuntimeFinding | None:
-    """Return what a person is told of an error; None if only a traceback would do."""
+    """Return the finding for an error; None if only a traceback would help."""
     if isinstance(error, RuntimeFinding) or "torch" not in sys.modules:
         return error if isinstance(error, RuntimeFinding) else None
     import torch
@@ -34,7 +34,7 @@ def as_finding(error: Exception) -> RuntimeFinding | None:
     text = out_of_memory.explain(error, device)
     if text is not None:
         return out_of_memory.elsewhere(text)
-    # gloo raises what every other fault of torch is, with its source file's name in it.
+    # gloo raises a plain RuntimeError, with the name of its source file in the message.
     backend = getattr(torch.distributed, "DistBackendError", ())
     if isinstance(error, backend) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error)):
         return RuntimeFinding(

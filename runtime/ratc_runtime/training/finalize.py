@@ -20,7 +20,7 @@ OVERLAYS = 4
 
 @phase("finishing")
 def stop(run: Run) -> int:
-    """Save and close a run that was asked to stop; return the exit status. Raises R519 if it cannot be saved."""
+    """Save and close a run after a stop request, and return the exit status. Raises R519 if it cannot be saved."""
     progress = run.progress
     if not run.save(wait=True):
         run.stop.done()
@@ -47,7 +47,7 @@ def stop(run: Run) -> int:
 
 @phase("finishing")
 def finish(run: Run) -> int:
-    """Score the best checkpoint on the test split, draw, and write the results; return the exit status.
+    """Score the best checkpoint on the test split, draw pictures and write the results. Return the exit status.
 
     Raises R562 if no checkpoint of the run could be written.
     """
@@ -92,7 +92,7 @@ def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
 def _write(
     run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory_report.MemoryUse
 ) -> dict[str, Any]:
-    """Write, log and say what came out; return the results."""
+    """Write, log and print the results, and return them."""
     drawn = _draw(run, test.pictures if test is not None else [])
     run.account.lap("other")
     # The prediction is of the lock's micro-batch, not of a smaller one.
@@ -137,7 +137,7 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
 
 
 def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str, str]]:
-    """Return the final table: what the run cost, and where everything lies."""
+    """Return the rows of the final table: the cost of the run, and the paths of its files."""
     rows = time_accounting.rows(results["account"], results["starts"], len(results["skipped_samples"]))
     best = run.progress.best_epoch
     scores = run.progress.history[best - 1] if best else {}
@@ -185,7 +185,7 @@ def _common(run: Run) -> dict[str, Any]:
 
 
 def _draw(run: Run, pictures: list[Any]) -> list[Path]:
-    """Draw curves and overlays; if that fails it costs the pictures, not the results."""
+    """Draw curves and overlays. A failure gives a warning and no pictures, and does not affect the results."""
     curves, overlays = run.output_dir / "curves.png", run.output_dir / "overlays"
     try:
         from ratc_runtime.output.plots import draw_curves

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def prepare_environment(lock: Lock) -> None:
-    """Set what torch, Accelerate and DeepSpeed read when they are imported, from the lock alone."""
+    """Set the environment variables that torch, Accelerate and DeepSpeed read at import, from the lock alone."""
     if lock.parallel.threads_per_process is not None:
         os.environ["OMP_NUM_THREADS"] = str(lock.parallel.threads_per_process)
     if lock.hardware.device == "cpu":
@@ -45,7 +45,7 @@ def prepare_environment(lock: Lock) -> None:
 
 
 def take_place() -> None:
-    """Tell torch who this process is, whoever started it; raise R502 if the launcher's variables make no sense."""
+    """Set rank and world size for torch from any launcher's variables. Raises R502 if these are inconsistent."""
     try:
         launch_environment.adopt(os.environ)
         launch_environment.detect(os.environ)
@@ -60,9 +60,9 @@ def take_place() -> None:
 
 
 def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, began: float) -> int:
-    """Train under the eyes of the watchdog; return the exit status.
+    """Train under the watchdog; return the exit status.
 
-    Raises R510 if what lies in the output folder leads out of it, R565 if code of the run's own exits.
+    Raises R510 if a link in the output folder leads out of it, R565 if the run's own code exits the process.
     """
     refuse_links(output_dir)
     dog, failure = watchdog.begin(lock, output_dir, int(os.environ.get("RANK", "0"))), ""
@@ -80,7 +80,7 @@ def start(lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: 
             ) from None
     except Exception as error:
         finding = failures.as_finding(error) or failures.unforeseen(error)
-        # Who misses another process is not the reason that the others look for.
+        # A rank that lost another process is not the cause of the failure.
         failure = "" if finding.code == "R514" else f"{finding.code}, {finding.message}"
         raise
     finally:
@@ -98,7 +98,7 @@ def start_watched(
     began: float,
     dog: watchdog.Watchdog | None,
 ) -> int:
-    """Open the run and train it, or say that it is finished; return the exit status."""
+    """Open the run and train it, or report that it is finished; return the exit status."""
     from ratc_runtime.config.lock import lock_digest
     from ratc_runtime.data import record
     from ratc_runtime.output.results import confirm
@@ -133,9 +133,9 @@ def start_watched(
 
 
 def train(run: Run) -> int:
-    """Train to the end, or until asked to stop; return the exit status.
+    """Train to the end or to a stop request; return the exit status.
 
-    A single process that runs out of memory goes on from the last step boundary with a smaller micro-batch. Raises
+    A single process that runs out of memory continues from the last step boundary with a smaller micro-batch. Raises
     R506 for a bad sample, R507 for a loss that is not finite, R511 and R512 for memory, R575 for batch norm of one
     value.
     """
@@ -158,7 +158,7 @@ def train(run: Run) -> int:
 
 
 def place(run: Run) -> str:
-    """Return how far a run is, as a finding says it."""
+    """Return the progress of a run in the words of a finding."""
     if run.progress.epoch >= run.lock.training.epochs:
         return "in the evaluation of the test split"
     if run.progress.step == run.steps:
@@ -167,10 +167,10 @@ def place(run: Run) -> str:
 
 
 def survive(run: Run, error: str) -> None:
-    """Take a smaller micro-batch after running out of memory, or end with R511 or R512 if that cannot be done.
+    """Take a smaller micro-batch after running out of memory, or end with R511 or R512 if that is impossible.
 
-    Other ranks wait in a collective by now, and DeepSpeed's buffers are made for the step it began; then the fact is
-    recorded for the next start.
+    It is impossible with several ranks, which already wait in a collective, and with DeepSpeed, whose buffers belong to
+    the step in progress. The reduction is then recorded for the next start.
     """
     from ratc_runtime.training import out_of_memory
 
@@ -194,7 +194,7 @@ def survive(run: Run, error: str) -> None:
 
 @phase("training")
 def train_on(run: Run, inspector: Inspector | None) -> int:
-    """Train from where the run's progress stands; return the exit status."""
+    """Train from the run's progress; return the exit status."""
     from ratc_runtime.extras.pruning import Pruning
     from ratc_runtime.training import finalize
     from ratc_runtime.training.evaluation import evaluate
@@ -248,16 +248,16 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
 
 
 def inspect(run: Run) -> Inspector:
-    """Return what looks into the steps of a debug run."""
+    """Return the inspector of the steps of a debug run."""
     from ratc_runtime.debug.inspect import Inspector
 
     return Inspector(run)
 
 
 def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator[tuple[Any, Any]]:
-    """Yield the micro-batches of one step on the device, noting whose samples they hold.
+    """Yield the micro-batches of one step on the device, and append the names of their samples to `names`.
 
-    Raises R503 if the loader gives another number of samples than the lock's micro-batch, or the last step's share.
+    Raises R503 if a micro-batch from the loader has another size than the lock's, or than the last step's share.
     """
     from ratc_runtime import pytree
 
@@ -274,7 +274,7 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
 
 
 def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float, bool]:
-    """Return the step's mean loss over ranks, and whether any rank was asked to stop; one all-reduce.
+    """Return the step's mean loss over ranks, and whether any rank has a stop request; one all-reduce.
 
     Raises R507 on every rank if the loss of any micro-batch is not finite.
     """
@@ -304,7 +304,7 @@ def agree(run: Run, losses: torch.Tensor, names: list[list[str]]) -> tuple[float
 
 
 def agree_to_stop(run: Run) -> bool:
-    """Tell whether any rank was asked to stop while the split was evaluated."""
+    """Return whether any rank received a stop request during the evaluation."""
     import torch
 
     return bool(run.world.sum(torch.tensor([float(run.stop.pending())])).item() > 0)

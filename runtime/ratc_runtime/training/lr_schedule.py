@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the optimizer step.
 
-Nothing is stored: a resumed run asks for the same step and gets the same rate, with DeepSpeed and its optimizer
-offload as well, where a stateful scheduler comes back with a wrong one.
+Nothing is stored: a resumed run gets the same rate for the same step, with DeepSpeed's optimizer offload as well, after
+which a stateful scheduler resumes with a wrong rate.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from ratc_runtime.config.lock import Training
 
 
 def learning_rate(training: Training, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of optimizer step `step` (0 is the first) when an epoch has `steps_per_epoch`.
+    """Return the rate of optimizer step `step` (the first is 0) if an epoch has `steps_per_epoch` steps.
 
-    Linear warm-up over `warmup_epochs`, reaching the full rate at its last step; then cosine down to
+    Linear warm-up over `warmup_epochs`, reaching the full rate at its last step. Then cosine decay to
     `min_learning_rate` at the end of training, steps by `step_gamma` every `step_epochs`, or constant.
     """
     warmup = round(training.warmup_epochs * steps_per_epoch)

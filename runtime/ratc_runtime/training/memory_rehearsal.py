@@ -1,14 +1,14 @@
-"""A rehearsal of the first steps on a GPU: does the micro-batch fit, on every rank, before any weight is touched?
+"""A rehearsal of the first steps on a GPU: check that the micro-batch fits on every rank, before weights change.
 
-In the middle of a step one rank that runs out of memory leaves the others waiting in a collective. So each rank makes
-three steps for itself before the first, by the code of the real step, on noise. All is allocated that a step allocates,
-in its order: in the first step the optimizer's state comes after backward, in the others it is there beside the
-activations. The rehearsal begins and ends with an empty cache, so that the real steps find what it found. Then the
-ranks agree, and if one of them failed, all take a smaller micro-batch. Weights, buffers, gradients, optimizer and
-random states are as before.
+If one rank runs out of memory in the middle of a step, the others wait in a collective. So before the first step, each
+rank alone makes three steps with the code of the real step, on noise. They allocate everything that a real step
+allocates, in the same order: in the first step the optimizer's state comes after backward, in the others it exists
+beside the activations. The rehearsal begins and ends with an empty cache, so that the real steps start alike. Then the
+ranks compare, and if one failed, all take a smaller micro-batch. Weights, buffers, gradients, optimizer and random
+states are restored.
 
-Not rehearsed are the buckets that processes exchange gradients in: DistributedDataParallel has made them already, and
-arranges them again in its second step.
+The buckets for the exchange of gradients are not rehearsed: DistributedDataParallel has made them already, and
+rearranges them in its second step.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ WHEN = "in the rehearsal of the first step"
 #: models at random caps that passed two steps a fifth failed in the third, and none later
 #: (tests/unit/ratc_runtime/training/test_memory_rehearsal_fits.py).
 STEPS = 3
-#: Micro-batches of a step, at most: the second finds gradients there, the third what the second left in the cache.
+#: Micro-batches of a step, at most: the second finds gradients there, the third the second's cached blocks.
 MICRO_BATCHES = 3
 
 
 def worthwhile(device: torch.device) -> bool:
-    """Tell whether memory is worth a rehearsal: on a GPU. Host memory is swapped, and its lack kills the process."""
+    """Return whether a rehearsal is useful: only on a GPU. Host memory is swapped, and its lack kills the process."""
     return device.type == "cuda"
 
 
 def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, split: Split) -> None:
-    """Reduce the split until three steps fit on every rank; every rank calls this.
+    """Reduce the split until three steps fit on every rank. Every rank calls this.
 
-    Raises R511 on every rank if not even a micro-batch of 1 fits. If the model cannot run for itself (ZeRO-3,
-    synchronised batch norm), or raises anything else, nothing is said: the first real step will say it.
+    Raises R511 on every rank if not even a micro-batch of 1 fits. Does nothing if the model cannot run on one rank
+    alone (ZeRO-3, synchronised batch norm). Ignores any other error: the first real step will raise it.
     """
     world = engine.world
     if not worthwhile(world.device) or engine.alone is None or (world.size > 1 and _meets(engine.module)):
@@ -69,10 +69,10 @@ def settle(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, spli
 def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> tuple[str, str]:
     device = engine.world.device
     random = rng_state()
-    # On the host: a copy on the device would lie between what the steps allocate.
+    # On the host: a copy on the device would lie between the steps' allocations.
     buffers = [(buffer, buffer.detach().to("cpu", copy=True)) for buffer in _buffers(engine.module, criterion)]
     outcome = FITS, ""
-    out_of_memory.give_back(device)  # what loading the model and a checkpoint left in the cache
+    out_of_memory.give_back(device)  # blocks cached while the model and a checkpoint were loaded
     try:
         _run(engine, criterion, task, lock)
     except Exception as error:  # the user's model may raise anything
@@ -84,7 +84,7 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
         for buffer, before in buffers:
             buffer.copy_(before)
     set_rng_state(random)
-    # The traceback is gone, and with it what held the failed step's tensors.
+    # The traceback is gone, and with it its references to the failed step's tensors.
     out_of_memory.give_back(device)
     return outcome
 
@@ -96,7 +96,7 @@ def _buffers(*parts: Any) -> Iterator[torch.Tensor]:
 
 
 class Rehearsed:
-    """The engine of a rehearsal: it allocates what the real one does, meets no other process and changes no weight."""
+    """The engine of a rehearsal: it allocates like the real one, uses no collective and changes no weight."""
 
     def __init__(self, engine: Any, accumulation: int) -> None:
         self.engine, self.accumulation = engine, accumulation
@@ -106,11 +106,11 @@ class Rehearsed:
         self._state: list[torch.Tensor] = []
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        """Return nothing to run in: no gradients are exchanged."""
+        """Return an empty context: no gradients are exchanged."""
         return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Make the gradients. With DeepSpeed they are not kept: its hooks on the weights make the processes meet."""
+        """Compute the gradients. With DeepSpeed they are not kept, because its hooks on weights start collectives."""
         loss = loss / self.accumulation
         if self.engine.deepspeed:
             torch.autograd.grad(loss, self._wanted, allow_unused=True)
@@ -118,7 +118,7 @@ class Rehearsed:
             loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self, max_norm: float | None) -> torch.Tensor | None:
-        """Clip, take what the optimizer takes, forget the gradients; DeepSpeed has its state from its start on."""
+        """Clip, allocate the optimizer's memory and drop the gradients. DeepSpeed allocates its state at its start."""
         if self.engine.deepspeed:
             return None
         norm = None
@@ -141,7 +141,7 @@ class Rehearsed:
 
 
 def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: Lock) -> None:
-    """Make the steps, on noise of the lock's shape. Raises what the model, the loss and torch raise."""
+    """Make the steps, on noise of the lock's shape. Raises the errors of the model, the loss and torch."""
     training = lock.training
     count = min(MICRO_BATCHES, training.gradient_accumulation_steps)
 
@@ -161,9 +161,9 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: 
 
 
 def noise(task: Task, lock: Lock, count: int, device: torch.device) -> tuple[Any, Any]:
-    """Return image (list of images with `multi_scale`) and target of `count` samples, in the shapes of the loader.
+    """Return image (list of images with `multi_scale`) and target of `count` samples, in the loader's shapes.
 
-    Of several tasks each has its own: two mappings.
+    With several tasks both are mappings by task.
     """
     if task.parts:
         made = {name: noise(part, part.lock, count, device) for name, part in task.parts.items()}

@@ -1,7 +1,7 @@
-"""How a rank's share of the global batch is cut into micro-batches once the lock's did not fit into memory.
+"""The split of a rank's share of the global batch into micro-batches after the lock's did not fit into memory.
 
-The lock stays what was reviewed. That a run differs from it is a fact, kept as `micro_batch.json` in the output
-folder: the next start under the same lock reads it. Global batch, order of samples and learning rates never change.
+The lock stays as reviewed. The reduction is recorded as `micro_batch.json` in the output folder, and the next start
+under the same lock reads it. Global batch, order of samples and learning rates never change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Reduction:
-    """One time that memory ran out: micro-batch before and after, when, on which rank, and torch's words."""
+    """One out-of-memory error: micro-batch before and after, time, rank, and torch's message."""
 
     before: int
     after: int
@@ -47,29 +47,29 @@ def with_micro_batch(lock: Lock, micro_batch: int) -> Lock:
 
 
 def smaller(lock: Lock) -> int | None:
-    """Return the largest micro-batch of at most half the lock's that divides a rank's share; None below 1."""
+    """Return the largest micro-batch of at most half the lock's that divides a rank's share; None if there is none."""
     share = lock.training.global_batch_size // lock.parallel.world_size
     half = lock.training.micro_batch_size // 2
     return next((size for size in range(half, 0, -1) if share % size == 0), None)
 
 
 class Split:
-    """The split in force: the reviewed lock's, less what memory took away from it."""
+    """The split in use: the reviewed lock's, with the reductions after out-of-memory errors."""
 
     def __init__(self, reviewed: Lock, lock_sha256: str, output_dir: Path, fresh: bool) -> None:
-        """Take up what an earlier start under the same lock recorded, unless this one starts from the beginning."""
+        """Read the record of an earlier start under the same lock, unless this one starts from the beginning."""
         self.reviewed, self.path = reviewed, output_dir / FILE
         self._sha256 = lock_sha256
         self.reductions: list[Reduction] = [] if fresh else self._read()
 
     @property
     def lock(self) -> Lock:
-        """The lock as it runs."""
+        """The lock with the micro-batch in use."""
         return with_micro_batch(self.reviewed, self.reductions[-1].after) if self.reductions else self.reviewed
 
     @property
     def text(self) -> str:
-        """The split in words."""
+        """The split as text for messages."""
         training = self.lock.training
         return (
             f"micro-batch {training.micro_batch_size} x {training.gradient_accumulation_steps} accumulation steps x"
@@ -77,7 +77,7 @@ class Split:
         )
 
     def follow(self, world: World, fresh: bool) -> bool:
-        """Take what the main rank has read, which other nodes may see late; tell whether it was something else."""
+        """Take the main rank's reductions, whose file other nodes may see late. Return whether this rank's differed."""
         if fresh and world.main:
             self.path.unlink(missing_ok=True)
         mine, self.reductions = self.reductions, world.gather(self.reductions)[0]
@@ -91,14 +91,14 @@ class Split:
         return mine != self.reductions
 
     def reduce(self, when: str, rank: int, error: str, everywhere: bool) -> None:
-        """Halve the micro-batch, or less if that does not divide; raise R511 if it is 1."""
+        """Take the next smaller micro-batch (at most half); raise R511 if it is 1."""
         size = smaller(self.lock)
         if size is None:
             raise out_of_memory.nothing_smaller(when, error, everywhere)
         self.reductions.append(Reduction(self.lock.training.micro_batch_size, size, when, rank, error))
 
     def announce(self, model: Any) -> None:
-        """Say on stderr that training goes on with another split than the lock's."""
+        """Warn on stderr that training continues with another split than the lock's."""
         last, lock = self.reductions[-1], self.reviewed.training
         warn(
             f"OUT OF MEMORY {last.when} (rank {last.rank}): micro-batch {last.before} does not fit; going on with"
@@ -110,7 +110,7 @@ class Split:
             warn(f"batch norm now takes its statistics over {last.after} samples instead of {last.before}")
 
     def write(self) -> None:
-        """Write the record in one piece; raise R510 if that fails. Any rank may call this."""
+        """Write the record atomically; raise R510 on failure. Any rank may call this."""
         content = {"version": VERSION, "lock_sha256": self._sha256, **self.record()}
         try:
             atomic.write_text(self.path, json.dumps(content, indent=2) + "\n", sync=True, shared=True)
@@ -118,7 +118,7 @@ class Split:
             raise RuntimeFinding("R510", f"cannot write {self.path}", error.strerror or str(error)) from None
 
     def record(self) -> dict[str, Any]:
-        """Return what results.json says of the split."""
+        """Return the split's entry in results.json."""
         lock, now = self.reviewed.training, self.lock.training
         return {
             "global_batch_size": lock.global_batch_size,
@@ -129,7 +129,7 @@ class Split:
         }
 
     def parameters(self) -> dict[str, str]:
-        """Return the same for MLflow, whose parameters never change: one for each time."""
+        """Return the reductions as MLflow parameters. These never change, so each reduction has its own."""
         return {
             f"out_of_memory.{number}": f"micro-batch {one.before} -> {one.after}, {one.when}, rank {one.rank}"
             for number, one in enumerate(self.reductions, 1)

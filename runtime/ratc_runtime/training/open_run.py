@@ -1,4 +1,4 @@
-"""One run opened from its lock: engine, data, loss, checkpoints and the progress made so far."""
+"""A run opened from its lock: engine, data, loss, checkpoints and progress."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from ratc_runtime.training.micro_batch import Split
 
 @dataclass
 class Progress:
-    """How far a run is; this and the weights are what a checkpoint holds. Times in seconds."""
+    """The progress of a run. A checkpoint holds it beside the weights. Times in seconds."""
 
     epoch: int = 0  # whole epochs done
     step: int = 0  # optimizer steps done in the epoch under way
@@ -70,7 +70,7 @@ class Progress:
 
 @dataclass
 class Run:
-    """Everything the loop works with; `lock` is the reviewed one with the micro-batch of `split`."""
+    """The state of the training loop. `lock` is the reviewed lock with the micro-batch of `split`."""
 
     lock: Lock
     split: Split
@@ -83,7 +83,7 @@ class Run:
     criterion: Any
     train: Loader
     val: Loader | JointLoader
-    test: Loader | JointLoader | None  # somebody who brings data may bring none for it
+    test: Loader | JointLoader | None  # None if a caller passed data sets without it
     steps: int  # optimizer steps in an epoch
     parameters: int
     checkpoints: Checkpoints
@@ -104,16 +104,16 @@ class Run:
 
     @property
     def loaders(self) -> list[Loader]:
-        """Those that read train, val and, if there is one, test."""
+        """The loaders of train, val and, if there is one, test."""
         return [leaf for loader in (self.train, self.val, self.test) if loader is not None for leaf in loader.leaves]
 
     @property
     def skipped(self) -> set[str]:
-        """The names of the samples that were left out."""
+        """The names of the skipped samples."""
         return {name for loader in self.loaders for name in loader.skipped}
 
     def describe(self) -> str:
-        """Return the lines that say what is about to be trained."""
+        """Return the lines that describe the run before it trains."""
         lock, training = self.lock, self.lock.training
         lines = [
             f"{lock.experiment_name}: {lock.model.name}, {self.parameters:,} parameters, {training.precision} on"
@@ -138,7 +138,7 @@ class Run:
         return "\n".join(lines)
 
     def reduce_micro_batch(self, when: str, error: str) -> None:
-        """Go on with a smaller micro-batch, in the only process there is, from the last step boundary.
+        """Continue with a smaller micro-batch from the last step boundary, in a run of one process.
 
         Raises R511 if the micro-batch is 1.
         """
@@ -159,9 +159,9 @@ class Run:
             new.skipped |= old.skipped
 
     def save(self, wait: bool = False) -> bool:
-        """Save the run as it stands; return whether that could be done.
+        """Save the current state; return whether that succeeded.
 
-        With `checkpoint.asynchronous` it is not known before the next save, unless `wait`.
+        With `checkpoint.asynchronous` a failure is known only at the next save, unless `wait`.
         """
         self.checkpoints.finish_write()
         self._note_lost()
@@ -176,7 +176,9 @@ class Run:
         return saved
 
     def save_if_due(self) -> None:
-        """Save within an epoch, as `checkpoint.every_steps` asks; the end of an epoch is saved after its evaluation."""
+        """Save within an epoch if `checkpoint.every_steps` asks for it. The end of an epoch is saved after its
+        evaluation.
+        """
         progress, every = self.progress, self.lock.checkpoint.every_steps
         if every and progress.step < self.steps and (progress.epoch * self.steps + progress.step) % every == 0:
             self.save()
@@ -188,10 +190,10 @@ class Run:
             self.progress.best_epoch = next((place.epoch for place in self.ranking()), None)
 
     def ranking(self) -> list[Place]:
-        """Return the places of the evaluated epochs by `checkpoint.best_metric`, best first, the earlier of equals.
+        """Return the places of the evaluated epochs by `checkpoint.best_metric`, best first; equal ones in order.
 
-        Epochs in which that score means nothing come after all others, by their validation loss. If weights are pruned
-        while training, those epochs come first in which all of them have gone.
+        Epochs whose score is missing or not finite come last, by validation loss. If training prunes weights, the
+        epochs after all of them are pruned come first.
         """
         name = self.lock.checkpoint.best_metric
         sign = -1.0 if self.task.metrics.get(name, LOSS).larger_is_better else 1.0
@@ -209,12 +211,12 @@ class Run:
         return [Place(record["epoch"], 0) for record in sorted(kept, key=key)]
 
     def note_skipped(self) -> None:
-        """Bring together the names of the bad samples that any rank has left out; every rank calls this."""
+        """Collect the names of the bad samples that any rank has skipped. Every rank calls this."""
         everywhere = set().union(*self.world.gather(self.skipped))
         self.progress.skipped = sorted(everywhere.union(self.progress.skipped))
 
     def report_step(self, loss: float, rate: float, norm: torch.Tensor | None) -> None:
-        """Show and log the optimizer step just made."""
+        """Show and log the last optimizer step."""
         progress = self.progress
         self.checkpoints.poll()
         self.account.step(self.lock.training.global_batch_size, self.engine.skipped_steps)
@@ -227,7 +229,7 @@ class Run:
             self.tracker.log(values, progress.epoch * self.steps + progress.step)
 
     def end_epoch(self, checked: Evaluation) -> None:
-        """Record the epoch just trained and evaluated, and save what is to be saved."""
+        """Record the trained and evaluated epoch, and save a checkpoint if one is due."""
         progress, lock = self.progress, self.lock
         done = (progress.epoch + 1) * self.steps
         record: dict[str, Any] = {
@@ -260,7 +262,7 @@ class Run:
 
 
 def seed_everything(lock: Lock, rank: int) -> None:
-    """Seed Python, NumPy and torch; each rank differently, so that dropout differs between them."""
+    """Seed Python, NumPy and torch, differently on each rank, so that dropout differs between them."""
     seed = (lock.seed + rank) % 2**32
     random.seed(seed)
     np.random.seed(seed)
@@ -268,9 +270,9 @@ def seed_everything(lock: Lock, rank: int) -> None:
 
 
 def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
-    """Tell whether the output folder holds the finished results of this very lock, not to be made again.
+    """Return whether the output folder holds finished results of this lock that need not be made again.
 
-    Results of other own code are not this lock's, unless the lock only warns: its checkpoint then says what differs.
+    Results of other own code do not count, unless the lock only warns about changed code.
     """
     if fresh or lock.checkpoint.resume == "never":
         return False
@@ -287,12 +289,12 @@ def is_finished(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def open_run(
     lock: Lock, lock_path: Path, data_dir: Path, output_dir: Path, fresh: bool, own: Own, started: float
 ) -> Run:
-    """Build everything a lock names, but for what was passed, and take up the last checkpoint, if any.
+    """Build the parts that the lock names, except those in `own`, and load the last checkpoint, if any.
 
-    `started` is when the run's process began, of `time.perf_counter`.
+    `started` is the start time of the run's process, by `time.perf_counter`.
 
-    The first start, and one that finds other data, looks at a few samples of each split. Raises RuntimeFinding: R502 to
-    R506, R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573 and R575.
+    The first start, and one with changed data, checks a few samples of each split. Raises RuntimeFinding: R502 to R506,
+    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573 and R575.
     """
     claim = Claim(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -396,10 +398,10 @@ def open_run(
 def _compare_data(
     datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, world: World, progress: Progress | None
 ) -> bool:
-    """Note what a run is trained on; of one that continues, tell what has changed and note it in its `progress`.
+    """Record the training data. For a continued run, report its changes and note them in its `progress`.
 
-    Returns whether anything has; every rank calls this. If the training samples are others, an epoch that was under way
-    begins again: its steps are no part of any order of the new ones.
+    Returns whether there are changes. Every rank calls this. If the training samples changed, an unfinished epoch
+    begins again, because its steps do not belong to the new order.
     """
     told: tuple[list[str], bool] = [], False
     if world.main:
@@ -424,7 +426,7 @@ def _compare_data(
 
 
 def _trained_on(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record says of the samples that steps are made of."""
+    """Return the entries of a record for the training samples."""
     return {key: split for key, split in known["splits"].items() if key.partition("/")[0] == "train"}
 
 

@@ -1,4 +1,4 @@
-"""Running out of memory: how it is recognised, and what a person is told if nothing smaller is left to try."""
+"""Out-of-memory errors: how they are recognised, and the message if no smaller micro-batch is left to try."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ON_THE_HOST = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) mem
 
 
 def explain(error: BaseException, device: torch.device) -> str | None:
-    """Return torch's own words if an error, or what caused it, is the device's lack of memory; else None.
+    """Return torch's message if an error, or its cause, is that the device is out of memory; else None.
 
-    The host's memory counts only if it is the one that is trained in.
+    The host's memory counts only if training runs on the CPU.
     """
     seen: list[BaseException] = []
     step: BaseException | None = None if isinstance(error, RuntimeFinding) else error
@@ -30,18 +30,18 @@ def explain(error: BaseException, device: torch.device) -> str | None:
             and (_ON_A_DEVICE.search(text) or (device.type == "cpu" and _ON_THE_HOST.search(text)))
         )
         if known:
-            # The first sentences say what was asked for and what was free; the rest is advice on the allocator.
+            # The first sentences give the requested and the free memory; the rest is advice on the allocator.
             return " ".join(text.split())[:400] or type(step).__name__
         step = step.__cause__ or (None if step.__suppress_context__ else step.__context__)
     return None
 
 
 def give_back(device: torch.device) -> None:
-    """Free what a failed step left behind, and all that the allocator keeps; call this where its traceback is gone.
+    """Free the rest of a failed step and the allocator's cache. Call this after the error's traceback is gone.
 
-    cuBLAS's workspaces go, too (`CublasHandlePool.cpp`): they are tensors that a step makes when it first needs them,
-    often out of a large cached block, and such a block cannot be given back as long as a part of it is in use. A failed
-    step left gigabytes reserved that way, in pieces too small for the next one. cuBLAS makes new ones.
+    cuBLAS's workspaces are freed, too (`CublasHandlePool.cpp`). A step makes these tensors at first use, often in a
+    large cached block, and such a block cannot be freed while a part of it is in use. A failed step left gigabytes
+    reserved that way, in pieces too small for the next one. cuBLAS makes new ones.
     """
     gc.collect()
     if device.type == "cuda":
@@ -77,7 +77,7 @@ def elsewhere(error: str) -> RuntimeFinding:
 
 
 def ended(when: str, error: str, why: str, split: str, record: Path, checkpoint: Path | None) -> RuntimeFinding:
-    """Return R512: the run ends here, and its next start takes a smaller micro-batch."""
+    """Return R512: the run ends, and its next start takes a smaller micro-batch."""
     begins = f"continues from {checkpoint}" if checkpoint else "begins again, for nothing was saved before"
     return RuntimeFinding(
         "R512",

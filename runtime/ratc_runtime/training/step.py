@@ -1,4 +1,4 @@
-"""The one training step. It does no I/O and logs nothing: what runs here is also what is traced."""
+"""The training step. It does no I/O and logs nothing. The trace runs the same code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratc_runtime.distributed.phases import phase
 
 
 class Engine(Protocol):
-    """What a step needs from torch, Accelerate or DeepSpeed (see engine/)."""
+    """The interface of a step to torch, Accelerate or DeepSpeed (see engine/)."""
 
     model: Callable[..., Any]
 
@@ -46,9 +46,9 @@ def training_step(
 ) -> StepResult:
     """Make one optimizer step from `accumulation` micro-batches of (image, target), already on the device.
 
-    The gradient is that of the mean loss over all micro-batches and ranks; `weights` are factors of this rank's losses
-    if its micro-batches have not all the same size. Gradients meet once, with the last micro-batch; they are clipped
-    after any loss scale has been taken out.
+    The gradient is that of the mean loss over all micro-batches and ranks. `weights` are factors of this rank's losses
+    if its micro-batches differ in size. Gradients are reduced once, with the last micro-batch. They are clipped after
+    any loss scale has been removed.
     """
     for group in engine.parameter_groups:
         group["lr"] = learning_rate

@@ -1,6 +1,6 @@
-"""Sample data sets, small and made from what is installed: a file here each, and a line in the table.
+"""Sample data sets: small, made from installed packages, one module each.
 
-Run as `python -m ratc_runtime.data.sample NAME DIR`, which `ratc sample-data NAME DIR` does.
+Run as `python -m ratc_runtime.data.sample NAME DIR`, which is what `ratc sample-data NAME DIR` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ratc_runtime.data.sample.folder import SampleData, SampleDataError
 
 __all__ = ["NAMES", "SampleData", "SampleDataError", "find"]
 
-#: Modules of this package by the name that a person gives; each has a `SAMPLE`.
+#: Modules of this package by the name of the data set; each has a `SAMPLE`.
 _MODULES = {"brain": "brain", "brain3d": "brain3d", "shapes": "shapes", "digits": "digits"}
 NAMES = tuple(_MODULES)
 

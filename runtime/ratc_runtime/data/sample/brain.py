@@ -34,7 +34,7 @@ def splits() -> dict[str, list[int]]:
 
 def make(folder: Path) -> None:
     """Write the slices: 8-bit grey PNG of 192 x 192 pixels of 1 mm, the patient's front at the top, radiological side
-    (the patient's right on the left); masks are 0 and 255, white matter where its map is at least half.
+    (the patient's right on the left). Masks are 0 and 255: white matter is a value of its map of at least half.
     """
     import numpy as np
     from PIL import Image

@@ -9,7 +9,7 @@ from ratc_runtime.data.sample import mni152
 from ratc_runtime.data.sample.folder import SampleData, write_json
 
 # Coronal slabs in voxels of 1 mm from the back, first and one past the last; six millimetres lie between any two. Not
-# hemispheres: the template is symmetric, and the left one would give the right one away.
+# hemispheres: the template is symmetric, so the left one would reveal the right one.
 SLABS = (
     ("train", 24, 56),
     ("val", 62, 94),
@@ -26,7 +26,7 @@ SOURCE = "nilearn: MNI152 symmetric 2009a T1, grey and white matter, 1 mm"
 def make(folder: Path) -> None:
     """Write the blocks: 8-bit T1 of 160 x 32 x 160 voxels (right, anterior, superior) of 1 mm, and masks of classes.
 
-    A voxel is the matter whose map is at least half there; no voxel is both.
+    A voxel belongs to the matter whose map is at least half there. No voxel belongs to both.
     """
     import nibabel
     import numpy as np

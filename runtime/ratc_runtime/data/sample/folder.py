@@ -1,4 +1,4 @@
-"""A folder of sample data: all of it or nothing, and recognised when it is there already."""
+"""A folder of sample data, written completely or not at all, and recognised if it already exists."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MARKER = "sample-data.json"
 
 
 class SampleDataError(Exception):
-    """The sample data cannot be written; the message says why and what to do."""
+    """The sample data cannot be written. The message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class SampleData:
-    """One data set: what it is in a line, what its marker holds, its files by split and how they are made."""
+    """One data set: its summary in a line, the content of its marker, its files by split, and their function."""
 
     summary: str
-    #: What these very data are made from; another content is another data set.
+    #: The source of the data; another content is another data set.
     marker: Mapping[str, Any]
     #: Samples in each split.
     counts: Mapping[str, int]
@@ -37,7 +37,7 @@ class SampleData:
     table: str | None = None
 
     def is_complete(self, folder: Path) -> bool:
-        """Tell whether `folder` already holds exactly this sample data."""
+        """Return whether `folder` already holds exactly this sample data."""
         try:
             if json.loads((folder / MARKER).read_bytes()) != self.marker:
                 return False
@@ -53,10 +53,10 @@ class SampleData:
         return len(listed) == sum(self.counts.values()) and all((folder / name).is_file() for name in listed)
 
     def write(self, folder: Path) -> bool:
-        """Write the data into `folder`; return False if they were already there.
+        """Write the data into `folder`; return False if they already exist.
 
-        All or nothing: the files are made in a folder beside and renamed. Raises SampleDataError if the folder
-        holds something else or cannot be written.
+        The files are made in a temporary folder, which is renamed. Raises SampleDataError if `folder` holds something
+        else or cannot be written.
         """
         if self.is_complete(folder):
             return False
@@ -80,5 +80,5 @@ class SampleData:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, the same bytes for the same content."""
+    """Write JSON, with equal bytes for equal content."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """The sample data `shapes`: circles, squares and triangles over gradients and noise, in the COCO layout.
 
-Everything is drawn with integers from a seeded generator, so that the bytes are the same wherever they are made.
+Everything is drawn with integers from a seeded generator, so the bytes are the same on every machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make(folder: Path) -> None:
 
 
 def _draw(random: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """Return an image (H, W, 3) uint8, and its objects as COCO has them."""
+    """Return an image (H, W, 3) uint8, and its objects in COCO's format."""
     import numpy as np
 
     rows, columns = np.mgrid[:SIDE, :SIDE]
@@ -65,7 +65,7 @@ def _draw(random: Any) -> tuple[Any, list[dict[str, Any]]]:
         polygon = _polygon(NAMES[kind], int(left), int(top), int(size))
         colour = random.randint(0, 256, 3)
         inside = _inside(polygon, rows, columns)
-        # Shapes apart, and told from what lies behind them.
+        # Shapes do not overlap, and contrast with their background.
         if (taken & inside).any() or abs(int((picture[inside] - colour).mean())) < 40:
             continue
         taken |= inside
@@ -104,7 +104,7 @@ def _polygon(name: str, left: int, top: int, size: int) -> list[tuple[int, int]]
 
 
 def _inside(polygon: list[tuple[int, int]], rows: Any, columns: Any) -> Any:
-    """Return the pixels whose centres lie in a convex polygon, in halves of pixels so that all is whole numbers."""
+    """Return the pixels whose centres lie in a convex polygon. Half pixels keep all numbers whole."""
     import numpy as np
 
     inside = np.ones(rows.shape, bool)

@@ -1,1 +1,1 @@
-"""Detection by set prediction: a fixed number of queries, each of which finds one object or none."""
+"""Detection by set prediction: each of a fixed number of queries finds one object or none."""

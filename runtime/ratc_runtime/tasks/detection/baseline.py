@@ -1,4 +1,4 @@
-"""The trivial baseline of detection: the mean box of each class of the training split, whatever the image."""
+"""The trivial baseline of detection: the mean box of each class of the training split, for every image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ratc_runtime.tasks.detection.metrics import AveragePrecision
 def evaluate(
     train: Any, test: Any, world: World, collate: Callable[[Any], Any], scorer: AveragePrecision
 ) -> dict[str, float]:
-    """Score one box a class, its mean, with the class's share of the objects as score; every rank calls this."""
+    """Score one box per class, its mean, with the class's share of the objects as score. Every rank calls this."""
     classes = len(scorer.class_names)
     totals = torch.zeros(classes, 5, dtype=torch.float64)  # number, and sums of centre and size
     for target in _targets(train, world, collate):
@@ -34,7 +34,7 @@ def evaluate(
 
 
 def _targets(dataset: Any, world: World, collate: Callable[[Any], Any]) -> Iterator[Any]:
-    """Yield this rank's targets as the model has them; bad samples were reported by the loaders and are left out."""
+    """Yield this rank's collated targets. Bad samples are skipped: the loaders have reported them."""
     read = getattr(dataset, "target", None) or (lambda index: dataset[index]["target"])
     for index in range(world.rank, len(dataset), world.size):
         try:

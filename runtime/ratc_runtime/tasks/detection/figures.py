@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from ratc_runtime.atomic import replacing
 from ratc_runtime.tasks.detection.picture import Picture
 
-# Okabe and Ito's colours, told apart by people who see no red or green as well; the class stands at the box too.
+# Okabe and Ito's colours, distinguishable with colour blindness; the box also has the name of the class.
 COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
 DPI = 100
 #: Detections below this score are not drawn.
@@ -29,7 +29,7 @@ SHOWN = 0.3
 def draw_boxes(folder: Path, pictures: Sequence[Picture], class_names: Sequence[str]) -> list[Path]:
     """Draw one PNG per picture: truth, and detections with their scores; return the files."""
     if folder.is_symlink():
-        folder.unlink()  # what lies behind a link is not this run's to delete
+        folder.unlink()  # the target of a link does not belong to this run
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

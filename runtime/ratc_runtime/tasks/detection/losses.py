@@ -17,13 +17,13 @@ from ratc_runtime.tasks.outputs import mapping_with
 class SetPrediction(nn.Module):
     """Weighted sum of the three parts, averaged over decoder layers and over samples.
 
-    Every part is divided by the objects of *its own sample* (at least one), not by those of the batch as in DETR: so
-    the loss of a batch is the mean of its samples' losses, and neither accumulation nor the number of processes
-    changes the gradient. What it costs: an object in a crowded image weighs less than one that is alone.
+    Every part is divided by the objects of *its own sample* (at least one), not by those of the batch as in DETR. So
+    the loss of a batch is the mean of its samples' losses, and neither accumulation nor the number of processes changes
+    the gradient. The cost: an object in a crowded image weighs less than a single one.
 
-    In the last layer one query answers for an object. In those before, and in the output's `proposals`, if it has
-    any, `repeats` queries do, and the parts are divided by as many: more queries learn at each step (the hybrid layers
-    of Jia et al., "H-DETR", CVPR 2023). They are fewer if there are not so many queries for all objects.
+    In the last layer one query is matched to an object. In earlier ones, and in the output's `proposals`, if it has
+    any, `repeats` queries are, and the parts are divided by their number: more queries learn at each step (the hybrid
+    layers of Jia et al., "H-DETR", CVPR 2023). There are fewer if the queries do not suffice for all objects.
 
     `class_weight`, `l1_weight` and `giou_weight` weigh the parts, in the matching too; `alpha` and `gamma` are those of
     the focal loss (Lin et al., ICCV 2017). L1 is of centre and size as shares of the image.
@@ -85,7 +85,7 @@ class SetPrediction(nn.Module):
 
 
 def _focal(logits: torch.Tensor, goal: torch.Tensor, alpha: float, gamma: float) -> torch.Tensor:
-    """Return the focal loss of each logit, by the goal's 0 or 1."""
+    """Return the focal loss of each logit for the goal's 0 or 1."""
     entropy = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
     chance = logits.sigmoid()
     wrong = chance + goal - 2 * chance * goal

@@ -1,4 +1,4 @@
-"""Which query answers for which object: the assignment of least cost (Carion et al., ECCV 2020, "DETR")."""
+"""The assignment of queries to objects with the least cost (Carion et al., ECCV 2020, "DETR")."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ratc_runtime.tasks.detection.boxes import generalized_iou, to_corners
 
-# What is no number costs more than anything that is one; the loss itself stays what it is, and the loop sees it.
+# The cost of NaN, above any other. The loss itself stays NaN, and the loop reports it.
 _WORST = 1e6
 
 
@@ -57,11 +57,11 @@ def match(
     costs: Costs,
     repeats: Sequence[Sequence[int]] | None = None,
 ) -> Matches:
-    """Assign objects to queries, for every sample and decoder layer by itself.
+    """Assign objects to queries, for every sample and decoder layer separately.
 
-    `logits` (B, L, Q, C), `boxes` (B, L, Q, 4) as centres; `targets` as the task collates them; `repeats` (B, L), how
-    many queries answer for an object, one if absent. If a sample has more objects than there are queries, the
-    cheapest Q of them are matched.
+    `logits` (B, L, Q, C), `boxes` (B, L, Q, 4) as centres; `targets` as collated by the task; `repeats` (B, L), the
+    number of queries per object, one if absent. If a sample has more objects than there are queries, the cheapest Q of
+    them are matched.
     """
     layers = logits.shape[1]
     copies = [1] * (len(targets) * layers) if repeats is None else [count for row in repeats for count in row]

@@ -21,7 +21,7 @@ MOST = 100
 class Scored(NamedTuple):
     """One image: detections (K, 6) as x0, y0, x1, y1, score, label; truth (N, 6) as x0, y0, x1, y1, label, crowd.
 
-    Shares of the image, float64: average precision knows no pixels.
+    Corners are shares of the image, float64: average precision needs no pixels.
     """
 
     found: np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class Scored(NamedTuple):
 def detections(logits: torch.Tensor, boxes: torch.Tensor, most: int = MOST) -> torch.Tensor:
     """Return the best detections (B, K, 6) of logits (B, L, Q, C) and boxes (B, L, Q, 4): the last layer's.
 
-    Every pair of query and class is one, so that nothing has to be suppressed; corners, score and label, best first.
+    Every pair of query and class is a detection, without suppression. They have corners, score and label, best first.
     """
     scores = logits[:, -1].float().sigmoid()
     classes = scores.shape[-1]
@@ -63,9 +63,9 @@ class AveragePrecision:
         self._images.append(Scored(found, truth_of(target)))
 
     def scores(self, world: World) -> dict[str, float]:
-        """Return the scores over all ranks; NaN if a class, or the split, has no object."""
+        """Return the scores over all ranks; NaN for a class, or a split, without objects."""
         images = [image for part in world.gather(self._images) for image in part]
-        # One process computes, on images in an order that does not depend on who had them: it decides between equal
+        # One process computes, on images in an order that does not depend on their ranks: it decides between equal
         # scores.
         images.sort(key=lambda image: (image.truth.tobytes(), image.found.tobytes()))
         made = _evaluate(images, self.class_names) if world.main else None
@@ -74,7 +74,7 @@ class AveragePrecision:
 
 
 def truth_of(target: Mapping[str, torch.Tensor]) -> np.ndarray[Any, Any]:
-    """Return the truth of a sample as `Scored` has it, crowds among it."""
+    """Return the truth of a sample in the form of `Scored`, including crowds."""
     parts = []
     for boxes, labels, crowd in (("boxes", "labels", 0.0), ("crowd_boxes", "crowd_labels", 1.0)):
         corners, label = to_corners(target[boxes].double()).cpu(), target[labels].double().cpu()
@@ -101,7 +101,7 @@ def _evaluate(images: Sequence[Scored], class_names: Sequence[str]) -> dict[str,
         known.createIndex()
         made.createIndex()
         evaluation = COCOeval(known, made, "bbox")
-        # Of all sizes: what is small or large is a matter of COCO's own pixels.
+        # Of all sizes: small and large are defined in the pixels of COCO's own images.
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [MOST]
         evaluation.evaluate()
@@ -125,6 +125,6 @@ def _entry(image: int, corners: Sequence[float], label: float, number: int) -> d
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:
-    """Return the mean over what is defined; pycocotools has -1 for a class without objects."""
+    """Return the mean over the defined values. pycocotools has -1 for a class without objects."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else float("nan")

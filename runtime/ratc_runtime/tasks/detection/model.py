@@ -1,4 +1,4 @@
-"""The detection head: RAT's groups propose boxes, and queries that start from the best look for one object each."""
+"""The detection head: RAT's groups propose boxes, and queries that start from the best find one object each."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _WAVES = 10000.0
 class DetectionModel(nn.Module):
     """RAT with a decoder: images to a class and a box for each query.
 
-    Every group proposes a class and a box around its own place, and the surest of them become the queries ("two-stage",
-    Zhu et al., "Deformable DETR", ICLR 2021). Each decoder layer looks around a query's box in the groups of all scales
-    and moves it (Liu et al., "DAB-DETR", ICLR 2022); attention to groups starts out near the box (Gao et al., "SMCA",
-    ICCV 2021). So queries start on objects; those of DETR, free ones, take hundreds of epochs to get there.
+    Every group proposes a class and a box around its own place, and the most certain proposals become the queries
+    ("two-stage", Zhu et al., "Deformable DETR", ICLR 2021). Each decoder layer attends to the groups of all scales
+    around a query's box and moves it (Liu et al., "DAB-DETR", ICLR 2022); attention to groups starts near the box (Gao
+    et al., "SMCA", ICCV 2021). So queries start on objects. DETR's free queries take hundreds of epochs to get there.
 
-    Forward takes (B, C, H, W), or a list of them from fine to coarse, one per scale; it returns `logits` (B, L, Q,
+    Forward takes (B, C, H, W), or a list of them from fine to coarse, one per scale. It returns `logits` (B, L, Q,
     classes) and `boxes` (B, L, Q, 4) of all decoder layers, the last of which is the prediction, and `proposals`, the
-    same of all N groups in one layer, which the loss looks at. Q is `queries`, and N if there are fewer groups.
-    Boxes are centre and size as shares of the image, float32; the score of a class is its logit's sigmoid.
+    same of all N groups in one layer, for the loss. Q is `queries`, or N if there are fewer groups. Boxes are centre
+    and size as shares of the image, float32; the score of a class is its logit's sigmoid.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DetectionModel(nn.Module):
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> dict[str, Any]:
-        """Return logits, boxes and proposals from what RAT made of the images."""
+        """Return logits, boxes and proposals from RAT's groups of the images."""
         memory, anchors = self._memory(images, groups)
         places = anchors[:, :2]
         waves = sine(places, self.features).to(memory.dtype)
@@ -105,7 +105,7 @@ class DetectionModel(nn.Module):
 
 
 class _Reading(nn.Module):
-    """Class logits, and the step from a reference box, of features."""
+    """Class logits, and the step from a reference box, computed from features."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class _Reading(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    """Queries look at each other, then at the groups; norms come first."""
+    """Self-attention of the queries, then attention to the groups. Norms come first."""
 
     def __init__(self, features: int, heads: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class _DecoderLayer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Multi-head attention with a bias on its logits, computed in the open: queries are few, so the maps are small."""
+    """Multi-head attention with a bias on its logits. The maps are materialised: queries are few, so they are small."""
 
     def __init__(self, features: int, heads: int) -> None:
         super().__init__()

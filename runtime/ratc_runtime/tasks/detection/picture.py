@@ -1,4 +1,4 @@
-"""What a picture of boxes is drawn from; free of matplotlib, so that ranks can send it to the one that draws."""
+"""The data of a picture of boxes. Does not import matplotlib, so that ranks can send it to the one that draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample: image (C, H, W) in [0, 1], truth (N, 6) and detections (K, 6) as `metrics.Scored` has them."""
+    """One sample: image (C, H, W) in [0, 1], truth (N, 6) and detections (K, 6) in the form of `metrics.Scored`."""
 
     index: int
     name: str

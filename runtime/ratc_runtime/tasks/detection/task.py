@@ -1,4 +1,4 @@
-"""Detection as a task: a target is a mapping for each sample, an output the queries' logits and boxes."""
+"""Detection as a task: a target is a mapping per sample, an output the queries' logits and boxes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ratc_runtime.tasks.detection.picture import Picture
 from ratc_runtime.tasks.detection.writing import BoxWriter
 from ratc_runtime.tasks.names import named_alike
 
-#: Objects of each sample in a rehearsal or a trace; what they take is little beside the model.
+#: Objects of each sample in a rehearsal or a trace; their memory is small beside the model's.
 EXAMPLE_OBJECTS = 10
 
 
@@ -39,11 +39,11 @@ class Detection(Task):
         super().__init__(lock)
         assert lock.detection is not None  # reading the lock has seen to it
         self.head = lock.detection
-        # What is traced is a lock without names.
+        # The lock of a trace has no names.
         self.class_names = list(lock.data.class_names or _unnamed(lock))
 
     def opened(self, datasets: Mapping[str, Any]) -> None:
-        """Take the classes' names from the data sets; raise R539 if these, or the lock's own, differ.
+        """Take the classes' names from the data sets. Raises R539 if these, or the lock's own, differ.
 
         Warns if an image has more objects than there are queries: some of them cannot be found.
         """
@@ -77,8 +77,8 @@ class Detection(Task):
     def collate(self, targets: Sequence[Any]) -> list[dict[str, torch.Tensor]]:
         """Return a mapping for each sample: `boxes` (N, 4), `labels` (N,), and `crowd_boxes`, `crowd_labels` apart.
 
-        Boxes are centre and size as shares of the image. Crowds, regions of objects that nobody counted, are not learnt
-        and forgive what is found in them (as in COCO). Raises R541 if a target is not of the form of
+        Boxes are centre and size as shares of the image. Crowds, regions of uncounted objects, are not learnt, and
+        detections in them do not count as errors (as in COCO). Raises R541 if a target is not of the form of
         `ratc_runtime.data.coco`.
         """
         return [self._prepared(target) for target in targets]
@@ -114,18 +114,18 @@ class Detection(Task):
         return dict(enumerate(self.class_names))
 
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
-        """Return the objects of each class, crowds left out; raise R541 if the target has not the form it needs."""
+        """Return the number of objects of each class, without crowds. Raises R541 if the target is malformed."""
         [found] = self.collate([target])
         return dict(Counter(found["labels"].tolist()))
 
     def _size(self) -> tuple[int, int]:
-        """Return height and width of the finest image, of whose pixels a data set's boxes are."""
+        """Return height and width of the finest image. A data set's boxes are in its pixels."""
         height, width = self.lock.data.image_size
         largest = max(self.lock.data.scales)
         return max(1, round(height * largest)), max(1, round(width * largest))
 
     def example_target(self, count: int, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """Return random objects, as many in every sample."""
+        """Return random objects, the same number in every sample."""
         number = min(EXAMPLE_OBJECTS, self.head.queries)
         # Made at once and shared out as views: a trace wants the same operations for every number of samples.
         boxes = torch.rand(count, number, 4, device=device)
@@ -149,7 +149,7 @@ class Detection(Task):
         return Picture(index, name, image.cpu(), torch.from_numpy(truth_of(target[0])), found)
 
     def writer(self, folder: Path, threshold: float) -> BoxWriter:
-        """Return what writes boxes of at least that score in the COCO layout."""
+        """Return the writer of boxes with at least that score in the COCO layout."""
         return BoxWriter(folder, self.class_names, threshold)
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:
@@ -169,12 +169,12 @@ class Detection(Task):
 
 
 def _unnamed(lock: Lock) -> list[str]:
-    """Return what classes are called of which nobody said a name."""
+    """Return names for classes without a name."""
     return [f"class {number}" for number in range(lock.data.num_classes)]
 
 
 def _check_apart(datasets: Mapping[str, Any]) -> None:
-    """Raise R506 if an image file is in two splits; data sets that do not say `image_files` are not looked at."""
+    """Raise R506 if an image file is in two splits. Data sets without `image_files` are not checked."""
     files = {split: set(data.image_files) for split, data in datasets.items() if hasattr(data, "image_files")}
     for one, other in combinations(files, 2):
         shared = files[one] & files[other]

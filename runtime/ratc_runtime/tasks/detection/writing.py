@@ -1,4 +1,4 @@
-"""Predicted boxes as one file in the COCO layout, which other tools and `data.dataset: coco` read."""
+"""Predicted boxes as one file in the COCO layout, which other tools and `data.dataset: coco` can read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FILE = "detections.json"
 
 
 class BoxWriter:
-    """Gathers boxes in pixels of the images' files, and writes them at the end.
+    """Collects boxes in pixels of the images' files, and writes them at the end.
 
-    The images are numbered from 1 in the order in which they come, the categories from 1 in the order of the classes.
-    Beside what COCO's annotations have, each has its `score`, at least `threshold`.
+    Images are numbered from 1 in order of arrival, categories from 1 in the order of the classes. Beside COCO's keys
+    each annotation has its `score`, at least `threshold`.
     """
 
     together = True
@@ -34,7 +34,7 @@ class BoxWriter:
         return self.folder / FILE
 
     def add(self, piece: Piece, output: Any) -> None:
-        """Take the queries' logits and boxes of one image."""
+        """Add the queries' logits and boxes of one image."""
         height, width = piece.size
         identity = len(self._images) + 1
         self._images.append({"id": identity, "file_name": piece.path.name, "width": width, "height": height})
@@ -55,6 +55,6 @@ class BoxWriter:
             )
 
     def close(self) -> None:
-        """Write the file in one piece."""
+        """Write the file atomically."""
         content = {"images": self._images, "annotations": self._annotations, "categories": self._categories}
         atomic.write_text(self.folder / FILE, json.dumps(content, indent=1) + "\n")

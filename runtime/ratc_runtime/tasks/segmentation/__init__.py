@@ -1,1 +1,1 @@
-"""Binary segmentation: a map of logits for every image."""
+"""Segmentation: a map of logits for every image."""

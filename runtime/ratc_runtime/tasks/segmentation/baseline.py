@@ -1,8 +1,8 @@
-"""The trivial baseline of segmentation: the mean training mask of each class, whatever the image.
+"""The trivial baseline of segmentation: the mean training mask of each class, for every image.
 
-Each mask is cut at the training split's best threshold, and scored by itself: with several classes they may overlap,
-which no model's prediction does, so this is if anything more than a fixed prediction can reach. Patches of volumes come
-from anywhere, so there it knows little more than how much of a patch a class takes.
+Each mask is cut at the training split's best threshold, and scored separately. With several classes they may overlap,
+unlike a model's prediction, so this is an upper bound for a fixed prediction. Patches of volumes come from anywhere, so
+their baseline reflects little more than the size of a class.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def evaluate(
 
 
 def _split(target: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return where each foreground class is: (classes, ...), bool."""
+    """Return the mask of each foreground class: (classes, ...), bool."""
     if classes == 1:
         return target >= 0.5
     return torch.stack([target == number for number in range(1, classes)])
 
 
 def _targets(dataset: Any, world: World) -> Iterator[torch.Tensor]:
-    """Yield this rank's targets; bad samples were reported by the loaders and are left out here."""
+    """Yield this rank's targets. Bad samples are skipped: the loaders have reported them."""
     read = getattr(dataset, "target", None) or (lambda index: checked(dataset[index], "")["target"])
     for index in range(world.rank, len(dataset), world.size):
         watchdog.mark()

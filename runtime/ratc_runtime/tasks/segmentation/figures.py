@@ -19,7 +19,7 @@ from ratc_runtime.atomic import replacing
 from ratc_runtime.tasks.segmentation.picture import Picture
 
 Colour = tuple[float, float, float]
-# Told apart by people who see no red or green as well: blue, orange, magenta, yellow.
+# Distinguishable with red-green colour blindness: blue, orange, magenta, yellow.
 AGREED, EXTRA, MISSED = (0.12, 0.47, 0.71), (1.0, 0.62, 0.0), (0.90, 0.10, 0.55)
 CONFUSED = (0.95, 0.90, 0.25)
 #: Of several classes: the palette of Okabe and Ito (2008) without black, made for the same people.
@@ -33,7 +33,7 @@ PALETTE: tuple[Colour, ...] = (
     (0.95, 0.90, 0.25),
 )
 DPI = 100
-# The anatomy stays visible below what is agreed on; errors are few and thin, and have to stand out.
+# The anatomy stays visible below agreeing pixels; errors are few and thin, and have to stand out.
 OPACITY, ERROR_OPACITY = 0.45, 0.95
 PLANES = ("middle of the first axis", "middle of the second axis", "middle of the third axis")
 
@@ -41,7 +41,7 @@ PLANES = ("middle of the first axis", "middle of the second axis", "middle of th
 def draw_overlays(folder: Path, pictures: list[Picture]) -> list[Path]:
     """Draw one PNG per picture: image, truth, prediction, and both over the image; return the files."""
     if folder.is_symlink():
-        folder.unlink()  # what lies behind a link is not this run's to delete
+        folder.unlink()  # the target of a link does not belong to this run
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

@@ -19,7 +19,7 @@ from ratc_runtime.distributed.world import World
 def distances(predicted: Any, true: Any, spacing: float) -> tuple[float, float] | None:
     """Return the 95th percentile and the maximum between two masks (bool arrays of one shape), in units of `spacing`.
 
-    None if exactly one of them is empty, which leaves no distance; zeros if both are.
+    None if exactly one of them is empty, so that there is no distance; zeros if both are.
     """
     # Imported here: scipy takes half a second, and few runs ask for distances.
     from scipy import ndimage
@@ -34,10 +34,10 @@ def distances(predicted: Any, true: Any, spacing: float) -> tuple[float, float] 
 
 
 class Hausdorff:
-    """Mean distances over the samples and foreground classes of a split where there is something to measure.
+    """Mean distances over the samples and foreground classes of a split with a defined distance.
 
-    Samples that lack a class, and for which none is predicted, do not count. Those where only one side has it have no
-    distance: they are counted in `hausdorff_undefined`.
+    A sample without a class counts only if the class is predicted. If only one side has it, there is no distance: these
+    are counted in `hausdorff_undefined`.
     """
 
     def __init__(self, classes: int, spacing: float, ignore_index: int | None = None) -> None:

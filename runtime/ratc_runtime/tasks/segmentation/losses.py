@@ -1,4 +1,4 @@
-"""Losses of segmentation, by name. All take logits and targets as the task has them, in 2D or 3D, and return a scalar.
+"""Losses of segmentation, by name. All take the task's logits and targets, in 2D or 3D, and return a scalar.
 
 One foreground class: logits and targets (B, 1, ...), targets 0 and 1. K classes: logits (B, K, ...), targets (B, ...)
 of class numbers, 0 the background.
@@ -33,7 +33,7 @@ class Bce(nn.Module):
 class Dice(nn.Module):
     """One minus the soft Dice score of each sample, averaged over samples.
 
-    `smooth`, in pixels, keeps an empty mask defined: predicting nothing there costs nothing.
+    `smooth`, in pixels, keeps an empty mask defined: an empty prediction has loss 0.
     """
 
     def __init__(self, smooth: float = 1.0) -> None:
@@ -47,7 +47,7 @@ class Dice(nn.Module):
 
 
 class Combined(nn.Module):
-    """`bce_weight` x cross-entropy + `dice_weight` x Dice: steady gradients and the score that is reported."""
+    """`bce_weight` x cross-entropy + `dice_weight` x Dice: steady gradients and the reported score."""
 
     def __init__(self, bce_weight: float = 0.5, dice_weight: float = 0.5, smooth: float = 1.0) -> None:
         super().__init__()
@@ -60,10 +60,10 @@ class Combined(nn.Module):
 
 
 class CrossEntropy(nn.Module):
-    """Cross-entropy over K classes, averaged over the pixels of a sample that count, then over samples.
+    """Cross-entropy over K classes, averaged over the pixels of a sample without `ignore_index`, then over samples.
 
-    By sample, so that a batch in pieces has the gradient of the whole one. A sample of ignored pixels alone costs
-    nothing.
+    By sample, so that a batch in pieces has the gradient of the whole one. A sample with only ignored pixels has loss
+    0.
     """
 
     def __init__(self, classes: int, ignore_index: int | None) -> None:
@@ -82,8 +82,8 @@ class CrossEntropy(nn.Module):
 class ClassDice(nn.Module):
     """One minus the soft Dice score of each sample and foreground class, averaged over both.
 
-    The background is left out: it is most of an image, and what it says follows from the rest. `smooth`, in pixels,
-    keeps a class that a sample lacks defined: predicting nothing of it costs nothing.
+    The background is left out: it is most of an image, and follows from the other classes. `smooth`, in pixels, keeps a
+    class that a sample lacks defined: predicting none of it has loss 0.
     """
 
     def __init__(self, classes: int, ignore_index: int | None, smooth: float = 1.0) -> None:
@@ -139,7 +139,7 @@ def _soft_dice(probability: torch.Tensor, target: torch.Tensor, smooth: float) -
 
 
 def _compare(logits: torch.Tensor, expected: tuple[int, ...], target: torch.Tensor) -> None:
-    """Raise R574 unless the logits are a tensor, R538 unless they have the shape that the targets ask for."""
+    """Raise R574 unless the logits are a tensor, R538 unless they have the `expected` shape."""
     if tuple(tensor_of(logits).shape) != tuple(expected):
         raise RuntimeFinding(
             "R538",

@@ -1,4 +1,4 @@
-"""Dice and IoU over a whole split, from summed counts, and the trivial baseline to compare them with.
+"""Dice and IoU over a whole split, from summed counts, and the trivial baseline for comparison.
 
 Everything here is of class numbers, (B, ...) in 2D or 3D: 0 is the background, and one foreground class is 1.
 """
@@ -18,18 +18,18 @@ from ratc_runtime.tasks.segmentation.hausdorff import Hausdorff
 
 @dataclass(frozen=True)
 class Score:
-    """Overlap of prediction and truth, each in [0, 1]; NaN if both are empty, for then there is nothing to score."""
+    """Overlap of prediction and truth, each in [0, 1]; NaN if both are empty."""
 
     dice: float
     iou: float
 
 
 def labels(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the class numbers that logits predict and that targets hold, both (B, ...).
+    """Return the predicted and the true class numbers, both (B, ...), from logits and targets.
 
-    Of one foreground class both are (B, 1, ...): a pixel is predicted where its logit is above zero, true where the
-    target is at least half. Of K classes the logits are (B, K, ...), the targets (B, ...). Raises R574 for an output
-    that is no tensor.
+    With one foreground class both are (B, 1, ...): a pixel is predicted if its logit is above zero, true if the target
+    is at least half. With K classes the logits are (B, K, ...), the targets (B, ...). Raises R574 for an output that is
+    no tensor.
     """
     output = tensor_of(output)
     if output.dim() == target.dim():
@@ -56,7 +56,7 @@ def counts(
 
 
 def score(totals: torch.Tensor) -> Score:
-    """Turn summed counts (3,) into scores. An average of the batches' scores would weigh small masks too much."""
+    """Return the scores of summed counts (3,). An average of the batches' scores would weigh small masks too much."""
     hit, extra, missed = (float(value) for value in totals)
     union = hit + extra + missed
     if union == 0:
@@ -65,15 +65,15 @@ def score(totals: torch.Tensor) -> Score:
 
 
 def mean_score(totals: torch.Tensor) -> Score:
-    """Return the mean over classes of summed counts (classes, 3); a class that is nowhere, and nowhere predicted, is
-    left out. NaN if that leaves none.
+    """Return the mean over classes of summed counts (classes, 3). A class that is neither present nor predicted is left
+    out; NaN if none remains.
     """
     found = [score(row) for row in totals if row.sum() > 0] or [Score(math.nan, math.nan)]
     return Score(sum(one.dice for one in found) / len(found), sum(one.iou for one in found) / len(found))
 
 
 class Overlap:
-    """Dice and IoU of one split, from counts over all of its pixels; distances if they are asked for.
+    """Dice and IoU of one split, from counts over all of its pixels, and distances if `hausdorff` is given.
 
     `names` are those of the foreground classes; with several of them each has its own scores too.
     """
@@ -94,8 +94,8 @@ class Overlap:
     def scores(self, world: World) -> dict[str, float]:
         """Return the scores over all ranks: `dice` and `iou`, means over the foreground classes.
 
-        With several classes also `dice/<name>` and `iou/<name>`; NaN for a class that is nowhere and nowhere
-        predicted, which the means leave out.
+        With several classes also `dice/<name>` and `iou/<name>`. They are NaN, and left out of the means, for a class
+        that is neither present nor predicted.
         """
         totals = world.sum(self._totals)
         found = mean_score(totals)
@@ -112,9 +112,9 @@ class Overlap:
 def baseline_mask(total: torch.Tensor, count: float) -> tuple[torch.Tensor, float]:
     """Return the best fixed prediction of one foreground class, bool, and its threshold, from the sum of `count` masks.
 
-    The mean mask is cut at the threshold that gives the best Dice on those very masks. The sum is enough: over
-    all images the true positives of a threshold are the sum of the total where the mean reaches it. Without any
-    foreground nothing is predicted.
+    The mean mask is cut at the threshold with the best Dice on the same masks. The sum is enough: over all images the
+    true positives of a threshold are the sum of `total` over the pixels whose mean reaches it. Without any foreground
+    the prediction is empty.
     """
     if not bool(total.any()):
         return torch.zeros_like(total, dtype=torch.bool), math.nan

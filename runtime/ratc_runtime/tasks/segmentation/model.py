@@ -1,4 +1,4 @@
-"""The head of segmentation: it turns RAT's groups into a map of logits, in 2D or 3D."""
+"""The segmentation head: it turns RAT's groups into a map of logits, in 2D or 3D."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 class SegmentationModel(nn.Module):
     """RAT with a head: images to logits at the size of the finest image.
 
-    RAT ends with a few group vectors per scale and, per head, `attn_q`: how each pixel is shared out among the
-    groups (it sums to one over them). Reading it the other way gives every pixel its mixture of group vectors,
-    which is RAT's own way back to pixels and needs no grid. What was lost between neighbouring pixels comes
-    from a shallow convolution of the finest image.
+    RAT ends with a few group vectors per scale and, per head, `attn_q`: the share of each group in each pixel (it sums
+    to one over the groups). Its transpose gives every pixel its mixture of group vectors, which is RAT's own way back
+    to pixels and needs no grid. A shallow convolution of the finest image adds the detail between neighbouring pixels.
 
-    Forward takes (B, C, H, W) or (B, C, D, H, W), or a list of them from fine to coarse, one per scale; it returns as
+    Forward takes (B, C, H, W) or (B, C, D, H, W), or a list of them from fine to coarse, one per scale. It returns as
     many dimensions with `outputs` in the second.
     """
 
@@ -58,7 +57,7 @@ class SegmentationModel(nn.Module):
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> torch.Tensor:
-        """Return logits from what RAT made of the images."""
+        """Return logits from RAT's groups of the images."""
         size = images[self.finest].shape[2:]
         maps = [self.stem(images[self.finest])]
         for level, group, norm in zip(images, groups, self.norms, strict=True):

@@ -1,4 +1,4 @@
-"""What an overlay is drawn from; free of matplotlib, so that ranks can send it to the one that draws."""
+"""The data of an overlay. Does not import matplotlib, so that ranks can send it to the one that draws."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 class Picture:
     """One sample for an overlay: image (C, H, W) or (C, D, H, W) in [0, 1], truth and prediction without the C.
 
-    Truth and prediction are class numbers, uint8; `names` are those of the foreground classes, from 1 on. Truth that
-    does not count is 0 in both.
+    Truth and prediction are class numbers, uint8; `names` are those of the foreground classes, from 1 on. Ignored
+    pixels are 0 in both.
     """
 
     index: int

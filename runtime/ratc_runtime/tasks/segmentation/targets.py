@@ -1,4 +1,4 @@
-"""Whether a target is one of segmentation, and how many pixels each class has in it."""
+"""The check of a segmentation target, and its number of pixels of each class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def amounts(image: Any, target: Any, name: str, classes: int, ignore_index: int 
     """Return the pixels of each class in one target: (1, ...) of one foreground class, else class numbers (...).
 
     `image` is a tensor (C, ...), a list of such from fine to coarse, or None if the shapes are not to be compared.
-    Raises R573 if the target has another form or size than the image, R570 and R536 for values that are no classes.
+    Raises R573 if the target has a wrong form, or another size than the image, R570 and R536 for values that are no
+    classes.
     """
     if not isinstance(target, torch.Tensor):
         raise _unfit(name, f"it is of type {type(target).__name__}, expected a tensor")

@@ -49,17 +49,17 @@ class Segmentation(Task):
         return {0: self.lock.data.class_names[0] if self.classes > 1 else "background"}
 
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
-        """Return the pixels of each class; raise R536, R570 or R573 if the target is not one of the lock's."""
+        """Return the pixels of each class. Raises R536, R570 or R573 if the target does not fit the lock."""
         return amounts(image, target, name, self.classes, self.ignore_index)
 
     @property
     def _foreground(self) -> list[str]:
-        """Names of the classes that are scored."""
+        """Names of the scored classes."""
         names = self.lock.data.class_names
         return names[1:] if self.classes > 1 else names
 
     def model(self, backbone: nn.Module) -> nn.Module:
-        """Return RAT with the head that goes back to pixels."""
+        """Return RAT with the segmentation head."""
         lock = self.lock
         return SegmentationModel(
             backbone,
@@ -77,7 +77,7 @@ class Segmentation(Task):
         return float(self.lock.model.args.get("spacing") or 1.0)
 
     def collate(self, targets: Sequence[Any]) -> torch.Tensor:
-        """Return masks as (B, 1, ...), float32, or as class numbers (B, ...), int64; raise R536 or R570 for others."""
+        """Return masks as (B, 1, ...), float32, or class numbers (B, ...), int64. Raises R536 or R570 for others."""
         stacked: torch.Tensor = default_collate(list(targets))
         check_values(stacked, self.classes, self.ignore_index)
         return stacked.float() if self.classes == 1 else stacked.long()
@@ -102,7 +102,7 @@ class Segmentation(Task):
         return baseline.evaluate(train, test, world, self.classes, self.ignore_index)
 
     def remarks(self, scores: dict[str, float]) -> list[str]:
-        """Say the Dice of each class, and which have none."""
+        """Return lines with the Dice of each class, and the classes without a score."""
         if "dice" in scores and scores["dice"] != scores["dice"]:
             return ["no score: the split has no foreground, and none is predicted"]
         # None of one class; nor if a trainer was given scores of its own.
@@ -126,7 +126,7 @@ class Segmentation(Task):
         return Picture(index, name, image.cpu(), *masks, dice, tuple(self._foreground))
 
     def writer(self, folder: Path, threshold: float) -> MaskWriter:
-        """Return what writes masks of the images' own sizes; `threshold` is of one foreground class."""
+        """Return the writer of masks in the images' own sizes. `threshold` is for one foreground class."""
         return MaskWriter(folder, tuple(self.lock.data.image_size), self.classes, threshold)
 
     def draw(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:

@@ -20,11 +20,11 @@ _COMPRESSED = ".nii.gz"
 
 
 class MaskWriter:
-    """Writes `NAME_segmentation.png`, or `.nii.gz`, as the data sets name masks.
+    """Writes `NAME_segmentation.png`, or `.nii.gz`, the data sets' names of masks.
 
-    Of one foreground class a PNG holds 0 and 255, where the probability is above `threshold`; otherwise files hold
-    class numbers. Logits of a picture are brought to the picture's size before a class is chosen. The patches of a
-    volume are put together; the file has the affine and the axes of the image's.
+    With one foreground class a PNG is 255 if the probability is above `threshold`, else 0. Otherwise files hold class
+    numbers. Logits of a picture are resized to the picture before a class is chosen. The patches of a volume are
+    merged; the file has the affine and the axes of the image's.
     """
 
     together = False
@@ -42,7 +42,7 @@ class MaskWriter:
         return self.folder / f"{name}_segmentation{_COMPRESSED}"
 
     def add(self, piece: Piece, output: torch.Tensor) -> None:
-        """Take logits (1, 1 or K, ...) of a piece; write the mask with the last one of its image."""
+        """Add logits (1, 1 or K, ...) of a piece. The mask is written with the last piece of its image."""
         if piece.corner is None:
             self._write_picture(piece, self._labels(output, piece.size))
             return
@@ -54,7 +54,7 @@ class MaskWriter:
             self._write_volume(piece, volume)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing: every mask is already written."""
 
     def _labels(self, output: torch.Tensor, size: tuple[int, ...]) -> Any:
         if tuple(output.shape[2:]) != tuple(size):

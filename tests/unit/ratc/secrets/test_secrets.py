@@ -262,6 +262,13 @@ def test_hostile_text_costs_no_more_than_its_length(piece, end):
     redact.redact(piece + piece[-1] * 200_000 + end)
 
 
+@pytest.mark.parametrize("piece", ["[", "{a: ", "- ", "? ", "&a [*a, "])
+@pytest.mark.usefixtures("ten_seconds_of_a_processor")
+def test_a_line_of_a_deep_yaml_text_is_shown_at_once(piece):
+    deep = piece * 50_000
+    assert excerpt.line(Source("deep.yaml", deep), 1)[:4] == deep[:4]
+
+
 @pytest.mark.parametrize(
     "long", ["sk-" + "a1" * 3000, "eyJ" + "a1" * 3000 + "." + "b2" * 400, "token=" + "ab,c" * 3000]
 )

@@ -1,0 +1,339 @@
+"""The causes that are known, the surest first: each a function of the evidence, which gives a diagnostic or nothing.
+
+Its place is the line of a log that shows it. Its helps name the line of the spec that would change it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.scheduler.dialect import End
+from ratc.units import duration, size_text, walltime_text
+from ratc.why.evidence import Evidence, Finding, place
+
+#: Findings that follow from another one, which is the cause if it is there.
+_FOLLOW = ("R514", "R561", "R567", "R528", "R566")
+#: Keys of the spec that a finding of the runtime is about.
+_KEYS = {
+    "R502": ("resources.num_gpus", "resources.nodes"),
+    "R504": ("resources.gpu", "resources.num_gpus"),
+    "R506": ("data.data_dir",),
+    "R507": ("training.learning_rate", "training.precision"),
+    "R509": ("model.name", "data.dataset", "training.loss"),
+    "R510": ("output_dir",),
+    "R511": ("training.batch_size",),
+    "R513": ("data.workers", "resources.memory"),
+    "R519": ("output_dir",),
+    "R524": ("logging.backend", "environment.venv"),
+    "R529": ("environment.venv",),
+    "R533": ("data.on_bad_sample",),
+    "R553": ("model.attention_memory",),
+    "R560": ("environment.modules", "environment.venv", "environment.conda", "environment.setup"),
+    "R562": ("output_dir",),
+    "R566": ("checkpoint.every_steps", "resources.walltime"),
+}
+#: The last line of a traceback; Accelerate and torchrun put the rank before it.
+_RAISED = r"^(?:\[\w+\d+\]:\s?)?((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$"
+#: Of exceptions that follow from the end of another process.
+_FOLLOWS = r"ChildFailedError|CalledProcessError|Dist\w+Error|RendezvousConnectionError|NCCL|nccl|gloo|by peer"
+
+
+def the_cause(evidence: Evidence) -> Diagnostic:
+    """The first cause that the evidence shows; R611 if it shows none."""
+    found = next((cause for look in CAUSES if (cause := look(evidence)) is not None), None)
+    return _with_account(found or _unknown(evidence), evidence)
+
+
+def _with_account(cause: Diagnostic, evidence: Evidence) -> Diagnostic:
+    """The cause with the scheduler's word on it as a note."""
+    account = evidence.account
+    if account is None:
+        return cause
+    parts = [f"job {account.task} is {account.state}" + (f" ({account.reason})" if account.reason else "")]
+    if account.status is not None:
+        parts.append(f"exit status {account.status}")
+    if account.ran_s is not None:
+        limit = f" of {duration(account.limit_s)}" if account.limit_s else ""
+        parts.append(f"after {duration(account.ran_s)}{limit}")
+    if account.hosts:
+        parts.append(f"on {account.hosts}")
+    if len(evidence.accounts) > 1:
+        parts.append(f"start {len(evidence.accounts)}")
+    return replace(cause, notes=(*cause.notes, f"the scheduler's account: {', '.join(parts)}"))
+
+
+def _nothing_wrong(evidence: Evidence) -> Diagnostic | None:
+    """Code: R600."""
+    account = evidence.account
+    if evidence.is_done or (evidence.results.get("status") == "finished" and account is None):
+        return _note(f"the run is finished: `{evidence.output}/results.json` has its scores")
+    if account is None:
+        return None
+    if account.end is End.WAITING:
+        reason = f", for the reason {account.reason}" if account.reason else ""
+        return _note(f"job {account.task} waits in the queue{reason}")
+    if account.end is End.RUNNING:
+        return _note(f"job {account.task} is running")
+    return None
+
+
+def _note(message: str) -> Diagnostic:
+    return Diagnostic("R600", message, severity=Severity.NOTE)
+
+
+def _told_by_the_run(evidence: Evidence) -> Diagnostic | None:
+    """A finding of the runtime's or of the script's own in the logs: the first that does not follow from another."""
+    found = [finding for finding in evidence.findings if finding.code not in _FOLLOW]
+    if not found:
+        return None
+    return _as_it_was(found[0], evidence)
+
+
+def _following(evidence: Evidence) -> Diagnostic | None:
+    """The same of a finding that mostly follows from another, if the other was not found."""
+    found = sorted(evidence.findings, key=lambda finding: -_FOLLOW.index(finding.code))
+    return _as_it_was(found[0], evidence) if found else None
+
+
+def _as_it_was(finding: Finding, evidence: Evidence) -> Diagnostic:
+    given = [evidence.at(path) for path in _KEYS.get(finding.code, ())]
+    places = [text for text in given if not text.startswith("`")] or given[:1]
+    helps = (*finding.helps, *(f"it is about {text}" for text in places))
+    return Diagnostic(finding.code, finding.message, finding.span, finding.notes, helps)
+
+
+def _out_of_time(evidence: Evidence) -> Diagnostic | None:
+    """Code: R601."""
+    line = evidence.first(r"DUE TO TIME LIMIT|TERM_RUNLIMIT|job killed after reaching LSF run time limit|got USR2")
+    account = evidence.account
+    if not (account and account.end is End.TIME) and line is None:
+        return None
+    limit = account.limit_s if account and account.limit_s else evidence.lock.get("job.walltime_seconds")
+    limit = getattr(limit, "value", limit)
+    within = f" of {duration(limit)}" if isinstance(limit, int) else ""
+    notes, helps = _time_needed(evidence)
+    if evidence.stopped:
+        helps = ("submit it again to go on", *helps)
+    return Diagnostic("R601", f"the job ran into its walltime{within}", _span(line), (_kept(evidence), *notes), helps)
+
+
+def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the epochs so far say about the walltime that all of them need."""
+    where = evidence.at("resources.walltime")
+    took = [epoch["seconds"] for epoch in evidence.epochs if isinstance(epoch.get("seconds"), (int, float))]
+    wanted = evidence.lock["training.epochs"].value if "training.epochs" in evidence.lock else None
+    ways = "or shorten an epoch, or let the job go back into the queue with `checkpoint.requeue: auto`"
+    if not took or not isinstance(wanted, int):
+        note = "no epoch was done: what one takes is not known" if not took else ""
+        return (note,) if note else (), (f"ask for more time in {where}, {ways}",)
+    one = sum(took) / len(took)
+    # A tenth more, for what is not in an epoch: the start, the last checkpoint, a slower node.
+    needed = int(wanted * one * 1.1) + 120
+    note = f"{len(took)} of {wanted} epochs were done, {one:.1f} s each: all of them take {duration(int(wanted * one))}"
+    rounded = walltime_text(-(-needed // 60) * 60)
+    return (note,), (f"`{rounded}` in {where} has room for a tenth more than that, {ways}",)
+
+
+def _out_of_host_memory(evidence: Evidence) -> Diagnostic | None:
+    """Code: R602."""
+    killed = r"oom[-_]kill|Out Of Memory|OOM Killer|Exceeded (?:job|step) memory limit|TERM_MEMLIMIT"
+    line = evidence.first(killed)
+    account = evidence.account
+    if not (account and account.end is End.MEMORY) and line is None:
+        return None
+    where = evidence.at("resources.memory")
+    notes: tuple[str, ...] = ()
+    asked = account.asked_memory if account else None
+    if account and account.memory:
+        of = f" of {size_text(asked)}" if asked else ""
+        notes = (f"a process was seen with {size_text(account.memory)}{of}; a peak between two looks is not in it",)
+    much = f"`{-(-int(asked * 1.5) // 2**30)}GB`" if asked else "more"
+    helps = (
+        f"ask for {much} in {where}",
+        f"or start fewer loader processes in {evidence.at('data.workers')}: each holds its own copy of the samples",
+    )
+    return Diagnostic("R602", "the job used more host memory than it had asked for", _span(line), notes, helps)
+
+
+def _lost_a_node(evidence: Evidence) -> Diagnostic | None:
+    """Code: R603."""
+    line = evidence.first(r"DUE TO NODE FAILURE|Node failure on|TERM_ZOMBIE|due to node failure")
+    account = evidence.account
+    if not (account and account.end is End.NODE) and line is None:
+        return None
+    hosts = f" of {account.hosts}" if account and account.hosts else ""
+    helps = (
+        "submit the job again: it goes on from its last checkpoint",
+        f"with `auto` in {evidence.at('checkpoint.requeue')} the scheduler starts it again by itself",
+    )
+    return Diagnostic("R603", f"the job lost a node{hosts}", _span(line), (), helps)
+
+
+def _stopped(evidence: Evidence) -> Diagnostic | None:
+    """Code: R604."""
+    account = evidence.account
+    line = evidence.first(r"DUE TO PREEMPTION", r"CANCELLED AT|DUE TO JOB REQUEUE|got (?:TERM|INT)")
+    if (account and account.end is End.PREEMPTED) or (line and "PREEMPTION" in line[1][0]):
+        what = "the job was preempted"
+    elif account and account.end is End.CANCELLED:
+        what = f"the job was cancelled {account.reason}".rstrip()
+    elif evidence.stopped:
+        what = f"the run was asked to stop, by {evidence.stopped.strip().splitlines()[0]}"
+        line = evidence.first(r"saved, not finished|asking the run to save")
+    else:
+        return None
+    return Diagnostic("R604", what, _span(line), (_kept(evidence),), ("submit it again to go on",))
+
+
+def _kept(evidence: Evidence) -> str:
+    if evidence.stopped:
+        return "it saved before it ended"
+    return f"its newest checkpoint is {evidence.checkpoint}" if evidence.checkpoint else "it has made no checkpoint"
+
+
+def _no_module(evidence: Evidence) -> Diagnostic | None:
+    """Code: R605."""
+    found = evidence.first(
+        r"ModuleNotFoundError: No module named '([^']+)'",
+        r"ImportError: (lib\S+): cannot open shared object file",
+        r"(?:^|: )(?:line \d+: )?([\w./-]+): (?:command not found|No such file or directory)$",
+    )
+    if found is None:
+        return None
+    span, match = found
+    keys = ("environment.venv", "environment.conda", "environment.container", "environment.modules")
+    given = [text for text in map(evidence.at, keys) if not text.startswith("`")]
+    where = (
+        f"install it in the environment of {given[0]}"
+        if given
+        else "name an environment that has it: `environment.venv`"
+    )
+    return Diagnostic("R605", f"`{match[1]}` is not there on the node", span, (), (where,))
+
+
+def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
+    """Code: R606."""
+    found = evidence.first(r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError: .*|CUDA out of memory\..*")
+    if found is None:
+        return None
+    size = evidence.lock["training.micro_batch_size"].value if "training.micro_batch_size" in evidence.lock else None
+    notes = (f"it ran with a micro-batch of {size}",) if size else ()
+    smaller = f"`{size // 2}`" if isinstance(size, int) and size > 1 else "a smaller one"
+    helps = (
+        f"try {smaller} in {evidence.at('training.batch_size')}: the global batch stays, with more accumulation",
+        "`ratc fit SPEC` shows what fits on each card",
+    )
+    return Diagnostic("R606", "a GPU was out of memory", found[0], notes, helps)
+
+
+def _no_place(evidence: Evidence) -> Diagnostic | None:
+    """Code: R607."""
+    found = evidence.first(
+        r"No space left on device(?:: '([^']*)')?",
+        r"Disk quota exceeded(?:: '([^']*)')?",
+        r"Read-only file system(?:: '([^']*)')?",
+        r"Permission denied(?:: '([^']*)')?",
+        r"insufficient shared memory|Bus error",
+    )
+    if found is None:
+        return None
+    span, match = found
+    of = f" at `{match[1]}`" if match.lastindex else ""
+    words = match[0].split(":")[0].lower()
+    help = f"free some space, or name another place in {evidence.at('output_dir')}"
+    if "shared" in words or "bus" in words:
+        help = f"the loader processes share memory: ask for more in /dev/shm, or {evidence.at('data.workers')}"
+    return Diagnostic("R607", f"a file could not be written or read{of}: {words}", span, (), (help,))
+
+
+def _no_network(evidence: Evidence) -> Diagnostic | None:
+    """Code: R608."""
+    found = evidence.first(
+        r"ncclUnhandledCudaError|ncclSystemError|ncclRemoteError|NCCL error.*",
+        r"(?:DistNetworkError|DistStoreError|RendezvousConnectionError)\b.*",
+        r"Connection (?:reset by peer|closed by peer|refused|timed out)|No route to host",
+    )
+    if found is None:
+        return None
+    helps = (
+        "look for the first failure on another node: a process that ended closes its connections",
+        "if there is none, the nodes cannot reach each other: name the interface, `NCCL_SOCKET_IFNAME` in the "
+        "cluster's facts",
+    )
+    return Diagnostic("R608", f"the processes lost each other: {found[1][0]}", found[0], (), helps)
+
+
+def _own_error(evidence: Evidence) -> Diagnostic | None:
+    """An exception that nobody caught, with the innermost line that is of no installed package. Code: R609."""
+    raised = evidence.lines(_RAISED)
+    found = next((found for found in raised if not re.search(_FOLLOWS, found[1][0])), None)
+    if found is None:
+        return None
+    span, match = found
+    lines = span.source.text.split("\n")[: span.line]
+    for number in range(len(lines), max(0, len(lines) - 400), -1):
+        frame = re.match(r'^(?:\[\w+\d+\]:\s?)?\s*File "([^"]+)", line (\d+), in (.*)$', lines[number - 1])
+        if frame and not re.search(r"(?:site|dist)-packages|/lib/python3|<frozen|ratc_runtime/", frame[1]):
+            return Diagnostic("R609", match[1], span, (f"raised below {frame[1]}:{frame[2]}, in {frame[3]}",))
+    return Diagnostic("R609", match[1], span)
+
+
+def _refused(evidence: Evidence) -> Diagnostic | None:
+    """A script of ratc's that ended by itself, or a word of the scheduler's in the job's log. Code: R610."""
+    found = evidence.first(
+        r"ratc: (the files of this job are not .*|started again .*|no port is free .*|the job has .* nodes, .*|"
+        r"points\.tsv has no point .*|no temporary folder .*)",
+        r"is named under secrets in the spec and must be set",
+        r"(?:slurmstepd|srun|slurmd|blaunch): error: (?!.*(?:Terminating|tasks? \d+: Exited|STEP))(.*)",
+    )
+    if found is None:
+        return None
+    span, match = found
+    text = match[1] if match.lastindex else span.source.line(span.line).split(": ", 1)[-1]
+    return Diagnostic("R610", f"the job ended before it trained: {text}", span)
+
+
+def _unknown(evidence: Evidence) -> Diagnostic:
+    """Code: R611."""
+    looked = [log.name for log in evidence.logs]
+    notes = (f"looked into {', '.join(looked)}",) if looked else ("no log was found",)
+    helps = (
+        "give the file with the output: `--log FILE`" if not looked else "the end of the log may say more",
+        "another try with `--debug` follows each step",
+    )
+    return Diagnostic("R611", "nothing that is known as a cause was found", _end(evidence), notes, helps)
+
+
+def _end(evidence: Evidence) -> Span | None:
+    """The last line of the first log that has one."""
+    for log in evidence.logs:
+        lines = log.text.rstrip("\n").split("\n")
+        if lines[-1].strip():
+            return place(log, len(lines), 0, len(lines[-1]))
+    return None
+
+
+def _span(found: tuple[Span, re.Match[str]] | None) -> Span | None:
+    return found[0] if found else None
+
+
+#: In the order in which they are looked for: what the run says itself, then what the scheduler did to it, then what
+#: others have printed, which may follow from any of these.
+CAUSES: Sequence[Callable[[Evidence], Diagnostic | None]] = (
+    _nothing_wrong,
+    _told_by_the_run,
+    _out_of_time,
+    _out_of_host_memory,
+    _lost_a_node,
+    _stopped,
+    _out_of_gpu_memory,
+    _no_module,
+    _no_place,
+    _own_error,
+    _no_network,
+    _refused,
+    _following,
+)

@@ -1,0 +1,74 @@
+"""Slurm's accounts of jobs, as sacct and scontrol print them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratc.scheduler.dialect import Account, Answer, End
+from ratc.scheduler.slurm import Slurm
+
+GIB = 1 << 30
+#: A job that was requeued once, then ran out of time; its steps alone say what memory was used.
+REQUEUED = """\
+12|NODE_FAIL|0:0|n[1-2]|61|10||8G|None|/work/my project|a
+12.batch|CANCELLED||n1|61||2097152K|||
+12|TIMEOUT|0:0|n[3-4]|602|10||8G|None|/work/my project|a
+12.batch|CANCELLED|0:15|n3|603||1024K|||
+12.0|FAILED|1:0|n[3-4]|600||3145728K|||
+"""
+SHOW = """\
+JobId=15 ArrayJobId=14 ArrayTaskId=2 JobName=demo JobState=FAILED RunTime=9-00:00:00
+   UserId=me(1000) GroupId=me(1000) MCS_label=N/A
+   JobState={state} Reason={reason} Dependency=(null)
+   Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode={code}
+   RunTime=00:00:26 TimeLimit=1-00:10:00 TimeMin=N/A
+   NodeList={nodes}
+   MinCPUsNode=1 MinMemoryNode=2G MinTmpDiskNode=0
+   WorkDir=/work/my project
+   StdOut=/work/my project/demo-14_2.out
+"""
+
+
+def test_each_start_is_an_account_with_the_memory_of_its_own_steps() -> None:
+    before, last = Slurm().accounts(Answer("sacct", 0, REQUEUED))
+    place = "/work/my project|a"
+    assert before == Account("12", "NODE_FAIL", End.NODE, "", 1, "n[1-2]", 61, 600, 2 * GIB, 8 * GIB, place)
+    assert last == Account("12", "TIMEOUT", End.TIME, "", 1, "n[3-4]", 602, 600, 3 * GIB, 8 * GIB, place)
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("COMPLETED", End.WELL),
+        ("CANCELLED by 1000", End.CANCELLED),
+        ("OUT_OF_MEMORY", End.MEMORY),
+        ("PREEMPTED", End.PREEMPTED),
+        ("PENDING", End.WAITING),
+        ("RESIZING", End.RUNNING),
+        ("", End.RUNNING),
+    ],
+)
+def test_states_come_down_to_a_few_ends(state: str, end: End) -> None:
+    [account] = Slurm().accounts(Answer("sacct", 0, f"12_3|{state}|0:9|None assigned|||||None|/work\n"))
+    assert (account.task, account.end, account.hosts) == ("12_3", end, "")
+    assert account.reason == ("by 1000" if "by" in state else "")
+
+
+def test_the_controller_gives_an_account_too() -> None:
+    text = SHOW.format(state="FAILED", reason="NonZeroExitCode", code="1:0", nodes="n1")
+    [account] = Slurm().accounts(Answer("scontrol", 0, text))
+    folder = "/work/my project"
+    assert account == Account(
+        *("14_2", "FAILED", End.FAILED, "NonZeroExitCode", 1, "n1", 26, 87_000, None, 2 * GIB),
+        *(folder, f"{folder}/demo-14_2.out"),
+    )
+    waits = SHOW.format(state="PENDING", reason="AssocGrpCpuLimit", code="0:0", nodes="(null)")
+    [account] = Slurm().accounts(Answer("scontrol", 0, waits))
+    assert (account.end, account.reason, account.status, account.hosts) == (End.WAITING, "AssocGrpCpuLimit", None, "")
+
+
+@pytest.mark.parametrize("out", ["", "nothing to read", "12|TIMEOUT", "|||||||||", "JobId=1"])
+def test_no_answer_gives_no_account(out: str) -> None:
+    assert Slurm().accounts(Answer("sacct", 1, REQUEUED)) == ()
+    assert all(not account.task for account in Slurm().accounts(Answer("sacct", 0, out)))
+    assert Slurm().accounts(Answer("scontrol", 0, out)) == ()

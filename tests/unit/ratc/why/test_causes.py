@@ -1,0 +1,150 @@
+"""The one cause that logs, results and a scheduler's account are brought down to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ratc.diagnostics import Severity, Source, Span
+from ratc.plan import Value, Values
+from ratc.scheduler.dialect import Account, End
+from ratc.why.causes import the_cause
+from ratc.why.evidence import Evidence
+
+LOCK = Values(
+    {
+        "training.epochs": Value(10, "spec"),
+        "training.micro_batch_size": Value(8, "derived"),
+        "job.walltime_seconds": Value(3600, "spec"),
+    }
+)
+
+
+def evidence(*logs: str, end: End | None = None, account: dict[str, Any] | None = None, **more: Any) -> Evidence:
+    """Evidence with logs `log0`, `log1` …, of a job that ended so, and of a spec that says everything on a line of its
+    own."""
+    sources = tuple(Source(f"log{number}", text) for number, text in enumerate(logs))
+    accounts = (Account("7", end.name, end, **(account or {})),) if end else ()
+    return Evidence(LOCK, sources, accounts, "7" if end else None, "outputs/demo", settings=settings(), **more)
+
+
+def settings() -> Values:
+    spec = Source("spec.yaml", "")
+    paths = ("resources.walltime", "resources.memory", "data.data_dir", "training.batch_size", "environment.venv")
+    return Values({path: Value("x", "spec", span=Span(spec, n, 3, n, 4)) for n, path in enumerate(paths, 1)})
+
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/opt/venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 1, in forward
+    return f(x)
+  File "/home/me/net.py", line 12, in forward
+    raise ValueError("odd")
+  File "/opt/venv/lib/python3.11/site-packages/torch/functional.py", line 3, in check
+ValueError: odd
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "place", "words"),
+    [
+        (evidence(end=End.RUNNING), "R600", None, "job 7 is running"),
+        (evidence(end=End.WAITING, account={"reason": "Resources"}), "R600", None, "the reason Resources"),
+        (evidence(is_done=True, end=End.WELL), "R600", None, "outputs/demo/results.json"),
+        (evidence(results={"status": "finished"}), "R600", None, "is finished"),
+        (
+            evidence("ok\nslurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 1 DUE TO TIME LIMIT ***"),
+            "R601",
+            "log0:2",
+            "1 h",
+        ),
+        (evidence(end=End.TIME, account={"limit_s": 120}), "R601", None, "walltime of 2 min"),
+        (evidence(end=End.MEMORY), "R602", None, "host memory"),
+        (evidence("x\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.0."), "R602", "log0:2", "host memory"),
+        (evidence(end=End.NODE, account={"hosts": "n[1-2]"}), "R603", None, "n[1-2]"),
+        (evidence("srun: error: Node failure on n2\nsrun: error: n2: task 1: Killed"), "R603", "log0:1", "lost a node"),
+        (evidence(end=End.CANCELLED, account={"reason": "by 1000"}), "R604", None, "cancelled by 1000"),
+        (evidence("slurmstepd: error: *** JOB 7 CANCELLED AT 1 DUE TO PREEMPTION ***"), "R604", "log0:1", "preempted"),
+        (evidence(end=End.FAILED, stopped="the file STOP\n"), "R604", None, "by the file STOP"),
+        (evidence("a\nModuleNotFoundError: No module named 'monai'"), "R605", "log0:2", "`monai`"),
+        (evidence("node.sh: line 3: nvidia-smi: command not found"), "R605", "log0:1", "`nvidia-smi`"),
+        (
+            evidence("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"),
+            "R606",
+            "log0:1",
+            "out of memory",
+        ),
+        (evidence("OSError: [Errno 28] No space left on device: '/scratch/x'"), "R607", "log0:1", "`/scratch/x`"),
+        (evidence("RuntimeError: DataLoader worker is killed by signal: Bus error."), "R607", "log0:1", "bus error"),
+        (
+            evidence("torch.distributed.DistNetworkError: the client socket has timed out"),
+            "R608",
+            "log0:1",
+            "lost each other",
+        ),
+        (evidence(TRACEBACK), "R609", "log0:7", "ValueError: odd"),
+        (evidence("12:00 ratc: no port is free on n1: 100 were tried"), "R610", "log0:1", "no port is free"),
+        (
+            evidence("WANDB_API_KEY: is named under secrets in the spec and must be set"),
+            "R610",
+            "log0:1",
+            "must be set",
+        ),
+        (evidence("step 1\nstep 2\n"), "R611", "log0:2", "nothing that is known"),
+        (evidence(), "R611", None, "nothing that is known"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("R6") else "",
+)
+def test_a_cause(given: Evidence, code: str, place: str | None, words: str) -> None:
+    cause = the_cause(given)
+    assert (cause.code, cause.span and cause.span.place.rpartition(":")[0]) == (code, place)
+    assert words in " ".join((cause.message, *cause.notes))
+    assert (cause.severity is Severity.NOTE) == (code == "R600")
+
+
+FOUND = """\
+[rank1]: error[R514]: rank 0 is gone
+error[R506]: train7 cannot be loaded
+  note: ValueError: the seventh image
+        is odd
+  help: repair it
+error[R561]: the launcher ended with status 0
+"""
+
+
+def test_what_the_run_says_itself_comes_before_all_that_follows_from_it() -> None:
+    cause = the_cause(evidence(FOUND + TRACEBACK, "srun: error: Node failure on n2", end=End.NODE))
+    assert (cause.code, cause.message, cause.span and cause.span.line) == ("R506", "train7 cannot be loaded", 2)
+    assert cause.notes[0] == "ValueError: the seventh image is odd"
+    assert "NODE" in cause.notes[-1]
+    assert cause.helps == ("repair it", "it is about spec.yaml:3:3: `data.data_dir`")
+
+
+def test_a_consequence_is_told_if_its_cause_is_not_found() -> None:
+    assert the_cause(evidence("error[R561]: the launcher ended with status 0\nerror[R514]: gone")).code == "R561"
+    assert the_cause(evidence("error[R514]: gone\n" + TRACEBACK)).code == "R609"
+
+
+def test_the_innermost_line_of_own_code_is_named() -> None:
+    assert "/home/me/net.py:12, in forward" in the_cause(evidence(TRACEBACK)).notes[0]
+
+
+def test_the_walltime_that_all_epochs_need_is_worked_out() -> None:
+    cause = the_cause(evidence(end=End.TIME, epochs=({"seconds": 50.0}, {"seconds": 70.0})))
+    # 10 epochs of 60 s, a tenth more and two minutes: 780 s.
+    assert "`0:13:00` in spec.yaml:1:3: `resources.walltime`" in cause.helps[0]
+    assert "all of them take 10 min" in cause.notes[1]
+
+
+def test_the_memory_to_ask_for_is_half_more() -> None:
+    cause = the_cause(evidence(end=End.MEMORY, account={"asked_memory": 2 << 30, "memory": 2 << 30}))
+    assert "`3GB` in spec.yaml:2:3" in cause.helps[0]
+    assert "2.0 GiB" in cause.notes[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["\x00", "error[R506]:", "error[R506]: ", "  note: x", "Traceback\nError", "\n" * 1000]
+)
+def test_no_text_is_too_odd_for_a_log(text: str) -> None:
+    assert the_cause(evidence(text)).code.startswith("R")
