@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.tasks import WITHOUT_BACKGROUND
+from ratc.catalog.tasks import DATASETS, WITHOUT_BACKGROUND
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 
@@ -13,6 +13,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Check keys against `num_classes`, and scores that must be enabled."""
     classes = settings.get_as(int, "data.num_classes")
     yield from _names(settings, classes)
+    if settings["task_type"].value == "classification":
+        yield from _lists(settings, classes)
     if settings["task_type"].value in WITHOUT_BACKGROUND:
         return
     ignored = settings["data.ignore_index"]
@@ -37,6 +39,26 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     if str(best.value).startswith("hausdorff") and not settings["evaluation.hausdorff"].value:
         message = f"`best_metric: {best.value}` is a score that the runs do not make"
         yield Diagnostic("R214", message, best.span, helps=("set `evaluation.hausdorff: true`",))
+
+
+def _lists(settings: Values, classes: int) -> Iterator[Diagnostic]:
+    """Check the arguments of built-in parts of classification that have one value for each class."""
+    loss, dataset, names = settings["training.loss"], settings["data.dataset"], settings["data.class_names"]
+    built_in = {
+        "training.loss_args": "class_weights" if ":" not in str(loss.value) else None,
+        "data.args": "classes" if dataset.value in DATASETS["classification"] else None,
+    }
+    for path, key in built_in.items():
+        given = settings[path].value.get(key)
+        if given is not None and (not isinstance(given, list) or len(given) != classes):
+            number = f"{len(given)} value{'s' if len(given) != 1 else ''}" if isinstance(given, list) else f"`{given}`"
+            message = f"`{key}` of `{path}` has {number} for {classes} class{'es' if classes > 1 else ''}"
+            yield Diagnostic("R211", message, settings[path].span, helps=("give a list of one value for each class",))
+        elif (
+            key == "classes" and given is not None and names.value is not None and names.value != list(map(str, given))
+        ):
+            message = "`class_names` and `classes` of `data.args` name the classes in other ways"
+            yield Diagnostic("R211", message, names.span, helps=("write the same names in the same order",))
 
 
 def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
