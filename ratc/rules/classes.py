@@ -52,7 +52,7 @@ def _lists(settings: Values, classes: int) -> Iterator[Diagnostic]:
         given = settings[path].value.get(key)
         if given is not None and (not isinstance(given, list) or len(given) != classes):
             number = f"{len(given)} value{'s' if len(given) != 1 else ''}" if isinstance(given, list) else f"`{given}`"
-            message = f"`{key}` of `{path}` has {number} for {classes} class{'es' if classes > 1 else ''}"
+            message = f"`{key}` has {number} for {classes} class{'es' if classes > 1 else ''}"
             yield Diagnostic("R211", message, settings[path].span, helps=("give a list of one value for each class",))
         elif (
             key == "classes" and given is not None and names.value is not None and names.value != list(map(str, given))

@@ -31,7 +31,7 @@ from ratc_runtime.tasks.classification.losses import CrossEntropy
 from ratc_runtime.tasks.classification.metrics import Confusion, scores
 
 from tests.effort import HANGS_S
-from tests.helpers.lockfile import environment, lock_content, results, run_training, train_command
+from tests.helpers.lockfile import environment, lock_content, results, run_training, train_command, write_data
 from tests.helpers.reference_attention import attend
 from tests.processes.test_resume import group_signal, same, stop_midway
 
@@ -308,3 +308,38 @@ def test_a_run_stops_continues_and_is_the_same_on_two_processes(tmp_path: Path) 
     assert one["test"]["samples"] == 5
     drawn = [sorted(path.name for path in (tmp_path / name / "overlays").iterdir()) for name in ("whole", "pair")]
     assert drawn[0] == drawn[1]
+
+
+def test_classes_are_one_of_several_tasks_on_one_trunk(tmp_path: Path) -> None:
+    made = content(data__dataset="joint", checkpoint__best_metric="kinds/macro_f1", training__epochs=1)
+    made["task_type"] = "multi"
+    made["training"]["loss"] = {"name": "weighted_sum", "args": {}}
+    names = {"num_classes": 3, "class_names": NAMES, "ignore_index": None, "args": {}}
+    discs = {"folder": "discs", "dataset": "isic", "num_classes": 1, "class_names": ["disc"]}
+    made["tasks"] = {
+        "kinds": {
+            "task_type": "classification",
+            "weight": 2.0,
+            "loss": {"name": "cross_entropy", "args": {"label_smoothing": 0.1}},
+            "data": {**names, "folder": "kinds", "dataset": "folders"},
+        },
+        "discs": {
+            "task_type": "segmentation",
+            "weight": 1.0,
+            "loss": {"name": "dice", "args": {}},
+            "data": {**names, **discs},
+        },
+    }
+    data(tmp_path / "data/kinds")
+    write_data(tmp_path / "data/discs", train=8, val=2, test=2)
+    done = run_training(write(tmp_path / "compiled", made))
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "out")
+    assert {"kinds/accuracy", "kinds/macro_f1", "kinds/f1/dark", "discs/dice"} <= set(found["test"])
+    assert {"kinds/accuracy", "discs/dice"} <= set(found["baseline"])
+    assert (tmp_path / "out/overlays/kinds/confusion.png").is_file()
+    assert not (tmp_path / "out/overlays/discs/confusion.png").exists()
+    place = tmp_path / "predicted"
+    arguments = [str(tmp_path / "out"), str(tmp_path / "data/kinds/test/dark"), "--task", "kinds"]
+    assert predict.main([*arguments, "-o", str(place)]) == 0
+    assert len((place / "predictions.csv").read_text().splitlines()) == 3
