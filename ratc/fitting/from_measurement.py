@@ -81,6 +81,8 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     asked = request(plan, wanted, 1)
     model = {key: value for key, value in asked["model"].items() if key != "attention_memory"}
     training = {key: asked["training"][key] for key in _TRAINING}
+    if training["optimizer"] == "sgd":  # without momentum it keeps nothing
+        training["momentum"] = asked["training"]["momentum"] > 0
     clipped = asked["training"]["gradient_clipping"] is not None
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
     data |= asked.get("detection", {})

@@ -192,14 +192,21 @@ class Training(Section):
         examples=[256],
     )
     optimizer: Annotated[
-        Literal["adamw"],
+        Literal["adamw", "adam", "sgd"],
         Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
-    ] = Field("adamw", description="Optimizer.")
+    ] = Field("adamw", description="Optimizer; `sgd` not with DeepSpeed.")
+    momentum: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | None,
+        Key((*LEARNT, Effect.MEMORY), "other state of SGD", memory="depends", rate=True),
+    ] = Field(None, description="Momentum of `sgd`; 0.9 if absent. 0 needs no memory.", examples=[0.9])
     weight_decay: Annotated[NonNegative, Key(memory="apart", rate=True)] = Field(
-        0.01, description="Decoupled weight decay.", examples=[0.01]
+        0.01,
+        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Decoupled with "
+        "`adamw`, added to the gradient with `adam` and `sgd`.",
+        examples=[0.01],
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
-        [0.9, 0.999], description="Adam's two averages."
+        [0.9, 0.999], description="Decay rates of the two averages of `adamw` and `adam`."
     )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
         "cosine", description="Learning-rate schedule after warm-up."

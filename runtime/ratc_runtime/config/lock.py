@@ -88,9 +88,16 @@ class Training(Section):
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
     )
     learning_rate: float = Field(description="Learning rate after the warm-up.")
-    optimizer: Literal["adamw"] = Field(description="The optimizer.")
-    weight_decay: float = Field(description="Decoupled weight decay. Biases and norms have none.")
-    betas: list[float] = Field(min_length=2, max_length=2, description="AdamW's decay rates of its two moments.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(description="The optimizer.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="Momentum of `sgd`; null with other optimizers."
+    )
+    weight_decay: float = Field(
+        description="Weight decay: decoupled with `adamw`, else added to the gradient. Biases and norms have none."
+    )
+    betas: list[float] = Field(
+        min_length=2, max_length=2, description="Decay rates of the two moments of `adamw` and `adam`."
+    )
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
     min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
@@ -396,6 +403,8 @@ class Lock(Section):
             "allocator",
         ):
             del training[placement]
+        if self.training.momentum is None:  # as it was before there was this key
+            del training["momentum"]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}

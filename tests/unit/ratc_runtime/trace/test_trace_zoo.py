@@ -72,6 +72,9 @@ CASES: dict[str, dict[str, Any]] = {
     "lstm": zoo("Lstm", args={"width": 64}, data__image_size=[32, 64]),
     "gpt-2": zoo("LanguageModel", args={"kind": "gpt2", "tokens": 128, **SMALL_GPT}),
     "bert": zoo("LanguageModel", args={"kind": "bert", "tokens": 128, **SMALL_BERT}),
+    "rat, sgd without momentum": request(
+        model__args=RAT, data__image_size=[40, 56], training__optimizer="sgd", training__momentum=0.0
+    ),
     "mlp, shared, adam": zoo("Mlp", args={"shared": True}, training__optimizer="adam"),
     # The assignment of objects to queries needs values, which a trace has not: any has the same shapes.
     "rat, queries": request(
