@@ -55,7 +55,8 @@ def escape(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", text.replace("&", "&amp;"))
+    # A mention of a person or a team would call them; no escape stops that but a character that has no width.
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", text.replace("&", "&amp;").replace("@", "@\u200b"))
 
 
 def workflow_data(*parts: str) -> str:

@@ -32,12 +32,17 @@ GROUPS = {
         "validate": "check a spec and report its mistakes",
         "compile": "write the lock, the launcher's files and the job script",
         "explain": "explain a code, or the source of a value",
+        "lsp": "serve an editor: findings, values, keys and quick fixes while you write a spec",
     },
     "Run": {
         "train": "compile for this machine and run the script",
         "submit": "compile for the scheduler of this machine and submit the script",
         "why": "say why a job ended, with the evidence and what to change",
         "tune": "run a study's trials on this machine, and say which is best; `tune lr` finds a learning rate",
+    },
+    "Use a model": {
+        "predict": "write masks, boxes or classes for a folder of images",
+        "evaluate": "score a checkpoint on a split of the data",
     },
     "Review": {
         "diff": "show the differences between two specs, and their consequences",

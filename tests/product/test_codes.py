@@ -38,7 +38,7 @@ MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source
 #: `tests/unit/ratc/cli/test_diff.py`. R5xx but R515: the runtime's; they need torch, data or GPUs, and the runtime's
 #: own tests provoke them. R6xx: causes of `ratc why`, `tests/unit/ratc/why`.
 IN_WORDS = (
-    {"R317", "R345", "R361", "R402", "R435", "R440", "R441", "R451"}
+    {"R317", "R345", "R361", "R402", "R435", "R440", "R441", "R451", "R452"}
     | {f"R41{number}" for number in range(1, 10)}
     | {path.stem for path in CODES.glob("R[56]*.md")} - {"R515"}
 )

@@ -18,10 +18,12 @@ SPEC = (
 )
 STUDY = "tuning: {search_space: {learning_rate: [1e-4, 1e-3]}}\n"
 #: What neither writes nor starts anything.
-READING = {"schema", "completion", "explain", "diff", "check"}
+READING = {"schema", "completion", "explain", "diff", "check", "why", "lsp"}
 #: A command line of each command that does, and what it must say it would do.
 WRITING = {
     "compile": (["compile", "spec.yaml"], ["would write: compiled/demo/local/lock.yaml"]),
+    "predict": (["predict", "out", "images", "-o", "masks"], ["ratc_runtime predict out images -o masks"]),
+    "evaluate": (["evaluate", "out"], ["ratc_runtime evaluate out"]),
     "train": (["train", "spec.yaml", "--", "--fresh"], ["would run: compiled/demo/local/run.sh --fresh"]),
     "submit": (
         ["submit", "spec.yaml", "--target", "slurm"],

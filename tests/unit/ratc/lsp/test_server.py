@@ -1,0 +1,197 @@
+"""The language server, as a process of its own, asked by pygls's client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.effort import HANGS_S
+from tests.places import ROOT
+
+types = pytest.importorskip("lsprotocol.types")
+LanguageClient = pytest.importorskip("pygls.lsp.client").LanguageClient
+
+SPEC = """\
+experiment_name: demo
+data: {data_dir: data}
+training:
+  target_batch_size: 16
+  batch_size: 2
+resources: {num_gpus: 0, cpus: 2}
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "runtime")))}
+
+
+class Editor(LanguageClient):  # type: ignore[misc,valid-type]  # pygls may be missing
+    """A client that keeps the findings that it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__("test", "1")
+        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+
+        @self.feature(types.TEXT_DOCUMENT_PUBLISH_DIAGNOSTICS)
+        def keep(params: Any) -> None:
+            self.sent.put_nowait(params)
+
+    async def open(self, path: Path, text: str) -> list[Any]:
+        item = types.TextDocumentItem(path.as_uri(), "yaml", 1, text)
+        self.text_document_did_open(types.DidOpenTextDocumentParams(item))
+        return list((await self.sent.get()).diagnostics)
+
+    async def change(self, path: Path, text: str, version: int = 2) -> list[Any]:
+        identifier = types.VersionedTextDocumentIdentifier(version, path.as_uri())
+        change = types.TextDocumentContentChangeWholeDocument(text)
+        self.text_document_did_change(types.DidChangeTextDocumentParams(identifier, [change]))
+        return list((await self.sent.get()).diagnostics)
+
+    async def hover(self, path: Path, line: int, character: int) -> Any:
+        place = types.HoverParams(types.TextDocumentIdentifier(path.as_uri()), types.Position(line, character))
+        return await self.text_document_hover_async(place)
+
+
+def in_an_editor(folder: Path, visit: Callable[[Editor], Awaitable[None]], *options: str) -> None:
+    """Start the server in a folder, do what is to be done there, and end it as an editor does."""
+
+    async def session() -> None:
+        editor = Editor()
+        await editor.start_io(sys.executable, "-m", "ratc", "lsp", *options, cwd=str(folder), env=ENVIRONMENT)
+        capabilities = types.ClientCapabilities()
+        await editor.initialize_async(
+            types.InitializeParams(capabilities, root_uri=folder.as_uri(), initialization_options=options)
+        )
+        editor.initialized(types.InitializedParams())
+        await visit(editor)
+        await editor.shutdown_async(None)
+        editor.exit(None)
+        await editor.stop()
+
+    asyncio.run(asyncio.wait_for(session(), HANGS_S))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "größe 😀.yaml"
+
+
+def test_findings_follow_the_text_and_have_quick_fixes(spec: Path) -> None:
+    async def visit(editor: Editor) -> None:
+        wrong = SPEC.replace("batch_size: 2", "batch_siez: 2")
+        [found] = await editor.open(spec, wrong)
+        assert (found.code, found.source, found.severity) == ("R101", "ratc", types.DiagnosticSeverity.Error)
+        assert (found.range.start.line, found.range.start.character) == (4, 2)
+        asked = types.CodeActionParams(
+            types.TextDocumentIdentifier(spec.as_uri()), found.range, types.CodeActionContext([found])
+        )
+        [action] = await editor.text_document_code_action_async(asked)
+        [edit] = action.edit.changes[spec.as_uri()]
+        assert (edit.new_text, edit.range) == ("batch_size", found.range)
+        assert await editor.change(spec, SPEC) == []
+        assert [one.code for one in await editor.change(spec, "experiment_name: [", 3)] == ["R003"]
+        assert await editor.change(spec, "# no spec of ratc's\na: 1\n", 4) == []
+
+    in_an_editor(spec.parent, visit)
+
+
+def test_columns_count_as_the_client_counts(spec: Path) -> None:
+    async def emoji(editor: Editor) -> None:
+        text = SPEC.replace("experiment_name: demo", "experiment_name: 'd'").replace(
+            "{data_dir: data}", "{data_dir: '😀', nope: 1}"
+        )
+        codes = {found.code: found for found in await editor.open(spec, text)}
+        # `data: {data_dir: '` has 18 characters, the emoji two units of UTF-16, `', ` three.
+        assert codes["R101"].range.start.character == 23
+
+    in_an_editor(spec.parent, emoji)
+
+
+def test_hover_gives_the_value_its_reason_and_the_keys_text(spec: Path) -> None:
+    async def visit(editor: Editor) -> None:
+        assert await editor.open(spec, SPEC) == []
+        told = await editor.hover(spec, 3, 8)
+        assert "training.global_batch_size = 16  [größe 😀.yaml:4:22]" in told.contents.value
+        assert "**`training.target_batch_size`**" in told.contents.value
+        assert (told.range.start.line, told.range.start.character) == (3, 2)
+        assert await editor.hover(spec, 50, 0) is None
+        await editor.change(spec, SPEC.replace("16", "x"))
+        told = await editor.hover(spec, 3, 8)
+        assert "=" not in told.contents.value.split("**")[0]
+
+    in_an_editor(spec.parent, visit)
+
+
+def labels(found: Any) -> set[str]:
+    return {item.label for item in found}
+
+
+def test_completion_gives_keys_that_are_not_there_and_words_of_a_value(spec: Path) -> None:
+    async def visit(editor: Editor) -> None:
+        text = SPEC + "logging:\n  \n" + "launcher: \n"
+        await editor.open(spec, text)
+        lines = text.split("\n")
+
+        async def at(line: int, character: int) -> Any:
+            place = types.CompletionParams(types.TextDocumentIdentifier(spec.as_uri()), types.Position(line, character))
+            return await editor.text_document_completion_async(place)
+
+        inside = labels(await at(lines.index("  "), 2))
+        assert "backend" in inside
+        assert "epochs" not in inside
+        top = labels(await at(len(lines) - 1, 0))
+        assert {"model", "checkpoint"} <= top
+        assert not {"training", "data"} & top
+        assert {"accelerate", "torchrun"} <= labels(await at(lines.index("launcher: "), 10))
+        assert "seed" in top
+
+    in_an_editor(spec.parent, visit)
+
+
+def test_specs_are_checked_for_a_target(spec: Path) -> None:
+    found: list[Any] = []
+
+    async def visit(editor: Editor) -> None:
+        found.extend(await editor.open(spec, SPEC))
+
+    in_an_editor(spec.parent, visit, "--target", "slurm")
+    assert {one.code for one in found} == {"R320"}
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_the_server_ends_with_its_client(spec: Path, end: str) -> None:
+    command = [sys.executable, "-m", "ratc", "lsp"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=spec.parent)
+    assert process.stdin is not None
+    if end == "kill":
+        process.stdin.write(b"Content-Length: 1000\r\n\r\n{half")
+        process.stdin.flush()
+    process.stdin.close()
+    assert process.wait(HANGS_S) is not None
+
+
+def test_no_code_of_a_spec_is_run(spec: Path) -> None:
+    (spec.parent / "evil.py").write_text("open('ran', 'w')\n")
+
+    async def visit(editor: Editor) -> None:
+        await editor.open(spec, SPEC + "model: {name: 'evil:net'}\n")
+        await editor.hover(spec, 3, 8)
+
+    in_an_editor(spec.parent, visit)
+    assert not (spec.parent / "ran").exists()
+
+
+def test_without_pygls_the_extra_is_named(spec: Path) -> None:
+    hidden = spec.parent / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['pygls'] = None\n")
+    variables = {**ENVIRONMENT, "PYTHONPATH": f"{hidden}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    done = subprocess.run([sys.executable, "-m", "ratc", "lsp"], capture_output=True, text=True, env=variables)
+    assert done.returncode == 1
+    assert "R452" in done.stderr
+    assert "ratc[lsp]" in done.stderr

@@ -1,0 +1,71 @@
+"""`ratc predict` and `ratc evaluate` hand their words to the runtime's commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ratc.cli import main
+
+PYTHON = """\
+#!{python}
+import json, os, sys
+json.dump(sys.argv[1:], open(os.environ["SAID"], "w"))
+if "--signal" in sys.argv: os.kill(os.getpid(), 9)
+sys.exit(3 if "--fail" in sys.argv else 0)
+"""
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which a Python of the user's writes the words that it is called with."""
+    interpreter = tmp_path / "my python"
+    interpreter.write_text(PYTHON.format(python=sys.executable))
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("RATC_PYTHON", str(interpreter))
+    monkeypatch.setenv("SAID", str(tmp_path / "said.json"))
+    return tmp_path / "said.json"
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["outputs/a b", "images", "-o", "masks", "--threshold", "0.3"],) * 2,
+        (["out", "--trust", "--device=cpu"],) * 2,
+        (["--", "--help"], ["--help"]),
+        (["--", "-odd", "--dry-run"], ["-odd", "--dry-run"]),
+        (["out", "$(touch ran)", ""],) * 2,
+    ],
+)
+def test_all_words_reach_the_runtime(said: Path, name: str, given: list[str], words: list[str]) -> None:
+    assert main([name, *given]) == 0
+    assert json.loads(said.read_text()) == ["-m", "ratc_runtime", name, *words]
+
+
+@pytest.mark.parametrize(("option", "status"), [("--fail", 3), ("--signal", 137)])
+def test_the_exit_status_is_the_runtimes(said: Path, option: str, status: int) -> None:
+    assert main(["predict", "out", option]) == status
+
+
+def test_a_dry_run_starts_nothing(said: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "out", "--split", "val", "--dry-run"]) == 0
+    assert "ratc_runtime evaluate out --split val" in capsys.readouterr().err
+    assert not said.exists()
+
+
+def test_a_python_that_is_not_there_is_named(
+    said: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RATC_PYTHON", "/nowhere/python")
+    assert main(["predict", "out"]) == 2
+    assert "cannot start `/nowhere/python`: No such file or directory" in capsys.readouterr().err
+
+
+def test_the_runtime_itself_answers(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RATC_PYTHON", raising=False)
+    assert main(["predict", "nowhere", "images", "-o", "masks"]) == 1
+    assert "error[R508]" in capfd.readouterr().err
