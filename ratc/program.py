@@ -34,7 +34,7 @@ HANDED = {
 #: The same as switches: true if the precision or the plan is so.
 SWITCHES = ("bf16", "fp16", "tf32")
 #: What is known only when the program starts: these stay in the lock as they are.
-AT_START = ("data_dir", "output_dir", "lock")
+AT_START = ("data_dir", "output_dir", "checkpoint_dir", "resume", "lock")
 NAMES = (*HANDED, *SWITCHES, *AT_START)
 
 #: Sections and keys of a spec that mean something for a program of one's own; the others are of the built-in loop.
@@ -91,15 +91,6 @@ def refused(settings: Values, what: str, instead: str) -> tuple[Diagnostic, ...]
     return (Diagnostic("R245", message, span(settings), helps=(instead,)),)
 
 
-def repeated(plan: Mapping[str, Value]) -> set[str]:
-    """The paths under which a plan hands over what it has under another path; all of them if nothing is handed over."""
-    have = {name: plan[path].value for name, path in HANDED.items() if path in plan}
-    if "training.precision" in plan and "training.tf32" in plan:
-        have |= switches(plan["training.precision"].value, plan["training.tf32"].value)
-    paths = {f"entrypoint.plan.{name}": name for name in (*HANDED, *SWITCHES)}
-    return {path for path, name in paths.items() if path not in plan or plan[path].value == have.get(name)}
-
-
 def switches(precision: str, tf32: bool) -> dict[str, bool]:
     """The values of `SWITCHES`."""
     return {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": tf32}
@@ -118,11 +109,18 @@ def command_line(settings: Values) -> str:
 
 
 def texts(settings: Values) -> Iterator[tuple[Value, str]]:
-    """Every text of an entrypoint in which placeholders are filled in, with the value that holds it."""
-    for path in ("entrypoint.command", "entrypoint.args"):
-        for text in settings[path].value or ():
-            if isinstance(text, str):
-                yield settings[path], text
+    """Every argument of an entrypoint in which placeholders are filled in, with the value that holds it."""
+    command, args = settings["entrypoint.command"], settings["entrypoint.args"]
+    for value, given in ((command, (command.value or ())[1:]), (args, args.value)):
+        yield from ((value, text) for text in given if isinstance(text, str))
+
+
+def names(settings: Values) -> Iterator[tuple[Value, str]]:
+    """The name of every program that an entrypoint gives, with the value that holds it. Nothing is filled in there."""
+    for path in KINDS:
+        value = settings[f"entrypoint.{path}"]
+        if value.value is not None:
+            yield value, value.value[0] if isinstance(value.value, list) else value.value
 
 
 def placeholders(text: str) -> list[str]:

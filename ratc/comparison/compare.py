@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ratc import program
 from ratc.comparison import effects
 from ratc.comparison.model import Amount, Change, Comparison, Side
 from ratc.own_code import callables
@@ -22,8 +21,6 @@ from ratc.units import size_text
 def compare(old: Side, new: Side) -> Comparison:
     """Return the differences between two sides."""
     before, after = flat(old.values), flat(new.values)
-    repeated = program.repeated(old.values) & program.repeated(new.values)
-    before, after = ({path: one for path, one in values.items() if path not in repeated} for values in (before, after))
     if old.unpredicted or new.unpredicted:
         before, after = _without_memory(before), _without_memory(after)
     changes = _renamed(_differing(before, after, ""))

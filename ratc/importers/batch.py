@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ratc.catalog import launch_variables
 from ratc.diagnostics import Source, Span
-from ratc.importers import shell, sizes
+from ratc.importers import launch, shell, sizes
 from ratc.importers.model import Carried, Item, Left
 from ratc.importers.sizes import Option
 from ratc.units import slurm_time
@@ -19,7 +19,7 @@ from ratc.units import slurm_time
 _Made = list[tuple[str, object]] | str
 _OURS = "ratc writes it itself"
 _COMMAND = "a command: if the job needs it, put it into `environment.setup`"
-_LAUNCH = re.compile(r"^(?:exec )?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
+_LAUNCH = re.compile(r"^(?:exec )?(?:\S*/)?(?:srun|mpirun|jsrun|torchrun|accelerate|deepspeed|python3?)\b")
 
 
 def slurm_walltime(text: str) -> str | None:
@@ -133,6 +133,7 @@ def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     done = _Environment()
     for command in shell.commands(source.text):
         items += _command(command, _span(source, command.line), done)
+    items += launch.entrypoint(done.launches)
     return tuple(sorted((*items, *done.items()), key=lambda item: item.span.line))
 
 
@@ -225,6 +226,7 @@ class _Environment:
         self._last: dict[str, Carried] = {}
         self._left: list[Left] = []
         self._shell: dict[str, Carried] = {}
+        self.launches: list[launch.Launch] = []
 
     def add(self, item: Carried) -> None:
         """Take a value; modules are gathered."""
@@ -309,7 +311,7 @@ def _command(command: shell.Command, span: Span, done: _Environment) -> Iterator
     elif words[0] == "set" or line in ("wait", "exit 0"):
         yield Left(line, span, _OURS, deliberate=True)
     elif _LAUNCH.match(line):
-        yield from _launch(command, span)
+        yield from _launch(command, span, done)
     else:
         yield Left(line, span, _COMMAND)
 
@@ -378,13 +380,12 @@ def _assignment(
     yield Left(command.text, span, _COMMAND)
 
 
-def _launch(command: shell.Command, span: Span) -> Iterator[Item]:
-    """The launcher's own options that the spec knows; the command itself is ratc's."""
-    for name, value in _options(list(command.words or ())):
+def _launch(command: shell.Command, span: Span, done: _Environment) -> Iterator[Item]:
+    """The launcher's own options that the spec knows; the program is looked at when all are known."""
+    done.launches.append(launch.split(command, span))
+    for name, value in _options(list(done.launches[-1].own)):
         key = name.replace("-", "_")
         if key in LAUNCHER and "$" not in value:
             yield from _option(LAUNCHER, key, value, span)
         elif key in ("config_file", "deepspeed", "deepspeed_config") and value:
             yield Left(f"{name} {value}", span, "give that file to `ratc import` too", deliberate=True)
-    why = "ratc writes the command; the program's own options belong into the spec"
-    yield Left(re.sub(r"\\\n", " ", command.text), span, why)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.importers.model import Carried, Item, Left
+from ratc.program import KINDS, is_used
 from ratc.secrets.redact import found, shown
 
 _VARIABLES = "environment.variables."
@@ -34,6 +35,7 @@ def merge(items: Iterable[Item]) -> Merged:
             _add(merged, item)
     _gpus(merged)
     _engine(merged)
+    _program(merged)
     return merged
 
 
@@ -85,6 +87,23 @@ def _engine(merged: Merged) -> None:
     if stage is not None and stage.value and given is not None and given.value is False:
         del merged.values["training.deepspeed"]
         _disagree(merged, Carried(given.path, True, stage.span, stage.source), False, given)
+
+
+def _program(merged: Merged) -> None:
+    """A program of one's own, unless files say what only the built-in loop reads: then that is what trains."""
+    values = merged.values
+    own = [path for path in values if path == "launcher" or path.startswith("entrypoint.")]
+    if not any(f"entrypoint.{kind}" in values for kind in KINDS):
+        return
+    of_the_loop = [item for path, item in values.items() if not is_used(path) and path != "training.use_accelerate"]
+    if not of_the_loop:
+        values.pop("training.use_accelerate", None)  # `launcher` says it
+        return
+    first = of_the_loop[0]
+    why = f"{first.span.place} says `{first.path}`, which is of ratc's own loop: that trains, and not this program"
+    merged.left += [Left(item.source, item.span, why) for item in [values[own[0]]]]
+    for path in own:
+        del values[path]
 
 
 def _gpus(merged: Merged) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ratc import resources, schema
@@ -17,13 +17,19 @@ from ratc.yaml.write import comment, mapping
 REQUIRED = {"experiment_name": "imported", "data.data_dir": "data"}
 
 
+def required(values: Iterable[str]) -> dict[str, str]:
+    """What a spec with values of these paths must say: beside an `entrypoint` no folder of data."""
+    is_program = any(path.startswith("entrypoint.") for path in values)
+    return {path: stand_in for path, stand_in in REQUIRED.items() if not is_program or path != "data.data_dir"}
+
+
 def write(merged: Merged, names: Sequence[str]) -> tuple[str, tuple[Diagnostic, ...]]:
     """Return the spec's text, and findings to look at. Codes, all of them warnings: R432, R433, R434."""
     _refused(merged)
     found = list(merged.found)
     values = {path: item.value for path, item in merged.values.items()}
     comments = {path: f"from {redact(item.span.source.name)}:{item.span.line}" for path, item in merged.values.items()}
-    for path, stand_in in REQUIRED.items():
+    for path, stand_in in required(values).items():
         if path not in values:
             values[path], comments[path] = stand_in, "to be said: no imported file says it"
             message = f"`{path}` is not said by {', '.join(names)}"

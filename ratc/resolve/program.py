@@ -30,18 +30,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     first, *rest = program.words(settings)
     inputs = (f"spec:entrypoint.{kind}",)
     context.derive("entrypoint.kind", kind, "what the `entrypoint` gives", *inputs)
-    named = program.filled(first, handed) if kind == "command" else first
-    context.derive("entrypoint.program", named, "", *inputs)
+    context.derive("entrypoint.program", first, "", *inputs)
     words = [program.filled(word, handed) if isinstance(word, str) else program.word(word) for word in rest]
     names = {name for _, text in program.texts(settings) for name in program.placeholders(text)}
     paths = [program.HANDED[name] for name in names if name in program.HANDED]
     context.derive("entrypoint.args", words, "", "spec:entrypoint.args", *sorted(paths))
-    for name, value in handed.items():
-        context.derive(f"entrypoint.plan.{name}", value, "", *_source(name))
-
-
-def _source(name: str) -> tuple[str, ...]:
-    return (program.HANDED[name],) if name in program.HANDED else ("training.precision",)
 
 
 def _handed(context: Context) -> dict[str, Any]:

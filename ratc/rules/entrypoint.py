@@ -37,6 +37,11 @@ def _one_program(settings: Values) -> Iterator[Diagnostic]:
 
 
 def _placeholders(settings: Values) -> Iterator[Diagnostic]:
+    for value, text in program.names(settings):
+        for name in program.placeholders(text)[:1]:
+            message = f"`${{{name}}}` stands in the program's own name, which holds no placeholders"
+            instead = "write the name out; placeholders are for the arguments"
+            yield Diagnostic("R243", message, _where(value, f"${{{name}}}"), helps=(instead,))
     for value, text in program.texts(settings):
         for name in program.placeholders(text):
             if name not in program.NAMES:

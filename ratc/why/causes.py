@@ -222,11 +222,10 @@ def _out_of_gpu_memory(evidence: Evidence) -> Diagnostic | None:
     size = evidence.lock["training.micro_batch_size"].value if "training.micro_batch_size" in evidence.lock else None
     notes = (f"it ran with a micro-batch of {size}",) if size else ()
     smaller = f"`{size // 2}`" if isinstance(size, int) and size > 1 else "a smaller one"
-    helps = (
-        f"try {smaller} in {evidence.at('training.batch_size')}: the global batch stays, with more accumulation",
-        "`ratc fit SPEC` shows what fits on each card",
-    )
-    return Diagnostic("R606", "a GPU was out of memory", found[0], notes, helps)
+    helps = [f"try {smaller} in {evidence.at('training.batch_size')}: the global batch stays, with more accumulation"]
+    if "entrypoint.program" not in evidence.lock:  # nothing is predicted of a program
+        helps.append("`ratc fit SPEC` shows what fits on each card")
+    return Diagnostic("R606", "a GPU was out of memory", found[0], notes, tuple(helps))
 
 
 def _no_place(evidence: Evidence) -> Diagnostic | None:

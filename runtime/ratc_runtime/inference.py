@@ -22,6 +22,7 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models import trusted
+from ratc_runtime.output.results import RESULTS_FILE
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.training.out_of_memory import explain
@@ -186,12 +187,20 @@ def check_room(lock: Lock) -> None:
 
 
 def _found(path: Path) -> Path:
-    """Return the checkpoint in a run's output folder, or `path` itself."""
+    """Return the checkpoint in a run's output folder, or `path` itself; raise R508 if that folder has none."""
     runs = [path / "checkpoints", path] if path.is_dir() else []
     for folder in runs:
         for name in _IN_A_RUN:
             if (folder / name).exists():
                 return folder / name
+    if runs and any((path / name).exists() for name in (RESULTS_FILE, "checkpoints", "logs")):
+        raise RuntimeFinding(
+            "R508",
+            f"the output folder {path} holds no checkpoint of the built-in loop",
+            f"looked for checkpoints/{', checkpoints/'.join(_IN_A_RUN)}; a program of the spec's own (`entrypoint`) "
+            "has checkpoints of its own form",
+            "name another folder, or a checkpoint",
+        )
     return path
 
 

@@ -140,7 +140,11 @@ def check_imports(lock: Lock, folder: Path) -> None:
         wanted |= {module: f"{path}:{line}" for module, line in _imports(tree, Path(path)) if module not in wanted}
     # `check_own_code` reports changes of the modules that the lock records.
     recorded = {path.partition(".")[0].removesuffix("/__init__").replace("/", ".") for path in lock.own_code or {}}
-    wanted = {module: place for module, place in wanted.items() if module not in recorded}
+    _require({module: place for module, place in wanted.items() if module not in recorded}, folder)
+
+
+def _require(wanted: Mapping[str, str], folder: Path) -> None:
+    """Raise R509 unless Python finds all modules, which are mapped to the place that needs each of them."""
     missing = [f"{place} needs {module}" for module, place in wanted.items() if not _is_found(module, folder)]
     if missing:
         raise RuntimeFinding(
@@ -469,6 +473,7 @@ def check_program(
         check_point(lock, lock_path)
     check_own_code(lock, own_folder)
     check_entrypoint(lock, own_folder)
+    check_entrypoint_imports(lock, own_folder)
     check_batch(lock, folder)
     check_card(lock, environment)
 
@@ -494,6 +499,30 @@ def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
             "\n".join(missing),
             "correct `entrypoint` in the spec and compile again, or install what is missing",
         )
+
+
+def check_entrypoint_imports(lock: ProgramLock, own_folder: Path) -> None:
+    """Raise R509 unless Python finds the modules that the script or the module of the lock imports at its top level.
+
+    Imports in an `if`, a `try` or a function may be missing. There is no check at all if own code changes the search
+    path.
+    """
+    entry = lock.entrypoint
+    if entry.kind == "command":
+        return
+    if entry.kind == "script":  # its own folder is searched, and not the spec's
+        file = own_folder / entry.program
+        folder = file.parent
+    else:
+        folder, place = own_folder, own_folder.joinpath(*entry.program.split("."))
+        file = place / "__main__.py" if place.is_dir() else place.with_name(f"{place.name}.py")
+    own = [_parsed(own_folder / path) for path in lock.own_code or {} if path.endswith(".py")]
+    if any(_changes_search(node) for tree in own if tree is not None for node in ast.walk(tree)):
+        return
+    tree = _parsed(file)
+    if tree is not None:
+        path = file.relative_to(folder)
+        _require({module: f"{path}:{line}" for module, line in _imports(tree, path)}, folder)
 
 
 def main(argv: list[str] | None = None) -> int:

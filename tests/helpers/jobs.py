@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.effort import HANGS_S
@@ -97,6 +99,12 @@ def compiled(folder: Path, target: str) -> Path:
         (job / name).parent.mkdir(parents=True, exist_ok=True)
         (job / name).write_bytes(content)
     return job
+
+
+def needs(package: str) -> None:
+    """Skip the test unless a package is installed. It is not imported: here it might find no torchvision."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
 
 
 def for_jobs() -> dict[str, str]:

@@ -1,7 +1,11 @@
 """The code blocks of the documentation: commands have their options, YAML is valid, Python names what exists."""
 
 import ast
+import contextlib
+import functools
+import importlib
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -67,7 +71,18 @@ def options_of(name: str, second: str | None) -> set[str]:
         found = found.get_command(context, second or "")
     assert found is not None
     context = click.Context(found, context)
-    return {option for parameter in found.get_params(context) for option in parameter.opts}
+    own = {option for parameter in found.get_params(context) for option in parameter.opts}
+    return own | runtime_options(name) if name in ("predict", "evaluate") else own
+
+
+@functools.cache
+def runtime_options(name: str) -> set[str]:
+    """The options of a command of the runtime, as its help has them."""
+    module = importlib.import_module(f"ratc_runtime.commands.{name}")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+        module.main(["--help"])
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", said.getvalue()))
 
 
 def test_there_are_commands_to_check():

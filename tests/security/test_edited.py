@@ -16,6 +16,7 @@ from ratc.scheduler import record
 from tests.effort import examples
 
 SPEC = "experiment_name: demo\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\ntraining: {batch_size: 2}\n"
+PROGRAM = SPEC.replace("data:", "entrypoint: {command: [echo, '${seed}'], args: ['${lock}', a]}\ndata:")
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
@@ -32,12 +33,12 @@ READING = (
 )
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+@pytest.fixture(scope="module", params=["loop", "program"])
+def compiled(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("edited")
     before = os.getcwd()
     os.chdir(folder)
-    Path("spec.yaml").write_text(SPEC)
+    Path("spec.yaml").write_text(SPEC if request.param == "loop" else PROGRAM)
     assert main(["compile", "spec.yaml", "-o", "old"]) == 0
     yield folder
     os.chdir(before)

@@ -84,7 +84,9 @@ def held(items: Any, name: str = "f") -> str:
     document, found = parse("spec", text.encode())
     assert document is not None, (found, text)
     carried = {path: item.value for path, item in merged.values.items()}
-    told = {path: carried.get(path, default) for path, default in {**specification.REQUIRED, **carried}.items()}
+    told = {
+        path: carried.get(path, default) for path, default in {**specification.required(carried), **carried}.items()
+    }
     assert document.root.data() == tree(told) == yaml.safe_load(text)
     return text
 
@@ -115,6 +117,9 @@ COMMANDS = (
     "source {}/bin/activate",
     "torchrun --nnodes={} x.py",
     "accelerate launch --mixed_precision {} x.py",
+    "srun python train.py --a '{}' b",
+    "python '{}' --per_device_train_batch_size {}",
+    "torchrun -m my.train --seed={} {}",
     "cat <<E\n{}\nE",
     "if {}; then module load x; fi",
     "a=({})",
@@ -130,7 +135,7 @@ def test_values_of_scripts_stay_values(kind, data):
     commands = data.draw(st.lists(st.tuples(st.sampled_from(COMMANDS), texts), max_size=6))
     sign = "#SBATCH --{}={}\n" if kind == "slurm" else '#BSUB -{} "{}"\n'
     script = "#!/bin/sh\n" + "".join(sign.format(*option) for option in options)
-    script += "".join(command.format(text) + "\n" for command, text in commands)
+    script += "".join(command.replace("{}", text) + "\n" for command, text in commands)
     name = data.draw(texts)
     held(batch.read(kind, name, script.encode(errors="replace").decode()), name)
 

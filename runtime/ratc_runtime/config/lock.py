@@ -456,7 +456,8 @@ def read_lock(path: Path) -> Lock:
     if isinstance(content, dict) and "entrypoint" in content:
         raise unreadable(
             f"{path} is the lock of a program of its own (`entrypoint`)",
-            "it has no model and no loop of the runtime's; its script starts it",
+            "it has no model and no loop of the runtime's, which alone can be trained, scored or predicted with here",
+            "start the run.sh or the job that was compiled with it; scores and predictions are the program's own",
         )
     return lock_from(content)
 

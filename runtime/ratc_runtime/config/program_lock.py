@@ -5,8 +5,12 @@ It has no model and no loop. The common sections of both kinds of lock are those
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,22 +19,42 @@ from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_a
 
 #: More than any machine has: the first node waits for the word of each.
 MOST_PROCESSES = 1_000_000
+#: What the program is told, by name, and the path of it in the lock: as variables (`RATC_SEED`), and by
+#: `ratc_runtime.plan()`. The compiler fills in the same names in arguments.
+HANDED = {
+    "experiment_name": "experiment_name",
+    "seed": "seed",
+    "debug": "debug",
+    "epochs": "training.epochs",
+    "learning_rate": "training.learning_rate",
+    "micro_batch_size": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "global_batch_size": "training.global_batch_size",
+    "precision": "training.precision",
+    "num_workers": "data.num_workers",
+    "nodes": "parallel.nodes",
+    "processes_per_node": "parallel.processes_per_node",
+    "world_size": "parallel.world_size",
+}
+#: What is filled in in arguments when the program starts.
+AT_START = ("data_dir", "output_dir", "checkpoint_dir", "resume", "lock")
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_PLACEHOLDER = re.compile(r"\$(?:\$|\{([^{}]*)\})")
 
 
 class Entrypoint(Section):
-    """The program, its arguments, and the values of the plan that it gets."""
+    """The program and its arguments."""
 
     launcher: Literal["accelerate", "torchrun", "srun", "none"] = Field(
         description="Command that starts the processes of a node; `none` starts the program once on each."
     )
     kind: Literal["script", "module", "command"] = Field(description="Kind of `program`.")
-    program: str = Field(description="Path of a script from the spec's folder, a module, or a command.")
-    args: list[str] = Field(
-        description="Its arguments. `${data_dir}`, `${output_dir}` and `${lock}` are filled in when it starts; `$$` is "
-        "a dollar sign."
+    program: Annotated[str, Field(min_length=1)] = Field(
+        description="Path of a script from the spec's folder, a module, or a command."
     )
-    plan: dict[str, str | int | float | bool | None] = Field(
-        description="Values that the program gets: as variables `RATC_…`, and by `ratc_runtime.plan()`."
+    args: list[str] = Field(
+        description="Its arguments. `${data_dir}`, `${output_dir}`, `${checkpoint_dir}`, `${resume}` and `${lock}` are "
+        "filled in when it starts; `$$` is a dollar sign."
     )
 
 
@@ -94,6 +118,29 @@ class ProgramLock(Section):
     point: str | None = Field(default=None, description="Name of this point of an array.")
 
     file = Lock.file
+    code = Lock.code
+
+    def handed(self) -> dict[str, Any]:
+        """Return what the program is told, by name."""
+        told = {}
+        for name, path in HANDED.items():
+            value: Any = self
+            for key in path.split("."):
+                value = getattr(value, key)
+            told[name] = value
+        precision = self.training.precision
+        return told | {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": self.training.tf32}
+
+    def identity(self) -> str:
+        """Return a digest of the program with its files, its arguments and the values that it is told."""
+        entry = self.entrypoint
+        told = [entry.kind, entry.program, entry.args, self.handed(), self.code()]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def fill(text: str, told: Mapping[str, str]) -> str:
+    """Return an argument with what is known when the program starts; `$$` is a dollar sign."""
+    return _PLACEHOLDER.sub(lambda match: "$" if match[1] is None else told[match[1]], text)
 
 
 def read_any(path: Path) -> Lock | ProgramLock:
@@ -108,11 +155,28 @@ def read_any(path: Path) -> Lock | ProgramLock:
         named = {one.at for one in wrong}
         more = wrong_values(error.errors(include_url=False))
         raise refuse_all([*wrong, *(one for one in more if one.at not in named)]) from None
-    parallel = lock.parallel
-    if parallel.nodes * parallel.processes_per_node != parallel.world_size:
-        wrong.append(Wrong("parallel.nodes", "x processes_per_node is not its world_size"))
-    if parallel.world_size > MOST_PROCESSES:
-        wrong.append(Wrong("parallel.world_size", f"is {parallel.world_size}, expected at most {MOST_PROCESSES}"))
+    wrong = wrong or list(_contradictions(lock))
     if wrong:
         raise refuse_all(wrong)
     return lock
+
+
+def _contradictions(lock: ProgramLock) -> Iterator[Wrong]:
+    """Yield every contradiction of a lock whose values are right one by one."""
+    parallel, entry, training = lock.parallel, lock.entrypoint, lock.training
+    if parallel.nodes * parallel.processes_per_node != parallel.world_size:
+        yield Wrong("parallel.nodes", "x processes_per_node is not its world_size")
+    if parallel.world_size > MOST_PROCESSES:
+        yield Wrong("parallel.world_size", f"is {parallel.world_size}, expected at most {MOST_PROCESSES}")
+    split = training.micro_batch_size * training.gradient_accumulation_steps * parallel.world_size
+    if split != training.global_batch_size:
+        yield Wrong("training.global_batch_size", "is not micro_batch_size x gradient_accumulation_steps x world_size")
+    if lock.engine.use_accelerate != (entry.launcher == "accelerate"):
+        yield Wrong("engine.use_accelerate", f"does not go with entrypoint.launcher {entry.launcher}")
+    if entry.kind == "module" and not _MODULE.fullmatch(entry.program):
+        yield Wrong("entrypoint.program", f"is {entry.program!r:.80}, expected the name of a module")
+    for number, text in enumerate(entry.args):
+        for match in _PLACEHOLDER.finditer(text):
+            if match[1] is not None and match[1] not in AT_START:
+                wrong = f"holds {match[0]:.80}, expected one of {', '.join(AT_START)}"
+                yield Wrong(f"entrypoint.args[{number}]", wrong)

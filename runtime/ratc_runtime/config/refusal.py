@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ratc_runtime.errors import RuntimeFinding
 
 LOCK_VERSION = 1
+#: Text that no file and no argument of a program can hold: NUL, and halves of characters.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 #: Errors in one message at most.
 _MOST = 20
 _KINDS = {
@@ -37,9 +40,11 @@ class Wrong(NamedTuple):
     note: str = ""
 
 
-def unreadable(message: str, note: str = "") -> RuntimeFinding:
-    """Return R505."""
-    return RuntimeFinding("R505", message, note, "compile the spec again: ratc compile SPEC")
+def unreadable(
+    message: str, note: str = "", instead: str = "compile the spec again: ratc compile SPEC"
+) -> RuntimeFinding:
+    """Return R505; ``instead`` is the action that helps."""
+    return RuntimeFinding("R505", message, note, instead)
 
 
 def refuse_all(wrong: Iterable[Wrong]) -> RuntimeFinding:
@@ -59,7 +64,7 @@ def not_plain(content: Any) -> Iterator[Wrong]:
     while waiting:
         at, value = waiting.pop()
         if isinstance(value, dict):
-            yield from (_wrong_key(at, key) for key in value if not isinstance(key, str))
+            yield from (_wrong_key(at, key) for key in value if not (isinstance(key, str) and _is_scalar(key)))
             waiting += [((*at, key), item) for key, item in reversed(value.items())]
         elif isinstance(value, list):
             waiting += [((*at, index), item) for index, item in reversed(list(enumerate(value)))]
@@ -72,7 +77,7 @@ def _is_scalar(value: Any) -> bool:
         return math.isfinite(value)
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
-    return value is None or (isinstance(value, str) and "\0" not in value)
+    return value is None or (isinstance(value, str) and not _NO_TEXT.search(value))
 
 
 def wrong_values(errors: Sequence[Any]) -> Iterator[Wrong]:

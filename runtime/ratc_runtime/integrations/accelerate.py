@@ -2,19 +2,34 @@
 
     plan = ratc_runtime.plan()
     accelerator = make_accelerator(plan)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    first = load_last(accelerator, plan)
+    for step in range(first, last):
+        ...
+        if plan.should_stop():
+            save_state(accelerator, plan, step + 1)
+            plan.stopped()
+            break
+    else:
+        plan.finished(accuracy=0.93)
 
-The loop is the program's own: it asks `plan.should_stop()` at each step boundary, saves with
-`accelerator.save_state(…)`, and says `plan.stopped()` or `plan.finished(…)`.
+The loop is the program's own. `specs/figures` is a whole one.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from ratc_runtime.program.plan import ProgramPlan
+
+#: A checkpoint's folder, by the optimizer steps that were done.
+_STEP = re.compile(r"step-(\d+)")
 
 
 def make_accelerator(plan: ProgramPlan, **more: Any) -> Accelerator:
@@ -39,3 +54,40 @@ def make_accelerator(plan: ProgramPlan, **more: Any) -> Accelerator:
         precision="fp32" if found == "no" else found,
     )
     return accelerator
+
+
+def save_state(accelerator: Accelerator, plan: ProgramPlan, step: int) -> Path:
+    """Save everything that was prepared as the checkpoint after so many steps, and drop the one before the last.
+
+    Every rank calls it. What is written becomes a checkpoint in one step, when it is whole on all ranks.
+    """
+    folder = plan.checkpoint_dir / f"step-{step}"
+    unfinished = folder.with_name(f".{folder.name}")
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a start that was killed
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        for _, old in _saved(plan)[:-2]:
+            shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def load_last(accelerator: Accelerator, plan: ProgramPlan) -> int:
+    """Load the newest checkpoint into everything that was prepared; return its step, 0 if the run starts here."""
+    saved = _saved(plan) if plan.resume else []
+    if not saved:
+        return 0
+    step, folder = saved[-1]
+    accelerator.load_state(str(folder))
+    return step
+
+
+def _saved(plan: ProgramPlan) -> list[tuple[int, Path]]:
+    """The checkpoints with their steps, the newest last."""
+    found = [(_STEP.fullmatch(path.name), path) for path in plan.checkpoint_dir.glob("step-*")]
+    return sorted((int(match[1]), path) for match, path in found if match)

@@ -14,9 +14,8 @@ them, stops it at a step boundary when the job asks for that, and writes results
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
+import re
 from typing import Any
 
 from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers imports torchvision
@@ -24,21 +23,13 @@ from ratc_runtime.models import load_torchvision  # noqa: F401  # transformers i
 # isort: split
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
+from ratc_runtime.errors import warn
 from ratc_runtime.program.plan import ProgramPlan
 
-#: Folder of the Trainer's checkpoints in the output folder; in it, one for each program with its arguments and code.
-CHECKPOINTS = "checkpoints"
-
-
-def checkpoint_folder(plan: ProgramPlan) -> Path:
-    """Return the folder of this very program's checkpoints: another script, argument or value has a folder of its own,
-    so that no run goes on from weights of another one.
-    """
-    told = plan.lock.model_dump(include={"entrypoint", "own_code"})
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    return Path(plan.output_dir) / CHECKPOINTS / digest[:12]
+#: A checkpoint's folder, by the optimizer steps that were done.
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
@@ -52,7 +43,7 @@ def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
         "report_to": "none",
     }
     decided = {
-        "output_dir": str(checkpoint_folder(plan)),
+        "output_dir": str(plan.checkpoint_dir),
         "per_device_train_batch_size": plan["micro_batch_size"],
         "gradient_accumulation_steps": plan["gradient_accumulation_steps"],
         "bf16": plan["bf16"],
@@ -68,12 +59,17 @@ def training_arguments(plan: ProgramPlan, **more: Any) -> TrainingArguments:
 
 
 def last_checkpoint(plan: ProgramPlan) -> str | None:
-    """Return the newest checkpoint to go on from; None if there is none, or if the spec says `resume: never`."""
-    folder = checkpoint_folder(plan)
-    if plan.lock.checkpoint.resume == "never" or not folder.is_dir():
-        return None
-    found: str | None = get_last_checkpoint(str(folder))
-    return found
+    """Return the newest whole checkpoint to go on from; None if there is none, or the run starts from the beginning."""
+    found = plan.checkpoint_dir.glob("checkpoint-*") if plan.resume else ()
+    steps = [(_CHECKPOINT.fullmatch(path.name), path) for path in found]
+    for _, path in sorted(((int(match[1]), path) for match, path in steps if match), reverse=True):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_bytes())
+        except (OSError, ValueError):
+            warn(f"{path} is passed over: it is not whole")  # the Trainer writes this file last
+            continue
+        return str(path)
+    return None
 
 
 class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
@@ -97,6 +93,12 @@ class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has n
         """Save and stop if the job asks for it."""
         if self.plan.should_stop():
             self.stopping = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False  # for which there may be no time
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave the evaluation out if the run stops in the middle of an epoch."""
+        if self.stopping:
+            control.should_evaluate = False
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave word that all is saved, or write the results."""

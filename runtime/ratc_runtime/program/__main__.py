@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from ratc_runtime.config.lock import lock_digest
-from ratc_runtime.config.program_lock import ProgramLock, read_any
+from ratc_runtime.config.program_lock import ProgramLock, fill, read_any
 from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.output import results
@@ -33,7 +34,6 @@ HERE = "{}"
 PATIENCE = 60.0
 #: What decides the optimizer step: results that say it otherwise are of another run than the reviewed one.
 _SPLIT = ("micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "world_size")
-_PLACEHOLDER = re.compile(r"\$(?:\$|\{(data_dir|output_dir|lock)\})")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     """Start the program and wait; return the exit status. Raises R510, R517, R561 and R567."""
-    output = Path(os.path.abspath(given.output_dir or lock.output_dir))
-    data = Path(os.path.abspath(given.data_dir or lock.data.data_dir))
+    told = at_start(lock, given)
+    output, from_scratch = Path(told["output_dir"]), told["resume"] == "false"
     digest, first = lock_digest(given.lock), given.node == 0
     mark = output / "logs" / f"{given.start or 'run'}-node{given.node}.ended"
     if first:
@@ -85,14 +85,15 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
         claim.take(os.environ)
         (output / STOPPED_FILE).unlink(missing_ok=True)
         if _is_finished(output, digest):
-            if not given.fresh:
+            if not from_scratch:
                 print(f"already finished: {output / results.RESULTS_FILE}; --fresh runs it again", flush=True)
                 return 0
             results.set_aside(output)
         elif _lock_of(output) is not None:
             results.set_aside(output)  # of another lock
-    environment = variables(lock, given, data, output)
-    told = {"data_dir": str(data), "output_dir": str(output), "lock": os.path.abspath(given.lock)}
+        if from_scratch:
+            _set_aside(Path(told["checkpoint_dir"]))
+    environment = variables(lock, given, told)
     command = words(lock, given.launcher, told)
     status = _watched(command, environment, output / STOP_FILE)
     if (output / STOPPED_FILE).exists():
@@ -109,12 +110,38 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     return 0
 
 
+def at_start(lock: ProgramLock, given: argparse.Namespace) -> dict[str, str]:
+    """What is known now, by the names of placeholders."""
+    output = os.path.abspath(given.output_dir or lock.output_dir)
+    from_scratch = given.fresh or lock.checkpoint.resume == "never"
+    return {
+        "data_dir": os.path.abspath(given.data_dir or lock.data.data_dir),
+        "output_dir": output,
+        "checkpoint_dir": os.path.join(output, "checkpoints", lock.identity()[:12]),
+        "resume": "false" if from_scratch else "true",
+        "lock": os.path.abspath(given.lock),
+    }
+
+
+def _set_aside(checkpoints: Path) -> None:
+    """Keep an earlier run's checkpoints of this very program under another name: this one starts from nothing."""
+    previous = checkpoints.with_name(f"{checkpoints.name}.previous")
+    try:
+        if checkpoints.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            checkpoints.rename(previous)
+    except OSError as error:
+        raise RuntimeFinding("R510", f"cannot move {checkpoints}", error.strerror or str(error)) from None
+
+
 def words(lock: ProgramLock, launcher: list[str], told: Mapping[str, str]) -> list[str]:
     """Return the command: the launcher's words with the program in the place of `{}`."""
-    entry = lock.entrypoint
-    program = _filled(entry.program, told) if entry.kind == "command" else entry.program
-    args = [_filled(word, told) for word in entry.args]
-    alone = launcher == [HERE]
+    entry, alone = lock.entrypoint, launcher == [HERE]
+    program, args = entry.program, [fill(word, told) for word in entry.args]
+    if program.startswith("-") and entry.kind != "module":  # neither Python nor a launcher takes it for an option
+        program = shutil.which(program) or program if entry.kind == "command" else f"./{program}"
+    if not alone and args[:1] == ["--"]:
+        args = ["--", *args]  # argparse, by which launchers read their words, takes the first one away
     if entry.kind == "script":
         own = [sys.executable, program] if alone else [program]
     elif entry.kind == "module":
@@ -126,16 +153,14 @@ def words(lock: ProgramLock, launcher: list[str], told: Mapping[str, str]) -> li
     return [*launcher[:at], *own, *args, *launcher[at + 1 :]]
 
 
-def variables(lock: ProgramLock, given: argparse.Namespace, data: Path, output: Path) -> dict[str, str]:
+def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the program: the plan under `RATC_…`, and its place among others without a launcher."""
     environment = dict(os.environ)
     # What keeps a launcher from importing a file of the spec's folder would keep a script from importing its own.
     environment.pop("PYTHONSAFEPATH", None)
-    for name, value in lock.entrypoint.plan.items():
-        text = str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
-        environment[f"RATC_{name.upper()}"] = text
-    environment[plan.LOCK] = os.path.abspath(given.lock)
-    environment[plan.DATA_DIR], environment[plan.OUTPUT_DIR] = str(data), str(output)
+    for name, value in (lock.handed() | told).items():
+        environment[f"RATC_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    output = Path(told["output_dir"])
     environment[plan.STOP], environment[plan.STOPPED] = str(output / STOP_FILE), str(output / STOPPED_FILE)
     parallel = lock.parallel
     if given.head is not None:
@@ -144,21 +169,26 @@ def variables(lock: ProgramLock, given: argparse.Namespace, data: Path, output: 
         environment |= {"RANK": str(given.node), "LOCAL_RANK": str(given.local)}
         environment["WORLD_SIZE"] = str(parallel.world_size)
         environment["LOCAL_WORLD_SIZE"] = str(parallel.processes_per_node)
-    elif lock.entrypoint.launcher == "none":
+    if given.launcher == [HERE] and "SLURM_JOB_ID" in environment:
+        # node.sh removes these, for a launcher's processes have other numbers; Lightning, for one, asks for them.
+        environment |= {"SLURM_PROCID": str(given.node), "SLURM_LOCALID": str(given.local or 0)}
+    if given.local is None and lock.entrypoint.launcher == "none":
         environment |= {"NODE_RANK": str(given.node), "NNODES": str(parallel.nodes)}
     return environment
 
 
-def _filled(word: str, told: Mapping[str, str]) -> str:
-    """A word with what is known only now; `$$` is a dollar sign."""
-    return _PLACEHOLDER.sub(lambda match: "$" if match[1] is None else told[match[1]], word)
-
-
 def _watched(command: list[str], environment: Mapping[str, str], stop: Path) -> int:
     """Run the command to its end; return its status. Ctrl-C asks it to stop, a second one ends it. Raises R567."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:
+        # PR_SET_PDEATHSIG (prctl(2)): if this process is killed, nobody holds the output folder any more.
+        if library is not None:
+            library.prctl(1, signal.SIGTERM)
+
     try:
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which decides.
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
     except OSError as error:
         raise RuntimeFinding(
             "R567", f"the program cannot be started: {command[0]}", error.strerror or str(error)
@@ -228,7 +258,7 @@ def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
     found = results.read_results(output)
     if not found:
         warn(f"the program wrote no {results.RESULTS_FILE}: nothing is known of what it did but that it ended well")
-    told = lock.entrypoint.plan
+    told = lock.handed()
     wrong = [
         f"{name}: {found[name]}, the lock says {told[name]}"
         for name in _SPLIT

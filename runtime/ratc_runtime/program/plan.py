@@ -25,6 +25,7 @@ from ratc_runtime.errors import RuntimeFinding
 
 #: The variable that names the lock; every value that is handed over has one of its own beside it.
 LOCK, DATA_DIR, OUTPUT_DIR = "RATC_LOCK", "RATC_DATA_DIR", "RATC_OUTPUT_DIR"
+CHECKPOINT_DIR, RESUME = "RATC_CHECKPOINT_DIR", "RATC_RESUME"
 #: Files for programs that are not Python: look for the first, make the second when all is saved.
 STOP, STOPPED = "RATC_STOP_FILE", "RATC_STOPPED_FILE"
 
@@ -43,7 +44,11 @@ class ProgramPlan(Mapping[str, Any]):
         self.lock, self.lock_path = lock, lock_path
         self.data_dir = Path(environment.get(DATA_DIR) or lock.data.data_dir)
         self.output_dir = Path(environment.get(OUTPUT_DIR) or lock.output_dir)
-        self._values = lock.entrypoint.plan
+        #: For checkpoints of this very program: another script, argument or value has a folder of its own.
+        self.checkpoint_dir = Path(environment.get(CHECKPOINT_DIR) or self.output_dir / "checkpoints")
+        #: Whether to go on from what is there; false with `resume: never` and `--fresh`.
+        self.resume = environment.get(RESUME) != "false"
+        self._values = lock.handed()
         self._rank = int(environment.get("RANK", "0"))
 
     def __getitem__(self, name: str) -> Any:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ratc_runtime.config.program_lock import ProgramLock, read_any
 
 import ratc
 from ratc import program
 from ratc.cli import main
-from ratc.plan import Value, Values
+from ratc.diagnostics import has_errors
 
 SPEC = """experiment_name: demo
 entrypoint: {script: train.py, args: ["${micro_batch_size}"]}
@@ -55,13 +56,6 @@ def test_a_doubled_dollar_sign_names_nothing(text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (False, "false"), (None, ""), (1e-05, "1e-05"), (3, "3")])
 def test_a_value_is_one_word(value: Any, text: str) -> None:
     assert program.word(value) == text
-
-
-def test_what_is_handed_over_under_another_name_is_no_difference_of_its_own() -> None:
-    plan = Values({"seed": Value(1, "default"), "entrypoint.plan.seed": Value(1, "derived")})
-    assert "entrypoint.plan.seed" in program.repeated(plan)
-    edited = Values({**plan, "entrypoint.plan.seed": Value(2, "derived")})
-    assert "entrypoint.plan.seed" not in program.repeated(edited)
 
 
 @pytest.mark.parametrize("command", [["fit"], ["profile"], ["profile", "--measure"], ["tune", "lr"], ["data", "check"]])
@@ -146,3 +140,45 @@ def test_keys_of_the_built_in_loop_are_named_and_judged_no_further(
     said = capsys.readouterr().err
     assert said.count("warning[R207]") == 2
     assert "R241" not in said
+
+
+@pytest.mark.parametrize("key", ["script: 'a${seed}.py'", "command: ['${output_dir}/x', a]"])
+def test_nothing_is_filled_in_in_a_program_s_name(spec: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    spec.write_text(SPEC.replace("script: train.py", key))
+    assert main(["compile", str(spec)]) == 1
+    said = capsys.readouterr().err
+    assert "error[R243]" in said
+    assert "stands in the program's own name" in said
+    assert f"spec.yaml:2:{spec.read_text().splitlines()[1].index('$') + 1}" in said
+
+
+def test_commands_take_the_spec_and_its_compiled_folder(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that refuse it are in the tests above."""
+    assert main(["compile", str(spec), "-o", "out"]) == 0
+    for words in (
+        *(["check", "out"], ["diff", "out", str(spec)], ["diff", str(spec), "out", "--format", "markdown"]),
+        *(["explain", "out", "seed"], ["validate", str(spec), "--fix"], ["compile", str(spec), "-o", "out", "--check"]),
+        ["report", "out"],
+    ):
+        assert main(words) == 0, (words, capsys.readouterr().err)
+    found = ratc.compile(ratc.CompileRequest(str(spec)))
+    assert [file.path for file in found.artifacts or ()] == ["run.sh", "lock.yaml"]
+    assert not has_errors(ratc.check("out"))
+    assert not ratc.diff(str(spec), "out").comparison.changes
+    assert ratc.load_config_with_auto_optimization(str(spec))["entrypoint"]["args"] == ["4"]
+    assert not Path("ran").exists()
+
+
+def test_a_sweep_of_a_program_is_an_array(spec: Path) -> None:
+    spec.write_text(SPEC.replace("gpus: 1,", "gpus: 1, walltime: '1:00:00',") + "sweep: {grid: {seed: [1, 2]}}\n")
+    assert main(["compile", str(spec), "--target", "slurm", "-o", "out"]) == 0
+    assert sorted(path.name for path in Path("out/points").iterdir()) == ["0001", "0002"]
+    lock = read_any(Path("out/points/0002/lock.yaml"))
+    assert isinstance(lock, ProgramLock)
+    assert lock.handed()["seed"] == 2
+
+
+def test_a_study_says_that_it_needs_the_built_in_loop(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC + "tuning: {search_space: {seed: {choices: [1, 2]}}, metric: loss}\n")
+    assert main(["tune", str(spec)]) == 1
+    assert "error[R245]: `tuning` is of the built-in loop" in capsys.readouterr().err

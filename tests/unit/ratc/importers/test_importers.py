@@ -128,7 +128,7 @@ def test_what_ratc_emits_comes_back(case, tmp_path, capsys):
 
 
 def test_windows_line_ends_are_no_part_of_a_value():
-    items = batch.read("slurm", "run.sbatch", "#!/bin/sh\r\n#SBATCH -N 2\r\n#SBATCH -p gpu\r\npython x\r\n")
+    items = batch.read("slurm", "run.sbatch", "#!/bin/sh\r\n#SBATCH -N 2\r\n#SBATCH -p gpu\r\nhostname\r\n")
     assert [(item.path, item.value) for item in items if isinstance(item, Carried)] == [
         ("resources.nodes", 2),
         ("resources.partition", "gpu"),
@@ -204,7 +204,7 @@ def left(script: str, kind: str = "slurm") -> list[str]:
 
 
 def test_the_last_of_repeated_options_counts():
-    script = "#SBATCH --time=1:00:00 -N 1\n#SBATCH --time=5:00:00\n#SBATCH --nodes=3\npython x\n"
+    script = "#SBATCH --time=1:00:00 -N 1\n#SBATCH --time=5:00:00\n#SBATCH --nodes=3\nhostname\n"
     assert carried(script) == {"resources.walltime": "0-05:00:00", "resources.nodes": 3}
     whys = [item.why for item in batch.read("slurm", "f", script) if isinstance(item, Left)]
     assert "f:2:1 says it again, and the last counts" in whys
@@ -390,7 +390,7 @@ NO_COMMANDS = {
     "a test": "[ -d /x ] && module load x\n",
     "another way": "module avail x || module load y\n",
     "after the end": "exit 0\nmodule load x\n",
-    "after another program": "exec python x.py\nmodule load x\n",
+    "after another program": "exec ./x\nmodule load x\n",
     "a pipeline": "module load x 2>&1 | tee log\nexport A=1 | cat\n",
     "the background": "module load x &\nexport A=1 &\n",
     "behind what bash alone can read": "cat <<-'A' > x <<B\n\tA\nmodule load x\nB\nmodule load y\n",
@@ -419,7 +419,10 @@ def test_commands_in_a_row_are_commands():
         "environment.variables.A": "1",
         "environment.variables.B": "$HOME",
     }
-    assert carried("srun torchrun --nnodes=2 \\\n  x.py 2>&1 | tee log\n") == {"resources.nodes": 2}
+    assert carried("srun torchrun --nnodes=2 \\\n  x.py 2>&1 | tee log\n") == {
+        "resources.nodes": 2,
+        "entrypoint.script": "x.py",
+    }
 
 
 def test_no_memory_at_all_is_not_carried():

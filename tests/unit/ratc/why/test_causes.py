@@ -148,3 +148,13 @@ def test_the_memory_to_ask_for_is_half_more() -> None:
 )
 def test_no_text_is_too_odd_for_a_log(text: str) -> None:
     assert the_cause(evidence(text)).code.startswith("R")
+
+
+def test_no_prediction_is_offered_to_an_own_program() -> None:
+    of_a_program = Values({**LOCK, "entrypoint.program": Value("train.py", "derived")})
+    log = Source("log0", "RuntimeError: CUDA out of memory. Tried to allocate 2 MiB")
+    for lock, helps in ((LOCK, 2), (of_a_program, 1)):
+        cause = the_cause(Evidence(lock, (log,), (), None, "outputs/demo", settings=settings()))
+        assert cause is not None
+        assert cause.code == "R606"
+        assert len(cause.helps) == helps

@@ -15,6 +15,7 @@ from ratc_runtime.models import fused_maps, rat_patches
 from ratc_runtime.models.chunked_maps import Chunked, Gather, Pieces, Spread, only_enough_for_memory
 from ratc_runtime.models.fused_maps import Fused, _split
 from ratc_runtime.models.lean_attention import LazyMap, Way, keep_no_maps
+from ratc_runtime.tasks.detection.model import DetectionModel
 from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.tasks.segmentation.model import SegmentationModel
 from torch import nn
@@ -53,12 +54,12 @@ def published(seed: int = 0, **arguments: Any) -> nn.Module:
 def segmentation(scales: tuple[float, ...] = (1.0,), **arguments: Any) -> SegmentationModel:
     model = published(**arguments)
     torch.manual_seed(1)
-    return SegmentationModel(model, 1, model.feature_dims, scales)
+    return SegmentationModel(model, 1, model.feature_dims, scales, dims=arguments.get("spatial_dims", 2))
 
 
-def images(size: tuple[int, int], scales: tuple[float, ...], batch: int = 2) -> Any:
+def images(size: tuple[int, ...], scales: tuple[float, ...], batch: int = 2) -> Any:
     torch.manual_seed(2)
-    levels = [torch.rand(batch, 1, int(size[0] * scale), int(size[1] * scale)) for scale in scales]
+    levels = [torch.rand(batch, 1, *(int(length * scale) for length in size)) for scale in scales]
     return levels if len(scales) > 1 else levels[0]
 
 
@@ -95,10 +96,12 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         ((24, 21), (1.0,), "fused", {"num_heads": 4, "num_blocks": 3, "sga_kernel_size": 5}),
         ((18, 15), (1.0,), "fused", {"iters": 1, "num_blocks": 1, "num_heads": 1}),
         ((32, 24), (1.0, 0.5), "fused", {"num_heads": 4, "mlp_dropout": 0.2}),
+        ((12, 10, 9), (1.0,), "rows", {"spatial_dims": 3, "sga_kernel_size": 5}),
+        ((12, 10, 9), (1.0,), "fused", {"spatial_dims": 3, "sga_kernel_size": 5}),
     ],
 )
 def test_outputs_and_gradients_are_those_of_the_published_model(
-    size: tuple[int, int], scales: tuple[float, ...], way: str, arguments: dict[str, Any]
+    size: tuple[int, ...], scales: tuple[float, ...], way: str, arguments: dict[str, Any]
 ) -> None:
     image = images(size, scales)
     full, lean = segmentation(scales, **arguments), segmentation(scales, **arguments)
@@ -112,6 +115,31 @@ def test_outputs_and_gradients_are_those_of_the_published_model(
                 del module.forward
     image = [level.double() for level in image] if isinstance(image, list) else image.double()
     assert_same(step(lean.double(), image), step(full.double(), image), 1e-9)
+
+
+@pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
+def test_detection_reads_the_same_from_no_maps(way: Way, scales: tuple[float, ...]) -> None:
+    def detection() -> DetectionModel:
+        model = published()
+        torch.manual_seed(1)
+        return DetectionModel(model, model.feature_dims, 2, scales, classes=2, queries=100, layers=2)
+
+    def outputs(model: DetectionModel) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        found = model(images((32, 24), scales))
+        tensors = [found["logits"], found["boxes"]]
+        torch.manual_seed(4)
+        sum((tensor * torch.randn(tensor.shape)).sum() for tensor in tensors).backward()
+        gradients = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+        # The bias of an attention's keys adds the same to all of its logits: its gradient is rounding alone.
+        return found, {name: gradient for name, gradient in gradients.items() if not name.endswith("key.bias")}
+
+    full, lean = detection(), detection()
+    assert keep_no_maps(lean, way) == 2
+    (expected, wanted), (found, gradients) = outputs(full), outputs(lean)
+    for name in ("logits", "boxes"):
+        assert distance(found[name].detach(), expected[name].detach()) < 1e-3
+    assert_same(gradients, wanted, 5e-3)
 
 
 @pytest.mark.parametrize("way", [Chunked(700), FUSED], ids=["chunked", "fused"])

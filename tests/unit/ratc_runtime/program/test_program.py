@@ -129,6 +129,44 @@ def test_what_is_not_there_is_refused_before_anything_starts(start: Any, entrypo
     assert missing in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "path"), [("{script: sub/train.py}", "sub/train.py"), ("{module: sub.train}", "sub/train.py")]
+)
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("import json\nimport gone.part\n", "train.py:2 needs gone.part"),
+        ("try:\n    import gone\nexcept ImportError:\n    print('ran')\n", None),
+        ("import sys\nsys.path.append('lib')\nimport inside\n", None),
+    ],
+)
+def test_an_import_that_cannot_be_found_is_refused_before_anything_starts(
+    start: Any, tmp_path: Path, entrypoint: str, path: str, text: str, missing: str | None
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/inside.py").write_text("print('ran')\n")
+    (tmp_path / path).write_text(text)
+    done = start(entrypoint)
+    if missing is None:
+        assert "ran" in done.stdout, done.stderr
+        return
+    assert done.returncode == 1
+    assert "error[R509]: modules that the run needs are not found" in done.stderr
+    assert missing in done.stderr
+
+
+def test_a_script_finds_its_neighbours_and_a_module_those_of_the_spec(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/beside.py").write_text("X = 1\n")
+    (tmp_path / "sub/train.py").write_text("import beside\nprint('ran')\n")
+    assert "ran" in start("{script: sub/train.py}").stdout
+    done = start("{module: sub.train}")
+    assert "needs beside" in done.stderr
+    (tmp_path / "sub/train.py").write_text("from . import beside\nfrom sub.beside import X\nprint('ran')\n")
+    assert "ran" in start("{module: sub.train}").stdout
+
+
 def test_a_program_that_changed_since_is_refused(start: Any, tmp_path: Path) -> None:
     assert start("{script: train.py}", train="import other\n", other="X = 1\n").returncode == 0
     (tmp_path / "other.py").write_text("X = 2\n")
@@ -180,11 +218,24 @@ def test_a_second_interrupt_ends_a_program_that_does_not_look(start: Any, tmp_pa
         assert "was ended by signal 15" in run.stderr.read()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_program_ends_with_its_starter(start: Any, tmp_path: Path) -> None:
+    """Else it would write into a folder that another run may take."""
+    (tmp_path / "train.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(1000)\n")
+    lock_of(tmp_path, "{script: train.py}")
+    words = [sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--", "{}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "started\n"
+        run.kill()
+        assert run.stdout.read() == "", "only the program's end closes the pipe"
+
+
 def test_the_first_node_waits_for_the_others(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start("{command: ['true']}")
     lock = tmp_path / "out/lock.yaml"
     text = lock.read_text().replace("  nodes: 1", "  nodes: 2").replace("world_size: 1 ", "world_size: 2 ")
-    lock.write_text(text)
+    lock.write_text(text.replace("accumulation_steps: 4", "accumulation_steps: 2"))
     monkeypatch.setattr(program, "PATIENCE", 0.2)
     given = ["--lock", str(lock), "--start", "7", "--output-dir", "o"]
     assert program.main([*given, "--node", "0", "--", "{}"]) == 1
@@ -199,7 +250,7 @@ def test_without_a_launcher_the_place_among_others_is_told(start: Any, tmp_path:
     lock = program.read_any(tmp_path / "out/lock.yaml")
     assert isinstance(lock, program.ProgramLock)
     given = program.parse(["--lock", "l", "--node", "3", "--local", "1", "--head", "h", "--port", "9", "--", "{}"])
-    told = program.variables(lock, given, Path("/d"), Path("/o"))
+    told = program.variables(lock, given, program.at_start(lock, given))
     assert {name: told[name] for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")} == {
         "RANK": "3",
         "LOCAL_RANK": "1",
@@ -208,6 +259,22 @@ def test_without_a_launcher_the_place_among_others_is_told(start: Any, tmp_path:
     }
     assert "PYTHONSAFEPATH" not in told
     assert os.path.isabs(told["RATC_LOCK"])
+
+
+def test_a_process_of_slurm_s_own_knows_its_number(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = lock_of(tmp_path, "{command: [env]}")
+
+    def told(*words: str, launcher: str = "{}") -> dict[str, str]:
+        given = program.parse(["--lock", "l", *words, "--", *launcher.split()])
+        variables = program.variables(lock, given, program.at_start(lock, given))
+        return {name: text for name, text in variables.items() if name in ("SLURM_PROCID", "SLURM_LOCALID")}
+
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert told("--node", "3", "--local", "1") == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert told("--node", "3", "--local", "1") == {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    assert told("--node", "2") == {"SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
+    assert told("--node", "2", launcher="torchrun {}") == {}
 
 
 def test_more_processes_than_any_machine_has_are_refused(start: Any, tmp_path: Path) -> None:
@@ -219,3 +286,98 @@ def test_more_processes_than_any_machine_has_are_refused(start: Any, tmp_path: P
     assert program.main(["--lock", str(lock), "--output-dir", "o", "--", "{}"]) == 1
     with pytest.raises(program.RuntimeFinding, match="R505"):
         program.read_any(lock)
+
+
+def lock_of(folder: Path, entrypoint: str) -> program.ProgramLock:
+    (folder / "spec.yaml").write_text(SPEC.format(entrypoint=entrypoint))
+    assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
+    lock = program.read_any(folder / "out/lock.yaml")
+    assert isinstance(lock, program.ProgramLock)
+    return lock
+
+
+def test_a_script_that_looks_like_an_option_is_run(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "-c").write_text("import sys\nprint('ran', sys.argv[1:])\n")
+    done = start('{script: "-c", args: [a]}')
+    assert "ran ['a']" in done.stdout, done.stderr
+
+
+#: Writes its arguments into a file by its rank.
+NOTES = "import json, os, sys\nopen(os.environ['RANK'], 'w').write(json.dumps(sys.argv[1:]))\n"
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--quiet", "--config_file", "two.yaml"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train.py", "-c"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_takes_nothing_from_the_arguments(start: Any, tmp_path: Path, launcher: str, script: str) -> None:
+    module, *options = LAUNCHERS[launcher]
+    (tmp_path / "two.yaml").write_text("{distributed_type: MULTI_GPU, num_processes: 2, main_process_port: 0}\n")
+    pytest.importorskip(module.partition(".")[0])
+    (tmp_path / script).write_text(NOTES)
+    args = ["--", "--", "-h", "--nproc_per_node", "7", "", "a b", "{}", "--"]
+    lock_of(tmp_path, json.dumps({"script": script, "args": args}))
+    command = [sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--", sys.executable, "-m"]
+    done = subprocess.run(
+        [*command, module, *options, "{}"], capture_output=True, text=True, timeout=HANGS_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads((tmp_path / rank).read_text()) for rank in "01"] == [args, args]
+
+
+@pytest.mark.parametrize("launcher", [[], ["a"], ["{}", "{}"], ["{} "]])
+def test_a_launcher_s_words_have_one_place_for_the_program(launcher: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.parse(["--lock", "l", "--", *launcher])
+    assert ended.value.code == 2
+    assert "{}" in capsys.readouterr().err or not launcher
+
+
+def test_the_program_stands_in_the_launcher_s_one_place(start: Any, tmp_path: Path) -> None:
+    lock = lock_of(tmp_path, '{script: train.py, args: ["{}", "$${}"]}')
+    assert program.words(lock, ["l", "{}", "x"], {}) == ["l", "train.py", "{}", "${}", "x"]
+    assert program.words(lock, ["{}"], {}) == [sys.executable, "train.py", "{}", "${}"]
+
+
+KEEPS = """import ratc_runtime
+plan = ratc_runtime.plan()
+kept = sorted(path.name for path in plan.checkpoint_dir.glob("*"))
+print(plan.resume, kept)
+plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+(plan.checkpoint_dir / str(len(kept))).touch()
+plan.finished()
+"""
+
+
+def test_checkpoints_are_of_one_program_and_set_aside_for_a_fresh_start(start: Any, tmp_path: Path) -> None:
+    again = ["bash", "out/run.sh"]
+
+    def run(*options: str) -> str:
+        (tmp_path / "outputs/demo/results.json").unlink(missing_ok=True)
+        done = subprocess.run([*again, *options], capture_output=True, text=True, timeout=HANGS_S, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "True []" in start("{script: train.py}", train=KEEPS).stdout
+    assert "True ['0']" in run()
+    assert "False []" in run("--fresh")
+    assert "True ['0']" in run()
+    assert len(list(tmp_path.glob("outputs/demo/checkpoints/*.previous/1"))) == 1
+    # A comment changes no run; another argument does.
+    assert "True ['0', '1']" in start("{script: train.py}", train=f"# more\n{KEEPS}").stdout
+    assert "True []" in start("{script: train.py, args: [a]}").stdout
+    assert "False []" in start("{script: train.py}", "--set", "checkpoint.resume=never").stdout
+    assert "False []" in run()
+
+
+def test_what_is_known_at_the_start_reaches_the_arguments(start: Any, tmp_path: Path) -> None:
+    names = ("data_dir", "output_dir", "checkpoint_dir", "resume", "lock")
+    args = json.dumps([f"${{{name}}}" for name in names])
+    done = start(f"{{script: train.py, args: {args}}}", train=TELLS)
+    words, _, told, _ = json.loads(done.stdout.splitlines()[-1])
+    assert words == [told[f"RATC_{name.upper()}"] for name in names]
+    assert words[0] == str(tmp_path)
+    assert words[2].startswith(f"{tmp_path}/outputs/demo/checkpoints/")

@@ -1,0 +1,172 @@
+"""The command by which a batch script starts a training: its launcher's options, and the program as an `entrypoint`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ratc.diagnostics import Span
+from ratc.importers.model import Carried, Item, Left
+from ratc.importers.shell import Command
+
+#: Programs of schedulers that start others.
+_STARTERS = frozenset(("srun", "mpirun", "jsrun"))
+_PYTHON = re.compile(r"python[\d.]*")
+#: Modules that are launchers, and the launcher's name.
+_MODULES = {
+    "torch.distributed.run": "torchrun",
+    "torch.distributed.launch": "torchrun",
+    "accelerate.commands.launch": "accelerate",
+}
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+#: Options of scripts with a Trainer of Hugging Face's that the plan decides: the spec's key, and the placeholder.
+_TRAINER = {
+    "per_device_train_batch_size": ("training.batch_size", "micro_batch_size", int),
+    "gradient_accumulation_steps": ("training.gradient_accumulation_steps", "gradient_accumulation_steps", int),
+    "learning_rate": ("training.learning_rate", "learning_rate", float),
+    "num_train_epochs": ("training.epochs", "epochs", int),
+    "seed": ("seed", "seed", int),
+    "dataloader_num_workers": ("data.num_workers", "num_workers", int),
+}
+#: Its option for a folder, which ratc chooses: only there it looks for what a stopped run goes on from.
+_FOLDER, _CHOSEN = "output_dir", "${checkpoint_dir}"
+#: The option by which such a script is known.
+_OF_A_TRAINER = "per_device_train_batch_size"
+_RATCS = "ratc writes the command"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command that starts a program. ``own`` are the words before it; ``args`` those behind it, None for what the
+    shell works out when it runs.
+    """
+
+    text: str
+    span: Span
+    own: tuple[str, ...]
+    kind: str | None = None
+    program: str = ""
+    args: tuple[str | None, ...] = ()
+    launcher: str | None = None
+
+
+def split(command: Command, span: Span) -> Launch:
+    """A launching command in its parts; all of it is the launcher's if the program cannot be told."""
+    words = list(command.words or ())
+    text = re.sub(r"\\\n", " ", command.text)
+    found = _program(words)
+    if found is None or found[1] in command.dynamic:
+        return Launch(text, span, tuple(words))
+    kind, at, launcher = found
+    args = [None if number in command.dynamic else word for number, word in enumerate(words)]
+    return Launch(text, span, tuple(words[:at]), kind, words[at], tuple(args[at + 1 :]), launcher)
+
+
+def _program(words: Sequence[str]) -> tuple[str, int, str | None] | None:
+    """The kind of the program, its place among the words, and what starts its processes, if something does."""
+    at = 1 if words[:1] == ["exec"] else 0
+    named = words[at].rpartition("/")[2] if at < len(words) else ""
+    starter = named if named in _STARTERS else None
+    starts = [number for number in range(at, len(words)) if _launcher(words[number])]
+    if not starts or (starter is None and starts[0] != at):
+        return None
+    at = starts[0]
+    launcher = _launcher(words[at])
+    at += 1
+    if launcher == "python":
+        while at < len(words) and words[at].startswith("-") and words[at] not in ("-m", "-c", "-"):
+            at += 2 if words[at] in ("-X", "-W") else 1
+        if words[at : at + 1] == ["-m"]:
+            at += 1
+            if at < len(words) and words[at] in _MODULES:
+                return _launched(words, at + 1, _MODULES[words[at]])
+            return ("module", at, starter) if at < len(words) and _NAME.fullmatch(words[at]) else None
+        return ("script", at, starter) if at < len(words) and not words[at].startswith("-") else None
+    if launcher == "accelerate":
+        return _launched(words, at + 1, launcher) if words[at : at + 1] == ["launch"] else None
+    return _launched(words, at, launcher)
+
+
+def _launched(words: Sequence[str], at: int, launcher: str | None) -> tuple[str, int, str | None] | None:
+    """The program behind a launcher's options, some of which have values: a file of Python's, or what `-m` names."""
+    for number in range(at, len(words)):
+        if words[number] in ("-m", "--module"):
+            named = number + 1
+            return ("module", named, launcher) if named < len(words) and _NAME.fullmatch(words[named]) else None
+        if words[number].endswith(".py") and not words[number].startswith("-"):
+            return "script", number, launcher
+    return None
+
+
+def _launcher(word: str) -> str | None:
+    name = word.rpartition("/")[2]
+    if _PYTHON.fullmatch(name):
+        return "python"
+    return name if name in ("torchrun", "accelerate", "deepspeed") else None
+
+
+def entrypoint(launches: Sequence[Launch]) -> Iterator[Item]:
+    """The program of a script that starts one; of several, the one that a launcher or the scheduler starts."""
+    known = [one for one in launches if one.kind]
+    chosen = known if len(known) == 1 else [one for one in known if one.launcher]
+    for one in launches:
+        if len(chosen) == 1 and one is chosen[0]:
+            yield from _carried(one)
+        elif one.kind and len(chosen) != 1:
+            yield Left(one.text, one.span, "several programs are started: name one as `entrypoint`")
+        else:
+            yield Left(one.text, one.span, f"{_RATCS}; if it is your own program that trains, name it as `entrypoint`")
+
+
+def _carried(one: Launch) -> Iterator[Item]:
+    yield Carried(f"entrypoint.{one.kind}", one.program, one.span, one.text)
+    if one.launcher in ("srun", "accelerate"):  # torchrun is what ratc takes by itself
+        yield Carried("launcher", one.launcher, one.span, one.text)
+    args, ahead = [], list(one.args)
+    is_trainer = any(_option(word)[0] == _OF_A_TRAINER for word in ahead if word)
+    while ahead:
+        word = ahead.pop(0)
+        name, value = _option(word or "")
+        alone = bool(name) and value is None  # its value is the next word, if it has one
+        following = ahead[0] if ahead else ""
+        if word is None or (alone and following is None):
+            left = "a word" if word is None else word
+            yield Left(f"{one.program}: {left}", one.span, "the shell's variables are not known here: add it to `args`")
+            if word is not None:
+                ahead.pop(0)
+            continue
+        if is_trainer and name == _FOLDER and (following if alone else value):
+            args += [word, _CHOSEN] if alone else [f"--{name}={_CHOSEN}"]
+            given = ahead.pop(0) if alone else value
+            why = f"`{_CHOSEN}` in its place, a folder for each program in the output folder"
+            yield Left(f"{one.program}: --{name} {given}", one.span, why, deliberate=True)
+            continue
+        key = _TRAINER.get(name) if is_trainer else None
+        made = _number(following or "" if alone else value or "", key[2]) if key else None
+        if key is None or made is None:
+            args.append(word.replace("$", "$$"))
+            continue
+        yield Carried(key[0], made, one.span, f"{one.program} --{name}")
+        args += [word, f"${{{key[1]}}}"] if alone else [f"--{name}=${{{key[1]}}}"]
+        if alone:
+            ahead.pop(0)
+    if args:
+        yield Carried("entrypoint.args", args, one.span, one.text)
+    yield Left(" ".join(one.own), one.span, _RATCS, deliberate=True)
+
+
+def _option(word: str) -> tuple[str, str | None]:
+    """The name of a long option, and the value that stands in the same word; no name for another word."""
+    if not word.startswith("--") or word == "--":
+        return "", None
+    name, equals, value = word[2:].partition("=")
+    return name, value if equals else None
+
+
+def _number(text: str, kind: type) -> int | float | None:
+    try:
+        value = float(text)
+        return kind(value) if kind is float or value.is_integer() else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,124 @@
+"""Lightning's Trainer under a plan of ratc's.
+
+    from ratc_runtime.integrations.lightning import PlanCallback, last_checkpoint, trainer_arguments
+    import lightning
+
+    plan = ratc_runtime.plan()
+    lightning.seed_everything(plan["seed"], workers=True)
+    loader = DataLoader(data, batch_size=plan["micro_batch_size"], num_workers=plan["num_workers"], shuffle=True)
+    trainer = lightning.Trainer(**trainer_arguments(plan), callbacks=[PlanCallback(plan)])
+    trainer.fit(module, loader, ckpt_path=last_checkpoint(plan))
+
+The processes, the precision and the accumulation are the plan's. The callback holds the Trainer against them, saves
+after each epoch, saves and stops at a step boundary when the job asks for that, and writes results.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import Any
+
+from ratc_runtime.models import load_torchvision  # noqa: F401  # torchmetrics imports torchvision
+
+# isort: split
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from ratc_runtime.program.plan import ProgramPlan
+
+#: Lightning's names of precisions.
+PRECISIONS = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
+#: The newest checkpoint, in the plan's folder for them.
+LAST = "last.ckpt"
+
+
+def trainer_arguments(plan: ProgramPlan, **more: Any) -> dict[str, Any]:
+    """Return the Trainer's keywords of a plan; `more` are further ones, and replace what the plan does not decide.
+
+    Raises TypeError for a keyword that the plan decides.
+    """
+    fitting: dict[str, Any] = {"max_epochs": plan["epochs"]}
+    if plan["world_size"] > 1:
+        fitting["strategy"] = DDPStrategy(process_group_backend=plan.lock.parallel.backend)
+    decided = {
+        "accelerator": "cpu" if plan.lock.hardware.device == "cpu" else "gpu",
+        "devices": plan["processes_per_node"],
+        "num_nodes": plan["nodes"],
+        "precision": PRECISIONS[plan["precision"]],
+        "accumulate_grad_batches": plan["gradient_accumulation_steps"],
+        "default_root_dir": str(plan.output_dir),
+    }
+    if clash := sorted(more.keys() & decided.keys()):
+        raise TypeError(f"the plan decides {', '.join(clash)}: set them in the spec")
+    return {**fitting, **more, **decided}
+
+
+def last_checkpoint(plan: ProgramPlan) -> str | None:
+    """Return the newest checkpoint to go on from; None if there is none, or the run starts from the beginning."""
+    path = plan.checkpoint_dir / LAST
+    return str(path) if plan.resume and path.exists() else None
+
+
+class PlanCallback(Callback):  # type: ignore[misc]  # lightning may be absent
+    """Holds the Trainer to the plan, and takes word between it and the job."""
+
+    def __init__(self, plan: ProgramPlan) -> None:
+        self.plan = plan
+        self.stopping = False
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise R503 if the Trainer runs with other values than the lock."""
+        found = {
+            "gradient_accumulation_steps": trainer.accumulate_grad_batches,
+            "world_size": trainer.world_size,
+            "precision": next((name for name, text in PRECISIONS.items() if text == trainer.precision), None),
+        }
+        batch = getattr(trainer.train_dataloader, "batch_size", None)
+        self.plan.verify(**found, **({} if batch is None else {"micro_batch_size": batch}))
+        self.stopping, self._step = False, trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save and stop if the job asks for it, after an optimizer step."""
+        if trainer.global_step == self._step or self.stopping:
+            return
+        self._step = trainer.global_step
+        if self.plan.should_stop():
+            self.stopping = trainer.should_stop = True
+            # Lightning does not stop before these, and would validate first, for which there may be no time.
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+            trainer.limit_val_batches = 0
+            self._save(trainer)
+            self.plan.stopped()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        if not self.stopping:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results, unless the run goes on later."""
+        if self.stopping:
+            return
+        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+        self.plan.finished(
+            steps=trainer.global_step,
+            metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+            memory={"peak_reserved_bytes": peak},
+            gradient_accumulation_steps=trainer.accumulate_grad_batches,
+            world_size=trainer.world_size,
+        )
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write the checkpoint under another name, and give it its own when it is whole; every rank calls this."""
+        path = self.plan.checkpoint_dir / LAST
+        unfinished = path.with_name(f".{LAST}")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                shutil.rmtree(path)  # a sharded strategy's is a folder
+            os.replace(unfinished, path)
+        trainer.strategy.barrier()

@@ -1,0 +1,115 @@
+"""The examples of own scripts train for real: stopped by the stop file, continued, and finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.effort import HANGS_S
+from tests.helpers.jobs import as_soon_as, for_jobs, needs, ratc
+from tests.helpers.lockfile import results
+from tests.places import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def copied(folder: Path, example: str, epochs: int) -> Path:
+    """An example in a folder of its own, with so many epochs; returns its output folder."""
+    shutil.copytree(ROOT / "specs" / example, folder, ignore=shutil.ignore_patterns("compiled", "outputs", "data"))
+    spec = yaml.safe_load((folder / "config.yaml").read_text())
+    spec["training"]["epochs"] = epochs
+    (folder / "config.yaml").write_text(yaml.safe_dump(spec))
+    return folder / "outputs" / example
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env={**os.environ, **for_jobs(), "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "PYTHONUNBUFFERED": "1"},
+        stdout=(folder / "log").open("a"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def stop_once_it_trains(run: subprocess.Popen[str], folder: Path, output: Path, word: str) -> None:
+    """Leave the stop file as soon as something was learnt; the run ends by itself, unfinished."""
+
+    def trains(folder: Path) -> bool:
+        said = (folder / "log").read_text()
+        assert run.poll() is None, said
+        return word in said
+
+    as_soon_as(trains, {folder: (output / "STOP").touch})
+    assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
+    assert (output / "STOPPED").exists()
+    assert not (output / "results.json").exists()
+
+
+#: The word that an example says once it has learnt something, its package, the epochs that take some seconds, the
+#: steps of one, and whether it has learnt what it should.
+EXAMPLES = {
+    "text": ("'loss'", "transformers", 20, 10, lambda found: found["metrics"]["train_loss"] < 3.5),
+    "figures": ("epoch 1:", "accelerate", 8, 30, lambda found: found["accuracy"] > 0.8),
+    "waves": ("after step", "lightning", 40, 20, lambda found: found["metrics"]["error"] < 0.03),
+}
+
+
+def on_two_processes(folder: Path) -> list[str]:
+    """Compile, and give the lock two processes on this machine, as it has for two cards; returns what starts them."""
+    done = ratc(folder, "compile", "config.yaml", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    lock = yaml.safe_load((folder / "out/lock.yaml").read_text())
+    lock["parallel"] |= {"processes_per_node": 2, "world_size": 2}
+    lock["training"]["gradient_accumulation_steps"] //= 2
+    (folder / "out/lock.yaml").write_text(yaml.safe_dump(lock))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "{}"]
+    return [
+        *(sys.executable, "-m", "ratc_runtime.program", "--lock", "out/lock.yaml", "--"),
+        *(sys.executable, *launcher),
+    ]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_stopped_and_goes_on(example: str, processes: int, tmp_path: Path) -> None:
+    """On one process with `ratc train`."""
+    word, package, epochs, steps, has_learnt = EXAMPLES[example]
+    needs(package)
+    folder = tmp_path / example
+    output = copied(folder, example, epochs)
+    alone = [sys.executable, "-m", "ratc", "train", "config.yaml"]
+    words = alone if processes == 1 else on_two_processes(folder)
+    stop_once_it_trains(started(folder, *words), folder, output, word)
+    run = started(folder, *words)
+    assert run.wait(HANGS_S) == 0, (folder / "log").read_text()
+    assert "going on " in (folder / "log").read_text()
+    found = results(output)
+    assert (found["status"], found["steps"], found["world_size"]) == ("finished", steps * epochs, processes)
+    assert has_learnt(found)
+
+
+def test_a_stopped_run_learns_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+    """With Accelerate: the same order of samples, the same weights but for rounding."""
+    needs("accelerate")
+    import torch
+    from safetensors.torch import load_file
+
+    weights = []
+    for name in ("stopped", "undisturbed"):
+        folder = tmp_path / name
+        output = copied(folder, "figures", epochs=4)
+        words = [sys.executable, "-m", "ratc", "train", "config.yaml"]
+        if name == "stopped":
+            stop_once_it_trains(started(folder, *words), folder, output, "epoch 1:")
+        assert started(folder, *words).wait(HANGS_S) == 0, (folder / "log").read_text()
+        last = max(output.glob("checkpoints/*/step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        weights.append(load_file(last / "model.safetensors"))
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-5) for key in weights[1])

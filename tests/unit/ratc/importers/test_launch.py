@@ -1,0 +1,151 @@
+"""The program that a batch script starts, as an `entrypoint`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ratc.importers import batch, merge
+from ratc.importers.model import Carried, Left
+from ratc.importers.specification import write
+from tests.unit.ratc.importers.test_importers import carried
+
+
+def of(command: str) -> dict[str, Any]:
+    """What is carried of a script that runs a command."""
+    return carried(f"#SBATCH -N 2\n{command}\n") | {"resources.nodes": None}
+
+
+def program(command: str) -> tuple[str, str, list[str], str | None] | None:
+    """The kind and the name of the program, its arguments, and its launcher; None if none is carried."""
+    found = of(command)
+    named = [(path.removeprefix("entrypoint."), name) for path, name in found.items() if path.startswith("entrypoint.")]
+    kinds = [pair for pair in named if pair[0] != "args"]
+    return (*kinds[0], found.get("entrypoint.args", []), found.get("launcher")) if kinds else None
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("python train.py", ("script", "train.py", [], None)),
+        ("/usr/bin/srun /x/torchrun train.py", ("script", "train.py", [], None)),
+        ("exec python3.11 -u -X dev train.py -m x", ("script", "train.py", ["-m", "x"], None)),
+        ("/opt/venv/bin/python -m my.train a", ("module", "my.train", ["a"], None)),
+        ("srun --nodes=2 -n 8 python train.py --a=b", ("script", "train.py", ["--a=b"], "srun")),
+        ("mpirun -np 4 python train.py", ("script", "train.py", [], None)),
+        ("srun torchrun --nnodes 2 bin/train.py x.py", ("script", "bin/train.py", ["x.py"], None)),
+        ("torchrun --nproc_per_node=2 -m my.train --lr 1", ("module", "my.train", ["--lr", "1"], None)),
+        ("python -m torch.distributed.run --nnodes 2 train.py", ("script", "train.py", [], None)),
+        ("accelerate launch --config_file a.yaml train.py 'a b'", ("script", "train.py", ["a b"], "accelerate")),
+        ("srun accelerate launch --module my.train", ("module", "my.train", [], "accelerate")),
+        ("python -m accelerate.commands.launch train.py", ("script", "train.py", [], "accelerate")),
+        ("deepspeed --num_gpus 2 train.py", ("script", "train.py", [], None)),
+        ("python train.py 'pay $5' '${x}'", ("script", "train.py", ["pay $$5", "$${x}"], None)),
+        ("python -c 'import x'", None),
+        ("python - <x", None),
+        ("python", None),
+        ("python -m", None),
+        ("python $SCRIPT --a", None),
+        ("accelerate config", None),
+        ("torchrun --nnodes 2 $SCRIPT", None),
+        ("torchrun -m", None),
+        ("srun ./train.sh", None),
+        ("srun bash -c 'python train.py'", None),
+    ],
+)
+def test_the_program_and_its_arguments_are_told_apart(command: str, expected: Any) -> None:
+    assert program(command) == expected
+
+
+def test_the_program_s_options_are_not_the_launcher_s() -> None:
+    found = of("torchrun --nproc_per_node 4 train.py --nproc_per_node 9 --mixed_precision fp16")
+    assert found["resources.gpus_per_node"] == 4
+    assert "training.precision" not in found
+
+
+def test_what_a_trainer_is_told_becomes_the_plan_s() -> None:
+    options = "--per_device_train_batch_size 8 --learning_rate=2e-5 --num_train_epochs 3.0 --seed 7 --bf16 --tag seed"
+    found = of(f"torchrun train.py {options} --gradient_accumulation_steps 4 --dataloader_num_workers 2")
+    assert found["entrypoint.args"] == [
+        *("--per_device_train_batch_size", "${micro_batch_size}", "--learning_rate=${learning_rate}"),
+        *("--num_train_epochs", "${epochs}", "--seed", "${seed}", "--bf16", "--tag", "seed"),
+        *("--gradient_accumulation_steps", "${gradient_accumulation_steps}", "--dataloader_num_workers"),
+        "${num_workers}",
+    ]
+    assert found["training.batch_size"] == 8
+    assert found["training.gradient_accumulation_steps"] == 4
+    assert found["training.learning_rate"] == 2e-5
+    assert (found["training.epochs"], found["seed"], found["data.num_workers"]) == (3, 7, 2)
+
+
+@pytest.mark.parametrize("option", ["--output_dir out", "--output_dir=out"])
+def test_a_trainer_s_checkpoints_have_the_folder_of_the_program(option: str) -> None:
+    script = f"#SBATCH -N 1\npython train.py {option} --per_device_train_batch_size 8\n"
+    args = carried(script)["entrypoint.args"]
+    assert "=".join(args[:-2]) == "--output_dir=${checkpoint_dir}"
+    items = batch.read("slurm", "x", script)
+    assert next(item.source for item in items if isinstance(item, Left) and item.deliberate).endswith(
+        "--output_dir out"
+    )
+
+
+def test_other_scripts_options_are_only_their_own() -> None:
+    found = of("python train.py --learning_rate 1e-3 --seed 7")
+    assert found["entrypoint.args"] == ["--learning_rate", "1e-3", "--seed", "7"]
+    assert "seed" not in found
+
+
+@pytest.mark.parametrize("value", ["x", "2.5", "1e400", "nan", ""])
+def test_a_value_that_is_no_number_stays_an_argument(value: str) -> None:
+    found = of(f"python train.py --per_device_train_batch_size 8 --num_train_epochs '{value}'")
+    assert found["entrypoint.args"][2:] == ["--num_train_epochs", value]
+
+
+def test_what_the_shell_works_out_is_left_with_its_option() -> None:
+    script = '#SBATCH -N 1\npython train.py --to "$OUT" a $B --last\n'
+    items = batch.read("slurm", "run.sbatch", script)
+    assert carried(script)["entrypoint.args"] == ["a", "--last"]
+    lost = [item for item in items if isinstance(item, Left) and not item.deliberate]
+    assert [item.source for item in lost] == ["train.py: --to", "train.py: a word"]
+    assert all("add it to `args`" in item.why for item in lost)
+
+
+@pytest.mark.parametrize(
+    ("commands", "script"),
+    [
+        (["python prepare.py", "torchrun train.py"], "train.py"),
+        (["srun python train.py", "python report.py"], "train.py"),
+        (["python prepare.py", "python -m torch.distributed.run train.py"], "train.py"),
+        (["python a.py", "python b.py"], None),
+        (["torchrun a.py", "accelerate launch b.py"], None),
+    ],
+)
+def test_of_several_programs_the_one_of_a_launcher_is_taken(commands: list[str], script: str | None) -> None:
+    text = "".join(f"{command}\n" for command in ("#SBATCH -N 1", *commands))
+    assert carried(text).get("entrypoint.script") == script
+    lost = [item for item in batch.read("slurm", "x", text) if isinstance(item, Left) and not item.deliberate]
+    assert len(lost) == (1 if script else 2)
+    assert all("as `entrypoint`" in item.why for item in lost)
+
+
+def test_beside_files_of_the_built_in_loop_no_program_is_carried() -> None:
+    items = batch.read("slurm", "run.sbatch", "#SBATCH -N 1\naccelerate launch train.py\n")
+    where = items[0].span
+    for path, value in (("model.feature_dims", 64), ("training.zero_stage", 2)):
+        merged = merge.merge([*items, Carried(path, value, where, path)])
+        assert not [name for name in merged.values if name.startswith(("entrypoint", "launcher"))]
+        assert any(f"`{path}`" in item.why for item in merged.left)
+    merged = merge.merge([*items, Carried("training.use_accelerate", True, where, "a")])
+    assert {"entrypoint.script", "launcher"} <= merged.values.keys()
+    assert "training.use_accelerate" not in merged.values
+    text, found = write(merged, ["run.sbatch"])
+    assert "data_dir" not in text
+    assert not [item for item in found if "data_dir" in item.message]
+
+
+def test_a_secret_among_the_arguments_is_not_copied() -> None:
+    items = batch.read("slurm", "x", "#SBATCH -N 1\npython train.py --token hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n")
+    text, found = write(merge.merge(items), ["x"])
+    assert "hf_aaaa" not in text + str(found)
+    assert "script: train.py" in text

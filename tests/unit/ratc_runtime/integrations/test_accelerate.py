@@ -1,0 +1,82 @@
+"""The Accelerator of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ratc_runtime.errors import RuntimeFinding
+
+pytest.importorskip("accelerate")
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from ratc_runtime.integrations.accelerate import load_last, make_accelerator, save_state
+
+
+@pytest.fixture(autouse=True)
+def _first_accelerator() -> Iterator[None]:
+    """Accelerate knows one Accelerator a process."""
+
+    def forget() -> None:
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._shared_state.clear()
+
+    forget()
+    yield
+    forget()
+
+
+def test_the_accelerator_s_values_are_the_plan_s(make_plan: Any) -> None:
+    accelerator = make_accelerator(make_plan(), step_scheduler_with_optimizer=False)
+    assert accelerator.gradient_accumulation_steps == 2
+    assert accelerator.mixed_precision == "no"
+    assert accelerator.device.type == "cpu"
+    assert accelerator.num_processes == 1
+    assert accelerator.step_scheduler_with_optimizer is False
+
+
+def test_bf16_is_the_plan_s(make_plan: Any) -> None:
+    assert make_accelerator(make_plan(training__precision="bf16")).mixed_precision == "bf16"
+
+
+def test_the_seed_is_the_plan_s(make_plan: Any) -> None:
+    make_accelerator(make_plan())
+    first = torch.rand(1)
+    torch.manual_seed(42)
+    assert torch.equal(first, torch.rand(1))
+
+
+def test_what_the_plan_decides_cannot_be_said(make_plan: Any) -> None:
+    with pytest.raises(TypeError, match="the plan decides cpu, mixed_precision: set them in the spec"):
+        make_accelerator(make_plan(), mixed_precision="bf16", cpu=False)
+
+
+def test_an_accelerator_with_other_values_is_refused(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "5")  # comes before the argument
+    with pytest.raises(RuntimeFinding, match=r"R503") as caught:
+        make_accelerator(make_plan())
+    assert "gradient_accumulation_steps: 5, the lock says 2" in caught.value.render()
+
+
+def test_the_newest_whole_checkpoint_is_loaded(make_plan: Any) -> None:
+    plan = make_plan()
+    accelerator = make_accelerator(plan)
+    model = accelerator.prepare(torch.nn.Linear(1, 1))
+    assert load_last(accelerator, plan) == 0
+    for step in (9, 10, 11):
+        torch.nn.init.constant_(model.weight, step)
+        save_state(accelerator, plan, step)
+    (plan.checkpoint_dir / ".step-12").mkdir()  # of a start that was killed
+    (plan.checkpoint_dir / "step-notes").mkdir()
+    torch.nn.init.zeros_(model.weight)
+    assert load_last(accelerator, plan) == 11
+    assert model.weight.item() == 11
+    assert sorted(path.name for path in plan.checkpoint_dir.glob("step-1*")) == ["step-10", "step-11"]
+    assert load_last(accelerator, make_plan(resume=False)) == 0
+    # The same step again takes the place of the one that is there.
+    torch.nn.init.constant_(model.weight, 5)
+    save_state(accelerator, plan, 11)
+    assert load_last(accelerator, plan) == 11
+    assert model.weight.item() == 5

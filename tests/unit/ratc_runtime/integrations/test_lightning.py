@@ -1,0 +1,138 @@
+"""The keywords of Lightning's Trainer for a plan, and its callback in trainings of a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models import load_torchvision  # noqa: F401  # lightning imports torchvision
+
+from tests.helpers.lockfile import results
+
+pytest.importorskip("lightning")
+
+import lightning
+from ratc_runtime.integrations.lightning import PlanCallback, last_checkpoint, trainer_arguments
+from torch.utils.data import DataLoader, TensorDataset
+
+CARD = {"hardware__device": "cuda", "parallel__backend": "nccl"}
+QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+
+
+class Line(lightning.LightningModule):
+    """A line, and the steps that it learnt in; `stop_at` is the step in which somebody leaves the stop file."""
+
+    def __init__(self, output: Path, stop_at: int = 0) -> None:
+        super().__init__()
+        self.layer, self.output, self.stop_at = torch.nn.Linear(1, 1), output, stop_at
+        self.pieces, self.validated = 0, 0
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        self.pieces += 1
+        if self.stop_at and self.pieces == self.stop_at:
+            (self.output / "STOP").touch()
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, number: int) -> None:
+        self.validated += 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def fit(plan: Any, module: Line, batch: int = 8, start: str | None = None, **more: Any) -> lightning.Trainer:
+    """Train on 64 samples, which is 8 pieces and 4 steps of an epoch."""
+    keywords = {**trainer_arguments(plan, num_sanity_val_steps=0, **QUIET), **more}
+    trainer = lightning.Trainer(**keywords, callbacks=[PlanCallback(plan)])
+    data = DataLoader(TensorDataset(torch.ones(64, 1)), batch)
+    trainer.fit(module, data, data, ckpt_path=start)
+    return trainer
+
+
+def test_the_trainer_s_keywords_are_the_plan_s(make_plan: Any) -> None:
+    plan = make_plan(training__epochs=7)
+    assert trainer_arguments(plan, log_every_n_steps=3) == {
+        "max_epochs": 7,
+        "log_every_n_steps": 3,
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_nodes": 1,
+        "precision": "32-true",
+        "accumulate_grad_batches": 2,
+        "default_root_dir": str(plan.output_dir),
+    }
+
+
+@pytest.mark.parametrize(("precision", "name"), [("bf16", "bf16-mixed"), ("fp16", "16-mixed"), ("fp32", "32-true")])
+def test_cards_and_precision_are_the_plan_s(make_plan: Any, precision: str, name: str) -> None:
+    eight = {"parallel__nodes": 2, "parallel__processes_per_node": 4, "parallel__world_size": 8}
+    batch = {"training__gradient_accumulation_steps": 1, "training__global_batch_size": 64}
+    found = trainer_arguments(make_plan(training__precision=precision, **CARD, **eight, **batch))
+    assert (found["accelerator"], found["devices"], found["num_nodes"]) == ("gpu", 4, 2)
+    assert found["precision"] == name
+    assert found["strategy"].process_group_backend == "nccl"
+
+
+def test_what_the_plan_leaves_open_can_be_said_and_what_it_decides_cannot(make_plan: Any) -> None:
+    plan = make_plan()
+    assert trainer_arguments(plan, max_epochs=1, strategy="fsdp")["strategy"] == "fsdp"
+    with pytest.raises(TypeError, match="the plan decides devices, precision: set them in the spec"):
+        trainer_arguments(plan, precision=16, devices=2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "more", "said"),
+    [
+        (4, {}, "micro_batch_size: 4, the lock says 8"),
+        (8, {"accumulate_grad_batches": 4}, "gradient_accumulation_steps: 4, the lock says 2"),
+        (8, {"precision": "bf16-mixed"}, "precision: bf16, the lock says fp32"),
+        (8, {"precision": "64-true"}, "precision: None, the lock says fp32"),
+    ],
+)
+def test_a_trainer_with_other_values_is_refused(make_plan: Any, batch: int, more: dict[str, Any], said: str) -> None:
+    plan = make_plan()
+    with pytest.raises(RuntimeFinding, match=r"R503") as caught:
+        fit(plan, Line(plan.output_dir), batch, **more)
+    assert said in caught.value.render()
+    assert not (plan.output_dir / "results.json").exists()
+
+
+def test_the_end_is_told_with_the_last_scores(make_plan: Any) -> None:
+    plan = make_plan()
+    fit(plan, Line(plan.output_dir))
+    found = results(plan.output_dir)
+    assert (found["steps"], found["world_size"], found["gradient_accumulation_steps"]) == (3 * 4, 1, 2)
+    assert found["metrics"]["loss"] >= 0
+    assert not (plan.output_dir / "STOPPED").exists()
+
+
+@pytest.mark.parametrize("more", [{}, {"min_epochs": 3}, {"min_steps": 12, "min_epochs": 0}])
+def test_a_stop_file_saves_and_stops_after_a_step(make_plan: Any, more: dict[str, Any]) -> None:
+    plan = make_plan()
+    stopped = Line(plan.output_dir, stop_at=11)  # the first piece of the sixth step, in the second epoch
+    assert fit(plan, stopped, **more).global_step == 6
+    assert stopped.validated == 8, "of the first epoch"
+    assert (plan.output_dir / "STOPPED").exists()
+    assert not (plan.output_dir / "results.json").exists()
+    (plan.output_dir / "STOP").unlink()
+    start = last_checkpoint(plan)
+    assert start == str(plan.checkpoint_dir / "last.ckpt")
+    continued = Line(plan.output_dir)
+    assert fit(plan, continued, start=start, **more).global_step == 12
+    assert results(plan.output_dir)["steps"] == 12
+    assert continued.pieces == 12
+    assert last_checkpoint(make_plan(resume=False)) is None
+    assert [path.name for path in plan.checkpoint_dir.iterdir()] == ["last.ckpt"]
+
+
+def test_a_folder_in_the_checkpoint_s_place_gives_way(make_plan: Any) -> None:
+    """As a sharded strategy writes one."""
+    plan = make_plan()
+    (plan.checkpoint_dir / "last.ckpt").mkdir(parents=True)
+    fit(plan, Line(plan.output_dir), max_epochs=1)
+    assert (plan.checkpoint_dir / "last.ckpt").is_file()

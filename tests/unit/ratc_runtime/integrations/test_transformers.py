@@ -1,0 +1,129 @@
+"""The Trainer's arguments of a plan, and its callback: nothing is trained here (`tests/processes/test_programs.py`)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ratc_runtime.errors import RuntimeFinding
+
+from tests.helpers.lockfile import results
+
+pytest.importorskip("transformers")
+
+from ratc_runtime.integrations import transformers as adapter
+from transformers import TrainerControl, TrainerState
+
+CARD = {"hardware__device": "cuda", "parallel__backend": "nccl"}
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments themselves: without a card the Trainer's would refuse what is for one."""
+    monkeypatch.setattr(adapter, "TrainingArguments", dict)
+
+
+def test_the_trainer_s_arguments_are_the_plan_s(make_plan: Any) -> None:
+    plan = make_plan(training__learning_rate=0.25, training__epochs=7)
+    found = adapter.training_arguments(plan, logging_steps=3, weight_decay=0.5)
+    assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (8, 2)
+    assert (found.learning_rate, found.num_train_epochs, found.seed) == (0.25, 7, 42)
+    assert (found.logging_steps, found.weight_decay, found.report_to) == (3, 0.5, [])
+    assert found.output_dir == str(plan.checkpoint_dir)
+    assert found.use_cpu
+    assert not found.bf16
+    assert not found.fp16
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_the_precision_is_the_plan_s(make_plan: Any, given: None, precision: str) -> None:
+    found: Any = adapter.training_arguments(make_plan(training__precision=precision, training__tf32=True, **CARD))
+    assert (found["bf16"], found["fp16"]) == (precision == "bf16", precision == "fp16")
+    assert found["tf32"] is True
+    assert found["use_cpu"] is False
+
+
+def test_several_processes_talk_over_the_plan_s_backend(make_plan: Any, given: None) -> None:
+    two = {"parallel__nodes": 2, "parallel__world_size": 2, "training__gradient_accumulation_steps": 1}
+    found: Any = adapter.training_arguments(make_plan(**two))
+    assert found["ddp_backend"] == "gloo"
+    found = adapter.training_arguments(make_plan())
+    assert found["ddp_backend"] is None
+
+
+def test_what_the_plan_leaves_open_can_be_said_and_what_it_decides_cannot(make_plan: Any, given: None) -> None:
+    plan = make_plan()
+    found: Any = adapter.training_arguments(plan, learning_rate=1.0, num_train_epochs=1, dataloader_num_workers=9)
+    assert (found["learning_rate"], found["num_train_epochs"], found["dataloader_num_workers"]) == (1.0, 1, 9)
+    with pytest.raises(TypeError, match="the plan decides output_dir, seed: set them in the spec"):
+        adapter.training_arguments(plan, seed=1, output_dir="x")
+
+
+def of_trainer(**changes: Any) -> Any:
+    """What a callback sees of the Trainer's arguments."""
+    known = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "world_size": 1, "n_gpu": 0}
+    return SimpleNamespace(**{**known, "bf16": False, "fp16": False, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"per_device_train_batch_size": 4}, "micro_batch_size: 4, the lock says 8"),
+        ({"n_gpu": 2}, "micro_batch_size: 16, the lock says 8"),
+        ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps: 1, the lock says 2"),
+        ({"world_size": 2}, "world_size: 2, the lock says 1"),
+        ({"bf16": True}, "precision: bf16, the lock says fp32"),
+    ],
+)
+def test_a_trainer_with_other_values_is_refused(make_plan: Any, changes: dict[str, Any], said: str) -> None:
+    callback = adapter.PlanCallback(make_plan())
+    callback.on_train_begin(of_trainer(), TrainerState(), TrainerControl())
+    with pytest.raises(RuntimeFinding, match=r"R503") as caught:
+        callback.on_train_begin(of_trainer(**changes), TrainerState(), TrainerControl())
+    assert said in caught.value.render()
+
+
+def test_a_stop_file_saves_and_ends_the_training(make_plan: Any) -> None:
+    plan, control = make_plan(), TrainerControl()
+    callback = adapter.PlanCallback(plan)
+    callback.on_step_end(of_trainer(), TrainerState(), control)
+    assert not control.should_save
+    assert not control.should_training_stop
+    control.should_evaluate = True
+    callback.on_epoch_end(of_trainer(), TrainerState(), control)
+    assert control.should_evaluate
+    (plan.output_dir / "STOP").touch()
+    callback.on_step_end(of_trainer(), TrainerState(), control)
+    assert control.should_save
+    assert control.should_training_stop
+    assert not control.should_evaluate, "there may be no time"
+    control.should_evaluate = True  # as the Trainer's own callback decides, which comes before
+    callback.on_epoch_end(of_trainer(), TrainerState(), control)
+    assert not control.should_evaluate
+    callback.on_train_end(of_trainer(), TrainerState(), control)
+    assert (plan.output_dir / "STOPPED").exists()
+    assert not (plan.output_dir / "results.json").exists()
+
+
+def test_the_end_is_told_with_the_last_scores(make_plan: Any) -> None:
+    plan = make_plan()
+    state = TrainerState(global_step=20, log_history=[{"loss": 2.0, "step": 10}, {"loss": 1.0, "eval_loss": 3.0}])
+    adapter.PlanCallback(plan).on_train_end(of_trainer(), state, TrainerControl())
+    found = results(plan.output_dir)
+    assert found["metrics"] == {"loss": 1.0, "eval_loss": 3.0, "step": 10}
+    assert (found["steps"], found["micro_batch_size"], found["gradient_accumulation_steps"]) == (20, 8, 2)
+    assert not (plan.output_dir / "STOPPED").exists()
+
+
+def test_the_newest_whole_checkpoint_is_taken(make_plan: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan()
+    assert adapter.last_checkpoint(plan) is None
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-2", "checkpoint-11", "checkpoint-12", "runs"):
+        (plan.checkpoint_dir / name).mkdir(parents=True)
+        if name not in ("checkpoint-11", "runs"):  # of a start that was killed
+            state = '{"global' if name == "checkpoint-12" else "{}"
+            (plan.checkpoint_dir / name / "trainer_state.json").write_text(state)
+    assert adapter.last_checkpoint(plan) == str(plan.checkpoint_dir / "checkpoint-10")
+    assert capsys.readouterr().err.count("is not whole") == 2
+    assert adapter.last_checkpoint(make_plan(resume=False)) is None
