@@ -74,7 +74,7 @@ class Step:
 
         self.micro_batch, self.device = micro_batch, torch.device(case["device"])
         request = read({**case["request"], "batch_sizes": [micro_batch]})
-        # A request is traced uncompiled, whatever it says; the engine compiles the model as its lock says.
+        # The lock of a request never compiles, since a trace does that another way; here the engine does.
         compiled = bool(case["request"]["training"].get("compile", False))
         lock = request.lock.replace(
             hardware=request.lock.hardware.replace(device=self.device.type),

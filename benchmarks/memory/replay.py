@@ -131,6 +131,8 @@ def main() -> int:
     for folder in folders():
         data = load(folder)
         data["rows"] = [row for row in data["rows"] if args.only in row["name"]]
+        if not data["rows"]:
+            continue
         pairs, searches = list(pairs_of(data)), list(searches_of(data))
         text.append(tables(folder, data, pairs, searches))
         print(text[-1])

@@ -33,7 +33,8 @@ ESTIMATES = {
     "convolutions": Part(0.02, "cuDNN's workspaces of convolutions"),
     "recurrent": Part(0.015, "what cuDNN keeps for recurrent layers, by a fitted rule"),
     "fused": Part(0.02, "FlexAttention's kernels, whose memory was not measured in whole steps"),
-    "compiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
+    "compiled": Part(0.04, "torch.compile, whose buffers follow Inductor's rules in short"),
+    "uncompiled": Part(0.03, "torch.compile, followed as if it were not compiled"),
 }
 #: If one of them takes more than this share of all that is alive at the peak.
 UNMEASURED, LEAST = Part(0.025, "convolutions like which none were measured"), 0.02

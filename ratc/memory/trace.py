@@ -12,7 +12,7 @@ from ratc.memory.scratch import processors as of_capability
 
 VERSION = 3
 #: Parts that the runtime may have estimated.
-ESTIMATES = ("convolutions", "recurrent", "fused", "compiled")
+ESTIMATES = ("convolutions", "recurrent", "fused", "compiled", "uncompiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
 
 

@@ -10,8 +10,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ratc_runtime import atomic
+
+if TYPE_CHECKING:
+    from ratc_runtime.trace.request import Request
 
 
 def main(argv: list[str]) -> int:
@@ -41,8 +45,11 @@ def main(argv: list[str]) -> int:
 
     if request.lock.model.name == "rat":
         _import_once()
+    version = str(torch.__version__)
+    trace = _compiled(request, version) if request.compiled else None
     try:
-        trace = match(*record_both(request), request.content, str(torch.__version__))
+        if trace is None:
+            trace = match(*record_both(request.uncompiled()), request.content, version)
     except TraceError as error:
         print(error.failure.line(), file=sys.stderr)
         return 1
@@ -51,6 +58,22 @@ def main(argv: list[str]) -> int:
         return 2
     _write(Path(argv[0]), trace)
     return 0
+
+
+def _compiled(request: Request, version: str) -> dict[str, object] | None:
+    """Return the trace of a compiled model. It is None if torch cannot compile it without the card, or makes another
+    program of it for each batch: the uncompiled model is followed then, which needs no less.
+    """
+    from ratc_runtime.trace import compiled
+    from ratc_runtime.trace.failure import TraceError
+    from ratc_runtime.trace.isolated import record_both
+    from ratc_runtime.trace.match import match
+
+    try:
+        compiled.import_once()
+        return match(*record_both(request), request.content, version)
+    except (TraceError, ImportError):
+        return None
 
 
 def _import_once() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 LOWER_PRECISION = [
     "_convolution.deprecated", "_convolution", "conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d",
@@ -52,8 +53,11 @@ _copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
 def _eligible(value: Any) -> bool:
-    # Only fake tensors stand for tensors on the card; real ones lie on the host, where CUDA's rules do not reach.
-    return isinstance(value, FakeTensor) and value.is_floating_point() and value.dtype != torch.float64
+    # Only fake tensors, and those that AOTAutograd wraps, stand for tensors on the card; real ones lie on the host,
+    # where CUDA's rules do not reach.
+    return (
+        isinstance(value, (FakeTensor, FunctionalTensor)) and value.is_floating_point() and value.dtype != torch.float64
+    )
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -155,6 +155,15 @@ class RecordingMode(TorchDispatchMode):
             self.ledger.release(copy)
         return out
 
+    def call(self, func: Any, args: Any, out: Any) -> None:
+        """Note a kernel that a compiled graph calls, with results that were not noted yet."""
+        if func in convolutions.OPERATORS:
+            self._convolve(func, args, out)
+        else:
+            self._note(out)
+        self._work(func, args)
+        self._scratch(func, args)
+
     @staticmethod
     def _in_place(func: Any, args: Any) -> bool:
         """Return whether torch would make this sum in place if its tensors were real.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,6 +38,15 @@ class Owners:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
+
+    @contextlib.contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """Let a module be the running one: a compiled graph calls none."""
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._stack.pop()
 
     def _enter(self, module: nn.Module, arguments: Any) -> None:
         self._stack.append(self.names.get(id(module), self._stack[-1] if self._stack else ""))

@@ -17,7 +17,8 @@ from ratc_runtime.models import fused_maps
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
 from ratc_runtime.tasks import make_task
-from ratc_runtime.trace import flex, kernels, recurrent
+from ratc_runtime.tasks.base import Task
+from ratc_runtime.trace import compiled, flex, kernels, recurrent
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.mode import RecordingMode
@@ -25,6 +26,7 @@ from ratc_runtime.trace.owners import Owners
 from ratc_runtime.trace.request import Request
 from ratc_runtime.trace.scratch import Scratch
 from ratc_runtime.trace.workload import AUTOCAST, make_engine, run_steps
+from ratc_runtime.training.memory_rehearsal import noise
 
 STEPS = 2  # the optimizer's state exists from the second one on
 
@@ -65,6 +67,9 @@ def record(request: Request, batch: int) -> Recording:
         groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, mode, request))
         for parameter in model.parameters():  # initial values are not those of training
             mode.constants.forget(parameter)
+        if request.compiled:
+            with _disable_current_modes():
+                _guarded("compiling the model", lambda: _compile(request, model, task, batch, mode))
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
@@ -87,10 +92,11 @@ def record(request: Request, batch: int) -> Recording:
         gc.collect()
         mode.recording = False
         blocks = [(block.size, block.phase, block.module, ledger.kind_of(block)) for block in ledger.blocks]
-        compiled = {"compiled"} if request.content["training"].get("compile") else set()
+        asked = {"uncompiled"} if request.content["training"].get("compile") else set()
+        compiling = {"compiled"} if request.compiled else asked
         layered = {"recurrent"} if any(isinstance(module, nn.RNNBase) for module in model.modules()) else set()
         fused = {"fused"} if request.lock.model.attention_memory == "fused" else set()
-        estimates = mode.estimates | compiled | layered | fused
+        estimates = mode.estimates | compiling | layered | fused
         optional = [number for number, block in enumerate(ledger.blocks) if block.optional]
         uneven = {number: block.scratch for number, block in enumerate(ledger.blocks) if block.scratch}
         recording = Recording(
@@ -106,6 +112,14 @@ def record(request: Request, batch: int) -> Recording:
         ledger.close()
     owners.forget()
     return recording
+
+
+def _compile(request: Request, model: nn.Module, task: Task, batch: int, mode: RecordingMode) -> None:
+    """Compile the model for the images of a micro-batch, as it is called in a step."""
+    with mode.fake:
+        image, _ = noise(task, request.lock, batch, torch.device("cpu"))
+    model.train()
+    compiled.compile_model(model, image, mode, AUTOCAST.get(request.lock.training.precision))
 
 
 def _guarded(doing: str, call: Callable[[], Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError, create_model
@@ -11,6 +11,9 @@ from pydantic import ValidationError, create_model
 from ratc_runtime.config import lock as locks
 from ratc_runtime.config.refusal import not_plain, wrong_values
 
+#: Micro-batches of a trace. Whether a compiler saves a value or computes it again depends on sizes: at 2 and 4 samples
+#: a small model is another program.
+SIZES, COMPILED_SIZES = (2, 4), (16, 32)
 ENGINES = ("torch", "deepspeed")
 #: Defaults for a lock's keys that are missing in a request.
 _DEFAULTS: dict[str, Any] = {
@@ -40,7 +43,8 @@ class BadRequest(ValueError):
 class Request:
     """A request for a trace. `capability` is None for the CPU's semantics (tests), else major and minor.
 
-    `batch_sizes` are two micro-batches, the smaller first, or one: the trace is then valid for it alone.
+    `batch_sizes` are two micro-batches, the smaller first, or one: the trace is then valid for it alone. `compiled`
+    says whether the model is followed as `torch.compile` runs it; the lock's own `compile` is off.
     """
 
     lock: locks.Lock
@@ -49,6 +53,11 @@ class Request:
     capability: tuple[int, int] | None
     batch_sizes: tuple[int, ...]
     content: dict[str, Any]
+    compiled: bool = False
+
+    def uncompiled(self) -> Request:
+        """Return the same request for the model as it runs uncompiled."""
+        return replace(self, compiled=False, batch_sizes=tuple(self.content.get("batch_sizes", SIZES)))
 
 
 def _open(section: Any, **types: Any) -> Any:
@@ -76,31 +85,37 @@ def read(content: Any) -> Request:
     if not isinstance(content, dict):
         raise BadRequest(f"the request is {content!r:.60}, expected a mapping")
     asked = {key: value for key, value in content.items() if key not in _OWN}
-    sizes = content.get("batch_sizes", [2, 4])
+    lock = _lock(asked)
+    engine = _one_of(content, "engine", ENGINES, "torch")
+    capability = _capability(content)
+    # RAT breaks into graphs between which uncompiled code runs (`rat_patches.py`): below modes that is not followed.
+    followed = engine == "torch" and capability is not None and lock.model.name != "rat"
+    compiled = bool(lock.training.compile) and followed
+    sizes = content.get("batch_sizes", list(COMPILED_SIZES if compiled else SIZES))
     if not _are_sizes(sizes):
         raise BadRequest(
             f"the request's batch_sizes are {sizes!r:.60}, expected one or two whole numbers, the smaller first"
         )
     accumulation = _one_of(content, "accumulation", (1, 2), 1)
-    lock = _lock(asked)
     return Request(
         lock=lock.replace(
             training=lock.training.replace(
                 global_batch_size=sizes[0] * accumulation,
                 micro_batch_size=sizes[0],
                 gradient_accumulation_steps=accumulation,
-                compile=False,  # traced uncompiled; a compiler's savings are not known here
+                compile=False,  # `compiled.py` compiles it another way
             ),
             # One process, on the CPU.
             engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0, offload_optimizer=False),
             parallel=lock.parallel.replace(world_size=1, nodes=1, processes_per_node=1, backend="gloo"),
             hardware=lock.hardware.replace(device="cpu"),
         ),
-        engine=_one_of(content, "engine", ENGINES, "torch"),
+        engine=engine,
         accumulation=accumulation,
-        capability=_capability(content),
+        capability=capability,
         batch_sizes=tuple(sizes),
         content=content,
+        compiled=compiled,
     )
 
 

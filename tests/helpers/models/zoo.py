@@ -28,6 +28,36 @@ class BareRat(nn.Module):
         return out
 
 
+class Chain(nn.Module):
+    """Two layers with pointwise operators in float32 between them, which `torch.compile` makes one kernel of."""
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(768, 4096), nn.Linear(4096, 64)
+        self.broken = broken
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        wide = self.first(image.flatten(1)).float()
+        if self.broken:
+            torch._dynamo.graph_break()
+        out: torch.Tensor = self.last(torch.tanh(wide.sin() * wide.cos()))
+        return out
+
+
+class Uncompilable(nn.Module):
+    """A layer that refuses torch's compiler, and runs without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 64)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("not under a compiler")
+        out: torch.Tensor = self.layer(image.flatten(1))
+        return out
+
+
 class Detector(nn.Module):
     """RAT with a detection head: at every cell of a grid of an eighth of the image the scores of the classes and the
     distances to the four sides of a box, (B, classes + 4, H / 8, W / 8).
