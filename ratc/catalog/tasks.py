@@ -8,6 +8,7 @@ from collections.abc import Mapping
 METRICS: dict[str, tuple[str, ...]] = {
     "segmentation": ("dice", "iou", "hausdorff95", "hausdorff"),
     "detection": ("map", "map_50", "map_75"),
+    "classification": ("accuracy", "macro_f1"),
     "custom": (),
     "multi": (),  # those of its tasks, see `metrics`
 }
@@ -15,6 +16,7 @@ METRICS: dict[str, tuple[str, ...]] = {
 LOSSES: dict[str, tuple[str, ...]] = {
     "segmentation": ("combined", "bce", "cross_entropy", "dice"),
     "detection": ("set_prediction",),
+    "classification": ("cross_entropy",),
     "custom": (),
     "multi": (),
 }
@@ -22,6 +24,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
 DATASETS: dict[str, tuple[str, ...]] = {
     "segmentation": ("isic", "volumes"),
     "detection": ("coco",),
+    "classification": ("folders", "csv"),
     "custom": (),
     "multi": (),
 }
@@ -30,7 +33,12 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "isic": ("images", "masks", "splits.json"),
     "volumes": ("images", "masks", "splits.json"),
     "coco": ("annotations",),
+    "folders": ("train", "val"),
 }
+#: Dimensions of what the built-in data sets hold: 2 are images, grey or RGB, and 3 volumes.
+DIMENSIONS = {"isic": 2, "volumes": 3, "coco": 2, "folders": 2, "csv": 2}
+#: The tasks whose classes are counted in `data.num_classes` without a background.
+WITHOUT_BACKGROUND = ("detection", "classification")
 
 
 def metrics(task_type: str, parts: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -55,5 +63,5 @@ def larger_is_better(metric: str) -> bool:
 
 def class_names(task: str, classes: int) -> list[str]:
     """Return default names of classes, used if the spec has none."""
-    first = "class 0" if task == "detection" else ("foreground" if classes == 1 else "background")
+    first = "class 0" if task in WITHOUT_BACKGROUND else ("foreground" if classes == 1 else "background")
     return [first, *(f"class {n}" for n in range(1, classes))]

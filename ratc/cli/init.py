@@ -15,7 +15,9 @@ from ratc.diagnostics import Diagnostic, did_you_mean
 from ratc.workflow import findings, new_file
 
 #: Each has a template of its name.
-TASKS = ("segmentation", "detection", "custom")
+TASKS = ("segmentation", "detection", "classification", "custom")
+#: The sample data that its settings fit.
+_SAMPLES = {"segmentation": "brain", "classification": "digits"}
 
 
 @declare(
@@ -66,7 +68,7 @@ def command(file: str, task: str, form: str, force: bool, dry_run: bool) -> int:
         return 0
     say(f"written: {file} and {beside}")
     data = os.path.join(folder, "data")
-    trial = f" (or try it with `ratc sample-data brain {data}`)" if task == "segmentation" else ""
+    trial = f" (or try it with `ratc sample-data {_SAMPLES[task]} {data}`)" if task in _SAMPLES else ""
     edit = "" if os.path.isdir(data) else f"edit data_dir{trial}, then "
     say(f"next: {edit}`ratc train {file}`")
     return 0

@@ -1,5 +1,6 @@
 """Write a small data set: `brain`, axial slices of the MNI152 template with their white matter; `brain3d`, blocks of
-the same volume with grey and white matter; `shapes`, drawn circles, squares and triangles with their boxes.
+the same volume with grey and white matter; `shapes`, drawn circles, squares and triangles with their boxes; `digits`,
+handwritten digits by class.
 
 Needs the runtime (`pip install 'ratc[runtime]'`): it makes the pictures.
 """
@@ -19,13 +20,13 @@ from ratc.cli.command import PATH, Argument, declare
 from ratc.console import would
 
 #: The runtime's own names (`ratc_runtime.data.sample.NAMES`; a test compares them).
-NAMES = ("brain", "brain3d", "shapes")
+NAMES = ("brain", "brain3d", "shapes", "digits")
 
 
 @declare(
     __doc__,
     [
-        Argument("name", "NAME", "brain, brain3d or shapes", type=click.Choice(NAMES)),
+        Argument("name", "NAME", "brain, brain3d, shapes or digits", type=click.Choice(NAMES)),
         Argument("folder", "DIR", "where to write it", type=PATH),
         options.dry_run(),
     ],

@@ -81,9 +81,13 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     asked = request(plan, wanted, 1)
     model = {key: value for key, value in asked["model"].items() if key != "attention_memory"}
     training = {key: asked["training"][key] for key in _TRAINING}
+    if training["optimizer"] == "sgd":  # without momentum it keeps nothing
+        training["momentum"] = asked["training"]["momentum"] > 0
     clipped = asked["training"]["gradient_clipping"] is not None
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
     data |= asked.get("detection", {})
+    # The losses of the others tell them apart; this one shares `cross_entropy` with segmentation.
+    data |= {"task_type": asked["task_type"]} if asked["task_type"] == "classification" else {}
     whole = hashlib.sha256(json.dumps([model, training, clipped, data], sort_keys=True).encode())
     for path, module in digests.modules(fetch.own_names(asked), folder).items():
         whole.update(f"{path}\0{module.digest.removeprefix('sha256:')}\0".encode())

@@ -22,7 +22,8 @@ def _precision(name: str) -> keys.Target:
 
 
 def _adamw(value: object) -> tuple[str, object] | str:
-    return ("training.optimizer", "adamw") if str(value).lower() == "adamw" else "ratc trains with AdamW only"
+    known = str(value).lower() == "adamw"
+    return ("training.optimizer", "adamw") if known else "ratc takes over AdamW only"
 
 
 TABLE: Mapping[str, keys.Target] = {

@@ -42,6 +42,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
     training: dict[str, Any] = {key: values[f"training.{key}"].value for key in _TRAINING}
     training |= {
         "precision": wanted.precision,
+        **({"momentum": values["training.momentum"].value} if "training.momentum" in values else {}),
         "tf32": values["training.tf32"].value,
         "activation_checkpointing": wanted.activation_checkpointing,
         "loss": {"name": values["training.loss.name"].value, "args": _under(plan, "training.loss.args")},

@@ -10,6 +10,7 @@ from ratc.resolve.context import Context
 from ratc.units import size_text
 
 DEBUG_STEPS = 4
+MOMENTUM = 0.9
 _AS_GIVEN = (
     "optimizer",
     "weight_decay",
@@ -37,6 +38,11 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    if settings["training.optimizer"].value == "sgd":
+        if settings["training.momentum"].value is None:
+            context.derive("training.momentum", MOMENTUM, "the usual one of SGD", "spec:training.optimizer")
+        else:
+            context.keep("training.momentum")
     context.keep("training.last_batch")
     _checkpointing(context)
     if debug and settings["training.compile"].value:

@@ -12,7 +12,6 @@ from ratc.rules import (
     callables,
     classes,
     custom,
-    detection,
     dimensions,
     entrypoint,
     exclusive,
@@ -27,11 +26,12 @@ from ratc.rules import (
     scales,
     secrets,
     several,
+    task,
     unexpanded,
 )
 
 #: Of a task: if a spec has several, they look at each of them.
-OF_TASK = (detection, model_arguments, dimensions, classes)
+OF_TASK = (task, model_arguments, dimensions, classes)
 RULES = (
     several,
     callables,

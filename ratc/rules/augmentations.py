@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ratc.catalog.augmentations import COLOUR_ARGUMENTS, COLOUR_ONLY, ELSEWHERE, TORCHVISION, TRANSFORMS
+from ratc.catalog.tasks import DIMENSIONS
 from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.plan import Values
 
@@ -56,8 +57,9 @@ def _suits(name: str, arguments: dict[str, Any], span: Span | None, settings: Va
     if not own_data and size is not None and _sides(size) != _sides(wanted):
         message = f"`{name}` gives images of {_sides(size)}, and `image_size` is {_sides(wanted)}"
         yield Diagnostic("R222", message, span, helps=("leave `size` out: it is the image's",))
-    if name == "RandomDepthFlip" and settings["data.dataset"].value == "isic":
-        yield Diagnostic("R222", "`RandomDepthFlip` needs volumes, and `isic` has flat images", span)
+    dataset = settings["data.dataset"].value
+    if name == "RandomDepthFlip" and DIMENSIONS.get(dataset) == 2:
+        yield Diagnostic("R222", f"`RandomDepthFlip` needs volumes, and `{dataset}` has flat images", span)
     if own_data or settings["data.channels"].value != 1:
         return
     # Only of images that are known to be grey.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.tasks import DATASETS, WITHOUT_BACKGROUND
 from ratc.diagnostics import Diagnostic
 from ratc.plan import Values
 
@@ -12,7 +13,9 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Check keys against `num_classes`, and scores that must be enabled."""
     classes = settings.get_as(int, "data.num_classes")
     yield from _names(settings, classes)
-    if settings["task_type"].value == "detection":
+    if settings["task_type"].value == "classification":
+        yield from _lists(settings, classes)
+    if settings["task_type"].value in WITHOUT_BACKGROUND:
         return
     ignored = settings["data.ignore_index"]
     if ignored.value is not None and classes == 1:
@@ -38,6 +41,26 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         yield Diagnostic("R214", message, best.span, helps=("set `evaluation.hausdorff: true`",))
 
 
+def _lists(settings: Values, classes: int) -> Iterator[Diagnostic]:
+    """Check the arguments of built-in parts of classification that have one value for each class."""
+    loss, dataset, names = settings["training.loss"], settings["data.dataset"], settings["data.class_names"]
+    built_in = {
+        "training.loss_args": "class_weights" if ":" not in str(loss.value) else None,
+        "data.args": "classes" if dataset.value in DATASETS["classification"] else None,
+    }
+    for path, key in built_in.items():
+        given = settings[path].value.get(key)
+        if given is not None and (not isinstance(given, list) or len(given) != classes):
+            number = f"{len(given)} value{'s' if len(given) != 1 else ''}" if isinstance(given, list) else f"`{given}`"
+            message = f"`{key}` has {number} for {classes} class{'es' if classes > 1 else ''}"
+            yield Diagnostic("R211", message, settings[path].span, helps=("give a list of one value for each class",))
+        elif (
+            key == "classes" and given is not None and names.value is not None and names.value != list(map(str, given))
+        ):
+            message = "`class_names` and `classes` of `data.args` name the classes in other ways"
+            yield Diagnostic("R211", message, names.span, helps=("write the same names in the same order",))
+
+
 def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
     names = settings["data.class_names"]
     if names.value is None:
@@ -45,8 +68,8 @@ def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
     if len(names.value) != classes:
         several = f"{len(names.value)} class name{'s' if len(names.value) != 1 else ''}"
         message = f"{several} for {classes} class{'es' if classes > 1 else ''}"
-        if settings["task_type"].value == "detection":
-            note = "objects have no background among their classes"
+        if settings["task_type"].value in WITHOUT_BACKGROUND:
+            note = f"{settings['task_type'].value} has no background among its classes"
         else:
             note = (
                 "of one class the foreground has a name" if classes == 1 else "class 0, the background, has a name too"

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.tasks import DATASETS
+from ratc.catalog.tasks import DATASETS, DIMENSIONS
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
-
-#: The built-in data sets (`ratc_runtime.data.sources`): dimensions and kind of samples.
-_DATASETS = {"isic": (2, "images"), "coco": (2, "images"), "volumes": (3, "volumes")}
-#: Those that read pictures: grey or RGB.
-_PICTURES = ("isic", "coco")
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -23,9 +18,10 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         message = f"`image_size` has {len(size.value)} numbers, and the model is {wanted}D"
         helps = (f"write {wanted} numbers, or `model.spatial_dims: {len(size.value)}`",)
         yield Diagnostic("R210", message, size.span, helps=helps)
-    if dataset.value not in _DATASETS:
+    if dataset.value not in DIMENSIONS:
         return
-    has, holds = _DATASETS[dataset.value]
+    has = DIMENSIONS[dataset.value]
+    holds = "images" if has == 2 else "volumes"
     if has != wanted:
         rat = settings["model.name"].value == "rat"
         message = (
@@ -33,10 +29,10 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         )
         change = f"set `model.spatial_dims: {has}`" if rat else f"give `image_size` {has} numbers"
         of_task = DATASETS[settings.get_as(str, "task_type")]
-        others = [f"use `{name}`" for name in of_task if _DATASETS[name][0] == wanted]
+        others = [f"use `{name}`" for name in of_task if DIMENSIONS[name] == wanted]
         helps = (", or ".join([change, *others]),)
         yield Diagnostic("R213", message, dataset.span or model.span or size.span, helps=helps)
     channels = settings["data.channels"]
-    if dataset.value in _PICTURES and channels.value not in (1, 3):
+    if has == 2 and channels.value not in (1, 3):
         message = f"the dataset `{dataset.value}` holds images of 1 or 3 channels, not {channels.value}"
         yield Diagnostic("R213", message, channels.span, helps=("use 1 for grey, 3 for RGB",))

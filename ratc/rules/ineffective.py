@@ -11,6 +11,7 @@ from ratc.plan import Values
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Yield a finding for each key that has no effect because of another one."""
     deepspeed = settings["training.deepspeed"].value is not False
+    optimizer = settings["training.optimizer"].value
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
@@ -20,6 +21,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             "training.offload_optimizer",
             "`deepspeed` is false",
         ),
+        (optimizer == "sgd", "training.betas", "the optimizer is `sgd`"),
+        (optimizer != "sgd", "training.momentum", f"the optimizer is `{optimizer}`"),
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),

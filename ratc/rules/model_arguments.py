@@ -13,8 +13,8 @@ _PAIRS = (
     ("model.name", "model.args", "rat"),
     ("data.dataset", "data.args", "coco"),
 )
-#: The arguments of each built-in loss: of segmentation with one foreground class and with several, and of detection
-#: (`ratc_runtime.tasks.*.losses`; a test compares them).
+#: The arguments of each built-in loss: of segmentation with one foreground class and with several, of detection, and of
+#: classification (`ratc_runtime.tasks.*.losses`; a test compares them).
 LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "bce": ("positive_weight",),
     "dice": ("smooth",),
@@ -28,8 +28,13 @@ CLASS_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
 BOX_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "set_prediction": ("class_weight", "l1_weight", "giou_weight", "alpha", "gamma", "repeats"),
 }
-#: The arguments of the built-in data sets of segmentation (`ratc_runtime.data.isic` and `.volumes`).
+LABEL_LOSS_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "cross_entropy": ("class_weights", "label_smoothing"),
+}
+#: The arguments of the built-in data sets (`ratc_runtime.data`).
 DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "folders": ("classes",),
+    "csv": ("classes", "file"),
     "isic": ("mask_threshold",),
     "volumes": ("window", "overlap", "mask_threshold"),
 }
@@ -53,8 +58,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             yield Diagnostic("R203", f"`{built_in}` takes no `args`", settings[args].span, helps=(hint,))
     task = settings.get_as(str, "task_type")
     known = LOSS_ARGUMENTS if settings["data.num_classes"].value == 1 else CLASS_LOSS_ARGUMENTS
-    if task == "detection":
-        known = BOX_LOSS_ARGUMENTS
+    known = {"detection": BOX_LOSS_ARGUMENTS, "classification": LABEL_LOSS_ARGUMENTS}.get(task, known)
     loss, dataset = settings["training.loss"].value or default_loss(task), settings["data.dataset"].value
     if loss in known:
         yield from _unknown(settings["training.loss_args"], known[loss], f"the built-in loss `{loss}`")

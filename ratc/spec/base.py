@@ -6,10 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ratc.catalog.tasks import DATASETS, LOSSES
+
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 #: A module as `python -m` takes it.
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
-LOSS = f"^(bce|cross_entropy|dice|combined|set_prediction)$|{CALLABLE}"
+#: Of any task; which of them are of a spec's own task, a rule says.
+LOSS = f"^({'|'.join(dict.fromkeys(name for names in LOSSES.values() for name in names))})$|{CALLABLE}"
+DATASET = f"^({'|'.join(dict.fromkeys(name for names in DATASETS.values() for name in names))})$|{CALLABLE}"
 #: A size above 0: schedulers read 0 as all or as none.
 #: 1.0 to 19.9: the newest in 2026 is 12.1.
 COMPUTE_CAPABILITY = r"^(?:[1-9]|1[0-9])\.[0-9]$"

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ratc.spec.base import (
     CALLABLE,
+    DATASET,
     LOSS,
     MEMORY,
     MODULE,
@@ -191,14 +192,21 @@ class Training(Section):
         examples=[256],
     )
     optimizer: Annotated[
-        Literal["adamw"],
+        Literal["adamw", "adam", "sgd"],
         Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
-    ] = Field("adamw", description="Optimizer.")
+    ] = Field("adamw", description="Optimizer; `sgd` not with DeepSpeed.")
+    momentum: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | None,
+        Key((*LEARNT, Effect.MEMORY), "other state of SGD", memory="depends", rate=True),
+    ] = Field(None, description="Momentum of `sgd`; 0.9 if absent. 0 needs no memory.", examples=[0.9])
     weight_decay: Annotated[NonNegative, Key(memory="apart", rate=True)] = Field(
-        0.01, description="Decoupled weight decay.", examples=[0.01]
+        0.01,
+        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Decoupled with "
+        "`adamw`, added to the gradient with `adam` and `sgd`.",
+        examples=[0.01],
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
-        [0.9, 0.999], description="Adam's two averages."
+        [0.9, 0.999], description="Decay rates of the two averages of `adamw` and `adam`."
     )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
         "cosine", description="Learning-rate schedule after warm-up."
@@ -215,11 +223,12 @@ class Training(Section):
     loss: Annotated[Annotated[str, Field(pattern=LOSS)] | None, Key(plan="training.loss.name", rate=True)] = Field(
         None,
         description="`bce` (of one class), `cross_entropy` (of several), `dice`, `combined` (the mean of Dice and the "
-        "other; of segmentation, if absent), `set_prediction` (of detection) or `package.module:callable`.",
+        "other; of segmentation, if absent), `set_prediction` (of detection), `cross_entropy` (of classification) or "
+        "`package.module:callable`.",
         examples=["combined", "my_package.losses:Focal"],
     )
     loss_args: Annotated[Arguments, Key(rate=True)] = Field(
-        {}, description="Keyword arguments of the loss; built-in ones take weights and `smooth`."
+        {}, description="Keyword arguments of the loss; built-in ones take weights, `smooth` and `label_smoothing`."
     )
     mixed_precision: Annotated[bool, Key(plan="training.precision")] = Field(
         True, description="bf16 from compute capability 8.0, fp16 with a scaler on 7.x, else fp32."
@@ -309,15 +318,16 @@ class Data(Section):
 
     dataset: str = Field(
         "isic",
-        pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
+        pattern=DATASET,
         description="`isic` (images in the ISIC 2018 layout), `volumes` (NIfTI, in patches), `coco` (boxes in the COCO "
-        "layout) or `package.module:callable`.",
-        examples=["isic", "volumes", "coco"],
+        "layout), `folders` (images in a folder for each class), `csv` (images and classes in a table) or "
+        "`package.module:callable`.",
+        examples=["isic", "volumes", "coco", "folders", "csv"],
     )
     args: Arguments = Field(
         {},
         description="Keyword arguments of a `package.module:callable`; `isic` and `volumes` take `mask_threshold`,"
-        " `volumes` also `window` and `overlap`.",
+        " `volumes` also `window` and `overlap`; `folders` and `csv` take `classes`, `csv` also `file`.",
     )
     data_dir: Annotated[
         Text | None,
@@ -353,7 +363,7 @@ class Data(Section):
     ] = Field(
         1,
         description="1: foreground and background. From 2 on a mask holds class numbers from 0, the background. Of "
-        "detection: classes of objects.",
+        "detection: classes of objects; of classification: classes of images, from 2 on.",
         examples=[3],
     )
     class_names: Annotated[list[ClassName] | None, Key((Effect.COSMETIC,), "other words for the same classes")] = Field(
@@ -490,7 +500,7 @@ class PartData(Section):
     ] = Field(".", description="Folder of the task's data, within `data.data_dir`.", examples=["lesions"])
     dataset: str | None = Field(
         None,
-        pattern=f"^(isic|volumes|coco)$|{CALLABLE}",
+        pattern=DATASET,
         description="As `data.dataset`; the first of the task if absent.",
         examples=["isic", "coco"],
     )
@@ -508,7 +518,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
-    task_type: Literal["segmentation", "detection"] = Field(..., description="The kind of task.")
+    task_type: Literal["segmentation", "detection", "classification"] = Field(..., description="The kind of task.")
     weight: Annotated[Positive, Key(LEARNT, "another weight of the task's loss")] = Field(
         1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5]
     )
@@ -753,7 +763,7 @@ class Spec(Section):
         "", description="One line for people."
     )
     task_type: Annotated[
-        Literal["segmentation", "detection", "custom", "multi"],
+        Literal["segmentation", "detection", "classification", "custom", "multi"],
         Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
     ] = Field(
         "segmentation",

@@ -307,7 +307,28 @@ def test_drawn_shapes_go_from_spec_to_average_precision(tmp_path):
     assert list((tmp_path / "outputs/tiny/overlays").glob("*.png"))
 
 
-@pytest.mark.parametrize("name", ["brain", "brain3d", "brain_tuning", "shapes"])
+@pytest.mark.slow
+def test_digits_go_from_spec_to_accuracy(tmp_path):
+    """`specs/digits` made short: the sample data, listed in a table of a few, and the emitted script."""
+    shutil.copy(ROOT / "specs/digits/config.yaml", tmp_path / "spec.yaml")
+    run([sys.executable, "-m", "ratc", "sample-data", "digits", tmp_path / "data"])
+    header, *rows = (tmp_path / "data/labels.csv").read_text().splitlines()
+    (tmp_path / "data/few.csv").write_text("\n".join([header, *rows[:160], *rows[1200:1240], *rows[1450:1490]]))
+    few = ("data.dataset=csv", "data.args={file: few.csv}", "training.epochs=2", "training.warmup_epochs=0")
+    options = [
+        part for change in (*few, "experiment_name=tiny", "logging.use_mlflow=false") for part in ("--set", change)
+    ]
+    run([sys.executable, "-m", "ratc", "compile", tmp_path / "spec.yaml", *options])
+    done = run([tmp_path / "compiled/tiny/local/run.sh"])
+    found = results(tmp_path / "outputs/tiny")
+    assert (found["test"]["samples"], len(found["epochs"])) == (40, 2)
+    assert found["epochs"][1]["train_loss"] < found["epochs"][0]["train_loss"]
+    assert {"accuracy", "macro_f1", *(f"f1/{digit}" for digit in range(10))} <= set(found["test"])
+    assert "test accuracy" in done.stdout
+    assert (tmp_path / "outputs/tiny/overlays/confusion.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["brain", "brain3d", "brain_tuning", "shapes", "digits"])
 def test_the_examples_are_compiled_as_committed(name):
     run([sys.executable, "-m", "ratc", "compile", ROOT / f"specs/{name}/config.yaml", "--check"])
 
@@ -315,13 +336,19 @@ def test_the_examples_are_compiled_as_committed(name):
 def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     import inspect
 
-    from ratc_runtime.data.isic import IsicSegmentation
-    from ratc_runtime.data.volumes import VolumePatches
+    from ratc_runtime.data.sources import BUILT_IN
+    from ratc_runtime.tasks.classification.losses import LOSSES as LABELS
     from ratc_runtime.tasks.detection.losses import LOSSES as BOXES
     from ratc_runtime.tasks.segmentation.losses import BINARY, MULTI
 
-    from ratc.catalog.tasks import LOSSES
-    from ratc.rules.model_arguments import BOX_LOSS_ARGUMENTS, CLASS_LOSS_ARGUMENTS, DATA_ARGUMENTS, LOSS_ARGUMENTS
+    from ratc.catalog.tasks import DATASETS, DIMENSIONS, LOSSES
+    from ratc.rules.model_arguments import (
+        BOX_LOSS_ARGUMENTS,
+        CLASS_LOSS_ARGUMENTS,
+        DATA_ARGUMENTS,
+        LABEL_LOSS_ARGUMENTS,
+        LOSS_ARGUMENTS,
+    )
 
     def arguments(called):
         return tuple(name for name in inspect.signature(called).parameters if name not in ("classes", "ignore_index"))
@@ -329,9 +356,15 @@ def test_the_loss_arguments_that_the_compiler_knows_are_those_of_the_runtime():
     assert {name: arguments(loss) for name, loss in BINARY.items()} == LOSS_ARGUMENTS
     assert {name: arguments(loss) for name, loss in MULTI.items()} == CLASS_LOSS_ARGUMENTS
     assert {name: arguments(loss) for name, loss in BOXES.items()} == BOX_LOSS_ARGUMENTS
-    assert (set(LOSSES["segmentation"]), set(LOSSES["detection"])) == ({*BINARY, *MULTI}, set(BOXES))
-    assert set(DATA_ARGUMENTS["volumes"]) <= set(arguments(VolumePatches))
-    assert set(DATA_ARGUMENTS["isic"]) <= set(arguments(IsicSegmentation))
+    assert {name: arguments(loss) for name, loss in LABELS.items()} == LABEL_LOSS_ARGUMENTS
+    known = {"segmentation": {*BINARY, *MULTI}, "detection": set(BOXES), "classification": set(LABELS)}
+    assert {task: set(names) for task, names in LOSSES.items() if names} == known
+    assert {name: one.dims for name, one in BUILT_IN.items()} == DIMENSIONS
+    assert {name for names in DATASETS.values() for name in names} == BUILT_IN.keys()
+    given = {"data_dir", "split", "image_size", "channels", "scales", "skip_missing", "num_classes"}
+    for name, one in BUILT_IN.items():
+        own = inspect.signature(one.made).parameters.keys() - given - set(one.takes)
+        assert own == set(DATA_ARGUMENTS.get(name, ())), name
 
 
 def test_the_scores_that_the_compiler_knows_are_those_of_the_runtime():

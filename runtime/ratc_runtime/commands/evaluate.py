@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ratc_runtime import inference
+from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set, open_evaluation
-from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.inference import Opened
 from ratc_runtime.output.progress import say_scores

@@ -1,7 +1,8 @@
 """Predictions of a checkpoint for images without labels: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR`.
 
 Segmentation writes a mask for each image, detection one file of boxes in the COCO layout, both in the pixels of the
-images' own files. An unreadable image gives a warning and is left out; the exit status is then 1.
+images' own files; classification writes one table of classes and their probabilities. An unreadable image gives a
+warning and is left out; the exit status is then 1.
 """
 
 from __future__ import annotations

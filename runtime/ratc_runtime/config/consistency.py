@@ -18,6 +18,8 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
     yield from _of_task(lock, "")
     for name in lock.tasks or {}:
         yield from _of_task(lock.part(name), f"tasks.{name}.")
+    if (lock.training.optimizer == "sgd") != (lock.training.momentum is not None):
+        yield Wrong("training.momentum", "goes with optimizer sgd, and only with it")
     if len(lock.data.scales) > 1 and not lock.model.multi_scale:
         yield Wrong("data.scales", "are several, and model.multi_scale is false")
     during = lock.compression is not None and (lock.compression.begin_epoch is not None or lock.compression.aware)
@@ -42,6 +44,8 @@ def _of_task(lock: Lock, at: str) -> Iterator[Wrong]:
     names, number = len(lock.data.class_names), lock.data.num_classes
     if names != number:
         yield Wrong(f"{at}data.class_names", f"has {names} values, expected {number}")
+    if lock.task_type == "classification" and number < 2:
+        yield Wrong(f"{at}data.num_classes", f"is {number}, expected at least 2 with task_type classification")
     if (lock.task_type == "detection") != (lock.detection is not None):
         yield Wrong(f"{at}detection", "section goes with task_type detection, and only with it")
     if (lock.task_type == "multi") != bool(lock.tasks):

@@ -88,9 +88,16 @@ class Training(Section):
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
     )
     learning_rate: float = Field(description="Learning rate after the warm-up.")
-    optimizer: Literal["adamw"] = Field(description="The optimizer.")
-    weight_decay: float = Field(description="Decoupled weight decay. Biases and norms have none.")
-    betas: list[float] = Field(min_length=2, max_length=2, description="AdamW's decay rates of its two moments.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(description="The optimizer.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="Momentum of `sgd`; null with other optimizers."
+    )
+    weight_decay: float = Field(
+        description="Weight decay: decoupled with `adamw`, else added to the gradient. Biases and norms have none."
+    )
+    betas: list[float] = Field(
+        min_length=2, max_length=2, description="Decay rates of the two moments of `adamw` and `adam`."
+    )
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
     min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
@@ -133,7 +140,8 @@ class Data(Section):
     """The data set, and how samples are decoded, kept and loaded."""
 
     dataset: str = Field(
-        description="`isic`, `volumes`, `coco`, or `package.module:callable`; `joint` with `task_type: multi`."
+        description="`isic`, `volumes`, `coco`, `folders`, `csv`, or `package.module:callable`; `joint` with "
+        "`task_type: multi`."
     )
     args: dict[str, Any] = Field(description="Keyword arguments of the data set.")
     data_dir: str = Field(
@@ -146,7 +154,7 @@ class Data(Section):
     channels: Annotated[int, Field(ge=1, le=1024)] = Field(description="1 for grey images, 3 for RGB.")
     num_classes: Annotated[int, Field(ge=1, le=256)] = Field(
         description="1 means foreground and background. From 2 on masks hold class numbers, and 0 is the background. "
-        "For detection, the classes of objects."
+        "For detection, the classes of objects; for classification, those of images."
     )
     class_names: list[str] = Field(description="Names of the classes, `num_classes` of them.")
     ignore_index: int | None = Field(description="Class number of pixels that do not count; null if all count.")
@@ -194,7 +202,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks of a run."""
 
-    task_type: Literal["segmentation", "detection"] = Field(description="The kind of task.")
+    task_type: Literal["segmentation", "detection", "classification"] = Field(description="The kind of task.")
     weight: PositiveFloat = Field(description="Factor of the task's loss in the sum of all.")
     loss: Loss
     data: PartData
@@ -304,7 +312,7 @@ class Lock(Section):
     target: str = Field(description="The target of compilation: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
     description: str = Field(description="The purpose of the run; words only.")
-    task_type: Literal["segmentation", "detection", "custom", "multi"] = Field(
+    task_type: Literal["segmentation", "detection", "classification", "custom", "multi"] = Field(
         description="The kind of task. With `custom` model, data and loss are all of your own; `multi` has `tasks`."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
@@ -395,6 +403,8 @@ class Lock(Section):
             "allocator",
         ):
             del training[placement]
+        if self.training.momentum is None:  # as it was before there was this key
+            del training["momentum"]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}

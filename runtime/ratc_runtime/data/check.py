@@ -18,10 +18,10 @@ from ratc_runtime.atomic import replacing
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
 from ratc_runtime.data.copies import between_splits
+from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import flat, open_data_set
 from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
-from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.data.survey import (
     Survey,
     never_there,

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.errors import RuntimeFinding
 
 #: The data sets whose first file is the image, one of its own for each sample or volume.
-_KNOWN = (CocoDetection, *(made for _, made in BUILT_IN.values()))
+_KNOWN = tuple(known.made for known in BUILT_IN.values())
 _CHUNK = 1 << 20
 
 

@@ -14,6 +14,7 @@ from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import ANOTHER_ENDING, nearest, shown
 from ratc_runtime.errors import RuntimeFinding
 
+SPLITS = ("train", "val", "test")
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
 #: The limit for masks: class numbers are bytes.
 MOST_CLASSES = 256

@@ -14,15 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import labelled
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.data.volume_store import Recipe, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
 from ratc_runtime.errors import RuntimeFinding, warn
-
-#: The data sets whose images can be read without their truth.
-READABLE = ("isic", "coco", "volumes")
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,9 @@ class Piece:
 
 def suffixes(lock: Lock) -> tuple[str, ...]:
     """Return the suffixes of the image files of a lock's data set."""
-    return SUFFIXES if lock.spatial_dims == 3 else IMAGE_SUFFIXES
+    if lock.spatial_dims == 3:
+        return SUFFIXES
+    return labelled.SUFFIXES if lock.task_type == "classification" else IMAGE_SUFFIXES
 
 
 def find_images(place: Path, lock: Lock) -> list[Path]:
@@ -76,7 +77,7 @@ def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
 
     Raises R542 if the lock's data set is the user's own: its preparation of images is unknown.
     """
-    if lock.data.dataset not in READABLE:
+    if lock.data.dataset not in BUILT_IN:
         raise RuntimeFinding(
             "R542",
             f"images cannot be prepared as data set {lock.data.dataset} does it",
@@ -103,7 +104,7 @@ class _Pictures(Dataset[Piece]):
         self.sizes = [(max(1, round(height * s)), max(1, round(width * s))) for s in lock.data.scales]
         self.mode = "L" if lock.data.channels == 1 else "RGB"
         # A JPEG is decoded to less than its own size exactly where training did that.
-        self.wanted = max(self.sizes) if lock.data.dataset == "isic" else None
+        self.wanted = max(self.sizes) if lock.data.dataset != "coco" else None
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -16,7 +16,7 @@ from torch import nn
 from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
-from ratc_runtime.engine.optimizer import optimizer_facts
+from ratc_runtime.engine.optimizer import optimizer_facts, own_values
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.training import compiling
 
@@ -85,10 +85,12 @@ class BaseEngine:
             "gradient accumulation": training.gradient_accumulation_steps,
             "precision": training.precision,
             "optimizer": training.optimizer,
-            "betas": tuple(training.betas),
+            **own_values(lock),
         }
         decays = {training.weight_decay, 0.0}
-        wrong = [f"{name} {found[name]}, lock {value}" for name, value in expected.items() if found[name] != value]
+        wrong = [
+            f"{name} {found.get(name)}, lock {value}" for name, value in expected.items() if found.get(name) != value
+        ]
         if not found["weight decay"] <= decays:
             wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
         # Settings without a key in the lock, because they have only one allowed value.

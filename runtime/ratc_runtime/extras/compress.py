@@ -25,7 +25,7 @@ from ratc_runtime.checkpoint.files import fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
 from ratc_runtime.config.lock import lock_from
-from ratc_runtime.data.sources import SPLITS
+from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.extras.pruning import PRUNED, prune_weights
 from ratc_runtime.extras.quantizing import MODES, quantize, torchao

@@ -31,17 +31,19 @@ METRICS: dict[str, dict[str, Metric]] = {
         "hausdorff": Metric("Hausdorff", larger_is_better=False),
     },
     "detection": {"map": Metric("mAP"), "map_50": Metric("mAP 50"), "map_75": Metric("mAP 75")},
+    "classification": {"accuracy": Metric("accuracy"), "macro_f1": Metric("macro F1")},
     "custom": {},
     "multi": {},  # those of each of its tasks, see `metrics`
 }
 #: The tasks that can be combined in a run.
-PARTS = ("segmentation", "detection")
+PARTS = ("segmentation", "detection", "classification")
 #: Scores that are made only if a spec asks for them: `evaluation.hausdorff`.
 DISTANCES = ("hausdorff95", "hausdorff")
 LOSS = Metric("loss", larger_is_better=False)
 _CLASSES = {
     "segmentation": "ratc_runtime.tasks.segmentation.task:Segmentation",
     "detection": "ratc_runtime.tasks.detection.task:Detection",
+    "classification": "ratc_runtime.tasks.classification.task:Classification",
     "custom": "ratc_runtime.tasks.custom:Custom",
     "multi": "ratc_runtime.tasks.multi:Multi",
 }

@@ -136,6 +136,13 @@ class Task(ABC):
         """
         return None
 
+    def overview(self, scorer: Any, world: World) -> list[Any]:
+        """Return what `draw` needs of the whole split beside single samples, picklable and on the CPU.
+
+        Every rank calls this after it counted its part, and all get the same.
+        """
+        return []
+
     def writer(self, folder: Path, threshold: float) -> Writer:
         """Return the writer of predictions into a folder. Raises R542 if the task has none."""
         raise RuntimeFinding(

@@ -10,23 +10,23 @@ import torch
 from ratc_runtime.errors import RuntimeFinding
 
 
-def tensor_of(output: Any) -> torch.Tensor:
+def tensor_of(output: Any, task: str = "segmentation") -> torch.Tensor:
     """Return an output that must be one tensor of logits. Raises R574, with the keys of a mapping, if it is not."""
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, Mapping):
         keys = [str(key) for key in output]
-        first = "out" if "out" in keys else next(iter(keys), "out")
+        first = next((key for key in ("out", "logits") if key in keys), next(iter(keys), "out"))
         raise RuntimeFinding(
             "R574",
-            f"the model returns a mapping with {_listed(keys)}, and segmentation needs one tensor of logits",
-            "models of torchvision's `segmentation` return {'out': …, 'aux': …}",
+            f"the model returns a mapping with {_listed(keys)}, and {task} needs one tensor of logits",
+            "models of torchvision's `segmentation` return {'out': …, 'aux': …}" if task == "segmentation" else "",
             f"name the key: `model: {{output: {first}}}`",
         )
     what = f"a {type(output).__name__}" + (f" of {len(output)}" if isinstance(output, (list, tuple)) else "")
     raise RuntimeFinding(
         "R574",
-        f"the model returns {what}, and segmentation needs one tensor of logits",
+        f"the model returns {what}, and {task} needs one tensor of logits",
         help="name a callable of your own as the model, which returns a module whose forward gives the logits alone",
     )
 

@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, Any] = {
         "learning_rate": 1e-4,
         "weight_decay": 0.01,
         "betas": [0.9, 0.999],
+        "momentum": 0.9,
         "tf32": True,
         "activation_checkpointing": False,
         "loss": {"args": {}},
@@ -76,8 +77,7 @@ def _open(section: Any, **types: Any) -> Any:
     return create_model(section.__name__, __base__=section, **fields)
 
 
-# The tracer knows more optimizers than a lock can name.
-_LOCK = _open(locks.Lock, training=_open(locks.Training, optimizer=str), tasks=dict[str, _open(locks.Part)] | None)
+_LOCK = _open(locks.Lock, training=_open(locks.Training), tasks=dict[str, _open(locks.Part)] | None)
 
 
 def read(content: Any) -> Request:

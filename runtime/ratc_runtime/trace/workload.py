@@ -15,17 +15,12 @@ import torch
 from torch import nn
 
 from ratc_runtime import pytree
-from ratc_runtime.engine import AUTOCAST, TorchEngine, make_optimizer
+from ratc_runtime.engine import AUTOCAST, TorchEngine
 from ratc_runtime.tasks.base import Task
-from ratc_runtime.trace.request import BadRequest, Request
+from ratc_runtime.trace.request import Request
 from ratc_runtime.training.memory_rehearsal import noise
 from ratc_runtime.training.step import StepResult, training_step
 
-# AdamW is the runtime's; the others are for comparison with the allocator.
-_OTHERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
-    "adam": lambda groups, lr: torch.optim.Adam(groups, lr=lr),
-}
 Phase = Callable[[str], str]
 
 
@@ -71,15 +66,7 @@ def make_engine(request: Request, model: nn.Module) -> Any:
     """Return the engine of the request for a model on the device."""
     if request.engine == "deepspeed":
         return DeepSpeedStep(request, model)
-    engine = TorchEngine(request.lock, model)
-    name = request.lock.training.optimizer
-    if name != "adamw":
-        if name not in _OTHERS:
-            raise BadRequest(f"the request's training.optimizer is {name!r:.40}")
-        groups = make_optimizer(model, request.lock).param_groups
-        groups = [{"params": group["params"]} for group in groups]
-        engine.optimizer = _OTHERS[name](groups, request.lock.training.learning_rate)
-    return engine
+    return TorchEngine(request.lock, model)
 
 
 class PhasedEngine:

@@ -12,8 +12,8 @@ from torch import nn
 
 from ratc_runtime.callbacks import HOOKS, Callback
 from ratc_runtime.config.lock import Lock, Loss, Memory
+from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
-from ratc_runtime.data.sources import SPLITS
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.import_callable import build, name_of

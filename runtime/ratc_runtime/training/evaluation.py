@@ -19,7 +19,7 @@ from ratc_runtime.tasks.base import Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and scores of one split; `pictures` in order of the split, on every rank.
+    """Loss and scores of one split; `pictures` of the whole split first, then of samples in its order, on every rank.
 
     With several tasks the loss is the weighted sum, each score is named `task/score`, and each picture comes with its
     task's name.
@@ -98,5 +98,6 @@ def _score(
     totals = world.sum(totals)
     gathered = [found for part in world.gather(kept) for found in part] if pictures else []
     loss, samples = totals.tolist()
-    in_order = [picture for _, picture in sorted(gathered, key=lambda found: found[0])]
-    return Evaluation(loss / max(1.0, samples), scorer.scores(world), int(samples), in_order)
+    drawn = task.overview(scorer, world) if count else []
+    drawn += [picture for _, picture in sorted(gathered, key=lambda found: found[0])]
+    return Evaluation(loss / max(1.0, samples), scorer.scores(world), int(samples), drawn)

@@ -23,7 +23,6 @@ from torch import nn
 
 from ratc_runtime.checkpoint import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
-from ratc_runtime.engine.optimizer import fused_for
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.training import out_of_memory
 from ratc_runtime.training.micro_batch import Split
@@ -125,16 +124,20 @@ class Rehearsed:
         if max_norm is not None:
             norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), max_norm).detach()
         first = not self._state and not self.engine.optimizer.state
-        fused = fused_for(self._wanted)
         for group in self.engine.optimizer.param_groups:
+            fused = group["fused"]
             updated = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if first:  # in the order of AdamW's `_init_group`: a count of steps, two moments
+            if first and "betas" in group:  # in the order of Adam's `_init_group`: a count of steps, two moments
                 for parameter in updated:
                     count = torch.zeros((), device=parameter.device if fused else "cpu")
                     self._state += [count, torch.zeros_like(parameter), torch.zeros_like(parameter)]
-            # The fused update takes nothing more; torch's work on lists takes the roots of all second moments at once.
-            roots = [] if fused else [torch.empty_like(parameter) for parameter in updated]
-            del roots
+            elif first and group["momentum"]:
+                self._state += [torch.zeros_like(parameter) for parameter in updated]
+            # The fused update takes nothing more. Torch's work on lists takes the roots of all second moments of Adam,
+            # and the sums of gradients and decay of SGD.
+            nothing = fused or ("momentum" in group and not group["weight_decay"])
+            copies = [] if nothing else [torch.empty_like(parameter) for parameter in updated]
+            del copies
         for parameter in self.engine.module.parameters():
             parameter.grad = None
         return norm

@@ -12,7 +12,7 @@ from ratc_runtime.data.sample.folder import SampleData, SampleDataError
 __all__ = ["NAMES", "SampleData", "SampleDataError", "find"]
 
 #: Modules of this package by the name of the data set; each has a `SAMPLE`.
-_MODULES = {"brain": "brain", "brain3d": "brain3d", "shapes": "shapes"}
+_MODULES = {"brain": "brain", "brain3d": "brain3d", "shapes": "shapes", "digits": "digits"}
 NAMES = tuple(_MODULES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -32,15 +33,24 @@ class SampleData:
     files: tuple[str, ...]
     #: Writes `files` into an empty folder.
     make: Callable[[Path], None]
+    #: One of `files`, CSV, whose column `path` names further ones; None if there are none.
+    table: str | None = None
 
     def is_complete(self, folder: Path) -> bool:
         """Return whether `folder` already holds exactly this sample data."""
         try:
             if json.loads((folder / MARKER).read_bytes()) != self.marker:
                 return False
-            return all((folder / name).is_file() for name in self.files)
-        except (OSError, ValueError):
+            return all((folder / name).is_file() for name in self.files) and self._has_listed(folder)
+        except (OSError, ValueError, KeyError, csv.Error):
             return False
+
+    def _has_listed(self, folder: Path) -> bool:
+        if self.table is None:
+            return True
+        with (folder / self.table).open(encoding="utf-8", newline="") as file:
+            listed = [row["path"] for row in csv.DictReader(file)]
+        return len(listed) == sum(self.counts.values()) and all((folder / name).is_file() for name in listed)
 
     def write(self, folder: Path) -> bool:
         """Write the data into `folder`; return False if they already exist.

@@ -24,6 +24,7 @@ from ratc_runtime.tasks.detection.metrics import AveragePrecision, detections, t
 from ratc_runtime.tasks.detection.model import DetectionModel
 from ratc_runtime.tasks.detection.picture import Picture
 from ratc_runtime.tasks.detection.writing import BoxWriter
+from ratc_runtime.tasks.names import named_alike
 
 #: Objects of each sample in a rehearsal or a trace; their memory is small beside the model's.
 EXAMPLE_OBJECTS = 10
@@ -46,21 +47,7 @@ class Detection(Task):
 
         Warns if an image has more objects than there are queries: some of them cannot be found.
         """
-        named = {split: list(data.class_names) for split, data in datasets.items() if hasattr(data, "class_names")}
-        if self.class_names != _unnamed(self.lock):
-            named = {"the lock": self.class_names, **named}
-        first = next(iter(named.values()), self.class_names)
-        for split, names in named.items():
-            if names != first:
-                raise RuntimeFinding(
-                    "R539",
-                    f"the classes of {split} are not those of {next(iter(named))}",
-                    f"{', '.join(names[:20])}; {', '.join(first[:20])}",
-                    "write the same categories, with the same ids, into the annotations of every split; if"
-                    " `data.class_names` is given, it names them in that order",
-                )
-        if len(first) == len(self.class_names):
-            self.class_names = first
+        self.class_names = named_alike(self.class_names, _unnamed(self.lock), datasets)
         _check_apart(datasets)
         queries = self.head.queries
         for split, data in datasets.items():

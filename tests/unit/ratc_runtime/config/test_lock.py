@@ -52,7 +52,7 @@ def refuse(path: Path) -> str:
         ("hardware__memory_bytes", "80G", "expected an integer"),
         ("inputs", {"a": 1}, "inputs.a is 1, expected text"),
         ("inputs", {1: "a"}, "inputs has the key 1, expected text"),
-        ("task_type", "other", "'segmentation', 'detection', 'custom' or 'multi'"),
+        ("task_type", "other", "'segmentation', 'detection', 'classification', 'custom' or 'multi'"),
         ("task_type", "multi", "tasks section goes with task_type multi"),
         ("training__epochs", 0, "training.epochs is 0, expected more than 0"),
         ("training__precision", "bf32", "training.precision is 'bf32', expected 'fp32', 'fp16' or 'bf16'"),

@@ -13,7 +13,7 @@ from PIL import Image
 from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import check
-from ratc_runtime.data.sources import SPLITS
+from ratc_runtime.data.folders import SPLITS
 
 from tests.unit.ratc_runtime.data.test_survey import blank, lock_with, look
 from tests.unit.ratc_runtime.tasks import test_multi as several

@@ -19,9 +19,9 @@ from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data import survey as survey_module
 from ratc_runtime.data.coco import CocoDetection
-from ratc_runtime.data.folders import find_files
+from ratc_runtime.data.folders import SPLITS, find_files
 from ratc_runtime.data.loading import left_out
-from ratc_runtime.data.sources import SPLITS, open_split
+from ratc_runtime.data.sources import open_split
 from ratc_runtime.data.survey import Survey, first_look, never_there, search, spread, survey
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding

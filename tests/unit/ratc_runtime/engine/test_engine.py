@@ -12,7 +12,8 @@ import torch
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.engine import TorchEngine, make_optimizer
-from ratc_runtime.engine.optimizer import fused_for
+from ratc_runtime.engine.optimizer import fused_for, optimizer_facts, own_values
+from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.training.step import training_step
 from torch import nn
 
@@ -23,6 +24,10 @@ LIMIT = 0.25
 
 def lock_of(folder: Path, **changes: Any) -> Lock:
     return read_lock(write_lock(folder, training__gradient_clipping=LIMIT, **changes))
+
+
+def with_training(lock: Lock, **changes: Any) -> Lock:
+    return lock.replace(training=lock.training.replace(**changes))
 
 
 def small_model() -> nn.Module:
@@ -142,6 +147,62 @@ def test_the_update_is_fused_where_torch_can(tmp_path: Path) -> None:
     model.register_parameter("phase", nn.Parameter(torch.ones(2, 2, dtype=torch.complex64)))
     assert not fused_for(model.parameters())
     assert all(group["foreach"] and not group["fused"] for group in make_optimizer(model, lock).param_groups)
+
+
+def plain_step(weight: float, gradient: float, training: Any, state: dict[str, float]) -> float:
+    """One update by the formulas of torch's documentation."""
+    rate = training.learning_rate
+    if training.optimizer == "adamw":
+        weight *= 1 - rate * training.weight_decay
+    else:
+        gradient += training.weight_decay * weight
+    if training.optimizer == "sgd":
+        state["velocity"] = gradient + training.momentum * state["velocity"] if "velocity" in state else gradient
+        return weight - rate * state["velocity"]
+    first, second = training.betas
+    count = state["count"] = state.get("count", 0) + 1
+    state["mean"] = first * state.get("mean", 0) + (1 - first) * gradient
+    state["square"] = second * state.get("square", 0) + (1 - second) * gradient**2
+    mean, square = state["mean"] / (1 - first**count), state["square"] / (1 - second**count)
+    return weight - rate * mean / (square**0.5 + 1e-8)
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("adamw", None), ("adam", None), ("sgd", 0.9), ("sgd", 0.0)])
+def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
+    tmp_path: Path, optimizer: str, momentum: float | None
+) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer=optimizer, weight_decay=0.1, momentum=momentum)
+    model = nn.Linear(1, 1).double()
+    made = make_optimizer(model, lock)
+    facts = optimizer_facts(made)
+    assert facts["optimizer"] == optimizer
+    assert {name: facts[name] for name in own_values(lock)} == own_values(lock)
+    assert [group["weight_decay"] for group in made.param_groups] == [0.1, 0.0]
+    plain: Any = [model.weight.item(), model.bias.item()]
+    states: list[dict[str, float]] = [{}, {}]
+    apart = lock.training.replace(weight_decay=0.0)
+    for gradient in (0.5, -2.0, 1.0):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        made.step()
+        plain[0] = plain_step(plain[0], gradient, lock.training, states[0])
+        plain[1] = plain_step(plain[1], gradient, apart, states[1])
+    assert [model.weight.item(), model.bias.item()] == pytest.approx(plain, rel=1e-9)
+    engine = TorchEngine(lock, small_model())
+    if momentum is not None:
+        with pytest.raises(RuntimeFinding, match="engine differs"):
+            engine.verify(with_training(lock, momentum=0.5))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_continues_from_its_state(tmp_path: Path, momentum: float) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer="sgd", learning_rate=0.1, momentum=momentum)
+    first, second = (TorchEngine(lock, small_model()) for _ in range(2))
+    training_step(first, loss_of, batches(2), 2, 0.01, LIMIT)
+    second.load(copy.deepcopy(first.state()))
+    for engine in (first, second):
+        training_step(engine, loss_of, batches(2), 2, 0.01, LIMIT)
+    assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
 
 
 def test_a_checkpoint_made_with_other_kernels_is_continued(tmp_path: Path) -> None:

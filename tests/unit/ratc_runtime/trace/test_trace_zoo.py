@@ -72,6 +72,9 @@ CASES: dict[str, dict[str, Any]] = {
     "lstm": zoo("Lstm", args={"width": 64}, data__image_size=[32, 64]),
     "gpt-2": zoo("LanguageModel", args={"kind": "gpt2", "tokens": 128, **SMALL_GPT}),
     "bert": zoo("LanguageModel", args={"kind": "bert", "tokens": 128, **SMALL_BERT}),
+    "rat, sgd without momentum": request(
+        model__args=RAT, data__image_size=[40, 56], training__optimizer="sgd", training__momentum=0.0
+    ),
     "mlp, shared, adam": zoo("Mlp", args={"shared": True}, training__optimizer="adam"),
     # The assignment of objects to queries needs values, which a trace has not: any has the same shapes.
     "rat, queries": request(
@@ -80,6 +83,15 @@ CASES: dict[str, dict[str, Any]] = {
         model=TWO_SCALES,
         data={"image_size": [32, 32], "channels": 3, "scales": [1.0, 0.5], "num_classes": 5},
         training__loss={"name": "set_prediction", "args": {}},
+    ),
+    "rat, classes": request(
+        task_type="classification",
+        model=TWO_SCALES,
+        data={"image_size": [48, 48], "channels": 3, "scales": [1.0, 0.5], "num_classes": 7},
+        training__loss={
+            "name": "cross_entropy",
+            "args": {"label_smoothing": 0.1, "class_weights": [1, 2, 3, 4, 5, 6, 7]},
+        },
     ),
     # Each head's loss has a graph of its own over the backbone that they share.
     "rat, two tasks": request(

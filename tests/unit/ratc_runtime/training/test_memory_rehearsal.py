@@ -108,6 +108,23 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
     assert kept == [3 * count] * 3
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_keeps_its_momentum_alone(lock: Lock, monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
+    net = Net()
+    kept: list[int] = []
+    original = memory_rehearsal.Rehearsed.update
+
+    def update(self: memory_rehearsal.Rehearsed, max_norm: float | None) -> torch.Tensor | None:
+        found = original(self, max_norm)
+        kept.append(len(self._state))
+        return found
+
+    monkeypatch.setattr(memory_rehearsal.Rehearsed, "update", update)
+    training = lock.training.replace(optimizer="sgd", momentum=momentum)
+    assert attempt(net, lock.replace(training=training))[0] == memory_rehearsal.FITS
+    assert kept == [len(list(net.parameters())) if momentum else 0] * 3
+
+
 def test_a_state_that_a_checkpoint_brought_is_not_made_again(lock: Lock) -> None:
     net = Net()
     engine = engine_of(net, lock)

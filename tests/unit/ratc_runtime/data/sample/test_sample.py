@@ -92,6 +92,25 @@ def test_an_incomplete_folder_is_noticed(brain: Path, tmp_path: Path) -> None:
     assert SAMPLE.is_complete(brain)
 
 
+def test_digits_are_those_of_the_source_in_folders_and_in_the_table(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits, folder = find("digits"), tmp_path / "digits"
+    assert digits.write(folder)
+    assert not digits.write(folder)
+    source = load_digits()
+    rows = [line.split(",") for line in (folder / "labels.csv").read_text().splitlines()[1:]]
+    assert [int(label) for _, label in rows] == source.target.tolist()
+    for (name, label), pixels in list(zip(rows, source.images, strict=True))[::97]:
+        assert name.split("/")[1] == label
+        image = np.asarray(Image.open(folder / name))
+        assert image.dtype == np.uint8
+        assert np.array_equal(image, pixels.astype(int) * 255 // 16)
+    assert {split: len(list((folder / split).rglob("*.png"))) for split in digits.counts} == digits.counts
+    (folder / rows[5][0]).unlink()
+    assert not digits.is_complete(folder)
+
+
 @pytest.fixture(scope="module")
 def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("volumes") / "brain3d"
