@@ -90,8 +90,8 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
     if _SLICE.search(wanted):
         note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
-        helps = ("describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`",)
-        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), helps),)
+        how = "describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`"
+        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (how,)),)
     # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
