@@ -1,4 +1,4 @@
-"""What an editor asks about a spec: its findings, the value under the cursor with its reason, the keys that may follow.
+"""Answers to an editor about a spec: its findings, the value under the cursor with its reason, the keys to follow.
 
 Places are lines and columns from 1, columns in characters, as in :mod:`ratc.diagnostics`. No code of a spec is run and
 no model is traced.
@@ -30,7 +30,7 @@ from ratc.yaml.parse import Document, Node, parse
 #: The comment that `ratc init` binds the schema with, for editors.
 _BOUND = re.compile(r"^# yaml-language-server: \$schema=\S*experiment\.schema\.json", re.MULTILINE)
 _KEY = re.compile(r"^experiment_name\s*:", re.MULTILINE)
-#: A line of a block mapping: its indentation, with the dash of a list, its key, and what follows.
+#: A line of a block mapping: its indentation, with the dash of a list, its key, and the rest.
 _LINE = re.compile(r"^(?P<indent>[ ]*(?:- )?)(?P<key>[\w.-]*)(?P<colon>\s*:(?:\s|$))?(?P<rest>.*)$")
 #: Values of the plan that are shown for one key.
 _MOST = 6
@@ -38,7 +38,7 @@ _MOST = 6
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A spec as its text stands: what was found, and its plan if it has no errors."""
+    """A spec as its text stands: its findings, and its plan if it has no errors."""
 
     found: tuple[Diagnostic, ...]
     document: Document | None
@@ -120,7 +120,7 @@ def _kind(described: dict[str, Any]) -> str:
 
 
 def _at(document: Document | None, line: int, column: int) -> tuple[str, Node] | None:
-    """The innermost node whose key or value is at a place, with its dotted path."""
+    """The innermost node with its key or value at a place, and its dotted path."""
     if document is None:
         return None
     path, node = "", document.root

@@ -43,7 +43,7 @@ class Server(LanguageServer):
         self._known.pop(uri, None)
 
     def publish(self, uri: str) -> None:
-        """Send the findings of a document; none for what is no spec."""
+        """Send the findings of a document; none for another file."""
         document = self.workspace.get_text_document(uri)
         found = self.analysis(document)
         items = [_item(document, one) for one in found.found] if found else []
@@ -145,7 +145,7 @@ def _is_of(document: TextDocument, span: Span) -> bool:
 
 
 def _action(document: TextDocument, found: Diagnostic, at: types.Range) -> types.CodeAction | None:
-    """The quick fix of a finding whose place overlaps a range; None if there is none."""
+    """The quick fix of a finding at a range; None if there is none."""
     if found.fix is None or found.span is None or not _is_of(document, found.span):
         return None
     place = _range(document, found.span)

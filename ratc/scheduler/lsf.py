@@ -116,7 +116,7 @@ class Lsf:
 
 
 def _historic(text: str) -> tuple[Account, ...]:
-    """What `bacct -l` says: `Job <123>, …`, then `Completed <done>` or `Completed <exit>; TERM_RUNLIMIT: …`.
+    """Read the answer of `bacct -l`: `Job <123>, …`, then `Completed <done>` or `Completed <exit>; TERM_RUNLIMIT: …`.
 
     It breaks lines within words, with blanks before the rest.
     """

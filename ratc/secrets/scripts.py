@@ -1,5 +1,5 @@
-"""What of a stranger's script is not to be shown, beyond what is surely a secret: prose that tells one, and values of
-options that often are one. Stars for too much do no harm: the line's place is told, and the script is there.
+"""Parts of a stranger's script that are not shown, beyond sure secrets: prose that tells one, and values of options
+that often are one. Stars for too much do no harm: the line's place is told, and the script is there.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Why a job ended: what it left behind and what its scheduler says, brought down to one cause with its evidence."""
+"""The cause of a job's end, from its files and its scheduler's account, with the evidence for it."""

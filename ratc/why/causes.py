@@ -121,7 +121,7 @@ def _out_of_time(evidence: Evidence) -> Diagnostic | None:
 
 
 def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the epochs so far say about the walltime that all of them need."""
+    """Notes and helps on the walltime that all epochs need, from those that were done."""
     where = evidence.at("resources.walltime")
     took = [epoch["seconds"] for epoch in evidence.epochs if isinstance(epoch.get("seconds"), (int, float))]
     wanted = evidence.lock["training.epochs"].value if "training.epochs" in evidence.lock else None

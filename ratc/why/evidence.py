@@ -1,4 +1,4 @@
-"""What is known of a run that ended: its lock, its spec, its logs, and the scheduler's account of it."""
+"""The evidence of a run that ended: its lock, its spec, its logs, and the scheduler's account of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds a run by its folder or its job, gathers what it left behind, and asks its scheduler about it."""
+"""Finds a run by its folder or its job, gathers its files, and asks its scheduler about it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from ratc.workflow import inputs, recorded
 #: Bytes of a log that are looked through, from its end.
 _MOST = 8 << 20
 _JOB = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+)|\[(?P<index>\d+)\])?")
-#: What the batch script says of where its nodes write.
+#: The line of the batch script that names the folder of its nodes' logs.
 _SAYS = re.compile(r"ratc: job \S+ on .*; logs of the nodes: (?P<folder>.*)/logs/(?P<start>\d[\w.]*)-node\*\.log")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What to explain: a folder, or the number of a job; ``logs`` are more files with its output. ``timeout`` is in
+    """The run to explain, by a folder or the number of a job; ``logs`` are more files with its output. ``timeout`` is in
     seconds, for each answer of the scheduler.
     """
 
@@ -45,7 +45,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The cause, or what stood against looking for it; and a line for people on what was looked at."""
+    """The cause, or the errors that kept from looking for it; and a line for people that names the run."""
 
     found: tuple[Diagnostic, ...]
     about: str = ""
@@ -96,7 +96,7 @@ def why(asked: Asked) -> Why:
 
 
 def _of_folder(path: str) -> tuple[Compiled | None, tuple[Diagnostic, ...]]:
-    """What was compiled at a path, or what writes its results into it. Of several the one that was submitted last."""
+    """The compiled folder at a path, or the one that writes its results into it; of several the last submitted one."""
     if not os.path.exists(path):
         return None, (Diagnostic("R001", f"there is no `{path}`"),)
     if os.path.isfile(path) and not read_lock.is_compiled(path):
@@ -118,7 +118,7 @@ def _submitted(folder: str) -> str:
 
 
 def _writers(output: str) -> Iterator[Compiled]:
-    """What was compiled for a spec in a folder above an output folder, or in this one, and writes into it."""
+    """The compiled folders of specs above an output folder, or in this one, that write into it."""
     wanted = os.path.realpath(output)
     above = [os.path.abspath(output)]
     for _ in range(4):

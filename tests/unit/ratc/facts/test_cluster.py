@@ -136,7 +136,7 @@ def test_the_target_local_knows_no_cluster():
         (HEAD + "partitions: {p: {nodes: {n: 1}}}\nlauncher: blaunch\n", "R325", "`blaunch` does not start"),
         (HEAD + "partitions: {p: {nodes: {n: 1}}}\nephemeral_ports: [9, 8]\n", "R325", "no range"),
         ("name: t\nscheduler: slurm\nnode_types: {}\npartitions: {p: {nodes: {}}}\n", "R325", "no node types"),
-        (GPUS.replace("h200", "h20") + "partitions: {p: {nodes: {a: 1}}}\n", "R301", "no card `h20`"),
+        (GPUS.replace("h200", "h21") + "partitions: {p: {nodes: {a: 1}}}\n", "R301", "no card `h21`"),
         (HEAD + "partitions: {p: {nodes: {n: 0}}}\n", "R104", "at least 1"),
         (HEAD + "partition: {p: {nodes: {n: 1}}}\n", "R101", "unknown key `partition`"),
         ("- a\n", "R004", "a mapping"),

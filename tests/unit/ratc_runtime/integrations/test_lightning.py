@@ -18,6 +18,8 @@ import lightning
 from ratc_runtime.integrations.lightning import PlanCallback, last_checkpoint, trainer_arguments
 from torch.utils.data import DataLoader, TensorDataset
 
+#: Its warnings are of classes of its own. pytest-xdist hands them to a process that cannot import Lightning, and ends.
+pytestmark = pytest.mark.filterwarnings("ignore")
 CARD = {"hardware__device": "cuda", "parallel__backend": "nccl"}
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 

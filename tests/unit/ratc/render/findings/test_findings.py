@@ -26,7 +26,9 @@ TOKEN = "hf_" + "a" * 30
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / "splits.json").write_text("{}")
     return tmp_path
 
 
