@@ -32,7 +32,7 @@ command -v -- "$ratc_python" >/dev/null || ratc_refuse "there is no $ratc_python
 
 # What launchers and their libraries would prefer to the lock: of the user's shell, of a launcher above, of what was sourced.
 ratc_over=("${!ACCELERATE_@}" "${!FSDP_@}" "${!MEGATRON_LM_@}" "${!PARALLELISM_CONFIG_@}" "${!PET_@}" "${!TORCHELASTIC_@}" "${!TORCH_ELASTIC_@}")
-for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
+for ratc_name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE NODE_RANK CROSS_RANK CROSS_SIZE LOCAL_SIZE MASTER_ADDR MASTER_PORT FORK_LAUNCHED DS_ACCELERATOR PYTHON_EXEC NVIDIA_TF32_OVERRIDE PYTORCH_NO_CUDA_MEMORY_CACHING TORCHDYNAMO_DISABLE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_COMPILE_DISABLE; do
   if [ -n "${!ratc_name+set}" ]; then ratc_over+=("$ratc_name"); fi
 done
 if [ "${#ratc_over[@]}" -gt 0 ]; then
@@ -47,7 +47,7 @@ export PYTHONSAFEPATH=1
 "$ratc_python" -m ratc_runtime.preflight "$ratc_here/lock.yaml" --data-dir="$ratc_data_dir" "$@"
 
 # A signal leaves a stop file; the run saves at the next step and ends by itself.
-rm -f -- "$ratc_output_dir/STOP"
+rm -f -- "$ratc_output_dir/STOP" 2>/dev/null || true  # what is wrong with the folder, the run says
 # If it cannot be written, the run goes on, and its exit status is still this script's.
 trap 'ratc_signal=1; { mkdir -p -- "$ratc_output_dir" && touch -- "$ratc_output_dir/STOP"; } || true' INT TERM USR2
 "$ratc_python" -m accelerate.commands.launch --quiet --config_file "$ratc_here/accelerate.yaml" \
