@@ -34,8 +34,8 @@ _SAYS = re.compile(r"ratc: job \S+ on .*; logs of the nodes: (?P<folder>.*)/logs
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The run to explain, by a folder or the number of a job; ``logs`` are more files with its output. ``timeout`` is in
-    seconds, for each answer of the scheduler.
+    """The run to explain, by a folder or the number of a job; ``logs`` are more files with its output. ``timeout`` is
+    in seconds, for each answer of the scheduler.
     """
 
     what: str
