@@ -77,7 +77,9 @@ def in_an_editor(folder: Path, visit: Callable[[Editor], Awaitable[None]], *opti
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / "splits.json").write_text("{}")
     return tmp_path / "größe 😀.yaml"
 
 

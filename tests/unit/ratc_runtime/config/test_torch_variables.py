@@ -12,6 +12,14 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc.catalog import launch_variables
 
 
+@pytest.fixture(autouse=True)
+def _none_of_another_test_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that other tests import set some of these variables for their own process."""
+    for name in os.environ:
+        if name.startswith(torch_variables._READ):
+            monkeypatch.delenv(name)
+
+
 def refused(**variables: str) -> RuntimeFinding | None:
     try:
         check_torch_variables({**os.environ, **variables})
