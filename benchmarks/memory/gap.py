@@ -25,6 +25,7 @@ import replay
 from ratc.memory.allocator import rounded
 from ratc.memory.scratch import LARGEST
 from ratc.memory.trace import Program
+from ratc.own_code import trust
 
 MIB = 1 << 20
 #: Sequences longer than this on both sides are compared by sizes and counts alone: aligning them takes minutes.
@@ -274,6 +275,7 @@ def main() -> int:
     parser.add_argument("--part", choices=("build", "first", "last"), default="last", help="what is aligned")
     parser.add_argument("--most", type=int, default=12, metavar="N", help="rows of each list (default 12)")
     args = parser.parse_args()
+    trust.begin(True, False)  # the models are of this folder
     for path in args.events:
         try:
             data = read(path)

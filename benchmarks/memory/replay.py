@@ -22,6 +22,7 @@ from ratc.memory.estimate import Predictor
 from ratc.memory.terms import Device
 from ratc.memory.trace import Trace
 from ratc.memory.zero import Strategy, bucket_elements
+from ratc.own_code import trust
 from ratc.tracing import fetch
 
 DATA = gpu.DATA
@@ -126,6 +127,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name holds this")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/develop/memory-measurements.md")
     args = parser.parse_args()
+    trust.begin(True, False)  # the models are of this folder
     status = 0
     text = []
     for folder in folders():
