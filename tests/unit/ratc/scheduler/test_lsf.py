@@ -13,7 +13,7 @@ Accounting information about jobs that are:
 ------------------------------------------------------------------------------
 
 Job <123>, Job Name <demo>, User <me>, Project <default>, Status <EXIT>, Queue <normal>, Command <#!/bin/bash>
-Wed Nov 25 10:00:00: Submitted from host <login>, CWD </work/my pro
+Wed Nov 25 10:00:00: Submitted from host <login>, CWD </home/my pro
                      ject>, Output File <demo-123.out>;
 Wed Nov 25 10:00:05: Dispatched 1 Task(s) on Host(s) <n1>;
 Wed Nov 25 11:00:05: Completed <exit>; TERM_RUNLIMIT: job killed after reachi
@@ -26,10 +26,10 @@ Wed Nov 25 11:00:05: Completed <exit>; TERM_RUNLIMIT: job killed after reachi
     [
         (
             "123|0|EXIT|140|TERM_RUNLIMIT: job killed after reaching LSF run time limit|n1:n2|3600 second(s)|60.0|"
-            "1.5 Gbytes|2 Gbytes|/work/a|b",
+            "1.5 Gbytes|2 Gbytes|/home/a|b",
             Account(
                 *("123", "EXIT", End.TIME, "TERM_RUNLIMIT: job killed after reaching LSF run time limit", 140, "n1 n2"),
-                *(3600, 3600, 3 << 29, 2 << 30, "/work/a|b"),
+                *(3600, 3600, 3 << 29, 2 << 30, "/home/a|b"),
             ),
         ),
         ("123|2|DONE|-|-|n1|5 second(s)|-|-|-|/w", Account("123[2]", "DONE", End.WELL, "", 0, "n1", 5, place="/w")),
@@ -43,7 +43,7 @@ def test_a_line_of_bjobs(line: str, account: Account) -> None:
 
 def test_bacct_knows_what_bjobs_has_forgotten() -> None:
     [account] = Lsf().accounts(Answer("bacct", 0, BACCT))
-    assert (account.task, account.end, account.place) == ("123", End.TIME, "/work/my project")
+    assert (account.task, account.end, account.place) == ("123", End.TIME, "/home/my project")
     assert account.reason == "TERM_RUNLIMIT: job killed after reaching LSF run time limit."
 
 

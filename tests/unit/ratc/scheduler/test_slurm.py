@@ -10,9 +10,9 @@ from ratc.scheduler.slurm import Slurm
 GIB = 1 << 30
 #: A job that was requeued once, then ran out of time; its steps alone say what memory was used.
 REQUEUED = """\
-12|NODE_FAIL|0:0|n[1-2]|61|10||8G|None|/work/my project|a
+12|NODE_FAIL|0:0|n[1-2]|61|10||8G|None|/home/me/project 1|a
 12.batch|CANCELLED||n1|61||2097152K|||
-12|TIMEOUT|0:0|n[3-4]|602|10||8G|None|/work/my project|a
+12|TIMEOUT|0:0|n[3-4]|602|10||8G|None|/home/me/project 1|a
 12.batch|CANCELLED|0:15|n3|603||1024K|||
 12.0|FAILED|1:0|n[3-4]|600||3145728K|||
 """
@@ -24,14 +24,14 @@ JobId=15 ArrayJobId=14 ArrayTaskId=2 JobName=demo JobState=FAILED RunTime=9-00:0
    RunTime=00:00:26 TimeLimit=1-00:10:00 TimeMin=N/A
    NodeList={nodes}
    MinCPUsNode=1 MinMemoryNode=2G MinTmpDiskNode=0
-   WorkDir=/work/my project
-   StdOut=/work/my project/demo-14_2.out
+   WorkDir=/home/me/project 1
+   StdOut=/home/me/project 1/demo-14_2.out
 """
 
 
 def test_each_start_is_an_account_with_the_memory_of_its_own_steps() -> None:
     before, last = Slurm().accounts(Answer("sacct", 0, REQUEUED))
-    place = "/work/my project|a"
+    place = "/home/me/project 1|a"
     assert before == Account("12", "NODE_FAIL", End.NODE, "", 1, "n[1-2]", 61, 600, 2 * GIB, 8 * GIB, place)
     assert last == Account("12", "TIMEOUT", End.TIME, "", 1, "n[3-4]", 602, 600, 3 * GIB, 8 * GIB, place)
 
@@ -49,7 +49,7 @@ def test_each_start_is_an_account_with_the_memory_of_its_own_steps() -> None:
     ],
 )
 def test_states_come_down_to_a_few_ends(state: str, end: End) -> None:
-    [account] = Slurm().accounts(Answer("sacct", 0, f"12_3|{state}|0:9|None assigned|||||None|/work\n"))
+    [account] = Slurm().accounts(Answer("sacct", 0, f"12_3|{state}|0:9|None assigned|||||None|/home/me\n"))
     assert (account.task, account.end, account.hosts) == ("12_3", end, "")
     assert account.reason == ("by 1000" if "by" in state else "")
 
@@ -57,7 +57,7 @@ def test_states_come_down_to_a_few_ends(state: str, end: End) -> None:
 def test_the_controller_gives_an_account_too() -> None:
     text = SHOW.format(state="FAILED", reason="NonZeroExitCode", code="1:0", nodes="n1")
     [account] = Slurm().accounts(Answer("scontrol", 0, text))
-    folder = "/work/my project"
+    folder = "/home/me/project 1"
     assert account == Account(
         *("14_2", "FAILED", End.FAILED, "NonZeroExitCode", 1, "n1", 26, 87_000, None, 2 * GIB),
         *(folder, f"{folder}/demo-14_2.out"),
