@@ -44,7 +44,7 @@ class Report:
     plan: Plan
     findings: Sequence[Diagnostic] = ()
     remarks: Sequence[str] = ()
-    account: memory.Account | None = None
+    account: memory.CardMemory | None = None
     unpredicted: str = ""
     drawing: Drawing | None = None
     undrawn: str = ""

@@ -101,7 +101,7 @@ class Augmentation:
         return made if isinstance(image, (list, tuple)) else moved, _unwrap(sample["target"], spatial)
 
 
-class OfEach:
+class PerTask:
     """The same augmentations for each task's image and target, with different random numbers."""
 
     def __init__(self, augment: Augmentation) -> None:

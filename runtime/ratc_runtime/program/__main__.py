@@ -25,7 +25,7 @@ from ratc_runtime.config.program_lock import ProgramLock, fill, read_any
 from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.output import results
-from ratc_runtime.output.folder_lock import Claim
+from ratc_runtime.output.folder_lock import FolderLock
 from ratc_runtime.program import plan
 
 #: Stands for the program in the words of a launcher.
@@ -81,8 +81,8 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     if first:
         results.prepare_output(output)
         results.refuse_links(output)
-        claim = Claim(output)
-        claim.take(os.environ)
+        folder_lock = FolderLock(output)
+        folder_lock.take(os.environ)
         (output / STOPPED_FILE).unlink(missing_ok=True)
         if _is_finished(output, digest):
             if not from_scratch:

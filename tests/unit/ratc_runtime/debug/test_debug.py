@@ -259,10 +259,10 @@ def test_few_samples_answer_as_the_whole_dataset_does() -> None:
         def __getitem__(self, index: int) -> str:
             return self.names[index]
 
-    few = debug.Few(Whole(), 2)
+    few = debug.FirstSamples(Whole(), 2)
     assert (len(few), few[1], few.names, few.missing) == (2, "b", ["a", "b"], ["d"])
     assert list(few) == ["a", "b"]
-    assert len(debug.Few(Whole(), 9)) == 3
+    assert len(debug.FirstSamples(Whole(), 9)) == 3
     with pytest.raises(AttributeError):
         few.target  # noqa: B018
 
