@@ -5,6 +5,7 @@ Exit status 0 and a file, or 1 and one line of JSON on standard error; 2 for wro
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
         print(f"the request cannot be read: {error}", file=sys.stderr)
         return 2
 
+    gc.disable()  # imported modules stay; a recording collects between its steps
     import torch
 
     from ratc_runtime.trace.failure import TraceError
