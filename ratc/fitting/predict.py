@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratc import facts
-from ratc.catalog.alloc_conf import EXPANDABLE, by_variables
+from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
@@ -111,7 +111,16 @@ def variants(plan: Plan, device: Device, precision: str | None = None) -> list[V
 def device_of(plan: Plan) -> Device:
     """The plan's card."""
     hardware = {key: plan.values[f"hardware.{key}"].value for key in ("card", "memory_bytes", "compute_capability")}
-    return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"])
+    return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"], _fraction(plan))
+
+
+def device_for(plan: Plan, card: facts.Card) -> Device:
+    """Another card in the plan's environment."""
+    return Device(card.id, card.memory_bytes, card.compute_capability, _fraction(plan))
+
+
+def _fraction(plan: Plan) -> float:
+    return fraction(plan.settings["environment.variables"].value or {})
 
 
 def strategy_of(plan: Plan) -> Strategy:
@@ -143,7 +152,7 @@ def why_nothing(
     library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= least]
     others = [facts.find_card(name) for name in facts.card_names()]
     devices = [
-        Device(other.id, other.memory_bytes, other.compute_capability)
+        device_for(plan, other)
         for other in others
         if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > device.memory_bytes
         if wanted.precision == "fp32" or getattr(other, wanted.precision)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from ratc import facts, program
 from ratc.diagnostics import Diagnostic, Span
 from ratc.fitting import breakdown, given_batch, open_batch, table
-from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
+from ratc.fitting.predict import asked_allocator, device_for, strategy_of, variants, why_nothing
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
-from ratc.memory.terms import Device
 from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
@@ -88,7 +87,7 @@ def _details(
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
     """Return the remedies if nothing fits; each was predicted."""
-    device = Device(card.id, card.memory_bytes, card.compute_capability)
+    device = device_for(plan, card)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
     return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
