@@ -196,7 +196,7 @@ def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
     )
     largest = ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in found.breakdown.largest())
     helps = tuple(
-        f"would fit with {way.change}: micro-batch {way.choice.estimate.micro_batch}, "
+        f"would fit with {way.change}: up to micro-batch {way.choice.estimate.micro_batch}, "
         f"{size_text(way.choice.estimate.predicted_bytes)} predicted"
         for way in found.ways_out
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratc import facts, program
-from ratc.diagnostics import Diagnostic, Span
+from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, table
 from ratc.fitting.predict import asked_allocator, device_for, strategy_of, variants, why_nothing
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
@@ -50,8 +50,9 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     if plan is None:
         return Fitted((), found)
     cards, problems = cards_of(question, plan)
-    if problems:
-        return Fitted((), (*found, *problems))
+    found = (*found, *problems)
+    if any(item.severity is Severity.ERROR for item in problems):
+        return Fitted((), found)
     span = loaded.settings["model.name"].span
     library = Library(plan, loaded.folder, span)
     share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
