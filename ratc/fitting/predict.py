@@ -141,6 +141,7 @@ def why_nothing(
     """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
+    full = wanted.attention_memory == "full"
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
     if not wanted.activation_checkpointing:
         library.known.append(replace(wanted, activation_checkpointing=True))
@@ -149,12 +150,19 @@ def why_nothing(
         library.known.append(replace(wanted, attention_memory=lean))
     smaller = [tuple(side * part // 4 // 8 * 8 for side in wanted.image_size) for part in (3, 2, 1)]
     least = 32 if len(wanted.image_size) == 2 else 16
-    library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= least]
+    library.known += [
+        replace(wanted, image_size=size)
+        for size in smaller
+        if min(size) >= least
+        if not full or full_at_least(plan.settings, size) <= device.memory_bytes
+    ]
+    # What one block's maps alone do not fit needs no trace.
+    more = max(device.memory_bytes, full_at_least(plan.settings) if full else 0)
     others = [facts.find_card(name) for name in facts.card_names()]
     devices = [
         device_for(plan, other)
         for other in others
-        if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > device.memory_bytes
+        if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > more
         if wanted.precision == "fp32" or getattr(other, wanted.precision)
         if wanted.attention_memory != "fused" or fused_runs_on(other.compute_capability)
     ]
