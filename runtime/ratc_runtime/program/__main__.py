@@ -111,7 +111,7 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
 
 
 def at_start(lock: ProgramLock, given: argparse.Namespace) -> dict[str, str]:
-    """What is known now, by the names of placeholders."""
+    """The values that are known now, by the names of placeholders."""
     output = os.path.abspath(given.output_dir or lock.output_dir)
     from_scratch = given.fresh or lock.checkpoint.resume == "never"
     return {
@@ -251,7 +251,7 @@ def _is_finished(output: Path, digest: str) -> bool:
 
 
 def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
-    """Say in results.json that the run is finished, beside what the program wrote there. Raises R503 and R510.
+    """Say in results.json that the run is finished, beside the program's own values. Raises R503 and R510.
 
     Values of the plan that the program reports must be those of the lock.
     """

@@ -1,4 +1,4 @@
-"""The trivial baseline of classification: the commonest class of the training split, whatever the image."""
+"""The trivial baseline of classification: the commonest class of the training split, for every image."""
 
 from __future__ import annotations
 
