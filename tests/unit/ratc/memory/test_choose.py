@@ -70,7 +70,7 @@ class Noting:
         (1, 2, 1, {(False, True)}),
     ],
 )
-def test_one_sample_is_only_traced_where_it_is_at_stake(share, activation, micro_batch, asked):
+def test_one_sample_is_only_traced_if_it_is_at_stake(share, activation, micro_batch, asked):
     traces = Noting(both(activation=activation * MIB))
     choice = Searcher({FP32: traces}, share).choose(FP32, Strategy(), SMALL)
     assert (choice.estimate.micro_batch, traces.asked) == (micro_batch, asked)
@@ -223,7 +223,7 @@ def lean():
     ("gib", "attention", "checkpointed"),
     [(80, "full", False), (8, "chunked", False), (4, "full", True), (2.5, "chunked", True)],
 )
-def test_checkpointing_is_taken_only_where_nothing_fits_without(gib, attention, checkpointed):
+def test_checkpointing_is_taken_only_if_nothing_fits_without(gib, attention, checkpointed):
     card = Device("card", int(gib * GIB), "8.0")
     allowed = in_order(FP32, ("full", "chunked"), (False, True))
     taken = choose(searchers(lean(), 1, "native"), allowed, Strategy(), card, (0,))
