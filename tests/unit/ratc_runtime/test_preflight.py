@@ -164,9 +164,7 @@ def test_r504_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert code_of(cuda_lock(tmp_path)) == "R504"
 
 
-def test_r553_if_fused_attention_has_no_triton_or_an_old_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_r553_if_fused_attention_has_no_triton_or_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = write_lock(tmp_path, model__attention_memory="fused")
     torch = importlib.util.find_spec("torch")
     old = importlib.machinery.ModuleSpec("torch", None, origin=str(tmp_path / "torch/__init__.py"))
