@@ -181,7 +181,7 @@ def test_prediction_fills_voxels_as_training_did(volumes: Path) -> None:
 
 @pytest.mark.parametrize("fill", ["0", True, 1e31])
 def test_a_fill_that_is_no_number_is_refused(volumes: Path, fill: Any) -> None:
-    with pytest.raises(RuntimeFinding, match="R509.*fill_nan"):
+    with pytest.raises(RuntimeFinding, match=r"R509.*fill_nan"):
         open_split(lock_of(volumes, data__args={"fill_nan": fill}), volumes / "data", "train")
 
 
