@@ -14,7 +14,6 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-
 from ratc_runtime.output.plots import draw_curves
 from ratc_runtime.tasks import Metric
 from ratc_runtime.tasks.classification import figures as classes

@@ -108,7 +108,7 @@ def numbered(place: str, found: Collection[str], classes: int, given: Any) -> tu
 
 
 def _check_looks(place: str, found: Collection[str]) -> None:
-    """Raise R539 if two names differ only in their Unicode normal form, their spaces or in characters without a shape."""
+    """Raise R539 if two names differ only in Unicode normal form, spaces or characters without a shape."""
     looks: dict[str, str] = {}
     for name in sorted(found):
         seen = "".join(char for char in name if char.isspace() or unicodedata.category(char) not in ("Cf", "Cc"))

@@ -27,7 +27,7 @@ def shown(name: str) -> str:
 
 
 def drawn(name: str) -> str:
-    """Return a name of a data set for a picture: in a line, short, and a dollar sign begins no formula of matplotlib."""
+    """Return a name of a data set for a picture: in a line, short, and its dollar signs begin no formula."""
     plain = shown(name)
     plain = plain if len(plain) <= DRAWN else f"{plain[: DRAWN // 2]}…{plain[-DRAWN // 2 :]}"
     return plain.replace("$", "\\$")

@@ -114,7 +114,7 @@ def test_damaged_annotations_are_named(tmp_path: Path, changes: dict[str, Any], 
 
 def test_categories_of_one_name_are_refused(tmp_path: Path) -> None:
     coco(tmp_path, categories=[{"id": 90, "name": "cat"}, {"id": 1, "name": "person"}, {"id": 18, "name": "cat"}])
-    with pytest.raises(RuntimeFinding, match="R539.*several categories of the name cat") as raised:
+    with pytest.raises(RuntimeFinding, match=r"R539.*several categories of the name cat") as raised:
         CocoDetection(tmp_path, "train", (40, 40), channels=1)
     assert "their ids are 18, 90" in raised.value.note
 
