@@ -272,7 +272,7 @@ def test_bad_volumes_are_named(volumes: Path, breaks: Any) -> None:
         open_split(lock_of(volumes), volumes / "data", "train")[0]
 
 
-def test_a_bad_volume_is_left_out_where_the_spec_says_so(volumes: Path) -> None:
+def test_a_bad_volume_is_left_out_if_the_spec_says_so(volumes: Path) -> None:
     broken_header(volumes / "data")
     (volumes / "data/splits.json").write_text(json.dumps({"train": ["a", "b", "gone"], "val": ["c"]}))
     data = open_split(lock_of(volumes, data__on_bad_sample="skip"), volumes / "data", "train")

@@ -290,7 +290,7 @@ def test_evaluation_asks_for_trust_in_data_and_loss(
     path = checkpoint(model=named("mine:bare"), **changes)
     model = inference.open_checkpoint(path, device="cpu", trust=True)
     monkeypatch.delenv("RATC_TRUST")
-    untrusted = inference.Opened(**{**vars(model), "trust": False})
+    untrusted = inference.OpenCheckpoint(**{**vars(model), "trust": False})
     with pytest.raises(RuntimeFinding, match="R584"):
         evaluate.score(untrusted, "test", own)
 
