@@ -63,7 +63,7 @@ class Kernel(NamedTuple):
 
 
 class _Nature(NamedTuple):
-    """What is known of an operator before it is called."""
+    """The properties of an operator that its arguments do not change."""
 
     name: str
     count: Callable[..., Any] | None  # its floating-point operations
@@ -191,7 +191,7 @@ def library(name: str, dtype: torch.dtype, launches: int, operations: int, *tens
 
 
 def _nature(func: Any) -> _Nature | None:
-    """Return what is known of an operator; None if it launches no kernel."""
+    """Return the properties of an operator; None if it launches no kernel."""
     from torch.utils.flop_counter import flop_registry
 
     if func.namespace == "prim" or getattr(func, "is_view", False) or func in _NO_KERNEL:
