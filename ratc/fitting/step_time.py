@@ -113,13 +113,13 @@ def links_of(plan: Plan) -> Links:
 
 def prices_of(plan: Plan) -> Prices:
     """What a GPU costs by the facts."""
-    currency = plan.facts.get("cost.currency")
+    currency = plan.facts.get("cluster.currency")
     name = str(currency.value) if currency is not None and currency.value is not None else None
     return Prices(_fact(plan, "price_per_gpu_hour"), name, _fact(plan, "watts_per_gpu"))
 
 
 def _fact(plan: Plan, key: str) -> float | None:
-    found = plan.facts.get(f"cost.{key}")
+    found = plan.facts.get(f"cluster.{key}")
     return None if found is None or found.value is None else float(found.value)
 
 

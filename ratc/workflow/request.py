@@ -15,7 +15,8 @@ class CompileRequest:
     lie. ``target`` is ``local``, ``slurm`` or ``lsf``; ``facts`` the path of a file of hardware facts, without which
     this machine's are taken. ``sets`` are assignments ``path=value``, ``short`` the values of short options by their
     name (``batch-size``). Without ``predict`` no model is traced. ``output`` is the folder of the artifacts, by default
-    ``compiled/EXPERIMENT/TARGET`` beside the spec. ``samples`` are those of an epoch, for the predicted times only. Those of ``variables`` that begin with ``RAT_`` lie over the spec.
+    ``compiled/EXPERIMENT/TARGET`` beside the spec. Those of ``variables`` that begin with ``RAT_`` lie over the spec.
+    ``samples`` are those of an epoch, for the predicted times only.
     """
 
     spec: str

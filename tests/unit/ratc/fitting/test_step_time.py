@@ -91,11 +91,9 @@ def test_compile_says_the_time_in_one_line_and_writes_it_nowhere(spec, capsys):
     spec()
     assert main(["compile", "spec.yaml", "-o", "out"]) == 0
     said = capsys.readouterr().err
-    line = (
-        "ratc: predicted: a step of 64 samples takes 8 s (4 s to 16 s, no step was measured on this card), 8 samples/s"
-    )
+    line = "a step of 64 samples takes 8 s (4 s to 16 s, no step was measured on this card), 8 samples/s"
     assert said.count("predicted:") == 1
-    assert line in said
+    assert f"ratc: predicted: {line}\n" in said
     files = {path: path.read_bytes() for path in Path("out").iterdir()}
     assert main(["compile", "spec.yaml", "-o", "out", "--no-predict"]) == 0
     assert "predicted" not in capsys.readouterr().err
@@ -126,3 +124,51 @@ def test_a_walltime_that_is_too_short_is_a_warning_with_the_number_of_restarts(s
             "60 min", "1 h"
         )
         assert f": it is requeued {again}" in said
+
+
+CLUSTER = """name: ours
+scheduler: slurm
+node_types:
+  a100: {gpu: a100-40, gpus_per_node: 4, gpu_type: a100, cpus: 32, gpu_link_gb_s: 300, network_gb_s: 25,
+         price_per_gpu_hour: 1.5, currency: CHF, watts_per_gpu: 600}
+partitions: {gpu: {nodes: {a100: 4}, max_walltime: "2-00:00:00"}}
+"""
+
+
+def test_the_facts_of_a_cluster_give_links_prices_and_watts(spec, capsys):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER)
+    spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
+    said = capsys.readouterr().err
+    assert "communication is not counted" not in said
+    assert "GPU hours" in said
+    assert " CHF at 1.5 a GPU hour" in said
+    assert "kWh: 600 W for each GPU" in said
+    lock = Path("out/lock.yaml").read_bytes()
+    Path("clusters/ours.yaml").write_text(CLUSTER.replace("1.5", "3"))
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 0
+    again = Path("out/lock.yaml").read_bytes()
+    # Only the digest of the facts differs.
+    differing = [pair for pair in zip(lock.splitlines(), again.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert all(b"ours.yaml" in one for one, _ in differing)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("currency: CHF, ", ""), "the price of an hour of `a100`, 1.5, has no currency"),
+        (("CHF", "francs"), "currency"),
+        (("gpu_link_gb_s: 300", "gpu_link_gb_s: 300000"), "gpu_link_gb_s"),
+        (("network_gb_s: 25", "network_gb_s: 0"), "network_gb_s"),
+        (("watts_per_gpu: 600", "watts_per_gpu: -1"), "watts_per_gpu"),
+        (("price_per_gpu_hour: 1.5", "price_per_gpu_hour: -1.5"), "price_per_gpu_hour"),
+    ],
+)
+def test_facts_that_cannot_be_are_refused(spec, capsys, change, said):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER.replace(*change))
+    spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 1
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()
