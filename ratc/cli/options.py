@@ -85,7 +85,7 @@ def form(help: str | None = None) -> click.Option:
 def samples() -> click.Option:
     """``--samples``: for commands that predict times."""
     text = "samples of an epoch: for the predicted time and cost of the whole training"
-    return click.Option(["--samples"], type=click.IntRange(1, 10**12), metavar="N", help=text)
+    return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, 10**12), metavar="N", help=text)
 
 
 def timeout() -> click.Option:
@@ -122,7 +122,7 @@ def request(given: dict[str, Any]) -> CompileRequest:
         not given.pop("no_predict", False),
         given.pop("output", None),
         variables=os.environ,
-        samples=given.pop("samples", None),
+        samples=given.pop("epoch_samples", None),
     )
 
 

@@ -63,7 +63,7 @@ _COSTS = ("gpu_link_gb_s", "network_gb_s", "price_per_gpu_hour", "currency", "wa
 
 def unknown(settings: Values, scheduler: str) -> tuple[dict[str, Value], tuple[Diagnostic, ...]]:
     """The facts of a cluster that nobody has described. Code: R320 (a warning)."""
-    values = {key: Value(_UNKNOWN.get(key), "default", "no cluster facts") for key in (*_PLAIN, *_OF_A_PART)}
+    values = {key: Value(_UNKNOWN.get(key), "default", "no cluster facts") for key in (*_PLAIN, *_OF_A_PART, *_COSTS)}
     values["scheduler"] = Value(scheduler, "default", "the target")
     values["launcher"] = Value(LAUNCHERS[scheduler][0], "default", f"usual on {scheduler}")
     asked = settings[f"resources.{word(scheduler)}"]

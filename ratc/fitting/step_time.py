@@ -143,6 +143,14 @@ def lines(plan: Plan, step: Prediction, samples: int | None) -> list[str]:
     return told if whole is None else [*told, *whole.lines(prices_of(plan))]
 
 
+def parts(step: Prediction) -> list[str]:
+    """The classes of kernels of a step, the longest first, each with its time on the card."""
+    words = {"product": "matrix products", "memory": "elementwise kernels, norms, copies and the optimizer"}
+    words |= {"convolution": "convolutions", "attention": "fused attention", "recurrent": "recurrent layers"}
+    found = sorted(step.by_class.items(), key=lambda one: -one[1])
+    return [f"{run.span_text(seconds):>11}  {words[kind]}" for kind, seconds in found]
+
+
 def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnostic, ...]:
     """A warning if the walltime of the plan's job is too short for all of its steps. Code: R354."""
     whole = training(plan, step, samples)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ratc.timing.roofline import MEASURED_ON, StepTime, spread
 from ratc.units import duration
@@ -39,6 +40,8 @@ class Prediction:
     why: str
     how: str = "predicted"
     unknown: str = ""
+    #: Seconds by class of kernel, if they are predicted.
+    by_class: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def samples_per_second(self) -> float:
@@ -91,6 +94,7 @@ def predicted(
         why,
         "predicted",
         unknown,
+        step.by_class,
     )
 
 

@@ -172,3 +172,17 @@ def test_facts_that_cannot_be_are_refused(spec, capsys, change, said):
     assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 1
     assert said in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_explain_says_where_the_time_goes(spec, capsys):
+    spec()
+    assert main(["explain", "spec.yaml", "training.batch_size"]) == 0
+    out = capsys.readouterr().out
+    assert "predicted: a step of 64 samples takes" in out
+    assert "        8 s  matrix products" in out
+
+
+def test_report_says_the_time_in_a_sentence(spec):
+    spec()
+    assert main(["report", "spec.yaml", "-o", "page.html", "--no-cards"]) == 0
+    assert "Predicted: a step of 64 samples takes" in Path("page.html").read_text()
