@@ -50,11 +50,12 @@ class Prediction:
 
     def sentence(self) -> str:
         """The prediction in one line for people."""
-        missing = f"; {self.unknown}" if self.unknown else ""
+        missing = f", {self.unknown}" if self.unknown else ""
+        rate = self.samples_per_second
         return (
             f"{self.how}: a step of {self.samples} samples takes {span_text(self.seconds)} "
             f"({span_text(self.low)} to {span_text(self.high)}, {self.why}), "
-            f"{self.samples_per_second:,.3g} samples/s{missing}"
+            f"{rate:{',.0f' if rate >= 100 else '.3g'}} samples/s{missing}"
         )
 
 
@@ -84,7 +85,7 @@ def predicted(
     why = "90 % of the steps measured on this card" if card in MEASURED_ON else "no step was measured on this card"
     unknown = ""
     if world_size > 1 and rate is None:
-        unknown = "communication is not counted: the facts give no bandwidth of its links"
+        unknown = "without communication (no bandwidth in the facts)"
     return Prediction(
         step.seconds + waiting,
         step.seconds / factor,
@@ -100,7 +101,7 @@ def predicted(
 
 def measured(seconds: float, samples: int, world_size: int, source: str) -> Prediction:
     """The step as it was measured by one process."""
-    unknown = "communication is not counted" if world_size > 1 else ""
+    unknown = "without communication" if world_size > 1 else ""
     low, high = seconds / MEASURED_SPREAD, seconds * MEASURED_SPREAD
     return Prediction(seconds, low, high, samples, world_size, source, "measured", unknown)
 

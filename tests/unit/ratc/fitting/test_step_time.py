@@ -141,7 +141,7 @@ def test_the_facts_of_a_cluster_give_links_prices_and_watts(spec, capsys):
     spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
     assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
     said = capsys.readouterr().err
-    assert "communication is not counted" not in said
+    assert "without communication" not in said
     assert "GPU hours" in said
     assert " CHF at 1.5 a GPU hour" in said
     assert "kWh: 600 W for each GPU" in said

@@ -39,7 +39,7 @@ def test_what_is_not_known_is_said():
     )
     several = run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links())
     assert several.seconds == 1.0
-    assert several.sentence().endswith("; communication is not counted: the facts give no bandwidth of its links")
+    assert several.sentence().endswith("samples/s, without communication (no bandwidth in the facts)")
     measured = run.measured(2.0, 8, 1, "measured on 2026-11-27 with torch 2.11")
     assert measured.sentence().startswith("measured: a step of 8 samples takes 2 s (1.82 s to 2.2 s, measured on")
 
