@@ -11,6 +11,13 @@ from ratc.timing.run import Links, Prices, Run
 STEP = StepTime(seconds=1.0, backward_s=0.6, by_class={}, operations=0, bytes_=0)
 
 
+@pytest.fixture(autouse=True)
+def no_loop(monkeypatch):
+    """Times without that of the loop."""
+    monkeypatch.setattr(run, "LOOP_S", 0.0)
+    monkeypatch.setattr(run, "SHORTEST_S", 0.0)
+
+
 def test_rings_send_what_each_strategy_reduces_and_gathers():
     """Of 1,000 weights over 4 processes: 3/4 of a buffer for each pass."""
     sent = run.sent_bytes
@@ -69,3 +76,12 @@ def test_a_job_is_requeued_until_all_steps_are_made(walltime, again):
 )
 def test_times_for_people(seconds, text):
     assert run.span_text(seconds) == text
+
+
+def test_a_short_step_takes_at_least_the_loop_and_may_wait_for_python(monkeypatch):
+    monkeypatch.setattr(run, "LOOP_S", 0.001)
+    monkeypatch.setattr(run, "SHORTEST_S", 0.006)
+    short = run.predicted(replace(STEP, seconds=0.0001), "h200", 8, 1, 1, 0.0, Links())
+    assert short.seconds == pytest.approx(0.0011)
+    assert short.low == pytest.approx(0.001 + 0.0001 / SPREAD)
+    assert short.high == pytest.approx(0.006 + 0.0001 * SPREAD)
