@@ -50,6 +50,7 @@ def specs(folder: Path) -> dict[str, str]:
     (folder / "brain.yaml").write_text(brain)
     (folder / "document.yaml").write_text(document)
     (folder / "gpt.yaml").write_text(GPT)
+    (folder / "compiled.yaml").write_text(GPT.replace('"gpt_loss:mean"', '"gpt_loss:mean", compile: true'))
     (folder / "gpt_loss.py").write_text(LOSS)
     (folder / "a100.yaml").write_text(FACTS)
     shutil.copy(ROOT / "benchmarks/memory/gpt.py", folder)
@@ -57,6 +58,7 @@ def specs(folder: Path) -> dict[str, str]:
         "RAT, specs/brain": "brain.yaml",
         "RAT, product document": "document.yaml",
         "GPT-2-small": "gpt.yaml",
+        "GPT-2-small, compiled": "compiled.yaml",
     }
 
 

@@ -91,6 +91,9 @@ def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card
     )
 
 
+_DESCRIBE = "describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`"
+
+
 def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagnostic, ...]]:
     """The card for a spelling in a spec or a facts file. Code: R301."""
     found = find_card(text)
@@ -106,13 +109,12 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
     if _SLICE.search(wanted):
         note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
-        how = "describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`"
-        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (how,)),)
+        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (_DESCRIBE,)),)
     # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
     helps = did_you_mean(wanted, alike) or ("cards: " + ", ".join(same_model or card_names()),)
-    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=helps),)
+    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=(*helps, f"or {_DESCRIBE}")),)
 
 
 def _numbers(name: str) -> list[str]:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratc import facts, program
-from ratc.diagnostics import Diagnostic, Span
+from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.fitting import breakdown, given_batch, open_batch, step_time, table
-from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
+from ratc.fitting.predict import asked_allocator, device_for, strategy_of, variants, why_nothing
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
-from ratc.memory.terms import Device
 from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
@@ -51,8 +50,9 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     if plan is None:
         return Fitted((), found)
     cards, problems = cards_of(question, plan)
-    if problems:
-        return Fitted((), (*found, *problems))
+    found = (*found, *problems)
+    if any(item.severity is Severity.ERROR for item in problems):
+        return Fitted((), found)
     span = loaded.settings["model.name"].span
     library = Library(plan, loaded.folder, span)
     share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
@@ -93,7 +93,7 @@ def _details(
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
     """Return the remedies if nothing fits; each was predicted."""
-    device = Device(card.id, card.memory_bytes, card.compute_capability)
+    device = device_for(plan, card)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
     return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))

@@ -1,9 +1,11 @@
-"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch. The
-same recording given twice becomes a trace that holds for its batch size only.
+"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch, or as a product
+of such sides (the distances of all samples of a batch). The same recording given twice becomes a trace that holds for
+its batch size only.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +56,53 @@ def _described(number: int, small: Recording, large: Recording) -> list[Any]:
     return [number, one.rule, *(list(_line(a, b, small, large)) for a, b in pairs)]
 
 
+def _product(number: int, small: Recording, large: Recording) -> list[Any] | None:
+    """Return the description of a tensor of which several sides follow the batch; None for any other block."""
+    one, other = small.sides[number], large.sides[number]
+    if len(one) != len(other) or sum(a != b for a, b in zip(one, other, strict=True)) < 2:
+        return None
+    return [number, "product", *(list(_line(a, b, small, large)) for a, b in zip(one, other, strict=True))]
+
+
+def is_uneven(small: Recording, large: Recording) -> bool:
+    """Return whether two batch sizes may not tell how the step's memory grows: a third one must confirm it.
+
+    It is so if several sides of a tensor follow the batch, or one by fractions of an element (pairs of samples).
+    """
+    if small.batch == large.batch or len(small.sides) != len(large.sides):
+        return False
+    for one, other in zip(small.sides, large.sides, strict=True):
+        grown = [b - a for a, b in zip(one, other, strict=False) if a != b]
+        if len(one) != len(other) or len(grown) > 1 or any(size % (large.batch - small.batch) for size in grown):
+            return True
+    return False
+
+
+def _unlike(small: Recording, large: Recording, third: Recording, products: dict[int, list[Any]]) -> Failure | None:
+    """Return the failure at the first block whose size at a third micro-batch is not the one that two others tell."""
+    failure = _differs(*_alike(small, third))
+    if failure is not None:
+        return failure
+    for number, (size, phase, module, _) in enumerate(third.blocks):
+        if number in small.scratch:
+            continue
+        lines = products[number][2:] if number in products else [_line_of(number, small, large)]
+        if math.prod(fixed + per_sample * third.batch for fixed, per_sample in lines) != size:
+            return _no_line(number, phase, module, small, large, third)
+    return None
+
+
+def _line_of(number: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
+    return _line(small.blocks[number][0], large.blocks[number][0], small, large)
+
+
+def _no_line(number: int, phase: str, module: str, *recordings: Recording) -> Failure:
+    sizes = ", ".join(f"{one.blocks[number][0]:,} at {one.batch}" for one in recordings)
+    place = f"module {module} in {phase}" if module else phase
+    message = f"the bytes of a tensor do not follow the micro-batch by a rule that ratc knows: {sizes} ({place})"
+    return Failure(NOT_TRACEABLE, message, place)
+
+
 def in_order(events: list[tuple[int, bool]], steps: list[int]) -> list[tuple[int, bool]]:
     """Return events with the blocks that are freed at one moment in order of their allocation.
 
@@ -100,29 +149,37 @@ def work(small: Recording, large: Recording) -> list[list[Any]]:
     return [[*key[:4], launches, *key[4:]] for key, launches in found.items()]
 
 
-def match(small: Recording, large: Recording, request: dict[str, Any], torch_version: str) -> dict[str, Any]:
-    """Return the trace of docs/reference/trace.md. Raises TraceError (R315) if the recordings differ."""
+def match(
+    small: Recording, large: Recording, request: dict[str, Any], torch_version: str, third: Recording | None = None
+) -> dict[str, Any]:
+    """Return the trace of docs/reference/trace.md.
+
+    Raises TraceError (R315) if the recordings differ, or if the sizes of ``third`` are not those that the others tell.
+    """
     small, large = _alike(small, large)
     failure = _differs(small, large)
     if failure is not None:
         raise TraceError(failure)
+    found = ((number, _product(number, small, large)) for number in range(len(small.blocks)))
+    products = {number: one for number, one in found if one is not None}
+    if third is not None:
+        failure = _unlike(small, large, third, products)
+        if failure is not None:
+            raise TraceError(failure)
     modules: dict[str, int] = {"": 0}
     events: list[list[int | float]] = []
     for number, allocates in small.events:
         if not allocates:
             events.append([number])
             continue
-        size, phase, module, kind = small.blocks[number]
+        _, phase, module, kind = small.blocks[number]
+        fixed, per_sample = (0, 0) if number in products else _line_of(number, small, large)
+        lines = products[number][2:] if number in products else [(fixed, per_sample)]
+        if any(growth < 0 or constant + growth < 0 for constant, growth in lines):
+            raise TraceError(_no_line(number, phase, module, small, large))
         index = modules.setdefault(module, len(modules))
-        events.append(
-            [
-                number,
-                *_line(size, large.blocks[number][0], small, large),
-                PHASES.index(phase),
-                index,
-                KINDS.index(kind),
-            ]
-        )
+        events.append([number, fixed, per_sample, PHASES.index(phase), index, KINDS.index(kind)])
+    described = [_described(number, small, large) for number in sorted(small.scratch)]
     return {
         "trace_version": VERSION,
         "torch": torch_version,
@@ -136,6 +193,6 @@ def match(small: Recording, large: Recording, request: dict[str, Any], torch_ver
         "events": events,
         "optional": small.optional,
         "estimates": sorted({*small.estimates, *large.estimates}),
-        "scratch": [_described(number, small, large) for number in sorted(small.scratch)],
+        "scratch": [*described, *products.values()],
         "work": work(small, large),
     }

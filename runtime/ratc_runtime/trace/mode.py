@@ -197,7 +197,7 @@ class RecordingMode(TorchDispatchMode):
         self.estimates.add("convolutions")
         for one in convolutions.passes(func, args, out, self.tf32):
             copied += [self.ledger.allocate(size, owner) for size in one.copies]
-            self.ledger.add(one.result.untyped_storage(), owner)
+            self.ledger.add(one.result, owner)
             if one.workspace is not None:
                 self.ledger.release(self.ledger.allocate(0, owner, "workspace", one.workspace, optional=True))
         for block in copied:
@@ -229,7 +229,7 @@ class RecordingMode(TorchDispatchMode):
         fake = self.to_fake(value)
         # A number lies in the arguments of a CUDA kernel; anything else was copied to the card.
         if self.recording and self.capability is not None and value.dim() > 0:
-            self.ledger.add(fake.untyped_storage(), self.owners.current())
+            self.ledger.add(fake, self.owners.current())
         return fake
 
     def _scratch(self, func: Any, args: Any) -> None:
@@ -256,8 +256,7 @@ class RecordingMode(TorchDispatchMode):
     def _note(self, out: Any) -> None:
         owner: str | None = None
         for tensor in tensors_in((out,)):
-            storage = tensor.untyped_storage()
-            if storage.nbytes():
+            if tensor.untyped_storage().nbytes():
                 if owner is None:
                     owner = self.owners.current()
-                self.ledger.add(storage, owner)
+                self.ledger.add(tensor, owner)

@@ -37,6 +37,7 @@ class Recording:
     batch: int
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
+    sides: list[tuple[int, ...]]  # by block: bytes of an element, then the shape; empty if unknown
     scratch: dict[int, Scratch]  # by block: the rule for its bytes
     optional: list[int]  # blocks that a step can do with half of
     estimates: list[str]
@@ -105,6 +106,7 @@ def record(request: Request, batch: int) -> Recording:
             batch,
             list(ledger.events),
             blocks,
+            [block.sides for block in ledger.blocks],
             uneven,
             optional,
             sorted(estimates),
@@ -191,14 +193,14 @@ def _place(
                 if fake is None:
                     fake = moved[id(parameter)] = _moved_parameter(parameter, dtype)
                     originals.append(parameter)
-                    block = ledger.add(fake.untyped_storage(), name, "parameter")
+                    block = ledger.add(fake, name, "parameter")
                     group = int(parameter.dim() < 2) if id(parameter) in trained else -1
                     groups.setdefault(block, group)
                 module._parameters[key] = fake
             for key, buffer in module._buffers.items():
                 if buffer is not None:
                     moved_buffer = module._buffers[key] = _converted(buffer, dtype)
-                    ledger.add(moved_buffer.untyped_storage(), name, "buffer")
+                    ledger.add(moved_buffer, name, "buffer")
                     if constant:
                         mode.constants.copy(buffer, moved_buffer)
             if request.capability is not None and request.engine == "torch":  # DeepSpeed has buffers of its own

@@ -441,7 +441,7 @@ def flatten(module: nn.Module, ledger: Ledger, name: str) -> None:
     )
     with torch.no_grad():
         buffer = torch.empty(shape.buffer, dtype=found[0].dtype, device="cpu")
-        ledger.add(buffer.untyped_storage(), name, "parameter")
+        ledger.add(buffer, name, "parameter")
         for weight, view in zip(found, _views(buffer, [weight.shape for weight in found]), strict=True):
             ledger.mark(weight, "temporary")
             weight.data = view

@@ -5,6 +5,7 @@ refused.
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -183,6 +184,15 @@ def test_the_estimate_leaves_room_for_what_is_outside_and_the_margin():
     several = Predictor(trace(), Strategy(world_size=4)).estimate(CARD, 2)
     assert "NCCL channels" in {term.name for term in several.outside}
     assert several.cap_bytes < found.cap_bytes
+
+
+def test_a_process_that_may_reserve_a_part_of_the_card_has_that_part():
+    """`per_process_memory_fraction` counts from what the driver leaves, as `torch.cuda.mem_get_info` tells it."""
+    whole, part = (Predictor(trace()).estimate(replace(CARD, fraction=share), 2) for share in (1.0, 0.3))
+    driver = next(term for term in whole.outside if term.name == "kept by the driver").bytes_
+    assert part.budget_bytes == pytest.approx(0.3 * (CARD.memory_bytes - driver), abs=1)
+    assert "per_process_memory_fraction:0.3" in part.outside[-1].source
+    assert Predictor(trace()).estimate(replace(CARD, fraction=0.999), 2).outside == whole.outside  # it leaves enough
 
 
 def test_what_does_not_fit_is_told_with_its_unbounded_peak():
