@@ -153,7 +153,7 @@ class RecordingMode(TorchDispatchMode):
         return out
 
     def library(self, call: Library) -> None:
-        """Note a call of a library, whose allocations are followed by themselves."""
+        """Note a call of a library. Its allocations are followed by themselves."""
         if self.recording and self.capability is not None and self.ledger.step == STEPS - 1:
             self.work.note(call, self.ledger.phase)
 
