@@ -23,6 +23,7 @@ from ratc.workflow.request import CompileRequest
         options.target(),
         options.form(),
         options.no_predict(),
+        options.samples(),
         options.folder(),
         options.flag("--check", "write nothing; exit status 1 if the files do not match the spec"),
         options.verify(),

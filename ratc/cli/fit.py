@@ -42,6 +42,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             type=click.Choice(["fp32", "bf16", "fp16"]),
             help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
         ),
+        options.samples(),
         options.form("of the table: text (default), markdown, json; or github or sarif, for misfits alone"),
         click.Option(
             ["--plot"],

@@ -82,6 +82,12 @@ def form(help: str | None = None) -> click.Option:
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
 
 
+def samples() -> click.Option:
+    """``--samples``: for commands that predict times."""
+    text = "samples of an epoch: for the predicted time and cost of the whole training"
+    return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, 10**12), metavar="N", help=text)
+
+
 def timeout() -> click.Option:
     """``--timeout``: for commands that ask a scheduler."""
     text = "seconds that the scheduler has for each answer (60)"
@@ -116,6 +122,7 @@ def request(given: dict[str, Any]) -> CompileRequest:
         not given.pop("no_predict", False),
         given.pop("output", None),
         variables=os.environ,
+        samples=given.pop("epoch_samples", None),
     )
 
 

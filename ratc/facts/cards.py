@@ -18,8 +18,17 @@ _SLICE = re.compile(r"(?:^|[-:.])(?:\d+c\.)?\d+g\.\d+gb(?:\+[\w.]+)*$")
 
 
 @dataclass(frozen=True, slots=True)
+class Peaks:
+    """A card's peaks by its vendor: operations a second by type, bytes of memory a second, and watts of the board."""
+
+    operations: tuple[tuple[str, float], ...]
+    bandwidth: float
+    watts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
-    """One accelerator card. Its memory is the driver's figure, in bytes."""
+    """One accelerator card. Its memory is the driver's figure, in bytes. ``peaks`` are None if they are not known."""
 
     id: str
     name: str
@@ -29,6 +38,7 @@ class Card:
     fp16: bool
     tf32: bool
     fp8: bool
+    peaks: Peaks | None = None
 
 
 @cache
@@ -55,8 +65,14 @@ def find_card(text: str) -> Card | tuple[str, ...]:
                 entry["memory_mib"] * MIB,
                 entry["compute_capability"],
                 **{kind: entry[kind] for kind in ("bf16", "fp16", "tf32", "fp8")},
+                peaks=_peaks(entry),
             )
     return tuple(catalogue["ambiguous"].get(wanted, ()))
+
+
+def _peaks(entry: dict[str, Any]) -> Peaks:
+    rates = tuple((kind, 1e12 * rate) for kind, rate in entry["tflops"].items())
+    return Peaks(rates, 1e9 * entry["bandwidth_gb_s"], entry["watts"])
 
 
 def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic
-from ratc.fitting import breakdown, table
+from ratc.fitting import breakdown, step_time, table
 from ratc.fitting.predict import asked_allocator, device_of, own_searcher, strategy_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import searchers
@@ -50,7 +50,7 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
         why, undrawn = undrawn, ""
     rows, no_cards, found = _cards(cards, plan, searchers(library, searcher.share, asked_allocator(plan)))
     return FitReport(
-        _account(choice, decision.measured if decision else None) if choice else None,
+        _account(choice, decision.measured if decision else None, _time(plan, folder)) if choice else None,
         why,
         drawing,
         undrawn,
@@ -92,7 +92,14 @@ def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Ch
         return choice, None, f"The step is not drawn: {reason}."
 
 
-def _account(choice: Choice, measured: str | None) -> CardMemory:
+def _time(plan: Plan, folder: str) -> str:
+    """The time of the plan's step in a sentence."""
+    step, why = step_time.foresee(plan, folder)
+    said = step.sentence() if step else f"the time of a step is not predicted: {why}"
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
     found = choice.estimate
     used = [
         Part(part.kind, part.bytes_, part.name, part.detail)
@@ -110,6 +117,7 @@ def _account(choice: Choice, measured: str | None) -> CardMemory:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:
         sentences.append(f"Beside it, {breakdown.size_text(found.host_bytes)} of host memory for what is offloaded.")
+    sentences.append(time)
     return CardMemory(
         found.device.name,
         found.device.memory_bytes,

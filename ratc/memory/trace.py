@@ -9,8 +9,10 @@ from typing import Any
 from ratc.memory.convolutions import Convolution, Direction, described
 from ratc.memory.scratch import LARGEST, PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
+from ratc.memory.work import Kernel
+from ratc.memory.work import read as read_work
 
-VERSION = 3
+VERSION = 4
 #: Parts that the runtime may have estimated.
 ESTIMATES = ("convolutions", "recurrent", "fused", "compiled", "uncompiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
@@ -82,7 +84,8 @@ class Trace:
 
     ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
     names the parts that were estimated, not followed, as in docs/reference/trace.md. ``groups`` are the optimizer's
-    group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
+    group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained). ``work`` are the
+    kernels of a step of ``micro_batches`` micro-batches; it is empty if they are not known.
     """
 
     program: Program
@@ -95,6 +98,8 @@ class Trace:
     torch: str
     estimates: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+    work: tuple[Kernel, ...] = ()
+    micro_batches: int = 1
 
     def convolutions(self, micro_batch: int) -> list[tuple[Convolution, Direction]]:
         """The passes of all convolutions at a micro-batch."""
@@ -117,6 +122,8 @@ def parse(data: Any) -> Trace:
         uneven = {number: read(rest) for number, *rest in data["scratch"]}
         optional = frozenset(int(number) for number in data["optional"])
         processors = of_capability(str(data["request"].get("compute_capability", "9.0")))
+        micro_batches = 2 if data["request"].get("accumulation", 1) == 2 else 1
+        work = read_work(data["work"], len(tables[0]))
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BadTrace(f"{type(error).__name__}: {str(error)[:80]}") from error
     phases, modules, kinds = tables
@@ -138,7 +145,20 @@ def parse(data: Any) -> Trace:
     program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], steps[0], (), scratch, processors)
     program = replace(program, optional=frozenset(numbers[number] for number in optional))
     groups = _groups(data["parameters"], program, steps[0])
-    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates, groups)
+    return Trace(
+        program,
+        phase,
+        phases,
+        tuple(steps),
+        counts[0],
+        counts[1],
+        counts[2],
+        torch,
+        estimates,
+        groups,
+        work,
+        micro_batches,
+    )
 
 
 def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[int, ...]:

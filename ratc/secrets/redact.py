@@ -54,6 +54,11 @@ _COMMANDS = (
     ("mysql", rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
     ("authorization", r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
     ("bearer", r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9_.~+/=-]{16,})"),
+    (
+        "-H|header",
+        r"(?i)(?<!\S)(?:-H|--(?:\w{1,10}-)?header)[ =]?['\"]?[\w-]{0,40}(?:key|token|secret|passw\w{0,4}|auth)"
+        r"[\w-]{0,20}\s{0,4}:\s{0,4}(?P<value>[^\s'\"]+)",
+    ),
     ("machine", r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>\S+)"),
     ("login", rf"\blogin\s*\([^)\n]{{0,200}}?\b(?:key|token)\s*=\s*(?P<value>{_QUOTED})"),
     ("login", r"\blogin\s*\(\s*(?P<value>\"[^\"\s]{8,200}\"|'[^'\s]{8,200}')"),

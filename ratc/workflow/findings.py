@@ -50,12 +50,12 @@ _ABOUT_A_PLAN = ("R305", "R320")
 
 
 def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
-    """Print findings: text on standard error, any other form on standard output, even if there are none.
+    """Print findings, errors first: text on standard error, any other form on standard output, even if there are none.
 
     If standard output is ``taken`` by the command's own output, any form goes to standard error. Returns whether any
     finding is an error.
     """
-    items = sorted(diagnostics, key=_position)
+    items = sorted(diagnostics, key=lambda item: (item.severity is not Severity.ERROR, _position(item)))
     failed = any(item.severity is Severity.ERROR for item in items)
     if failed:
         items = [item for item in items if item.code not in _ABOUT_A_PLAN]

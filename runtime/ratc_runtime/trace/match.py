@@ -13,7 +13,7 @@ from ratc_runtime.trace.failure import NOT_TRACEABLE, Failure, TraceError
 from ratc_runtime.trace.ledger import KINDS, PHASES
 from ratc_runtime.trace.record import Recording
 
-VERSION = 3
+VERSION = 4
 
 
 def _number(value: float) -> int | float:
@@ -42,10 +42,10 @@ def _apart(small: Recording, large: Recording, place: str) -> Failure:
     )
 
 
-def _line(one: int, other: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
+def _line(one: float, other: float, small: Recording, large: Recording) -> tuple[int | float, int | float]:
     """Return fixed and per sample of a number at two batch sizes."""
     if small.batch == large.batch:
-        return one, 0
+        return _number(one), 0
     per_sample = (other - one) / (large.batch - small.batch)
     return _number(one - per_sample * small.batch), _number(per_sample)
 
@@ -132,6 +132,23 @@ def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
     )
 
 
+def work(small: Recording, large: Recording) -> list[list[Any]]:
+    """Return the kernels of a step: operator, type, regular (0 or 1), phase, launches, then operations and bytes of a
+    launch, each as fixed and per sample. Kernels that agree in all of it are one. Empty if the recordings differ in
+    their kernels.
+    """
+    pairs = list(zip(small.kernels, large.kernels, strict=False))
+    if len(small.kernels) != len(large.kernels) or any(one[:5] != other[:5] for one, other in pairs):
+        return []
+    found: dict[tuple[Any, ...], int] = {}
+    for one, other in pairs:
+        name, kind, regular, phase, launches, *sizes = one
+        lines = [_line(a / launches, b / launches, small, large) for a, b in zip(sizes, other[5:], strict=True)]
+        key = name, kind, int(regular), PHASES.index(phase), *lines[0], *lines[1]
+        found[key] = found.get(key, 0) + launches
+    return [[*key[:4], launches, *key[4:]] for key, launches in found.items()]
+
+
 def match(
     small: Recording, large: Recording, request: dict[str, Any], torch_version: str, third: Recording | None = None
 ) -> dict[str, Any]:
@@ -177,4 +194,5 @@ def match(
         "optional": small.optional,
         "estimates": sorted({*small.estimates, *large.estimates}),
         "scratch": [*described, *products.values()],
+        "work": work(small, large),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,11 +16,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ratc_runtime.models.chunked_maps import rounds
 from ratc_runtime.trace import attention, convolutions, kernels, scratch
 from ratc_runtime.trace.constants import PHASES, Constants
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.owners import Owners
+from ratc_runtime.trace.work import Library, Work, tensors_in
 
+#: Traced steps: the optimizer's state exists from the second one on, whose kernels are those of all later ones.
+STEPS = 2
 # Elements up to which a host tensor is computed for real: positions and shapes, not data.
 REAL_ELEMENTS = 65536
 aten: Any = torch.ops.aten
@@ -58,15 +61,6 @@ class HostRanges(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             self.making = False
-
-
-def tensors_in(arguments: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors among an operator's arguments or results."""
-    for value in arguments:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
 
 
 def _small_result(operator: Any, args: tuple[Any, ...]) -> bool:
@@ -110,6 +104,7 @@ class RecordingMode(TorchDispatchMode):
         self.constants = Constants(fake)
         self.ranges = HostRanges(self.constants)
         self.recording = False
+        self.work = Work(self.tf32)
         self.estimates: set[str] = set()
         self._workspaces: set[bool] = set()
 
@@ -151,9 +146,16 @@ class RecordingMode(TorchDispatchMode):
         if cuda:
             self._work(func, args)
             self._scratch(func, args)
+            if self.ledger.step == STEPS - 1:
+                self.work.add(func, before, given, out, self.ledger.phase, rounds())
         if copy is not None:
             self.ledger.release(copy)
         return out
+
+    def library(self, call: Library) -> None:
+        """Note a call of a library. Its allocations are followed by themselves."""
+        if self.recording and self.capability is not None and self.ledger.step == STEPS - 1:
+            self.work.note(call, self.ledger.phase)
 
     def call(self, func: Any, args: Any, out: Any) -> None:
         """Note a kernel that a compiled graph calls, with results that were not noted yet."""
@@ -163,6 +165,8 @@ class RecordingMode(TorchDispatchMode):
             self._note(out)
         self._work(func, args)
         self._scratch(func, args)
+        if self.ledger.step == STEPS - 1:
+            self.work.add(func, args, tensors_in(args), out, self.ledger.phase)
 
     @staticmethod
     def _in_place(func: Any, args: Any) -> bool:

@@ -18,17 +18,16 @@ from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
-from ratc_runtime.trace import compiled, flex, kernels, recurrent
+from ratc_runtime.trace import compiled, flex, kernels, recurrent, work
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
-from ratc_runtime.trace.mode import RecordingMode
+from ratc_runtime.trace.mode import STEPS, RecordingMode
 from ratc_runtime.trace.owners import Owners
 from ratc_runtime.trace.request import Request
 from ratc_runtime.trace.scratch import Scratch
+from ratc_runtime.trace.work import Kernel
 from ratc_runtime.trace.workload import AUTOCAST, make_engine, run_steps
 from ratc_runtime.training.memory_rehearsal import noise
-
-STEPS = 2  # the optimizer's state exists from the second one on
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Recording:
     estimates: list[str]
     steps: list[int]
     parameters: dict[str, Any]
+    kernels: list[Kernel]  # of the last step, in order
 
 
 def record(request: Request, batch: int) -> Recording:
@@ -57,6 +57,7 @@ def record(request: Request, batch: int) -> Recording:
     ledger, owners = Ledger(), Owners()
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
     mode = RecordingMode(fake, ledger, owners, request.capability, request.lock.training.tf32)
+    work.listen(mode.library)
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()
     # Chunked attention repeats the same allocations hundreds of times; two rounds of each loop say it all.
@@ -111,6 +112,7 @@ def record(request: Request, batch: int) -> Recording:
             sorted(estimates),
             list(ledger.steps),
             _parameters(model, groups if request.engine == "deepspeed" else None),
+            mode.work.kernels,
         )
         ledger.close()
     owners.forget()

@@ -7,7 +7,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
 from ratc_runtime.data import record
 from ratc_runtime.data.cache import Cache, open_cache, wrap
+from ratc_runtime.data.folders import first_of
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
 from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
@@ -30,7 +31,8 @@ from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.stop import StopRequest
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
-from ratc_runtime.errors import warn, warn_of
+from ratc_runtime.errors import RuntimeFinding, warn, warn_of
+from ratc_runtime.models import allowed
 from ratc_runtime.output import provenance
 from ratc_runtime.output.folder_lock import FolderLock
 from ratc_runtime.output.memory_report import allocated, start_measuring
@@ -355,6 +357,9 @@ def open_run(
         if saved is None and len(history.all) > 1:
             warn(f"earlier starts of this run left no checkpoint in {output_dir}: training starts from the beginning")
         sources = provenance.of_run(lock, Path.cwd())
+        imported = allowed.unrecorded(lock.own_code or {}, Path.cwd()) if own == Own() else []
+        if imported:
+            warn_of(_not_reviewed(imported))
     done = progress.epoch * steps + progress.step
     tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, history.run_id if history else "", done)
     tracker.note(split.parameters())
@@ -393,6 +398,14 @@ def open_run(
     run.times.add("setup", seconds)
     progress.total_seconds += seconds + began - started
     return run
+
+
+def _not_reviewed(paths: Sequence[str]) -> RuntimeFinding:
+    """Return R593: own modules of these paths were imported, and the lock does not record them."""
+    return RuntimeFinding(
+        "R593",
+        f"own code was imported that the lock does not record, so nobody sees a change of it: {first_of(paths)}",
+    )
 
 
 def _compare_data(

@@ -225,6 +225,15 @@ def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys,
     assert capsys.readouterr().err.count("ratc: nothing is kept in") == 1
 
 
+def test_a_relative_folder_of_caches_is_ignored_as_its_standard_says(here, monkeypatch):
+    monkeypatch.delenv("RATC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "beside")
+    monkeypatch.setenv("HOME", str(here))
+    assert cache_folder.folder("traces") == str(here / ".cache/ratc/traces")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "caches"))
+    assert cache_folder.folder("traces") == str(here / "caches/ratc/traces")
+
+
 def test_the_cache_forgets_what_was_left_unfinished(here, monkeypatch):
     monkeypatch.setenv("RATC_CACHE", str(here / "cache"))
     place = Path(cache_folder.folder("traces"))

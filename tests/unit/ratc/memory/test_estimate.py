@@ -274,6 +274,12 @@ CONVOLUTION += [[1, 0]] * 2
         (spoiled(["request"], None), "AttributeError"),
         (spoiled(["optional"], [math.inf]), "OverflowError"),
         (spoiled(["parameters"], {"count": 1}), "KeyError"),
+        (spoiled(["work"], None), "not a list of kernels"),
+        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, 0, 0, 0]]), "not enough values"),
+        (spoiled(["work"], [["mm", "int4", 1, 0, 1, 0, 0, 0, 0]]), "kernel .*int4"),
+        (spoiled(["work"], [["mm", "bf16", 1, 99, 1, 0, 0, 0, 0]]), "kernel .*99"),
+        (spoiled(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
+        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
         (spoiled(["parameters", "trainable"], 10**12), "more trainable"),
     ],
 )

@@ -416,6 +416,26 @@ def test_a_lock_that_leads_out_of_the_folder_is_not_followed(own: Path) -> None:
             preflight.check(path, {}, launched=False)
 
 
+def test_imported_modules_that_no_lock_records_are_named(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    (tmp_path / "vendored").mkdir()
+    (tmp_path / "vendored/factors.py").write_text("FACTOR = 1\n")
+    (tmp_path / "computed.py").write_text("FACTOR = 1\n")
+    (tmp_path / "losses.py").write_text(
+        "import importlib, sys\nsys.path.append('vendored')\nimport factors\n"
+        f"importlib.import_module('comp' + 'uted')\n{LOSS.format('factors.FACTOR')}"
+    )
+    done = run_training(lock_of(tmp_path, training__epochs=1))
+    assert done.returncode == 0, done.stderr
+    assert "[R593]" in done.stderr
+    assert "no lock" not in done.stderr
+    assert "computed.py, vendored/factors.py" in done.stderr
+    (tmp_path / "losses.py").write_text(LOSS.format(1))
+    done = run_training(lock_of(tmp_path, training__epochs=1, output_dir="other"))
+    assert done.returncode == 0, done.stderr
+    assert "[R593]" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_only_with_the_code_that_it_was_trained_with(tmp_path: Path) -> None:
     write_data(tmp_path / "data")

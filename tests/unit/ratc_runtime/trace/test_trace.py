@@ -48,7 +48,7 @@ def total(made: dict[str, Any], **wanted: str) -> tuple[float, float]:
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
     content = request()
     made = trace(content, tmp_path)
-    assert made["trace_version"] == 3
+    assert made["trace_version"] == 4
     assert made["request"] == content
     assert made["batch_sizes"] == [2, 4]
     assert total(made, kind="parameter") == (made["parameters"]["bytes"], 0)
