@@ -142,14 +142,14 @@ def _command(name: str, command: Any, above: Any) -> str:
     """The section of one command. Options of a spec are the same for all: their short names are told in a line."""
     import click
 
-    from ratc.cli.command import Argument, LaidOver
+    from ratc.cli.command import Argument, SpecOption
 
     context = click.Context(command, above, info_name=name)
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"\n### `ratc {name}`\n\n{command.help.strip()}\n\n```text\nratc {name} {usage}\n```\n\n"]
     rows, laid = [], []
     for parameter in command.params:
-        if isinstance(parameter, LaidOver):
+        if isinstance(parameter, SpecOption):
             laid.append(f"`{parameter.opts[0]}`")
         elif isinstance(parameter, Argument):
             rows.append((parameter.make_metavar(context), parameter.text, None))

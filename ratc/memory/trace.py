@@ -53,15 +53,22 @@ class Program:
     flushes: frozenset[int] = frozenset()
     moves: Mapping[int, int] = field(default_factory=dict)
     optional: frozenset[int] = frozenset()
+    _sizes: dict[int, tuple[int, ...]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def sizes(self, micro_batch: int, slower: Iterable[int] = ()) -> list[int]:
         """Bytes that every allocation asks for at a micro-batch size; the allocations ``slower`` for half of that."""
-        sizes = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
-        for number, scratch in self.scratch.items():
-            sizes[number] = scratch.bytes_(micro_batch, self.processors)
+        if micro_batch not in self._sizes:
+            self._sizes[micro_batch] = self._full_sizes(micro_batch)
+        sizes = list(self._sizes[micro_batch])
         for number in slower:
             sizes[number] //= 2
         return sizes
+
+    def _full_sizes(self, micro_batch: int) -> tuple[int, ...]:
+        sizes = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
+        for number, scratch in self.scratch.items():
+            sizes[number] = scratch.bytes_(micro_batch, self.processors)
+        return tuple(sizes)
 
     def freed_first(self, index: int) -> Program:
         """The program with the blocks of one of its ``moves`` freed before the allocation, and the cache emptied."""
@@ -175,6 +182,7 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
     phase: list[int] = []
     module: list[int] = []
     kind: list[int] = []
+    some_phase, some_module, some_kind = map(range, limits)
     for number, event in enumerate(events):
         try:
             if len(event) == 1:
@@ -184,17 +192,15 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
             # Traced at batch sizes from 2 on: at 1 no size may have become negative, nor with growth at any other.
             if block in live or not (0 <= constant + growth <= LARGEST and 0 <= growth <= LARGEST):
                 raise ValueError
-            places = in_phase, in_module, of_kind
-            if not all(place in range(limit) for place, limit in zip(places, limits, strict=True)):
+            if in_phase not in some_phase or in_module not in some_module or of_kind not in some_kind:
                 raise ValueError
-            in_phase, in_module, of_kind = map(int, places)
         except (KeyError, TypeError, ValueError) as error:
             raise BadTrace(f"event {number}: {str(event)[:80]}") from error
         live[block] = numbers[block] = len(fixed)
         ops.append(len(fixed))
         fixed.append(constant)
         slope.append(growth)
-        phase.append(in_phase)
-        module.append(in_module)
-        kind.append(of_kind)
+        phase.append(int(in_phase))
+        module.append(int(in_module))
+        kind.append(int(of_kind))
     return ops, (fixed, slope, phase, module, kind), numbers

@@ -20,7 +20,7 @@ from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
 from ratc.workflow import inputs, lookups
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
@@ -32,7 +32,7 @@ Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic
 def compile_spec(
     request: CompileRequest,
     check: bool,
-    telling: Telling,
+    printer: FindingsPrinter,
     before: Before | None = None,
     verify: bool = False,
     dry_run: bool = False,
@@ -43,7 +43,7 @@ def compile_spec(
     """
     refused = inputs.known_target(request.target)
     if refused:
-        telling.tell(refused)
+        printer.print(refused)
         return 1, ""
     loaded = inputs.load(request)
     found = list(loaded.diagnostics)
@@ -67,7 +67,7 @@ def compile_spec(
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
             found += _emit(request, made, folder, check, verify, dry_run)
-    return (1 if telling.tell(found) else 0), folder
+    return (1 if printer.print(found) else 0), folder
 
 
 def folder_of(request: CompileRequest, settings: Values) -> str:

@@ -132,7 +132,7 @@ def _guarded(doing: str, call: Callable[[], Any], model: nn.Module | None = None
         return call()
     except TraceError:
         raise
-    except BaseException as error:  # foreign code may raise anything, SystemExit too
+    except BaseException as error:  # the user's code may raise anything, SystemExit too
         raise TraceError(explain(error, doing, model)) from error
 
 

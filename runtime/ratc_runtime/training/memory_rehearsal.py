@@ -94,7 +94,7 @@ def _buffers(*parts: Any) -> Iterator[torch.Tensor]:
             yield from part.buffers()
 
 
-class Rehearsed:
+class RehearsalEngine:
     """The engine of a rehearsal: it allocates like the real one, uses no collective and changes no weight."""
 
     def __init__(self, engine: Any, accumulation: int) -> None:
@@ -153,7 +153,7 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: 
             yield noise(task, lock, training.micro_batch_size, engine.world.device)  # no name here may keep it
 
     engine.train()
-    rehearsed = Rehearsed(engine, count)
+    rehearsed = RehearsalEngine(engine, count)
     result: StepResult | None = None
     for _ in range(STEPS):
         # The last step's losses are kept over the next one, as in the loop.

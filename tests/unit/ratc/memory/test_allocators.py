@@ -110,7 +110,7 @@ def attentions(mib, *names, share=64, asked="native"):
     return choose(searchers(every, share, asked), wanted, Strategy(), Device("card", mib * MIB, "8.0"), (0,))
 
 
-def test_fused_attention_is_taken_where_it_raises_the_micro_batch():
+def test_fused_attention_is_taken_if_it_raises_the_micro_batch():
     kept = attentions(4000, "full", "fused")
     assert (kept.variant.attention_memory, kept.choice.accumulation, kept.full) == ("full", 1, None)
     found = attentions(1500, "full", "fused")
@@ -121,7 +121,7 @@ def test_fused_attention_is_taken_where_it_raises_the_micro_batch():
     assert (alone.choice, alone.full) == (found.choice, None)
 
 
-def test_chunked_attention_which_costs_time_is_taken_only_where_full_attention_does_not_fit():
+def test_chunked_attention_which_costs_time_is_taken_only_if_full_attention_does_not_fit():
     assert attentions(1500, "full", "chunked").variant.attention_memory == "full"
 
 

@@ -224,7 +224,7 @@ def test_a_card_smaller_than_its_context_fits_nothing():
     ("capability", "kernels"),
     [("6.0", "6.0"), ("7.0", "7.0"), ("7.5", "7.0"), ("8.0", "8.0"), ("8.6", "8.6"), ("8.9", "8.6"), ("9.0", "9.0")],
 )
-def test_cards_share_traces_where_their_kernels_are_the_same(capability, kernels):
+def test_cards_share_traces_if_their_kernels_are_the_same(capability, kernels):
     assert Device("card", 1 << 34, capability).kernels == kernels
 
 
