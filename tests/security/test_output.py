@@ -185,6 +185,7 @@ def test_prose_on_a_page_has_only_tags_of_ours(value):
 
 
 @given(texts)
+@example("@")
 def test_no_form_of_findings_lets_a_value_out(value):
     items = [finding(value)]
     assert_no_markup(markdown.document(items, "ratc validate"))
@@ -193,7 +194,7 @@ def test_no_form_of_findings_lets_a_value_out(value):
     told = github.document(items, "ratc validate")
     assert len(commands(told)) == 1 == told.count("\n")
     for told in (
-        markdown.document(items, "x"),
+        markdown.document(items, "x").replace("@\u200b", "@"),  # ratc's own, so that nobody is mentioned
         as_text.diagnostics(items),
         github.document(items, "x"),
         as_json.document(items, "x"),

@@ -71,7 +71,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         fill_nan: float | None = None,
     ) -> None:
         low, high = window or (0.0, 1.0)
-        if not (low < high and 0 <= overlap < 1):
+        if not (all(isinstance(one, (int, float)) for one in (low, high)) and low < high and 0 <= overlap < 1):
             raise RuntimeFinding(
                 "R506",
                 f"the volumes cannot be cut: window {window}, overlap {overlap}",

@@ -168,6 +168,12 @@ def test_a_voxel_that_is_no_number_is_refused_or_filled_as_the_spec_says(volumes
     assert torch.equal(first()["image"], filled)
 
 
+@pytest.mark.parametrize("window", [["a", "b"], [5, 5], [5, 1]])
+def test_a_window_without_an_extent_is_refused(volumes: Path, window: list[Any]) -> None:
+    with pytest.raises(RuntimeFinding, match=r"R506.*window"):
+        open_split(lock_of(volumes, data__args={"window": window}), volumes / "data", "train")
+
+
 def test_prediction_fills_voxels_as_training_did(volumes: Path) -> None:
     image = volume((8, 10, 8), 0)[0].astype(np.float32)
     image[3, 0, 0] = np.nan
