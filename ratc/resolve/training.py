@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.optimizers import OPTIMIZERS
 from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 from ratc.units import size_text
 
 DEBUG_STEPS = 4
-MOMENTUM = 0.9
 _AS_GIVEN = (
-    "optimizer",
     "weight_decay",
     "betas",
     "scheduler",
@@ -37,12 +36,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
+    _optimizer(context)
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
-    if settings["training.optimizer"].value == "sgd":
-        if settings["training.momentum"].value is None:
-            context.derive("training.momentum", MOMENTUM, "the usual one of SGD", "spec:training.optimizer")
-        else:
-            context.keep("training.momentum")
     context.keep("training.last_batch")
     _checkpointing(context)
     if debug and settings["training.compile"].value:
@@ -70,6 +65,22 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             warmup.span or settings["training.epochs"].span,
             helps=("warm up for less than the whole run",),
         )
+
+
+def _optimizer(context: Context) -> None:
+    """Derive the optimizer, the weights that it trains, and its momentum."""
+    settings, source = context.settings, "spec:training.optimizer"
+    used = OPTIMIZERS[settings.get_as(str, "training.optimizer")]
+    if used.trains:
+        context.derive("training.optimizer", settings["training.optimizer"].value, used.trains, source)
+    else:
+        context.keep("training.optimizer")
+    if used.momentum is None:
+        return
+    if settings["training.momentum"].value is None:
+        context.derive("training.momentum", used.momentum, f"the usual one of {used.title}", source)
+    else:
+        context.keep("training.momentum")
 
 
 def _checkpointing(context: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog.optimizers import OPTIMIZERS
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 
@@ -11,7 +12,8 @@ from ratc.plan import Values
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Yield a finding for each key that has no effect because of another one."""
     deepspeed = settings["training.deepspeed"].value is not False
-    optimizer = settings["training.optimizer"].value
+    optimizer = settings.get_as(str, "training.optimizer")
+    known = OPTIMIZERS[optimizer]
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
@@ -21,8 +23,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             "training.offload_optimizer",
             "`deepspeed` is false",
         ),
-        (optimizer == "sgd", "training.betas", "the optimizer is `sgd`"),
-        (optimizer != "sgd", "training.momentum", f"the optimizer is `{optimizer}`"),
+        (not known.betas, "training.betas", f"the optimizer is `{optimizer}`"),
+        (known.momentum is None, "training.momentum", f"the optimizer is `{optimizer}`"),
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),

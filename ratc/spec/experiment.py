@@ -192,21 +192,27 @@ class Training(Section):
         examples=[256],
     )
     optimizer: Annotated[
-        Literal["adamw", "adam", "sgd"],
+        Literal["adamw", "adam", "sgd", "adafactor", "muon"],
         Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
-    ] = Field("adamw", description="Optimizer; `sgd` not with DeepSpeed.")
+    ] = Field(
+        "adamw",
+        description="Optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
+        "others. With DeepSpeed `adamw` and `adam` only.",
+    )
     momentum: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | None,
-        Key((*LEARNT, Effect.MEMORY), "other state of SGD", memory="depends", rate=True),
-    ] = Field(None, description="Momentum of `sgd`; 0.9 if absent. 0 needs no memory.", examples=[0.9])
+        Key((*LEARNT, Effect.MEMORY), "other momentum, or none", memory="depends", rate=True),
+    ] = Field(
+        None, description="Momentum of `sgd` (0.9 if absent; 0 needs no memory) and `muon` (0.95).", examples=[0.9]
+    )
     weight_decay: Annotated[NonNegative, Key(memory="apart", rate=True)] = Field(
         0.01,
-        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Decoupled with "
-        "`adamw`, added to the gradient with `adam` and `sgd`.",
+        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Added to "
+        "the gradient with `adam` and `sgd`, decoupled with the others.",
         examples=[0.01],
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
-        [0.9, 0.999], description="Decay rates of the two averages of `adamw` and `adam`."
+        [0.9, 0.999], description="Decay rates of the two averages of `adamw`, also beside `muon`, and of `adam`."
     )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
         "cosine", description="Learning-rate schedule after warm-up."

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.effort import HANGS_S
-from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
+from tests.helpers.lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
 
 SLOW = """
 import os, time
@@ -136,6 +136,45 @@ def test_a_stopped_run_continues_bit_for_bit(
     if mlflow:
         with sqlite3.connect(tmp_path / "out/mlflow.db") as store:
             assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
+
+
+STOPPING = """
+from pathlib import Path
+from ratc_runtime.callbacks import Callback
+
+class Stopping(Callback):
+    "Asks for a stop in the first epoch, once."
+    def step(self, run, loss):
+        if Path("once").exists():
+            Path("once").unlink()
+            Path("out/STOP").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("accelerate", "training"),
+    [(False, {"optimizer": "adafactor"}), (True, {"optimizer": "muon", "momentum": 0.95})],
+    ids=["adafactor", "muon"],
+)
+def test_other_optimizers_continue_bit_for_bit(tmp_path: Path, accelerate: bool, training: dict[str, Any]) -> None:
+    ends = []
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        write_data(folder / "data")
+        (folder / "mine.py").write_text(STOPPING)
+        values = {**BASE["training"], **training, "callbacks": ["mine:Stopping"]}
+        lock = write_lock(folder / "compiled", training=values, engine__use_accelerate=accelerate)
+        if name == "stopped":
+            (folder / "once").touch()
+            stopped = run_training(lock)
+            assert stopped.returncode == 0, stopped.stderr
+            assert results(folder / "out")["status"] == "stopped"
+        done = run_training(lock)
+        assert done.returncode == 0, done.stderr
+        assert ("continuing after epoch 0, step " in done.stdout) == (name == "stopped")
+        ends.append(torch.load(folder / "out/checkpoints/last.pt", weights_only=True))
+    for key in ("model", "optimizer", "rng"):
+        assert same(ends[0][key], ends[1][key]), key
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
     yield from _of_task(lock, "")
     for name in lock.tasks or {}:
         yield from _of_task(lock.part(name), f"tasks.{name}.")
-    if (lock.training.optimizer == "sgd") != (lock.training.momentum is not None):
-        yield Wrong("training.momentum", "goes with optimizer sgd, and only with it")
+    if (lock.training.optimizer in ("sgd", "muon")) != (lock.training.momentum is not None):
+        yield Wrong("training.momentum", "goes with optimizer sgd or muon, and only with them")
     if len(lock.data.scales) > 1 and not lock.model.multi_scale:
         yield Wrong("data.scales", "are several, and model.multi_scale is false")
     during = lock.compression is not None and (lock.compression.begin_epoch is not None or lock.compression.aware)

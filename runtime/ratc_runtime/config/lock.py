@@ -88,12 +88,16 @@ class Training(Section):
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
     )
     learning_rate: float = Field(description="Learning rate after the warm-up.")
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(description="The optimizer.")
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
+        description="The optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
+        "others."
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Momentum of `sgd`; null with other optimizers."
+        default=None, description="Momentum of `sgd` and `muon`; null with other optimizers."
     )
     weight_decay: float = Field(
-        description="Weight decay: decoupled with `adamw`, else added to the gradient. Biases and norms have none."
+        description="Weight decay: added to the gradient with `adam` and `sgd`, else decoupled. Biases and norms have "
+        "none."
     )
     betas: list[float] = Field(
         min_length=2, max_length=2, description="Decay rates of the two moments of `adamw` and `adam`."

@@ -85,7 +85,8 @@ class BaseEngine:
             "gradient accumulation": training.gradient_accumulation_steps,
             "precision": training.precision,
             "optimizer": training.optimizer,
-            **own_values(lock),
+            # AdamW's part of Muon may have no weights.
+            **{name: value for name, value in own_values(lock).items() if name in found},
         }
         decays = {training.weight_decay, 0.0}
         wrong = [

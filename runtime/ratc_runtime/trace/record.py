@@ -73,7 +73,7 @@ def record(request: Request, batch: int) -> Recording:
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
-        engine = make_engine(request, model)
+        engine = _guarded("making the optimizer", lambda: make_engine(request, model))
         _as_on_cuda(engine, request)
 
         def before() -> None:
@@ -254,7 +254,8 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
         return
     if request.capability is not None:
         for group in engine.optimizer.param_groups:
-            group["foreach"] = not group["fused"]
+            if "fused" in group:  # Adafactor and Muon work weight by weight on either
+                group["foreach"] = not group["fused"]
 
     def step(optimizer: torch.optim.Optimizer, state: Any, *args: Any, **kwargs: Any) -> None:
         optimizer.step(*args, **kwargs)

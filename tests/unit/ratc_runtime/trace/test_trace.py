@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -265,6 +266,26 @@ def test_the_fused_optimizer_makes_no_copies_of_the_weights(tmp_path: Path) -> N
 
     assert peak_in_optimizer(on_card) < 0.01 * weights
     assert peak_in_optimizer(on_host) < 0.01 * weights
+
+
+def states_by_hand(shape: tuple[int, ...], optimizer: str) -> int:
+    """Return the bytes of an optimizer's state of one weight on a card: numbers of 4 bytes, by torch's sources."""
+    count = math.prod(shape)
+    if optimizer == "adafactor":  # a mean of squares for each row and each column; its count of steps is on the host
+        return 4 * (sum(shape) if len(shape) == 2 else count)
+    if optimizer == "muon" and len(shape) == 2:  # one momentum
+        return 4 * count
+    if optimizer == "sgd":
+        return 4 * count
+    return 4 * (2 * count + 1)  # two averages and a count of steps
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "muon"])
+def test_an_optimizer_s_states_are_those_counted_by_hand(tmp_path: Path, optimizer: str) -> None:
+    made = trace(zoo("Mlp", args={"width": 24, "depth": 1}, training__optimizer=optimizer), tmp_path)
+    shapes = [(24, 3), (24,), (24,), (24,), (96, 24), (96,), (24, 96), (24,), (3, 24), (3,)]
+    assert made["parameters"]["count"] == sum(map(math.prod, shapes))
+    assert total(made, kind="optimizer") == (sum(states_by_hand(shape, optimizer) for shape in shapes), 0)
 
 
 def test_deepspeed_has_half_weights_and_no_optimizer(tmp_path: Path) -> None:
