@@ -1,7 +1,8 @@
-"""The optimizers of `training.optimizer`, which the runtime makes in `engine/optimizer.py`."""
+"""The optimizers of `training.optimizer`, which the runtime makes in `engine/optimizer.py`, or own ones."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 #: Usual learning rates, by the size of an update.
@@ -40,3 +41,8 @@ OPTIMIZERS = {
         trains="weights with two dimensions that are no embeddings; adamw trains all others",
     ),
 }
+
+
+def of(name: str) -> Optimizer:
+    """Return what is known of the optimizer of a spec: of `package.module:callable` nothing."""
+    return OPTIMIZERS.get(name) or Optimizer(f"`{name}`", largest_rate=math.inf)

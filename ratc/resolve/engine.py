@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.optimizers import OPTIMIZERS
+from ratc.catalog import optimizers
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.resolve.context import Context
 
@@ -25,7 +25,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.keep("training.use_accelerate", under="engine.use_accelerate")
     inputs: tuple[str, ...] = ("parallel.world_size", "hardware.device", "spec:training.deepspeed")
     optimizer = settings.get_as(str, "training.optimizer")
-    apart = not OPTIMIZERS[optimizer].zero
+    apart = not optimizers.of(optimizer).zero
     if asked.value and world == 1:
         context.derive("engine.deepspeed", False, "one process: ZeRO has nothing to partition over", *inputs)
         message = "`deepspeed` is not used with one process: ZeRO has nothing to partition over"

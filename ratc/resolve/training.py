@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.optimizers import OPTIMIZERS
+from ratc.catalog import optimizers
 from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
@@ -36,8 +36,21 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
-    _optimizer(context)
+    used = optimizers.of(settings.get_as(str, "training.optimizer"))
+    if used.trains:
+        context.derive(
+            "training.optimizer", settings["training.optimizer"].value, used.trains, "spec:training.optimizer"
+        )
+    else:
+        context.keep("training.optimizer")
+    if ":" in context.value("training.optimizer"):
+        context.keep_arguments("training.optimizer_args")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    if used.momentum is not None and settings["training.momentum"].value is None:
+        why = f"the usual one of {used.title}"
+        context.derive("training.momentum", used.momentum, why, "spec:training.optimizer")
+    elif used.momentum is not None:
+        context.keep("training.momentum")
     context.keep("training.last_batch")
     _checkpointing(context)
     if debug and settings["training.compile"].value:
@@ -65,22 +78,6 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             warmup.span or settings["training.epochs"].span,
             helps=("warm up for less than the whole run",),
         )
-
-
-def _optimizer(context: Context) -> None:
-    """Derive the optimizer, the weights that it trains, and its momentum."""
-    settings, source = context.settings, "spec:training.optimizer"
-    used = OPTIMIZERS[settings.get_as(str, "training.optimizer")]
-    if used.trains:
-        context.derive("training.optimizer", settings["training.optimizer"].value, used.trains, source)
-    else:
-        context.keep("training.optimizer")
-    if used.momentum is None:
-        return
-    if settings["training.momentum"].value is None:
-        context.derive("training.momentum", used.momentum, f"the usual one of {used.title}", source)
-    else:
-        context.keep("training.momentum")
 
 
 def _checkpointing(context: Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.optimizers import OPTIMIZERS
+from ratc.catalog import optimizers
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 
@@ -13,7 +13,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     """Yield a finding for each key that has no effect because of another one."""
     deepspeed = settings["training.deepspeed"].value is not False
     optimizer = settings.get_as(str, "training.optimizer")
-    known = OPTIMIZERS[optimizer]
+    known = optimizers.of(optimizer)
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
@@ -24,6 +24,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             "`deepspeed` is false",
         ),
         (not known.betas, "training.betas", f"the optimizer is `{optimizer}`"),
+        (
+            ":" not in optimizer and settings["training.optimizer_args"].value,
+            "training.optimizer_args",
+            f"the optimizer is `{optimizer}`, whose values are keys of their own",
+        ),
         (known.momentum is None, "training.momentum", f"the optimizer is `{optimizer}`"),
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.optimizers import OPTIMIZERS
+from ratc.catalog import optimizers
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Check the peak rate, and the final rate of the schedule."""
-    optimizer = OPTIMIZERS[settings.get_as(str, "training.optimizer")]
+    optimizer = optimizers.of(settings.get_as(str, "training.optimizer"))
     for name in ("learning_rate", "min_learning_rate"):
         rate = settings[f"training.{name}"]
         if isinstance(rate.value, (int, float)) and rate.value > optimizer.largest_rate:

@@ -16,6 +16,7 @@ from ratc.spec.base import (
     LOSS,
     MEMORY,
     MODULE,
+    OPTIMIZER,
     Arguments,
     ClassName,
     Count,
@@ -192,13 +193,18 @@ class Training(Section):
         examples=[256],
     )
     optimizer: Annotated[
-        Literal["adamw", "adam", "sgd", "adafactor", "muon"],
+        Annotated[str, Field(pattern=OPTIMIZER)],
         Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
     ] = Field(
         "adamw",
         description="Optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
-        "others. With DeepSpeed `adamw` and `adam` only.",
+        "others. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` and `adam` "
+        "only.",
+        examples=["adamw", "my_package.optimizers:Lion"],
     )
+    optimizer_args: Annotated[
+        Arguments, Key((*LEARNT, Effect.MEMORY), "other arguments of the optimizer", memory="depends", rate=True)
+    ] = Field({}, description="Keyword arguments of an optimizer of your own.", examples=[{"momentum": 0.95}])
     momentum: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | None,
         Key((*LEARNT, Effect.MEMORY), "other momentum, or none", memory="depends", rate=True),

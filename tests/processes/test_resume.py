@@ -142,6 +142,21 @@ STOPPING = """
 from pathlib import Path
 from ratc_runtime.callbacks import Callback
 
+import torch
+
+class Signs(torch.optim.Optimizer):
+    "Moves each weight by the sign of a running mean of gradients, as Lion does."
+    def __init__(self, params, momentum):
+        super().__init__(params, {"momentum": momentum})
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                    mean.lerp_(weight.grad, 1 - group["momentum"])
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(mean.sign() * group["lr"])
+
 class Stopping(Callback):
     "Asks for a stop in the first epoch, once."
     def step(self, run, loss):
@@ -153,8 +168,12 @@ class Stopping(Callback):
 
 @pytest.mark.parametrize(
     ("accelerate", "training"),
-    [(False, {"optimizer": "adafactor"}), (True, {"optimizer": "muon", "momentum": 0.95})],
-    ids=["adafactor", "muon"],
+    [
+        (False, {"optimizer": "adafactor"}),
+        (True, {"optimizer": "muon", "momentum": 0.95}),
+        (True, {"optimizer": "mine:Signs", "optimizer_args": {"momentum": 0.9}}),
+    ],
+    ids=["adafactor", "muon", "own"],
 )
 def test_other_optimizers_continue_bit_for_bit(tmp_path: Path, accelerate: bool, training: dict[str, Any]) -> None:
     ends = []

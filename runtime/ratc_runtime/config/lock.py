@@ -88,9 +88,12 @@ class Training(Section):
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
     )
     learning_rate: float = Field(description="Learning rate after the warm-up.")
-    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
-        description="The optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
-        "others."
+    optimizer: Annotated[str, Field(pattern="^(adamw|adam|sgd|adafactor|muon)$|:")] = Field(
+        description="`adamw`, `adam`, `sgd`, `adafactor`, `muon` (which trains weights with two dimensions that are no "
+        "embeddings, and `adamw` all others) or `package.module:callable`."
+    )
+    optimizer_args: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the callable beside the parameter groups, `params`."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Momentum of `sgd` and `muon`; null with other optimizers."
@@ -409,6 +412,8 @@ class Lock(Section):
             del training[placement]
         if self.training.momentum is None:  # as it was before there was this key
             del training["momentum"]
+        if not self.training.optimizer_args:
+            del training["optimizer_args"]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}

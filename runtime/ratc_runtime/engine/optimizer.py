@@ -10,6 +10,7 @@ from torch import nn
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models.import_callable import build
 
 _MADE: dict[str, Any] = {
     "adamw": torch.optim.AdamW,
@@ -39,6 +40,8 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     wanted = [p for p in model.parameters() if p.requires_grad]
     if not wanted:
         raise RuntimeFinding("R585", "no weight of the model is trained", "all of them are frozen, or there are none")
+    if ":" in training.optimizer:
+        return _own_optimizer(wanted, lock)
     if training.optimizer != "muon":
         return _made(training.optimizer, wanted, lock)
     of_muon = matrices(model)
@@ -53,16 +56,37 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     return Muon(of_muon, [p for p in wanted if id(p) not in chosen], lock)
 
 
-def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+def _groups(parameters: Sequence[nn.Parameter], lock: Lock) -> list[dict[str, Any]]:
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": lock.training.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
+
+
+def _own_optimizer(parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+    """Return the optimizer of the lock's callable, from groups with `params`, `weight_decay` and `lr`.
+
+    Raises R509 if the callable fails or returns another object, R580 or R581 if it is not allowed.
+    """
+    training = lock.training
+    groups = [{**group, "lr": training.learning_rate} for group in _groups(parameters, lock)]
+    made = build("optimizer", training.optimizer, **{**training.optimizer_args, "params": groups})
+    if not isinstance(made, torch.optim.Optimizer):
+        raise RuntimeFinding(
+            "R509",
+            f"optimizer {training.optimizer} returned {type(made).__name__}",
+            help="return a torch.optim.Optimizer of the groups in `params`",
+        )
+    return made
+
+
+def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
     # A trace cannot follow torch's fused SGD, which has no kernel for fake tensors (torch 2.13).
     fused = name not in ("sgd", "adafactor") and fused_for(parameters)
     kernels = {"foreach": False} if name == "adafactor" else {"fused": fused, "foreach": not fused}
     return _MADE[name](  # type: ignore[no-any-return]
-        [group for group in groups if group["params"]],
+        _groups(parameters, lock),
         lr=lock.training.learning_rate,
         **kernels,
         **{key: value for key, value in own_values(lock).items() if key in _OWN[name]},
@@ -70,8 +94,9 @@ def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.op
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trained weights for Muon: real ones with two dimensions, and none of an embedding, which torch's
-    documentation gives to AdamW.
+    """Return the trained weights for Muon: real ones with two dimensions that are no embeddings.
+
+    Torch's documentation gives embeddings to AdamW.
     """
     embedded = {
         id(p)
@@ -112,7 +137,7 @@ class Muon(torch.optim.Optimizer):
             part.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load states and groups, which torch replaces by new objects."""
+        """Load states and groups. Torch puts new objects in their place."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -127,7 +152,7 @@ def own_values(lock: Lock) -> dict[str, Any]:
     has the former) or none.
     """
     values = {"momentum": lock.training.momentum, "betas": tuple(lock.training.betas)}
-    return {key: values[key] for key in _OWN[lock.training.optimizer]}
+    return {key: values[key] for key in _OWN.get(lock.training.optimizer, ())}
 
 
 def innermost(optimizer: Any) -> Any:
@@ -146,7 +171,7 @@ def optimizer_facts(optimizer: Any) -> dict[str, Any]:
     return {
         "optimizer": type(innermost(optimizer)).__name__.lower(),
         **{name: values[0] if len(values) == 1 else values for name, values in own.items() if values},
-        "weight decay": {float(group["weight_decay"]) for group in groups},
+        "weight decay": {float(group["weight_decay"]) for group in groups if "weight_decay" in group},
     }
 
 

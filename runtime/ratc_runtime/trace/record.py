@@ -73,6 +73,7 @@ def record(request: Request, batch: int) -> Recording:
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
+        mode.recording = True  # some optimizers have their states from the start
         engine = _guarded("making the optimizer", lambda: make_engine(request, model))
         _as_on_cuda(engine, request)
 
@@ -82,7 +83,6 @@ def record(request: Request, batch: int) -> Recording:
                 _mark_state(engine.optimizer, ledger)
             ledger.start_step()
 
-        mode.recording = True
         _guarded(
             "calling the model",
             lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
@@ -254,8 +254,8 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
         return
     if request.capability is not None:
         for group in engine.optimizer.param_groups:
-            if "fused" in group:  # Adafactor and Muon work weight by weight on either
-                group["foreach"] = not group["fused"]
+            if group.get("foreach", False) is None:  # an own optimizer; the runtime's have decided
+                group["foreach"] = not group.get("fused")
 
     def step(optimizer: torch.optim.Optimizer, state: Any, *args: Any, **kwargs: Any) -> None:
         optimizer.step(*args, **kwargs)

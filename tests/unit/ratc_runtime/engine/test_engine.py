@@ -194,6 +194,43 @@ def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
             engine.verify(with_training(lock, momentum=0.5))
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("torch.optim:Optimists", "R509", "cannot be imported"),
+        ("torch.nn:ReLU", "R581", "a torch.optim.Optimizer"),
+        ("os:getcwd", "R580", "Python's own library"),
+        ("torch.optim:LBFGS", "R509", "cannot be called"),  # it takes no groups
+        ("none_optimizer:make", "R509", "returned NoneType"),
+    ],
+)
+def test_an_own_optimizer_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, words: str
+) -> None:
+    (tmp_path / "none_optimizer.py").write_text("def make(params):\n    return None\n")
+    monkeypatch.chdir(tmp_path)
+    lock = with_training(lock_of(tmp_path), optimizer=name)
+    with pytest.raises(RuntimeFinding, match=words) as raised:
+        make_optimizer(small_model(), lock)
+    assert raised.value.code == code
+
+
+def test_an_own_optimizer_gets_the_groups_and_its_arguments(tmp_path: Path) -> None:
+    arguments = {"momentum_decay": 0.01}
+    lock = with_training(lock_of(tmp_path), optimizer="torch.optim:NAdam", weight_decay=0.1, optimizer_args=arguments)
+    engine = TorchEngine(lock, small_model())
+    engine.verify(lock)
+    found = [(group["weight_decay"], group["lr"], group["momentum_decay"]) for group in engine.parameter_groups]
+    rate = lock.training.learning_rate
+    assert found == [(0.1, rate, 0.01), (0.0, rate, 0.01)]
+
+
+def test_muon_needs_a_matrix(tmp_path: Path) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer="muon", momentum=0.95)
+    with pytest.raises(RuntimeFinding, match="left for muon"):
+        make_optimizer(nn.Sequential(nn.Embedding(3, 2), nn.Conv1d(2, 2, 1)), lock)
+
+
 class Words(nn.Module):
     """A model with a weight of each kind: embedding, convolution, matrix, bias."""
 

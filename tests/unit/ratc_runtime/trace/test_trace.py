@@ -275,12 +275,12 @@ def states_by_hand(shape: tuple[int, ...], optimizer: str) -> int:
         return 4 * (sum(shape) if len(shape) == 2 else count)
     if optimizer == "muon" and len(shape) == 2:  # one momentum
         return 4 * count
-    if optimizer == "sgd":
+    if optimizer in ("sgd", "torch.optim:Adagrad"):  # a momentum; a sum of squares, with a count on the host
         return 4 * count
     return 4 * (2 * count + 1)  # two averages and a count of steps
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "muon", "torch.optim:Adagrad"])
 def test_an_optimizer_s_states_are_those_counted_by_hand(tmp_path: Path, optimizer: str) -> None:
     made = trace(zoo("Mlp", args={"width": 24, "depth": 1}, training__optimizer=optimizer), tmp_path)
     shapes = [(24, 3), (24,), (24,), (24,), (96, 24), (96,), (24, 96), (24,), (3, 24), (3,)]
