@@ -34,6 +34,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("training.epochs", "logging.log_every_steps")
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
+    if "training.early_stopping.patience" in settings:
+        _early_stopping(context)
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
     used = optimizers.of(settings.get_as(str, "training.optimizer"))
@@ -78,6 +80,16 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             warmup.span or settings["training.epochs"].span,
             helps=("warm up for less than the whole run",),
         )
+
+
+def _early_stopping(context: Context) -> None:
+    path = "training.early_stopping"
+    if context.settings[f"{path}.metric"].value is None:
+        best = context.value("checkpoint.best_metric")
+        context.derive(f"{path}.metric", best, "the score that chooses the best epoch", "checkpoint.best_metric")
+    else:
+        context.keep(f"{path}.metric")
+    context.keep(f"{path}.patience", f"{path}.min_delta")
 
 
 def _checkpointing(context: Context) -> None:

@@ -14,6 +14,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     deepspeed = settings["training.deepspeed"].value is not False
     optimizer = settings.get_as(str, "training.optimizer")
     known = optimizers.of(optimizer)
+    patience = settings.get("training.early_stopping.patience")
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
@@ -30,6 +31,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             f"the optimizer is `{optimizer}`, whose values are keys of their own",
         ),
         (known.momentum is None, "training.momentum", f"the optimizer is `{optimizer}`"),
+        (
+            patience is not None and patience.value >= settings.get_as(int, "training.epochs"),
+            "training.early_stopping.patience",
+            "there are no more `epochs` than that",
+        ),
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),

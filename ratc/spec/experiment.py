@@ -116,6 +116,23 @@ class Model(Section):
     )
 
 
+class EarlyStopping(Section):
+    """The end of a training that no longer gets better. The learning rate's schedule stays that of all `epochs`."""
+
+    metric: Text | None = Field(
+        None,
+        description="Validation metric that is watched: `loss` or a score of the task; `checkpoint.best_metric` if "
+        "absent.",
+        examples=["loss", "dice"],
+    )
+    patience: PositiveInt = Field(
+        ..., description="Epochs without an improvement that end the training.", examples=[10]
+    )
+    min_delta: NonNegative = Field(
+        0.0, description="Smallest change of the metric that is an improvement.", examples=[0.001]
+    )
+
+
 class Training(Section):
     """How long, how fast, in what batches and with what numbers."""
 
@@ -129,6 +146,14 @@ class Training(Section):
             order=6,
         ),
     ] = Field(100, description="Passes over the training split.", examples=[100])
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        Key((*LEARNT, Effect.COST), "training ends after other epochs", memory="apart", rate=False),
+    ] = Field(
+        None,
+        description="End before `epochs` if the validation metric no longer improves.",
+        examples=[{"metric": "loss", "patience": 10}],
+    )
     auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch if `batch_size` is absent.")
     batch_size: Annotated[
         PositiveInt | None,

@@ -196,6 +196,34 @@ def test_other_optimizers_continue_bit_for_bit(tmp_path: Path, accelerate: bool,
         assert same(ends[0][key], ends[1][key]), key
 
 
+def test_early_stopping_counts_over_a_stop(tmp_path: Path) -> None:
+    """No epoch after the first is an improvement by a thousand, so the third is the last."""
+    rule = {"metric": "loss", "patience": 2, "min_delta": 1000.0}
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        write_data(folder / "data")
+        (folder / "mine.py").write_text(STOPPING.replace("if Path", "if run.progress.epoch == 1 and Path"))
+        values = {**BASE["training"], "epochs": 5, "early_stopping": rule, "callbacks": ["mine:Stopping"]}
+        lock = write_lock(folder / "compiled", training=values, checkpoint__every_epochs=5)
+        if name == "stopped":
+            (folder / "once").touch()
+            stopped = run_training(lock)
+            assert stopped.returncode == 0, stopped.stderr
+            assert results(folder / "out")["status"] == "stopped"
+        done = run_training(lock)
+        assert done.returncode == 0, done.stderr
+        assert ("continuing after epoch 1, step " in done.stdout) == (name == "stopped")
+        assert "ended after epoch 3 of 5: loss did not improve in 2 epochs" in done.stdout
+        found = results(folder / "out")
+        assert (found["status"], found["ended_by"], len(found["epochs"])) == ("finished", "early_stopping", 3)
+        assert torch.load(folder / "out/checkpoints/last.pt", weights_only=True)["progress"]["epoch"] == 3
+        again = run_training(lock)
+        assert again.returncode == 0, again.stderr
+        assert "already finished" in again.stdout
+    ends = [torch.load(tmp_path / name / "out/checkpoints/last.pt", weights_only=True) for name in ("whole", "stopped")]
+    assert same(ends[0]["model"], ends[1]["model"])
+
+
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     slow_project(tmp_path)
     lock = write_lock(tmp_path / "compiled", data__dataset="mine:open_slow")

@@ -30,8 +30,12 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
     if during and lock.engine.deepspeed:
         yield Wrong("compression", "while training does not go with engine.deepspeed")
     known = (*metrics(lock), "loss")
-    if lock.checkpoint.best_metric not in known:
-        yield Wrong("checkpoint.best_metric", f"is {lock.checkpoint.best_metric!r:.40}, expected {', '.join(known)}")
+    asked = {"checkpoint.best_metric": lock.checkpoint.best_metric}
+    if lock.training.early_stopping is not None:
+        asked["training.early_stopping.metric"] = lock.training.early_stopping.metric
+    for path, name in asked.items():
+        if name not in known:
+            yield Wrong(path, f"is {name!r:.40}, expected {', '.join(known)}")
 
 
 def _of_processes(lock: Lock) -> Iterator[Wrong]:

@@ -80,6 +80,16 @@ class Loss(Section):
     args: dict[str, Any] = Field(description="Keyword arguments of the loss.")
 
 
+class EarlyStopping(Section):
+    """The end of a training that no longer gets better. It is there only if the spec has such a section."""
+
+    metric: str = Field(description="Validation metric that is watched: a score of the task, or `loss`.")
+    patience: Positive = Field(description="Epochs without an improvement that end the training.")
+    min_delta: Annotated[float, Field(ge=0)] = Field(
+        description="Smallest change of the metric that is an improvement."
+    )
+
+
 class Training(Section):
     """How weights are learnt, and in which pieces a global batch is computed."""
 
@@ -87,6 +97,7 @@ class Training(Section):
     max_steps_per_epoch: int | None = Field(
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
     )
+    early_stopping: EarlyStopping | None = None
     learning_rate: float = Field(description="Learning rate after the warm-up.")
     optimizer: Annotated[str, Field(pattern="^(adamw|adam|sgd|adafactor|muon)$|:")] = Field(
         description="`adamw`, `adam`, `sgd`, `adafactor`, `muon` (which trains weights with two dimensions that are no "
@@ -412,6 +423,8 @@ class Lock(Section):
             del training[placement]
         if self.training.momentum is None:  # as it was before there was this key
             del training["momentum"]
+        if self.training.early_stopping is None:
+            del training["early_stopping"]
         if not self.training.optimizer_args:
             del training["optimizer_args"]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
