@@ -48,6 +48,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if ":" in context.value("training.optimizer"):
         context.keep_arguments("training.optimizer_args")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
+    if settings["training.frozen"].value:
+        context.keep("training.frozen")
     if used.momentum is not None and settings["training.momentum"].value is None:
         why = f"the usual one of {used.title}"
         context.derive("training.momentum", used.momentum, why, "spec:training.optimizer")

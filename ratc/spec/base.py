@@ -73,6 +73,16 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TaskName = Annotated[str, Field(max_length=30, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 ClassName = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
 KeyPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
+#: Of names of parameters, as Python's `fnmatch` reads it.
+Pattern = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$",
+        json_schema_extra={"form": "use letters, digits, `_`, `.`, and the signs of patterns `*?[]!-`"},
+    ),
+]
 Arguments = dict[Variable, Any]
 
 

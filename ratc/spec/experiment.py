@@ -26,6 +26,7 @@ from ratc.spec.base import (
     Line,
     Name,
     NonNegative,
+    Pattern,
     Positive,
     PositiveInt,
     Probability,
@@ -244,6 +245,15 @@ class Training(Section):
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
         [0.9, 0.999], description="Decay rates of the two averages of `adamw`, also beside `muon`, and of `adam`."
+    )
+    frozen: Annotated[
+        list[Pattern],
+        Key((*LEARNT, Effect.MEMORY, Effect.COST), "other weights are trained", memory="depends", rate=True),
+    ] = Field(
+        [],
+        description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained. Buffers, as the "
+        "running means of batch norm, go on.",
+        examples=[["backbone.*"]],
     )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
         "cosine", description="Learning-rate schedule after warm-up."

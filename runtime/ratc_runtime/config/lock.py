@@ -116,6 +116,9 @@ class Training(Section):
     betas: list[float] = Field(
         min_length=2, max_length=2, description="Decay rates of the two moments of `adamw` and `adam`."
     )
+    frozen: list[str] = Field(
+        default=[], description="Patterns of the names of parameters that are not trained: `*`, `?`, `[…]`."
+    )
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
     min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
@@ -425,8 +428,9 @@ class Lock(Section):
             del training["momentum"]
         if self.training.early_stopping is None:
             del training["early_stopping"]
-        if not self.training.optimizer_args:
-            del training["optimizer_args"]
+        for key in ("optimizer_args", "frozen"):
+            if not training[key]:
+                del training[key]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}

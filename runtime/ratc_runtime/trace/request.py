@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
         "betas": [0.9, 0.999],
         "momentum": 0.9,
         "optimizer_args": {},
+        "frozen": [],
         "tf32": True,
         "activation_checkpointing": False,
         "loss": {"args": {}},

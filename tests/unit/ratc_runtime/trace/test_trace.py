@@ -288,6 +288,14 @@ def test_an_optimizer_s_states_are_those_counted_by_hand(tmp_path: Path, optimiz
     assert total(made, kind="optimizer") == (sum(states_by_hand(shape, optimizer) for shape in shapes), 0)
 
 
+def test_frozen_weights_have_no_gradients_and_no_states(tmp_path: Path) -> None:
+    made = trace(zoo("Mlp", args={"width": 24, "depth": 1}, training__frozen=["stem.*", "blocks.*"]), tmp_path)
+    shapes = [(3, 24), (3,)]
+    assert made["parameters"]["trainable"] == sum(map(math.prod, shapes))
+    assert total(made, kind="optimizer") == (sum(states_by_hand(shape, "adamw") for shape in shapes), 0)
+    assert {event[4] for event in allocations(made, kind="gradient")} == {"head"}
+
+
 def test_deepspeed_has_half_weights_and_no_optimizer(tmp_path: Path) -> None:
     made = trace(request(engine="deepspeed", training__precision="bf16"), tmp_path)
     assert made["parameters"]["bytes"] == 2 * made["parameters"]["count"]
