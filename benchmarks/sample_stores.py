@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime"))
 
 from ratc_runtime.data.packing import pack, unpack
-from ratc_runtime.data.shared_cache import Arena
+from ratc_runtime.data.shared_cache import SharedCache
 
 # LMDB gives views that cannot be written to, which torch mentions; they are only read.
 warnings.filterwarnings("ignore", "The given buffer is not writable")
@@ -84,22 +84,22 @@ class Lmdb:
 class Ours:
     """The cache's own store behind that interface."""
 
-    def __init__(self, arena: Arena) -> None:
-        self.arena = arena
+    def __init__(self, shared: SharedCache) -> None:
+        self.shared = shared
 
     def read(self, slot: int) -> Any:
         """Return image, target and name, or None."""
-        packed = self.arena.read(slot)
+        packed = self.shared.read(slot)
         return None if packed is None else unpack(packed)
 
     def store(self, slot: int, packed: bytes) -> bool:
         """Keep a packed sample; False if there is no room."""
-        return self.arena.store(slot, b"s" * 16, packed)
+        return self.shared.store(slot, b"s" * 16, packed)
 
     def close(self) -> None:
         """Let the file go."""
-        self.arena.close()
-        os.close(self.arena.descriptor)
+        self.shared.close()
+        os.close(self.shared.descriptor)
 
 
 def sample(slot: int) -> tuple[Any, Any, str]:
@@ -235,7 +235,7 @@ def stopped(store: Ours | Lmdb, hold: Callable[[Any], None]) -> str:
 def _hold_ours(store: Any) -> None:
     from ratc_runtime.data import shared_cache
 
-    shared_cache._lock(store.arena.descriptor, shared_cache._LOCK_HEAD)
+    shared_cache._lock(store.shared.descriptor, shared_cache._LOCK_HEAD)
     time.sleep(60)
 
 
@@ -256,9 +256,9 @@ def main() -> int:
     limit = 2 * sum(map(len, content))
     with tempfile.TemporaryDirectory() as disk, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         ways: dict[str, Callable[[int], Ours | Lmdb]] = {
-            "ours, memory (memfd)": lambda _: Ours(Arena.in_memory(options.samples, limit)),
+            "ours, memory (memfd)": lambda _: Ours(SharedCache.in_memory(options.samples, limit)),
             "LMDB, memory (/dev/shm)": lambda turn: Lmdb(Path(memory) / str(turn), limit),
-            "ours, disk": lambda turn: Ours(Arena.on_disk(Path(disk) / f"ours{turn}", options.samples, limit)),
+            "ours, disk": lambda turn: Ours(SharedCache.on_disk(Path(disk) / f"ours{turn}", options.samples, limit)),
             "LMDB, disk": lambda turn: Lmdb(Path(disk) / f"lmdb{turn}", limit),
         }
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -274,7 +274,7 @@ def main() -> int:
         folder = Path(disk)
         print("\n| store | damaged file | storing while a stopped process stores |\n| --- | --- | --- |")
         for name, open_store, hold in (
-            ("ours", lambda path: Ours(Arena.on_disk(path, 8, MIB)), _hold_ours),
+            ("ours", lambda path: Ours(SharedCache.on_disk(path, 8, MIB)), _hold_ours),
             ("LMDB", lambda path: Lmdb(path, MIB), _hold_lmdb),
         ):
             told = ", ".join(

@@ -142,14 +142,14 @@ def _command(name: str, command: Any, above: Any) -> str:
     """The section of one command. Options of a spec are the same for all: their short names are told in a line."""
     import click
 
-    from ratc.cli.command import Argument, LaidOver
+    from ratc.cli.command import Argument, SpecOption
 
     context = click.Context(command, above, info_name=name)
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"\n### `ratc {name}`\n\n{command.help.strip()}\n\n```text\nratc {name} {usage}\n```\n\n"]
     rows, laid = [], []
     for parameter in command.params:
-        if isinstance(parameter, LaidOver):
+        if isinstance(parameter, SpecOption):
             laid.append(f"`{parameter.opts[0]}`")
         elif isinstance(parameter, Argument):
             rows.append((parameter.make_metavar(context), parameter.text, None))
@@ -210,13 +210,19 @@ def _cards(page: str) -> str:
     for name, card in cards.items():
         precisions = ", ".join(["fp32", *(kind for kind in ("tf32", "fp16", "bf16", "fp8") if card[kind])])
         capability = card["compute_capability"] or card["gfx"]
-        rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} |\n"
+        rates = card["tflops"]
+        half = rates.get("bf16") or rates.get("fp16") or "-"
+        peaks = f"{half} | {rates.get('tf32', '-')} | {rates['fp32']} | {card['bandwidth_gb_s']} | {card['watts']}"
+        rows += f"| `{name}` | {card['memory_mib'] / 1024:.1f} | {capability} | {precisions} | {peaks} |\n"
     head, _, rest = page.partition(_CARDS_HEAD)
     after = rest.lstrip("\n").partition("\n\n")[2]
     return f"{head}{_CARDS_HEAD}{rows}\n{after}"
 
 
-_CARDS_HEAD = "| id | memory (GiB) | compute capability | precisions |\n| --- | ---: | --- | --- |\n"
+_CARDS_HEAD = (
+    "| id | memory (GiB) | compute capability | precisions | 16 bit | tf32 | fp32 | GB/s | W |\n"
+    "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
+)
 
 
 def _reference(name: str, introduction: str) -> str:

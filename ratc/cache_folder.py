@@ -22,7 +22,8 @@ _told: set[str] = set()
 def folder(kind: str) -> str:
     """The folder of a kind. It need not exist."""
     given = os.environ.get("RATC_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    base = base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(given or os.path.join(base, "ratc"), kind)
 
 

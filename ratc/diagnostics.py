@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 
 class Severity(Enum):
@@ -17,6 +18,12 @@ class Severity(Enum):
     ERROR = "error"
     WARNING = "warning"
     NOTE = "note"
+
+
+@lru_cache(maxsize=4)
+def _lines(text: str) -> list[str]:
+    """The lines of a text. Thousands of findings ask for those of one file."""
+    return text.split("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,7 @@ class Source:
 
     def line(self, number: int) -> str:
         """The text of line ``number`` (from 1), without its end; empty beyond the end."""
-        lines = self.text.split("\n")
+        lines = _lines(self.text)
         return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
@@ -27,3 +30,22 @@ def schema(name: str) -> dict[str, Any]:
     """The parsed JSON Schema ``schemas/<name>.schema.json``."""
     loaded: dict[str, Any] = json.loads(read("schemas", f"{name}.schema.json"))
     return loaded
+
+
+def template_environment(autoescape: bool, finalize: Any = None) -> Environment:
+    """A Jinja environment of the templates: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
+    # Imported here: only writing needs it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        comment_start_string="{%#",
+        comment_end_string="#%}",
+        loader=FileSystemLoader(folder("templates")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=autoescape,
+        finalize=finalize,
+        auto_reload=False,
+    )

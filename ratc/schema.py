@@ -44,6 +44,8 @@ _validators: dict[int, tuple[dict[str, Any], jsonschema_rs.Draft202012Validator]
 _NUMBER = re.compile(r"\+?[0-9]+")
 #: From here on two words are the same but for a slip of the fingers: one letter of five.
 _TYPO = 0.8
+#: Unknown keys of one mapping that are compared with the known ones: a comparison takes milliseconds.
+_SUGGESTED = 200
 
 
 def validate(document: Document, schema: dict[str, Any]) -> tuple[Values | None, tuple[Diagnostic, ...]]:
@@ -171,7 +173,8 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     name = _dotted(path)
     if kind.name == "additionalProperties":
         # The validator leaves an empty key out of its paths; that one is told of by itself (`propertyNames`).
-        return [_unknown_key(key, name, node, owner, schema) for key in kind.unexpected if node.find((key,))]
+        unknown = [key for key in kind.unexpected if node.find((key,))]
+        return [_unknown_key(key, name, node, owner, schema, n < _SUGGESTED) for n, key in enumerate(unknown)]
     if kind.name == "required":
         where = f" in `{name}`" if name else ""
         hint = owner["properties"][kind.property].get("examples", [])
@@ -262,23 +265,27 @@ def _corrected(node: Node, owner: dict[str, Any]) -> tuple[tuple[str, ...], Fix 
     return helps, Fix(f"`{written}` is `{ways[0]}` now", (Edit(span, ways[0]),))
 
 
-def _unknown_key(key: str, where: str, node: Node, owner: dict[str, Any], schema: dict[str, Any]) -> Diagnostic:
+def _unknown_key(
+    key: str, where: str, node: Node, owner: dict[str, Any], schema: dict[str, Any], suggest: bool
+) -> Diagnostic:
     child = node.find((key,))
     assert child is not None
     inside = f" in `{where}`" if where else ""
+    span = child.key_span or child.span
+    if not suggest:
+        return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span)
     helps = did_you_mean(key, owner.get("properties", {}))
     if not helps:
         elsewhere = [path for path in key_paths(schema) if path.rpartition(".")[2] == key]
         helps = (f"`{key}` belongs under `{elsewhere[0].rpartition('.')[0] or 'the top level'}`",) if elsewhere else ()
         helps = helps or _elsewhere(key, schema)
-    span = child.key_span or child.span
     fix = _renaming(key, span, node, owner) if child.key_span else None
     return Diagnostic("R101", f"unknown key {_shown(key)}{inside}", span, helps=helps, fix=fix)
 
 
 def _misspelt(missing: str, node: Node, owner: dict[str, Any]) -> tuple[str, ...]:
     """Return a help that names the unknown key that can mean the missing one."""
-    if not isinstance(node.value, dict):
+    if not isinstance(node.value, dict) or len(node.value) > _SUGGESTED:
         return ()
     known = owner["properties"]
     meant = [

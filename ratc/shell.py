@@ -43,21 +43,8 @@ def printable(text: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Return the Jinja environment of the templates: a comment begins with ``{%#``, because ``${#list}`` is bash's."""
-    # Imported here: only compiling needs it.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        comment_start_string="{%#",
-        comment_end_string="#%}",
-        loader=FileSystemLoader(resources.folder("templates")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-        auto_reload=False,
-    )
+    """Return the Jinja environment of scripts, which has their filters."""
+    made = resources.template_environment(autoescape=False)
     made.filters["path"] = path
     made.filters["sh"] = lambda value: quote(str(value))
     made.filters["comment"] = line

@@ -72,13 +72,20 @@ def read(path: Path) -> dict[str, Any]:
         data = json.loads(lzma.decompress(raw) if path.suffix == ".xz" else raw)
     except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
         raise BadEvents(f"{path}: {error}") from error
-    wanted: dict[str, type] = {"events": list, "frames": list, "marks": list, "request": dict, "micro_batch": int}
+    wanted: dict[str, type] = {
+        "events": list, "frames": list, "marks": list, "request": dict, "micro_batch": int, "found": dict
+    }  # fmt: skip
     given = data if isinstance(data, dict) else {}
     missing = [name for name, kind in wanted.items() if not isinstance(given.get(name), kind)]
     if missing:
         raise BadEvents(f"{path}: no {', '.join(sorted(missing))}")
-    if given["micro_batch"] < 1:
+    if type(given["micro_batch"]) is not int or not 1 <= given["micro_batch"] <= LARGEST:
         raise BadEvents(f"{path}: a micro-batch of {given['micro_batch']}")
+    if not all(isinstance(frame, str) for frame in given["frames"]):
+        raise BadEvents(f"{path}: frames that are no text")
+    peaks = [given["found"].get(f"peak_{kind}_bytes") for kind in ("allocated", "reserved")]
+    if not all(type(peak) is int and 0 < peak <= LARGEST for peak in peaks):
+        raise BadEvents(f"{path}: peaks of {peaks[0]!r:.20} and {peaks[1]!r:.20} bytes in `found`")
     return given
 
 
@@ -113,8 +120,10 @@ def recorded(data: dict[str, Any], part: str = "last") -> list[Phase]:
             action, size, address, frame = event
             if action not in ("a", "f"):
                 continue
-            if not isinstance(size, int) or not 0 <= size <= LARGEST:
+            if type(size) is not int or not 0 < size <= LARGEST:
                 raise ValueError(f"{size} bytes")
+            if action == "a" and frame < 0:
+                raise ValueError(f"frame {frame}")
             if done in wanted and first < done < end:
                 phases.append(Phase(wanted.pop(done), live))
             elif done == first and phases[0].live == 0:
@@ -212,9 +221,12 @@ def compare(measured: list[Phase], traced: list[Phase], most: int) -> list[str]:
     lines = ["phase        measured MiB   predicted MiB   difference"]
     by_name = {phase.name: phase for phase in traced}
     for phase in measured:
-        other = by_name.get(phase.name)
-        peaks = phase.peak()[0] / MIB, (other.peak()[0] / MIB if other else 0.0)
-        lines.append(f"{phase.name:12} {peaks[0]:12.1f}   {peaks[1]:13.1f}   {peaks[1] - peaks[0]:+10.1f}")
+        peak, other = phase.peak()[0] / MIB, by_name.get(phase.name)
+        if other is None:  # the trace allocates nothing in it
+            lines.append(f"{phase.name:12} {peak:12.1f}   {'-':>13}   {'-':>10}")
+        else:
+            want = other.peak()[0] / MIB
+            lines.append(f"{phase.name:12} {peak:12.1f}   {want:13.1f}   {want - peak:+10.1f}")
     start = measured[0].live - traced[0].live
     lines.append(f"before the step {start / MIB:+.1f} MiB more are alive than predicted")
     matched: dict[int, int] = {}  # the measured block -> the traced one
@@ -280,17 +292,17 @@ def main() -> int:
         try:
             data = read(path)
             measured = recorded(data, args.part)
-        except BadEvents as error:
+            row = {"name": data.get("name", path.name), "zero_stage": None, **data}
+            prediction = replay.predictor(row)
+        except (BadEvents, RuntimeError) as error:
             _refuse(str(error))
-        row = {"name": data.get("name", path.name), "zero_stage": None, **data}
-        prediction = replay.predictor(row)
+        except (KeyError, TypeError) as error:
+            _refuse(f"{path}: the request has no {error}")
         found = prediction.unbounded(data["micro_batch"])
         print(f"{row['name']}, micro-batch {data['micro_batch']}")
         for kind in ("allocated", "reserved"):
-            have = (data.get("found") or {}).get(f"peak_{kind}_bytes")
-            want = getattr(found, f"peak_{kind}_bytes")
-            off = f", {want / have - 1:+.2%}" if have else ""
-            print(f"peak {kind}: measured {(have or 0) / MIB:.1f} MiB, predicted {want / MIB:.1f} MiB{off}")
+            have, want = data["found"][f"peak_{kind}_bytes"], getattr(found, f"peak_{kind}_bytes")
+            print(f"peak {kind}: measured {have / MIB:.1f} MiB, predicted {want / MIB:.1f} MiB, {want / have - 1:+.2%}")
         phased = len(measured) > 1
         traced = predicted(prediction.program, data["micro_batch"], args.part, phased)
         print("\n".join(compare(measured, traced, args.most)), end="\n\n")

@@ -40,6 +40,12 @@ _KNOWN = {
     "roundup_power2_divisions": r"[0-9]+|\[[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*(,>:[0-9]+)?\]",
     "throw_on_cudamalloc_oom": _SWITCH,
 }
+#: Options that change how much is reserved, and that the replay of the allocator does not follow.
+_UNFOLLOWED = frozenset((
+    "garbage_collection_threshold", "large_segment_size_mb", "max_non_split_rounding_mb", "max_split_size_mb",
+    "roundup_power2_divisions",
+))  # fmt: skip
+_SHARE = "per_process_memory_fraction"
 _SHAPE = re.compile(r"(\w+:(\[[^\[\]]*\]|[^,:\[\]]+)(,|$))*", re.ASCII)
 _OPTION = re.compile(r"([^,:\[\]]+)(?::(\[[^\]]*\]|[^,\[\]]*))?(?:,|$)")
 
@@ -63,6 +69,17 @@ def fault(text: str) -> str | None:
 def unknown(text: str) -> list[str]:
     """The options of a variable's value that torch 2.13 does not know, in order."""
     return [name for name in options(text) if name not in _KNOWN]
+
+
+def unfollowed(text: str) -> list[str]:
+    """The options of a variable's value that change how much is reserved, and that no prediction follows, in order."""
+    return [name for name in options(text) if name in _UNFOLLOWED]
+
+
+def fraction(variables: Mapping[str, object]) -> float:
+    """The smallest share of a card's memory that an environment's variables let the allocator reserve, 0 to 1."""
+    said = [options(str(variables.get(name, ""))).get(_SHARE, "") for name in READ]
+    return min((float(text) for text in said if re.fullmatch(_FRACTION, text)), default=1.0)
 
 
 def implied(text: str) -> str | None:

@@ -12,7 +12,7 @@ from ratc.cli import options
 from ratc.cli.command import declare
 from ratc.console import say
 from ratc.workflow.compile import compile_spec
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.request import CompileRequest
 
 
@@ -23,6 +23,7 @@ from ratc.workflow.request import CompileRequest
         options.target(),
         options.form(),
         options.no_predict(),
+        options.samples(),
         options.folder(),
         options.flag("--check", "write nothing; exit status 1 if the files do not match the spec"),
         options.verify(),
@@ -39,8 +40,8 @@ from ratc.workflow.request import CompileRequest
 )
 def command(request: CompileRequest, form: str, check: bool, verify: bool, dry_run: bool) -> int:
     """Exit status 1 on errors, and on differences with ``--check``."""
-    with Telling("ratc compile", form) as telling:
-        status, folder = compile_spec(request, check, telling, verify=verify, dry_run=dry_run)
+    with FindingsPrinter("ratc compile", form) as printer:
+        status, folder = compile_spec(request, check, printer, verify=verify, dry_run=dry_run)
     if status == 0 and not (check or dry_run) and form == "text":
         say(os.path.relpath(folder), sys.stdout)
     return status

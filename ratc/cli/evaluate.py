@@ -6,25 +6,14 @@ Code that a checkpoint names is run only with --trust, or if its folder is trust
 
 from __future__ import annotations
 
-import click
-
 from ratc.cli import options
-from ratc.cli.command import Argument, declare
+from ratc.cli.command import declare
 from ratc.workflow import runtime_command
 
 
 @declare(
     __doc__,
-    [
-        Argument(
-            "words",
-            "CHECKPOINT|OPTION",
-            "a checkpoint or output folder, and the runtime's options",
-            nargs=-1,
-            type=click.UNPROCESSED,
-        ),
-        options.dry_run("show the command, and run nothing"),
-    ],
+    options.of_the_runtime(),
     {
         "ratc evaluate outputs/brain": "the test split, as at the end of the run",
         "ratc evaluate outputs/brain --split val --data-dir /data/other -o scores.json": "other data",

@@ -23,7 +23,7 @@ from ratc.markup import visible
 from ratc.render import fit as render
 from ratc.render.timeline import Drawing, svg
 from ratc.units import size_text
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.fit import fit
 from ratc.workflow.request import CompileRequest
 
@@ -42,6 +42,7 @@ _TABLES = {"text": render.text, "markdown": render.markdown, "json": render.as_j
             type=click.Choice(["fp32", "bf16", "fp16"]),
             help="a precision; repeatable (default: the spec's, or the card's best and fp32)",
         ),
+        options.samples(),
         options.form("of the table: text (default), markdown, json; or github or sarif, for misfits alone"),
         click.Option(
             ["--plot"],
@@ -72,28 +73,28 @@ def command(
         say(f"ratc fit: cannot draw `{plot}`{problem}")
         return 2
     # A table has a form of its own; errors are text beside it.
-    with Telling("ratc fit", form if form not in _TABLES else "text") as telling:
-        return _run(request, Question(cards, all_cards, precisions), form, plot, dry_run, telling)
+    with FindingsPrinter("ratc fit", form if form not in _TABLES else "text") as printer:
+        return _run(request, Question(cards, all_cards, precisions), form, plot, dry_run, printer)
 
 
 def _run(
-    request: CompileRequest, question: Question, form: str, plot: str | None, dry_run: bool, telling: Telling
+    request: CompileRequest, question: Question, form: str, plot: str | None, dry_run: bool, printer: FindingsPrinter
 ) -> int:
     fitted = fit(request, question, details=form == "text")
     if fitted.plan is None:
-        telling.tell(fitted.found)
+        printer.print(fitted.found)
         return 1
     if plot and fitted.drawing and dry_run:
         would("write", plot)
     elif plot and fitted.drawing:
         unwritten = _write(plot, _drawn(fitted.drawing, plot))
         if unwritten:
-            telling.tell((unwritten,))
+            printer.print((unwritten,))
             return 1
-    telling.tell(fitted.found)
+    printer.print(fitted.found)
     fits = any(row.micro_batch for row in fitted.rows)
     if form not in _TABLES:
-        telling.tell(_unfitting(fitted.rows, fits, fitted.span))
+        printer.print(_unfitting(fitted.rows, fits, fitted.span))
         return 0 if fits else 1
     print(_TABLES[form](fitted.rows, table.note(fitted.plan)), end="")
     if form == "text":

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ratc import layers
-from ratc.cli.command import PATH, Argument, FilePath, LaidOver, words
+from ratc.cli.command import PATH, Argument, FilePath, SpecOption, words
 from ratc.workflow.findings import FORMS
 from ratc.workflow.request import CompileRequest
 
@@ -37,16 +37,16 @@ def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 def spec(metavar: str = "SPEC", help: str = "the YAML spec", kind: FilePath = PATH) -> list[click.Parameter]:
     """Return the spec's argument, and the options that override its values. `request` makes a request of them."""
     laid: list[click.Parameter] = [
-        LaidOver(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="any value, by its path")
+        SpecOption(["--set", "assignments"], multiple=True, metavar="PATH=VALUE", help="any value, by its path")
     ]
     for name, text in layers.SHORT_NAMES.items():
         names = [f"--{name}", _key(name)]
         if name in _FLAGS:
-            laid.append(LaidOver(names, is_flag=True, flag_value="true", default=None, help=text))
+            laid.append(SpecOption(names, is_flag=True, flag_value="true", default=None, help=text))
         elif name in _FOLDERS:
-            laid.append(LaidOver(names, metavar="DIR", type=PATH, help=text))
+            laid.append(SpecOption(names, metavar="DIR", type=PATH, help=text))
         else:
-            laid.append(LaidOver(names, metavar="V", help=text))
+            laid.append(SpecOption(names, metavar="V", help=text))
     return [Argument("spec", metavar, help, type=kind), facts(), trust(), *laid]
 
 
@@ -80,6 +80,12 @@ def form(help: str | None = None) -> click.Option:
     """``--format``: the form of the findings."""
     text = "of findings: text (default) on standard error, or another on standard output if that is free"
     return click.Option(["--format", "form"], type=click.Choice(FORMS), default="text", help=help or text)
+
+
+def samples() -> click.Option:
+    """``--samples``: for commands that predict times."""
+    text = "samples of an epoch: for the predicted time and cost of the whole training"
+    return click.Option(["--samples", "epoch_samples"], type=click.IntRange(1, 10**12), metavar="N", help=text)
 
 
 def timeout() -> click.Option:
@@ -116,8 +122,16 @@ def request(given: dict[str, Any]) -> CompileRequest:
         not given.pop("no_predict", False),
         given.pop("output", None),
         variables=os.environ,
+        samples=given.pop("epoch_samples", None),
     )
 
 
 def _key(name: str) -> str:
     return f"short_{name.replace('-', '_')}"
+
+
+def of_the_runtime() -> list[click.Parameter]:
+    """Return the parameters of a command that hands its words to the runtime's command on a checkpoint."""
+    help = "a checkpoint or output folder, and the runtime's options"
+    words = Argument("words", "CHECKPOINT|OPTION", help, nargs=-1, type=click.UNPROCESSED)
+    return [words, dry_run("show the command, and run nothing")]

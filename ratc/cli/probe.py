@@ -12,7 +12,7 @@ from ratc.cli import options
 from ratc.cli.command import PATH, Argument, declare
 from ratc.console import say, would
 from ratc.workflow import new_file
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.probe import probe, questions
 
 
@@ -40,24 +40,24 @@ def command(
     what: str, output: str | None, name: str | None, timeout: float, force: bool, form: str, dry_run: bool
 ) -> int:
     """Exit status 1 if nothing could be learnt, or the file is there already."""
-    with Telling("ratc probe", form, taken=output is None) as telling:
+    with FindingsPrinter("ratc probe", form, taken=output is None) as printer:
         # An existing file may have answers to the questions.
         if output and (problem := new_file.there(output, force)):
-            telling.tell([problem])
+            printer.print([problem])
             return 1
         if dry_run:
             would("ask", *questions(what))
             would("write", *([output] if output else []))
             return 0
         facts, said = probe(what, output, name, timeout)
-        telling.tell(said)
+        printer.print(said)
         if facts is None:
             return 1
         if not output:
             print(facts, end="")
             return 0
         if problem := new_file.write(output, facts, force):
-            telling.tell([problem])
+            printer.print([problem])
             return 1
     count = facts.count("\n  - ") if "\nquestions:" in facts else 0
     left = f", {count} question{'s' if count > 1 else ''} left: see `questions` in it" if count else ""

@@ -13,7 +13,7 @@ import click
 
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.profile import profile
 from ratc.workflow.request import CompileRequest
 
@@ -73,5 +73,5 @@ def command(
         print("ratc profile: -o and --sizes are for what is measured\nhelp: add --measure", file=sys.stderr)
         return 2
     # Standard output is the table's.
-    with Telling("ratc profile", form, taken=True) as telling:
-        return profile(request, measure, facts_file, sizes, dry_run, telling)
+    with FindingsPrinter("ratc profile", form, taken=True) as printer:
+        return profile(request, measure, facts_file, sizes, dry_run, printer)

@@ -14,7 +14,7 @@ import click
 
 from ratc.cli import options
 from ratc.cli.command import declare
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.request import CompileRequest
 from ratc.workflow.submit import Asked, submit
 
@@ -66,5 +66,5 @@ class _Job(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
 )
 def command(request: CompileRequest, named_target: str | None, form: str, **how: Any) -> int:
     """Exit status 1 if nothing was submitted, or it is not known whether something was."""
-    with Telling("ratc submit", form) as telling:
-        return submit(request, named_target, Asked(form=form, **how), telling)
+    with FindingsPrinter("ratc submit", form) as printer:
+        return submit(request, named_target, Asked(form=form, **how), printer)

@@ -16,7 +16,7 @@ from ratc.cli.command import Argument, declare
 from ratc.console import would
 from ratc.workflow import require_trust
 from ratc.workflow.compile import compile_spec
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.request import CompileRequest
 
 
@@ -40,9 +40,9 @@ from ratc.workflow.request import CompileRequest
 )
 def command(request: CompileRequest, runtime: tuple[str, ...], form: str, dry_run: bool) -> int:
     """The exit status of the script, or 1 when the spec does not compile."""
-    with Telling("ratc train", form) as telling:
+    with FindingsPrinter("ratc train", form) as printer:
         status, folder = compile_spec(
-            request, check=False, telling=telling, before=require_trust.before, dry_run=dry_run
+            request, check=False, printer=printer, before=require_trust.before, dry_run=dry_run
         )
     if status:
         return status

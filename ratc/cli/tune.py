@@ -14,7 +14,7 @@ import click
 
 from ratc.cli import options
 from ratc.cli.command import PATH, FilePath, declare, words
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.request import CompileRequest
 from ratc.workflow.tune import tune
 
@@ -53,7 +53,7 @@ def command(
     request: CompileRequest, form: str, collect: bool, dry_run: bool, job_lock: str | None, ray_address: str | None
 ) -> int:
     """Exit status 1 on errors and if no trial has a result, 130 if it was interrupted."""
-    with Telling("ratc tune", form) as telling:
+    with FindingsPrinter("ratc tune", form) as printer:
         return tune(
-            request, sys.stdout if form == "text" else sys.stderr, collect, dry_run, job_lock, ray_address, telling
+            request, sys.stdout if form == "text" else sys.stderr, collect, dry_run, job_lock, ray_address, printer
         )

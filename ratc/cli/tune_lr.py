@@ -13,7 +13,7 @@ import click
 from ratc.cli import options
 from ratc.cli.command import declare
 from ratc.workflow import tune_lr
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.request import CompileRequest
 
 
@@ -39,8 +39,8 @@ def command(
     request: CompileRequest, form: str, low: str | None, high: str | None, steps: str | None, dry_run: bool
 ) -> int:
     """Exit status 1 on errors and if no rate can be suggested, 2 for a range that is none."""
-    with Telling("ratc tune lr", form) as telling:
-        test = tune_lr.prepare(request, telling, dry_run)
+    with FindingsPrinter("ratc tune lr", form) as printer:
+        test = tune_lr.prepare(request, printer, dry_run)
     if test is None:
         return 1
     if dry_run:

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import yaml
@@ -42,6 +41,8 @@ def verify(artifacts: Sequence[tuple[str, Artifact, int]]) -> tuple[Diagnostic, 
     of = {name: [one for one in artifacts if one[1].consumer == name] for name in PACKAGES}
     missing = [name for name in PACKAGES if of[name] and find_spec(name) is None]
     asked = [name for name in PACKAGES if of[name] and name not in missing]
+    from concurrent.futures import ThreadPoolExecutor  # takes longer to import than `reread` to run
+
     with ThreadPoolExecutor() as both:
         pairs = {name: list(dict.fromkeys((artifact.text, world) for _, artifact, world in of[name])) for name in asked}
         answers = [both.submit(ask, name, pairs[name]) for name in asked]

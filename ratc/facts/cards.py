@@ -18,8 +18,17 @@ _SLICE = re.compile(r"(?:^|[-:.])(?:\d+c\.)?\d+g\.\d+gb(?:\+[\w.]+)*$")
 
 
 @dataclass(frozen=True, slots=True)
+class Peaks:
+    """A card's peaks by its vendor: operations a second by type, bytes of memory a second, and watts of the board."""
+
+    operations: tuple[tuple[str, float], ...]
+    bandwidth: float
+    watts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
-    """One accelerator card. Its memory is the driver's figure, in bytes."""
+    """One accelerator card. Its memory is the driver's figure, in bytes. ``peaks`` are None if they are not known."""
 
     id: str
     name: str
@@ -29,6 +38,7 @@ class Card:
     fp16: bool
     tf32: bool
     fp8: bool
+    peaks: Peaks | None = None
 
 
 @cache
@@ -55,8 +65,14 @@ def find_card(text: str) -> Card | tuple[str, ...]:
                 entry["memory_mib"] * MIB,
                 entry["compute_capability"],
                 **{kind: entry[kind] for kind in ("bf16", "fp16", "tf32", "fp8")},
+                peaks=_peaks(entry),
             )
     return tuple(catalogue["ambiguous"].get(wanted, ()))
+
+
+def _peaks(entry: dict[str, Any]) -> Peaks:
+    rates = tuple((kind, 1e12 * rate) for kind, rate in entry["tflops"].items())
+    return Peaks(rates, 1e9 * entry["bandwidth_gb_s"], entry["watts"])
 
 
 def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card:
@@ -75,6 +91,9 @@ def describe_card(name: str, memory_bytes: int, compute_capability: str) -> Card
     )
 
 
+_DESCRIBE = "describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`"
+
+
 def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagnostic, ...]]:
     """The card for a spelling in a spec or a facts file. Code: R301."""
     found = find_card(text)
@@ -90,13 +109,12 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     wanted = re.sub(r"[\s_]+", "-", text.strip().lower())
     if _SLICE.search(wanted):
         note = "a slice of a card (MIG) has less memory and fewer cores than the card: it is a device of its own"
-        how = "describe it in hardware facts: `gpu_memory_mib` as nvidia-smi gives it, and `compute_capability`"
-        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (how,)),)
+        return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, (note,), (_DESCRIBE,)),)
     # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
     helps = did_you_mean(wanted, alike) or ("cards: " + ", ".join(same_model or card_names()),)
-    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=helps),)
+    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=(*helps, f"or {_DESCRIBE}")),)
 
 
 def _numbers(name: str) -> list[str]:

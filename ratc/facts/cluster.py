@@ -83,6 +83,10 @@ def contradictions(cluster: Cluster) -> Iterator[Diagnostic]:
         yield _wrong("the facts name no node types", values["node_types"].span, "add one under `node_types`")
     for node_type in cluster.node_types.values():
         yield from _unknown_card(node_type)
+        price = node_type.values["price_per_gpu_hour"]
+        if price.value is not None and node_type.values["currency"].value is None:
+            message = f"the price of an hour of `{node_type.name}`, {price.value:g}, has no currency"
+            yield _wrong(message, price.span, "add `currency`, in three letters such as `EUR`")
     for partition in cluster.partitions.values():
         yield from _partition(cluster, partition)
     defaults = [part for part in cluster.partitions.values() if part.values["default"].value]

@@ -57,9 +57,13 @@ _OF_A_PART = (
 )
 
 
+#: Facts of a node type for predicted times and costs. No file of a compilation depends on them.
+_COSTS = ("gpu_link_gb_s", "network_gb_s", "price_per_gpu_hour", "currency", "watts_per_gpu")
+
+
 def unknown(settings: Values, scheduler: str) -> tuple[dict[str, Value], tuple[Diagnostic, ...]]:
     """The facts of a cluster that nobody has described. Code: R320 (a warning)."""
-    values = {key: Value(_UNKNOWN.get(key), "default", "no cluster facts") for key in (*_PLAIN, *_OF_A_PART)}
+    values = {key: Value(_UNKNOWN.get(key), "default", "no cluster facts") for key in (*_PLAIN, *_OF_A_PART, *_COSTS)}
     values["scheduler"] = Value(scheduler, "default", "the target")
     values["launcher"] = Value(LAUNCHERS[scheduler][0], "default", f"usual on {scheduler}")
     asked = settings[f"resources.{word(scheduler)}"]
@@ -111,7 +115,7 @@ def _node_type(choice: Choice, settings: Values) -> Iterator[tuple[str, Value]]:
     asked = settings["resources.node_type"]
     chosen = Value(choice.node_type.name, "cluster", choice.why, span=choice.node_type.span)
     yield "node_type", asked if asked.value is not None else chosen
-    for key in ("gpu_type", "constraint"):
+    for key in ("gpu_type", "constraint", *_COSTS):
         yield key, _fact(choice.node_type.values[key], f"nodes of type `{choice.node_type.name}`")
 
 

@@ -107,9 +107,9 @@ def _without(plan: Plan, folder: str) -> list[str]:
         found = predict.why_nothing(searcher, library, plan, wanted, strategy, device)
     except NoTrace:
         return []
-    return [_way(way.change, way.choice) for way in found.ways_out]
+    return [_way(way.change, way.choice, "up to micro-batch") for way in found.ways_out]
 
 
-def _way(change: str, choice: Choice) -> str:
+def _way(change: str, choice: Choice, which: str = "micro-batch") -> str:
     found = choice.estimate
-    return f"would fit with {change}: micro-batch {found.micro_batch}, {size_text(found.predicted_bytes)} predicted"
+    return f"would fit with {change}: {which} {found.micro_batch}, {size_text(found.predicted_bytes)} predicted"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratc import facts
-from ratc.catalog.alloc_conf import EXPANDABLE, by_variables
+from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
@@ -111,7 +111,16 @@ def variants(plan: Plan, device: Device, precision: str | None = None) -> list[V
 def device_of(plan: Plan) -> Device:
     """The plan's card."""
     hardware = {key: plan.values[f"hardware.{key}"].value for key in ("card", "memory_bytes", "compute_capability")}
-    return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"])
+    return Device(hardware["card"], hardware["memory_bytes"], hardware["compute_capability"], _fraction(plan))
+
+
+def device_for(plan: Plan, card: facts.Card) -> Device:
+    """Another card in the plan's environment."""
+    return Device(card.id, card.memory_bytes, card.compute_capability, _fraction(plan))
+
+
+def _fraction(plan: Plan) -> float:
+    return fraction(plan.settings["environment.variables"].value or {})
 
 
 def strategy_of(plan: Plan) -> Strategy:
@@ -132,6 +141,7 @@ def why_nothing(
     """Return the memory of a step that does not fit, and each single change that makes it fit, all predicted."""
     card = facts.find_card(device.name)
     precisions = [kind for kind in ("bf16", "fp16") if isinstance(card, facts.Card) and getattr(card, kind)][:1]
+    full = wanted.attention_memory == "full"
     library.known = [replace(wanted, precision=kind) for kind in precisions if kind != wanted.precision]
     if not wanted.activation_checkpointing:
         library.known.append(replace(wanted, activation_checkpointing=True))
@@ -140,12 +150,19 @@ def why_nothing(
         library.known.append(replace(wanted, attention_memory=lean))
     smaller = [tuple(side * part // 4 // 8 * 8 for side in wanted.image_size) for part in (3, 2, 1)]
     least = 32 if len(wanted.image_size) == 2 else 16
-    library.known += [replace(wanted, image_size=size) for size in smaller if min(size) >= least]
+    library.known += [
+        replace(wanted, image_size=size)
+        for size in smaller
+        if min(size) >= least
+        if not full or full_at_least(plan.settings, size) <= device.memory_bytes
+    ]
+    # What one block's maps alone do not fit needs no trace.
+    more = max(device.memory_bytes, full_at_least(plan.settings) if full else 0)
     others = [facts.find_card(name) for name in facts.card_names()]
     devices = [
-        Device(other.id, other.memory_bytes, other.compute_capability)
+        device_for(plan, other)
         for other in others
-        if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > device.memory_bytes
+        if isinstance(other, facts.Card) and other.compute_capability and other.memory_bytes > more
         if wanted.precision == "fp32" or getattr(other, wanted.precision)
         if wanted.attention_memory != "fused" or fused_runs_on(other.compute_capability)
     ]
@@ -187,7 +204,7 @@ def _too_large(found: Nothing, plan: Plan) -> Diagnostic:
     )
     largest = ", ".join(f"{name or 'the model'} {size_text(size)}" for name, size in found.breakdown.largest())
     helps = tuple(
-        f"would fit with {way.change}: micro-batch {way.choice.estimate.micro_batch}, "
+        f"would fit with {way.change}: up to micro-batch {way.choice.estimate.micro_batch}, "
         f"{size_text(way.choice.estimate.predicted_bytes)} predicted"
         for way in found.ways_out
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratc import facts
-from ratc.diagnostics import Diagnostic
+from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import table
 from ratc.plan import Plan, Value, Values
 
@@ -43,10 +43,12 @@ def cards_of(question: Question, plan: Plan) -> tuple[list[facts.Card], tuple[Di
         card, problems = facts.resolve_card(name, None)
         found += problems
         chosen += [card] if card else []
-    for card in chosen:
-        why = table.unpredictable(plan, card)
-        if why:
-            found.append(Diagnostic("R348", f"nothing is predicted for {card.name}: {why}", helps=_OTHERS))
+    reasons = {card: why for card in chosen if (why := table.unpredictable(plan, card))}
+    severity = Severity.ERROR if len(reasons) == len(chosen) else Severity.WARNING
+    for card, why in reasons.items():
+        message = f"nothing is predicted for {card.name}: {why}"
+        found.append(Diagnostic("R348", message, helps=_OTHERS, severity=severity))
+    chosen = [card for card in chosen if card not in reasons]
     names = facts.card_names() if question.all_cards else () if chosen or question.cards else table.COMMON
     others = [card for card in map(facts.find_card, names) if isinstance(card, facts.Card)]
     shown = [*chosen, *(card for card in others if not table.unpredictable(plan, card))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ratc import facts
 from ratc.catalog.alloc_conf import EXPANDABLE
 from ratc.diagnostics import Diagnostic
-from ratc.fitting import breakdown, table
+from ratc.fitting import breakdown, step_time, table
 from ratc.fitting.predict import asked_allocator, device_of, own_searcher, strategy_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import searchers
@@ -18,15 +18,15 @@ from ratc.memory.request import variant
 from ratc.plan import Plan
 from ratc.program import OF_A_PROGRAM, is_program
 from ratc.render.fit import Row, gib
-from ratc.render.html.memory import Account, CardRow, Part
+from ratc.render.html.memory import CardMemory, CardRow, Part
 from ratc.render.timeline import Drawing
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class FitReport:
     """Each part, or in one sentence why it is missing. ``found`` are the diagnostics that stopped a prediction."""
 
-    account: Account | None = None
+    account: CardMemory | None = None
     unpredicted: str = ""
     drawing: Drawing | None = None
     undrawn: str = ""
@@ -36,12 +36,12 @@ class Foreseen:
     found: tuple[Diagnostic, ...] = ()
 
 
-def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[str] | None) -> Foreseen:
+def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[str] | None) -> FitReport:
     """Predict the parts of the plan's step; ``folder`` is the spec's. Codes: R301; R315 and R316 if the model cannot
     be traced.
     """
     if is_program(plan.settings):
-        return Foreseen(unpredicted=OF_A_PROGRAM, no_cards="What fits on other cards only the program can tell.")
+        return FitReport(unpredicted=OF_A_PROGRAM, no_cards="What fits on other cards only the program can tell.")
     library = Library(plan, folder, plan.settings["model.name"].span)
     searcher = own_searcher(plan, library)
     why = _unpredictable(plan)
@@ -49,8 +49,8 @@ def foresee(plan: Plan, decision: Decision | None, folder: str, cards: Sequence[
     if not why and choice is None:
         why, undrawn = undrawn, ""
     rows, no_cards, found = _cards(cards, plan, searchers(library, searcher.share, asked_allocator(plan)))
-    return Foreseen(
-        _account(choice, decision.measured if decision else None) if choice else None,
+    return FitReport(
+        _account(choice, decision.measured if decision else None, _time(plan, folder)) if choice else None,
         why,
         drawing,
         undrawn,
@@ -92,7 +92,14 @@ def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Ch
         return choice, None, f"The step is not drawn: {reason}."
 
 
-def _account(choice: Choice, measured: str | None) -> Account:
+def _time(plan: Plan, folder: str) -> str:
+    """The time of the plan's step in a sentence."""
+    step, why = step_time.foresee(plan, folder)
+    said = step.sentence() if step else f"the time of a step is not predicted: {why}"
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
     found = choice.estimate
     used = [
         Part(part.kind, part.bytes_, part.name, part.detail)
@@ -110,7 +117,8 @@ def _account(choice: Choice, measured: str | None) -> Account:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:
         sentences.append(f"Beside it, {breakdown.size_text(found.host_bytes)} of host memory for what is offloaded.")
-    return Account(
+    sentences.append(time)
+    return CardMemory(
         found.device.name,
         found.device.memory_bytes,
         found.predicted_bytes,

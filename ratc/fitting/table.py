@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ratc import facts
-from ratc.fitting.predict import variants
+from ratc.fitting.predict import device_for, variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
@@ -37,7 +37,7 @@ def table(
     first: tuple[Taken, Drawing] | None = None
     least = next(iter(allowed.values()))
     for card, precisions in wanted:
-        device = Device(card.id, card.memory_bytes, card.compute_capability)
+        device = device_for(plan, card)
         for precision in precisions:
             ways = variants(plan, device, precision)
             for stage in stages:

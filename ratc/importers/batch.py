@@ -95,8 +95,11 @@ LSF: _Table = {
     "nnodes": _number("resources.nodes"),
     "M": lambda _: _SITE,
 }
+#: Programs whose scripts are read as bash.
+_SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "zsh"))
 #: Directives between the parts of a heterogeneous job.
 _SEVERAL = frozenset(("hetjob", "packjob"))
+_PARTS = "a job of several parts: a run has nodes of one kind, say them under `resources`"
 #: Options of bsub that add to one another; of all others the last counts.
 ADDED = frozenset("R")
 #: Options that ratc works out for itself.
@@ -117,10 +120,10 @@ LAUNCHER: _Table = {
 
 def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
     """Return every directive and every command of a script, carried or left. If one repeats, the last counts."""
-    text = "\n".join(line.rstrip("\r") for line in text.split("\n"))
+    text = "\n".join(line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n"))
     source = Source(name, scripts.shown(shell.without_data(text)))
     lines = source.text.split("\n")
-    first = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    first = next((number for number, line in enumerate(lines) if line.strip() and line.lstrip()[0] != "#"), len(lines))
     items: list[Item] = []
     options: list[Option] = []
     for number, line in enumerate(lines, 1):
@@ -133,10 +136,22 @@ def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
                 (items if isinstance(item, Left) else options).append(item)  # type: ignore[arg-type]
     items += _requested(kind, options)
     done = _Environment()
-    for command in shell.commands(source.text):
+    language = _language(lines[0])
+    if language not in _SHELLS:
+        items.append(Left(lines[0], _span(source, 1), f"a script of {language}: its commands are not those of bash"))
+    for command in shell.commands(source.text) if language in _SHELLS else ():
         items += _command(command, _span(source, command.line), done)
     items += launch.entrypoint(done.launches)
     return tuple(sorted((*items, *done.items()), key=lambda item: item.span.line))
+
+
+def _language(line: str) -> str:
+    """The program that a script's first line names; `sh` if it names none."""
+    words = line.removeprefix("#!").split() if line.startswith("#!") else []
+    program = words[0].rpartition("/")[2] if words else "sh"
+    if program == "env":
+        program = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "sh")
+    return program.rpartition("/")[2]
 
 
 def _span(source: Source, number: int) -> Span:
@@ -146,7 +161,11 @@ def _span(source: Source, number: int) -> Span:
 def _requested(kind: str, options: list[Option]) -> Iterator[Item]:
     """Yield the items of all directives together."""
     last: dict[str, Option] = {}
+    apart = set(_told_by_several(options)) if kind == "slurm" else set()
     for option in options:
+        if option.name in apart:
+            yield Left(option.source, option.span, _PARTS)
+            continue
         former = last.get(option.name)
         if former and option.name in ADDED and kind == "lsf":
             option = Option(option.name, f"{former.value} {option.value}", former.span)
@@ -160,10 +179,18 @@ def _requested(kind: str, options: list[Option]) -> Iterator[Item]:
         if option.name not in known:
             yield from _option(table, option.name, option.value, option.span)
     if kind == "slurm" and last.keys() & _SEVERAL:
-        why = "a job of several parts: a run has nodes of one kind, say them under `resources`"
-        yield from (Left(option.source, option.span, why) for option in known.values())
+        yield from (Left(option.source, option.span, _PARTS) for option in known.values())
     else:
         yield from sizes.slurm(known) if kind == "slurm" else sizes.lsf(known)
+
+
+def _told_by_several(options: list[Option]) -> Iterator[str]:
+    """Yield the options that several parts of a heterogeneous job have, each with a value of its own."""
+    part, told = 0, dict[str, int]()
+    for option in options:
+        part += option.name in _SEVERAL
+        if told.setdefault(option.name, part) != part and option.name not in UNNEEDED | _SEVERAL:
+            yield option.name
 
 
 def _words(text: str) -> list[str] | None:

@@ -47,7 +47,7 @@ LSF = frozenset(("n", "gpu", "R"))
 def slurm(given: _Options) -> Iterator[Item]:
     """Nodes, GPUs, cores and memory of an sbatch script."""
     nodes, tasks, each = (_count(given, name) for name in ("nodes", "ntasks", "ntasks-per-node"))
-    yield from _unreadable(given, ("nodes", "ntasks", "ntasks-per-node", "gpus-per-task", "cpus-per-task"))
+    yield from _unreadable(given, ("nodes", "ntasks", "ntasks-per-node", "cpus-per-task"))
     why = nodes
     if nodes is None and tasks is not None and each and tasks % each == 0:
         nodes, why = tasks // each, tasks

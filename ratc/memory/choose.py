@@ -112,13 +112,19 @@ class Searcher:
         """The prediction for a micro-batch, which need not divide the share."""
         return self.predictor(variant, strategy, micro_batch).estimate(device, micro_batch)
 
-    def choose(self, variant: Variant, strategy: Strategy, device: Device) -> Choice | None:
-        """The largest divisor of the share that fits at the cap with the margin, or None.
+    def choose(
+        self, variant: Variant, strategy: Strategy, device: Device, fewer_steps_than: int | None = None
+    ) -> Choice | None:
+        """The largest divisor of the share that fits at the cap with the margin, or None if there is none, or none with
+        ``fewer_steps_than`` so many accumulation steps.
 
         The whole share is a trace of its own. Of the rest the live bytes grow with the micro-batch, so bisection finds
         the largest divisor that they allow; from there down, the first whose replay fits is taken. Replays alone need
         not be monotone, for fragmentation is not.
         """
+        least = 0 if fewer_steps_than is None else self.share // fewer_steps_than
+        if self.share <= least:
+            return None
         if self._fits(variant, strategy, device, self.share):
             return self._chosen(variant, strategy, device, 0)
         low, high = 1, len(self.divisors)
@@ -131,6 +137,8 @@ class Searcher:
             else:
                 low = middle + 1
         for position in range(low, len(self.divisors)):
+            if self.divisors[position] <= least:
+                return None
             if self._fits(variant, strategy, device, self.divisors[position]):
                 return self._chosen(variant, strategy, device, position)
         return None
@@ -152,9 +160,8 @@ class Searcher:
         """The lowest ZeRO stage that needs no more accumulation than any of them; None if none fits."""
         best: Choice | None = None
         for stage in sorted(stages):
-            found = self.choose(variant, replace(strategy, zero_stage=stage), device)
-            if found and (best is None or found.accumulation < best.accumulation):
-                best = found
+            needed = best.accumulation if best else None
+            best = self.choose(variant, replace(strategy, zero_stage=stage), device, needed) or best
         return best
 
     def nothing(

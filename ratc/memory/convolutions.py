@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ratc import resources
 
@@ -119,11 +119,11 @@ def signature(conv: Convolution, direction: Direction) -> Signature:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The content of convolutions.json: passes by signature, and partial sums by kind ("half", "tf32") and matrix, each
-    as (positions, bytes).
+    """The content of convolutions.json: passes by signature, each as the values of a `Point`, and partial sums by kind
+    ("half", "tf32") and matrix, each as (positions, bytes).
     """
 
-    passes: Mapping[Signature, tuple[Point, ...]]
+    passes: Mapping[Signature, Sequence[Sequence[Any]]]
     sums: Mapping[tuple[str, int, int], tuple[tuple[int, int], ...]]
 
 
@@ -135,10 +135,10 @@ def measured() -> Measured:
 
 def parsed(content: dict[str, list[list[list[list[int]]]]]) -> Measured:
     """Return the content of convolutions.json as it is looked up."""
-    passes: dict[Signature, tuple[Point, ...]] = {}
+    passes: dict[Signature, list[list[int]]] = {}
     for (*rest, kernel, stride), points in content["passes"]:
         key: Signature = (*rest, tuple(kernel), tuple(stride))  # type: ignore[assignment]
-        passes[key] = tuple(Point(*point) for point in points)  # type: ignore[arg-type]
+        passes[key] = points
     sums = {tuple(key): tuple((at, size) for at, size in points) for key, points in content["sums"]}
     return Measured(passes, sums)  # type: ignore[arg-type]
 
@@ -151,12 +151,12 @@ def workspace(conv: Convolution, direction: Direction, processors: int = 132, kn
     known = measured() if known is None else known
     points = known.passes.get(signature(conv, direction))
     if points and conv.positions:
-        point = min(points, key=lambda point: abs(math.log(point.positions / conv.positions)))
-        if point.copies is not None:
-            beside: float = point.beside
+        nearest = min(map(Point._make, points), key=lambda point: abs(math.log(point.positions / conv.positions)))
+        if nearest.copies is not None:
+            beside: float = nearest.beside
             if beside > many(conv, processors):
-                beside *= conv.positions / point.positions
-            return sum(copied(conv, direction)[tensor] for tensor in point.copies) + round(beside)
+                beside *= conv.positions / nearest.positions
+            return sum(copied(conv, direction)[tensor] for tensor in nearest.copies) + round(beside)
     size = rule(conv, direction, processors, known)
     return size + BESIDE if size else 0
 

@@ -224,9 +224,8 @@ class Predictor:
         """The largest workspace of a convolution without a similar measurement, as a share of the live peak: the
         maximum over few and many samples.
         """
-        return max(
-            unmeasured(self.trace.convolutions(size)) / max(1, live_peak(self.program, size)) for size in FEW_AND_MANY
-        )
+        workspaces = {micro_batch: unmeasured(self.trace.convolutions(micro_batch)) for micro_batch in FEW_AND_MANY}
+        return max(bytes_ and bytes_ / max(1, self.lowest(at)) for at, bytes_ in workspaces.items())
 
     @cached_property
     def program(self) -> Program:

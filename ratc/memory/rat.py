@@ -40,13 +40,15 @@ def without_prediction(settings: Values, samples: int, memory: int, capability: 
     return without_maps(capability) if full_at_least(settings) * samples > memory else "full"
 
 
-def full_at_least(settings: Values) -> int:
-    """Return a lower bound of the bytes per sample that a spec's RAT keeps with `full` attention; 0 if not dense."""
+def full_at_least(settings: Values, size: Sequence[int] | None = None) -> int:
+    """Return a lower bound of the bytes per sample that a spec's RAT keeps with `full` attention; 0 if not dense. With
+    ``size`` for that size of images instead of the spec's.
+    """
     if settings["model.name"].value != "rat" or settings["model.sga_attention_type"].value != "dense":
         return 0
     kernel, heads, iters = (settings.get_as(int, f"model.{key}") for key in ("sga_kernel_size", "num_heads", "iters"))
     stride = settings.maybe(int, "model.stride") or max(1, kernel // 2)
-    return map_bytes(sides(settings), kernel, stride, heads, iters)
+    return map_bytes(size or sides(settings), kernel, stride, heads, iters)
 
 
 def maps_alone(least: int, memory: int, samples: int) -> str:

@@ -1,10 +1,12 @@
-"""Buffers of CUDA's kernels whose size is not linear in the micro-batch, from the descriptions in a trace.
+"""Buffers whose size is not linear in the micro-batch, from the descriptions in a trace.
 
-A trace holds the arguments of a kernel (docs/reference/trace.md, ``scratch``); here are the rules for its bytes.
+A trace holds the arguments of a kernel, or a tensor's shape (docs/reference/trace.md, ``scratch``); here are the rules
+for the bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,8 +108,14 @@ def convolution(processors: Processors, *numbers: int) -> int:
     return convolutions.workspace(*convolutions.described(numbers), processors.count)
 
 
+def product(processors: Processors, *sides: int) -> int:
+    """A tensor of which several sides follow the micro-batch: bytes of an element, then the shape."""
+    return math.prod(sides)
+
+
 RULES: Mapping[str, Callable[..., int]] = {
     "convolution": convolution,
+    "product": product,
     "reduction": reduction,
     "segments": segments,
 }

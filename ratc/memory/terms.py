@@ -14,11 +14,15 @@ MIB, GIB = 1 << 20, 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A card: its name, its memory in bytes as the driver reports it, and its compute capability (None: not NVIDIA)."""
+    """A card: its name, its memory in bytes as the driver reports it, and its compute capability (None: not NVIDIA).
+
+    ``fraction`` is the share of the memory that a process's allocator may reserve (`per_process_memory_fraction`).
+    """
 
     name: str
     memory_bytes: int
     compute_capability: str | None
+    fraction: float = 1.0
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -51,7 +55,15 @@ class Term:
 def outside(device: Device, world_size: int, deepspeed: bool = False) -> tuple[Term, ...]:
     """Return the terms in use outside the caching allocator, which reduce the bytes that it can reserve."""
     several = [nccl(device)] if world_size > 1 else [_alone()] if deepspeed else []
-    return (_driver(device), _context(device), *several)
+    found = (_driver(device), _context(device), *several)
+    free = device.memory_bytes - sum(term.bytes_ for term in found)
+    allowed = int((device.memory_bytes - found[0].bytes_) * device.fraction)
+    return (*found, _refused(free - allowed, device.fraction)) if allowed < free else found
+
+
+def _refused(bytes_: int, fraction: float) -> Term:
+    source = f"`per_process_memory_fraction:{fraction:g}` of the environment"
+    return Term("refused by the allocator", bytes_, source)
 
 
 def _driver(device: Device) -> Term:

@@ -9,8 +9,10 @@ from typing import Any
 from ratc.memory.convolutions import Convolution, Direction, described
 from ratc.memory.scratch import LARGEST, PROCESSORS, Processors, Scratch, read
 from ratc.memory.scratch import processors as of_capability
+from ratc.memory.work import Kernel
+from ratc.memory.work import read as read_work
 
-VERSION = 3
+VERSION = 4
 #: Parts that the runtime may have estimated.
 ESTIMATES = ("convolutions", "recurrent", "fused", "compiled", "uncompiled")
 KINDS = ("parameter", "buffer", "gradient", "optimizer", "input", "activation", "temporary", "workspace")
@@ -51,15 +53,22 @@ class Program:
     flushes: frozenset[int] = frozenset()
     moves: Mapping[int, int] = field(default_factory=dict)
     optional: frozenset[int] = frozenset()
+    _sizes: dict[int, tuple[int, ...]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def sizes(self, micro_batch: int, slower: Iterable[int] = ()) -> list[int]:
         """Bytes that every allocation asks for at a micro-batch size; the allocations ``slower`` for half of that."""
-        sizes = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
-        for number, scratch in self.scratch.items():
-            sizes[number] = scratch.bytes_(micro_batch, self.processors)
+        if micro_batch not in self._sizes:
+            self._sizes[micro_batch] = self._full_sizes(micro_batch)
+        sizes = list(self._sizes[micro_batch])
         for number in slower:
             sizes[number] //= 2
         return sizes
+
+    def _full_sizes(self, micro_batch: int) -> tuple[int, ...]:
+        sizes = [round(a + b * micro_batch) for a, b in zip(self.fixed, self.slope, strict=True)]
+        for number, scratch in self.scratch.items():
+            sizes[number] = scratch.bytes_(micro_batch, self.processors)
+        return tuple(sizes)
 
     def freed_first(self, index: int) -> Program:
         """The program with the blocks of one of its ``moves`` freed before the allocation, and the cache emptied."""
@@ -75,7 +84,8 @@ class Trace:
 
     ``steps`` are indices into ``program.ops``. ``count`` and ``trainable`` are elements of parameters. ``estimates``
     names the parts that were estimated, not followed, as in docs/reference/trace.md. ``groups`` are the optimizer's
-    group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained).
+    group of each parameter, in the order of their allocation: 0 (decayed), 1 (not), -1 (not trained). ``work`` are the
+    kernels of a step of ``micro_batches`` micro-batches; it is empty if they are not known.
     """
 
     program: Program
@@ -88,6 +98,8 @@ class Trace:
     torch: str
     estimates: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+    work: tuple[Kernel, ...] = ()
+    micro_batches: int = 1
 
     def convolutions(self, micro_batch: int) -> list[tuple[Convolution, Direction]]:
         """The passes of all convolutions at a micro-batch."""
@@ -110,6 +122,8 @@ def parse(data: Any) -> Trace:
         uneven = {number: read(rest) for number, *rest in data["scratch"]}
         optional = frozenset(int(number) for number in data["optional"])
         processors = of_capability(str(data["request"].get("compute_capability", "9.0")))
+        micro_batches = 2 if data["request"].get("accumulation", 1) == 2 else 1
+        work = read_work(data["work"], len(tables[0]))
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BadTrace(f"{type(error).__name__}: {str(error)[:80]}") from error
     phases, modules, kinds = tables
@@ -131,7 +145,20 @@ def parse(data: Any) -> Trace:
     program = Program(ops, fixed, slope, kind, module, kinds, modules, steps[-1], steps[0], (), scratch, processors)
     program = replace(program, optional=frozenset(numbers[number] for number in optional))
     groups = _groups(data["parameters"], program, steps[0])
-    return Trace(program, phase, phases, tuple(steps), counts[0], counts[1], counts[2], torch, estimates, groups)
+    return Trace(
+        program,
+        phase,
+        phases,
+        tuple(steps),
+        counts[0],
+        counts[1],
+        counts[2],
+        torch,
+        estimates,
+        groups,
+        work,
+        micro_batches,
+    )
 
 
 def _groups(parameters: Mapping[str, Any], program: Program, end: int) -> tuple[int, ...]:
@@ -155,6 +182,7 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
     phase: list[int] = []
     module: list[int] = []
     kind: list[int] = []
+    some_phase, some_module, some_kind = map(range, limits)
     for number, event in enumerate(events):
         try:
             if len(event) == 1:
@@ -164,17 +192,15 @@ def _events(events: list[Any], limits: tuple[int, int, int]) -> tuple[list[int],
             # Traced at batch sizes from 2 on: at 1 no size may have become negative, nor with growth at any other.
             if block in live or not (0 <= constant + growth <= LARGEST and 0 <= growth <= LARGEST):
                 raise ValueError
-            places = in_phase, in_module, of_kind
-            if not all(place in range(limit) for place, limit in zip(places, limits, strict=True)):
+            if in_phase not in some_phase or in_module not in some_module or of_kind not in some_kind:
                 raise ValueError
-            in_phase, in_module, of_kind = map(int, places)
         except (KeyError, TypeError, ValueError) as error:
             raise BadTrace(f"event {number}: {str(event)[:80]}") from error
         live[block] = numbers[block] = len(fixed)
         ops.append(len(fixed))
         fixed.append(constant)
         slope.append(growth)
-        phase.append(in_phase)
-        module.append(in_module)
-        kind.append(of_kind)
+        phase.append(int(in_phase))
+        module.append(int(in_module))
+        kind.append(int(of_kind))
     return ops, (fixed, slope, phase, module, kind), numbers

@@ -112,7 +112,16 @@ def _candidates(folder: str, place: str) -> Iterator[str]:
 def _imported(data: bytes, package: str) -> Iterator[str]:
     """The modules that a module imports anywhere in it, under their full names."""
     tree = _parsed(data)
-    for node in ast.walk(tree) if tree else ():
+    nodes = list(ast.walk(tree)) if tree else []
+    importing = {"import_module", "__import__"}
+    importing |= {
+        alias.asname
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname and alias.name in importing
+    }
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -124,7 +133,7 @@ def _imported(data: bytes, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+            if called in importing and isinstance(node.args[0].value, str):
                 yield node.args[0].value
 
 

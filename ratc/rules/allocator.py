@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.alloc_conf import EXPANDABLE, READ, fault, implied, options, unknown
+from ratc.catalog.alloc_conf import EXPANDABLE, READ, fault, implied, options, unfollowed, unknown
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 
@@ -28,6 +28,10 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         if strange := unknown(text):
             message = f"`{name}` sets {', '.join(f'`{one}`' for one in strange)}, which torch 2.13 does not know"
             yield Diagnostic("R227", message, variables.span, severity=Severity.WARNING)
+        if moved := unfollowed(text):
+            message = f"no prediction of memory follows {', '.join(f'`{one}`' for one in moved)}, set by `{name}`"
+            note = "the run may need more than is predicted"
+            yield Diagnostic("R227", message, variables.span, (note,), severity=Severity.WARNING)
     said = {allocator for text in given.values() if (allocator := implied(text))}
     if asked == "auto" and len(said) > 1:
         message = f"{' and '.join(f'`{name}`' for name in given)} contradict each other in `{EXPANDABLE}`"

@@ -20,7 +20,8 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     if features.value % (2 * heads.value):
         step = 2 * heads.value
         near = [str(n) for n in (features.value // step * step, -(-features.value // step) * step) if n]
-        message = f"{features.value} features cannot be split over {heads.value} heads in even shares"
+        shares = "an even number of features for each head" if heads.value > 1 else "an even number of features"
+        message = f"{features.value} features cannot be split over {heads.value} heads: RAT needs {shares}"
         default = "" if heads.span else f"`num_heads` is {heads.value} if it is not given"
         fix = f"use `feature_dims` {' or '.join(near)}"
         if features.value % 2 == 0:

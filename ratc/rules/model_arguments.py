@@ -36,7 +36,7 @@ DATA_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "folders": ("classes",),
     "csv": ("classes", "file"),
     "isic": ("mask_threshold",),
-    "volumes": ("window", "overlap", "mask_threshold"),
+    "volumes": ("window", "overlap", "mask_threshold", "fill_nan"),
 }
 
 

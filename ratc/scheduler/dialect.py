@@ -48,8 +48,8 @@ class End(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The scheduler's account of one start of a job, or of one task of an array.
+class AccountingRecord:
+    """The scheduler's record of one start of a job, or of one task of an array.
 
     ``task`` is its number, ``state`` the scheduler's own word and ``reason`` the words behind it, ``hosts`` the nodes
     as the scheduler writes them. Seconds, bytes, and the exit status as a shell has it; None if not known. ``place`` is
@@ -114,10 +114,10 @@ class Dialect(Protocol):
     def tasks(self, answer: Answer) -> tuple[Task, ...] | None:
         """The job's tasks in the answer to `state`: none if the scheduler has forgotten it; None for no answer."""
 
-    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
-        """The commands that ask for an account of a job's starts: the next one if nothing comes of the first."""
+    def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
+        """The commands that ask for the records of a job's starts: the next one if nothing comes of the first."""
 
-    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+    def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
         """The accounts in the answer to one of these, the latest start of a task last; none if it gave none."""
 
     def queue(self) -> str:

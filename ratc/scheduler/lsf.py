@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ratc.scheduler.dialect import Account, Answer, End, Task
+from ratc.scheduler.dialect import AccountingRecord, Answer, End, Task
 from ratc.units import memory_bytes
 
 #: Fields of `bjobs -o`, and of a job that ended the reason that `bjobs -l` and bacct name TERM_… for.
@@ -66,11 +66,11 @@ class Lsf:
             return tuple(found)
         return () if "is not found" in answer.err + answer.out else None
 
-    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
+    def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
         """bjobs knows a job that has ended for CLEAN_PERIOD, an hour; bacct as long as its log is kept."""
         return ("bjobs", "-a", "-noheader", "-o", f"{_FIELDS} delimiter='|'", job), ("bacct", "-l", job)
 
-    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+    def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
         """The last start only: LSF keeps one record of a job."""
         if answer.status != 0:
             return ()
@@ -82,7 +82,7 @@ class Lsf:
             if len(words) == 11 and words[0].isdigit():
                 job, index, state, code, reason, hosts, ran, limit, used, asked, place = words
                 found.append(
-                    Account(
+                    AccountingRecord(
                         f"{job}[{index}]" if index not in ("", "0", "-") else job,
                         state,
                         _end(state, reason),
@@ -115,7 +115,7 @@ class Lsf:
         return ()
 
 
-def _historic(text: str) -> tuple[Account, ...]:
+def _historic(text: str) -> tuple[AccountingRecord, ...]:
     """Read the answer of `bacct -l`: `Job <123>, …`, then `Completed <done>` or `Completed <exit>; TERM_RUNLIMIT: …`.
 
     It breaks lines within words, with blanks before the rest.
@@ -129,7 +129,7 @@ def _historic(text: str) -> tuple[Account, ...]:
             place = re.search(r"CWD <([^>]*)>", block)
             state, reason = ("DONE" if end[1] == "done" else "EXIT"), (end[2] or "").strip()
             task = job[1] + (job[2] or "")
-            found.append(Account(task, state, _end(state, reason), reason, place=place[1] if place else ""))
+            found.append(AccountingRecord(task, state, _end(state, reason), reason, place=place[1] if place else ""))
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ratc.scheduler.dialect import Account, Answer, End, Task
+from ratc.scheduler.dialect import AccountingRecord, Answer, End, Task
 from ratc.units import memory_bytes, walltime_seconds
 
 #: States that a job does not leave (squeue(1), "JOB STATE CODES").
@@ -29,7 +29,7 @@ _ENDS = {
     "OUT_OF_MEMORY": End.MEMORY,
     "PREEMPTED": End.PREEMPTED,
 }
-#: The fields of an account, those last in which a `|` may stand.
+#: The fields of a record, those last in which a `|` may stand.
 _FIELDS = "JobID,State,ExitCode,NodeList,ElapsedRaw,TimelimitRaw,MaxRSS,ReqMem,Reason,WorkDir"
 
 
@@ -82,19 +82,19 @@ class Slurm:
                 found.append(Task(job[1], state[1], _status(state[1], code)))
         return tuple(found) or None
 
-    def account(self, job: str) -> tuple[tuple[str, ...], ...]:
+    def record_commands(self, job: str) -> tuple[tuple[str, ...], ...]:
         """`--duplicates` gives the starts before a requeue, too. The controller knows a job for some minutes more."""
         sacct = ("sacct", f"--jobs={job}", "--duplicates", "--parsable2", "--noheader", f"--format={_FIELDS}")
         return sacct, ("scontrol", "show", "job", job)
 
-    def accounts(self, answer: Answer) -> tuple[Account, ...]:
+    def records(self, answer: Answer) -> tuple[AccountingRecord, ...]:
         """A line of sacct for each start, and one for each of its steps, which alone say what memory was used."""
         if answer.status != 0:
             return ()
         if answer.command == "scontrol":
             blocks = re.split(r"\n\s*\n", answer.out)
-            return tuple(account for block in blocks if (account := _shown(block)) is not None)
-        found: list[Account] = []
+            return tuple(record for block in blocks if (record := _shown(block)) is not None)
+        found: list[AccountingRecord] = []
         for line in answer.out.splitlines():
             words = line.split("|", 9)
             if len(words) < 10:
@@ -102,7 +102,7 @@ class Slurm:
             task, dot, _ = words[0].partition(".")
             used = _bytes(words[6])
             if not dot:
-                found.append(_accounted(words))
+                found.append(_record(words))
             elif used is not None and found and found[-1].task == task:
                 found[-1] = replace(found[-1], memory=max(used, found[-1].memory or 0))
         return tuple(found)
@@ -126,13 +126,13 @@ class Slurm:
         return tuple(sorted(names & set(environment)))
 
 
-def _accounted(words: Sequence[str]) -> Account:
-    """The account in a line of sacct's."""
+def _record(words: Sequence[str]) -> AccountingRecord:
+    """The record in a line of sacct's."""
     task, told, code, hosts, ran, limit, used, asked, reason, place = words
     state = told.split()[0] if told.split() else "UNKNOWN"
     by = " ".join(told.split()[1:])
     reason = "" if reason in ("None", "") else reason
-    return Account(
+    return AccountingRecord(
         task,
         state,
         _ENDS.get(state, End.RUNNING),
@@ -147,8 +147,8 @@ def _accounted(words: Sequence[str]) -> Account:
     )
 
 
-def _shown(block: str) -> Account | None:
-    """The account in a block of `scontrol show job`; no value but a job's name can look like a field."""
+def _shown(block: str) -> AccountingRecord | None:
+    """The record in a block of `scontrol show job`; no value but a job's name can look like a field."""
 
     def told(name: str) -> str:
         match = re.search(rf"(?m)^ +(?:\S+ +)*?{name}=(\S*)", block)
@@ -161,7 +161,7 @@ def _shown(block: str) -> Account | None:
     ran, limit = (_seconds(told(name)) for name in ("RunTime", "TimeLimit"))
     # A folder may have spaces in its name.
     place, log = (re.search(rf"(?m)^   {name}=(.*)$", block) for name in ("WorkDir", "StdOut"))
-    return Account(
+    return AccountingRecord(
         f"{job[2]}_{job[3]}" if job[2] else job[1],
         state[1],
         _ENDS.get(state[1], End.RUNNING),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from ratc.secrets import shapes
@@ -35,41 +36,49 @@ _WORD_OF_A_SHELL = re.compile(
 )
 #: What a shell is told to work out, and the script itself gives.
 _SPELLED = re.compile(r"\b(?:echo|printf)\s(?:\s*-\w+\s)?(?:\s*['\"]?%[\w\\]{1,8}['\"]?\s)?\s*(?![\"']?\$|\s)|<<")
-#: Commands that take a secret as a word, as their manuals have it.
+#: Commands that take a secret as a word, as their manuals have it. Before each stands a word that it needs.
 _COMMANDS = (
-    re.compile(
-        rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})"
+    (
+        "wandb",
+        rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})",
     ),
-    re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
-    re.compile(rf"\baws\s+configure\s+set\s+\S{{0,200}}?(?:secret|token)\S{{0,200}}\s+(?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"(?i)\bread\s[^|;&<\n]{{0,80}}(?:token|pass|secret|key)\w{{0,20}}\s*<<<\s*(?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
-    re.compile(rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
-    re.compile(
-        rf"\b(?:docker|podman|apptainer|singularity|az|oc|helm)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)"
+    ("curl", rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
+    ("aws", rf"\baws\s+configure\s+set\s+\S{{0,200}}?(?:secret|token)\S{{0,200}}\s+(?P<value>{_QUOTED}|\S+)"),
+    ("<<<", rf"(?i)\bread\s[^|;&<\n]{{0,80}}(?:token|pass|secret|key)\w{{0,20}}\s*<<<\s*(?P<value>{_QUOTED}|\S+)"),
+    ("--password-stdin", rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
+    ("sshpass", rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
+    (
+        "login",
+        rf"\b(?:docker|podman|apptainer|singularity|az|oc|helm)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)",
     ),
-    re.compile(rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
-    re.compile(r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
-    re.compile(r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9_.~+/=-]{16,})"),
-    re.compile(r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>\S+)"),
-    re.compile(rf"\blogin\s*\([^)\n]{{0,200}}?\b(?:key|token)\s*=\s*(?P<value>{_QUOTED})"),
-    re.compile(r"\blogin\s*\(\s*(?P<value>\"[^\"\s]{8,200}\"|'[^'\s]{8,200}')"),
-    re.compile(r"[?&](?:sig|signature|x-amz-(?:signature|security-token))=(?P<value>[^\s&'\"]+)", re.I),
-    re.compile(rf"\b(?:7z|7za|rar|unrar)\s[^|;&\n]{{0,200}}?\s-h?p(?P<value>{_QUOTED}|[^\s-]\S*)"),
-    re.compile(rf"\bredis-cli\s[^|;&\n]{{0,200}}?-a\s?(?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"\bldap\w{{3,10}}\s[^|;&\n]{{0,200}}?-w\s?(?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"\bopenssl\s[^|;&\n]{{0,200}}?\s(?:-k|-K|-pass(?:in|out)?)\s(?:pass:)?(?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"\bl?ftp\s[^|;&\n]{{0,200}}?(?:-u|--user)[ =]?[^\s,:]+[,:](?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"\bhtpasswd\s[^|;&\n]{{0,80}}-\w{{0,3}}b\w{{0,3}}\s\S+\s\S+\s(?P<value>{_QUOTED}|\S+)"),
-    re.compile(rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-b|--cookie|-E|--cert)[ =]?(?P<value>{_QUOTED}|[^\s:]+[:=]\S+)"),
-    re.compile(rf"\b(?:comet|mlflow|neptune|clearml)\s[^|;&\n]{{0,80}}?\blogin\s(?P<value>{_QUOTED}|[^\s-]\S*)"),
-    re.compile(rf"\bkaggle\sconfig\s[^|;&\n]{{0,80}}?\s-v\s(?P<value>{_QUOTED}|\S+)"),
-    re.compile(r"\bsend(?:_user)?\s(?:--\s)?(?P<value>\"(?=[^\"\n]{0,200}\\[rn])[^\"\n]{0,200}\")"),
-    re.compile(r"\bsqlplus\s[^|;&\n]{0,80}?[\w.]+/(?P<value>[^\s@]+)@"),
-    re.compile(rf"(?<!\S)/p(?:ass(?:word)?)?:(?P<value>{_QUOTED}|\S+)"),
-    re.compile(r"(?i)\buid=[^;\s]{1,80};\s?pwd=(?P<value>[^;\s'\"]+)"),
-    re.compile(r"\b(?:smbclient|mount\.cifs)\s[^|;&\n]{0,200}?-U\s?[^\s%]+%(?P<value>\S+)"),
+    ("mysql", rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    ("authorization", r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
+    ("bearer", r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9_.~+/=-]{16,})"),
+    (
+        "-H|header",
+        r"(?i)(?<!\S)(?:-H|--(?:\w{1,10}-)?header)[ =]?['\"]?[\w-]{0,40}(?:key|token|secret|passw\w{0,4}|auth)"
+        r"[\w-]{0,20}\s{0,4}:\s{0,4}(?P<value>[^\s'\"]+)",
+    ),
+    ("machine", r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>\S+)"),
+    ("login", rf"\blogin\s*\([^)\n]{{0,200}}?\b(?:key|token)\s*=\s*(?P<value>{_QUOTED})"),
+    ("login", r"\blogin\s*\(\s*(?P<value>\"[^\"\s]{8,200}\"|'[^'\s]{8,200}')"),
+    ("[?&](?:sig|x-amz)", r"(?i)[?&](?:sig|signature|x-amz-(?:signature|security-token))=(?P<value>[^\s&'\"]+)"),
+    ("7z|rar", rf"\b(?:7z|7za|rar|unrar)\s[^|;&\n]{{0,200}}?\s-h?p(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    ("redis-cli", rf"\bredis-cli\s[^|;&\n]{{0,200}}?-a\s?(?P<value>{_QUOTED}|\S+)"),
+    ("ldap", rf"\bldap\w{{3,10}}\s[^|;&\n]{{0,200}}?-w\s?(?P<value>{_QUOTED}|\S+)"),
+    ("openssl", rf"\bopenssl\s[^|;&\n]{{0,200}}?\s(?:-k|-K|-pass(?:in|out)?)\s(?:pass:)?(?P<value>{_QUOTED}|\S+)"),
+    ("ftp", rf"\bl?ftp\s[^|;&\n]{{0,200}}?(?:-u|--user)[ =]?[^\s,:]+[,:](?P<value>{_QUOTED}|\S+)"),
+    ("htpasswd", rf"\bhtpasswd\s[^|;&\n]{{0,80}}-\w{{0,3}}b\w{{0,3}}\s\S+\s\S+\s(?P<value>{_QUOTED}|\S+)"),
+    ("curl", rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-b|--cookie|-E|--cert)[ =]?(?P<value>{_QUOTED}|[^\s:]+[:=]\S+)"),
+    ("login", rf"\b(?:comet|mlflow|neptune|clearml)\s[^|;&\n]{{0,80}}?\blogin\s(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    ("kaggle", rf"\bkaggle\sconfig\s[^|;&\n]{{0,80}}?\s-v\s(?P<value>{_QUOTED}|\S+)"),
+    ("send", r"\bsend(?:_user)?\s(?:--\s)?(?P<value>\"(?=[^\"\n]{0,200}\\[rn])[^\"\n]{0,200}\")"),
+    ("sqlplus", r"\bsqlplus\s[^|;&\n]{0,80}?[\w.]+/(?P<value>[^\s@]+)@"),
+    ("/p(?:ass(?:word)?)?:", rf"(?<!\S)/p(?:ass(?:word)?)?:(?P<value>{_QUOTED}|\S+)"),
+    ("pwd=", r"(?i)\buid=[^;\s]{1,80};\s?pwd=(?P<value>[^;\s'\"]+)"),
+    (r"smbclient|mount\.cifs", r"\b(?:smbclient|mount\.cifs)\s[^|;&\n]{0,200}?-U\s?[^\s%]+%(?P<value>\S+)"),
 )
+_ANY_COMMAND = re.compile("|".join(word for word, _ in _COMMANDS), re.I)
 _WORD = re.compile(r"[^\s'\"`]+")
 #: What stands for a secret and is none: stars, a variable of the shell, a place to fill in, a word of a vocabulary.
 _STAND_IN = re.compile(
@@ -176,10 +185,11 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
     yield from shapes.spans(text)
     if "://" in text:
         yield from _in_urls(text)
-    for command in _COMMANDS:
-        for match in command.finditer(text):
-            if not _stands_in(match["value"]):
-                yield match.span("value")
+    if _ANY_COMMAND.search(text):
+        for command in _commands():
+            for match in command.finditer(text):
+                if not _stands_in(match["value"]):
+                    yield match.span("value")
     for pattern in (_ASSIGNED, _OPTION, _SET):
         position = 0
         while name := pattern.search(text, position):
@@ -190,6 +200,12 @@ def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
                     position = value.end()
                 if value and (is_long or _is_assigned(name["name"], name["sign"], value[0], printed)):
                     yield value.span()
+
+
+@cache
+def _commands() -> tuple[re.Pattern[str], ...]:
+    """The patterns of commands, which take longer to compile than most texts to be searched."""
+    return tuple(re.compile(pattern) for _, pattern in _COMMANDS)
 
 
 def _is_assigned(name: str, sign: str, value: str, printed: bool) -> bool:

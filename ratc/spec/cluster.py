@@ -16,6 +16,7 @@ from ratc.spec.base import (
     Expression,
     Line,
     Name,
+    NonNegative,
     PositiveInt,
     Section,
     Text,
@@ -54,6 +55,27 @@ class NodeType(Section):
         None,
         description="Selects these nodes: a Slurm feature, or an LSF `select[]` expression.",
         examples=["h100", "type==X86_64"],
+    )
+    gpu_link_gb_s: Annotated[float, Field(gt=0, le=2000)] | None = Field(
+        None,
+        description="GB/s that a GPU sends to the others of its node, in one direction; for predicted times only.",
+        examples=[450],
+    )
+    network_gb_s: Annotated[float, Field(gt=0, le=1600)] | None = Field(
+        None,
+        description="GB/s that a node sends to the others, over all of its ports; for predicted times only.",
+        examples=[50],
+    )
+    price_per_gpu_hour: NonNegative | None = Field(
+        None, description="Price of an hour of one GPU, with its `currency`; for predicted costs only.", examples=[2.1]
+    )
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = Field(
+        None, description="Currency of the price, in three letters.", examples=["EUR"]
+    )
+    watts_per_gpu: Annotated[float, Field(gt=0, le=5000)] | None = Field(
+        None,
+        description="Power of one GPU under load with its share of the node, in W; for predicted energy only.",
+        examples=[900],
     )
 
 

@@ -374,7 +374,7 @@ class Data(Section):
     args: Arguments = Field(
         {},
         description="Keyword arguments of a `package.module:callable`; `isic` and `volumes` take `mask_threshold`,"
-        " `volumes` also `window` and `overlap`; `folders` and `csv` take `classes`, `csv` also `file`.",
+        " `volumes` also `window`, `overlap` and `fill_nan`; `folders` and `csv` take `classes`, `csv` also `file`.",
     )
     data_dir: Annotated[
         Text | None,

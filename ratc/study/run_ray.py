@@ -93,7 +93,7 @@ class Source(Searcher):  # type: ignore[misc]
         """The next proposal that can run and is new; those that cannot are kept with the reason."""
         if len(self.trials) >= self._study.trials:
             return None
-        assert self._prepared.workshop is not None
+        assert self._prepared.maker is not None
         assert self._optuna is not None
         for _ in range(_PATIENCE):
             asked = f"{trial_id}.{self._number}"
@@ -102,10 +102,10 @@ class Source(Searcher):  # type: ignore[misc]
             if self._number > len(self._book.entries):
                 self._book.add(values)
             point = proposals.point(self._number, self._study.space, values)
-            trial = self._prepared.workshop.trial(point)
+            trial = self._prepared.maker.trial(point)
             known = any(point.nodes == other.point.nodes for other in self.trials)
             why = next((why for bad, why in self.left if proposals.alike(self._study.space, bad, point)), None)
-            wrong = () if known or why else self._prepared.workshop.compile(trial)
+            wrong = () if known or why else self._prepared.maker.compile(trial)
             if not known and not why and not wrong:
                 self._asked[trial_id] = asked
                 return trial
@@ -214,17 +214,17 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
 
     Without an address Ray is started on this machine, and ends with the study.
     """
-    assert prepared.workshop is not None
-    workshop = prepared.workshop
-    source = Source(study, prepared, proposed.begin(workshop.folder, study))
-    budget = Budget(workshop.folder, study.budget_seconds)
-    watch = Watch(study, source, workshop.base, budget)
+    assert prepared.maker is not None
+    maker = prepared.maker
+    source = Source(study, prepared, proposed.begin(maker.folder, study))
+    budget = Budget(maker.folder, study.budget_seconds)
+    watch = Watch(study, source, maker.base, budget)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _ray(share, address):
             for number in before:  # now: Ray has taken them for itself
                 signal.signal(number, watch.ask)
-            _tuner(study, source, share, workshop.folder, watch).fit()
+            _tuner(study, source, share, maker.folder, watch).fit()
     except _Stopped:
         pass
     except Exception as error:
@@ -238,13 +238,13 @@ def run(study: Study, prepared: Prepared, share: Share, address: str | None) -> 
         watch.live.end()
         budget.keep()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(workshop.base, STOP))
+            os.unlink(os.path.join(maker.base, STOP))
     stopped = watch.reason not in ("", SPENT)
     if stopped:
         # The job's script reads it, and requeues the job.
-        with open(os.path.join(workshop.base, STOPPED), "w", encoding="utf-8") as file:
+        with open(os.path.join(maker.base, STOPPED), "w", encoding="utf-8") as file:
             file.write(f"{watch.reason}\n")
-    return (130 if stopped else 0), Prepared(source.trials, source.left, workshop)
+    return (130 if stopped else 0), Prepared(source.trials, source.left, maker)
 
 
 @contextmanager

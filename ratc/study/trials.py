@@ -23,7 +23,7 @@ from ratc.tuning.points import Study
 from ratc.workflow import inputs
 from ratc.workflow.compile import as_word, compile_spec
 from ratc.workflow.compile_array import left_out as left_out_finding
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.points import resolve
 from ratc.workflow.request import CompileRequest
@@ -35,7 +35,7 @@ FOLDER = "study"
 _SHARED = ("logging.mlflow_experiment_name", "logging.wandb_project")
 
 
-class Held(Exception):
+class StudyLocked(Exception):
     """Another process runs the study."""
 
 
@@ -53,7 +53,7 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class TrialMaker:
     """Makes trials of a study's points, from the data that they share. ``gpus`` are those of each trial."""
 
     request: CompileRequest
@@ -90,11 +90,11 @@ class Workshop:
             short={name: value for name, value in self.request.short.items() if layers.SHORT_NAMES[name] not in taken},
             output=folder or trial.files.folder,
         )
-        telling = _Quiet()
+        printer = _Quiet()
         # The written files are reported for the study as a whole.
         with contextlib.redirect_stderr(io.StringIO()):
-            status, _ = compile_spec(own, check=False, telling=telling)
-        return tuple(telling.kept) if status else ()
+            status, _ = compile_spec(own, check=False, printer=printer)
+        return tuple(printer.kept) if status else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Prepared:
 
     ready: Sequence[Compiled] = ()
     left: Sequence[tuple[Point, Diagnostic]] = ()
-    workshop: Workshop | None = None
+    maker: TrialMaker | None = None
 
 
 def prepare(
@@ -126,7 +126,7 @@ def prepare(
         return Prepared(left=left), found
     values = array.first.values
     output = values.get_as(str, "output_dir")
-    workshop = Workshop(
+    maker = TrialMaker(
         request,
         os.path.normpath(os.path.join(loaded.folder, output)),
         values.get_as(int, "parallel.world_size") if values["hardware.device"].value == "cuda" else 0,
@@ -135,11 +135,11 @@ def prepare(
         tuple(f"{path}={as_word(values[path].value)}" for path in _SHARED),
     )
     names = {entry.name for entry in array.entries}
-    ready = [workshop.trial(point) for point in study.points if point.name in names]
-    return Prepared(ready, left, workshop), found
+    ready = [maker.trial(point) for point in study.points if point.name in names]
+    return Prepared(ready, left, maker), found
 
 
-class _Quiet(Telling):
+class _Quiet(FindingsPrinter):
     def __init__(self) -> None:
         super().__init__("ratc tune", "json")
 
@@ -183,18 +183,18 @@ def alone_in(folder: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Held from None
+            raise StudyLocked from None
         yield
 
 
-def keep_best(workshop: Workshop, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
+def keep_best(maker: TrialMaker, trial: Compiled, folder: str) -> tuple[Diagnostic, ...]:
     """Compile the best trial into a folder, with an overlay of its values for the spec beside it.
 
     A trial that this machine cannot run, over several nodes, has the overlay alone; the reasons are returned.
     """
-    files.refuse_link(workshop.base, os.path.join(os.path.relpath(folder, workshop.base), "overlay.yaml"))
+    files.refuse_link(maker.base, os.path.join(os.path.relpath(folder, maker.base), "overlay.yaml"))
     files.make_folders(folder)
-    found = workshop.compile(trial, folder)
+    found = maker.compile(trial, folder)
     tree: dict[str, object] = {}
     for path, node in trial.point.nodes:
         *parents, key = path.split(".")

@@ -1,1 +1,1 @@
-"""The cause of a job's end, from its files and its scheduler's account, with the evidence for it."""
+"""The cause of a job's end, from its files and its scheduler's record, with the evidence for it."""

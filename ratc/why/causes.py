@@ -49,34 +49,34 @@ def the_cause(evidence: Evidence) -> Diagnostic:
 
 def _with_account(cause: Diagnostic, evidence: Evidence) -> Diagnostic:
     """The cause with the scheduler's word on it as a note."""
-    account = evidence.account
-    if account is None:
+    record = evidence.record
+    if record is None:
         return cause
-    parts = [f"job {account.task} is {account.state}" + (f" ({account.reason})" if account.reason else "")]
-    if account.status is not None:
-        parts.append(f"exit status {account.status}")
-    if account.ran_s is not None:
-        limit = f" of {duration(account.limit_s)}" if account.limit_s else ""
-        parts.append(f"after {duration(account.ran_s)}{limit}")
-    if account.hosts:
-        parts.append(f"on {account.hosts}")
-    if len(evidence.accounts) > 1:
-        parts.append(f"start {len(evidence.accounts)}")
+    parts = [f"job {record.task} is {record.state}" + (f" ({record.reason})" if record.reason else "")]
+    if record.status is not None:
+        parts.append(f"exit status {record.status}")
+    if record.ran_s is not None:
+        limit = f" of {duration(record.limit_s)}" if record.limit_s else ""
+        parts.append(f"after {duration(record.ran_s)}{limit}")
+    if record.hosts:
+        parts.append(f"on {record.hosts}")
+    if len(evidence.records) > 1:
+        parts.append(f"start {len(evidence.records)}")
     return replace(cause, notes=(*cause.notes, f"the scheduler's account: {', '.join(parts)}"))
 
 
 def _nothing_wrong(evidence: Evidence) -> Diagnostic | None:
     """Code: R600."""
-    account = evidence.account
-    if evidence.is_done or (evidence.results.get("status") == "finished" and account is None):
+    record = evidence.record
+    if evidence.is_done or (evidence.results.get("status") == "finished" and record is None):
         return _note(f"the run is finished: `{evidence.output}/results.json` has its scores")
-    if account is None:
+    if record is None:
         return None
-    if account.end is End.WAITING:
-        reason = f", for the reason {account.reason}" if account.reason else ""
-        return _note(f"job {account.task} waits in the queue{reason}")
-    if account.end is End.RUNNING:
-        return _note(f"job {account.task} is running")
+    if record.end is End.WAITING:
+        reason = f", for the reason {record.reason}" if record.reason else ""
+        return _note(f"job {record.task} waits in the queue{reason}")
+    if record.end is End.RUNNING:
+        return _note(f"job {record.task} is running")
     return None
 
 
@@ -108,10 +108,10 @@ def _as_it_was(finding: Finding, evidence: Evidence) -> Diagnostic:
 def _out_of_time(evidence: Evidence) -> Diagnostic | None:
     """Code: R601."""
     line = evidence.first(r"DUE TO TIME LIMIT|TERM_RUNLIMIT|job killed after reaching LSF run time limit|got USR2")
-    account = evidence.account
-    if not (account and account.end is End.TIME) and line is None:
+    record = evidence.record
+    if not (record and record.end is End.TIME) and line is None:
         return None
-    limit = account.limit_s if account and account.limit_s else evidence.lock.get("job.walltime_seconds")
+    limit = record.limit_s if record and record.limit_s else evidence.lock.get("job.walltime_seconds")
     limit = getattr(limit, "value", limit)
     within = f" of {duration(limit)}" if isinstance(limit, int) else ""
     notes, helps = _time_needed(evidence)
@@ -141,15 +141,15 @@ def _out_of_host_memory(evidence: Evidence) -> Diagnostic | None:
     """Code: R602."""
     killed = r"oom[-_]kill|Out Of Memory|OOM Killer|Exceeded (?:job|step) memory limit|TERM_MEMLIMIT"
     line = evidence.first(killed)
-    account = evidence.account
-    if not (account and account.end is End.MEMORY) and line is None:
+    record = evidence.record
+    if not (record and record.end is End.MEMORY) and line is None:
         return None
     where = evidence.at("resources.memory")
     notes: tuple[str, ...] = ()
-    asked = account.asked_memory if account else None
-    if account and account.memory:
+    asked = record.asked_memory if record else None
+    if record and record.memory:
         of = f" of {size_text(asked)}" if asked else ""
-        notes = (f"a process was seen with {size_text(account.memory)}{of}; a peak between two looks is not in it",)
+        notes = (f"a process was seen with {size_text(record.memory)}{of}; a peak between two looks is not in it",)
     much = f"`{-(-int(asked * 1.5) // 2**30)}GB`" if asked else "more"
     helps = (
         f"ask for {much} in {where}",
@@ -161,10 +161,10 @@ def _out_of_host_memory(evidence: Evidence) -> Diagnostic | None:
 def _lost_a_node(evidence: Evidence) -> Diagnostic | None:
     """Code: R603."""
     line = evidence.first(r"DUE TO NODE FAILURE|Node failure on|TERM_ZOMBIE|due to node failure")
-    account = evidence.account
-    if not (account and account.end is End.NODE) and line is None:
+    record = evidence.record
+    if not (record and record.end is End.NODE) and line is None:
         return None
-    hosts = f" of {account.hosts}" if account and account.hosts else ""
+    hosts = f" of {record.hosts}" if record and record.hosts else ""
     helps = (
         "submit the job again: it goes on from its last checkpoint",
         f"with `auto` in {evidence.at('checkpoint.requeue')} the scheduler starts it again by itself",
@@ -174,12 +174,12 @@ def _lost_a_node(evidence: Evidence) -> Diagnostic | None:
 
 def _stopped(evidence: Evidence) -> Diagnostic | None:
     """Code: R604."""
-    account = evidence.account
+    record = evidence.record
     line = evidence.first(r"DUE TO PREEMPTION", r"CANCELLED AT|DUE TO JOB REQUEUE|got (?:TERM|INT)")
-    if (account and account.end is End.PREEMPTED) or (line and "PREEMPTION" in line[1][0]):
+    if (record and record.end is End.PREEMPTED) or (line and "PREEMPTION" in line[1][0]):
         what = "the job was preempted"
-    elif account and account.end is End.CANCELLED:
-        what = f"the job was cancelled {account.reason}".rstrip()
+    elif record and record.end is End.CANCELLED:
+        what = f"the job was cancelled {record.reason}".rstrip()
     elif evidence.stopped:
         what = f"the run was asked to stop, by {evidence.stopped.strip().splitlines()[0]}"
         line = evidence.first(r"saved, not finished|asking the run to save")

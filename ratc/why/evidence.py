@@ -1,4 +1,4 @@
-"""The evidence of a run that ended: its lock, its spec, its logs, and the scheduler's account of it."""
+"""The evidence of a run that ended: its lock, its spec, its logs, and the scheduler's record of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ratc.diagnostics import Source, Span
 from ratc.plan import Values
-from ratc.scheduler.dialect import Account
+from ratc.scheduler.dialect import AccountingRecord
 
 _HEAD = re.compile(r"^error\[(R\d{3})\]: (.*)")
 _REST = re.compile(r"^ {2,}(note|help): (.*)")
@@ -31,7 +31,7 @@ class Finding:
 class Evidence:
     """All that a cause can be read from.
 
-    ``logs`` are those of the latest start: of its nodes, the first node's first, then the job's own. ``accounts`` are
+    ``logs`` are those of the latest start: of its nodes, the first node's first, then the job's own. ``records`` are
     the scheduler's, the latest start last. ``results`` and ``epochs`` are the content of the files of these names,
     ``stopped`` that of `STOPPED`, and ``checkpoint`` the name of the newest one: empty if there is none. ``settings``
     are the values of the spec, with their places.
@@ -39,7 +39,7 @@ class Evidence:
 
     lock: Values
     logs: tuple[Source, ...] = ()
-    accounts: tuple[Account, ...] = ()
+    records: tuple[AccountingRecord, ...] = ()
     job: str | None = None
     output: str = ""
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -50,9 +50,9 @@ class Evidence:
     settings: Values | None = None
 
     @property
-    def account(self) -> Account | None:
-        """The scheduler's account of the latest start."""
-        return self.accounts[-1] if self.accounts else None
+    def record(self) -> AccountingRecord | None:
+        """The scheduler's record of the latest start."""
+        return self.records[-1] if self.records else None
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:

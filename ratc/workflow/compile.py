@@ -12,7 +12,7 @@ from ratc import compiler, consumers, emit, files, layers, targets
 from ratc.console import say, would
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.fitting import open_batch
-from ratc.fitting.check_batch import Checks
+from ratc.fitting.check_batch import SKIP, Checks
 from ratc.own_code import callables, digests
 from ratc.plan import Plan, Values
 from ratc.program import is_program, kind, words
@@ -20,7 +20,7 @@ from ratc.shell import quote
 from ratc.targets import accelerate, deepspeed, job, lock
 from ratc.targets.artifact import Artifact, Place, digest
 from ratc.workflow import inputs, lookups
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
@@ -32,7 +32,7 @@ Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic
 def compile_spec(
     request: CompileRequest,
     check: bool,
-    telling: Telling,
+    printer: FindingsPrinter,
     before: Before | None = None,
     verify: bool = False,
     dry_run: bool = False,
@@ -43,7 +43,7 @@ def compile_spec(
     """
     refused = inputs.known_target(request.target)
     if refused:
-        telling.tell(refused)
+        printer.print(refused)
         return 1, ""
     loaded = inputs.load(request)
     found = list(loaded.diagnostics)
@@ -67,7 +67,7 @@ def compile_spec(
             found += before(loaded, folder, made.artifacts)
         if made is not None and not has_errors(found):
             found += _emit(request, made, folder, check, verify, dry_run)
-    return (1 if telling.tell(found) else 0), folder
+    return (1 if printer.print(found) else 0), folder
 
 
 def folder_of(request: CompileRequest, settings: Values) -> str:
@@ -155,6 +155,8 @@ def make(
             found += checks.check(plan, request.folder)
         if plan is None or has_errors(found):
             return None, found
+        if checks is not None and not has_errors(found):
+            found += _time(plan, request)
         no_predict = no_predict and open_batch.is_open(plan)
         place = _place(loaded, gathered, target, folder, elsewhere, no_predict)
         artifacts, more = targets.artifacts(target, plan, place)
@@ -162,6 +164,25 @@ def make(
     if artifacts is None or plan is None:
         return None, found
     return Made(artifacts, plan), found
+
+
+def _time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
+    """Print the predicted time of the plan's step, and of the training if its samples are given. Code: R354.
+
+    It enters no file: the same spec compiles to the same bytes on any machine.
+    """
+    if not (open_batch.is_open(plan) or open_batch.is_given(plan)) or os.environ.get(SKIP):
+        return ()
+    # Imported here: only a known card needs it.
+    from ratc.fitting import step_time
+
+    step, why = step_time.foresee(plan, request.folder)
+    if step is None:
+        say(f"ratc: the time of a step is not predicted: {why}")
+        return ()
+    for line in step_time.lines(plan, step, request.samples):
+        say(f"ratc: {line}")
+    return step_time.too_long(plan, step, request.samples)
 
 
 def _emit(

@@ -223,7 +223,7 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     if decision is not None:
         from ratc.fitting import breakdown
 
-        return breakdown.lines(decision.choice, decision.measured)
+        return [*breakdown.lines(decision.choice, decision.measured), *_time(plan, folder)]
     if is_program(plan.settings):
         return [OF_A_PROGRAM]
     if plan.values["hardware.device"].value != "cuda":
@@ -232,8 +232,18 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
         from ratc.fitting import breakdown, given_batch
 
         verdict, why = given_batch.judge(plan, folder)
-        return [f"No memory is predicted: {why}."] if verdict is None else breakdown.of_given(verdict)
+        if verdict is None:
+            return [f"No memory is predicted: {why}."]
+        return [*breakdown.of_given(verdict), *_time(plan, folder)]
     if not open_batch.is_open(plan):
         why = "it is not known which NVIDIA card it will run on"
         return [f"No memory is predicted: {why}. `ratc fit SPEC --card CARD` predicts for a card."]
     return ["No memory is predicted: the model's step could not be traced here (see the warning)."]
+
+
+def _time(plan: Plan, folder: str) -> list[str]:
+    """The time of the plan's step, and the classes of kernels that it goes to; nothing if it is not predicted."""
+    from ratc.fitting import step_time
+
+    step, _ = step_time.foresee(plan, folder)
+    return [] if step is None else ["", *step_time.lines(plan, step, None), *step_time.parts(step)]

@@ -17,7 +17,7 @@ from ratc.render import text
 FORMS = ("text", "json", "github", "sarif", "markdown")
 
 
-class Telling:
+class FindingsPrinter:
     """Collects the findings of one command. As a context manager it writes the document if the command ends well.
 
     If standard output is ``taken`` by the command's own output, the document goes to standard error.
@@ -29,7 +29,7 @@ class Telling:
         self._taken = taken
         self._kept: list[Diagnostic] = []
 
-    def tell(self, found: Iterable[Diagnostic]) -> bool:
+    def print(self, found: Iterable[Diagnostic]) -> bool:
         """Print these findings, now or at the end. Returns whether any is an error."""
         found = list(found)
         if self._form == "text":
@@ -37,7 +37,7 @@ class Telling:
         self._kept += found
         return has_errors(found)
 
-    def __enter__(self) -> Telling:
+    def __enter__(self) -> FindingsPrinter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -50,12 +50,12 @@ _ABOUT_A_PLAN = ("R305", "R320")
 
 
 def show(diagnostics: Iterable[Diagnostic], command: str, form: str = "text", taken: bool = False) -> bool:
-    """Print findings: text on standard error, any other form on standard output, even if there are none.
+    """Print findings, errors first: text on standard error, any other form on standard output, even if there are none.
 
     If standard output is ``taken`` by the command's own output, any form goes to standard error. Returns whether any
     finding is an error.
     """
-    items = sorted(diagnostics, key=_position)
+    items = sorted(diagnostics, key=lambda item: (item.severity is not Severity.ERROR, _position(item)))
     failed = any(item.severity is Severity.ERROR for item in items)
     if failed:
         items = [item for item in items if item.code not in _ABOUT_A_PLAN]

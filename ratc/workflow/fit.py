@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratc import facts, program
-from ratc.diagnostics import Diagnostic, Span
-from ratc.fitting import breakdown, given_batch, open_batch, table
-from ratc.fitting.predict import asked_allocator, strategy_of, variants, why_nothing
+from ratc.diagnostics import Diagnostic, Severity, Span
+from ratc.fitting import breakdown, given_batch, open_batch, step_time, table
+from ratc.fitting.predict import asked_allocator, device_for, strategy_of, variants, why_nothing
 from ratc.fitting.question import Question, cards_of, on_a_card, precisions_of
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, searchers
 from ratc.memory.choose import Choice, Searcher
-from ratc.memory.terms import Device
 from ratc.plan import Plan
 from ratc.render.fit import Row
 from ratc.render.timeline import Drawing
@@ -51,8 +50,9 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     if plan is None:
         return Fitted((), found)
     cards, problems = cards_of(question, plan)
-    if problems:
-        return Fitted((), (*found, *problems))
+    found = (*found, *problems)
+    if any(item.severity is Severity.ERROR for item in problems):
+        return Fitted((), found)
     span = loaded.settings["model.name"].span
     library = Library(plan, loaded.folder, span)
     share = plan.values.get_as(int, "training.global_batch_size") // plan.values.get_as(int, "parallel.world_size")
@@ -61,7 +61,11 @@ def fit(request: CompileRequest, question: Question, details: bool = False) -> F
     try:
         rows, first = table.table(plan, wanted, allowed)
         taken, drawing = first or (None, None)
-        told = _details(question, plan, library, loaded.folder, rows, taken, cards, allowed) if details else []
+        told = (
+            _details(question, plan, library, loaded.folder, rows, taken, cards, allowed, request.samples)
+            if details
+            else []
+        )
     except NoTrace as stopped:
         return Fitted((), (*found, *stopped.found))
     return Fitted(tuple(rows), found, plan, tuple(told), drawing, span)
@@ -76,9 +80,10 @@ def _details(
     taken: Taken | None,
     cards: Sequence[facts.Card],
     allowed: Mapping[str, Searcher],
+    samples: int | None,
 ) -> list[str]:
     if taken:
-        told = [*breakdown.lines(taken.choice), *_allocator(plan, taken)]
+        told = [*breakdown.lines(taken.choice), *_allocator(plan, taken), *_time(plan, taken, allowed, samples)]
     elif len(cards) == 1 and rows:
         told = _nothing(next(iter(allowed.values())), library, plan, cards[0], rows[0].precision)
     else:
@@ -88,7 +93,7 @@ def _details(
 
 def _nothing(searcher: Searcher, library: Library, plan: Plan, card: facts.Card, precision: str) -> list[str]:
     """Return the remedies if nothing fits; each was predicted."""
-    device = Device(card.id, card.memory_bytes, card.compute_capability)
+    device = device_for(plan, card)
     wanted = variants(plan, device, precision)[-1]
     strategy = replace(strategy_of(plan), precision=precision)
     return breakdown.nothing(why_nothing(searcher, library, plan, wanted, strategy, device))
@@ -110,6 +115,19 @@ def _given(question: Question, plan: Plan, folder: str, told: Choice | None) -> 
         return []
     said = breakdown.of_given(verdict)
     return said[-1:] if told and told.estimate == verdict.choice.estimate else ["", *said]
+
+
+def _time(plan: Plan, taken: Taken, allowed: Mapping[str, Searcher], samples: int | None) -> list[str]:
+    """The predicted time of the first card's step, and of the training if its number of samples is known."""
+    found = taken.choice.estimate
+    card = facts.find_card(found.device.name)
+    if not isinstance(card, facts.Card):
+        return []
+    trace = allowed[taken.allocator].predictor(taken.variant, found.strategy, found.micro_batch).trace
+    step, why = step_time.of_trace(plan, card, trace, found.strategy, found.micro_batch, taken.choice.accumulation)
+    if step is None:
+        return [f"The time of a step is not predicted: {why}."]
+    return ["", *step_time.lines(plan, step, samples)]
 
 
 def _allocator(plan: Plan, taken: Taken) -> list[str]:

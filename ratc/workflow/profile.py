@@ -26,7 +26,7 @@ from ratc.tracing import child_process, fetch
 from ratc.tracing.child_process import Work
 from ratc.units import size_text
 from ratc.workflow import edit_facts, inputs, require_trust
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
@@ -42,7 +42,7 @@ def profile(
     facts_file: str | None,
     sizes: tuple[int, int] | None,
     dry_run: bool,
-    telling: Telling,
+    printer: FindingsPrinter,
 ) -> int:
     """Print a step's memory, predicted or, with ``measure``, measured here at two ``sizes``; returns the exit status.
 
@@ -50,19 +50,19 @@ def profile(
     """
     loaded = inputs.load(asked)
     if loaded.settings is None:
-        telling.tell(loaded.diagnostics)
+        printer.print(loaded.diagnostics)
         return 1
     if refused := program.refused(loaded.settings, program.PREDICTION, program.MEASURE):
-        telling.tell((*loaded.diagnostics, *refused))
+        printer.print((*loaded.diagnostics, *refused))
         return 1
     plan, found, _ = inputs.resolve(asked, loaded.settings, predict=False)
     if plan is None:
-        telling.tell((*loaded.diagnostics, *found))
+        printer.print((*loaded.diagnostics, *found))
         return 1
     if measure:
-        return _measure(plan, loaded, facts_file, sizes, dry_run, telling)
+        return _measure(plan, loaded, facts_file, sizes, dry_run, printer)
     plan, found, _, decision = inputs.decided(asked, loaded.settings)
-    telling.tell((*loaded.diagnostics, *found))
+    printer.print((*loaded.diagnostics, *found))
     if plan is None:
         return 1
     if decision:
@@ -70,7 +70,7 @@ def profile(
     else:
         prediction, problems = _predict(plan, loaded.folder)
         if prediction is None:
-            telling.tell(problems)
+            printer.print(problems)
             return 1
         estimate, source = prediction, "predicted"
     print(lines(_table(plan, estimate, source)), end="")
@@ -111,14 +111,19 @@ def _table(plan: Plan, found: Estimate, source: str) -> str:
 
 
 def _measure(
-    plan: Plan, loaded: Loaded, facts_file: str | None, sizes: tuple[int, int] | None, dry_run: bool, telling: Telling
+    plan: Plan,
+    loaded: Loaded,
+    facts_file: str | None,
+    sizes: tuple[int, int] | None,
+    dry_run: bool,
+    printer: FindingsPrinter,
 ) -> int:
     machine, problem = _machine(plan)
     if problem or machine is None:
-        telling.tell((problem,) if problem else ())
+        printer.print((problem,) if problem else ())
         return 1
     if untrusted := require_trust.refused(loaded):
-        telling.tell(untrusted)
+        printer.print(untrusted)
         return 1
     if dry_run:
         small, large = _sizes(plan, sizes)
@@ -130,13 +135,13 @@ def _measure(
     used = allowed[0] if len(allowed) == 1 else _chosen(plan, allowed, folder)
     measurement, problem = _points(sizes, plan, used, folder)
     if measurement is None:
-        telling.tell((problem,) if problem else ())
+        printer.print((problem,) if problem else ())
         return 1
     print(lines(_measured_table(measurement)), end="")
     if facts_file:
         problem = edit_facts.add(facts_file, measurement, machine)
         if problem:
-            telling.tell((problem,))
+            printer.print((problem,))
             return 1
         say(f"written: {facts_file}")
     return 0

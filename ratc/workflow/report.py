@@ -67,7 +67,7 @@ def _resolved(
     name: str, cards: Sequence[str] | None, told: _Told, loaded: Loaded
 ) -> tuple[Report | None, tuple[Diagnostic, ...]]:
     """Return the report of a spec that is resolved here, and the findings."""
-    from ratc.fitting.report import foresee
+    from ratc.fitting.report import fit_report
 
     found = loaded.diagnostics
     if loaded.settings is None or loaded.document is None:
@@ -90,9 +90,9 @@ def _resolved(
     found += said
     if plan is None:
         return None, found
-    foreseen = foresee(plan, decision, loaded.folder, cards)
+    fitted = fit_report(plan, decision, loaded.folder, cards)
     files, note, said = _files(told, loaded)
-    found = tuple(dict.fromkeys((*found, *said, *foreseen.found)))
+    found = tuple(dict.fromkeys((*found, *said, *fitted.found)))
     if has_errors(found):
         return None, found
     report = Report(
@@ -101,13 +101,13 @@ def _resolved(
         plan,
         found,
         told.remarks,
-        foreseen.account,
-        foreseen.unpredicted,
-        foreseen.drawing,
-        foreseen.undrawn,
-        foreseen.cards,
-        foreseen.cards_note,
-        foreseen.no_cards,
+        fitted.account,
+        fitted.unpredicted,
+        fitted.drawing,
+        fitted.undrawn,
+        fitted.cards,
+        fitted.cards_note,
+        fitted.no_cards,
         files,
         note,
         {point.name: point.text for point in points},

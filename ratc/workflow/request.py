@@ -16,6 +16,7 @@ class CompileRequest:
     this machine's are taken. ``sets`` are assignments ``path=value``, ``short`` the values of short options by their
     name (``batch-size``). Without ``predict`` no model is traced. ``output`` is the folder of the artifacts, by default
     ``compiled/EXPERIMENT/TARGET`` beside the spec. Those of ``variables`` that begin with ``RAT_`` lie over the spec.
+    ``samples`` are those of an epoch, for the predicted times only.
     """
 
     spec: str
@@ -27,6 +28,7 @@ class CompileRequest:
     output: str | None = None
     text: bytes | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    samples: int | None = None
 
     @property
     def folder(self) -> str:

@@ -26,7 +26,7 @@ from ratc.targets import lock
 from ratc.targets.artifact import Artifact
 from ratc.workflow import inputs, lookups, require_trust
 from ratc.workflow.compile import compile_spec
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
@@ -47,7 +47,7 @@ class Asked:
     form: str
 
 
-def submit(request: CompileRequest, named_target: str | None, asked: Asked, telling: Telling) -> int:
+def submit(request: CompileRequest, named_target: str | None, asked: Asked, printer: FindingsPrinter) -> int:
     """Compile for the scheduler of this machine, or the one that is named, and submit; returns the exit status.
 
     Codes: R410 to R419, R403, and those of compiling.
@@ -58,22 +58,22 @@ def submit(request: CompileRequest, named_target: str | None, asked: Asked, tell
         dialect, number = surrounding
         helps = ("submit from a login node; `--dry-run` may be used here",)
         found = (Diagnostic("R411", f"this shell is inside {dialect.name}'s job {number}", helps=helps),)
-        return _refuse(telling, found)
+        return _refuse(printer, found)
     refused = inputs.known_target(named_target) if named_target else ()
     if refused:
-        return _refuse(telling, refused)
+        return _refuse(printer, refused)
     scheduler = None
     if named_target is None or asked.live_check or not asked.dry_run:
         scheduler, found = detect(named_target, asked.timeout)
         if scheduler is None:
-            return _refuse(telling, found)
+            return _refuse(printer, found)
     target = scheduler.target if scheduler else str(named_target)
     with ExitStack() as stack:
-        submission = _Submission(asked, scheduler, telling, stack)
+        submission = _Submission(asked, scheduler, printer, stack)
         status, folder = compile_spec(
             replace(request, target=target),
             check=False,
-            telling=telling,
+            printer=printer,
             before=submission.prepare,
             dry_run=asked.dry_run,
         )
@@ -82,7 +82,7 @@ def submit(request: CompileRequest, named_target: str | None, asked: Asked, tell
         job = submission.submit(target, folder)
     if job is None:
         return submission.status
-    return _wait(scheduler, job, asked.timeout, telling) if asked.wait and scheduler else 0
+    return _wait(scheduler, job, asked.timeout, printer) if asked.wait and scheduler else 0
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class _Submission:
 
     asked: Asked
     scheduler: Scheduler | None
-    telling: Telling
+    printer: FindingsPrinter
     stack: ExitStack
     status: int = 1
     spec_folder: str = "."
@@ -183,11 +183,11 @@ class _Submission:
         environment = self._environment()
         after_found = [item for job in self.asked.after for item in self._unknown(job)]
         checked = self._check(script, environment) if self.asked.live_check else ()
-        if self.telling.tell([*after_found, *checked]) or self.asked.dry_run:
+        if self.printer.print([*after_found, *checked]) or self.asked.dry_run:
             self.status = 1 if has_errors(checked) else 0
             return None
         job, found = self._hand_over(script, folder, environment)
-        if self.telling.tell(found):
+        if self.printer.print(found):
             return None
         say(job or "", sys.stdout if self.asked.form == "text" else sys.stderr)
         name = self.settings.get_as(str, "experiment_name")
@@ -220,7 +220,7 @@ class _Submission:
         if overridden:
             message = f"{', '.join(f'`{name}`' for name in overridden)} would change what the script asks for"
             note = ("set aside for this submission: the job is what the script says",)
-            self.telling.tell([Diagnostic("R418", message, None, note, severity=Severity.WARNING)])
+            self.printer.print([Diagnostic("R418", message, None, note, severity=Severity.WARNING)])
         environment = {key: value for key, value in os.environ.items() if key not in (*overridden, *_COMPILED_IN)}
         own = ("modules", "venv", "conda", "container", "setup")
         if not any(self.settings[f"environment.{key}"].value for key in own):
@@ -311,7 +311,7 @@ class _Submission:
                 say(f"{answer.command} said: {line.strip()}")
 
 
-def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> int:
+def _wait(scheduler: Scheduler, job: str, timeout: float, printer: FindingsPrinter) -> int:
     from ratc.scheduler import wait
 
     try:
@@ -320,7 +320,7 @@ def _wait(scheduler: Scheduler, job: str, timeout: float, telling: Telling) -> i
         dialect = scheduler.dialect
         say(f"no longer waiting; job {job} goes on: `{dialect.cancel(job)}` would end it")
         return 130
-    telling.tell(found)
+    printer.print(found)
     if status is not None:
         say(f"job {job} ended with status {status}")
     return 1 if status is None else status
@@ -336,8 +336,8 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _refuse(telling: Telling, found: tuple[Diagnostic, ...]) -> int:
-    telling.tell(found)
+def _refuse(printer: FindingsPrinter, found: tuple[Diagnostic, ...]) -> int:
+    printer.print(found)
     return 1
 
 

@@ -20,14 +20,14 @@ from ratc.markup import lines
 from ratc.study import proposed, ray_settings, trials
 from ratc.study.budget import Budget
 from ratc.study.run_here import Runner
-from ratc.study.trials import Compiled, Prepared, Workshop
+from ratc.study.trials import Compiled, Prepared, TrialMaker
 from ratc.tuning import outcome, picture
 from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
 from ratc.workflow import findings, inputs, require_trust
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
@@ -39,43 +39,43 @@ def tune(
     dry_run: bool,
     job_lock: str | None,
     ray_address: str | None,
-    telling: Telling,
+    printer: FindingsPrinter,
 ) -> int:
     """Run a study's trials here, or ``collect`` their results; prints to ``out`` and returns the exit status."""
     request, loaded, study, share, found = _read(request)
     if study is None:
-        telling.tell(found)
+        printer.print(found)
         return 1
     if not (dry_run or collect) and (untrusted := require_trust.refused(loaded)):
-        telling.tell((*found, *untrusted))
+        printer.print((*found, *untrusted))
         return 1
     prepared, more = trials.prepare(request, loaded, study, Checks() if request.predict and not collect else None)
-    if telling.tell((*found, *more)) or prepared.workshop is None:
+    if printer.print((*found, *more)) or prepared.maker is None:
         return 1
-    workshop = prepared.workshop
+    maker = prepared.maker
     if dry_run:
         _foretell(study, prepared, out)
         return 0
     status = 0
     if collect:
-        prepared = _proposed(study, prepared, workshop)
+        prepared = _proposed(study, prepared, maker)
     else:
-        status, prepared = _execute(study, prepared, workshop, share, ray_address)
+        status, prepared = _execute(study, prepared, maker, share, ray_address)
         if status == 1:
             return 1
     ended = [*(trials.result(one, study) for one in prepared.ready), *trials.left_out(prepared.left)]
     ended.sort(key=lambda trial: trial.name)
     chosen = outcome.best(ended, study.larger_is_better)
     whole = status == 0 and chosen is not None
-    finished = _finished(workshop.folder) if collect else [_digest(job_lock)] if whole and job_lock else []
-    _write(workshop, study, prepared.ready, ended, finished)
+    finished = _finished(maker.folder) if collect else [_digest(job_lock)] if whole and job_lock else []
+    _write(maker, study, prepared.ready, ended, finished)
     if loaded.settings and loaded.settings["logging.use_mlflow"].value:
-        _track(workshop)
+        _track(maker)
     print(lines(outcome.table(study, ended)), end="", file=out)
     if chosen is None:
         print("ratc tune: no trial has ended with a metric", file=sys.stderr)
         return status or 1
-    say(f"best: {chosen.name}; written: {os.path.relpath(workshop.folder)}")
+    say(f"best: {chosen.name}; written: {os.path.relpath(maker.folder)}")
     return status
 
 
@@ -117,28 +117,28 @@ def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
         say(f"{trial.point.name}  {trial.point.text}", out)
 
 
-def _proposed(study: Study, prepared: Prepared, workshop: Workshop) -> Prepared:
+def _proposed(study: Study, prepared: Prepared, maker: TrialMaker) -> Prepared:
     """Reduce the trials of an adaptive study to those that have begun."""
     if not study.adaptive:
         return prepared
-    known = [workshop.trial(point) for point in proposed.read(workshop.folder, study).points(study)]
+    known = [maker.trial(point) for point in proposed.read(maker.folder, study).points(study)]
     begun = [trial for trial in known if os.path.isdir(trial.files.folder)]
-    return Prepared(begun, prepared.left, workshop)
+    return Prepared(begun, prepared.left, maker)
 
 
 def _execute(
-    study: Study, prepared: Prepared, workshop: Workshop, share: Share | None, address: str | None
+    study: Study, prepared: Prepared, maker: TrialMaker, share: Share | None, address: str | None
 ) -> tuple[int, Prepared]:
     """Run the unfinished trials. Returns the status: 130 if stopped, 1 if it cannot run or another process runs it."""
     try:
-        with trials.alone_in(workshop.folder):
+        with trials.alone_in(maker.folder):
             for trial in () if study.adaptive else prepared.ready:
-                wrong = workshop.compile(trial)
+                wrong = maker.compile(trial)
                 if wrong:
                     findings.show(wrong, "ratc tune")
                     return 1, prepared
             if share is None:
-                budget = Budget(workshop.folder, study.budget_seconds)
+                budget = Budget(maker.folder, study.budget_seconds)
                 return Runner(study, prepared.ready, budget).run(), prepared
             if address is None:
                 os.environ.update(ray_settings.ALONE)  # before Ray is imported
@@ -149,17 +149,17 @@ def _execute(
                 findings.show([Diagnostic("R550", f"Ray Tune cannot be imported: {error}", helps=helps)], "ratc tune")
                 return 1, prepared
             return run_ray.run(study, prepared, share, address)
-    except trials.Held:
-        say(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(workshop.folder)}")
+    except trials.StudyLocked:
+        say(f"ratc tune: another `ratc tune` runs this study: {os.path.relpath(maker.folder)}")
         return 1, prepared
 
 
-def _track(workshop: Workshop) -> None:
+def _track(maker: TrialMaker) -> None:
     """Let the runtime put the trials' runs below a run of the study in MLflow; it prints its own messages."""
     words = [os.environ.get("RATC_PYTHON") or sys.executable, "-m", "ratc_runtime.tracking.study"]
-    experiment = dict(setting.split("=", 1) for setting in workshop.shared)["logging.mlflow_experiment_name"]
+    experiment = dict(setting.split("=", 1) for setting in maker.shared)["logging.mlflow_experiment_name"]
     environment = {**os.environ, **launch_variables.SAFE}
-    subprocess.run([*words, workshop.folder, "--experiment", experiment], check=False, env=environment)
+    subprocess.run([*words, maker.folder, "--experiment", experiment], check=False, env=environment)
 
 
 def _digest(lock: str) -> str:
@@ -178,10 +178,10 @@ def _finished(folder: str) -> list[str]:
 
 
 def _write(
-    workshop: Workshop, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], finished: Sequence[str]
+    maker: TrialMaker, study: Study, ready: Sequence[Compiled], ended: Sequence[Trial], finished: Sequence[str]
 ) -> None:
     """Write the study's files. ``finished`` are the digests of the jobs' locks that have run it to its end."""
-    folder = workshop.folder
+    folder = maker.folder
     files.make_folders(folder)
     texts = {
         "trials.csv": outcome.as_csv(study, ended),
@@ -193,6 +193,6 @@ def _write(
     chosen = outcome.best(ended, study.larger_is_better)
     if chosen is not None:
         one = next(one for one in ready if one.point.name == chosen.name)
-        for item in trials.keep_best(workshop, one, os.path.join(folder, "best")):
+        for item in trials.keep_best(maker, one, os.path.join(folder, "best")):
             said = f"[{item.code}] {item.message}"
             say(f"ratc tune: best/ has the overlay alone, this machine cannot run it: {said}")

@@ -17,7 +17,7 @@ from ratc.console import say, would
 from ratc.tuning import curve
 from ratc.workflow import inputs, require_trust
 from ratc.workflow.compile import compile_spec
-from ratc.workflow.findings import Telling
+from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Loaded
 from ratc.workflow.request import CompileRequest
 
@@ -34,15 +34,15 @@ class RangeTest:
     folder: str
 
 
-def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTest | None:
+def prepare(request: CompileRequest, printer: FindingsPrinter, dry_run: bool) -> RangeTest | None:
     """Compile the spec into `learning-rate/` below its output folder; None if it fails, after printing the findings."""
     loaded = inputs.load(request)
     if loaded.settings is None:
-        telling.tell(loaded.diagnostics)
+        printer.print(loaded.diagnostics)
         return None
     settings = loaded.settings
     if refused := program.refused(settings, "a test of learning rates", "use `sweep`, or do it in the program"):
-        telling.tell((*loaded.diagnostics, *refused))
+        printer.print((*loaded.diagnostics, *refused))
         return None
     if settings["training.learning_rate"].value == "auto":
         # The test searches for this value: any number compiles, and it is not used.
@@ -52,7 +52,7 @@ def prepare(request: CompileRequest, telling: Telling, dry_run: bool) -> RangeTe
     folder = os.path.join(above, FOLDER)
     files.refuse_link(above, os.path.join(FOLDER, "curve.json"))
     request = replace(request, output=os.path.join(folder, "compiled"))
-    status, compiled = compile_spec(request, check=False, telling=telling, before=require_trust.before, dry_run=dry_run)
+    status, compiled = compile_spec(request, check=False, printer=printer, before=require_trust.before, dry_run=dry_run)
     return None if status else RangeTest(request.spec, loaded, os.path.abspath(compiled), os.path.abspath(folder))
 
 

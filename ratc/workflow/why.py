@@ -19,7 +19,7 @@ from ratc.diagnostics import Diagnostic, Source
 from ratc.plan import Values
 from ratc.scheduler import DIALECTS, history
 from ratc.scheduler.client import ask
-from ratc.scheduler.dialect import Account, Dialect, End
+from ratc.scheduler.dialect import AccountingRecord, Dialect, End
 from ratc.targets import lock
 from ratc.why.causes import the_cause
 from ratc.why.evidence import Evidence
@@ -65,10 +65,10 @@ def why(asked: Asked) -> Why:
     dialect = DIALECTS.get(compiled.target)
     if dialect is not None and job is None:
         job = _newest(compiled.shared_folder)
-    accounts = _accounts(dialect, job, asked.timeout) if dialect and job else ()
-    accounts = _of_one_task(accounts, match)
-    own = _own_logs(compiled, dialect, job, accounts, spec_folder, settings)
-    if accounts and not compiled.point and (point := _point(compiled, accounts[-1].task)):
+    records = _records(dialect, job, asked.timeout) if dialect and job else ()
+    records = _of_one_task(records, match)
+    own = _own_logs(compiled, dialect, job, records, spec_folder, settings)
+    if records and not compiled.point and (point := _point(compiled, records[-1].task)):
         compiled = point
     output, start = _said(own) or (_output(compiled, spec_folder), "")
     nodes = _node_logs(output, start or (job or ""))
@@ -79,7 +79,7 @@ def why(asked: Asked) -> Why:
     evidence = Evidence(
         compiled.values,
         tuple(log for log in logs if log is not None),
-        accounts,
+        records,
         job,
         files.shown(output),
         _mapping(os.path.join(output, "results.json")),
@@ -89,7 +89,7 @@ def why(asked: Asked) -> Why:
         _checkpoint(output),
         settings,
     )
-    about = f"job {accounts[-1].task if accounts else job}" if job else "the run"
+    about = f"job {records[-1].task if records else job}" if job else "the run"
     return Why(
         (the_cause(evidence),), f"{about} of {files.shown(compiled.path)}, with its results in {evidence.output}"
     )
@@ -144,21 +144,21 @@ def _of_job(asked: Asked, job: str) -> tuple[Compiled | None, str, tuple[Diagnos
     for dialect in DIALECTS.values():
         if any(shutil.which(program) is None for program in dialect.programs):
             continue
-        for account in _accounts(dialect, job, asked.timeout):
-            candidates = list(find.compiled((account.place,))) if os.path.isdir(account.place) else []
+        for record in _records(dialect, job, asked.timeout):
+            candidates = list(find.compiled((record.place,))) if os.path.isdir(record.place) else []
             for folder in candidates:
                 compiled, found = read_lock.read(folder)
-                if compiled is not None and DIALECTS.get(compiled.target) is dialect and _is_of(compiled, job, account):
+                if compiled is not None and DIALECTS.get(compiled.target) is dialect and _is_of(compiled, job, record):
                     return compiled, job, found
     message = f"job {job} was not submitted from below this folder, and no scheduler here knows it as one of ratc's"
     helps = ("name the compiled folder, or its output folder: `ratc why FOLDER`",)
     return None, job, (Diagnostic("R612", message, helps=helps),)
 
 
-def _is_of(compiled: Compiled, job: str, account: Account) -> bool:
+def _is_of(compiled: Compiled, job: str, record: AccountingRecord) -> bool:
     """Whether a job's log lies where this folder's script writes it."""
     folder, settings = _spec(compiled)
-    return bool(_own_logs(compiled, DIALECTS[compiled.target], job, (account,), folder, settings))
+    return bool(_own_logs(compiled, DIALECTS[compiled.target], job, (record,), folder, settings))
 
 
 def _newest(folder: str) -> str | None:
@@ -167,25 +167,25 @@ def _newest(folder: str) -> str | None:
     return next((item.job for item in reversed(submissions) if item.job), None)
 
 
-def _accounts(dialect: Dialect, job: str, timeout: float) -> tuple[Account, ...]:
-    for command in dialect.account(job):
-        if shutil.which(command[0]) and (found := dialect.accounts(ask(command, timeout))):
+def _records(dialect: Dialect, job: str, timeout: float) -> tuple[AccountingRecord, ...]:
+    for command in dialect.record_commands(job):
+        if shutil.which(command[0]) and (found := dialect.records(ask(command, timeout))):
             return found
     return ()
 
 
-def _of_one_task(accounts: Sequence[Account], wanted: re.Match[str] | None) -> tuple[Account, ...]:
+def _of_one_task(records: Sequence[AccountingRecord], wanted: re.Match[str] | None) -> tuple[AccountingRecord, ...]:
     """The starts of one task: the one that is asked for, else the first that did not end well."""
     index = (wanted["task"] or wanted["index"]) if wanted else None
-    tasks = {account.task: account for account in accounts}
+    tasks = {record.task: record for record in records}
     for task, last in tasks.items():
         here = _JOB.fullmatch(task)
         number = here and (here["task"] or here["index"])
         if index is not None and number != index:
             continue
         if index is not None or last.end not in (End.WELL, End.RUNNING, End.WAITING) or len(tasks) == 1:
-            return tuple(account for account in accounts if account.task == task)
-    return tuple(accounts[-1:])
+            return tuple(record for record in records if record.task == task)
+    return tuple(records[-1:])
 
 
 def _spec(compiled: Compiled) -> tuple[str, Values | None]:
@@ -225,25 +225,25 @@ def _own_logs(
     compiled: Compiled,
     dialect: Dialect | None,
     job: str | None,
-    accounts: Sequence[Account],
+    records: Sequence[AccountingRecord],
     spec_folder: str,
     settings: Values | None,
 ) -> list[str]:
     """The job's own log, in the folder of the submission."""
     if dialect is None or job is None:
         return []
-    told = [account.log for account in accounts[-1:] if account.log and os.path.isfile(account.log)]
+    told = [record.log for record in records[-1:] if record.log and os.path.isfile(record.log)]
     if told:
         return told
     # The lock that points share has none; the script is named after the spec's.
     given = settings.get("experiment_name") if settings else compiled.values.get("experiment_name")
     name = str(given.value) if given else "*"
     patterns = [dialect.log(name, job, False)]
-    if accounts and (match := _JOB.fullmatch(accounts[-1].task)) and (match["task"] or match["index"]):
+    if records and (match := _JOB.fullmatch(records[-1].task)) and (match["task"] or match["index"]):
         patterns = [dialect.log(name, job, True).replace("*", match["task"] or match["index"])]
     elif compiled.points:
         patterns = [dialect.log(name, job, True)]
-    places = dict.fromkeys((spec_folder, *(account.place for account in accounts if account.place), "."))
+    places = dict.fromkeys((spec_folder, *(record.place for record in records if record.place), "."))
     for place in places:
         for pattern in patterns:
             prefix, star, suffix = pattern.partition("*")

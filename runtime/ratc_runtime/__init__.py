@@ -7,11 +7,11 @@ if sys.argv[:1] == ["-m"] and not getattr(sys.flags, "safe_path", False) and sys
     # `python -m` puts the working folder first, where a spec's `random.py` would hide Python's.
     sys.path.append(sys.path.pop(0))
 
-from ratc_runtime.unneeded import leave_out
+from ratc_runtime.skipped_imports import skip_imports
 
 __version__ = "0.1.0"
 
-leave_out()
+skip_imports()
 
 if sys.argv[:1] == ["-m"]:
     # Most modules started this way import torch before they can print anything.

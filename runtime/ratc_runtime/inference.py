@@ -65,7 +65,7 @@ class _PartPredictor(Predictor):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenCheckpoint:
     """An opened checkpoint. `lock` is the checkpoint's, changed to a single process on the device in use. `fingerprint`
     is that of the original lock; `epoch` and `step` are the run's progress. With `trust` the lock's data set and loss
     may be its own code, too.
@@ -80,7 +80,7 @@ class Opened:
     step: int | None = None
     trust: bool = False
 
-    def of(self, name: str | None) -> Opened:
+    def of(self, name: str | None) -> OpenCheckpoint:
         """Return one of several tasks alone; None returns all. Raises R542 if there is no such task."""
         if name is None:
             return self
@@ -136,7 +136,7 @@ def open_checkpoint(
     device: str | None = None,
     batch_size: int | None = None,
     trust: bool = False,
-) -> Opened:
+) -> OpenCheckpoint:
     """Build the model of a checkpoint, with its weights, on the device (default: a GPU if there is one).
 
     An own model is built only if it is trusted (`trusted.allows`); as in training, it is looked for in the working
@@ -157,7 +157,7 @@ def open_checkpoint(
     model = restored(lock, path, trust)
     progress = header["progress"] if header else {}
     engine, task = Predictor(lock, model, where), make_task(lock)
-    return Opened(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
+    return OpenCheckpoint(path, lock, engine, task, fingerprint, progress.get("epoch"), progress.get("step"), trust)
 
 
 def unfit(lock: Lock, error: Exception, device: torch.device) -> RuntimeFinding:

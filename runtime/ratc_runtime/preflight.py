@@ -8,19 +8,18 @@ start is refused within a second. run.sh calls `python -m ratc_runtime.preflight
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from importlib.machinery import PathFinder
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.checks.card import check_card
+from ratc_runtime.checks.imports import check_entrypoint_imports, check_imports, is_found
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.program_lock import ProgramLock, read_any
@@ -33,11 +32,6 @@ from ratc_runtime.models import allowed
 # Read when compiling; at run time they have no effect.
 COMPILE_TIME_PREFIX = "RAT_"
 RUN_TIME_VARIABLES = frozenset({"RAT_DATA_DIR", "RAT_OUTPUT_DIR"})
-# Drivers report less than the nominal memory (ECC, reserved pages): a T4 of 16 GiB shows 15.0. Cards of one
-# name differ by half or more (V100 16/32, A100 40/80), so a tenth tells them apart and lets the driver be.
-MEMORY_TOLERANCE = 0.1
-#: Attributes of `sys` and `site` that change the module search.
-_OF_SEARCH = frozenset({"path", "modules", "meta_path", "path_hooks", "addsitedir"})
 
 
 def sha256_of(path: Path) -> str:
@@ -124,81 +118,6 @@ def check_own_code(lock: Lock | ProgramLock, folder: Path) -> None:
         )
 
 
-def check_imports(lock: Lock, folder: Path) -> None:
-    """Raise R509 unless Python finds the modules of the lock's callables, and the imports of the user's own modules
-    below the spec's `folder`. Nothing is imported.
-
-    Imports in an `if`, a `try` or a function may be missing. There is no check at all if own modules change the search
-    path.
-    """
-    sources = {path: _parsed(folder / path) for path in lock.own_code or {} if path.endswith(".py")}
-    trees = {path: tree for path, tree in sources.items() if tree is not None}
-    if any(_changes_search(node) for tree in trees.values() for node in ast.walk(tree)):
-        return
-    wanted = {name.partition(":")[0]: f"`{name}`" for name in _callables(lock) if ":" in name}
-    for path, tree in trees.items():
-        wanted |= {module: f"{path}:{line}" for module, line in _imports(tree, Path(path)) if module not in wanted}
-    # `check_own_code` reports changes of the modules that the lock records.
-    recorded = {path.partition(".")[0].removesuffix("/__init__").replace("/", ".") for path in lock.own_code or {}}
-    _require({module: place for module, place in wanted.items() if module not in recorded}, folder)
-
-
-def _require(wanted: Mapping[str, str], folder: Path) -> None:
-    """Raise R509 unless Python finds all modules, which are mapped to the place that needs each of them."""
-    missing = [f"{place} needs {module}" for module, place in wanted.items() if not _is_found(module, folder)]
-    if missing:
-        raise RuntimeFinding(
-            "R509",
-            "modules that the run needs are not found",
-            "\n".join([*missing, f"looked for in {folder.resolve()} and by {sys.executable}"]),
-            "install them into the environment of the run, or correct the names",
-        )
-
-
-def _callables(lock: Lock) -> list[str]:
-    parts = [lock.part(name) for name in lock.tasks or {}] or [lock]
-    names = [name for part in parts for name in (part.data.dataset, part.training.loss.name)]
-    return [lock.model.name, *names, lock.training.optimizer, *lock.training.callbacks]
-
-
-def _parsed(path: Path) -> ast.Module | None:
-    try:
-        with open_regular(path) as file:
-            return ast.parse(file.read())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # importing it will raise the error
-
-
-def _changes_search(node: ast.AST) -> bool:
-    """Return whether code accesses Python's module search path."""
-    if isinstance(node, ast.ImportFrom):
-        return node.module in ("sys", "site") and any(alias.name in _OF_SEARCH for alias in node.names)
-    named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("sys", "site")
-    return named and node.attr in _OF_SEARCH
-
-
-def _imports(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the full name and the line of each module that a module's top-level statements import."""
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            above = path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
-            yield ".".join((*above, node.module)), node.lineno
-
-
-def _is_found(module: str, folder: Path) -> bool:
-    """Return whether Python finds a module: one of the user's own by its file, another by its top package."""
-    top, *rest = module.split(".")
-    if PathFinder.find_spec(top, [str(folder.resolve())]) is not None:
-        place = folder.joinpath(top, *rest)
-        return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
-    try:
-        return top in sys.builtin_module_names or importlib.util.find_spec(top) is not None
-    except (ImportError, ValueError):  # it was imported without a spec
-        return top in sys.modules
-
-
 def check_world_size(lock: Lock, environment: Mapping[str, str]) -> None:
     """Raise R502 unless the launcher started the lock's number of processes, and set their rendezvous address."""
     text, started = environment.get("WORLD_SIZE", "1"), lock.parallel.world_size
@@ -270,46 +189,6 @@ def _compare(name: str, content: Any, expected: Mapping[str, Any]) -> None:
             )
 
 
-def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None:
-    """Raise R504 unless this node's visible cards are those of the lock. There is no check for the CPU."""
-    hardware = lock.hardware
-    if hardware.device != "cuda":
-        return
-    needed = lock.parallel.processes_per_node
-    cards = _visible_cards(environment)
-    if cards is None:
-        return
-    if len(cards) < needed:
-        raise RuntimeFinding(
-            "R504",
-            f"the lock needs {needed} card(s) on this node, {len(cards)} are visible",
-            f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', '(not set)')}",
-            "ask the scheduler for the cards of the lock, or compile for these",
-        )
-    if needed > 1 and any(is_slice for *_, is_slice in cards[:needed]):
-        raise RuntimeFinding(
-            "R504",
-            f"the lock needs {needed} cards on this node, and CUDA shows a process one slice of a card (MIG) at most",
-            f"visible: {', '.join(name for name, *_ in cards[:needed])}",
-            "compile for one GPU, with the memory of a slice; or ask for whole cards",
-        )
-    for index, (name, capability, memory, _) in enumerate(cards[:needed]):
-        if hardware.compute_capability is not None and capability != hardware.compute_capability:
-            raise RuntimeFinding(
-                "R504",
-                f"card {index} ({name}) has compute capability {capability}, the lock {hardware.compute_capability}",
-                f"the lock was compiled for {hardware.card or 'another card'}",
-                "run on the card of the lock, or compile for this one",
-            )
-        if hardware.memory_bytes is not None and memory < hardware.memory_bytes * (1 - MEMORY_TOLERANCE):
-            raise RuntimeFinding(
-                "R504",
-                f"card {index} ({name}) has {memory / 2**30:.1f} GiB, the lock {hardware.memory_bytes / 2**30:.1f}",
-                f"the lock was compiled for {hardware.card or 'another card'}",
-                "run on the card of the lock, or compile for this one",
-            )
-
-
 def check_attention(lock: Lock) -> None:
     """Raise R553 if the lock's attention needs Triton or a newer torch. Neither is imported."""
     if lock.model.attention_memory != "fused":
@@ -331,74 +210,6 @@ def check_attention(lock: Lock) -> None:
             f"{flex} has no AuxRequest, by which FlexAttention gives its log-sum-exp",
             f"install a later torch, {instead}",
         )
-
-
-def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, bool]] | None:
-    """Return (name, compute capability, bytes, is a slice) per visible card; None for AMD, which has no NVML.
-
-    Raises R504 without an NVIDIA driver.
-    """
-    if Path("/dev/kfd").exists():
-        return None
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception as error:  # NVML raises its own hierarchy, and the module itself may be missing
-        raise RuntimeFinding(
-            "R504",
-            "the lock says cuda, and this machine has no NVIDIA driver",
-            f"{type(error).__name__}: {error}",
-            "run on a machine with the lock's card, or compile for the CPU",
-        ) from None
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        # Of a slice the card knows the compute capability.
-        whole = [(one, handle) for handle in handles for one in _devices(pynvml, handle)]
-        visible = environment.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            whole = _select(whole, [pynvml.nvmlDeviceGetUUID(handle) for handle, _ in whole], visible)
-        cards = []
-        for handle, card in whole:
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
-            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory, handle is not card))
-        return cards
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _devices(pynvml: Any, card: Any) -> list[Any]:
-    """Return the devices that CUDA could show for a card: the card, or in MIG mode its slices, possibly none."""
-    try:
-        if pynvml.nvmlDeviceGetMigMode(card)[0] != 1:
-            return [card]
-        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(card)
-    except Exception:  # NVML's own hierarchy: a card or a driver without MIG
-        return [card]
-    found: list[Any] = []
-    for number in range(most):
-        with contextlib.suppress(Exception):  # there is no slice of that number
-            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, number))
-    return found
-
-
-def _select(handles: list[Any], uuids: list[Any], visible: str) -> list[Any]:
-    """Select handles as CUDA does: by index or by the start of the UUID, up to the first invalid entry."""
-    chosen = []
-    for entry in (part.strip() for part in visible.split(",")):
-        if entry.isdigit() and int(entry) < len(handles):
-            chosen.append(handles[int(entry)])
-            continue
-        matching = [
-            handle
-            for handle, uuid in zip(handles, uuids, strict=True)
-            if entry and (uuid.decode() if isinstance(uuid, bytes) else uuid).startswith(entry)
-        ]
-        if len(matching) != 1:
-            break
-        chosen.append(matching[0])
-    return chosen
 
 
 def warn_of_variables(environment: Mapping[str, str]) -> None:
@@ -484,7 +295,7 @@ def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
     missing = []
     if entry.kind == "script" and not (own_folder / entry.program).is_file():
         missing.append(f"the script {own_folder.resolve() / entry.program}")
-    elif entry.kind == "module" and not _is_found(entry.program, own_folder):
+    elif entry.kind == "module" and not is_found(entry.program, own_folder):
         missing.append(f"the module {entry.program}, looked for in {own_folder.resolve()} and by {sys.executable}")
     elif entry.kind == "command" and shutil.which(entry.program) is None:
         missing.append(f"the command {entry.program}, looked for on PATH")
@@ -499,30 +310,6 @@ def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
             "\n".join(missing),
             "correct `entrypoint` in the spec and compile again, or install what is missing",
         )
-
-
-def check_entrypoint_imports(lock: ProgramLock, own_folder: Path) -> None:
-    """Raise R509 unless Python finds the modules that the script or the module of the lock imports at its top level.
-
-    Imports in an `if`, a `try` or a function may be missing. There is no check at all if own code changes the search
-    path.
-    """
-    entry = lock.entrypoint
-    if entry.kind == "command":
-        return
-    if entry.kind == "script":  # its own folder is searched, and not the spec's
-        file = own_folder / entry.program
-        folder = file.parent
-    else:
-        folder, place = own_folder, own_folder.joinpath(*entry.program.split("."))
-        file = place / "__main__.py" if place.is_dir() else place.with_name(f"{place.name}.py")
-    own = [_parsed(own_folder / path) for path in lock.own_code or {} if path.endswith(".py")]
-    if any(_changes_search(node) for tree in own if tree is not None for node in ast.walk(tree)):
-        return
-    tree = _parsed(file)
-    if tree is not None:
-        path = file.relative_to(folder)
-        _require({module: f"{path}:{line}" for module, line in _imports(tree, path)}, folder)
 
 
 def main(argv: list[str] | None = None) -> int:

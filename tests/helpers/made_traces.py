@@ -68,7 +68,7 @@ def layers(
         make.free(*gradients.values())
     elements = count * weight // width
     return {
-        "trace_version": 3,
+        "trace_version": 4,
         "torch": "2.13.0",
         "request": {},
         "batch_sizes": [2, 4],
@@ -86,6 +86,7 @@ def layers(
         "scratch": [],
         "optional": [],
         "estimates": [],
+        "work": [],
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ratc.cli import main
 from ratc.diagnostics import Diagnostic, Severity, Source, Span
 from ratc.plan import Plan, Value, Values
-from ratc.render.html.memory import Account, CardRow, Part
+from ratc.render.html.memory import CardMemory, CardRow, Part
 from ratc.render.html.page import Report
 from ratc.render.timeline import Drawing
 from ratc.workflow.inputs import decided, load
@@ -41,7 +41,7 @@ def plan(folder: Path, text: str = SPEC) -> Plan:
     return made
 
 
-def account(fits: bool = True) -> Account:
+def account(fits: bool = True) -> CardMemory:
     """An account whose parts make the card, or go beyond it."""
     used = [
         Part("parameter", 2 * GIB, "parameters", "backbone 1.50 GiB, 3 more"),
@@ -56,7 +56,7 @@ def account(fits: bool = True) -> Account:
         Part("unused", 76 * GIB - total, "unused below the cap"),
     ]
     sentences = ["Micro-batch 8 is taken."] if fits else ["This does not fit: `ratc fit SPEC` shows what would fit."]
-    return Account("a100-80", 80 * GIB, total, 8, "predicted", used, left if fits else [], fits, sentences)
+    return CardMemory("a100-80", 80 * GIB, total, 8, "predicted", used, left if fits else [], fits, sentences)
 
 
 def drawing(title: str = "rat, 256 x 256, bf16, on a100-80: micro-batch 8") -> Drawing:
@@ -127,7 +127,7 @@ def hostile(folder: Path) -> Report:
         Plan(Values(values), settings),
         (finding,),
         (HOSTILE,),
-        Account(HOSTILE, 2 * GIB, GIB, 1, HOSTILE, [part], [part], True, [HOSTILE]),
+        CardMemory(HOSTILE, 2 * GIB, GIB, 1, HOSTILE, [part], [part], True, [HOSTILE]),
         drawing=drawing(HOSTILE),
         cards=[row],
         cards_note=HOSTILE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -109,6 +110,7 @@ def failure(content: Any, folder: Path) -> dict[str, Any]:
 
 def replay(made: dict[str, Any], batch: int) -> tuple[float, float, dict[str, float]]:
     """Return the peak of live bytes, those alive at the end, and what the peak consists of, by kind."""
+    products = {block: lines for block, rule, *lines in made["scratch"] if rule == "product"}
     sizes: dict[int, tuple[float, str]] = {}
     live = peak = 0.0
     kinds: dict[str, float] = {}
@@ -117,7 +119,8 @@ def replay(made: dict[str, Any], batch: int) -> tuple[float, float, dict[str, fl
             live -= sizes.pop(event[0])[0]
             continue
         block, fixed, per_sample, _, _, kind = event
-        sizes[block] = (fixed + per_sample * batch, made["kinds"][kind])
+        size = math.prod(a + b * batch for a, b in products.get(block, [(fixed, per_sample)]))
+        sizes[block] = (size, made["kinds"][kind])
         live += sizes[block][0]
         if live > peak:
             peak, kinds = live, {}

@@ -87,12 +87,17 @@ def test_a_recorded_stream_is_packed_and_read_again() -> None:
     for broken in ({"marks": [["step 0", 0]]}, {"marks": [["step 0", float("nan"), 0]]}, {"marks": [None]}):
         with pytest.raises(gap.BadEvents, match="marks"):
             gap.recorded({**sound, **broken})
-    for size in (-1, 1.5, float("inf"), "x", None, 10**40):
+    with pytest.raises(gap.BadEvents, match="frame -1"):
+        gap.recorded({**sound, "events": [["a", 100, 0, -1]]})
+    for size in (-1, 0, True, 1.5, float("inf"), "x", None, 10**40):
         with pytest.raises(gap.BadEvents, match="event 0"):
             gap.recorded({**sound, "events": [["a", size, 0, 0]]})
 
 
-SOUND = b'{"events": [], "frames": [], "marks": [], "request": {}, "micro_batch": 1}'
+SOUND = (
+    b'{"events": [], "frames": ["x"], "marks": [], "request": {}, "micro_batch": 1, '
+    b'"found": {"peak_allocated_bytes": 512, "peak_reserved_bytes": 2097152}}'
+)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,19 @@ SOUND = b'{"events": [], "frames": [], "marks": [], "request": {}, "micro_batch"
     [b"", b"{}", b"[]", b"[1]", b"null", b"\xfd7zXZ\x00 broken"]
     + [
         SOUND.replace(*change)
-        for change in ((b"[]", b"null"), (b"{}", b"null"), (b"1", b"0"), (b"1", b'"x"'), (b"1", b"1e999"))
+        for change in (
+            (b"[]", b"null"),
+            (b"{}", b"null"),
+            (b"1,", b"0,"),
+            (b"1,", b'"x",'),
+            (b"1,", b"1e999,"),
+            (b"1,", b"true,"),
+            (b"1,", b"1000000000000000000,"),
+            (b'"x"', b"5"),
+            (b"512", b"0"),
+            (b"2097152", b"null"),
+            (b"found", b"other"),
+        )
     ],
 )
 def test_a_damaged_stream_is_refused(content: bytes, tmp_path: Path) -> None:
@@ -110,6 +127,14 @@ def test_a_damaged_stream_is_refused(content: bytes, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(gap.BadEvents):
             gap.read(tmp_path / name)
+
+
+def test_a_phase_in_which_nothing_is_predicted_has_no_figure() -> None:
+    import gap
+
+    measured = [gap.Phase(name, 512, [gap.Event(True, 512, 1, "")]) for name in ("forward", "optimizer")]
+    lines = gap.compare(measured, measured[:1], 3)
+    assert lines[2].split() == ["optimizer", "0.0", "-", "-"]
 
 
 def test_every_recorded_stream_is_whole() -> None:

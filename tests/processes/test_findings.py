@@ -98,7 +98,7 @@ def test_r503_for_an_engine_that_does_something_else_than_the_lock(tmp_path: Pat
     assert caught.value.note == said
 
 
-def test_r504_where_torch_has_no_cuda(project: Path) -> None:
+def test_r504_if_torch_has_no_cuda(project: Path) -> None:
     (project / "pynvml.py").write_text(
         "def nvmlInit(): pass\ndef nvmlShutdown(): pass\ndef nvmlDeviceGetCount(): return 1\n"
         "def nvmlDeviceGetHandleByIndex(i): return i\ndef nvmlDeviceGetName(c): return 'card'\n"
@@ -172,7 +172,7 @@ def test_r506_names_what_is_wrong_with_the_data(project: Path, damage: Any) -> N
         assert "data.on_bad_sample: skip" in printed
 
 
-def test_bad_samples_are_skipped_and_counted_where_asked(project: Path) -> None:
+def test_bad_samples_are_skipped_and_counted_if_asked(project: Path) -> None:
     _corrupt(project)
     _no_mask(project)
     (project / "data/masks/test2_segmentation.png").write_bytes(b"")

@@ -214,7 +214,7 @@ def test_a_folder_that_is_new_is_said_to_be(pull: Pull, forge: Forge) -> None:
 
 
 @pytest.mark.parametrize(("event", "inputs"), [("push", {}), ("pull_request", {"comment": "false"})])
-def test_no_comment_where_none_is_wanted(pull: Pull, forge: Forge, event: str, inputs: dict[str, str]) -> None:
+def test_no_comment_if_none_is_wanted(pull: Pull, forge: Forge, event: str, inputs: dict[str, str]) -> None:
     assert pull.run(event, **inputs)[0] == 0
     assert forge.writes == []
 

@@ -113,6 +113,7 @@ def test_stages_know_only_what_comes_before_them():
         "migrate": {"yaml", "schema"},
         "render": {"comparison", "explain"},
         "memory": set(),
+        "timing": {"memory"},
         "files": set(),
         "cache_folder": {"files"},
         "tracing": {"memory", "cache_folder", "files", "own_code"},

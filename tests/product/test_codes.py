@@ -43,7 +43,7 @@ IN_WORDS = (
     | {path.stem for path in CODES.glob("R[56]*.md")} - {"R515"}
 )
 #: Codes that come of checking a micro-batch that the spec gives, which takes a trace.
-CHECKING = {"R318"}
+CHECKING = {"R318", "R354"}
 #: Codes that come of a folder that is not trusted.
 UNTRUSTED = {"R446", "R447"}
 

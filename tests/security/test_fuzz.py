@@ -264,6 +264,7 @@ def seed_trace() -> dict[str, Any]:
         "estimates": [],
         "scratch": [],
         "optional": [],
+        "work": [["mm", "bf16", 1, 0, 2, 0, 8, 8, 4]],
         "request": {"compute_capability": "9.0"},
         "groups": [0],
     }

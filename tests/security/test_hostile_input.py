@@ -72,6 +72,9 @@ BAD = {
     "unknown key": ("R101", HEAD + "trainin: {}\n"),
     "20000 unknown keys": ("R101", HEAD + "".join(f"k{n}: 1\n" for n in range(20_000))),
     "20000 unknown keys on one line": ("R101", f"{HEAD}model: {{{', '.join(f'k{n}: 1' for n in range(20_000))}}}\n"),
+    "20000 near keys": ("R101", HEAD + f"training: {{{', '.join(f'epoc{n}: 1' for n in range(20_000))}}}\n"),
+    "20000 keys near a missing one": ("R105", "data: {}\n" + "".join(f"experiment_nam{n}: 1\n" for n in range(20_000))),
+    "20000 items of another type": ("R102", HEAD + f"training: {{callbacks: [{', '.join(['[a]'] * 20_000)}]}}\n"),
     "a key with control characters": ("R101", HEAD + '"\\e[2J\\n\\tk": 1\n'),
     "a very long key": ("R101", HEAD + f"? {'k' * 100_000}\n: 1\n"),
     "an empty key": ("R101", HEAD + "'': 1\n"),
@@ -108,6 +111,11 @@ def test_a_bad_spec_is_refused(kind, refused):
     assert len(said) < 60_000
     assert all(char == "\n" or char.isprintable() for char in said), "nothing reaches the terminal that commands it"
     assert os.listdir() == ["spec.yaml"], "nothing was run or written"
+
+
+def test_the_first_of_many_unknown_keys_still_have_suggestions(refused):
+    keys = "".join(f"  epoch{n}: 1\n" for n in range(1000))
+    assert "did you mean `epochs`?" in refused("R101", "validate", write("spec.yaml", f"{HEAD}training:\n{keys}"))
 
 
 @pytest.mark.parametrize(

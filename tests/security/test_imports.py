@@ -239,6 +239,8 @@ LEAKS = (
     f"openssl enc -k {SECRET} -in x",
     f"lftp -u me,{SECRET} host",
     f"htpasswd -b file user {SECRET}",
+    f"curl -H 'X-Api-Key: {SECRET}' host",
+    f'wget --header="PRIVATE-TOKEN: {SECRET}" host',
     f"keytool -storepass {SECRET}",
     f"java -Ddb.pass={SECRET} x",
     f"tool --api.key {SECRET}",

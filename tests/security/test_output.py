@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from ratc_runtime.output.plots import draw_curves
+from ratc_runtime.tasks import Metric
+from ratc_runtime.tasks.classification import figures as classes
+from ratc_runtime.tasks.detection import figures as boxes
+from ratc_runtime.tasks.segmentation import figures as masks
 
 from ratc import markup
 from ratc.cli import main
@@ -312,3 +320,19 @@ def test_a_file_that_git_compares_line_by_line_commands_nothing(capsys):
     assert "+MY_TOKEN: *" in told
     assert not commands(told)
     assert all(char == "\n" or char.isprintable() for char in told)
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$b$c$", "\\$x$", "\x1b]0;title\x07", "\udce9.png", "x" * 3000, "\n\t"])
+def test_a_name_in_a_picture_is_no_formula_and_writes_nothing_to_the_terminal(tmp_path: Path, name: str) -> None:
+    """matplotlib reads what is between dollar signs as TeX, and warns of control characters by printing them."""
+    image, path = torch.rand(1, 8, 8), tmp_path / "x.png"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classes.draw_samples(path, [(name, image, name)])
+        matrix = classes.Matrix(torch.eye(2, dtype=torch.long))
+        picture = classes.Picture(0, name[:9], image, 0, torch.tensor([0.3, 0.7]))
+        assert len(classes.draw_all(tmp_path / "all", [matrix, picture], [name, "b"])) == 2
+        boxes.draw_samples(path, [(name, image, torch.tensor([[0.1, 0.1, 0.5, 0.5, 0, 0]]))], [name])
+        masks.draw_samples(path, [(name, image.numpy(), np.eye(8, dtype=int))], [name])
+        record = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_a": 0.5, "learning_rate": 0.1}
+        draw_curves(path, [record], {"a": Metric(name, True)}, name, 1)

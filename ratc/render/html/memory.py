@@ -28,7 +28,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class CardMemory:
     """Memory in use at the peak of a step, and the rest of the card. ``how`` is predicted, or names the measurement."""
 
     card: str
@@ -79,7 +79,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class PhasePeak:
     """One phase of the step and its most bytes in use."""
 
     name: str
@@ -112,7 +112,7 @@ class CardRow:
         return min(100, round(100 * self.used / self.total)) if self.total else 0
 
 
-def bar(account: Account) -> Bar:
+def bar(account: CardMemory) -> Bar:
     """Return the bar and its table, to the scale of the card, or of the memory needed if that is more."""
     scale = max(account.card_bytes, account.used_bytes)
     segments, at = [], 0
@@ -139,7 +139,7 @@ def by_card(rows: Sequence[CardRow]) -> list[tuple[CardRow, ...]]:
     return [tuple(group) for group in found.values()]
 
 
-def phases(drawing: Drawing) -> list[Stretch]:
+def phases(drawing: Drawing) -> list[PhasePeak]:
     """Forward, backward and update of each micro-batch drawn, with the most that is alive in each."""
     totals = [sum(point) for point in drawing.points]
     found: list[tuple[str, int]] = []
@@ -147,7 +147,7 @@ def phases(drawing: Drawing) -> list[Stretch]:
         first = min(int(start * len(totals)), len(totals) - 1)
         found.append((name, max(totals[first : max(first + 1, int(end * len(totals)))])))
     most = max((size for _, size in found), default=0)
-    return [Stretch(name, told(size), size == most) for name, size in found]
+    return [PhasePeak(name, told(size), size == most) for name, size in found]
 
 
 def _line(part: Part, whole: int) -> Line:

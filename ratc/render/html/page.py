@@ -44,7 +44,7 @@ class Report:
     plan: Plan
     findings: Sequence[Diagnostic] = ()
     remarks: Sequence[str] = ()
-    account: memory.Account | None = None
+    account: memory.CardMemory | None = None
     unpredicted: str = ""
     drawing: Drawing | None = None
     undrawn: str = ""
@@ -281,21 +281,7 @@ def _size(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    # Imported here: only a page needs it.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        comment_start_string="{%#",
-        comment_end_string="#%}",
-        loader=FileSystemLoader(resources.folder("templates")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-        finalize=_made_visible,
-        auto_reload=False,
-    )
+    made = resources.template_environment(autoescape=True, finalize=_made_visible)
     made.filters["prose"] = prose
     return made
 

@@ -25,17 +25,17 @@ from ratc_runtime.checkpoint.random import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
-from ratc_runtime.output.folder_lock import Claim
+from ratc_runtime.output.folder_lock import FolderLock
 
 
 class Checkpoints:
     """The checkpoints of one output folder, for one engine. `lock` is the reviewed lock."""
 
-    def __init__(self, output_dir: Path, engine: Any, lock: Lock, claim: Claim | None = None) -> None:
+    def __init__(self, output_dir: Path, engine: Any, lock: Lock, folder_lock: FolderLock | None = None) -> None:
         self.folder = output_dir / "checkpoints"
         self.engine, self.world, self.lock = engine, engine.world, lock
         self.suffix = "" if engine.deepspeed else ".pt"
-        self._claim = claim or Claim(output_dir)
+        self._folder_lock = folder_lock or FolderLock(output_dir)
         self._background = Background()
         self._writing: Place | None = None
         self._newest: Place | None = None  # the newest that this process knows to be whole
@@ -125,7 +125,7 @@ class Checkpoints:
 
     def _prepare(self) -> None:
         """Make the folder, unless its parent folder is gone: an unmounted file system may be mounted again."""
-        self._claim.check()
+        self._folder_lock.check()
         self.folder.mkdir(exist_ok=True)
 
     def _settle(self, place: Place, best: Sequence[Place]) -> None:
@@ -235,7 +235,7 @@ class Checkpoints:
         files.write_file(work / shards.HEADER_FILE, content)
         if target.exists():
             files.remove(target)  # a damaged one of the same place
-        self._claim.check()
+        self._folder_lock.check()
         work.rename(target)
         sync_folder(self.folder)
         self._settle(place, best)
@@ -262,7 +262,7 @@ class Checkpoints:
         try:
             self.finish_write()
         finally:
-            self._claim.release()
+            self._folder_lock.release()
 
     # Loading.
 

@@ -16,7 +16,7 @@ from ratc_runtime import inference
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set, open_evaluation
 from ratc_runtime.errors import RuntimeFinding, say
-from ratc_runtime.inference import Opened
+from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.output.progress import say_scores
 from ratc_runtime.output.results import finite, unwritable
 from ratc_runtime.training.evaluation import Evaluation, evaluate
@@ -25,7 +25,9 @@ from ratc_runtime.training.evaluation import Evaluation, evaluate
 _PICTURES = 4
 
 
-def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = None) -> tuple[Evaluation, list[Path]]:
+def score(
+    model: OpenCheckpoint, split: str, data_dir: Path, pictures: Path | None = None
+) -> tuple[Evaluation, list[Path]]:
     """Return the scores on a split, and the overlays of a few samples.
 
     Raises R506 and R536 to R541 for the data, R509 if data set or loss cannot be built, R584 if they are untrusted
@@ -50,7 +52,7 @@ def score(model: Opened, split: str, data_dir: Path, pictures: Path | None = Non
         raise unwritable(pictures or Path(), error) from None
 
 
-def _record(model: Opened, split: str, data_dir: Path, found: Evaluation) -> dict[str, Any]:
+def _record(model: OpenCheckpoint, split: str, data_dir: Path, found: Evaluation) -> dict[str, Any]:
     return {
         "checkpoint": str(model.path),
         "epoch": model.epoch,

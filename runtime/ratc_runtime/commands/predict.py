@@ -19,12 +19,14 @@ from tqdm import tqdm
 from ratc_runtime import inference, pytree
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
-from ratc_runtime.inference import Opened
+from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.output.results import prepare_output, unwritable
 from ratc_runtime.tasks.base import Writer
 
 
-def predict(model: Opened, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False) -> int:
+def predict(
+    model: OpenCheckpoint, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False
+) -> int:
     """Predict images into a folder; return the number of unreadable images.
 
     Raises R510 if the folder cannot be written, R542 if the form of images or outputs is the user's own, R543 if a file
@@ -56,7 +58,7 @@ def _groups(found: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
         yield group
 
 
-def _write(model: Opened, group: list[Piece], writer: Writer) -> None:
+def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer) -> None:
     if not group:
         return
     device = model.engine.world.device

@@ -121,7 +121,7 @@ class ProgramLock(Section):
     code = Lock.code
 
     def handed(self) -> dict[str, Any]:
-        """Return what the program is told, by name."""
+        """Return the values that the program is told, by name."""
         told = {}
         for name, path in HANDED.items():
             value: Any = self
@@ -139,7 +139,7 @@ class ProgramLock(Section):
 
 
 def fill(text: str, told: Mapping[str, str]) -> str:
-    """Return an argument with what is known when the program starts; `$$` is a dollar sign."""
+    """Return an argument with the values that are known when the program starts; `$$` is a dollar sign."""
     return _PLACEHOLDER.sub(lambda match: "$" if match[1] is None else told[match[1]], text)
 
 

@@ -55,7 +55,7 @@ def check_torch_variables(environment: Mapping[str, str]) -> None:
 
 
 def _failure(environment: Mapping[str, str]) -> str:
-    """Return what torch says if it cannot be imported."""
+    """Return torch's error if it cannot be imported."""
     import subprocess  # few starts need it, and preflight is to be fast
 
     command = [sys.executable, "-c", _IMPORT]

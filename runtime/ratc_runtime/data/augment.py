@@ -101,7 +101,7 @@ class Augmentation:
         return made if isinstance(image, (list, tuple)) else moved, _unwrap(sample["target"], spatial)
 
 
-class OfEach:
+class PerTask:
     """The same augmentations for each task's image and target, with different random numbers."""
 
     def __init__(self, augment: Augmentation) -> None:
@@ -159,7 +159,7 @@ def _step(name: str, arguments: dict[str, Any]) -> _Step:
         if "fill" in given:
             given["fill"] = _fill_of_images(given["fill"])
         transform = getattr(v2, name)(**given)
-    except Exception as error:  # a foreign constructor may raise anything
+    except Exception as error:  # a constructor of the user's may raise anything
         shown = ", ".join(f"{key}={value!r:.40}" for key, value in arguments.items())
         raise RuntimeFinding(
             "R532",

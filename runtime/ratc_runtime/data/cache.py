@@ -22,7 +22,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.packing import pack, unpack
 from ratc_runtime.data.randomness import Drawn
 from ratc_runtime.data.samples import Checked, checked, name_of
-from ratc_runtime.data.shared_cache import Arena, remove_unused
+from ratc_runtime.data.shared_cache import SharedCache, remove_unused
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import warn
 from ratc_runtime.sizes import size_text
@@ -33,20 +33,20 @@ SUFFIX = ".ratc-cache"
 SPARE_BYTES, SPARE_SHARE = 2**30, 0.05
 #: The cache's largest share of the memory that is free at the start of a run.
 MEMORY_SHARE = 0.8
-#: Flags of the arena.
+#: Flags of the shared cache.
 FULL, RANDOM, FOREIGN = 0, 1, 2
 _NO_STAMP = bytes(16)
 
 
 class CachedSplit:
-    """A data set that keeps its samples in an arena, from record `first` on. Everything else is the data set's own.
+    """A data set that keeps its samples in a shared cache, from record `first` on. The rest is the data set's own.
 
     If the data set has `files(index)`, the source files of a sample, the sample is made again if the size or mtime of
     one of them has changed. Each process checks once per sample.
     """
 
-    def __init__(self, dataset: Any, arena: Arena, first: int, foreign: bool) -> None:
-        self.dataset, self.arena, self.first, self.foreign = dataset, arena, first, foreign
+    def __init__(self, dataset: Any, shared: SharedCache, first: int, foreign: bool) -> None:
+        self.dataset, self.shared, self.first, self.foreign = dataset, shared, first, foreign
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -59,11 +59,11 @@ class CachedSplit:
     def __getitem__(self, index: int) -> Checked:
         slot = self.first + index
         stamp = None
-        if not self.arena.is_checked(slot):
+        if not self.shared.is_checked(slot):
             stamp = self._stamp(index)
-            if not self.arena.has(slot, stamp):
+            if not self.shared.has(slot, stamp):
                 return self._fill(index, slot, stamp)
-        packed = self.arena.read(slot)
+        packed = self.shared.read(slot)
         try:
             if packed is not None:
                 image, target, name = unpack(packed)
@@ -76,22 +76,22 @@ class CachedSplit:
         drawn = Drawn() if self.foreign else None
         sample = checked(self.dataset[index], name_of(self.dataset, index))
         if drawn is not None and drawn.anything():
-            self.arena.note(RANDOM)  # kept, it would be the same in every epoch
+            self.shared.note(RANDOM)  # kept, it would be the same in every epoch
             return sample
         packed = pack(sample["image"], sample["target"], sample["name"])
         if packed is None:
-            self.arena.note(FOREIGN)
-        elif not self.arena.store(slot, stamp, packed):
-            if not self.arena.has_room(len(packed)):
-                self.arena.note(FULL)
-            if not self.arena.has(slot, stamp):
-                self.arena.forget(slot)
+            self.shared.note(FOREIGN)
+        elif not self.shared.store(slot, stamp, packed):
+            if not self.shared.has_room(len(packed)):
+                self.shared.note(FULL)
+            if not self.shared.has(slot, stamp):
+                self.shared.forget(slot)
         return sample
 
     def target(self, index: int) -> Any:
         """Return the target of one sample, from the cache or from the data set's `target`, which reads no image."""
         read = getattr(self.dataset, "target", None)
-        if read is None or self.arena.has(self.first + index, self._stamp(index)):
+        if read is None or self.shared.has(self.first + index, self._stamp(index)):
             return self[index]["target"]
         return read(index)
 
@@ -112,30 +112,30 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 class Cache:
-    """The cache of one run on one node. Without an arena there is no cache."""
+    """The cache of one run on one node. Without a shared cache there is no cache."""
 
-    def __init__(self, kind: str, arena: Arena | None, place: str) -> None:
-        self.kind, self.arena, self.place = kind, arena, place
+    def __init__(self, kind: str, shared: SharedCache | None, place: str) -> None:
+        self.kind, self.shared, self.place = kind, shared, place
 
     def record(self) -> dict[str, Any] | None:
         """Return the entry of results.json for the cache on the main process's node; None if there is no cache."""
-        if self.arena is None:
+        if self.shared is None:
             return None
         return {
             "kind": self.kind,
             "place": self.place,
-            "samples": self.arena.held(),
-            "of": self.arena.records,
-            "bytes": self.arena.used,
-            "limit_bytes": self.arena.limit,
-            "full": self.arena.noted(FULL),
+            "samples": self.shared.held(),
+            "of": self.shared.records,
+            "bytes": self.shared.used,
+            "limit_bytes": self.shared.limit,
+            "full": self.shared.noted(FULL),
         }
 
     def warnings(self) -> Iterator[str]:
         """Yield warnings for samples that were not cached for a reason other than the cache's size."""
-        if self.arena is not None and self.arena.noted(RANDOM):
+        if self.shared is not None and self.shared.noted(RANDOM):
             yield "the data set draws random numbers: its samples are not cached, for they would be the same each epoch"
-        if self.arena is not None and self.arena.noted(FOREIGN):
+        if self.shared is not None and self.shared.noted(FOREIGN):
             yield "samples that are not made of tensors, arrays, numbers and text are not cached"
 
 
@@ -153,43 +153,43 @@ def open_cache(
     hosts = world.gather(host)
     leader = hosts.index(host)
     opened: dict[str, Any] = {}
-    arena: Arena | None = None
+    shared: SharedCache | None = None
     if world.rank == leader:
         try:
-            arena, opened = _open(lock, datasets, data_dir, output_dir, host, passed)
+            shared, opened = _open(lock, datasets, data_dir, output_dir, host, passed)
         except (OSError, ValueError, AttributeError) as error:  # no memfd outside of Linux
             opened = {"problem": f"{type(error).__name__}: {error}"}
     told = world.gather(opened)[leader]
     if world.rank != leader and "problem" not in told:
         try:
-            arena = _join(told, records)
+            shared = _join(told, records)
         except (OSError, ValueError) as error:
             told = {"problem": f"rank {world.rank} cannot open that of its node: {error}"}
     problems = world.gather(told.get("problem"))
     if world.main and any(problems):
         warn(f"no cache of decoded images: {next(filter(None, problems))}; images are decoded each time")
-    return Cache(lock.data.cache, arena, told.get("place", ""))
+    return Cache(lock.data.cache, shared, told.get("place", ""))
 
 
 def wrap(cache: Cache, datasets: Mapping[str, Any], foreign: bool) -> Mapping[str, Any]:
     """Return the data sets of the splits, each with its part of the cache."""
-    if cache.arena is None:
+    if cache.shared is None:
         return datasets
     wrapped, first = {}, 0
     for split, dataset in datasets.items():
-        wrapped[split] = CachedSplit(dataset, cache.arena, first, foreign)
+        wrapped[split] = CachedSplit(dataset, cache.shared, first, foreign)
         first += len(dataset)
     return wrapped
 
 
 def _open(
     lock: Lock, datasets: Mapping[str, Any], data_dir: Path, output_dir: Path, host: str, passed: bool
-) -> tuple[Arena, dict[str, Any]]:
+) -> tuple[SharedCache, dict[str, Any]]:
     asked, records = lock.data.cache_size_bytes or 0, sum(len(dataset) for dataset in datasets.values())
     if lock.data.cache == "memory":
         limit = min(asked, int(MEMORY_SHARE * available_memory()))
-        arena = Arena.in_memory(records, limit)
-        return arena, {"pid": os.getpid(), "fd": arena.descriptor, "limit": limit, "place": "memory"}
+        shared = SharedCache.in_memory(records, limit)
+        return shared, {"pid": os.getpid(), "fd": shared.descriptor, "limit": limit, "place": "memory"}
     named = os.environ.get(FOLDER_VARIABLE)
     folder = Path(named).expanduser() if named else output_dir / "cache"
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,13 +205,13 @@ def _open(
     limit = min(asked, there + free - max(SPARE_BYTES, int(SPARE_SHARE * free)))
     if limit <= 0:
         raise OSError(f"{folder} has {size_text(free)} left")
-    return Arena.on_disk(path, records, limit), {"path": str(path), "limit": limit, "place": str(path)}
+    return SharedCache.on_disk(path, records, limit), {"path": str(path), "limit": limit, "place": str(path)}
 
 
-def _join(told: dict[str, Any], records: int) -> Arena:
+def _join(told: dict[str, Any], records: int) -> SharedCache:
     if "path" in told:
-        return Arena.on_disk(Path(told["path"]), records, told["limit"])
-    return Arena.of_process(told["pid"], told["fd"], records, told["limit"])
+        return SharedCache.on_disk(Path(told["path"]), records, told["limit"])
+    return SharedCache.of_process(told["pid"], told["fd"], records, told["limit"])
 
 
 def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, passed: bool) -> str:

@@ -24,6 +24,7 @@ from ratc_runtime.data.loading import MOST_SHARE, is_foreign, left_out
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.survey import (
     Survey,
+    blank_images,
     never_there,
     nothing_there,
     nothing_yet,
@@ -122,9 +123,9 @@ def _judge(name: str, dataset: Any, found: Survey, task: Task, seconds: float | 
             f"{found.turned} of {found.read} images of {name} that were read have an EXIF orientation; it is applied,"
             " so their masks or boxes must be of the upright image"
         )
-    faded = see_through(name, found)
-    if faded is not None:
-        warn_of(faded)
+    for warning in (see_through(name, found), blank_images(name, found, task)):
+        if warning is not None:
+            warn_of(warning)
     if task.foreground and not any(found.holders[number] for number in task.foreground) and not refused:
         there, number = (False, found.read) if found.complete else search(dataset, task, range(len(dataset)), seconds)
         if not there and number >= len(dataset):

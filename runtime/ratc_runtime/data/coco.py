@@ -38,7 +38,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
     0; `iscrowd`, bool (N,). Categories are numbered in order of their ids; `class_names` are their names.
 
     Images without boxes are kept. Boxes are clipped at the image's border. If a side is then shorter than a pixel, the
-    box is left out and counted in `dropped`.
+    box is left out and counted in `dropped`, and in `negative` if its width or height is below 0.
 
     Raises R506 with the file's name if the folder, the annotations or an image are missing or damaged, or an image has
     another size than its entry; R539 if the number of categories is not `num_classes`. With `skip_missing`, missing
@@ -75,7 +75,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             )
         self.names: list[str] = []
         self.missing: list[str] = []
-        self.dropped = self.cut = self.repeated = 0
+        self.dropped = self.cut = self.repeated = self.negative = 0
         self._files: list[Path] = []
         self._listed: list[tuple[int, int]] = []
         self._targets: list[dict[str, torch.Tensor]] = []
@@ -88,7 +88,12 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
     def _warn(self, path: Path) -> None:
         """Warn of likely mistakes in the annotations."""
         if self.dropped:
-            warn(f"{path.name}: {self.dropped} box(es) lie outside of their image or have no area, and are left out")
+            warn(
+                f"{path.name}: {self.dropped} box(es) lie outside of their image or are smaller than a pixel, and are"
+                " left out; a bbox is [x, y, width, height] in pixels, not in shares of the image"
+            )
+        if self.negative:
+            warn(f"{path.name}: {self.negative} of them have a width or height below 0: their corners are exchanged")
         if self.cut:
             warn(
                 f"{path.name}: {self.cut} box(es) reach beyond their image, and are cut off at its border; a bbox is"
@@ -129,6 +134,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             corners = [max(0.0, x), max(0.0, y), min(float(width), x + wide), min(float(height), y + high)]
             if min(corners[2] - corners[0], corners[3] - corners[1]) < LEAST_SIDE:
                 self.dropped += 1
+                self.negative += min(wide, high) < 0
                 continue
             self.cut += min(x, y, width - x - wide, height - y - high) < -LEAST_SIDE
             kept.append((corners, label, crowd))
@@ -268,7 +274,17 @@ def _categories(path: Path, content: Any) -> list[tuple[int, str]]:
         if entry["id"] in found:
             raise _damaged(path, f"categories[{number}] has the id {entry['id']} a second time")
         found[entry["id"]] = entry["name"]
-    return sorted(found.items())
+    classes = sorted(found.items())
+    twice = [name for name, count in Counter(found.values()).items() if count > 1]
+    if twice:
+        ids = ", ".join(str(identity) for identity, name in classes if name == twice[0])
+        raise RuntimeFinding(
+            "R539",
+            f"{path} has several categories of the name {shown(twice[0])}",
+            f"their ids are {ids}; scores are listed by name, and one would stand for all",
+            "give each category a name of its own, or give their annotations one category",
+        )
+    return classes
 
 
 def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -77,8 +78,9 @@ def numbered(place: str, found: Collection[str], classes: int, given: Any) -> tu
     names that are whole numbers are the numbers themselves (and the second value is None), and other names are numbered
     in their alphabetical order. `place` is the folder or file that has the names.
 
-    Raises R539 if there are other classes than that, R591 for a number beyond them.
+    Raises R539 if there are other classes than that, or two that look the same, R591 for a number beyond them.
     """
+    _check_looks(place, found)
     if given is not None:
         return _listed(place, found, classes, given)
     if found and all(_NUMBER.fullmatch(name) for name in found):
@@ -95,14 +97,30 @@ def numbered(place: str, found: Collection[str], classes: int, given: Any) -> tu
         return {name: int(name) for name in found}, None
     names = sorted(found)
     if len(names) != classes:
+        wanted = f"set `data.num_classes: {len(names)}`, or " if len(names) > 1 else ""
         raise RuntimeFinding(
             "R539",
             f"{place} has {len(names)} class(es), the lock's data.num_classes is {classes}",
             f"they are {', '.join(shown(name) for name in names[:20])}",
-            f"set `data.num_classes: {max(2, len(names))}`, or list all classes in `data.args: {{classes: […]}}` if"
-            " some have no images yet",
+            f"{wanted}list all classes in `data.args: {{classes: […]}}` if some have no images yet",
         )
     return {name: number for number, name in enumerate(names)}, names
+
+
+def _check_looks(place: str, found: Collection[str]) -> None:
+    """Raise R539 if two names differ only in Unicode normal form, spaces or characters without a shape."""
+    looks: dict[str, str] = {}
+    for name in sorted(found):
+        seen = "".join(char for char in name if char.isspace() or unicodedata.category(char) not in ("Cf", "Cc"))
+        look = " ".join(unicodedata.normalize("NFC", seen).split())
+        other = looks.setdefault(look, name)
+        if other != name:
+            raise RuntimeFinding(
+                "R539",
+                f"{place} has two classes that look the same: {shown(other)} and {shown(name)}",
+                f"they are {other.encode('unicode_escape').decode()} and {name.encode('unicode_escape').decode()}",
+                "write both in the same way",
+            )
 
 
 def _listed(place: str, found: Collection[str], classes: int, given: Any) -> tuple[dict[str, int], list[str]]:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from ratc_runtime.config.lock import Lock
-from ratc_runtime.data.augment import Augmentation, OfEach
+from ratc_runtime.data.augment import Augmentation, PerTask
 from ratc_runtime.data.lengths import check_length
 from ratc_runtime.data.samples import Draw, Guarded, Sample, with_note
 from ratc_runtime.distributed import stacks, watchdog
@@ -311,7 +311,7 @@ def train_loader(dataset: Any, lock: Lock, rank: int, targets: Collate) -> Loade
     check_length(len(dataset), lock)
     augment: Any = Augmentation(lock.data.augmentations) if lock.data.augmentations else None
     if augment is not None and lock.tasks:
-        augment = OfEach(augment)
+        augment = PerTask(augment)
     return Loader(dataset, order, lock, rank, targets, augment)
 
 

@@ -11,6 +11,8 @@ from ratc_runtime.errors import visible
 
 #: Entries of a folder that are read at most.
 _MOST = 200_000
+#: Characters of a name in a picture.
+DRAWN = 40
 ANOTHER_ENDING = "with another ending"
 #: The longest part of a path and the longest path, in bytes (NAME_MAX, PATH_MAX of Linux).
 LONGEST, LONGEST_PATH = 255, 4095
@@ -22,6 +24,13 @@ def shown(name: str) -> str:
     """
     plain = visible(name).replace("\n", "\\n").replace("\t", "\\t")
     return plain if len(plain) <= 100 else f"{plain[:30]}…{plain[-60:]} ({len(name)} characters)"
+
+
+def drawn(name: str) -> str:
+    """Return a name of a data set for a picture: in a line, short, and its dollar signs begin no formula."""
+    plain = shown(name)
+    plain = plain if len(plain) <= DRAWN else f"{plain[: DRAWN // 2]}…{plain[-DRAWN // 2 :]}"
+    return plain.replace("$", "\\$")
 
 
 def is_possible(name: str) -> bool:

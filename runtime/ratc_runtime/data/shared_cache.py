@@ -31,7 +31,7 @@ _LOCK_HEAD, _LOCK_OPEN = 0, 1
 _ATTEMPTS, _PAUSE = 50, 0.0002
 
 
-class Arena:
+class SharedCache:
     """An open store of at most `limit` bytes of packed samples; safe with several processes and after a kill.
 
     It owns `descriptor`. Raises OSError or ValueError if the file is not a store of `records` records.
@@ -51,14 +51,14 @@ class Arena:
         self._view = memoryview(self._map)
 
     @classmethod
-    def in_memory(cls, records: int, limit: int) -> Arena:
+    def in_memory(cls, records: int, limit: int) -> SharedCache:
         """Make a store that exists as long as a process has it open."""
         descriptor = os.memfd_create("ratc-cache")
         os.pwrite(descriptor, _HEAD.pack(MAGIC, records), 0)
         return cls(descriptor, records, limit)
 
     @classmethod
-    def on_disk(cls, path: Path, records: int, limit: int) -> Arena:
+    def on_disk(cls, path: Path, records: int, limit: int) -> SharedCache:
         """Open the store at `path`, or make it. Another file with that name is replaced."""
         for _ in range(3):
             try:
@@ -74,23 +74,23 @@ class Arena:
         raise OSError(errno.EAGAIN, "changes hands too often")
 
     @classmethod
-    def _claimed(cls, descriptor: int, records: int, limit: int) -> Arena:
-        arena = cls(descriptor, records, limit)
+    def _claimed(cls, descriptor: int, records: int, limit: int) -> SharedCache:
+        shared = cls(descriptor, records, limit)
         alone = _lock(descriptor, _LOCK_OPEN, wait=False)
-        if alone and arena.used > limit // 2 and arena.live() < arena.used // 2:
-            arena.close()
+        if alone and shared.used > limit // 2 and shared.live() < shared.used // 2:
+            shared.close()
             raise ValueError("mostly samples that have changed since")
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _LOCK_OPEN)
-        return arena
+        return shared
 
     @classmethod
-    def of_process(cls, pid: int, descriptor: int, records: int, limit: int) -> Arena:
+    def of_process(cls, pid: int, descriptor: int, records: int, limit: int) -> SharedCache:
         """Open a store that another process of this machine and user has open."""
         return cls(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC), records, limit)
 
     def __reduce__(self) -> Any:
         # For processes that are not forks of this one, which lives on while they start.
-        return Arena.of_process, (os.getpid(), self.descriptor, self.records, self.limit)
+        return SharedCache.of_process, (os.getpid(), self.descriptor, self.records, self.limit)
 
     @property
     def used(self) -> int:
@@ -176,7 +176,7 @@ class Arena:
         self._view[at : at + RECORD_BYTES] = bytes(RECORD_BYTES)
 
     def close(self) -> None:
-        """Close the mapping. The arena cannot be used afterwards."""
+        """Close the mapping. The cache cannot be used afterwards."""
         self._view.release()
         self._map.close()
 

@@ -46,7 +46,7 @@ class Survey:
 
     `amounts` are the pixels (voxels, objects) of each class, `holders` the numbers of samples with any. `sizes` are
     those of the images' files, or of the tensors if the data set gives no headers. `turned` counts images with an EXIF
-    orientation, `transparent` those with transparent pixels.
+    orientation, `transparent` those with transparent pixels, `blank` those that hold one value only.
     """
 
     samples: int
@@ -61,6 +61,7 @@ class Survey:
     holders: Counter[int] = field(default_factory=Counter)
     turned: int = 0
     transparent: int = 0
+    blank: int = 0
 
     @property
     def complete(self) -> bool:
@@ -78,6 +79,7 @@ class Survey:
         self.bad += other.bad
         self.turned += other.turned
         self.transparent += other.transparent
+        self.blank += other.blank
         self.problems += other.problems[: max(0, _KEPT - len(self.problems))]
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         for size, number in other.sizes.items():
@@ -209,6 +211,8 @@ def _measure(dataset: Any, position: int, image: Any, seen: Survey) -> None:
         size, channels = tuple(reversed(finest.shape[1:])), str(finest.shape[0])
     seen.sizes[size] += 1
     seen.channels[channels] += 1
+    if isinstance(finest, torch.Tensor) and finest.dim() > 2 and finest.numel():
+        seen.blank += bool(finest.min() == finest.max())
     for tensor in pytree.tensors(image):
         if tensor.numel():
             seen.low = min(seen.low, float(tensor.min()))
@@ -279,6 +283,23 @@ def see_through(split: str, seen: Survey) -> RuntimeFinding | None:
     )
 
 
+def blank_images(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
+    """Return R592 for images of one value only; None if there are none.
+
+    A patch of a volume may lie outside of the body, so of volumes all that were read must be blank.
+    """
+    good = seen.read - seen.bad
+    if not seen.blank or (task.lock.spatial_dims == 3 and seen.blank < good):
+        return None
+    return RuntimeFinding(
+        "R592",
+        f"{seen.blank} of {seen.read} images of {split} that were read hold one value only",
+        "a model can learn nothing from a blank image, though it has a mask, boxes or a class",
+        "look at the pictures of `ratc data check SPEC`; a window of other units makes volumes blank, a conversion"
+        " from 16 bits pictures",
+    )
+
+
 def never_there(split: str, seen: Survey, task: Task) -> RuntimeFinding | None:
     """Return R572 for the classes that no sample read has; None if there are none."""
     labels = {**task.background, **task.class_labels}
@@ -304,9 +325,9 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
         if seen.problems and (part.lock.data.on_bad_sample == "fail" or (seen.bad == seen.read and seen.read > 1)):
             first = seen.problems[0]
             raise RuntimeFinding(first.code, first.message, first.note, first.help)
-        faded = see_through(name, seen)
-        if world.main and faded is not None:
-            warn_of(faded)
+        for warning in (see_through(name, seen), blank_images(name, seen, part)):
+            if world.main and warning is not None:
+                warn_of(warning)
         if seen.read and part.foreground and not any(seen.holders[number] for number in part.foreground):
             _search_everywhere(name, dataset, part, world, apart)
         known = getattr(dataset, "class_holders", None)

@@ -19,7 +19,7 @@ from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.pictures import open_picture, pyramid
 from ratc_runtime.data.sources import BUILT_IN
-from ratc_runtime.data.volume_store import Recipe, decode_image
+from ratc_runtime.data.volume_store import Recipe, checked_fill, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
 from ratc_runtime.errors import RuntimeFinding, warn
 
@@ -126,8 +126,8 @@ def _patches(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
     """Yield the patches volume by volume, with one decoded volume in memory."""
     size = tuple(lock.data.image_size)
     sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in lock.data.scales]
-    window = lock.data.args.get("window")
-    recipe = Recipe(lock.data.channels, lock.data.num_classes, None, tuple(window) if window else None)
+    window, fill = lock.data.args.get("window"), checked_fill(lock.data.args.get("fill_nan"))
+    recipe = Recipe(lock.data.channels, lock.data.num_classes, None, tuple(window) if window else None, fill_nan=fill)
     for path in paths:
         try:
             voxels, affine = decode_image(path, recipe)

@@ -29,6 +29,8 @@ from ratc_runtime.errors import RuntimeFinding, warn
 VERSION = 2
 #: Percentiles that intensities are clipped to if no window is given.
 CLIP = (0.5, 99.5)
+#: The largest number for voxels that are not finite: a float32 holds it, and differences of it.
+MOST_FILLED = 1e30
 #: Bytes per voxel while decoding: as float32, and as stored in the file.
 _VOXEL_BYTES = 5
 #: Affines of an image and its mask may differ by this much, in the affine's own units (mm).
@@ -45,6 +47,8 @@ class Recipe:
     window: tuple[float, float] | None
     #: Least value of the foreground in a mask of one class; None: it must hold two values.
     threshold: float | None = None
+    #: The number for image voxels that are NaN or infinite, in the file's units; None: there must be none.
+    fill_nan: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ class Volume:
     image: Path
     mask: Path
     shape: tuple[int, int, int]
+
+
+def checked_fill(value: Any) -> float | None:
+    """Return `fill_nan` of a data set's arguments. Raises R509 if it is no finite number."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_FILLED:
+        raise RuntimeFinding("R509", f"fill_nan is {value!r:.40}, expected a number in the units of the files")
+    return float(value)
 
 
 def look_at(name: str, image: Path, mask: Path, recipe: Recipe) -> Volume:
@@ -172,16 +185,22 @@ def decode(volume: Volume, recipe: Recipe) -> tuple[Any, Any]:
 def decode_image(path: Path, recipe: Recipe) -> tuple[Any, Any]:
     """Read, reorient and scale a volume: (C, D, H, W), float32 in [0, 1], and the affine of its file.
 
-    Raises R506 if it is corrupt or a channel has no finite number, R537 if its channels are not the recipe's.
+    Raises R506 if it is corrupt, has voxels that are not finite and the recipe no number for them, or a channel has
+    no finite number; R537 if its channels are not the recipe's.
     """
     shape, _ = _header(path)
     _check_channels(path, shape, recipe.channels)
     voxels, affine = _voxels(path)
     channels = voxels if voxels.ndim == 4 else voxels[..., None]
     turned = np.moveaxis(_turned(channels, affine, _order(affine)), -1, 0)
-    if not np.isfinite(turned).any(axis=tuple(range(1, turned.ndim))).all():
+    with np.errstate(over="ignore"):  # a number that float32 does not hold becomes infinite, and is refused as such
+        turned = np.asarray(turned, dtype=np.float32)
+    finite = np.isfinite(turned)
+    if not finite.any(axis=tuple(range(1, turned.ndim))).all():
         raise _corrupt(path, ValueError("a channel holds no finite number"))
-    return np.stack([_scaled(channel, recipe.window) for channel in turned]), affine
+    if recipe.fill_nan is None and not finite.all():
+        raise _not_finite(path, finite)
+    return np.stack([_scaled(channel, recipe) for channel in turned]), affine
 
 
 def turned_back(labels: Any, affine: Any) -> Any:
@@ -193,12 +212,25 @@ def turned_back(labels: Any, affine: Any) -> Any:
     return np.ascontiguousarray(own[tuple(slice(None, None, -1 if flip < 0 else 1) for flip in flips)])
 
 
-def _scaled(channel: Any, window: tuple[float, float] | None) -> Any:
-    values = np.asarray(channel, dtype=np.float32)
+def _not_finite(path: Path, finite: Any) -> RuntimeFinding:
+    count = int(finite.size - np.count_nonzero(finite))
+    return RuntimeFinding(
+        "R506",
+        f"{path} holds NaN or infinity",
+        f"{count} of {finite.size} voxels are not finite",
+        "repair the file; or give the number that stands for such voxels, in the file's units:"
+        " data.args: {fill_nan: -1000} for the air of a CT, 0 outside of a brain without its skull",
+        everywhere=False,
+    )
+
+
+def _scaled(values: Any, recipe: Recipe) -> Any:
     finite = np.isfinite(values)
+    known = values
     if not finite.all():
-        values = np.where(finite, values, 0.0)
-    low, high = window or np.percentile(values[finite] if finite.any() else values, CLIP)
+        known = values[finite]
+        values = np.where(finite, values, np.float32(recipe.fill_nan or 0.0))
+    low, high = recipe.window or np.percentile(known, CLIP)
     if high <= low:  # one grey everywhere: nothing to tell apart
         return np.zeros_like(values)
     return np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0, dtype=np.float32)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from ratc_runtime.data.folders import find_files
 from ratc_runtime.data.masks import checked_threshold
 from ratc_runtime.data.pictures import Header
-from ratc_runtime.data.volume_store import Recipe, Volume, VolumeStore, look_at
+from ratc_runtime.data.volume_store import Recipe, Volume, VolumeStore, checked_fill, look_at
 from ratc_runtime.errors import RuntimeFinding
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -42,7 +42,8 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
     overlap; those of val and test never do.
 
     Intensities are clipped to `window` (low, high), or without one to the volume's 0.5th and 99.5th percentiles per
-    channel, and scaled to [0, 1]. A volume with several channels has them in a fourth dimension.
+    channel, and scaled to [0, 1]. A volume with several channels has them in a fourth dimension. `fill_nan` stands for
+    voxels that are NaN or infinite, in the file's units; without it they are refused.
 
     An item has `image`, float (C, D, H, W) in [0, 1] (a list from fine to coarse if `scales` has several entries, the
     coarser ones averaged from the patch), `target`, float (1, D, H, W) of 0 and 1 (of one foreground class: see
@@ -67,6 +68,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         window: tuple[float, float] | None = None,
         overlap: float = 0.0,
         mask_threshold: float | None = None,
+        fill_nan: float | None = None,
     ) -> None:
         low, high = window or (0.0, 1.0)
         if not (low < high and 0 <= overlap < 1):
@@ -78,7 +80,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
         self.patch_size, self.num_classes = tuple(image_size), num_classes
         self.sizes = [tuple(max(1, round(side * scale)) for side in image_size) for scale in scales]
         threshold = checked_threshold(mask_threshold, num_classes)
-        recipe = Recipe(channels, num_classes, ignore_index, window, threshold)
+        recipe = Recipe(channels, num_classes, ignore_index, window, threshold, checked_fill(fill_nan))
         files = find_files(Path(data_dir), split, SUFFIXES, SUFFIXES, skip_missing)
         self.missing = list(files.missing)
         self.volumes: list[Volume] = []

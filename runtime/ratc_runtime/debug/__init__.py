@@ -37,7 +37,7 @@ def prepare(environment: MutableMapping[str, str], backend: str) -> None:
         environment.setdefault(name, value)
 
 
-class Few:
+class FirstSamples:
     """The first samples of a dataset. All other attributes are those of the whole one."""
 
     def __init__(self, dataset: Any, length: int) -> None:
@@ -70,4 +70,4 @@ def few(datasets: dict[str, Any], lock: Lock) -> dict[str, Any]:
         del lengths["train"]
     # Of several tasks each has its own, named `split/task`.
     wanted = {key: lengths.get(key.partition("/")[0]) for key in datasets}
-    return {key: data if wanted[key] is None else Few(data, wanted[key]) for key, data in datasets.items()}
+    return {key: data if wanted[key] is None else FirstSamples(data, wanted[key]) for key, data in datasets.items()}

@@ -21,7 +21,7 @@ UNSET = "`unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_P
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class LaunchEnvironment:
     """One process of `world_size`. `scheduler` is `slurm`, `lsf` or None; `hosts` are in the scheduler's order."""
 
     launcher: str | None
@@ -34,7 +34,7 @@ class Surroundings:
     restarts: int
 
 
-def detect(environment: Mapping[str, str]) -> Surroundings:
+def detect(environment: Mapping[str, str]) -> LaunchEnvironment:
     """Return the launcher and place of this process. Without a launcher it is rank 0 of 1.
 
     Raises ValueError if a launcher's variables are incomplete or no numbers.
@@ -42,7 +42,7 @@ def detect(environment: Mapping[str, str]) -> Surroundings:
     scheduler = "slurm" if "SLURM_JOB_ID" in environment else "lsf" if "LSB_JOBID" in environment else None
     launcher, place = _place(environment)
     hosts = {"slurm": _slurm_hosts, "lsf": _lsf_hosts}[scheduler](environment) if scheduler else ()
-    return Surroundings(launcher, scheduler, *place, hosts, _job(environment, scheduler), _restarts(environment))
+    return LaunchEnvironment(launcher, scheduler, *place, hosts, _job(environment, scheduler), _restarts(environment))
 
 
 def adopt(environment: MutableMapping[str, str]) -> None:

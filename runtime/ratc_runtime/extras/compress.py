@@ -29,7 +29,7 @@ from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.extras.pruning import PRUNED, prune_weights
 from ratc_runtime.extras.quantizing import MODES, quantize, torchao
-from ratc_runtime.inference import Opened
+from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.models.build import build_model
 from ratc_runtime.output.results import finite, prepare_output, unwritable
 from ratc_runtime.training.memory_rehearsal import noise
@@ -80,7 +80,7 @@ def sparsity_of(model: nn.Module) -> dict[str, float]:
     return found
 
 
-def latency(model: Opened, count: int) -> dict[str, float]:
+def latency(model: OpenCheckpoint, count: int) -> dict[str, float]:
     """Return median, minimum and maximum of the seconds for a prediction of `count` samples, after a warm-up."""
     image, _ = noise(model.task, model.lock, count, model.engine.world.device)
     seconds = []
@@ -98,7 +98,7 @@ def latency(model: Opened, count: int) -> dict[str, float]:
     }
 
 
-def _measure(model: Opened, split: str, data_dir: Path, file: Path) -> dict[str, Any]:
+def _measure(model: OpenCheckpoint, split: str, data_dir: Path, file: Path) -> dict[str, Any]:
     found, _ = score(model, split, data_dir)
     counts = sorted({1, model.lock.training.micro_batch_size})
     layers = sparsity_of(model.engine.module)
@@ -172,7 +172,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _from_lock(arguments: argparse.Namespace, model: Opened) -> None:
+def _from_lock(arguments: argparse.Namespace, model: OpenCheckpoint) -> None:
     """Fill missing arguments from the lock's section `compression`, if it has one."""
     asked = model.lock.compression
     if arguments.sparsity is None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,25 @@ def check_modules(paths: Sequence[str], folder: Path) -> None:
         found, beside = _found(top), _beside(top, [str(folder)])
         if found is not None and beside is not None and not _inside(found, folder):
             raise _refused("own module", top, f"Python finds {found} before {beside}", [str(folder)], top)
+
+
+def unrecorded(known: Collection[str], folder: Path) -> list[str]:
+    """Return the user's modules of a folder that this process has imported and that are not `known`.
+
+    Paths are relative to the folder, and sorted. A program that is run is not imported.
+    """
+    base, found = folder.resolve(), set()
+    for name, module in list(sys.modules.items()):
+        file, top = getattr(module, "__file__", None), name.partition(".")[0]
+        if top in (*sys.stdlib_module_names, "__main__", "ratc_runtime"):
+            continue
+        if not isinstance(file, str) or not os.path.isabs(file):  # torch has modules that lie nowhere
+            continue
+        # Not resolved: a link is recorded under its own name.
+        path = Path(os.path.abspath(file))
+        if path.is_relative_to(base) and not _INSTALLED.intersection(path.parts):
+            found.add(str(path.relative_to(base)))
+    return sorted(found - set(known))
 
 
 def check_hidden(folder: Path) -> None:

@@ -17,6 +17,8 @@ import torch
 # Smaller saves little beside the rest of the model, and a GPU would wait for the next launch.
 CHUNK_ELEMENTS = 2**26
 _shortened = False
+#: Rounds that the current one of shortened loops stands for.
+_rounds = 1
 
 
 @contextlib.contextmanager
@@ -31,6 +33,27 @@ def only_enough_for_memory() -> Iterator[None]:
         yield
     finally:
         _shortened = before
+
+
+def rounds() -> int:
+    """Return for how many rounds of the loops around it the current one stands; more than 1 in shortened loops only."""
+    return _rounds
+
+
+class _Shortened(list[slice]):
+    """The first two slices of a loop, and the last one. While the second is used, it stands for those left out, too."""
+
+    skipped = 0
+
+    def __iter__(self) -> Iterator[slice]:
+        global _rounds
+        for place, one in enumerate(super().__iter__()):
+            factor = 1 + self.skipped if place == 1 else 1
+            _rounds *= factor
+            try:
+                yield one
+            finally:
+                _rounds //= factor
 
 
 def no_autocast(device: torch.device) -> torch.autocast:
@@ -54,14 +77,18 @@ class Pieces(NamedTuple):
         """Yield (slice of heads x batch, slices of rows)."""
         parts = -(-self.rows * self.columns // self.elements)
         together = self.elements // (self.rows * self.columns)
-        rows = list(_slices(self.rows, -(-self.rows // min(parts, self.rows))))
+        rows = _slices(self.rows, -(-self.rows // min(parts, self.rows)))
         for heads in _slices(self.heads, max(1, -(-self.heads // -(-self.heads // max(1, together))))):
             yield slice(heads.start * self.batch, heads.stop * self.batch), rows
 
 
 def _slices(length: int, step: int) -> list[slice]:
     slices = [slice(at, min(at + step, length)) for at in range(0, length, step)]
-    return slices[:2] + slices[-1:] if _shortened and len(slices) > 3 else slices
+    if not _shortened or len(slices) <= 3:
+        return slices
+    short = _Shortened(slices[:2] + slices[-1:])
+    short.skipped = len(slices) - 3
+    return short
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

@@ -42,7 +42,7 @@ def resolve(role: str, name: str) -> Callable[..., Any]:
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except Exception as error:  # importing runs foreign code, which may raise anything
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise RuntimeFinding(
             "R509",
             f"{role} {name} cannot be imported",
@@ -76,7 +76,7 @@ def call(role: str, name: str, target: Callable[..., Any], **arguments: Any) -> 
         return target(**arguments)
     except RuntimeFinding:
         raise
-    except Exception as error:  # foreign code may raise anything
+    except Exception as error:  # the user's code may raise anything
         shown = ", ".join(f"{key}={value!r:.40}" for key, value in arguments.items())
         raise RuntimeFinding(
             "R509",

@@ -30,7 +30,7 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
-class Claim:
+class FolderLock:
     """This process's lock on an output folder. Only rank 0 has one."""
 
     def __init__(self, output_dir: Path) -> None:

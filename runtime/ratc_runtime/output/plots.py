@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from ratc_runtime.atomic import replacing
+from ratc_runtime.data.near import drawn
 from ratc_runtime.tasks import Metric
 
 
@@ -28,7 +29,7 @@ def draw_curves(
     ]
     for axis, label, lines in panels:
         for key, name in lines:
-            axis.plot(epochs, [record[key] for record in history], marker="o", markersize=3, label=name)
+            axis.plot(epochs, [record[key] for record in history], marker="o", markersize=3, label=drawn(name))
         axis.set(xlabel="epoch", ylabel=label)
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -38,7 +39,7 @@ def draw_curves(
     axes[0].set_ylim(bottom=0)
     axes[1].set_ylim(0, 1)
     axes[2].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    figure.suptitle(title)
+    figure.suptitle(drawn(title))
     with replacing(path) as work:
         figure.savefig(work, dpi=110, format="png")
     plt.close(figure)

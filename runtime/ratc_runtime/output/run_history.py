@@ -36,7 +36,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-class Starts:
+class RunHistory:
     """All starts of a run, this one last. Only the main process makes one.
 
     `run_id` identifies the run to trackers: that of the checkpoint, else that of the last start under the same

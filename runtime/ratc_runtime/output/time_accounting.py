@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 KINDS = ("training", "evaluation", "checkpoint", "startup", "setup", "other")
 
 
-class Account:
+class TimeAccounting:
     """Adds up the run's time in its progress, so that a resumed run continues the sums.
 
     Work lost between a checkpoint and a crash is not included; `starts.jsonl` shows when the run restarted. `compiling`

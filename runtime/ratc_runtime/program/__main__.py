@@ -25,7 +25,7 @@ from ratc_runtime.config.program_lock import ProgramLock, fill, read_any
 from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.output import results
-from ratc_runtime.output.folder_lock import Claim
+from ratc_runtime.output.folder_lock import FolderLock
 from ratc_runtime.program import plan
 
 #: Stands for the program in the words of a launcher.
@@ -81,8 +81,8 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
     if first:
         results.prepare_output(output)
         results.refuse_links(output)
-        claim = Claim(output)
-        claim.take(os.environ)
+        folder_lock = FolderLock(output)
+        folder_lock.take(os.environ)
         (output / STOPPED_FILE).unlink(missing_ok=True)
         if _is_finished(output, digest):
             if not from_scratch:
@@ -111,7 +111,7 @@ def run(lock: ProgramLock, given: argparse.Namespace) -> int:
 
 
 def at_start(lock: ProgramLock, given: argparse.Namespace) -> dict[str, str]:
-    """What is known now, by the names of placeholders."""
+    """The values that are known now, by the names of placeholders."""
     output = os.path.abspath(given.output_dir or lock.output_dir)
     from_scratch = given.fresh or lock.checkpoint.resume == "never"
     return {
@@ -251,7 +251,7 @@ def _is_finished(output: Path, digest: str) -> bool:
 
 
 def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
-    """Say in results.json that the run is finished, beside what the program wrote there. Raises R503 and R510.
+    """Say in results.json that the run is finished, beside the program's own values. Raises R503 and R510.
 
     Values of the plan that the program reports must be those of the lock.
     """

@@ -61,7 +61,7 @@ class ProgramPlan(Mapping[str, Any]):
         return len(self._values)
 
     def verify(self, **found: Any) -> None:
-        """Raise R503 unless what the program runs with is what the plan says: `verify(micro_batch_size=8, …)`.
+        """Raise R503 unless the program runs with the values of the plan: `verify(micro_batch_size=8, …)`.
 
         Raises KeyError for a name that no plan has.
         """

@@ -137,7 +137,7 @@ class Task(ABC):
         return None
 
     def overview(self, scorer: Any, world: World) -> list[Any]:
-        """Return what `draw` needs of the whole split beside single samples, picklable and on the CPU.
+        """Return the values that `draw` needs of the whole split beside single samples, picklable and on the CPU.
 
         Every rank calls this after it counted its part, and all get the same.
         """

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,6 @@ def main(argv: list[str]) -> int:
     import torch
 
     from ratc_runtime.trace.failure import TraceError
-    from ratc_runtime.trace.isolated import record_both
-    from ratc_runtime.trace.match import match
 
     if request.lock.model.name == "rat":
         _import_once()
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
     trace = _compiled(request, version) if request.compiled else None
     try:
         if trace is None:
-            trace = match(*record_both(request.uncompiled()), request.content, version)
+            trace = _traced(request.uncompiled(), version)
     except TraceError as error:
         print(error.failure.line(), file=sys.stderr)
         return 1
@@ -62,18 +61,30 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _traced(request: Request, version: str) -> dict[str, object]:
+    """Return the trace of a request's two recordings, confirmed by a third one if they leave doubt. Raises TraceError,
+    and BadRequest.
+    """
+    from ratc_runtime.trace.isolated import record_both
+    from ratc_runtime.trace.match import is_uneven, match
+
+    small, large = record_both(request)
+    third = None
+    if is_uneven(small, large):
+        third, _ = record_both(replace(request, batch_sizes=(2 * large.batch,)))
+    return match(small, large, request.content, version, third)
+
+
 def _compiled(request: Request, version: str) -> dict[str, object] | None:
     """Return the trace of a compiled model. It is None if torch cannot compile it without the card, or makes another
     program of it for each batch: the uncompiled model is followed then, which needs no less.
     """
     from ratc_runtime.trace import compiled
     from ratc_runtime.trace.failure import TraceError
-    from ratc_runtime.trace.isolated import record_both
-    from ratc_runtime.trace.match import match
 
     try:
         compiled.import_once()
-        return match(*record_both(request), request.content, version)
+        return _traced(request, version)
     except (TraceError, ImportError):
         return None
 

@@ -51,6 +51,17 @@ def passes(operator: Any, args: tuple[Any, ...], out: Any, tf32: bool) -> list[P
     return found if bias is None else [*found, Pass((), bias, None)]
 
 
+def is_channels_last(operator: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether cuDNN is called with channels last, by image and weight."""
+    given, weight = args[:2] if operator is aten.convolution.default else args[1:3]
+    return _layout(given, weight) is not torch.contiguous_format
+
+
+def _layout(given: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
+    suggested = [torch._prims_common.suggest_memory_format(tensor) for tensor in (given, weight)]
+    return next((form for form in suggested if form is not torch.contiguous_format), torch.contiguous_format)
+
+
 def _described(direction: str, numbers: tuple[int, ...]) -> Scratch:
     return Scratch("convolution", (DIRECTIONS[direction], *numbers))
 
@@ -65,8 +76,7 @@ def _numbers(
     tf32: bool,
 ) -> tuple[tuple[int, ...], torch.memory_format]:
     """Return the numbers of docs/reference/trace.md after the direction, and the layout of the call of cuDNN."""
-    suggested = [torch._prims_common.suggest_memory_format(tensor) for tensor in (given, weight)]
-    layout = next((form for form in suggested if form is not torch.contiguous_format), torch.contiguous_format)
+    layout = _layout(given, weight)
     half = {torch.bfloat16: BF16, torch.float16: FP16}
     arithmetic = half.get(given.dtype, TF32 if tf32 and given.dtype == torch.float32 else FP32)
     last = layout is not torch.contiguous_format

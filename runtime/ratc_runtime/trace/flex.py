@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ratc_runtime.trace import work
+
 
 class FlexAttention(torch.autograd.Function):
     """Outputs and gradients without values.
@@ -20,6 +22,7 @@ class FlexAttention(torch.autograd.Function):
         out = q.new_empty((*q.shape[:3], v.shape[3]))
         kept = q.new_empty(q.shape[:3], dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, kept)
+        work.library("flex_attention", q.dtype, 1, 2 * _scores(q, k) * (q.shape[3] + v.shape[3]), q, k, v, out)
         return out, torch.empty_like(kept)
 
     @staticmethod
@@ -29,7 +32,13 @@ class FlexAttention(torch.autograd.Function):
         sums = torch.empty_like(kept)
         found = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         del sums
+        operations = 2 * _scores(q, k) * (3 * q.shape[3] + 2 * v.shape[3])
+        work.library("flex_attention_backward", q.dtype, 2, operations, q, k, v, out, *found)
         return found
+
+
+def _scores(q: torch.Tensor, k: torch.Tensor) -> int:
+    return int(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

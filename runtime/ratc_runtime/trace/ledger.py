@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class Block:
     sees_backward: bool = False
     scratch: Scratch | None = None  # its size follows from this instead
     optional: bool = False  # a step runs with half of it, too
+    sides: tuple[int, ...] = ()  # bytes of an element, then the tensor's shape; empty if its size is another
 
 
 @dataclass
@@ -53,11 +55,12 @@ class Ledger:
                 self.blocks[number].sees_backward = True
         return before
 
-    def add(self, storage: torch.UntypedStorage, module: str, kind: str = "") -> int:
-        """Record a storage that an operator returned; return its block. A known one keeps its block.
+    def add(self, tensor: torch.Tensor, module: str, kind: str = "") -> int:
+        """Record the storage of a tensor that an operator returned; return its block. A known one keeps its block.
 
         A storage that was resized counts as freed and allocated again.
         """
+        storage = tensor.untyped_storage()
         address, size = storage._cdata, storage.nbytes()
         known = self._live.get(address)
         if known is not None:
@@ -65,6 +68,9 @@ class Ledger:
                 return known
             self._free(known, address)
         number = self.allocate(size, module, kind)
+        sides = tensor.element_size(), *tensor.shape
+        if math.prod(sides) == size:
+            self.blocks[number].sides = sides
         self._live[address] = number
         # The finalizer runs when the last tensor, view or graph node that holds the storage lets go of it.
         self._watch[number] = weakref.ref(storage, lambda _: self._free(number, address))

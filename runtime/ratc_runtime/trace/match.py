@@ -1,9 +1,11 @@
-"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch. The
-same recording given twice becomes a trace that holds for its batch size only.
+"""Two recordings, at two batch sizes, become one trace: every size as fixed + per_sample x micro-batch, or as a product
+of such sides (the distances of all samples of a batch). The same recording given twice becomes a trace that holds for
+its batch size only.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ from ratc_runtime.trace.failure import NOT_TRACEABLE, Failure, TraceError
 from ratc_runtime.trace.ledger import KINDS, PHASES
 from ratc_runtime.trace.record import Recording
 
-VERSION = 3
+VERSION = 4
 
 
 def _number(value: float) -> int | float:
@@ -40,10 +42,10 @@ def _apart(small: Recording, large: Recording, place: str) -> Failure:
     )
 
 
-def _line(one: int, other: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
+def _line(one: float, other: float, small: Recording, large: Recording) -> tuple[int | float, int | float]:
     """Return fixed and per sample of a number at two batch sizes."""
     if small.batch == large.batch:
-        return one, 0
+        return _number(one), 0
     per_sample = (other - one) / (large.batch - small.batch)
     return _number(one - per_sample * small.batch), _number(per_sample)
 
@@ -52,6 +54,53 @@ def _described(number: int, small: Recording, large: Recording) -> list[Any]:
     one, other = small.scratch[number], large.scratch[number]
     pairs = zip(one.numbers, other.numbers, strict=True)
     return [number, one.rule, *(list(_line(a, b, small, large)) for a, b in pairs)]
+
+
+def _product(number: int, small: Recording, large: Recording) -> list[Any] | None:
+    """Return the description of a tensor of which several sides follow the batch; None for any other block."""
+    one, other = small.sides[number], large.sides[number]
+    if len(one) != len(other) or sum(a != b for a, b in zip(one, other, strict=True)) < 2:
+        return None
+    return [number, "product", *(list(_line(a, b, small, large)) for a, b in zip(one, other, strict=True))]
+
+
+def is_uneven(small: Recording, large: Recording) -> bool:
+    """Return whether two batch sizes may not tell how the step's memory grows: a third one must confirm it.
+
+    It is so if several sides of a tensor follow the batch, or one by fractions of an element (pairs of samples).
+    """
+    if small.batch == large.batch or len(small.sides) != len(large.sides):
+        return False
+    for one, other in zip(small.sides, large.sides, strict=True):
+        grown = [b - a for a, b in zip(one, other, strict=False) if a != b]
+        if len(one) != len(other) or len(grown) > 1 or any(size % (large.batch - small.batch) for size in grown):
+            return True
+    return False
+
+
+def _unlike(small: Recording, large: Recording, third: Recording, products: dict[int, list[Any]]) -> Failure | None:
+    """Return the failure at the first block whose size at a third micro-batch is not the one that two others tell."""
+    failure = _differs(*_alike(small, third))
+    if failure is not None:
+        return failure
+    for number, (size, phase, module, _) in enumerate(third.blocks):
+        if number in small.scratch:
+            continue
+        lines = products[number][2:] if number in products else [_line_of(number, small, large)]
+        if math.prod(fixed + per_sample * third.batch for fixed, per_sample in lines) != size:
+            return _no_line(number, phase, module, small, large, third)
+    return None
+
+
+def _line_of(number: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
+    return _line(small.blocks[number][0], large.blocks[number][0], small, large)
+
+
+def _no_line(number: int, phase: str, module: str, *recordings: Recording) -> Failure:
+    sizes = ", ".join(f"{one.blocks[number][0]:,} at {one.batch}" for one in recordings)
+    place = f"module {module} in {phase}" if module else phase
+    message = f"the bytes of a tensor do not follow the micro-batch by a rule that ratc knows: {sizes} ({place})"
+    return Failure(NOT_TRACEABLE, message, place)
 
 
 def in_order(events: list[tuple[int, bool]], steps: list[int]) -> list[tuple[int, bool]]:
@@ -83,29 +132,54 @@ def _alike(small: Recording, large: Recording) -> tuple[Recording, Recording]:
     )
 
 
-def match(small: Recording, large: Recording, request: dict[str, Any], torch_version: str) -> dict[str, Any]:
-    """Return the trace of docs/reference/trace.md. Raises TraceError (R315) if the recordings differ."""
+def work(small: Recording, large: Recording) -> list[list[Any]]:
+    """Return the kernels of a step: operator, type, regular (0 or 1), phase, launches, then operations and bytes of a
+    launch, each as fixed and per sample. Kernels that agree in all of it are one. Empty if the recordings differ in
+    their kernels.
+    """
+    pairs = list(zip(small.kernels, large.kernels, strict=False))
+    if len(small.kernels) != len(large.kernels) or any(one[:5] != other[:5] for one, other in pairs):
+        return []
+    found: dict[tuple[Any, ...], int] = {}
+    for one, other in pairs:
+        name, kind, regular, phase, launches, *sizes = one
+        lines = [_line(a / launches, b / launches, small, large) for a, b in zip(sizes, other[5:], strict=True)]
+        key = name, kind, int(regular), PHASES.index(phase), *lines[0], *lines[1]
+        found[key] = found.get(key, 0) + launches
+    return [[*key[:4], launches, *key[4:]] for key, launches in found.items()]
+
+
+def match(
+    small: Recording, large: Recording, request: dict[str, Any], torch_version: str, third: Recording | None = None
+) -> dict[str, Any]:
+    """Return the trace of docs/reference/trace.md.
+
+    Raises TraceError (R315) if the recordings differ, or if the sizes of ``third`` are not those that the others tell.
+    """
     small, large = _alike(small, large)
     failure = _differs(small, large)
     if failure is not None:
         raise TraceError(failure)
+    found = ((number, _product(number, small, large)) for number in range(len(small.blocks)))
+    products = {number: one for number, one in found if one is not None}
+    if third is not None:
+        failure = _unlike(small, large, third, products)
+        if failure is not None:
+            raise TraceError(failure)
     modules: dict[str, int] = {"": 0}
     events: list[list[int | float]] = []
     for number, allocates in small.events:
         if not allocates:
             events.append([number])
             continue
-        size, phase, module, kind = small.blocks[number]
+        _, phase, module, kind = small.blocks[number]
+        fixed, per_sample = (0, 0) if number in products else _line_of(number, small, large)
+        lines = products[number][2:] if number in products else [(fixed, per_sample)]
+        if any(growth < 0 or constant + growth < 0 for constant, growth in lines):
+            raise TraceError(_no_line(number, phase, module, small, large))
         index = modules.setdefault(module, len(modules))
-        events.append(
-            [
-                number,
-                *_line(size, large.blocks[number][0], small, large),
-                PHASES.index(phase),
-                index,
-                KINDS.index(kind),
-            ]
-        )
+        events.append([number, fixed, per_sample, PHASES.index(phase), index, KINDS.index(kind)])
+    described = [_described(number, small, large) for number in sorted(small.scratch)]
     return {
         "trace_version": VERSION,
         "torch": torch_version,
@@ -119,5 +193,6 @@ def match(small: Recording, large: Recording, request: dict[str, Any], torch_ver
         "events": events,
         "optional": small.optional,
         "estimates": sorted({*small.estimates, *large.estimates}),
-        "scratch": [_described(number, small, large) for number in sorted(small.scratch)],
+        "scratch": [*described, *products.values()],
+        "work": work(small, large),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,11 +16,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ratc_runtime.models.chunked_maps import rounds
 from ratc_runtime.trace import attention, convolutions, kernels, scratch
 from ratc_runtime.trace.constants import PHASES, Constants
 from ratc_runtime.trace.ledger import Ledger
 from ratc_runtime.trace.owners import Owners
+from ratc_runtime.trace.work import Library, Work, tensors_in
 
+#: Traced steps: the optimizer's state exists from the second one on, whose kernels are those of all later ones.
+STEPS = 2
 # Elements up to which a host tensor is computed for real: positions and shapes, not data.
 REAL_ELEMENTS = 65536
 aten: Any = torch.ops.aten
@@ -58,15 +61,6 @@ class HostRanges(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             self.making = False
-
-
-def tensors_in(arguments: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors among an operator's arguments or results."""
-    for value in arguments:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
 
 
 def _small_result(operator: Any, args: tuple[Any, ...]) -> bool:
@@ -110,6 +104,7 @@ class RecordingMode(TorchDispatchMode):
         self.constants = Constants(fake)
         self.ranges = HostRanges(self.constants)
         self.recording = False
+        self.work = Work(self.tf32)
         self.estimates: set[str] = set()
         self._workspaces: set[bool] = set()
 
@@ -153,9 +148,16 @@ class RecordingMode(TorchDispatchMode):
         if cuda:
             self._work(func, args)
             self._scratch(func, args)
+            if self.ledger.step == STEPS - 1:
+                self.work.add(func, before, given, out, self.ledger.phase, rounds())
         if copy is not None:
             self.ledger.release(copy)
         return out
+
+    def library(self, call: Library) -> None:
+        """Note a call of a library. Its allocations are followed by themselves."""
+        if self.recording and self.capability is not None and self.ledger.step == STEPS - 1:
+            self.work.note(call, self.ledger.phase)
 
     def call(self, func: Any, args: Any, out: Any) -> None:
         """Note a kernel that a compiled graph calls, with results that were not noted yet."""
@@ -165,6 +167,8 @@ class RecordingMode(TorchDispatchMode):
             self._note(out)
         self._work(func, args)
         self._scratch(func, args)
+        if self.ledger.step == STEPS - 1:
+            self.work.add(func, args, tensors_in(args), out, self.ledger.phase)
 
     @staticmethod
     def _in_place(func: Any, args: Any) -> bool:
@@ -195,7 +199,7 @@ class RecordingMode(TorchDispatchMode):
         self.estimates.add("convolutions")
         for one in convolutions.passes(func, args, out, self.tf32):
             copied += [self.ledger.allocate(size, owner) for size in one.copies]
-            self.ledger.add(one.result.untyped_storage(), owner)
+            self.ledger.add(one.result, owner)
             if one.workspace is not None:
                 self.ledger.release(self.ledger.allocate(0, owner, "workspace", one.workspace, optional=True))
         for block in copied:
@@ -227,7 +231,7 @@ class RecordingMode(TorchDispatchMode):
         fake = self.to_fake(value)
         # A number lies in the arguments of a CUDA kernel; anything else was copied to the card.
         if self.recording and self.capability is not None and value.dim() > 0:
-            self.ledger.add(fake.untyped_storage(), self.owners.current())
+            self.ledger.add(fake, self.owners.current())
         return fake
 
     def _scratch(self, func: Any, args: Any) -> None:
@@ -254,8 +258,7 @@ class RecordingMode(TorchDispatchMode):
     def _note(self, out: Any) -> None:
         owner: str | None = None
         for tensor in tensors_in((out,)):
-            storage = tensor.untyped_storage()
-            if storage.nbytes():
+            if tensor.untyped_storage().nbytes():
                 if owner is None:
                     owner = self.owners.current()
-                self.ledger.add(storage, owner)
+                self.ledger.add(tensor, owner)

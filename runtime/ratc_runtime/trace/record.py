@@ -18,17 +18,16 @@ from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
-from ratc_runtime.trace import compiled, flex, kernels, recurrent
+from ratc_runtime.trace import compiled, flex, kernels, recurrent, work
 from ratc_runtime.trace.failure import TraceError, explain
 from ratc_runtime.trace.ledger import Ledger
-from ratc_runtime.trace.mode import RecordingMode
+from ratc_runtime.trace.mode import STEPS, RecordingMode
 from ratc_runtime.trace.owners import Owners
 from ratc_runtime.trace.request import Request
 from ratc_runtime.trace.scratch import Scratch
+from ratc_runtime.trace.work import Kernel
 from ratc_runtime.trace.workload import AUTOCAST, make_engine, run_steps
 from ratc_runtime.training.memory_rehearsal import noise
-
-STEPS = 2  # the optimizer's state exists from the second one on
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,13 @@ class Recording:
     batch: int
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
+    sides: list[tuple[int, ...]]  # by block: bytes of an element, then the shape; empty if unknown
     scratch: dict[int, Scratch]  # by block: the rule for its bytes
     optional: list[int]  # blocks that a step can do with half of
     estimates: list[str]
     steps: list[int]
     parameters: dict[str, Any]
+    kernels: list[Kernel]  # of the last step, in order
 
 
 def record(request: Request, batch: int) -> Recording:
@@ -56,6 +57,7 @@ def record(request: Request, batch: int) -> Recording:
     ledger, owners = Ledger(), Owners()
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
     mode = RecordingMode(fake, ledger, owners, request.capability, request.lock.training.tf32)
+    work.listen(mode.library)
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()
     # Chunked attention repeats the same allocations hundreds of times; two rounds of each loop say it all.
@@ -104,11 +106,13 @@ def record(request: Request, batch: int) -> Recording:
             batch,
             list(ledger.events),
             blocks,
+            [block.sides for block in ledger.blocks],
             uneven,
             optional,
             sorted(estimates),
             list(ledger.steps),
             _parameters(model, groups if request.engine == "deepspeed" else None),
+            mode.work.kernels,
         )
         ledger.close()
     owners.forget()
@@ -128,7 +132,7 @@ def _guarded(doing: str, call: Callable[[], Any], model: nn.Module | None = None
         return call()
     except TraceError:
         raise
-    except BaseException as error:  # foreign code may raise anything, SystemExit too
+    except BaseException as error:  # the user's code may raise anything, SystemExit too
         raise TraceError(explain(error, doing, model)) from error
 
 
@@ -189,14 +193,14 @@ def _place(
                 if fake is None:
                     fake = moved[id(parameter)] = _moved_parameter(parameter, dtype)
                     originals.append(parameter)
-                    block = ledger.add(fake.untyped_storage(), name, "parameter")
+                    block = ledger.add(fake, name, "parameter")
                     group = int(parameter.dim() < 2) if id(parameter) in trained else -1
                     groups.setdefault(block, group)
                 module._parameters[key] = fake
             for key, buffer in module._buffers.items():
                 if buffer is not None:
                     moved_buffer = module._buffers[key] = _converted(buffer, dtype)
-                    ledger.add(moved_buffer.untyped_storage(), name, "buffer")
+                    ledger.add(moved_buffer, name, "buffer")
                     if constant:
                         mode.constants.copy(buffer, moved_buffer)
             if request.capability is not None and request.engine == "torch":  # DeepSpeed has buffers of its own

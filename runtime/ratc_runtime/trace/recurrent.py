@@ -21,6 +21,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ratc_runtime.trace import work
 from ratc_runtime.trace.ledger import Ledger
 
 MIB = 2**20
@@ -67,6 +68,16 @@ class Shape:
             given = self.inputs if layer == 0 else self.directions * self.outputs
             found += GATES[self.mode] * self.hidden * (given + self.outputs) + self.projection * self.hidden
         return self.directions * found
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of a pass, forward or backward: two for each weight and row."""
+        return 2 * self.weights * self.rows
+
+    @property
+    def kernels(self) -> int:
+        """Products in a row, each of which waits for the one before: one a step, layer and direction."""
+        return self.steps * self.layers * self.directions
 
     @property
     def buffer(self) -> int:
@@ -184,6 +195,7 @@ class _Cudnn(torch.autograd.Function):
         workspace = x.new_empty(shape.workspace_bytes(), dtype=torch.uint8)
         reserve = x.new_empty(shape.reserve_bytes if train else 0, dtype=torch.uint8)
         del workspace, contiguous
+        work.library("_cudnn_rnn", x.dtype, shape.kernels, shape.operations, x, output, flat, reserve)
         output = output.transpose(0, 1) if batch_first else output
         ctx.save_for_backward(x, hx, cx, output, flat, reserve, *weights)
         ctx.shape, ctx.train, ctx.batch_first = shape, train, batch_first
@@ -194,7 +206,7 @@ class _Cudnn(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Any, grad_hy: Any, grad_cy: Any) -> Any:
         if not ctx.train:
             raise RuntimeError("cudnn RNN backward can only be called in training mode")
-        x, hx, cx, output, flat, _, *weights = ctx.saved_tensors
+        x, hx, cx, output, flat, reserve, *weights = ctx.saved_tensors
         shape: Shape = ctx.shape
         grad_output = torch.zeros_like(output) if grad_output is None else grad_output
         grad_hy = torch.zeros_like(hx) if grad_hy is None else grad_hy
@@ -206,12 +218,14 @@ class _Cudnn(torch.autograd.Function):
         dcx = None if cx is None else torch.empty_like(cx)
         workspace = x.new_empty(shape.workspace_bytes(forward=False), dtype=torch.uint8)
         del workspace, incoming, contiguous
+        work.library("_cudnn_rnn_backward", x.dtype, shape.kernels, shape.operations, output, dx, flat, reserve)
         gradients: list[Any] = [None] * len(weights)
         if any(ctx.needs_input_grad[7:]):
             contiguous = given.contiguous()
             buffer = torch.zeros_like(flat[: shape.buffer])
             workspace = x.new_empty(shape.workspace_bytes(forward=False), dtype=torch.uint8)
             del workspace, contiguous
+            work.library("_cudnn_rnn_weights", x.dtype, shape.layers, shape.operations, x, output, reserve, buffer)
             gradients = list(_views(buffer, [weight.shape for weight in weights]))
         dx = dx.transpose(0, 1) if ctx.batch_first else dx
         wanted = ctx.needs_input_grad
@@ -427,7 +441,7 @@ def flatten(module: nn.Module, ledger: Ledger, name: str) -> None:
     )
     with torch.no_grad():
         buffer = torch.empty(shape.buffer, dtype=found[0].dtype, device="cpu")
-        ledger.add(buffer.untyped_storage(), name, "parameter")
+        ledger.add(buffer, name, "parameter")
         for weight, view in zip(found, _views(buffer, [weight.shape for weight in found]), strict=True):
             ledger.mark(weight, "temporary")
             weight.data = view

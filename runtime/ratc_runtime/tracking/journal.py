@@ -54,7 +54,7 @@ class Journal:
         self.dropped = 0
         self.error: OSError | None = None
         # Before any repair: the other process may be in the middle of a line.
-        self._claim = self._take()
+        self._descriptor = self._take()
         self._memory: deque[Record] = deque(maxlen=MAX_IN_MEMORY)
         self._lock = threading.Lock()
         self.state: dict[str, Any] = self._read_state()
@@ -266,6 +266,6 @@ class Journal:
 
     def release(self) -> None:
         """Unlock the journal for another process."""
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

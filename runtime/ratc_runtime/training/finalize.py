@@ -85,7 +85,7 @@ def _test(run: Run) -> tuple[Evaluation | None, dict[str, float]]:
     test = evaluate(run.engine, run.test, run.criterion, run.task, OVERLAYS)
     with phase("baseline"):
         baseline = run.task.baseline(run.train.dataset, run.test.dataset, run.world)
-    run.account.lap("evaluation")
+    run.times.lap("evaluation")
     return test, baseline
 
 
@@ -100,7 +100,7 @@ def _write(
             f" {early.patience} epochs"
         )
     drawn = _draw(run, test.pictures if test is not None else [])
-    run.account.lap("other")
+    run.times.lap("other")
     # The prediction is of the lock's micro-batch, not of a smaller one.
     common, prediction = _common(run), None if run.split.reductions else memory_report.predicted(run.lock)
     results = {
@@ -121,7 +121,7 @@ def _write(
     run.tracker.log(logged, run.progress.epoch * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
     # Trackers have taken their time since the results were written.
-    run.account.lap("other")
+    run.times.lap("other")
     told = {**results, "account": _account(run)}
     table = time_accounting.table(_rows(run, told, memory_report.describe(use, prediction)))
     run.reporter.say(f"{_told(run, test, baseline)}\n{table}")
@@ -164,7 +164,7 @@ def _rows(run: Run, results: dict[str, Any], memory_used: str) -> list[tuple[str
 
 def _account(run: Run) -> dict[str, Any]:
     steps = run.progress.epoch * run.steps + run.progress.step
-    return run.account.record(steps, steps * run.lock.training.global_batch_size)
+    return run.times.record(steps, steps * run.lock.training.global_batch_size)
 
 
 def _common(run: Run) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _common(run: Run) -> dict[str, Any]:
         "train_seconds": progress.train_seconds,
         "samples_per_second": account["samples_per_second"],
         "account": account,
-        "starts": run.starts.record() if run.starts else {},
+        "starts": run.history.record() if run.history else {},
         "source": run.sources,
         "skipped_samples": progress.skipped,
         "data_changes": progress.data_changes,

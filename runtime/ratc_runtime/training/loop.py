@@ -212,10 +212,10 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
         run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
         run.reporter.start_epoch(progress.epoch, progress.step)
         pruning.begin(progress.epoch, progress.step)
-        batches = run.account.waiting(run.train)
+        batches = run.times.waiting(run.train)
         engine.train()
-        run.account.lap("other")
-        run.account.start_interval()
+        run.times.lap("other")
+        run.times.start_interval()
         while progress.step < run.steps:
             done = progress.epoch * run.steps + progress.step
             rate = learning_rate(training, done, run.steps)
@@ -234,7 +234,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
             loss, asked_to_stop = agree(run, result.losses, names)
             progress.step += 1
             progress.loss_sum += loss
-            run.account.lap("training")
+            run.times.lap("training")
             run.report_step(loss, rate, result.gradient_norm)
             run.callbacks.step(run, loss)
             if asked_to_stop:
@@ -243,7 +243,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
         if progress.epoch + 1 < training.epochs:
             run.train.begin(progress.epoch + 1)  # while the split is scored
         checked = evaluate(engine, run.val, run.criterion, run.task)
-        run.account.lap("evaluation")
+        run.times.lap("evaluation")
         run.end_epoch(checked)
         if agree_to_stop(run):
             return finalize.stop(run)

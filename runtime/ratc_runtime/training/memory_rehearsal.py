@@ -94,7 +94,7 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
 
 
 def runs_itself(engine: Any) -> bool:
-    """Return whether the rehearsal runs the optimizer, because its allocations are not those that `Rehearsed` knows."""
+    """Return whether the rehearsal runs the optimizer: `RehearsalEngine` knows the allocations of three."""
     known = torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD
     return not engine.deepspeed and type(innermost(engine.optimizer)) not in known
 
@@ -120,7 +120,7 @@ def _buffers(*parts: Any) -> Iterator[torch.Tensor]:
             yield from part.buffers()
 
 
-class Rehearsed:
+class RehearsalEngine:
     """The engine of a rehearsal: it allocates like the real one and uses no collective.
 
     It changes no weight, unless the optimizer itself has to run (`runs_itself`).
@@ -185,7 +185,7 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: 
             yield noise(task, lock, training.micro_batch_size, engine.world.device)  # no name here may keep it
 
     engine.train()
-    rehearsed = Rehearsed(engine, count)
+    rehearsed = RehearsalEngine(engine, count)
     result: StepResult | None = None
     for _ in range(STEPS):
         # The last step's losses are kept over the next one, as in the loop.

@@ -23,6 +23,7 @@ from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
 from ratc_runtime.data import record
 from ratc_runtime.data.cache import Cache, open_cache, wrap
+from ratc_runtime.data.folders import first_of
 from ratc_runtime.data.joint import JointLoader, flat, joined, open_evaluation
 from ratc_runtime.data.loading import Loader, is_foreign, left_out, train_loader
 from ratc_runtime.data.survey import first_look
@@ -30,14 +31,15 @@ from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.stop import StopRequest
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine import make_engine
-from ratc_runtime.errors import warn, warn_of
+from ratc_runtime.errors import RuntimeFinding, warn, warn_of
+from ratc_runtime.models import allowed
 from ratc_runtime.output import provenance
-from ratc_runtime.output.folder_lock import Claim
+from ratc_runtime.output.folder_lock import FolderLock
 from ratc_runtime.output.memory_report import allocated, start_measuring
 from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import prepare_output, read_results, set_aside, write_epochs
-from ratc_runtime.output.run_history import Starts
-from ratc_runtime.output.time_accounting import Account
+from ratc_runtime.output.run_history import RunHistory
+from ratc_runtime.output.time_accounting import TimeAccounting
 from ratc_runtime.preflight import sha256_of
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
@@ -95,12 +97,12 @@ class Run:
     cache: Cache
     compiling: compiling.Clock
     #: The starts so far and the state of the code, on the main process.
-    starts: Starts | None = None
+    history: RunHistory | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.account = Account(self.progress, compiling=self.compiling)
-        self.account.begin_skipping_from(self.engine.skipped_steps)
+        self.times = TimeAccounting(self.progress, compiling=self.compiling)
+        self.times.begin_skipping_from(self.engine.skipped_steps)
 
     @property
     def loaders(self) -> list[Loader]:
@@ -169,9 +171,9 @@ class Run:
         self.note_skipped()
         # On the disk before a checkpoint says that these steps are done: after a crash they are not made again.
         self.tracker.flush()
-        self.account.lap("other")
+        self.times.lap("other")
         saved = self.checkpoints.save(dataclasses.asdict(self.progress), self.ranking(), wait)
-        self.account.lap("checkpoint")
+        self.times.lap("checkpoint")
         self._note_lost()
         return saved
 
@@ -242,10 +244,10 @@ class Run:
         """Show and log the last optimizer step."""
         progress = self.progress
         self.checkpoints.poll()
-        self.account.step(self.lock.training.global_batch_size, self.engine.skipped_steps)
+        self.times.step(self.lock.training.global_batch_size, self.engine.skipped_steps)
         self.reporter.step(progress.epoch, progress.step, loss, rate)
         if self.world.main and progress.step % self.lock.logging.log_every_steps == 0:
-            values = {"train/step_loss": loss, "train/learning_rate": rate, **self.account.interval()}
+            values = {"train/step_loss": loss, "train/learning_rate": rate, **self.times.interval()}
             values |= allocated(self.world.device)
             if norm is not None:
                 values["train/gradient_norm"] = float(norm)
@@ -332,11 +334,11 @@ def open_run(
     The first start, and one with changed data, checks a few samples of each split. Raises RuntimeFinding: R502 to R506,
     R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573 and R575.
     """
-    claim = Claim(output_dir)
+    folder_lock = FolderLock(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
     if int(os.environ.get("RANK", "0")) == 0:
         prepare_output(output_dir)
-        claim.take(os.environ)
+        folder_lock.take(os.environ)
     with phase("loader"):
         datasets = open_data(lock, data_dir, own)
     if lock.debug:
@@ -359,7 +361,7 @@ def open_run(
     if isinstance(criterion, torch.nn.Module):
         criterion.to(world.device)
     seed_everything(lock, world.rank)
-    checkpoints = Checkpoints(output_dir, engine, lock, claim)
+    checkpoints = Checkpoints(output_dir, engine, lock, folder_lock)
     if from_scratch:
         checkpoints.clear()
         if world.main:
@@ -383,19 +385,22 @@ def open_run(
     if left is not None:
         warn_of(left)
     batch_norm.check_last_batch(engine, datasets["train"], train.order, lock.data.num_workers > 0)
-    starts, sources = None, {}
+    history, sources = None, {}
     if world.main:
-        starts = Starts(
+        history = RunHistory(
             output_dir, lock.fingerprint(), from_scratch, progress.tracking_id, progress.epoch, progress.step
         )
-        if saved is None and len(starts.all) > 1:
+        if saved is None and len(history.all) > 1:
             warn(f"earlier starts of this run left no checkpoint in {output_dir}: training starts from the beginning")
         sources = provenance.of_run(lock, Path.cwd())
+        imported = allowed.unrecorded(lock.own_code or {}, Path.cwd()) if own == Own() else []
+        if imported:
+            warn_of(_not_reviewed(imported))
     done = progress.epoch * steps + progress.step
-    tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, starts.run_id if starts else "", done)
+    tracker = Tracker(split.reviewed, lock_path, output_dir, world.main, history.run_id if history else "", done)
     tracker.note(split.parameters())
-    if starts:
-        tracker.tag({**provenance.tags(sources), **starts.tags(str(checkpoints.newest()) if saved else None)})
+    if history:
+        tracker.tag({**provenance.tags(sources), **history.tags(str(checkpoints.newest()) if saved else None)})
     run = Run(
         lock=lock,
         split=split,
@@ -419,16 +424,24 @@ def open_run(
         callbacks=Callbacks(parts.callbacks),
         cache=cache,
         compiling=clock,
-        starts=starts,
+        history=history,
         sources=sources,
     )
     if saved is not None:
         checkpoints.tidy(run.ranking())
     seconds = time.perf_counter() - began
-    run.account.add("startup", began - started)
-    run.account.add("setup", seconds)
+    run.times.add("startup", began - started)
+    run.times.add("setup", seconds)
     progress.total_seconds += seconds + began - started
     return run
+
+
+def _not_reviewed(paths: Sequence[str]) -> RuntimeFinding:
+    """Return R593: own modules of these paths were imported, and the lock does not record them."""
+    return RuntimeFinding(
+        "R593",
+        f"own code was imported that the lock does not record, so nobody sees a change of it: {first_of(paths)}",
+    )
 
 
 def _compare_data(

@@ -49,6 +49,20 @@ class BatchDependent(_Layer):
         return out
 
 
+class Triangle(_Layer):
+    """Keeps a tensor with an element for each pair of samples, half of a square."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        count = image.shape[0]
+        kept = super().forward(image).mean()
+        return kept * torch.ones(100 + count * (count - 1) // 2, device=image.device)
+
+
+class Shrinking(_Layer):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image).mean() * torch.ones(100 - image.shape[0], device=image.device)
+
+
 class Raising(_Layer):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         raise KeyError("no such scale")

@@ -216,7 +216,7 @@ def test_a_value_is_found_by_the_end_of_the_specs_name_and_a_section_of_the_spec
 
 
 @pytest.mark.parametrize("what", ["facts", "errors"])
-def test_a_lock_tells_what_it_knows_where_its_inputs_no_longer_compile(spec, capsys, what):
+def test_a_lock_tells_what_it_knows_if_its_inputs_no_longer_compile(spec, capsys, what):
     Path("facts.yaml").write_text("gpus_per_node: 0\ncpus: 4\n")
     assert main(["compile", spec, "--facts", "facts.yaml"]) == 0
     if what == "facts":
@@ -273,7 +273,7 @@ def test_a_secret_of_a_sweeps_point_is_not_told(tmp_path, capsys, monkeypatch):
         assert (status, "R205" in out + err, token in out + err) == (1, True, False)
 
 
-def test_json_stays_json_where_nothing_can_be_told(spec, capsys):
+def test_json_stays_json_if_nothing_can_be_told(spec, capsys):
     status, out, _ = told(capsys, spec, "sed", "--format", "json")
     assert (status, json.loads(out)["values"]) == (1, [])
     found = json.loads(out)["findings"][0]

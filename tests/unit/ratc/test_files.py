@@ -155,20 +155,19 @@ WRITING = {
 
 
 @pytest.mark.parametrize("words", WRITING.values(), ids=WRITING)
-def test_an_interrupted_command_leaves_what_was_there(here, words):
+def test_an_interrupted_command_leaves_what_was_there(here, monkeypatch, words):
     """Ctrl-C when the bytes are on their way, before they have their name."""
     Path("ds.json").write_text('{"train_batch_size": 8}')
     place = Path("there.svg" if words[0] == "fit" else "there")
     if words[-1] == "--force" or words[0] == "fit":
         place.write_text("before\n")
     before = sorted(os.listdir())
-    code = (
-        "import sys\nfrom ratc import files\nfrom ratc.cli import main\n"
-        "def interrupt(*words): raise KeyboardInterrupt\n"
-        f"files.os.fsync = interrupt\nsys.exit(main({words!r}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 130, done.stderr
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    assert main(words) == 130
     assert sorted(os.listdir()) == before
     assert not place.exists() or place.read_text() == "before\n"
 
@@ -224,6 +223,15 @@ def test_a_home_that_cannot_be_written_costs_one_line(here, monkeypatch, capsys,
     for _ in range(2):
         cache_folder.keep(os.path.join(cache_folder.folder("traces"), "a.json"), b"{}", 3)
     assert capsys.readouterr().err.count("ratc: nothing is kept in") == 1
+
+
+def test_a_relative_folder_of_caches_is_ignored_as_its_standard_says(here, monkeypatch):
+    monkeypatch.delenv("RATC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "beside")
+    monkeypatch.setenv("HOME", str(here))
+    assert cache_folder.folder("traces") == str(here / ".cache/ratc/traces")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "caches"))
+    assert cache_folder.folder("traces") == str(here / "caches/ratc/traces")
 
 
 def test_the_cache_forgets_what_was_left_unfinished(here, monkeypatch):

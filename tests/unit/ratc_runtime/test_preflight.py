@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.preflight import _select, check, main
+from ratc_runtime.preflight import check, main
 
 from tests.helpers.lockfile import RUNTIME, environment, run_alone, write_lock
 
@@ -164,9 +164,7 @@ def test_r504_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert code_of(cuda_lock(tmp_path)) == "R504"
 
 
-def test_r553_where_fused_attention_has_no_triton_or_an_old_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_r553_if_fused_attention_has_no_triton_or_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = write_lock(tmp_path, model__attention_memory="fused")
     torch = importlib.util.find_spec("torch")
     old = importlib.machinery.ModuleSpec("torch", None, origin=str(tmp_path / "torch/__init__.py"))
@@ -184,15 +182,6 @@ def test_r553_where_fused_attention_has_no_triton_or_an_old_torch(
             assert code_of(lock) == code
         else:
             check(lock, {}, launched=False)
-
-
-def test_cards_are_selected_as_cuda_does() -> None:
-    handles, uuids = ["a", "b", "c"], ["GPU-1x", b"GPU-2y", "GPU-2z"]
-    assert _select(handles, uuids, "2,0") == ["c", "a"]
-    assert _select(handles, uuids, "1,-1,0") == ["b"]
-    assert _select(handles, uuids, "GPU-1") == ["a"]
-    assert _select(handles, uuids, "GPU-2") == []
-    assert _select(handles, uuids, "") == []
 
 
 def test_the_command_needs_no_torch_and_speaks_plainly(tmp_path: Path) -> None:

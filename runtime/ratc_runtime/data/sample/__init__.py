@@ -1,6 +1,6 @@
 """Sample data sets: small, made from installed packages, one module each.
 
-Run as `python -m ratc_runtime.data.sample NAME DIR`, which is what `ratc sample-data NAME DIR` does.
+Run as `python -m ratc_runtime.data.sample NAME DIR`, as `ratc sample-data NAME DIR` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trivial baseline of classification: the commonest class of the training split, whatever the image."""
+"""The trivial baseline of classification: the commonest class of the training split, for every image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _amounts(dataset: Any, world: World, collate: Callable[[Any], torch.Tensor],
         try:
             with phase("loader"):
                 label = int(collate([read(index)])[0])
-        except Exception:  # foreign data sets may raise anything
+        except Exception:  # a data set of the user's may raise anything
             continue
         found[label] += 1
     return world.sum(found)

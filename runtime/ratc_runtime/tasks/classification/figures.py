@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ratc_runtime.atomic import replacing
+from ratc_runtime.data.near import drawn
 from ratc_runtime.tasks.classification.picture import Matrix, Picture
 
 DPI = 100
@@ -50,7 +51,7 @@ def draw_samples(path: Path, samples: Sequence[tuple[str, torch.Tensor, str]]) -
         axis.set_axis_off()
     for axis, (name, image, label) in zip(axes.flat, samples, strict=False):
         axis.imshow(_pixels(image), interpolation="nearest")
-        axis.set_title(f"{name}\n{label}", fontsize=9)
+        axis.set_title(f"{drawn(name)}\n{drawn(label)}", fontsize=9)
     figure.savefig(path, dpi=DPI, format="png")
     plt.close(figure)
 
@@ -66,8 +67,9 @@ def _draw_matrix(path: Path, counts: Any, names: Sequence[str]) -> Path:
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     if number <= _NAMES:
-        axis.set_xticks(range(number), names, rotation=90, fontsize=8)
-        axis.set_yticks(range(number), names, fontsize=8)
+        labels = [drawn(name) for name in names]
+        axis.set_xticks(range(number), labels, rotation=90, fontsize=8)
+        axis.set_yticks(range(number), labels, fontsize=8)
     for row in range(number if number <= _COUNTS else 0):
         for column in range(number):
             if counts[row, column]:
@@ -82,17 +84,17 @@ def _draw_picture(folder: Path, picture: Picture, names: Sequence[str]) -> Path:
     base = _pixels(picture.image)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     left.imshow(base, interpolation="nearest")
-    left.set_title(f"true: {names[picture.truth]}", fontsize=11)
+    left.set_title(f"true: {drawn(names[picture.truth])}", fontsize=11)
     left.set_axis_off()
     # Stable, so that equal probabilities come in the same order everywhere.
     order = torch.sort(picture.probabilities, descending=True, stable=True).indices[:_LIKELIEST].tolist()
     values = [float(picture.probabilities[one]) for one in order]
     right.barh(range(len(order)), values, color=[_TRUE if one == picture.truth else _OTHER for one in order])
-    right.set_yticks(range(len(order)), [names[one] for one in order])
+    right.set_yticks(range(len(order)), [drawn(names[one]) for one in order])
     right.invert_yaxis()
     right.set_xlim(0, 1)
     right.set_xlabel("probability")
-    figure.suptitle(picture.name, fontsize=12)
+    figure.suptitle(drawn(picture.name), fontsize=12)
     return _save(figure, folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png")
 
 

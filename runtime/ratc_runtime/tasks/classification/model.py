@@ -40,7 +40,7 @@ class ClassificationModel(nn.Module):
         return self.read_groups(images, self.backbone(images, input_spacing=self.spacings))
 
     def read_groups(self, images: list[torch.Tensor], groups: list[Any]) -> torch.Tensor:
-        """Return logits from what RAT made of the images."""
+        """Return logits from RAT's features of the images."""
         pooled = [norm(group["x_out"]).mean(1) for group, norm in zip(groups, self.norms, strict=True)]
         logits: torch.Tensor = self.classify(torch.cat(pooled, dim=1))
         return logits

@@ -1,4 +1,4 @@
-"""What pictures of classification are drawn from; free of matplotlib, so that ranks can send it to the drawing one."""
+"""The content of pictures of classification; free of matplotlib, so that ranks can send it to the drawing one."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Classification(Task):
         return [Matrix(scorer.matrix(world))]
 
     def writer(self, folder: Path, threshold: float) -> ClassWriter:
-        """Return what writes classes and their probabilities as CSV; there is nothing to be cut at `threshold`."""
+        """Return the writer of classes and their probabilities as CSV; there is nothing to be cut at `threshold`."""
         return ClassWriter(folder, self.class_names)
 
     def draw(self, folder: Path, pictures: Sequence[Picture | Matrix]) -> list[Path]:
@@ -132,7 +132,7 @@ class Classification(Task):
 
 
 def unnamed(classes: int) -> list[str]:
-    """Return what classes are called of which nobody said a name."""
+    """Return names for classes that were given none."""
     return [f"class {number}" for number in range(classes)]
 
 

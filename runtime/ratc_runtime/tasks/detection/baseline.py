@@ -40,6 +40,6 @@ def _targets(dataset: Any, world: World, collate: Callable[[Any], Any]) -> Itera
         try:
             with phase("loader"):
                 target = collate([read(index)])[0]
-        except Exception:  # foreign data sets may raise anything
+        except Exception:  # a data set of the user's may raise anything
             continue
         yield target

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ratc_runtime.atomic import replacing
+from ratc_runtime.data.near import drawn
 from ratc_runtime.tasks.detection.picture import Picture
 
 # Okabe and Ito's colours, distinguishable with colour blindness; the box also has the name of the class.
@@ -48,10 +49,10 @@ def draw_samples(
         content = image.permute(1, 2, 0).float().numpy()
         base = np.clip(np.repeat(content, 3, axis=2) if content.shape[2] == 1 else content, 0, 1)
         axis.imshow(base, interpolation="nearest", extent=(0, 1, 1, 0), aspect=base.shape[0] / base.shape[1])
-        axis.set_title(f"{name}, {len(truth)} object{'s' if len(truth) != 1 else ''}", fontsize=9)
+        axis.set_title(f"{drawn(name)}, {len(truth)} object{'s' if len(truth) != 1 else ''}", fontsize=9)
         for row in truth.tolist():
             label = int(row[4])
-            text = f"{class_names[label]} {'crowd' if row[5] else ''}".strip()
+            text = f"{drawn(class_names[label])} {'crowd' if row[5] else ''}".strip()
             _box(axis, row[:4], COLOURS[label % len(COLOURS)], text)
     figure.savefig(path, dpi=DPI, format="png")
     plt.close(figure)
@@ -70,16 +71,17 @@ def _draw(folder: Path, picture: Picture, class_names: Sequence[str]) -> Path:
         axis.set_title(title, fontsize=12)
         axis.set_axis_off()
         for corners, label, text in boxes:
-            _box(axis, corners, COLOURS[label % len(COLOURS)], f"{class_names[label]} {text}".strip())
+            _box(axis, corners, COLOURS[label % len(COLOURS)], f"{drawn(class_names[label])} {text}".strip())
     seen = sorted({label for _, label, _ in truth + found})
     handles = [
-        Line2D([], [], color=COLOURS[label % len(COLOURS)], linewidth=3, label=class_names[label]) for label in seen
+        Line2D([], [], color=COLOURS[label % len(COLOURS)], linewidth=3, label=drawn(class_names[label]))
+        for label in seen
     ]
     if handles:
         figure.legend(
             handles=handles, loc="outside lower right", ncols=min(6, len(handles)), frameon=False, fontsize=10
         )
-    figure.suptitle(picture.name, fontsize=13)
+    figure.suptitle(drawn(picture.name), fontsize=13)
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png"
     with replacing(path) as work:
         figure.savefig(work, dpi=DPI, format="png")

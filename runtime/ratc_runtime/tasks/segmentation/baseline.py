@@ -64,6 +64,6 @@ def _targets(dataset: Any, world: World) -> Iterator[torch.Tensor]:
         try:
             with phase("loader"):
                 target = read(index)
-        except Exception:  # foreign data sets may raise anything
+        except Exception:  # a data set of the user's may raise anything
             continue
         yield target

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from ratc_runtime.atomic import replacing
+from ratc_runtime.data.near import drawn
 from ratc_runtime.tasks.segmentation.picture import Picture
 
 Colour = tuple[float, float, float]
@@ -58,10 +59,10 @@ def draw_samples(path: Path, samples: Sequence[tuple[str, Any, Any]], names: Seq
         len(samples), 2, figsize=(7, 3.4 * len(samples) + 0.6), layout="constrained", squeeze=False
     )
     for places, (name, image, labels) in zip(axes, samples, strict=True):
-        title = name
+        title = drawn(name)
         if labels.ndim == 3:
             depth = int((labels > 0).sum((1, 2)).argmax())
-            image, labels, title = image[:, depth], labels[depth], f"{name}, slice {depth}"
+            image, labels, title = image[:, depth], labels[depth], f"{title}, slice {depth}"
         rgb = image if image.shape[0] == 3 else np.repeat(image[:1], 3, axis=0)
         base = np.ascontiguousarray(np.moveaxis(rgb, 0, 2))
         share = f"{(labels > 0).mean():.1%} foreground"
@@ -69,7 +70,7 @@ def draw_samples(path: Path, samples: Sequence[tuple[str, Any, Any]], names: Seq
             axis.imshow(np.clip(content, 0, 1), interpolation="nearest")
             axis.set_title(said, fontsize=9)
             axis.set_axis_off()
-    handles = [Patch(facecolor=colour, label=label) for colour, label in zip(kinds, names, strict=True)]
+    handles = [Patch(facecolor=colour, label=drawn(label)) for colour, label in zip(kinds, names, strict=True)]
     figure.legend(handles=handles[:24], loc="outside lower right", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path, dpi=DPI, format="png")
     plt.close(figure)
@@ -112,7 +113,7 @@ def _draw_overlay(folder: Path, picture: Picture) -> Path:
             axis.set_axis_off()
     figure.legend(handles=_legend(picture.names, kinds), loc="outside lower right", ncols=4, frameon=False, fontsize=10)
     dice = "no foreground" if math.isnan(picture.dice) else f"Dice {picture.dice:.3f}"
-    figure.suptitle(f"{picture.name}     {dice}", fontsize=13)
+    figure.suptitle(f"{drawn(picture.name)}     {dice}", fontsize=13)
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', picture.name)}.png"
     with replacing(path) as work:
         figure.savefig(work, dpi=DPI, format="png")
@@ -149,7 +150,7 @@ def _legend(names: Sequence[str], kinds: Sequence[Colour]) -> list[Patch]:
     shown = list(zip(kinds, names, strict=True)) if several else []
     shown += [(AGREED, "in both"), (EXTRA, "predicted, not true"), (MISSED, "missed")]
     shown += [(CONFUSED, "another class")] if several else []
-    return [Patch(facecolor=colour, label=name) for colour, name in shown]
+    return [Patch(facecolor=colour, label=drawn(name)) for colour, name in shown]
 
 
 def _tinted(base: Any, mask: Any, colour: Colour, opacity: float) -> Any:

@@ -249,6 +249,14 @@ def test_a_card_without_a_prediction_is_refused(runtime, tmp_path, capsys, argum
     assert "error[R348]: nothing is predicted for " in capsys.readouterr().err
 
 
+def test_a_card_without_a_prediction_leaves_the_others(runtime, tmp_path, capsys):
+    runtime(answers())
+    assert main(["fit", spec(tmp_path), "--card", "mi300x", "--card", "a100-80"]) == 0
+    out, err = capsys.readouterr()
+    assert "warning[R348]: nothing is predicted for " in err
+    assert "\na100-80 " in out
+
+
 def test_what_cannot_be_drawn_or_named_is_refused(runtime, tmp_path, capsys):
     runtime(answers())
     assert main(["fit", spec(tmp_path), "--plot", str(tmp_path / "out.bmp")]) == 2

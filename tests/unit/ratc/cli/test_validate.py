@@ -137,6 +137,12 @@ def test_what_only_resolving_finds(validate, more, code):
     assert (status, ("error", code) in codes(said)) == (1, True), said
 
 
+def test_an_error_of_resolving_stands_above_what_this_machine_lacks(validate):
+    status, said = validate("data: {data_dir: none/such}\nresources: {gpu: nocard, num_gpus: 1}")
+    assert status == 1
+    assert said.index("error[R301]") < said.index("warning[R235]")
+
+
 def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monkeypatch):
     monkeypatch.setattr("ratc.probe.local._gpus", lambda visible: (0, None))
     status, said = validate("resources: {num_gpus: 64}")

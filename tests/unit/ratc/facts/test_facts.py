@@ -57,7 +57,13 @@ def test_a_slice_of_a_card_is_no_card_and_is_told_how_to_be_described(spelling):
     card, [finding] = resolve_card(spelling, None)
     assert (card, finding.code) == (None, "R301")
     assert "gpu_memory_mib" in finding.helps[0]
-    assert all("gpu_memory_mib" not in text for text in resolve_card("a200", None)[1][0].helps)
+    assert "MIG" in finding.notes[0]
+
+
+def test_an_unknown_card_may_be_described_instead():
+    [finding] = resolve_card("a200", None)[1]
+    assert "gpu_memory_mib" in finding.helps[-1]
+    assert not finding.notes
 
 
 def test_the_catalogue_agrees_with_what_compute_capability_implies():

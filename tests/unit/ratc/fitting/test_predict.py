@@ -87,7 +87,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.slow
-def test_checkpointing_left_to_ratc_is_taken_only_where_nothing_fits_without_and_says_so(compiled, tmp_path):
+def test_checkpointing_left_to_ratc_is_taken_only_if_nothing_fits_without_and_says_so(compiled, tmp_path):
     (tmp_path / "net.py").write_text(BLOCKS)
     spec = re.sub(r"^model: .*$", "model: {name: 'net:Net'}", SPEC, flags=re.M).replace(
         "image_size: 32", "image_size: 256"

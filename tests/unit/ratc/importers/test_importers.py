@@ -274,6 +274,34 @@ def test_parts_of_a_heterogeneous_job_are_not_taken_for_one():
     script = "#SBATCH -N1 -t 60\n#SBATCH hetjob\n#SBATCH -N2 --gres=gpu:4\n"
     assert carried(script) == {"resources.walltime": "0-01:00:00"}
     assert "gres gpu:4" in left(script)
+    assert carried("#SBATCH -t 60 -A us\n#SBATCH hetjob\n#SBATCH -t 1\n") == {"resources.account": "us"}
+
+
+@pytest.mark.parametrize(
+    "line", ["#!/usr/bin/env python3", "#!/usr/bin/perl", "#!/bin/csh -f", "#! /bin/tcsh", "#!/usr/bin/env -S fish -i"]
+)
+def test_a_script_of_another_language_has_directives_and_no_commands(line):
+    script = f"{line}\n#SBATCH -t 60\nexport X=1\nmodule load cuda\n"
+    assert carried(script) == {"resources.walltime": "0-01:00:00"}
+    assert left(script) == [line]
+
+
+@pytest.mark.parametrize(
+    "line", ["#!/bin/bash -l", "#!/usr/bin/env bash", "#!/usr/bin/env -S zsh -f", "#!/bin/sh", "#", "\ufeff#!/bin/bash"]
+)
+def test_a_script_of_a_shell_has_both(line):
+    script = f"{line}\n#SBATCH -t 60\nmodule load cuda\n"
+    assert carried(script) == {"resources.walltime": "0-01:00:00", "environment.modules": ["cuda"]}
+
+
+def test_a_comment_with_space_before_it_is_no_first_command():
+    assert carried("#!/bin/bash\n  # sizes\n\t#SBATCH -N 9\n#SBATCH -t 60\n") == {"resources.walltime": "0-01:00:00"}
+
+
+def test_gpus_of_a_task_with_their_card_are_a_number():
+    script = "#SBATCH -N1 --ntasks-per-node=2 --gpus-per-task=a100:1\n"
+    assert carried(script) == {"resources.nodes": 1, "resources.gpus_per_node": 2}
+    assert left(script) == ["a100"]
 
 
 def test_sizes_and_arrays_of_lsf_are_not_taken_for_names():

@@ -110,7 +110,7 @@ def test_at_the_cap_cached_segments_are_given_back_first():
     assert (allocator.reserved, allocator.peak_reserved, allocator.retries) == (40 * MIB, 40 * MIB, 1)
 
 
-def test_fragmentation_runs_out_where_the_bytes_would_do():
+def test_fragmentation_runs_out_if_the_bytes_would_do():
     """A segment that is partly used cannot be given back: 16 MiB are free in it, and 11 MiB more are below the cap."""
     allocator = Allocator(cap=31 * MIB)
     first, _ = allocator.malloc(8 * MIB), allocator.malloc(4 * MIB)

@@ -110,7 +110,7 @@ def attentions(mib, *names, share=64, asked="native"):
     return choose(searchers(every, share, asked), wanted, Strategy(), Device("card", mib * MIB, "8.0"), (0,))
 
 
-def test_fused_attention_is_taken_where_it_raises_the_micro_batch():
+def test_fused_attention_is_taken_if_it_raises_the_micro_batch():
     kept = attentions(4000, "full", "fused")
     assert (kept.variant.attention_memory, kept.choice.accumulation, kept.full) == ("full", 1, None)
     found = attentions(1500, "full", "fused")
@@ -121,7 +121,7 @@ def test_fused_attention_is_taken_where_it_raises_the_micro_batch():
     assert (alone.choice, alone.full) == (found.choice, None)
 
 
-def test_chunked_attention_which_costs_time_is_taken_only_where_full_attention_does_not_fit():
+def test_chunked_attention_which_costs_time_is_taken_only_if_full_attention_does_not_fit():
     assert attentions(1500, "full", "chunked").variant.attention_memory == "full"
 
 
@@ -280,6 +280,30 @@ def test_an_option_that_torch_does_not_know_is_a_warning(compiled):
     assert status == 0
     assert "warning[R227]" in err
     assert "`new_one`, which torch 2.13 does not know" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "warned"),
+    [("max_split_size_mb:128", True), ("roundup_power2_divisions:4", True), ("pinned_num_register_threads:2", False)],
+)
+def test_an_option_that_moves_memory_and_is_not_followed_is_a_warning(compiled, option, warned):
+    status, _, _, err = compiled(ALIKE, "", f"PYTORCH_CUDA_ALLOC_CONF: '{option}'")
+    assert status == 0
+    assert (f"no prediction of memory follows `{option.partition(':')[0]}`" in err) == warned
+
+
+def test_the_share_of_a_card_is_the_least_that_a_variable_gives():
+    assert alloc_conf.fraction({}) == 1
+    given = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.5", "PYTORCH_CUDA_ALLOC_CONF": "backend:native"}
+    assert alloc_conf.fraction(given) == 0.5
+    given["PYTORCH_CUDA_ALLOC_CONF"] = "backend:native,per_process_memory_fraction:.25"
+    assert alloc_conf.fraction(given) == 0.25
+
+
+def test_a_share_of_the_card_lowers_the_micro_batch(compiled):
+    fewer = "PYTORCH_CUDA_ALLOC_CONF: 'per_process_memory_fraction:0.2'"
+    chosen = [compiled(ALIKE, "", text)[1]["training"]["micro_batch_size"] for text in ("", fewer)]
+    assert chosen[1] < chosen[0]
 
 
 def test_explain_and_fit_give_the_reason(compiled, capsys):

@@ -70,7 +70,7 @@ class Noting:
         (1, 2, 1, {(False, True)}),
     ],
 )
-def test_one_sample_is_only_traced_where_it_is_at_stake(share, activation, micro_batch, asked):
+def test_one_sample_is_only_traced_if_it_is_at_stake(share, activation, micro_batch, asked):
     traces = Noting(both(activation=activation * MIB))
     choice = Searcher({FP32: traces}, share).choose(FP32, Strategy(), SMALL)
     assert (choice.estimate.micro_batch, traces.asked) == (micro_batch, asked)
@@ -95,25 +95,36 @@ def states(width=2):
     return {"weight": 256 * MIB, "activation": 200 * MIB, "temporary": MIB, "optimizer": False, "width": width}
 
 
-def test_the_lowest_stage_that_needs_no_more_accumulation_is_taken():
+@pytest.mark.parametrize("gib", [6, 8, 10, 12, 16, 24])
+def test_the_lowest_stage_that_needs_no_more_accumulation_is_taken(gib):
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
     search = Searcher({wanted: both(**states())}, 32)
-    strategy = Strategy("deepspeed", 8)
+    strategy, card = Strategy("deepspeed", 8), Device("card", gib * GIB, "8.0")
     stages = (0, 1, 2, 3)
-    by_stage = {
-        stage: search.choose(wanted, replace(strategy, zero_stage=stage), Device("card", 24 * GIB, "8.0"))
-        for stage in stages
-    }
+    by_stage = {stage: search.choose(wanted, replace(strategy, zero_stage=stage), card) for stage in stages}
     least = min(choice.accumulation for choice in by_stage.values() if choice)
     lowest = min(stage for stage, choice in by_stage.items() if choice and choice.accumulation == least)
-    found = search.choose_stage(wanted, strategy, Device("card", 24 * GIB, "8.0"), stages)
+    found = search.choose_stage(wanted, strategy, card, stages)
     assert found.estimate.strategy.zero_stage == lowest
-    assert found.accumulation == least
-    # With room for everything stage 0 is as good as any.
-    assert search.choose_stage(wanted, strategy, LARGE, stages).estimate.strategy.zero_stage == 0
+    assert found == by_stage[lowest]
 
 
-def test_a_stage_helps_where_the_states_do_not_fit():
+def test_no_stage_is_predicted_after_one_that_needs_no_accumulation(monkeypatch):
+    wanted = replace(FP32, precision="bf16", engine="deepspeed")
+    search = Searcher({wanted: both(**states())}, 32)
+    predicted: list[int] = []
+    predictor = search.predictor
+    monkeypatch.setattr(
+        search,
+        "predictor",
+        lambda variant, strategy, micro: predicted.append(strategy.zero_stage) or predictor(variant, strategy, micro),
+    )
+    found = search.choose_stage(wanted, Strategy("deepspeed", 8), LARGE, (0, 1, 2, 3))
+    assert (found.estimate.strategy.zero_stage, found.accumulation) == (0, 1)
+    assert set(predicted) == {0}
+
+
+def test_a_stage_helps_if_the_states_do_not_fit():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
     search = Searcher({wanted: both(**states())}, 8)
     strategy, card = Strategy("deepspeed", 8), Device("card", 8 * GIB, "8.0")
@@ -124,7 +135,7 @@ def test_a_stage_helps_where_the_states_do_not_fit():
     assert told.ways_out[0].choice.estimate.fits
 
 
-def test_offloading_is_proposed_where_no_stage_does():
+def test_offloading_is_proposed_if_no_stage_helps():
     wanted = replace(FP32, precision="bf16", engine="deepspeed")
     search = Searcher({wanted: both(**states())}, 8)
     card = Device("card", 6 * GIB, "8.0")
@@ -212,7 +223,7 @@ def lean():
     ("gib", "attention", "checkpointed"),
     [(80, "full", False), (8, "chunked", False), (4, "full", True), (2.5, "chunked", True)],
 )
-def test_checkpointing_is_taken_only_where_nothing_fits_without(gib, attention, checkpointed):
+def test_checkpointing_is_taken_only_if_nothing_fits_without(gib, attention, checkpointed):
     card = Device("card", int(gib * GIB), "8.0")
     allowed = in_order(FP32, ("full", "chunked"), (False, True))
     taken = choose(searchers(lean(), 1, "native"), allowed, Strategy(), card, (0,))

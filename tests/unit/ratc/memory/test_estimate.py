@@ -5,6 +5,7 @@ refused.
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -185,6 +186,15 @@ def test_the_estimate_leaves_room_for_what_is_outside_and_the_margin():
     assert several.cap_bytes < found.cap_bytes
 
 
+def test_a_process_that_may_reserve_a_part_of_the_card_has_that_part():
+    """`per_process_memory_fraction` counts from what the driver leaves, as `torch.cuda.mem_get_info` tells it."""
+    whole, part = (Predictor(trace()).estimate(replace(CARD, fraction=share), 2) for share in (1.0, 0.3))
+    driver = next(term for term in whole.outside if term.name == "kept by the driver").bytes_
+    assert part.budget_bytes == pytest.approx(0.3 * (CARD.memory_bytes - driver), abs=1)
+    assert "per_process_memory_fraction:0.3" in part.outside[-1].source
+    assert Predictor(trace()).estimate(replace(CARD, fraction=0.999), 2).outside == whole.outside  # it leaves enough
+
+
 def test_what_does_not_fit_is_told_with_its_unbounded_peak():
     predictor = Predictor(trace(activation=100 * MIB))
     found = predictor.estimate(CARD, 200)
@@ -214,7 +224,7 @@ def test_a_card_smaller_than_its_context_fits_nothing():
     ("capability", "kernels"),
     [("6.0", "6.0"), ("7.0", "7.0"), ("7.5", "7.0"), ("8.0", "8.0"), ("8.6", "8.6"), ("8.9", "8.6"), ("9.0", "9.0")],
 )
-def test_cards_share_traces_where_their_kernels_are_the_same(capability, kernels):
+def test_cards_share_traces_if_their_kernels_are_the_same(capability, kernels):
     assert Device("card", 1 << 34, capability).kernels == kernels
 
 
@@ -264,6 +274,12 @@ CONVOLUTION += [[1, 0]] * 2
         (spoiled(["request"], None), "AttributeError"),
         (spoiled(["optional"], [math.inf]), "OverflowError"),
         (spoiled(["parameters"], {"count": 1}), "KeyError"),
+        (spoiled(["work"], None), "not a list of kernels"),
+        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, 0, 0, 0]]), "not enough values"),
+        (spoiled(["work"], [["mm", "int4", 1, 0, 1, 0, 0, 0, 0]]), "kernel .*int4"),
+        (spoiled(["work"], [["mm", "bf16", 1, 99, 1, 0, 0, 0, 0]]), "kernel .*99"),
+        (spoiled(["work"], [["mm", "bf16", 1, 0, 0, 0, 0, 0, 0]]), "kernel"),
+        (spoiled(["work"], [["mm", "bf16", 1, 0, 1, math.nan, 0, 0, 0]]), "kernel"),
         (spoiled(["parameters", "trainable"], 10**12), "more trainable"),
     ],
 )

@@ -26,6 +26,11 @@ def rounded(size: int) -> int:
     return (size + 511) & -512
 
 
+def test_a_product_of_sides_grows_with_each_of_them() -> None:
+    """fp32 distances of the samples and 64 prototypes, 1,024 features each."""
+    assert read(["product", [4, 0], [64, 1], [64, 1], [1024, 0]]).bytes_(100, H200) == 4 * 164 * 164 * 1024
+
+
 def test_every_attention_of_the_survey_runs_the_right_kernel_with_the_right_memory() -> None:
     """45 rows: types, masks that learn, causal ones, lengths that are padded."""
     rows = workspaces.rows(SURVEY, "sdpa")

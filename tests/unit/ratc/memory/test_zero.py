@@ -410,7 +410,7 @@ def test_gradients_live_until_they_are_in_a_bucket_or_reduced():
         assert most(stage, elements // 2) == 8 * MIB
 
 
-def test_higher_stages_take_less_where_states_dominate():
+def test_higher_stages_take_less_if_states_dominate():
     model = trace(count=8, weight=64 * MIB, optimizer=False, width=2, activation=1, temporary=1)
     peaks = [live_peak(composed(model, deepspeed(stage, bucket=1_000_000)), 1) for stage in (0, 1, 2, 3)]
     assert peaks[0] > peaks[1] >= peaks[2]

@@ -366,7 +366,8 @@ def test_modules_are_followed_as_python_imports_them(tmp_path):
         "pkg/__init__.py": "",
         "pkg/models.py": "from . import blocks\nfrom .deep.parts import Part\nfrom .. import outside\n",
         "pkg/blocks.py": "def later():\n    import pkg.lazy\n",
-        "pkg/deep/parts.py": "import importlib\nimportlib.import_module('named')\n",
+        "pkg/deep/parts.py": "from importlib import import_module as load\nload('named')\n",
+        "pkg/deep/__init__.py": "import importlib\nimportlib.import_module('pkg.aside')\n",
         "pkg/lazy.py": "import random\nimport torch\n",
         "pkg/aside.py": "",
         "named.py": "def broken(:\n",
@@ -376,7 +377,8 @@ def test_modules_are_followed_as_python_imports_them(tmp_path):
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    reached = ["named.py", "pkg/__init__.py", "pkg/blocks.py", "pkg/deep/parts.py", "pkg/lazy.py", "pkg/models.py"]
+    reached = ["named.py", "pkg/__init__.py", "pkg/aside.py", "pkg/blocks.py", "pkg/deep/__init__.py"]
+    reached += ["pkg/deep/parts.py", "pkg/lazy.py", "pkg/models.py"]
     assert files(["pkg.models:Net"], str(tmp_path)) == reached
     assert files(["pkg.native:Net"], str(tmp_path)) == [
         "pkg/__init__.py",

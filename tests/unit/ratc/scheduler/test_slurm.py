@@ -1,10 +1,10 @@
-"""Slurm's accounts of jobs, as sacct and scontrol print them."""
+"""Slurm's records of jobs, as sacct and scontrol print them."""
 
 from __future__ import annotations
 
 import pytest
 
-from ratc.scheduler.dialect import Account, Answer, End
+from ratc.scheduler.dialect import AccountingRecord, Answer, End
 from ratc.scheduler.slurm import Slurm
 
 GIB = 1 << 30
@@ -29,11 +29,11 @@ JobId=15 ArrayJobId=14 ArrayTaskId=2 JobName=demo JobState=FAILED RunTime=9-00:0
 """
 
 
-def test_each_start_is_an_account_with_the_memory_of_its_own_steps() -> None:
-    before, last = Slurm().accounts(Answer("sacct", 0, REQUEUED))
+def test_each_start_is_a_record_with_the_memory_of_its_own_steps() -> None:
+    before, last = Slurm().records(Answer("sacct", 0, REQUEUED))
     place = "/home/me/project 1|a"
-    assert before == Account("12", "NODE_FAIL", End.NODE, "", 1, "n[1-2]", 61, 600, 2 * GIB, 8 * GIB, place)
-    assert last == Account("12", "TIMEOUT", End.TIME, "", 1, "n[3-4]", 602, 600, 3 * GIB, 8 * GIB, place)
+    assert before == AccountingRecord("12", "NODE_FAIL", End.NODE, "", 1, "n[1-2]", 61, 600, 2 * GIB, 8 * GIB, place)
+    assert last == AccountingRecord("12", "TIMEOUT", End.TIME, "", 1, "n[3-4]", 602, 600, 3 * GIB, 8 * GIB, place)
 
 
 @pytest.mark.parametrize(
@@ -49,26 +49,26 @@ def test_each_start_is_an_account_with_the_memory_of_its_own_steps() -> None:
     ],
 )
 def test_states_come_down_to_a_few_ends(state: str, end: End) -> None:
-    [account] = Slurm().accounts(Answer("sacct", 0, f"12_3|{state}|0:9|None assigned|||||None|/home/me\n"))
-    assert (account.task, account.end, account.hosts) == ("12_3", end, "")
-    assert account.reason == ("by 1000" if "by" in state else "")
+    [record] = Slurm().records(Answer("sacct", 0, f"12_3|{state}|0:9|None assigned|||||None|/home/me\n"))
+    assert (record.task, record.end, record.hosts) == ("12_3", end, "")
+    assert record.reason == ("by 1000" if "by" in state else "")
 
 
-def test_the_controller_gives_an_account_too() -> None:
+def test_the_controller_gives_a_record_too() -> None:
     text = SHOW.format(state="FAILED", reason="NonZeroExitCode", code="1:0", nodes="n1")
-    [account] = Slurm().accounts(Answer("scontrol", 0, text))
+    [record] = Slurm().records(Answer("scontrol", 0, text))
     folder = "/home/me/project 1"
-    assert account == Account(
+    assert record == AccountingRecord(
         *("14_2", "FAILED", End.FAILED, "NonZeroExitCode", 1, "n1", 26, 87_000, None, 2 * GIB),
         *(folder, f"{folder}/demo-14_2.out"),
     )
     waits = SHOW.format(state="PENDING", reason="AssocGrpCpuLimit", code="0:0", nodes="(null)")
-    [account] = Slurm().accounts(Answer("scontrol", 0, waits))
-    assert (account.end, account.reason, account.status, account.hosts) == (End.WAITING, "AssocGrpCpuLimit", None, "")
+    [record] = Slurm().records(Answer("scontrol", 0, waits))
+    assert (record.end, record.reason, record.status, record.hosts) == (End.WAITING, "AssocGrpCpuLimit", None, "")
 
 
 @pytest.mark.parametrize("out", ["", "nothing to read", "12|TIMEOUT", "|||||||||", "JobId=1"])
-def test_no_answer_gives_no_account(out: str) -> None:
-    assert Slurm().accounts(Answer("sacct", 1, REQUEUED)) == ()
-    assert all(not account.task for account in Slurm().accounts(Answer("sacct", 0, out)))
-    assert Slurm().accounts(Answer("scontrol", 0, out)) == ()
+def test_no_answer_gives_no_record(out: str) -> None:
+    assert Slurm().records(Answer("sacct", 1, REQUEUED)) == ()
+    assert all(not record.task for record in Slurm().records(Answer("sacct", 0, out)))
+    assert Slurm().records(Answer("scontrol", 0, out)) == ()

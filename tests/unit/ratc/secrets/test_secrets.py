@@ -34,6 +34,8 @@ FORMS = {
     "JWT": "eyJ" + "hbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0.abcdefghijklmnop",
     "private key": "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA " + "PRIVATE KEY-----",
     "Weights & Biases": "wandb login 0123456789abcdef0123456789abcdef01234567",
+    "a header": "curl -H 'X-Api-Key: swordfish'",
+    "a header of an option": 'wget --header="PRIVATE-TOKEN: swordfish"',
     "a URL's password": "https://user:pw@host/ml",
     "a URL's password with a slash": "https://user:p@ss/w@host/ml",
     "a URL's query": "https://host/ml?api_key=abc123&x=1",
@@ -54,6 +56,7 @@ HARMLESS = (
     "export MY_TOKEN=$(echo $OTHER | base64 -d)",
     ': "${WANDB_API_KEY:?must be set}"',
     'test -n "$WANDB_API_KEY"',
+    "curl -H 'Content-Type: application/json' -H \"X-Api-Key: $KEY\"",
     "docker://host:5000/image@sha256:abcd",
     "git+https://github.com/a/b@v1.2",
     "ssh://git@github.com:22/x",
@@ -248,7 +251,7 @@ _BEGINNINGS = r"""
 k·a: ·://·//a·-·\·eyJ·eyJ-·eyJ.·sk-·x=sk-·xoxa-1-·-----BEGIN PRIVATE KEY-----·token="·token=$(·token=`·token:·a.token=(
 /-token=·setenv token ·--token ·'token'='·wandb login ·wandb login -a ·mysql ·mysql -p·curl ·curl -u ·curl -ua:·login(
 login(key=·aws configure set token·read token·echo x |·echo ·sshpass -p ·docker login -p ·bearer ·machine a login b
-?sig=·uid=x;pwd=·smbclient -U x·a://b:c@
+-H 'key:· -H key·--header ·?sig=·uid=x;pwd=·smbclient -U x·a://b:c@
 """
 
 

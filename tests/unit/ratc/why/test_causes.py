@@ -1,4 +1,4 @@
-"""The one cause that logs, results and a scheduler's account are brought down to."""
+"""The one cause that logs, results and a scheduler's record are brought down to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from ratc.diagnostics import Severity, Source, Span
 from ratc.plan import Value, Values
-from ratc.scheduler.dialect import Account, End
+from ratc.scheduler.dialect import AccountingRecord, End
 from ratc.why.causes import the_cause
 from ratc.why.evidence import Evidence
 
@@ -21,12 +21,12 @@ LOCK = Values(
 )
 
 
-def evidence(*logs: str, end: End | None = None, account: dict[str, Any] | None = None, **more: Any) -> Evidence:
+def evidence(*logs: str, end: End | None = None, record: dict[str, Any] | None = None, **more: Any) -> Evidence:
     """Evidence with logs `log0`, `log1` …, of a job that ended so, and of a spec that says everything on a line of its
     own."""
     sources = tuple(Source(f"log{number}", text) for number, text in enumerate(logs))
-    accounts = (Account("7", end.name, end, **(account or {})),) if end else ()
-    return Evidence(LOCK, sources, accounts, "7" if end else None, "outputs/demo", settings=settings(), **more)
+    records = (AccountingRecord("7", end.name, end, **(record or {})),) if end else ()
+    return Evidence(LOCK, sources, records, "7" if end else None, "outputs/demo", settings=settings(), **more)
 
 
 def settings() -> Values:
@@ -50,7 +50,7 @@ ValueError: odd
     ("given", "code", "place", "words"),
     [
         (evidence(end=End.RUNNING), "R600", None, "job 7 is running"),
-        (evidence(end=End.WAITING, account={"reason": "Resources"}), "R600", None, "the reason Resources"),
+        (evidence(end=End.WAITING, record={"reason": "Resources"}), "R600", None, "the reason Resources"),
         (evidence(is_done=True, end=End.WELL), "R600", None, "outputs/demo/results.json"),
         (evidence(results={"status": "finished"}), "R600", None, "is finished"),
         (
@@ -59,12 +59,12 @@ ValueError: odd
             "log0:2",
             "1 h",
         ),
-        (evidence(end=End.TIME, account={"limit_s": 120}), "R601", None, "walltime of 2 min"),
+        (evidence(end=End.TIME, record={"limit_s": 120}), "R601", None, "walltime of 2 min"),
         (evidence(end=End.MEMORY), "R602", None, "host memory"),
         (evidence("x\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.0."), "R602", "log0:2", "host memory"),
-        (evidence(end=End.NODE, account={"hosts": "n[1-2]"}), "R603", None, "n[1-2]"),
+        (evidence(end=End.NODE, record={"hosts": "n[1-2]"}), "R603", None, "n[1-2]"),
         (evidence("srun: error: Node failure on n2\nsrun: error: n2: task 1: Killed"), "R603", "log0:1", "lost a node"),
-        (evidence(end=End.CANCELLED, account={"reason": "by 1000"}), "R604", None, "cancelled by 1000"),
+        (evidence(end=End.CANCELLED, record={"reason": "by 1000"}), "R604", None, "cancelled by 1000"),
         (evidence("slurmstepd: error: *** JOB 7 CANCELLED AT 1 DUE TO PREEMPTION ***"), "R604", "log0:1", "preempted"),
         (evidence(end=End.FAILED, stopped="the file STOP\n"), "R604", None, "by the file STOP"),
         (evidence("a\nModuleNotFoundError: No module named 'monai'"), "R605", "log0:2", "`monai`"),
@@ -138,7 +138,7 @@ def test_the_walltime_that_all_epochs_need_is_worked_out() -> None:
 
 
 def test_the_memory_to_ask_for_is_half_more() -> None:
-    cause = the_cause(evidence(end=End.MEMORY, account={"asked_memory": 2 << 30, "memory": 2 << 30}))
+    cause = the_cause(evidence(end=End.MEMORY, record={"asked_memory": 2 << 30, "memory": 2 << 30}))
     assert "`3GB` in spec.yaml:2:3" in cause.helps[0]
     assert "2.0 GiB" in cause.notes[0]
 

@@ -84,7 +84,7 @@ def test_saving_twice_at_one_place_writes_once(tmp_path: Path) -> None:
     assert checkpoints.path("last").exists()
 
 
-def test_a_kill_before_the_links_is_made_good_where_nothing_is_left_to_train(
+def test_a_kill_before_the_links_is_made_good_if_nothing_is_left_to_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = make(tmp_path, checkpoint__keep_last=1)

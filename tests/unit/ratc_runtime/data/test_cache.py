@@ -21,7 +21,7 @@ from ratc_runtime.data import cache as caching
 from ratc_runtime.data.cache import Cache, CachedSplit, open_cache, wrap
 from ratc_runtime.data.loading import train_loader
 from ratc_runtime.data.packing import pack, unpack
-from ratc_runtime.data.shared_cache import Arena, remove_unused
+from ratc_runtime.data.shared_cache import SharedCache, remove_unused
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.distributed.world import World
 from torch.utils.data import default_collate
@@ -130,8 +130,8 @@ def test_every_batch_is_the_one_without_a_cache(tmp_path: Path, kind: str, worke
     if kind == "disk":
         again, cache = epochs(kind)
         assert equal(plain, again)
-        assert cache.arena is not None
-        assert cache.arena.stored == 19, "the next start finds what the last one kept"
+        assert cache.shared is not None
+        assert cache.shared.stored == 19, "the next start finds what the last one kept"
 
 
 def test_a_full_cache_holds_what_it_holds(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ class Counting:
 
 def test_a_sample_is_decoded_once(tmp_path: Path) -> None:
     data = Counting()
-    split = CachedSplit(data, Arena.in_memory(10, MIB), 4, True)
+    split = CachedSplit(data, SharedCache.in_memory(10, MIB), 4, True)
     for _ in range(3):
         assert [split[index]["image"].sum().item() for index in range(6)] == [4 * index for index in range(6)]
         assert split.target(3) == [3]
@@ -185,12 +185,12 @@ def test_a_sample_is_decoded_once(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_kept_is_not_and_said(item: Any, flag: int) -> None:
-    data, arena = Counting(item), Arena.in_memory(6, MIB)
-    split = CachedSplit(data, arena, 0, True)
+    data, shared = Counting(item), SharedCache.in_memory(6, MIB)
+    split = CachedSplit(data, shared, 0, True)
     assert not torch.equal(split[1]["image"], split[1]["image"]) or flag == caching.FOREIGN
     assert data.asked == 2
-    assert len(list(Cache("memory", arena, "memory").warnings())) == 1
-    assert arena.noted(flag)
+    assert len(list(Cache("memory", shared, "memory").warnings())) == 1
+    assert shared.noted(flag)
 
 
 def test_a_changed_file_or_setting_makes_the_sample_again(tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ def test_a_changed_file_or_setting_makes_the_sample_again(tmp_path: Path) -> Non
     def first_image(lock: Lock) -> torch.Tensor:
         cache, datasets = opened(lock, tmp_path)
         found: torch.Tensor = datasets["train"][0]["image"]
-        assert cache.arena is not None
-        cache.arena.close()
-        os.close(cache.arena.descriptor)
+        assert cache.shared is not None
+        cache.shared.close()
+        os.close(cache.shared.descriptor)
         return found
 
     before = first_image(lock)
@@ -233,10 +233,10 @@ def test_files_of_a_run_that_goes_on_are_not_removed(tmp_path: Path) -> None:
     ready, done = start.Event(), start.Event()
 
     def hold() -> None:
-        arena = Arena.on_disk(path, 3, MIB)
+        shared = SharedCache.on_disk(path, 3, MIB)
         ready.set()
         done.wait(30)
-        arena.close()
+        shared.close()
 
     process = start.Process(target=hold)
     process.start()
@@ -251,18 +251,18 @@ def test_files_of_a_run_that_goes_on_are_not_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["data", "record", "head", "short", "text"])
 def test_a_damaged_file_costs_the_cache_not_the_run(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.ratc-cache"
-    arena = Arena.on_disk(path, 3, MIB)
+    shared = SharedCache.on_disk(path, 3, MIB)
     packed = pack(torch.arange(300.0), None, "a")
     assert packed is not None
-    assert arena.store(1, b"s" * 16, packed)
-    arena.close()
-    os.close(arena.descriptor)
+    assert shared.store(1, b"s" * 16, packed)
+    shared.close()
+    os.close(shared.descriptor)
     raw = bytearray(path.read_bytes())
-    spot = {"data": arena.start + 700, "record": 4096 + 64 + 3, "head": 3}.get(damage)
+    spot = {"data": shared.start + 700, "record": 4096 + 64 + 3, "head": 3}.get(damage)
     if spot is not None:
         raw[spot] ^= 255
     path.write_bytes({"short": bytes(raw[:5000]), "text": b"something else"}.get(damage, bytes(raw)))
-    again = Arena.on_disk(path, 3, MIB)
+    again = SharedCache.on_disk(path, 3, MIB)
     assert again.read(1) is None
     assert again.store(1, b"t" * 16, packed)
     view = again.read(1)
@@ -276,25 +276,29 @@ def content(slot: int) -> bytes:
     return packed
 
 
-def fill(arena: Arena, seed: int) -> None:
+def fill(shared: SharedCache, seed: int) -> None:
     order = random.Random(seed)
     while True:
-        slot = order.randrange(arena.records)
-        found = arena.read(slot)
+        slot = order.randrange(shared.records)
+        found = shared.read(slot)
         if found is not None and bytes(found) != content(slot):
             os._exit(3)
         if found is None or order.random() < 0.2:
-            arena.store(slot, b"x" * 16, content(slot))
+            shared.store(slot, b"x" * 16, content(slot))
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_processes_that_are_killed_while_they_fill_leave_whole_samples(tmp_path: Path, place: str) -> None:
     records, limit = 60, 2 * MIB
-    arena = Arena.in_memory(records, limit) if place == "memory" else Arena.on_disk(tmp_path / "a", records, limit)
+    shared = (
+        SharedCache.in_memory(records, limit)
+        if place == "memory"
+        else SharedCache.on_disk(tmp_path / "a", records, limit)
+    )
     start = multiprocessing.get_context("fork")
     chosen = random.Random(0)
     for turn in range(6):
-        processes = [start.Process(target=fill, args=(arena, 3 * turn + number)) for number in range(3)]
+        processes = [start.Process(target=fill, args=(shared, 3 * turn + number)) for number in range(3)]
         for process in processes:
             process.start()
         time.sleep(chosen.uniform(0.01, 0.08))
@@ -303,30 +307,30 @@ def test_processes_that_are_killed_while_they_fill_leave_whole_samples(tmp_path:
             os.kill(process.pid or 0, signal.SIGKILL)
             process.join()
         for slot in range(records):
-            found = arena.read(slot)
+            found = shared.read(slot)
             assert found is None or bytes(found) == content(slot)
-    assert arena.stored > records // 2
-    assert arena.used <= limit
+    assert shared.stored > records // 2
+    assert shared.used <= limit
 
 
-def _other_process(arena: Arena, answer: Any) -> None:
-    found = arena.read(0)
+def _other_process(shared: SharedCache, answer: Any) -> None:
+    found = shared.read(0)
     answer.send(None if found is None else bytes(found))
-    arena.store(1, b"x" * 16, content(1))
+    shared.store(1, b"x" * 16, content(1))
     answer.close()
 
 
 def test_another_process_joins_the_memory_of_its_node() -> None:
     """As a rank does, and as a loader process does where processes are not forks."""
-    arena = Arena.in_memory(2, MIB)
-    arena.store(0, b"x" * 16, content(0))
+    shared = SharedCache.in_memory(2, MIB)
+    shared.store(0, b"x" * 16, content(0))
     start = multiprocessing.get_context("spawn")
     mine, theirs = start.Pipe()
-    process = start.Process(target=_other_process, args=(arena, theirs))
+    process = start.Process(target=_other_process, args=(shared, theirs))
     process.start()
     assert mine.recv() == content(0)
     process.join()
-    found = arena.read(1)
+    found = shared.read(1)
     assert found is not None
     assert bytes(found) == content(1)
 

@@ -14,7 +14,10 @@ from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import check
 from ratc_runtime.data.folders import SPLITS
+from ratc_runtime.data.survey import Survey, blank_images
+from ratc_runtime.tasks import make_task
 
+from tests.helpers.lockfile import BASE
 from tests.unit.ratc_runtime.data.test_survey import blank, lock_with, look
 from tests.unit.ratc_runtime.tasks import test_multi as several
 from tests.unit.ratc_runtime.tasks.detection.test_detection import coco
@@ -117,6 +120,24 @@ def test_images_that_are_transparent_in_part_are_counted(
     assert (said in err) == told
     look(project / "data")
     assert (said in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("value", [0, 9, 255])
+def test_blank_images_are_counted(value: int, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (32, 32), value).save(project / "data/images/train1.png")
+    said = "warning: [R592] 1 of 10 images of train that were read hold one value only"
+    status, _, err = checked(lock_with(), project, capsys, "--all")
+    assert status == 0, err
+    assert err.count("R592") == 1
+    assert said in err
+    look(project / "data")
+    assert said in capsys.readouterr().err
+
+
+def test_of_volumes_all_patches_must_be_blank() -> None:
+    volumes = make_task(lock_with(data__image_size=[8, 8, 8], model__args={**BASE["model"]["args"], "spatial_dims": 3}))
+    assert blank_images("train", Survey(9, read=9, blank=8), volumes) is None
+    assert "9 of 9 images of train" in str(blank_images("train", Survey(9, read=9, blank=9), volumes))
 
 
 def test_the_check_leaves_out_what_a_run_would_leave_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

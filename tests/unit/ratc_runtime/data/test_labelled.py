@@ -44,6 +44,10 @@ def test_classes_are_numbered(
         (["oak"], 2, ["oak", "oak"], "R539", "each once"),
         (["oak"], 2, "oak", "R539", "expected names"),
         (["elm"], 2, ["oak", "ash"], "R539", "does not list"),
+        # A normal form, a character without a width, a space that does not break.
+        (["caf\u00e9", "cafe\u0301"], 2, None, "R539", "look the same"),
+        (["oak", "oak\u200b"], 2, None, "R539", "oak\\u200b"),
+        (["red oak", "red\u00a0oak"], 2, None, "R539", "red\\xa0oak"),
     ],
 )
 def test_other_classes_than_the_lock_s_are_refused(
@@ -53,6 +57,12 @@ def test_other_classes_than_the_lock_s_are_refused(
         numbered("data", found, classes, given)
     assert raised.value.code == code
     assert says in raised.value.render()
+
+
+def test_too_few_classes_to_train_are_not_helped_by_their_own_number() -> None:
+    with pytest.raises(RuntimeFinding) as raised:
+        numbered("data", ["oak"], 2, None)
+    assert raised.value.help == "list all classes in `data.args: {classes: […]}` if some have no images yet"
 
 
 def test_an_item_is_a_pyramid_and_a_number(tmp_path: Path) -> None:

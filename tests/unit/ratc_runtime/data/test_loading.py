@@ -353,7 +353,7 @@ def test_r532_ends_a_run_whatever_is_done_with_bad_samples(tmp_path: Path, data:
     assert loader.skipped == set()
 
 
-def test_masks_of_another_size_are_refused_only_where_they_differ(tmp_path: Path) -> None:
+def test_masks_of_another_size_are_refused_only_if_they_differ(tmp_path: Path) -> None:
     """The image's size in pixels counts, not the size that both are resized to."""
     write_data(tmp_path / "data", size=48)
     lock = lock_with(tmp_path, data__image_size=[32, 24])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import volume_store
 from ratc_runtime.data.sources import open_split
+from ratc_runtime.data.unlabelled import pieces
 from ratc_runtime.data.volumes import corners, cut
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import fused_maps
@@ -131,10 +132,9 @@ def test_the_way_a_file_lies_changes_nothing(volumes: Path, axes: tuple[int, ...
         assert torch.equal(one.target(index), other.target(index))
 
 
-def test_windows_channels_and_what_is_no_number(volumes: Path) -> None:
+def test_windows_and_channels(volumes: Path) -> None:
     image, mask = volume((20, 13, 9), 0)
     several = np.stack([image, image * 0 + 7, image[::-1]], axis=-1).astype(np.float32)
-    several[0, 0, 0, 0] = np.nan
     save(volumes / "data", "a", several, mask)
     lock = lock_of(volumes, data__channels=3, data__args={"window": [50, 150]})
     item = open_split(lock, volumes / "data", "train")[0]["image"]
@@ -145,6 +145,44 @@ def test_windows_channels_and_what_is_no_number(volumes: Path) -> None:
     assert not flat.any()
     more = open_split(lock_of(volumes, data__channels=3, data__args={"overlap": 0.5}), volumes / "data", "train")
     assert len(more) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_voxel_that_is_no_number_is_refused_or_filled_as_the_spec_says(volumes: Path, wrong: float) -> None:
+    image, mask = volume((20, 13, 9), 0)
+    spoilt = image.astype(np.float64)
+    spoilt[3, 0, 0] = wrong
+    save(volumes / "data", "a", spoilt, mask)
+    with pytest.raises(RuntimeFinding, match=r"R506.*a.nii.gz holds NaN or infinity") as raised:
+        open_split(lock_of(volumes), volumes / "data", "train")[0]
+    assert raised.value.note == f"1 of {20 * 13 * 9} voxels are not finite"
+    assert "fill_nan" in raised.value.help
+
+    def first(**arguments: float) -> torch.Tensor:
+        return open_split(lock_of(volumes, data__args={"window": [0, 200], **arguments}), volumes / "data", "train")[0]
+
+    filled = first(fill_nan=50)["image"]
+    assert torch.isfinite(filled).all()
+    spoilt[3, 0, 0] = 50
+    save(volumes / "data", "a", spoilt, mask)
+    assert torch.equal(first()["image"], filled)
+
+
+def test_prediction_fills_voxels_as_training_did(volumes: Path) -> None:
+    image = volume((8, 10, 8), 0)[0].astype(np.float32)
+    image[3, 0, 0] = np.nan
+    save(volumes, "new", image, image * 0)
+    paths = [volumes / "images/new.nii.gz"]
+    refused = list(pieces(paths, lock_of(volumes)))
+    assert "NaN or infinity" in str(refused[0].problem)
+    filled = list(pieces(paths, lock_of(volumes, data__args={"fill_nan": 50})))
+    assert all(torch.isfinite(piece.image).all() for piece in filled)
+
+
+@pytest.mark.parametrize("fill", ["0", True, 1e31])
+def test_a_fill_that_is_no_number_is_refused(volumes: Path, fill: Any) -> None:
+    with pytest.raises(RuntimeFinding, match=r"R509.*fill_nan"):
+        open_split(lock_of(volumes, data__args={"fill_nan": fill}), volumes / "data", "train")
 
 
 def test_one_foreground_class_and_a_pyramid(volumes: Path) -> None:
@@ -234,7 +272,7 @@ def test_bad_volumes_are_named(volumes: Path, breaks: Any) -> None:
         open_split(lock_of(volumes), volumes / "data", "train")[0]
 
 
-def test_a_bad_volume_is_left_out_where_the_spec_says_so(volumes: Path) -> None:
+def test_a_bad_volume_is_left_out_if_the_spec_says_so(volumes: Path) -> None:
     broken_header(volumes / "data")
     (volumes / "data/splits.json").write_text(json.dumps({"train": ["a", "b", "gone"], "val": ["c"]}))
     data = open_split(lock_of(volumes, data__on_bad_sample="skip"), volumes / "data", "train")

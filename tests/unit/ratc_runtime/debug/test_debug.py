@@ -23,7 +23,7 @@ from ratc_runtime.tasks.segmentation.losses import Combined
 from ratc_runtime.training.open_run import Progress
 
 from tests.effort import HANGS_S
-from tests.helpers.lockfile import BASE, environment, results, run_alone, run_training, write_data, write_lock
+from tests.helpers.lockfile import BASE, environment, results, run_training, write_data, write_lock
 from tests.processes.test_distributed import accelerate_command, deepspeed_artifacts, two_processes
 
 TWO_STEPS = {"training__max_steps_per_epoch": 2, "training__epochs": 1}
@@ -259,10 +259,10 @@ def test_few_samples_answer_as_the_whole_dataset_does() -> None:
         def __getitem__(self, index: int) -> str:
             return self.names[index]
 
-    few = debug.Few(Whole(), 2)
+    few = debug.FirstSamples(Whole(), 2)
     assert (len(few), few[1], few.names, few.missing) == (2, "b", ["a", "b"], ["d"])
     assert list(few) == ["a", "b"]
-    assert len(debug.Few(Whole(), 9)) == 3
+    assert len(debug.FirstSamples(Whole(), 9)) == 3
     with pytest.raises(AttributeError):
         few.target  # noqa: B018
 
@@ -271,7 +271,7 @@ def test_few_samples_answer_as_the_whole_dataset_does() -> None:
 def test_a_debug_run_is_short_and_learns_what_the_other_does(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=8, val=9, test=9)
     whole = run_training(write_lock(tmp_path / "a", output_dir="out-a", **TWO_STEPS))
-    short = run_alone(write_lock(tmp_path / "b", output_dir="out-b", debug=True, **TWO_STEPS))
+    short = run_training(write_lock(tmp_path / "b", output_dir="out-b", debug=True, **TWO_STEPS))
     assert (whole.returncode, short.returncode) == (0, 0), short.stderr
     assert short.stdout.count("debug: epoch 1, step ") == 2
     assert not list((tmp_path / "out-a").glob("debug.*"))
@@ -303,7 +303,7 @@ def test_gradients_and_updates_are_seen_below_zero3_as_with_one_process(tmp_path
         "    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, padding=1))\n"
     )
     model = {**BASE["model"], "name": "mine:net", "args": {}}
-    alone = run_alone(write_lock(tmp_path / "one", output_dir="out-one", debug=True, model=model, **TWO_STEPS))
+    alone = run_training(write_lock(tmp_path / "one", output_dir="out-one", debug=True, model=model, **TWO_STEPS))
     assert alone.returncode == 0, alone.stderr
     engine = {"use_accelerate": True, "deepspeed": True, "zero_stage": 3}
     files = deepspeed_artifacts(tmp_path / "zero", 3, "fp32")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from ratc_runtime.distributed.launch_environment import Surroundings, adopt, detect, expand, record
+from ratc_runtime.distributed.launch_environment import LaunchEnvironment, adopt, detect, expand, record
 
 SLURM = {"SLURM_JOB_ID": "71", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}
@@ -15,18 +15,21 @@ JSRUN = {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_LOCAL_RANK": "0", "JSM_NAMESP
 LSF = {"LSB_JOBID": "9", "LSB_JOBINDEX": "0", "LSB_MCPU_HOSTS": "h2 8 h1 8"}
 HOSTS = ("n1", "n2")
 TABLE = {
-    "nothing": ({}, Surroundings(None, None, 0, 0, 1, (), None, 0)),
-    "torchrun": (TORCHRUN, Surroundings("torchrun", None, 5, 1, 8, (), None, 0)),
-    "a batch script is no task": (SLURM, Surroundings(None, "slurm", 0, 0, 1, HOSTS, "71", 0)),
-    "srun": ({**SLURM, **STEP, "SLURM_PROCID": "3"}, Surroundings("srun", "slurm", 3, 0, 4, HOSTS, "71", 0)),
-    "torchrun under srun": ({**SLURM, **STEP, **TORCHRUN}, Surroundings("torchrun", "slurm", 5, 1, 8, HOSTS, "71", 0)),
+    "nothing": ({}, LaunchEnvironment(None, None, 0, 0, 1, (), None, 0)),
+    "torchrun": (TORCHRUN, LaunchEnvironment("torchrun", None, 5, 1, 8, (), None, 0)),
+    "a batch script is no task": (SLURM, LaunchEnvironment(None, "slurm", 0, 0, 1, HOSTS, "71", 0)),
+    "srun": ({**SLURM, **STEP, "SLURM_PROCID": "3"}, LaunchEnvironment("srun", "slurm", 3, 0, 4, HOSTS, "71", 0)),
+    "torchrun under srun": (
+        {**SLURM, **STEP, **TORCHRUN},
+        LaunchEnvironment("torchrun", "slurm", 5, 1, 8, HOSTS, "71", 0),
+    ),
     "an array task, started again": (
         {**SLURM, "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "4", "SLURM_RESTART_COUNT": "2"},
-        Surroundings(None, "slurm", 0, 0, 1, HOSTS, "70_4", 2),
+        LaunchEnvironment(None, "slurm", 0, 0, 1, HOSTS, "70_4", 2),
     ),
-    "lsf": ({**LSF, **TORCHRUN}, Surroundings("torchrun", "lsf", 5, 1, 8, ("h2", "h1"), "9", 0)),
-    "lsf array": ({**LSF, "LSB_JOBINDEX": "3"}, Surroundings(None, "lsf", 0, 0, 1, ("h2", "h1"), "9[3]", 0)),
-    "jsrun": ({**LSF, **JSRUN}, Surroundings("jsrun", "lsf", 1, 0, 2, ("h2", "h1"), "9", 0)),
+    "lsf": ({**LSF, **TORCHRUN}, LaunchEnvironment("torchrun", "lsf", 5, 1, 8, ("h2", "h1"), "9", 0)),
+    "lsf array": ({**LSF, "LSB_JOBINDEX": "3"}, LaunchEnvironment(None, "lsf", 0, 0, 1, ("h2", "h1"), "9[3]", 0)),
+    "jsrun": ({**LSF, **JSRUN}, LaunchEnvironment("jsrun", "lsf", 1, 0, 2, ("h2", "h1"), "9", 0)),
 }
 
 

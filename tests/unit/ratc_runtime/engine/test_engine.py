@@ -140,7 +140,7 @@ def test_fp16_trains_on_the_cpu_with_its_scale(tmp_path: Path) -> None:
     assert losses[0][-1].mean() < losses[0][0].mean()
 
 
-def test_the_update_is_fused_where_torch_can(tmp_path: Path) -> None:
+def test_the_update_is_fused_if_torch_can(tmp_path: Path) -> None:
     lock = lock_of(tmp_path)
     model = small_model()
     assert all(group["fused"] and not group["foreach"] for group in make_optimizer(model, lock).param_groups)

@@ -60,7 +60,7 @@ def test_the_suggestion_stays_an_order_of_magnitude_below_where_the_loss_begins_
 
 
 @pytest.mark.parametrize("points", [curve(lambda power: 1.0), curve(lambda power: 2.0 + power), []])
-def test_r549_where_the_loss_does_not_fall(points: list[Point]) -> None:
+def test_r549_if_the_loss_does_not_fall(points: list[Point]) -> None:
     if points and points[0].mean < points[-1].mean:
         points = [point._replace(mean=point.mean + 6) for point in points]
     with pytest.raises(RuntimeFinding) as raised:

@@ -290,7 +290,7 @@ def test_evaluation_asks_for_trust_in_data_and_loss(
     path = checkpoint(model=named("mine:bare"), **changes)
     model = inference.open_checkpoint(path, device="cpu", trust=True)
     monkeypatch.delenv("RATC_TRUST")
-    untrusted = inference.Opened(**{**vars(model), "trust": False})
+    untrusted = inference.OpenCheckpoint(**{**vars(model), "trust": False})
     with pytest.raises(RuntimeFinding, match="R584"):
         evaluate.score(untrusted, "test", own)
 
@@ -414,6 +414,26 @@ def test_a_lock_that_leads_out_of_the_folder_is_not_followed(own: Path) -> None:
         path.write_text(path.read_text().replace("losses.py", name))
         with pytest.raises(RuntimeFinding, match="R582"):
             preflight.check(path, {}, launched=False)
+
+
+def test_imported_modules_that_no_lock_records_are_named(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    (tmp_path / "vendored").mkdir()
+    (tmp_path / "vendored/factors.py").write_text("FACTOR = 1\n")
+    (tmp_path / "computed.py").write_text("FACTOR = 1\n")
+    (tmp_path / "losses.py").write_text(
+        "import importlib, sys\nsys.path.append('vendored')\nimport factors\n"
+        f"importlib.import_module('comp' + 'uted')\n{LOSS.format('factors.FACTOR')}"
+    )
+    done = run_training(lock_of(tmp_path, training__epochs=1))
+    assert done.returncode == 0, done.stderr
+    assert "[R593]" in done.stderr
+    assert "no lock" not in done.stderr
+    assert "computed.py, vendored/factors.py" in done.stderr
+    (tmp_path / "losses.py").write_text(LOSS.format(1))
+    done = run_training(lock_of(tmp_path, training__epochs=1, output_dir="other"))
+    assert done.returncode == 0, done.stderr
+    assert "[R593]" not in done.stderr
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ import pytest
 import torch
 from ratc_runtime.checkpoint import files, places
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.output import folder_lock as claims
-from ratc_runtime.output.folder_lock import FILE, Claim
+from ratc_runtime.output import folder_lock
+from ratc_runtime.output.folder_lock import FILE, FolderLock
 
 from tests.helpers.lockfile import (
     BASE,
@@ -242,9 +242,9 @@ def test_a_stop_that_cannot_be_saved_is_an_error(mounted: Path) -> None:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from ratc_runtime.output.folder_lock import Claim
-claim = Claim(Path(sys.argv[1]))
-claim.take(os.environ)
+from ratc_runtime.output.folder_lock import FolderLock
+folder_lock = FolderLock(Path(sys.argv[1]))
+folder_lock.take(os.environ)
 if os.fork() == 0:  # as a loader process, which outlives its parent for a while
     os.close(1)
     time.sleep(20)
@@ -280,18 +280,18 @@ def hold(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "PATIENCE", 0.3)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.3)
     first = hold(SLURM_JOB_ID="4711")
     with pytest.raises(RuntimeFinding, match="R517") as caught:
-        Claim(tmp_path).take({})
+        FolderLock(tmp_path).take({})
     assert f"process {first.pid} on {os.uname().nodename}, job 4711, started 20" in caught.value.note
     # Another job of another number is no reason to take over either.
     with pytest.raises(RuntimeFinding, match="R517"):
-        Claim(tmp_path).take({"SLURM_JOB_ID": "4712", "SLURM_RESTART_COUNT": "3"})
+        FolderLock(tmp_path).take({"SLURM_JOB_ID": "4712", "SLURM_RESTART_COUNT": "3"})
     # What is dead holds nothing, though a process that it started lives on.
     first.kill()
     first.wait()
-    mine = Claim(tmp_path)
+    mine = FolderLock(tmp_path)
     mine.take({})
     assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
     mine.check()
@@ -301,16 +301,16 @@ def test_a_requeued_job_takes_over_from_its_own_earlier_start(
     tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its node may be gone, and a network's file system holds the lock of a dead node for a while."""
-    monkeypatch.setattr(claims, "PATIENCE_AFTER_REQUEUE", 0.5)
+    monkeypatch.setattr(folder_lock, "PATIENCE_AFTER_REQUEUE", 0.5)
     hold(SLURM_JOB_ID="4711")
-    mine = Claim(tmp_path)
+    mine = FolderLock(tmp_path)
     mine.take({"SLURM_JOB_ID": "4711", "SLURM_RESTART_COUNT": "1"})
     assert "still locked by this job's earlier start" in capsys.readouterr().err
     mine.check()
 
 
 def test_a_folder_that_another_run_took_is_not_written(tmp_path: Path, hold: Any) -> None:
-    mine = Claim(tmp_path)
+    mine = FolderLock(tmp_path)
     mine.take({})
     (tmp_path / FILE).unlink()
     other = hold()
@@ -326,14 +326,14 @@ def test_without_locks_a_living_process_of_this_host_still_counts(
     def unsupported(*_: Any) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(claims, "PATIENCE", 0.3)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.3)
     monkeypatch.setattr(fcntl, "lockf", unsupported)
     first = hold()
     with pytest.raises(RuntimeFinding, match="R517"):
-        Claim(tmp_path).take({})
+        FolderLock(tmp_path).take({})
     first.kill()
     first.wait()
-    Claim(tmp_path).take({})
+    FolderLock(tmp_path).take({})
     assert "no locks on this file system" in capsys.readouterr().err
 
 

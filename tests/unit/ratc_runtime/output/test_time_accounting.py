@@ -18,8 +18,8 @@ from ratc_runtime.config.lock import read_lock
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.output import provenance, time_accounting
 from ratc_runtime.output.progress import Eta, Reporter
-from ratc_runtime.output.run_history import Starts
-from ratc_runtime.output.time_accounting import Account, duration
+from ratc_runtime.output.run_history import RunHistory
+from ratc_runtime.output.time_accounting import TimeAccounting, duration
 from ratc_runtime.training.open_run import Progress
 
 from tests.helpers.lockfile import environment, results, run_alone, train_command, write_data, write_lock
@@ -37,7 +37,7 @@ class Watch:
 
 def test_time_is_counted_once_and_by_kind() -> None:
     watch = Watch()
-    account = Account(Progress(), watch)
+    account = TimeAccounting(Progress(), watch)
 
     def slow() -> Iterator[int]:
         for number in range(2):
@@ -82,7 +82,7 @@ def test_the_age_of_a_process_counts_from_its_start() -> None:
 
 
 def test_skipped_steps_go_on_from_a_checkpoint() -> None:
-    account = Account(Progress(account={"skipped_steps": 2.0}))
+    account = TimeAccounting(Progress(account={"skipped_steps": 2.0}))
     account.begin_skipping_from(7)  # DeepSpeed's own count, which came out of its checkpoint
     for skipped in (7, 8, 8, 10):
         account.step(1, skipped)
@@ -103,19 +103,19 @@ def test_a_step_with_gradients_that_overflow_is_counted(tmp_path: Path) -> None:
 
 
 def test_starts_are_counted_whatever_they_left(tmp_path: Path) -> None:
-    first = Starts(tmp_path, "print", False, None, 0, 0)
-    second = Starts(tmp_path, "print", False, None, 0, 0)  # the first died before its first checkpoint
+    first = RunHistory(tmp_path, "print", False, None, 0, 0)
+    second = RunHistory(tmp_path, "print", False, None, 0, 0)  # the first died before its first checkpoint
     assert second.run_id == first.run_id
     with (tmp_path / "starts.jsonl").open("a") as file:
         file.write('{"half')
-    third = Starts(tmp_path, "print", False, first.run_id, 2, 1)
+    third = RunHistory(tmp_path, "print", False, first.run_id, 2, 1)
     assert third.record()["number"] == 3
     assert third.record()["last"][-1]["epoch"] == 2
     assert third.tags("last.pt")["ratc.resumed_from"] == "last.pt after epoch 2, step 1"
-    again = Starts(tmp_path, "print", True, None, 0, 0)
+    again = RunHistory(tmp_path, "print", True, None, 0, 0)
     assert again.run_id != first.run_id
     assert again.record()["number"] == 1
-    other = Starts(tmp_path, "another", False, None, 0, 0)
+    other = RunHistory(tmp_path, "another", False, None, 0, 0)
     assert other.run_id != again.run_id
 
 

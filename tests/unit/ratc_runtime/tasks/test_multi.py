@@ -151,7 +151,7 @@ def test_scores_are_those_of_each_task_on_its_own_data(tmp_path: Path) -> None:
     whole = evaluate(engine, loader, criterion, task, 2)
     assert (whole.samples, [name for name, _ in whole.pictures]) == (7, ["discs", "discs", "train", "train"])
     assert whole.loss == pytest.approx(whole.scores["discs/loss"] + WEIGHT * whole.scores["train/loss"])
-    checkpoint = inference.Opened(tmp_path, lock, engine, task, "")
+    checkpoint = inference.OpenCheckpoint(tmp_path, lock, engine, task, "")
     for name, part in task.parts.items():
         alone, _ = score(checkpoint.of(name), "val", tmp_path / (lock.tasks or {})[name].data.folder)
         assert whole.scores[f"{name}/loss"] == pytest.approx(alone.loss)

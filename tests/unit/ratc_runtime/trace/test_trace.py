@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ratc.memory.trace import parse
 from tests.helpers import tracing
 from tests.helpers.tracing import failure, replay, request, run, trace, zoo
 
@@ -48,7 +49,7 @@ def total(made: dict[str, Any], **wanted: str) -> tuple[float, float]:
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
     content = request()
     made = trace(content, tmp_path)
-    assert made["trace_version"] == 3
+    assert made["trace_version"] == 4
     assert made["request"] == content
     assert made["batch_sizes"] == [2, 4]
     assert total(made, kind="parameter") == (made["parameters"]["bytes"], 0)
@@ -92,6 +93,12 @@ def test_sizes_are_linear_in_the_batch(tmp_path: Path, precision: str) -> None:
     content = request(training__precision=precision)
     one, other = trace(content, tmp_path), trace({**content, "batch_sizes": [3, 8]}, tmp_path)
     assert one["events"] == other["events"]
+
+
+def test_pairs_of_samples_take_memory_with_the_square_of_the_batch(tmp_path: Path) -> None:
+    """At 1,000 samples and 16 prototypes, not only at the batches that were traced."""
+    made = parse(trace(zoo("Pairs", args={"width": 256}), tmp_path))
+    assert max(made.program.sizes(1000)) == 4 * 1016 * 1016 * 256
 
 
 def test_one_sample_has_a_trace_of_its_own(tmp_path: Path) -> None:
@@ -327,6 +334,13 @@ def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
         ("BooleanMask", "R315", "reads a value", "in forward"),
         ("Numpy", "R315", "numpy", "in forward"),
         ("BatchDependent", "R315", "micro-batches 2 and 4", ""),
+        (
+            "Triangle",
+            "R315",
+            "by a rule that ratc knows: 404 at 2, 424 at 4, 512 at 8",
+            "",
+        ),
+        ("Shrinking", "R315", "do not follow the micro-batch by a rule that ratc knows: 392 at 2, 384 at 4", ""),
         ("Overwritten", "R315", "reads a value", "in forward"),
         ("OverwrittenView", "R315", "reads a value", "in forward"),
         ("Randomised", "R315", "reads a value", "in forward"),

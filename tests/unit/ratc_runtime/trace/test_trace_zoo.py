@@ -117,6 +117,7 @@ CASES: dict[str, dict[str, Any]] = {
         data={"image_size": [48, 48], "channels": 3, "scales": [1.0]},
         training__loss={"name": "weighted_sum", "args": {}},
     ),
+    "pairs of samples": zoo("Pairs"),
     "mlp, checkpointed": zoo("Mlp", args={"checkpointed": True}, data__image_size=[64, 64]),
 }
 BATCH = 3  # neither of the two that are traced

@@ -11,7 +11,7 @@ from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.output.time_accounting import Account
+from ratc_runtime.output.time_accounting import TimeAccounting
 from ratc_runtime.training import compiling
 from ratc_runtime.training.open_run import Progress
 
@@ -82,7 +82,7 @@ def test_the_clock_runs_while_torch_compiles(lock: Lock) -> None:
 
 def test_compiling_is_setup_whenever_it_happens() -> None:
     time, compiled = [100.0], [5.0]
-    account = Account(Progress(), lambda: time[0], lambda: compiled[0])
+    account = TimeAccounting(Progress(), lambda: time[0], lambda: compiled[0])
     account.start_interval()
     time[0], compiled[0] = 120.0, 21.0  # a step of 20 seconds, 16 of which went into kernels
     account.step(8, skipped=0)

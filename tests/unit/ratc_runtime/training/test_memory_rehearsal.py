@@ -89,13 +89,13 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
     net = Net()
     made: list[tuple[int, bool]] = []  # forward passes before, and whether the weight had its gradient
     kept: list[int] = []
-    original = memory_rehearsal.Rehearsed.update
+    original = memory_rehearsal.RehearsalEngine.update
 
     def zeros_like(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
         made.append((net.calls, tensor.grad is not None))
         return torch.empty_like(tensor, **options)
 
-    def update(self: memory_rehearsal.Rehearsed, max_norm: float | None) -> torch.Tensor | None:
+    def update(self: memory_rehearsal.RehearsalEngine, max_norm: float | None) -> torch.Tensor | None:
         with monkeypatch.context() as patch:
             patch.setattr(torch, "zeros_like", zeros_like)
             found = original(self, max_norm)
@@ -103,7 +103,7 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
         assert found is not None
         return found
 
-    monkeypatch.setattr(memory_rehearsal.Rehearsed, "update", update)
+    monkeypatch.setattr(memory_rehearsal.RehearsalEngine, "update", update)
     assert attempt(net, lock)[0] == memory_rehearsal.FITS
     count = len(list(net.parameters()))
     assert made == [(3, True)] * 2 * count
@@ -114,14 +114,14 @@ def test_the_optimizer_s_state_comes_after_backward_and_stays_over_the_later_ste
 def test_sgd_keeps_its_momentum_alone(lock: Lock, monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
     net = Net()
     kept: list[int] = []
-    original = memory_rehearsal.Rehearsed.update
+    original = memory_rehearsal.RehearsalEngine.update
 
-    def update(self: memory_rehearsal.Rehearsed, max_norm: float | None) -> torch.Tensor | None:
+    def update(self: memory_rehearsal.RehearsalEngine, max_norm: float | None) -> torch.Tensor | None:
         found = original(self, max_norm)
         kept.append(len(self._state))
         return found
 
-    monkeypatch.setattr(memory_rehearsal.Rehearsed, "update", update)
+    monkeypatch.setattr(memory_rehearsal.RehearsalEngine, "update", update)
     training = lock.training.replace(optimizer="sgd", momentum=momentum)
     assert attempt(net, lock.replace(training=training))[0] == memory_rehearsal.FITS
     assert kept == [len(list(net.parameters())) if momentum else 0] * 3
@@ -156,7 +156,7 @@ def test_a_state_that_a_checkpoint_brought_is_not_made_again(lock: Lock) -> None
     criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]
     engine.optimizer.step()
     engine.optimizer.zero_grad()
-    rehearsed = memory_rehearsal.Rehearsed(engine, 1)
+    rehearsed = memory_rehearsal.RehearsalEngine(engine, 1)
     rehearsed.backward(criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)))
     rehearsed.update(None)
     assert rehearsed._state == []

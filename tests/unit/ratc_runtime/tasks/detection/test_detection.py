@@ -112,6 +112,25 @@ def test_damaged_annotations_are_named(tmp_path: Path, changes: dict[str, Any], 
     assert "instances_train.json" in raised.value.message
 
 
+def test_categories_of_one_name_are_refused(tmp_path: Path) -> None:
+    coco(tmp_path, categories=[{"id": 90, "name": "cat"}, {"id": 1, "name": "person"}, {"id": 18, "name": "cat"}])
+    with pytest.raises(RuntimeFinding, match=r"R539.*several categories of the name cat") as raised:
+        CocoDetection(tmp_path, "train", (40, 40), channels=1)
+    assert "their ids are 18, 90" in raised.value.note
+
+
+def test_boxes_of_negative_size_are_told_from_others_that_are_left_out(tmp_path: Path, capsys: Any) -> None:
+    boxes = [
+        {"image_id": 7, "category_id": 1, "bbox": box} for box in ([20, 15, -8, -8], [9, 9, 0.5, 0.5], [2, 2, 5, 5])
+    ]
+    coco(tmp_path, annotations=boxes)
+    data = CocoDetection(tmp_path, "train", (40, 40), channels=1)
+    assert (data.dropped, data.negative, data.most_objects) == (2, 1, 1)
+    said = capsys.readouterr().err
+    assert "2 box(es) lie outside of their image or are smaller than a pixel, and are left out" in said
+    assert "1 of them have a width or height below 0" in said
+
+
 def test_layouts_in_the_wild_are_found_and_other_classes_refused(tmp_path: Path) -> None:
     coco(tmp_path, "val2017")
     (tmp_path / "images").rename(tmp_path / "val2017")

@@ -134,7 +134,7 @@ def test_distances_of_squares_and_of_what_one_side_lacks() -> None:
     assert all(math.isnan(value) for value in list(Hausdorff(3, 1.0).scores(ALONE).values())[:2])
 
 
-def test_distances_are_scores_only_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_distances_are_scores_only_if_they_are_asked_for(tmp_path: Path) -> None:
     target = torch.zeros(1, 8, 8, dtype=torch.long)
     target[:, 2:5, 2:5] = 1
     for asked in (False, True):

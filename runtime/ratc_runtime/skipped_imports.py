@@ -15,27 +15,27 @@ from typing import Any
 
 #: By the module that imports it: timm, below RAT, wants W&B for the summaries of its own training script, DeepSpeed
 #: wants MLflow for its autotuner.
-UNNEEDED = {"timm.utils.summary": "wandb", "deepspeed.autotuning.autotuner": "mlflow"}
+SKIPPED = {"timm.utils.summary": "wandb", "deepspeed.autotuning.autotuner": "mlflow"}
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of `UNNEEDED` as Python does, and loads them without the package that they do not need."""
+    """Finds the modules of `SKIPPED` as Python does, and loads them without the package that they do not need."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in UNNEEDED else None
+        spec = PathFinder.find_spec(name, path, target) if name in SKIPPED else None
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_without(module: ModuleType) -> None:
-                with _as_if_missing(UNNEEDED[name]):
+                with _as_if_missing(SKIPPED[name]):
                     load(module)
 
             spec.loader.exec_module = load_without  # type: ignore[method-assign]
         return spec
 
 
-def leave_out() -> None:
-    """From now on import the modules of `UNNEEDED` without these packages. A second call has no effect."""
+def skip_imports() -> None:
+    """From now on import the modules of `SKIPPED` without these packages. A second call has no effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -1,0 +1,174 @@
+"""The time of a plan's step: measured, if its facts have a measurement of the very step, or else predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ratc import facts
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.fitting import from_measurement
+from ratc.fitting.predict import device_of, own_searcher, strategy_of
+from ratc.fitting.traces import Library, NoTrace
+from ratc.memory import measured
+from ratc.memory.measured import Measurement
+from ratc.memory.request import variant
+from ratc.memory.trace import Trace
+from ratc.memory.zero import Strategy
+from ratc.plan import Plan
+from ratc.program import is_program
+from ratc.timing import run
+from ratc.timing.roofline import FITTED, Rates, StepTime, step_time
+from ratc.timing.run import Links, Prediction, Prices, Run
+
+#: Bytes that AdamW moves for each weight of its partition: it reads weight, gradient and two moments, and writes three.
+ADAMW_BYTES = 28
+
+
+def foresee(plan: Plan, folder: str) -> tuple[Prediction | None, str]:
+    """The time of the plan's optimizer step; or None, and the reason. ``folder`` is the spec's."""
+    values = plan.values
+    if is_program(plan.settings):
+        return None, "it is a program of its own"
+    if values["hardware.device"].value != "cuda":
+        return None, "it trains on the CPU"
+    card = facts.find_card(str(values["hardware.card"].value))
+    if not isinstance(card, facts.Card) or card.peaks is None or not card.compute_capability:
+        return None, "the peaks of its card are not known"
+    world, accumulation = (
+        values.get_as(int, key) for key in ("parallel.world_size", "training.gradient_accumulation_steps")
+    )
+    micro = values.get_as(int, "training.micro_batch_size")
+    samples = micro * accumulation * world
+    found = _measurement(plan, folder)
+    if found is not None:
+        seconds = accumulation * _micro_seconds(found, micro)
+        return run.measured(seconds, samples, world, found.source), ""
+    strategy, device = strategy_of(plan), device_of(plan)
+    try:
+        searcher = own_searcher(plan, Library(plan, folder, None))
+        trace = searcher.predictor(variant(plan, device.kernels), strategy, micro).trace
+    except NoTrace as stopped:
+        return None, "; ".join(item.message for item in stopped.found)
+    return of_trace(plan, card, trace, strategy, micro, accumulation)
+
+
+def of_trace(
+    plan: Plan, card: facts.Card, trace: Trace, strategy: Strategy, micro: int, accumulation: int
+) -> tuple[Prediction | None, str]:
+    """The time of a traced step of the plan's model on a card; or None, and the reason."""
+    values = plan.values
+    if values["training.compile"].value:
+        return None, "the kernels of compiled models are not counted"
+    if strategy.offload_optimizer:
+        return None, "the optimizer's step on the CPU is not counted"
+    if card.peaks is None:
+        return None, "the peaks of its card are not known"
+    rates = Rates(dict(card.peaks.operations), card.peaks.bandwidth)
+    step = step_time(trace, micro, accumulation, rates)
+    if step is None:
+        return None, "its kernels differ between two micro-batches"
+    world = strategy.world_size
+    if strategy.engine == "deepspeed":
+        step = _with_optimizer(step, trace, strategy.zero_stage, world, rates)
+    sent = run.sent_bytes(strategy.engine, strategy.zero_stage, trace.trainable, world, accumulation)
+    nodes = values.get_as(int, "parallel.nodes")
+    samples = micro * accumulation * world
+    return run.predicted(step, card.id, samples, world, nodes, sent, links_of(plan)), ""
+
+
+def _measurement(plan: Plan, folder: str) -> Measurement | None:
+    """The facts' measurement of the plan's own step, if there is one."""
+    given = plan.facts.get("measured")
+    entries = [measured.read(entry) for entry in given.value] if given is not None and given.value else []
+    if not entries:
+        return None
+    wanted = from_measurement.conditions(plan, variant(plan, device_of(plan).kernels), folder)
+    found = from_measurement.matching(entries, replace(wanted, allocator=str(plan.values["training.allocator"].value)))
+    return found if found and all(point.samples_per_second > 0 for point in found.points) else None
+
+
+def _micro_seconds(found: Measurement, micro_batch: int) -> float:
+    """Seconds of a micro-batch, by a line through the measured ones; in proportion if only one was measured, and for a
+    smaller one at least.
+    """
+    times = [(point.micro_batch, point.micro_batch / point.samples_per_second) for point in found.points]
+    (small, first), (large, last) = times[0], times[-1]
+    if small == large:
+        return first * micro_batch / small
+    line = first + max(0.0, last - first) * (micro_batch - small) / (large - small)
+    return max(line, min(first, first * micro_batch / small))
+
+
+def _with_optimizer(step: StepTime, trace: Trace, stage: int, world: int, rates: Rates) -> StepTime:
+    """Add the optimizer's step, which a trace for DeepSpeed does not have: its partition's bytes."""
+    moved = ADAMW_BYTES * trace.trainable / (world if stage else 1)
+    return replace(step, seconds=step.seconds + moved / (rates.bandwidth * FITTED.memory))
+
+
+def links_of(plan: Plan) -> Links:
+    """The links between GPUs that the facts give, in bytes a second."""
+    within, between = (_fact(plan, key) for key in ("gpu_link_gb_s", "network_gb_s"))
+    return Links(within and 1e9 * within, between and 1e9 * between)
+
+
+def prices_of(plan: Plan) -> Prices:
+    """What a GPU costs by the facts."""
+    currency = plan.facts.get("cluster.currency")
+    name = str(currency.value) if currency is not None and currency.value is not None else None
+    return Prices(_fact(plan, "price_per_gpu_hour"), name, _fact(plan, "watts_per_gpu"))
+
+
+def _fact(plan: Plan, key: str) -> float | None:
+    found = plan.facts.get(f"cluster.{key}")
+    return None if found is None or found.value is None else float(found.value)
+
+
+def training(plan: Plan, step: Prediction, samples: int | None) -> Run | None:
+    """The whole training of a plan with so many samples in an epoch; None if its steps are not known. A smaller last
+    batch counts as a whole step.
+    """
+    most = plan.values["training.max_steps_per_epoch"].value
+    whole = None
+    if samples is not None:
+        kept = plan.values["training.last_batch"].value == "keep"
+        whole = -(-samples // step.samples) if kept else samples // step.samples
+    steps = min((count for count in (most, whole) if count is not None), default=None)
+    return None if steps is None else Run(step, max(1, steps), plan.values.get_as(int, "training.epochs"))
+
+
+def lines(plan: Plan, step: Prediction, samples: int | None) -> list[str]:
+    """The time of a plan's step, and the time and cost of its training if the samples of an epoch are known."""
+    told = [step.sentence()]
+    whole = training(plan, step, samples)
+    return told if whole is None else [*told, *whole.lines(prices_of(plan))]
+
+
+def parts(step: Prediction) -> list[str]:
+    """The classes of kernels of a step, the longest first, each with its time on the card."""
+    words = {"product": "matrix products", "memory": "elementwise kernels, norms, copies and the optimizer"}
+    words |= {"convolution": "convolutions", "attention": "fused attention", "recurrent": "recurrent layers"}
+    found = sorted(step.by_class.items(), key=lambda one: -one[1])
+    return [f"{run.span_text(seconds):>11}  {words[kind]}" for kind, seconds in found]
+
+
+def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnostic, ...]:
+    """A warning if the walltime of the plan's job is too short for all of its steps. Code: R354."""
+    whole = training(plan, step, samples)
+    walltime = plan.values.get("job.walltime_seconds")
+    if whole is None or walltime is None or not walltime.value:
+        return ()
+    again = whole.restarts(int(walltime.value), plan.values.get_as(int, "job.stop_before_seconds"))
+    if not again:
+        return ()
+    many = "once" if again == 1 else f"{again} times"
+    needed, given = run.span_text(whole.seconds), run.span_text(float(walltime.value))
+    message = f"the training is {step.how} to take {needed}, and the job's walltime is {given}: it is requeued {many}"
+    note = f"{whole.steps_per_epoch:,} steps an epoch of {run.span_text(step.seconds)} each, {whole.epochs} epochs"
+    longest = plan.facts.get("cluster.max_walltime_seconds")
+    enough = longest is None or longest.value is None or longest.value > whole.seconds
+    requeue = plan.values.get("job.requeue")
+    helps = ["ask for a longer `walltime`"] if enough else ["a job of this partition cannot be long enough"]
+    if requeue is not None and not requeue.value:
+        helps.append("jobs are not requeued here: submit it again each time")
+    span = plan.settings["resources.walltime"].span
+    return (Diagnostic("R354", message, span, (note,), tuple(helps), Severity.WARNING),)

@@ -1,0 +1,188 @@
+"""The time of a plan's step: from a trace, from a measurement, or the reason that there is none; and what commands say.
+
+A stand-in for the runtime gives the traces.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ratc.cli import main
+from ratc.fitting import from_measurement, step_time
+from ratc.memory.request import variant
+from ratc.workflow import inputs
+from ratc.workflow.request import CompileRequest
+from tests.helpers import made_traces
+from tests.helpers.measurements import measurement
+from tests.unit.ratc.cli.test_fit import runtime  # noqa: F401  # the fixture is used by its name
+
+SPEC = """experiment_name: demo
+training: {{batch_size: 8, target_batch_size: 64, epochs: 10, {training}}}
+data: {{data_dir: data, image_size: 128}}
+resources: {{num_gpus: {gpus}, gpu: {card}, cpus: 8{resources}}}
+"""
+#: A product of a tenth of the peak's operations a second for each sample, in the forward pass of a micro-batch.
+WORK = [["mm", "bf16", 1, 2, 1, 0, 3.12e13, 0, 0]]
+
+
+@pytest.fixture
+def spec(runtime, tmp_path, monkeypatch, checks_given):  # noqa: F811
+    """Write a spec; its model's traces have WORK, once for each micro-batch."""
+    made = []
+    for accumulating in (False, True):
+        work = [[*WORK[0][:4], 2 if accumulating else 1, *WORK[0][5:]]]
+        made.append({**made_traces.layers(accumulating=accumulating), "work": work, "request": {}})
+    made[1]["request"] = {"accumulation": 2}
+    single, several = (json.dumps(json.dumps(one)) for one in made)
+    runtime(f"open(sys.argv[1], 'w').write({single} if request['accumulation'] == 1 else {several})\n")
+    monkeypatch.chdir(tmp_path)
+
+    def write(training="", gpus=1, card="a100-40", resources=""):
+        Path("spec.yaml").write_text(SPEC.format(training=training, gpus=gpus, card=card, resources=resources))
+
+    return write
+
+
+def plan():
+    request = CompileRequest("spec.yaml")
+    loaded = inputs.load(request)
+    made, found, _ = inputs.resolve(request, loaded.settings)
+    assert made is not None, found
+    return made
+
+
+def test_a_step_is_its_micro_batches_at_a_share_of_the_peak(spec):
+    spec()
+    found, why = step_time.foresee(plan(), ".")
+    assert why == ""
+    assert found.seconds == pytest.approx(8 * (8 * 0.1 / 0.8 + 1e-5) + 0.00142)
+    assert (found.samples, found.world_size, found.how) == (64, 1, "predicted")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"gpus": 0, "card": "null"}, "it trains on the CPU"),
+        ({"card": "mi300x"}, "the peaks of its card are not known"),
+        ({"training": "compile: true"}, "the kernels of compiled models are not counted"),
+    ],
+)
+def test_what_cannot_be_predicted_says_why(spec, given, why):
+    spec(**given)
+    assert step_time.foresee(plan(), ".") == (None, why)
+
+
+def test_a_measurement_of_the_very_step_is_taken_instead(spec):
+    """10 samples a second for each sample of the micro-batch: 0.1 s for each micro-batch of any size."""
+    spec()
+    made = plan()
+    wanted = from_measurement.conditions(made, variant(made, "8.0"), ".")
+    entry = from_measurement.measured.entry(measurement(conditions=replace(wanted, allocator="native")))
+    facts = made.facts.__class__({**made.facts, "measured": replace(made.settings["seed"], value=[entry])})
+    found, _ = step_time.foresee(replace(made, facts=facts), ".")
+    assert found.how == "measured"
+    assert found.seconds == pytest.approx(0.8)
+    assert found.why == "measured on 2026-11-23 with torch 2.13.0"
+
+
+def test_compile_says_the_time_in_one_line_and_writes_it_nowhere(spec, capsys):
+    spec()
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    said = capsys.readouterr().err
+    line = "a step of 64 samples takes 8 s (4 s to 16 s, no step was measured on this card), 8 samples/s"
+    assert said.count("predicted:") == 1
+    assert f"ratc: predicted: {line}\n" in said
+    files = {path: path.read_bytes() for path in Path("out").iterdir()}
+    assert main(["compile", "spec.yaml", "-o", "out", "--no-predict"]) == 0
+    assert "predicted" not in capsys.readouterr().err
+    assert main(["compile", "spec.yaml", "-o", "out", "--samples", "6400"]) == 0
+    said = capsys.readouterr().err
+    assert "an epoch of 100 steps takes 13 min 20 s, all 10 take 2 h 13 min" in said
+    assert "2.22 GPU hours" in said
+    assert files == {path: path.read_bytes() for path in Path("out").iterdir()}
+
+
+def test_fit_says_the_time_below_its_breakdown(spec, capsys):
+    spec()
+    assert main(["fit", "spec.yaml", "--samples", "6400"]) == 0
+    out = capsys.readouterr().out
+    assert "predicted: a step of 64 samples takes" in out
+    assert "GPU hours" in out
+
+
+@pytest.mark.parametrize(("walltime", "again"), [("3:00:00", None), ("2:00:00", "once"), ("1:00:00", "2 times")])
+def test_a_walltime_that_is_too_short_is_a_warning_with_the_number_of_restarts(spec, capsys, walltime, again):
+    """8,001 s of steps; a job saves 180 s before its end."""
+    spec(resources=f', walltime: "{walltime}"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
+    said = capsys.readouterr().err
+    assert ("warning[R354]" in said) is (again is not None)
+    if again:
+        assert f"is predicted to take 2 h 13 min, and the job's walltime is {int(walltime[0])} h" in said.replace(
+            "60 min", "1 h"
+        )
+        assert f": it is requeued {again}" in said
+
+
+CLUSTER = """name: ours
+scheduler: slurm
+node_types:
+  a100: {gpu: a100-40, gpus_per_node: 4, gpu_type: a100, cpus: 32, gpu_link_gb_s: 300, network_gb_s: 25,
+         price_per_gpu_hour: 1.5, currency: CHF, watts_per_gpu: 600}
+partitions: {gpu: {nodes: {a100: 4}, max_walltime: "2-00:00:00"}}
+"""
+
+
+def test_the_facts_of_a_cluster_give_links_prices_and_watts(spec, capsys):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER)
+    spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out", "--samples", "6400"]) == 0
+    said = capsys.readouterr().err
+    assert "without communication" not in said
+    assert "GPU hours" in said
+    assert " CHF at 1.5 a GPU hour" in said
+    assert "kWh: 600 W for each GPU" in said
+    lock = Path("out/lock.yaml").read_bytes()
+    Path("clusters/ours.yaml").write_text(CLUSTER.replace("1.5", "3"))
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 0
+    again = Path("out/lock.yaml").read_bytes()
+    # Only the digest of the facts differs.
+    differing = [pair for pair in zip(lock.splitlines(), again.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert all(b"ours.yaml" in one for one, _ in differing)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("currency: CHF, ", ""), "the price of an hour of `a100`, 1.5, has no currency"),
+        (("CHF", "francs"), "currency"),
+        (("gpu_link_gb_s: 300", "gpu_link_gb_s: 300000"), "gpu_link_gb_s"),
+        (("network_gb_s: 25", "network_gb_s: 0"), "network_gb_s"),
+        (("watts_per_gpu: 600", "watts_per_gpu: -1"), "watts_per_gpu"),
+        (("price_per_gpu_hour: 1.5", "price_per_gpu_hour: -1.5"), "price_per_gpu_hour"),
+    ],
+)
+def test_facts_that_cannot_be_are_refused(spec, capsys, change, said):
+    Path("clusters").mkdir()
+    Path("clusters/ours.yaml").write_text(CLUSTER.replace(*change))
+    spec(gpus=4, resources=', cluster: ours, walltime: "10:00:00"')
+    assert main(["compile", "spec.yaml", "--target", "slurm", "-o", "out"]) == 1
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_explain_says_where_the_time_goes(spec, capsys):
+    spec()
+    assert main(["explain", "spec.yaml", "training.batch_size"]) == 0
+    out = capsys.readouterr().out
+    assert "predicted: a step of 64 samples takes" in out
+    assert "        8 s  matrix products" in out
+
+
+def test_report_says_the_time_in_a_sentence(spec):
+    spec()
+    assert main(["report", "spec.yaml", "-o", "page.html", "--no-cards"]) == 0
+    assert "Predicted: a step of 64 samples takes" in Path("page.html").read_text()

@@ -1,0 +1,87 @@
+"""Steps over several processes, their interval, and the time and cost of a training, worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from ratc.timing import run
+from ratc.timing.roofline import SPREAD, SPREAD_ELSEWHERE, StepTime
+from ratc.timing.run import Links, Prices, Run
+
+STEP = StepTime(seconds=1.0, backward_s=0.6, by_class={}, operations=0, bytes_=0)
+
+
+@pytest.fixture(autouse=True)
+def no_loop(monkeypatch):
+    """Times without that of the loop."""
+    monkeypatch.setattr(run, "LOOP_S", 0.0)
+    monkeypatch.setattr(run, "SHORTEST_S", 0.0)
+
+
+def test_rings_send_what_each_strategy_reduces_and_gathers():
+    """Of 1,000 weights over 4 processes: 3/4 of a buffer for each pass."""
+    sent = run.sent_bytes
+    assert sent("torch", 0, 1000, 4, 3) == 2 * 0.75 * 4000
+    assert sent("deepspeed", 1, 1000, 4, 3) == 2 * 0.75 * 2000
+    assert sent("deepspeed", 2, 1000, 4, 3) == 4 * 0.75 * 2000  # three reductions, one gather
+    assert sent("deepspeed", 3, 1000, 4, 3) == 9 * 0.75 * 2000
+    assert sent("torch", 0, 1000, 1, 1) == 0
+
+
+def test_communication_hides_behind_backward_and_the_upper_end_does_not_count_on_it():
+    links = Links(within=100.0, between=10.0)
+    hidden = run.predicted(STEP, "h200", 64, 8, 1, 50.0, links)
+    assert (hidden.seconds, hidden.low, hidden.high) == (1.0, 1 / SPREAD, SPREAD + 0.5)
+    # Between two nodes the ring waits for the network: 5 s, of which backward hides 0.6.
+    shown = run.predicted(STEP, "h200", 64, 16, 2, 50.0, links)
+    assert (shown.seconds, shown.high) == (pytest.approx(5.4), SPREAD + 5)
+    assert shown.samples_per_second == pytest.approx(64 / 5.4)
+
+
+def test_what_is_not_known_is_said():
+    alone = run.predicted(STEP, "a100-80", 8, 1, 1, 0.0, Links())
+    assert alone.high == SPREAD_ELSEWHERE
+    assert alone.sentence() == (
+        "predicted: a step of 8 samples takes 1 s (500 ms to 2 s, no step was measured on this card), 8 samples/s"
+    )
+    several = run.predicted(STEP, "h200", 8, 2, 1, 100.0, Links())
+    assert several.seconds == 1.0
+    assert several.sentence().endswith("samples/s, without communication (no bandwidth in the facts)")
+    measured = run.measured(2.0, 8, 1, "measured on 2026-11-27 with torch 2.11")
+    assert measured.sentence().startswith("measured: a step of 8 samples takes 2 s (1.82 s to 2.2 s, measured on")
+
+
+def test_the_time_and_the_cost_of_a_training():
+    step = run.predicted(STEP, "h200", 64, 8, 1, 0.0, Links(within=1.0))
+    whole = Run(step, 900, 16)
+    assert (whole.epoch_s, whole.seconds, whole.gpu_hours()) == (900, 14_400, 32)
+    assert whole.interval() == (pytest.approx(14_400 / SPREAD), pytest.approx(14_400 * SPREAD))
+    assert whole.lines(Prices())[1:] == ["32 GPU hours"]
+    told = whole.lines(Prices(2.5, "EUR", 700))
+    assert "an epoch of 900 steps takes 15 min, all 16 take 4 h" in told[0]
+    assert told[2:] == ["80.00 EUR at 2.5 a GPU hour", "at most 22.4 kWh: 700 W for each GPU"]
+
+
+@pytest.mark.parametrize(("walltime", "again"), [(14_580, 0), (14_579, 1), (3780, 3), (3779, 4), (100, 14_399)])
+def test_a_job_is_requeued_until_all_steps_are_made(walltime, again):
+    """It is told to save 180 s before its end, and 14,400 s of steps are left to make."""
+    step = run.predicted(STEP, "h200", 64, 1, 1, 0.0, Links())
+    assert Run(step, 14_400, 1).restarts(walltime, 180) == again
+    assert Run(replace(step, seconds=0.0001), 1, 1).restarts(100, 180) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0412, "41.2 ms"), (1.234, "1.23 s"), (119.4, "119 s"), (125, "2 min 5 s"), (7285, "2 h 1 min"), (0, "0 ms")],
+)
+def test_times_for_people(seconds, text):
+    assert run.span_text(seconds) == text
+
+
+def test_a_short_step_takes_at_least_the_loop_and_may_wait_for_python(monkeypatch):
+    monkeypatch.setattr(run, "LOOP_S", 0.001)
+    monkeypatch.setattr(run, "SHORTEST_S", 0.006)
+    short = run.predicted(replace(STEP, seconds=0.0001), "h200", 8, 1, 1, 0.0, Links())
+    assert short.seconds == pytest.approx(0.0011)
+    assert short.low == pytest.approx(0.001 + 0.0001 / SPREAD)
+    assert short.high == pytest.approx(0.006 + 0.0001 * SPREAD)

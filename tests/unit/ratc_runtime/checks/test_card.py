@@ -1,0 +1,14 @@
+"""The choice of the cards that CUDA would show."""
+
+from __future__ import annotations
+
+from ratc_runtime.checks.card import select
+
+
+def test_cards_are_selected_as_cuda_does() -> None:
+    handles, uuids = ["a", "b", "c"], ["GPU-1x", b"GPU-2y", "GPU-2z"]
+    assert select(handles, uuids, "2,0") == ["c", "a"]
+    assert select(handles, uuids, "1,-1,0") == ["b"]
+    assert select(handles, uuids, "GPU-1") == ["a"]
+    assert select(handles, uuids, "GPU-2") == []
+    assert select(handles, uuids, "") == []
