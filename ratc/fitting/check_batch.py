@@ -25,6 +25,8 @@ class Checks:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[Diagnostic, ...]] = {}
         self._said: set[str] = set()
+        #: Whether a micro-batch could not be checked: its step cannot be traced.
+        self.untraceable = False
 
     def check(self, plan: Plan, folder: str, is_last: bool = True) -> tuple[Diagnostic, ...]:
         """Check the plan's micro-batch, if the spec gives it and its card is known. Codes: R318, R574, R575.
@@ -50,8 +52,10 @@ class Checks:
         try:
             verdict, why = given_batch.judge(plan, folder)
         except NoTrace as stopped:
+            self.untraceable = True
             return stopped.found
         if verdict is None:
+            self.untraceable = True
             self._say(f"the micro-batch is not checked against {plan.values['hardware.card'].value}: {why}")
             return ()
         return given_batch.findings(verdict, plan, folder)

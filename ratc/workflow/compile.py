@@ -155,7 +155,8 @@ def make(
             found += checks.check(plan, request.folder)
         if plan is None or has_errors(found):
             return None, found
-        if checks is not None and not has_errors(found):
+        traced = checks is not None and not checks.untraceable
+        if traced and not has_errors(found) and not any(item.code in ("R315", "R316") for item in found):
             found += _time(plan, request)
         no_predict = no_predict and open_batch.is_open(plan)
         place = _place(loaded, gathered, target, folder, elsewhere, no_predict)

@@ -186,3 +186,14 @@ def test_report_says_the_time_in_a_sentence(spec):
     spec()
     assert main(["report", "spec.yaml", "-o", "page.html", "--no-cards"]) == 0
     assert "Predicted: a step of 64 samples takes" in Path("page.html").read_text()
+
+
+@pytest.mark.parametrize("batch", ["batch_size: 8, ", ""])
+def test_a_step_that_cannot_be_traced_is_tried_once(spec, runtime, capsys, batch):  # noqa: F811
+    calls = runtime("sys.exit(3)")
+    spec()
+    text = Path("spec.yaml").read_text().replace("batch_size: 8, ", batch)
+    Path("spec.yaml").write_text(text)
+    assert main(["compile", "spec.yaml", "-o", "out"]) == 0
+    assert "a step" not in capsys.readouterr().err
+    assert calls.read_text() == "x"
