@@ -83,6 +83,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     training = {key: asked["training"][key] for key in _TRAINING}
     if training["optimizer"] == "sgd":  # without momentum it keeps nothing
         training["momentum"] = asked["training"]["momentum"] > 0
+    training |= {key: asked["training"][key] for key in ("optimizer_args", "frozen") if key in asked["training"]}
     clipped = asked["training"]["gradient_clipping"] is not None
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
     data |= asked.get("detection", {})

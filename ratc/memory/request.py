@@ -43,6 +43,8 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
     training |= {
         "precision": wanted.precision,
         **({"momentum": values["training.momentum"].value} if "training.momentum" in values else {}),
+        **({"frozen": values["training.frozen"].value} if "training.frozen" in values else {}),
+        **({"optimizer_args": _under(plan, "training.optimizer_args")} if _is_own(plan) else {}),
         "tf32": values["training.tf32"].value,
         "activation_checkpointing": wanted.activation_checkpointing,
         "loss": {"name": values["training.loss.name"].value, "args": _under(plan, "training.loss.args")},
@@ -85,6 +87,10 @@ def _part(plan: Plan, at: str, kind: str) -> dict[str, Any]:
         "data": {key: values[f"{at}.data.{key}"].value for key in ("num_classes", "ignore_index")},
         **({"detection": _under(plan, f"{at}.detection")} if kind == "detection" else {}),
     }
+
+
+def _is_own(plan: Plan) -> bool:
+    return ":" in plan.values.get_as(str, "training.optimizer")
 
 
 def _under(plan: Plan, path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ratc.plan import Value, Values
 from ratc.program import command_line, is_program
 
 #: The settings that may name one; `tasks.NAME.…` are those of one of several tasks.
-_KEYS = ("model.name", "data.dataset", "training.loss")
+_KEYS = ("model.name", "data.dataset", "training.loss", "training.optimizer")
 _OF_A_TASK = re.compile(r"tasks\.[^.]+\.(loss|data\.dataset)")
 #: The part of a module that is in no function and no class.
 REST = "<module>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog import optimizers
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.resolve.context import Context
 
@@ -23,7 +24,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     cuda = context.value("hardware.device") == "cuda"
     context.keep("training.use_accelerate", under="engine.use_accelerate")
     inputs: tuple[str, ...] = ("parallel.world_size", "hardware.device", "spec:training.deepspeed")
-    sgd = settings["training.optimizer"].value == "sgd"
+    optimizer = settings.get_as(str, "training.optimizer")
+    apart = not optimizers.of(optimizer).zero
     if asked.value and world == 1:
         context.derive("engine.deepspeed", False, "one process: ZeRO has nothing to partition over", *inputs)
         message = "`deepspeed` is not used with one process: ZeRO has nothing to partition over"
@@ -31,18 +33,18 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     elif asked.value is not None:
         context.keep("training.deepspeed", under="engine.deepspeed")
     else:
-        use = cuda and world > 1 and bool(accelerate.value) and not sgd
+        use = cuda and world > 1 and bool(accelerate.value) and not apart
         reasons = {(True, True): f"{world} GPUs", (True, False): "use_accelerate is false"}
         why = reasons.get((world > 1, bool(accelerate.value)), "one process") if cuda else "trains on the CPU"
-        if sgd and cuda and world > 1:
-            why, inputs = "the optimizer is sgd", (*inputs, "spec:training.optimizer")
+        if apart and cuda and world > 1:
+            why, inputs = f"the optimizer is {optimizer}", (*inputs, "spec:training.optimizer")
         context.derive("engine.deepspeed", use, why, *inputs)
     used = bool(context.value("engine.deepspeed"))
-    if used and sgd:
+    if used and apart:
         note = "ZeRO's memory is known for the two averages of Adam"
         span = settings["training.optimizer"].span or asked.span
         helps = ("use `adamw` or `adam`, or set `deepspeed: false`",)
-        yield Diagnostic("R362", "`optimizer: sgd` does not go with DeepSpeed", span, (note,), helps)
+        yield Diagnostic("R362", f"`optimizer: {optimizer}` does not go with DeepSpeed", span, (note,), helps)
         return
     if used and context.value("training.precision") == "fp16" and not cuda:
         yield Diagnostic(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog import optimizers
 from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
 from ratc.units import size_text
 
 DEBUG_STEPS = 4
-MOMENTUM = 0.9
 _AS_GIVEN = (
-    "optimizer",
     "weight_decay",
     "betas",
     "scheduler",
@@ -35,14 +34,27 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     else:
         context.keep("training.epochs", "logging.log_every_steps")
         context.derive("training.max_steps_per_epoch", None, "the whole split", "spec:debug")
+    if "training.early_stopping.patience" in settings:
+        _early_stopping(context)
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
+    used = optimizers.of(settings.get_as(str, "training.optimizer"))
+    if used.trains:
+        context.derive(
+            "training.optimizer", settings["training.optimizer"].value, used.trains, "spec:training.optimizer"
+        )
+    else:
+        context.keep("training.optimizer")
+    if ":" in context.value("training.optimizer"):
+        context.keep_arguments("training.optimizer_args")
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
-    if settings["training.optimizer"].value == "sgd":
-        if settings["training.momentum"].value is None:
-            context.derive("training.momentum", MOMENTUM, "the usual one of SGD", "spec:training.optimizer")
-        else:
-            context.keep("training.momentum")
+    if settings["training.frozen"].value:
+        context.keep("training.frozen")
+    if used.momentum is not None and settings["training.momentum"].value is None:
+        why = f"the usual one of {used.title}"
+        context.derive("training.momentum", used.momentum, why, "spec:training.optimizer")
+    elif used.momentum is not None:
+        context.keep("training.momentum")
     context.keep("training.last_batch")
     _checkpointing(context)
     if debug and settings["training.compile"].value:
@@ -70,6 +82,16 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             warmup.span or settings["training.epochs"].span,
             helps=("warm up for less than the whole run",),
         )
+
+
+def _early_stopping(context: Context) -> None:
+    path = "training.early_stopping"
+    if context.settings[f"{path}.metric"].value is None:
+        best = context.value("checkpoint.best_metric")
+        context.derive(f"{path}.metric", best, "the score that chooses the best epoch", "checkpoint.best_metric")
+    else:
+        context.keep(f"{path}.metric")
+    context.keep(f"{path}.patience", f"{path}.min_delta")
 
 
 def _checkpointing(context: Context) -> None:

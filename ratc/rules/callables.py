@@ -11,7 +11,10 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Check that no model, data set, loss or callback is of the standard library, which precedes the spec's folder."""
+    """Check that no model, data set, loss, optimizer or callback is of the standard library.
+
+    Python finds that before the spec's folder.
+    """
     for path, value in named(settings):
         top = str(value.value).partition(":")[0].partition(".")[0]
         if top in sys.stdlib_module_names:

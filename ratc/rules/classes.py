@@ -35,10 +35,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
         message = "the loss `cross_entropy` is of several classes, and `num_classes` is 1"
         helps = ("use `bce`, `dice` or `combined`, or set `data.num_classes`",)
         yield Diagnostic("R212", message, loss.span or given, helps=helps)
-    best = settings["checkpoint.best_metric"]
-    if str(best.value).startswith("hausdorff") and not settings["evaluation.hausdorff"].value:
-        message = f"`best_metric: {best.value}` is a score that the runs do not make"
-        yield Diagnostic("R214", message, best.span, helps=("set `evaluation.hausdorff: true`",))
+    for path in ("checkpoint.best_metric", "training.early_stopping.metric"):
+        score = settings.get(path)
+        if score and str(score.value).startswith("hausdorff") and not settings["evaluation.hausdorff"].value:
+            message = f"`{path.rpartition('.')[2]}: {score.value}` is a score that the runs do not make"
+            yield Diagnostic("R214", message, score.span, helps=("set `evaluation.hausdorff: true`",))
 
 
 def _lists(settings: Values, classes: int) -> Iterator[Diagnostic]:

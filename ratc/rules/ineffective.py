@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog import optimizers
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
 
@@ -11,7 +12,9 @@ from ratc.plan import Values
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Yield a finding for each key that has no effect because of another one."""
     deepspeed = settings["training.deepspeed"].value is not False
-    optimizer = settings["training.optimizer"].value
+    optimizer = settings.get_as(str, "training.optimizer")
+    known = optimizers.of(optimizer)
+    patience = settings.get("training.early_stopping.patience")
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
@@ -21,8 +24,18 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             "training.offload_optimizer",
             "`deepspeed` is false",
         ),
-        (optimizer == "sgd", "training.betas", "the optimizer is `sgd`"),
-        (optimizer != "sgd", "training.momentum", f"the optimizer is `{optimizer}`"),
+        (not known.betas, "training.betas", f"the optimizer is `{optimizer}`"),
+        (
+            ":" not in optimizer and settings["training.optimizer_args"].value,
+            "training.optimizer_args",
+            f"the optimizer is `{optimizer}`, whose values are keys of their own",
+        ),
+        (known.momentum is None, "training.momentum", f"the optimizer is `{optimizer}`"),
+        (
+            patience is not None and patience.value >= settings.get_as(int, "training.epochs"),
+            "training.early_stopping.patience",
+            "there are no more `epochs` than that",
+        ),
         (scheduler != "cosine", "training.min_learning_rate", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_epochs", f"the schedule is `{scheduler}`"),
         (scheduler != "step", "training.step_gamma", f"the schedule is `{scheduler}`"),

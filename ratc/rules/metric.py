@@ -1,4 +1,4 @@
-"""R225: the best checkpoint is chosen, and a compressed model judged, by a score that the task has."""
+"""R225: the best checkpoint, the end of training and a compressed model depend on a score that the task has."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ratc.plan import Values
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
-    """Check that `checkpoint.best_metric` and `compression.metric` are `loss` or a score of `task_type`."""
+    """Check that every key that names a metric names `loss` or a score of `task_type`."""
     task = settings.get_as(str, "task_type")
     known = metrics(task, kinds(settings))
-    # The second is there if the spec has such a section.
-    for asked in (settings["checkpoint.best_metric"], settings.get("compression.metric")):
+    # The others are there if the spec has such sections.
+    others = (settings.get(path) for path in ("training.early_stopping.metric", "compression.metric"))
+    for asked in (settings["checkpoint.best_metric"], *others):
         if asked is None or asked.value is None or asked.value in known:
             continue
         message = f"{task} has no metric `{asked.value}`"

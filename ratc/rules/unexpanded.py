@@ -10,7 +10,7 @@ from ratc.plan import Values
 from ratc.spec import keys
 
 #: Free values that may hold paths.
-_FREE = ("environment.variables", "data.args", "model.args", "training.loss_args")
+_FREE = ("environment.variables", "data.args", "model.args", "training.loss_args", "training.optimizer_args")
 #: `$NAME`, `${NAME}`, `${oc.env:NAME}`, `%NAME%`, `{{ NAME }}`, `~user`, `$(command)`, `` `command` ``. `~` and `~/`
 #: are filled in by the scripts.
 _TEMPLATE = re.compile(

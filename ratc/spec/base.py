@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ratc.catalog.optimizers import OPTIMIZERS
 from ratc.catalog.tasks import DATASETS, LOSSES
 
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
@@ -13,6 +14,7 @@ CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 #: Of any task; which of them are of a spec's own task, a rule says.
 LOSS = f"^({'|'.join(dict.fromkeys(name for names in LOSSES.values() for name in names))})$|{CALLABLE}"
+OPTIMIZER = f"^({'|'.join(OPTIMIZERS)})$|{CALLABLE}"
 DATASET = f"^({'|'.join(dict.fromkeys(name for names in DATASETS.values() for name in names))})$|{CALLABLE}"
 #: A size above 0: schedulers read 0 as all or as none.
 #: 1.0 to 19.9: the newest in 2026 is 12.1.
@@ -71,6 +73,16 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 TaskName = Annotated[str, Field(max_length=30, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 ClassName = Annotated[str, Field(max_length=50, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
 KeyPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
+#: Of names of parameters, as Python's `fnmatch` reads it.
+Pattern = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$",
+        json_schema_extra={"form": "use letters, digits, `_`, `.`, and the signs of patterns `*?[]!-`"},
+    ),
+]
 Arguments = dict[Variable, Any]
 
 

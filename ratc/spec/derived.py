@@ -8,6 +8,7 @@ from ratc.spec.keys import LEARNT, Effect, Key
 DERIVED: dict[str, Key] = {
     "training.tf32": Key((Effect.TRAINING,), "other rounding of float32 products", memory="depends"),
     "training.max_steps_per_epoch": Key((*LEARNT, Effect.COST), "another number of steps in an epoch"),
+    "training.optimizer_args.*": Key((*LEARNT, Effect.MEMORY), "other arguments of the optimizer", memory="depends"),
     "training.loss.*": Key(LEARNT, "other training", memory="depends"),
     "data.persistent_workers": Key((Effect.PLACEMENT,), "loader processes live on between epochs, or not"),
     "data.cache_size_bytes": Key(

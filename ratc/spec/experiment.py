@@ -16,6 +16,7 @@ from ratc.spec.base import (
     LOSS,
     MEMORY,
     MODULE,
+    OPTIMIZER,
     Arguments,
     ClassName,
     Count,
@@ -25,6 +26,7 @@ from ratc.spec.base import (
     Line,
     Name,
     NonNegative,
+    Pattern,
     Positive,
     PositiveInt,
     Probability,
@@ -115,6 +117,23 @@ class Model(Section):
     )
 
 
+class EarlyStopping(Section):
+    """The end of a training that no longer gets better. The learning rate's schedule stays that of all `epochs`."""
+
+    metric: Text | None = Field(
+        None,
+        description="Validation metric that is watched: `loss` or a score of the task; `checkpoint.best_metric` if "
+        "absent.",
+        examples=["loss", "dice"],
+    )
+    patience: PositiveInt = Field(
+        ..., description="Epochs without an improvement that end the training.", examples=[10]
+    )
+    min_delta: NonNegative = Field(
+        0.0, description="Smallest change of the metric that is an improvement.", examples=[0.001]
+    )
+
+
 class Training(Section):
     """How long, how fast, in what batches and with what numbers."""
 
@@ -128,6 +147,14 @@ class Training(Section):
             order=6,
         ),
     ] = Field(100, description="Passes over the training split.", examples=[100])
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        Key((*LEARNT, Effect.COST), "training ends after other epochs", memory="apart", rate=False),
+    ] = Field(
+        None,
+        description="End before `epochs` if the validation metric no longer improves.",
+        examples=[{"metric": "loss", "patience": 10}],
+    )
     auto_batch_size: bool = Field(True, description="Let ratc choose the micro-batch if `batch_size` is absent.")
     batch_size: Annotated[
         PositiveInt | None,
@@ -192,21 +219,41 @@ class Training(Section):
         examples=[256],
     )
     optimizer: Annotated[
-        Literal["adamw", "adam", "sgd"],
+        Annotated[str, Field(pattern=OPTIMIZER)],
         Key((*LEARNT, Effect.MEMORY), "another optimizer, with other state", memory="depends", rate=True),
-    ] = Field("adamw", description="Optimizer; `sgd` not with DeepSpeed.")
+    ] = Field(
+        "adamw",
+        description="Optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
+        "others. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` and `adam` "
+        "only.",
+        examples=["adamw", "my_package.optimizers:Lion"],
+    )
+    optimizer_args: Annotated[
+        Arguments, Key((*LEARNT, Effect.MEMORY), "other arguments of the optimizer", memory="depends", rate=True)
+    ] = Field({}, description="Keyword arguments of an optimizer of your own.", examples=[{"momentum": 0.95}])
     momentum: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | None,
-        Key((*LEARNT, Effect.MEMORY), "other state of SGD", memory="depends", rate=True),
-    ] = Field(None, description="Momentum of `sgd`; 0.9 if absent. 0 needs no memory.", examples=[0.9])
+        Key((*LEARNT, Effect.MEMORY), "other momentum, or none", memory="depends", rate=True),
+    ] = Field(
+        None, description="Momentum of `sgd` (0.9 if absent; 0 needs no memory) and `muon` (0.95).", examples=[0.9]
+    )
     weight_decay: Annotated[NonNegative, Key(memory="apart", rate=True)] = Field(
         0.01,
-        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Decoupled with "
-        "`adamw`, added to the gradient with `adam` and `sgd`.",
+        description="Weight decay of weights with two or more dimensions, so not of biases and norms. Added to "
+        "the gradient with `adam` and `sgd`, decoupled with the others.",
         examples=[0.01],
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
-        [0.9, 0.999], description="Decay rates of the two averages of `adamw` and `adam`."
+        [0.9, 0.999], description="Decay rates of the two averages of `adamw`, also beside `muon`, and of `adam`."
+    )
+    frozen: Annotated[
+        list[Pattern],
+        Key((*LEARNT, Effect.MEMORY, Effect.COST), "other weights are trained", memory="depends", rate=True),
+    ] = Field(
+        [],
+        description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained. Buffers, as the "
+        "running means of batch norm, go on.",
+        examples=[["backbone.*"]],
     )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
         "cosine", description="Learning-rate schedule after warm-up."

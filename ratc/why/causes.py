@@ -22,7 +22,7 @@ _KEYS = {
     "R504": ("resources.gpu", "resources.num_gpus"),
     "R506": ("data.data_dir",),
     "R507": ("training.learning_rate", "training.precision"),
-    "R509": ("model.name", "data.dataset", "training.loss"),
+    "R509": ("model.name", "data.dataset", "training.loss", "training.optimizer"),
     "R510": ("output_dir",),
     "R511": ("training.batch_size",),
     "R513": ("data.workers", "resources.memory"),

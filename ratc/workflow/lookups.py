@@ -25,6 +25,7 @@ _CALLABLES = (
     ("model.name", "model.args", ()),
     ("data.dataset", "data.args", ("data_dir", "split")),
     ("training.loss", "training.loss_args", ()),
+    ("training.optimizer", "training.optimizer_args", ("params",)),
 )
 #: The usual slip: the loss itself is named, with outputs and targets as its arguments.
 _LOSS = "name a class, or a function that takes `loss_args` and returns the loss"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.effort import HANGS_S
-from tests.helpers.lockfile import environment, results, run_training, train_command, write_data, write_lock
+from tests.helpers.lockfile import BASE, environment, results, run_training, train_command, write_data, write_lock
 
 SLOW = """
 import os, time
@@ -136,6 +136,92 @@ def test_a_stopped_run_continues_bit_for_bit(
     if mlflow:
         with sqlite3.connect(tmp_path / "out/mlflow.db") as store:
             assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
+
+
+STOPPING = """
+from pathlib import Path
+from ratc_runtime.callbacks import Callback
+
+import torch
+
+class Signs(torch.optim.Optimizer):
+    "Moves each weight by the sign of a running mean of gradients, as Lion does."
+    def __init__(self, params, momentum):
+        super().__init__(params, {"momentum": momentum})
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                    mean.lerp_(weight.grad, 1 - group["momentum"])
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(mean.sign() * group["lr"])
+
+class Stopping(Callback):
+    "Asks for a stop in the first epoch, once."
+    def step(self, run, loss):
+        if Path("once").exists():
+            Path("once").unlink()
+            Path("out/STOP").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("accelerate", "training"),
+    [
+        (False, {"optimizer": "adafactor"}),
+        (True, {"optimizer": "muon", "momentum": 0.95}),
+        (True, {"optimizer": "mine:Signs", "optimizer_args": {"momentum": 0.9}}),
+    ],
+    ids=["adafactor", "muon", "own"],
+)
+def test_other_optimizers_continue_bit_for_bit(tmp_path: Path, accelerate: bool, training: dict[str, Any]) -> None:
+    ends = []
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        write_data(folder / "data")
+        (folder / "mine.py").write_text(STOPPING)
+        values = {**BASE["training"], **training, "callbacks": ["mine:Stopping"]}
+        lock = write_lock(folder / "compiled", training=values, engine__use_accelerate=accelerate)
+        if name == "stopped":
+            (folder / "once").touch()
+            stopped = run_training(lock)
+            assert stopped.returncode == 0, stopped.stderr
+            assert results(folder / "out")["status"] == "stopped"
+        done = run_training(lock)
+        assert done.returncode == 0, done.stderr
+        assert ("continuing after epoch 0, step " in done.stdout) == (name == "stopped")
+        ends.append(torch.load(folder / "out/checkpoints/last.pt", weights_only=True))
+    for key in ("model", "optimizer", "rng"):
+        assert same(ends[0][key], ends[1][key]), key
+
+
+def test_early_stopping_counts_over_a_stop(tmp_path: Path) -> None:
+    """No epoch after the first is an improvement by a thousand, so the third is the last."""
+    rule = {"metric": "loss", "patience": 2, "min_delta": 1000.0}
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        write_data(folder / "data")
+        (folder / "mine.py").write_text(STOPPING.replace("if Path", "if run.progress.epoch == 1 and Path"))
+        values = {**BASE["training"], "epochs": 5, "early_stopping": rule, "callbacks": ["mine:Stopping"]}
+        lock = write_lock(folder / "compiled", training=values, checkpoint__every_epochs=5)
+        if name == "stopped":
+            (folder / "once").touch()
+            stopped = run_training(lock)
+            assert stopped.returncode == 0, stopped.stderr
+            assert results(folder / "out")["status"] == "stopped"
+        done = run_training(lock)
+        assert done.returncode == 0, done.stderr
+        assert ("continuing after epoch 1, step " in done.stdout) == (name == "stopped")
+        assert "ended after epoch 3 of 5: loss did not improve in 2 epochs" in done.stdout
+        found = results(folder / "out")
+        assert (found["status"], found["ended_by"], len(found["epochs"])) == ("finished", "early_stopping", 3)
+        assert torch.load(folder / "out/checkpoints/last.pt", weights_only=True)["progress"]["epoch"] == 3
+        again = run_training(lock)
+        assert again.returncode == 0, again.stderr
+        assert "already finished" in again.stdout
+    ends = [torch.load(tmp_path / name / "out/checkpoints/last.pt", weights_only=True) for name in ("whole", "stopped")]
+    assert same(ends[0]["model"], ends[1]["model"])
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

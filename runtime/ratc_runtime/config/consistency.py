@@ -18,16 +18,24 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
     yield from _of_task(lock, "")
     for name in lock.tasks or {}:
         yield from _of_task(lock.part(name), f"tasks.{name}.")
-    if (lock.training.optimizer == "sgd") != (lock.training.momentum is not None):
-        yield Wrong("training.momentum", "goes with optimizer sgd, and only with it")
+    if (lock.training.optimizer in ("sgd", "muon")) != (lock.training.momentum is not None):
+        yield Wrong("training.momentum", "goes with optimizer sgd or muon, and only with them")
+    if lock.training.optimizer_args and ":" not in lock.training.optimizer:
+        yield Wrong("training.optimizer_args", "go with an optimizer of your own, and only with it")
+    if lock.engine.deepspeed and lock.training.optimizer not in ("adamw", "adam"):
+        yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and DeepSpeed takes adamw and adam")
     if len(lock.data.scales) > 1 and not lock.model.multi_scale:
         yield Wrong("data.scales", "are several, and model.multi_scale is false")
     during = lock.compression is not None and (lock.compression.begin_epoch is not None or lock.compression.aware)
     if during and lock.engine.deepspeed:
         yield Wrong("compression", "while training does not go with engine.deepspeed")
     known = (*metrics(lock), "loss")
-    if lock.checkpoint.best_metric not in known:
-        yield Wrong("checkpoint.best_metric", f"is {lock.checkpoint.best_metric!r:.40}, expected {', '.join(known)}")
+    asked = {"checkpoint.best_metric": lock.checkpoint.best_metric}
+    if lock.training.early_stopping is not None:
+        asked["training.early_stopping.metric"] = lock.training.early_stopping.metric
+    for path, name in asked.items():
+        if name not in known:
+            yield Wrong(path, f"is {name!r:.40}, expected {', '.join(known)}")
 
 
 def _of_processes(lock: Lock) -> Iterator[Wrong]:

@@ -80,6 +80,16 @@ class Loss(Section):
     args: dict[str, Any] = Field(description="Keyword arguments of the loss.")
 
 
+class EarlyStopping(Section):
+    """The end of a training that no longer gets better. It is there only if the spec has such a section."""
+
+    metric: str = Field(description="Validation metric that is watched: a score of the task, or `loss`.")
+    patience: Positive = Field(description="Epochs without an improvement that end the training.")
+    min_delta: Annotated[float, Field(ge=0)] = Field(
+        description="Smallest change of the metric that is an improvement."
+    )
+
+
 class Training(Section):
     """How weights are learnt, and in which pieces a global batch is computed."""
 
@@ -87,16 +97,27 @@ class Training(Section):
     max_steps_per_epoch: int | None = Field(
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
     )
+    early_stopping: EarlyStopping | None = None
     learning_rate: float = Field(description="Learning rate after the warm-up.")
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(description="The optimizer.")
+    optimizer: Annotated[str, Field(pattern="^(adamw|adam|sgd|adafactor|muon)$|:")] = Field(
+        description="`adamw`, `adam`, `sgd`, `adafactor`, `muon` (which trains weights with two dimensions that are no "
+        "embeddings, and `adamw` all others) or `package.module:callable`."
+    )
+    optimizer_args: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the callable beside the parameter groups, `params`."
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Momentum of `sgd`; null with other optimizers."
+        default=None, description="Momentum of `sgd` and `muon`; null with other optimizers."
     )
     weight_decay: float = Field(
-        description="Weight decay: decoupled with `adamw`, else added to the gradient. Biases and norms have none."
+        description="Weight decay: added to the gradient with `adam` and `sgd`, else decoupled. Biases and norms have "
+        "none."
     )
     betas: list[float] = Field(
         min_length=2, max_length=2, description="Decay rates of the two moments of `adamw` and `adam`."
+    )
+    frozen: list[str] = Field(
+        default=[], description="Patterns of the names of parameters that are not trained: `*`, `?`, `[…]`."
     )
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
@@ -405,6 +426,11 @@ class Lock(Section):
             del training[placement]
         if self.training.momentum is None:  # as it was before there was this key
             del training["momentum"]
+        if self.training.early_stopping is None:
+            del training["early_stopping"]
+        for key in ("optimizer_args", "frozen"):
+            if not training[key]:
+                del training[key]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}

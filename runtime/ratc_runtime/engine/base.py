@@ -84,14 +84,16 @@ class BaseEngine:
             "world size": lock.parallel.world_size,
             "gradient accumulation": training.gradient_accumulation_steps,
             "precision": training.precision,
-            "optimizer": training.optimizer,
-            **own_values(lock),
+            # Own optimizers have names and values of their own.
+            **({} if ":" in training.optimizer else {"optimizer": training.optimizer}),
+            # AdamW's part of Muon may have no weights.
+            **{name: value for name, value in own_values(lock).items() if name in found},
         }
         decays = {training.weight_decay, 0.0}
         wrong = [
             f"{name} {found.get(name)}, lock {value}" for name, value in expected.items() if found.get(name) != value
         ]
-        if not found["weight decay"] <= decays:
+        if ":" not in training.optimizer and not found["weight decay"] <= decays:
             wrong.append(f"weight decay {sorted(found['weight decay'])}, lock {training.weight_decay}")
         # Settings without a key in the lock, because they have only one allowed value.
         wrong += [f"{name} {value}, lock none" for name, value in found.get("more", {}).items()]

@@ -2,59 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models.import_callable import build
 
-_MADE: dict[str, Any] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+_MADE: dict[str, Any] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "adafactor": torch.optim.Adafactor,
+}
+
+#: The arguments that each optimizer has for itself.
+_OWN: dict[str, tuple[str, ...]] = {
+    "adamw": ("betas",),
+    "adam": ("betas",),
+    "sgd": ("momentum",),
+    "adafactor": (),
+    "muon": ("momentum", "betas"),
+}
 
 
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     """Return the lock's optimizer. Parameters of fewer than two dimensions, as biases and norms, have no weight decay.
 
-    The update is one fused kernel if torch has one (`fused_for`), else torch's "foreach" implementation.
+    The update is one fused kernel if torch has one (`fused_for`), else torch's "foreach" implementation. Adafactor and
+    Muon work weight by weight, so that their temporaries are of one weight. With `muon`, AdamW trains all but
+    `matrices`. Raises R585 if nothing is left to train.
     """
     training = lock.training
     wanted = [p for p in model.parameters() if p.requires_grad]
+    if not wanted:
+        raise RuntimeFinding("R585", "no weight of the model is trained", "all of them are frozen, or there are none")
+    if ":" in training.optimizer:
+        return _own_optimizer(wanted, lock)
+    if training.optimizer != "muon":
+        return _made(training.optimizer, wanted, lock)
+    of_muon = matrices(model)
+    if not of_muon:
+        raise RuntimeFinding(
+            "R585",
+            "no weight of the model is left for muon",
+            "it trains weights with two dimensions that are no embeddings; adamw trains all others",
+            "use `optimizer: adamw`",
+        )
+    chosen = {id(parameter) for parameter in of_muon}
+    return Muon(of_muon, [p for p in wanted if id(p) not in chosen], lock)
+
+
+def _groups(parameters: Sequence[nn.Parameter], lock: Lock) -> list[dict[str, Any]]:
     groups = [
-        {"params": [p for p in wanted if p.dim() >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in wanted if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": lock.training.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    made = _MADE[training.optimizer]
+    return [group for group in groups if group["params"]]
+
+
+def _own_optimizer(parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
+    """Return the optimizer of the lock's callable, from groups with `params`, `weight_decay` and `lr`.
+
+    Raises R509 if the callable fails or returns another object, R580 or R581 if it is not allowed.
+    """
+    training = lock.training
+    groups = [{**group, "lr": training.learning_rate} for group in _groups(parameters, lock)]
+    made = build("optimizer", training.optimizer, **{**training.optimizer_args, "params": groups})
+    if not isinstance(made, torch.optim.Optimizer):
+        raise RuntimeFinding(
+            "R509",
+            f"optimizer {training.optimizer} returned {type(made).__name__}",
+            help="return a torch.optim.Optimizer of the groups in `params`",
+        )
+    return made
+
+
+def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
     # A trace cannot follow torch's fused SGD, which has no kernel for fake tensors (torch 2.13).
-    fused = training.optimizer != "sgd" and fused_for(wanted)
-    return made(
-        [group for group in groups if group["params"]],
-        lr=training.learning_rate,
-        fused=fused,
-        foreach=not fused,
-        **own_values(lock),
+    fused = name not in ("sgd", "adafactor") and fused_for(parameters)
+    kernels = {"foreach": False} if name == "adafactor" else {"fused": fused, "foreach": not fused}
+    return _MADE[name](  # type: ignore[no-any-return]
+        _groups(parameters, lock),
+        lr=lock.training.learning_rate,
+        **kernels,
+        **{key: value for key, value in own_values(lock).items() if key in _OWN[name]},
     )
 
 
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trained weights for Muon: real ones with two dimensions that are no embeddings.
+
+    Torch's documentation gives embeddings to AdamW.
+    """
+    embedded = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        for p in module.parameters(recurse=False)
+    }
+    wanted = (p for p in model.parameters() if p.requires_grad and p.dim() == 2 and p.is_floating_point())
+    return [p for p in wanted if id(p) not in embedded]
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for matrices and AdamW for all other weights, with one learning rate, as one optimizer.
+
+    Both share the groups and the states of this one. Muon's updates have the size of AdamW's (`match_rms_adamw`), so
+    that one learning rate and one weight decay serve both.
+    """
+
+    def __init__(self, of_muon: Sequence[nn.Parameter], others: Sequence[nn.Parameter], lock: Lock) -> None:
+        training = lock.training
+        matrices = torch.optim.Muon(
+            of_muon,
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            momentum=own_values(lock)["momentum"],
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self._parts: list[torch.optim.Optimizer] = [matrices]
+        if others:
+            self._parts.append(_made("adamw", others, lock))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load states and groups. Torch puts new objects in their place."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Any = None) -> None:
+        """Update all weights. Takes no closure."""
+        for part in self._parts:
+            part.step()
+
+
 def own_values(lock: Lock) -> dict[str, Any]:
-    """Return the arguments that the lock's optimizer has for itself: `betas` of AdamW and Adam, `momentum` of SGD."""
-    training = lock.training
-    return {"momentum": training.momentum} if training.optimizer == "sgd" else {"betas": tuple(training.betas)}
+    """Return the arguments that the lock's optimizer has for itself: `betas`, `momentum`, both (Muon's part of AdamW
+    has the former) or none.
+    """
+    values = {"momentum": lock.training.momentum, "betas": tuple(lock.training.betas)}
+    return {key: values[key] for key in _OWN.get(lock.training.optimizer, ())}
+
+
+def innermost(optimizer: Any) -> Any:
+    """Return an optimizer without its wrappers."""
+    while getattr(optimizer, "optimizer", None) is not None:
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def optimizer_facts(optimizer: Any) -> dict[str, Any]:
     """Return the name, own values and weight decays of the innermost optimizer, without its wrappers."""
-    innermost = optimizer
-    while getattr(innermost, "optimizer", None) is not None:
-        innermost = innermost.optimizer
     groups = optimizer.param_groups
     betas = {tuple(group["betas"]) for group in groups if "betas" in group}
     momenta = {float(group["momentum"]) for group in groups if "momentum" in group}
     own: dict[str, list[Any]] = {"betas": sorted(betas), "momentum": sorted(momenta)}
     return {
-        "optimizer": type(innermost).__name__.lower(),
+        "optimizer": type(innermost(optimizer)).__name__.lower(),
         **{name: values[0] if len(values) == 1 else values for name, values in own.items() if values},
-        "weight decay": {float(group["weight_decay"]) for group in groups},
+        "weight decay": {float(group["weight_decay"]) for group in groups if "weight_decay" in group},
     }
 
 
@@ -76,7 +193,7 @@ def with_own_kernels(saved: dict[str, Any], optimizer: torch.optim.Optimizer) ->
     So a checkpoint can move to another kind of device: the step counts are then on the device that the kernels need.
     """
     groups = [
-        {**group, "fused": own["fused"], "foreach": own["foreach"]}
+        {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
         for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
     ]
     return {**saved, "param_groups": groups}

@@ -184,6 +184,10 @@ def _fits(role: str, kind: Any) -> bool:
         return issubclass(kind, nn.Module)
     if role == "dataset":
         return all(hasattr(kind, method) for method in ("__len__", "__getitem__")) or _is_data_set(kind)
+    if role == "optimizer":
+        import torch
+
+        return issubclass(kind, torch.optim.Optimizer)
     if role == "callback":
         from ratc_runtime.callbacks import Callback
 
@@ -226,6 +230,7 @@ def _shown(returned: Any) -> str:
 _WANTED = {
     "model": "a torch.nn.Module",
     "dataset": "a data set, with __len__ and __getitem__",
+    "optimizer": "a torch.optim.Optimizer",
     "callback": "a ratc_runtime.callbacks.Callback",
     "loss": "a loss, which can be called with output and target",
 }

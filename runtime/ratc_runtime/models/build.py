@@ -13,6 +13,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models import rat_patches
 from ratc_runtime.models.chunked_maps import Chunked
+from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
 from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.models.lean_attention import keep_no_maps
@@ -38,7 +39,8 @@ def build_model(lock: Lock) -> nn.Module:
     """Build the model on the CPU. It maps images (B, C, H, W) or (B, C, D, H, W) (a list of them with `multi_scale`) to
     the outputs that the task scores.
 
-    Raises R509 if it cannot be built from the lock's arguments.
+    Parameters that the lock freezes need no gradient. Raises R509 if the model cannot be built from the lock's
+    arguments, R585 or R586 if they cannot be frozen.
     """
     rat_patches.define_torchvision_operators()
     if lock.model.name == "rat":
@@ -58,6 +60,7 @@ def build_model(lock: Lock) -> nn.Module:
         keep_no_maps(model, Fused() if lock.model.attention_memory == "fused" else Chunked())
     if lock.training.activation_checkpointing:
         _checkpoint_blocks(model)
+    freeze(model, lock.training.frozen)
     return model  # type: ignore[no-any-return]
 
 

@@ -75,7 +75,8 @@ def record(request: Request, batch: int) -> Recording:
         owners.watch(model)
         model.to = lambda *_, **__: model  # type: ignore[method-assign]  # it is there already
         _watch_gradients(model, ledger, owners)  # before an engine's own hooks, which may take the gradients away
-        engine = make_engine(request, model)
+        mode.recording = True  # some optimizers have their states from the start
+        engine = _guarded("making the optimizer", lambda: make_engine(request, model))
         _as_on_cuda(engine, request)
 
         def before() -> None:
@@ -84,7 +85,6 @@ def record(request: Request, batch: int) -> Recording:
                 _mark_state(engine.optimizer, ledger)
             ledger.start_step()
 
-        mode.recording = True
         _guarded(
             "calling the model",
             lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
@@ -258,7 +258,8 @@ def _as_on_cuda(engine: Any, request: Request) -> None:
         return
     if request.capability is not None:
         for group in engine.optimizer.param_groups:
-            group["foreach"] = not group["fused"]
+            if group.get("foreach", False) is None:  # an own optimizer; the runtime's have decided
+                group["foreach"] = not group.get("fused")
 
     def step(optimizer: torch.optim.Optimizer, state: Any, *args: Any, **kwargs: Any) -> None:
         optimizer.step(*args, **kwargs)

@@ -24,6 +24,8 @@ _DEFAULTS: dict[str, Any] = {
         "weight_decay": 0.01,
         "betas": [0.9, 0.999],
         "momentum": 0.9,
+        "optimizer_args": {},
+        "frozen": [],
         "tf32": True,
         "activation_checkpointing": False,
         "loss": {"args": {}},

@@ -16,6 +16,7 @@ from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.build import build_model
+from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.import_callable import build, name_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
@@ -78,6 +79,8 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
     model = own.model if own.model is not None else build_model(lock)
+    if own.model is not None:
+        freeze(model, lock.training.frozen)
     if lock.compression is not None and lock.compression.aware:
         # Imported here: few runs need it.
         from ratc_runtime.extras.quantizing import make_aware

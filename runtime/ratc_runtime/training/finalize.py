@@ -59,7 +59,7 @@ def finish(run: Run) -> int:
             run.stop.done()
             raise RuntimeFinding(
                 "R562",
-                f"all {run.lock.training.epochs} epochs are trained, and no checkpoint of them could be written",
+                f"all {run.progress.epoch} epochs are trained, and no checkpoint of them could be written",
                 "the warnings above say why; without a checkpoint nothing of the training is left",
                 f"make room in {run.output_dir}, or name another folder with RAT_OUTPUT_DIR, and train again",
             )
@@ -93,6 +93,12 @@ def _write(
     run: Run, test: Evaluation | None, baseline: dict[str, float], use: memory_report.MemoryUse
 ) -> dict[str, Any]:
     """Write, log and print the results, and return them."""
+    early = run.lock.training.early_stopping
+    if run.ended_early and early is not None:
+        run.reporter.say(
+            f"ended after epoch {run.progress.epoch} of {run.lock.training.epochs}: {early.metric} did not improve in"
+            f" {early.patience} epochs"
+        )
     drawn = _draw(run, test.pictures if test is not None else [])
     run.times.lap("other")
     # The prediction is of the lock's micro-batch, not of a smaller one.
@@ -101,6 +107,7 @@ def _write(
         **common,
         "memory": memory_report.record(use, prediction, common["samples_per_second"]),
         "status": "finished",
+        "ended_by": "early_stopping" if run.ended_early else "epochs",
         "finished_locks": [run.lock_digest],
     }
     logged: dict[str, float | None] = dict(memory_report.metrics(use))
@@ -111,7 +118,7 @@ def _write(
         logged |= {f"test/baseline_{name}": value for name, value in baseline.items()}
     # Last: if it says finished, everything else is there.
     write_results(run.output_dir, results)
-    run.tracker.log(logged, run.lock.training.epochs * run.steps)
+    run.tracker.log(logged, run.progress.epoch * run.steps)
     run.tracker.close("FINISHED", [run.output_dir / RESULTS_FILE, *drawn])
     # Trackers have taken their time since the results were written.
     run.times.lap("other")

@@ -162,7 +162,7 @@ def train(run: Run) -> int:
 
 def place(run: Run) -> str:
     """Return the progress of a run in the words of a finding."""
-    if run.progress.epoch >= run.lock.training.epochs:
+    if run.trained:
         return "in the evaluation of the test split"
     if run.progress.step == run.steps:
         return f"in the evaluation of epoch {run.progress.epoch + 1}"
@@ -208,7 +208,7 @@ def train_on(run: Run, inspector: Inspector | None) -> int:
     training, progress, engine = run.lock.training, run.progress, run.engine
     engine.verify(run.lock)
     run.reporter.say(run.describe())
-    while progress.epoch < training.epochs:
+    while not run.trained:
         run.train.order.epoch, run.train.order.first_step = progress.epoch, progress.step
         run.reporter.start_epoch(progress.epoch, progress.step)
         pruning.begin(progress.epoch, progress.step)

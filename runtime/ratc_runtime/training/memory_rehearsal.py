@@ -22,7 +22,9 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint import rng_state, set_rng_state
+from ratc_runtime.checkpoint.background import snapshot
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.engine.optimizer import innermost
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.training import out_of_memory
 from ratc_runtime.training.micro_batch import Split
@@ -70,6 +72,7 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
     random = rng_state()
     # On the host: a copy on the device would lie between the steps' allocations.
     buffers = [(buffer, buffer.detach().to("cpu", copy=True)) for buffer in _buffers(engine.module, criterion)]
+    restore = _saved(engine) if runs_itself(engine) else None
     outcome = FITS, ""
     out_of_memory.give_back(device)  # blocks cached while the model and a checkpoint were loaded
     try:
@@ -82,10 +85,33 @@ def _attempt(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lo
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
+    if restore is not None:
+        restore()
     set_rng_state(random)
     # The traceback is gone, and with it its references to the failed step's tensors.
     out_of_memory.give_back(device)
     return outcome
+
+
+def runs_itself(engine: Any) -> bool:
+    """Return whether the rehearsal runs the optimizer: `RehearsalEngine` knows the allocations of three."""
+    known = torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD
+    return not engine.deepspeed and type(innermost(engine.optimizer)) not in known
+
+
+def _saved(engine: Any) -> Callable[[], None]:
+    """Return the function that restores the weights and the optimizer's state, from copies on the host."""
+    optimizer, weights = innermost(engine.optimizer), list(engine.module.parameters())
+    kept, state = snapshot(weights), snapshot(optimizer.state_dict())
+
+    def restore() -> None:
+        optimizer.state.clear()
+        optimizer.load_state_dict(state)
+        with torch.no_grad():
+            for weight, before in zip(weights, kept, strict=True):
+                weight.copy_(before)
+
+    return restore
 
 
 def _buffers(*parts: Any) -> Iterator[torch.Tensor]:
@@ -95,7 +121,10 @@ def _buffers(*parts: Any) -> Iterator[torch.Tensor]:
 
 
 class RehearsalEngine:
-    """The engine of a rehearsal: it allocates like the real one, uses no collective and changes no weight."""
+    """The engine of a rehearsal: it allocates like the real one and uses no collective.
+
+    It changes no weight, unless the optimizer itself has to run (`runs_itself`).
+    """
 
     def __init__(self, engine: Any, accumulation: int) -> None:
         self.engine, self.accumulation = engine, accumulation
@@ -103,6 +132,7 @@ class RehearsalEngine:
         self.parameter_groups: list[dict[str, Any]] = []  # no learning rate is set
         self._wanted = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
         self._state: list[torch.Tensor] = []
+        self._runs = runs_itself(engine)
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         """Return an empty context: no gradients are exchanged."""
@@ -123,8 +153,10 @@ class RehearsalEngine:
         norm = None
         if max_norm is not None:
             norm = nn.utils.clip_grad_norm_(self.engine.module.parameters(), max_norm).detach()
+        if self._runs:
+            innermost(self.engine.optimizer).step()
         first = not self._state and not self.engine.optimizer.state
-        for group in self.engine.optimizer.param_groups:
+        for group in () if self._runs else self.engine.optimizer.param_groups:
             fused = group["fused"]
             updated = [parameter for parameter in group["params"] if parameter.grad is not None]
             if first and "betas" in group:  # in the order of Adam's `_init_group`: a count of steps, two moments

@@ -191,17 +191,40 @@ class Run:
             self.progress.lost = sorted(lost.union(self.progress.lost))
             self.progress.best_epoch = next((place.epoch for place in self.ranking()), None)
 
+    @property
+    def _pruned(self) -> int:
+        """The epoch by which all is pruned; 0 if training prunes nothing."""
+        asked = self.lock.compression
+        return (asked.end_epoch or 0) if asked is not None and asked.begin_epoch is not None else 0
+
+    @property
+    def trained(self) -> bool:
+        """Whether no further epoch is to be trained: all are, or `training.early_stopping` ends the training."""
+        return self.progress.epoch >= self.lock.training.epochs or self.ended_early
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether `training.early_stopping` ends the training before its last epoch, by the evaluated epochs.
+
+        Epochs before all is pruned do not count: their scores fall as weights become zero.
+        """
+        asked = self.lock.training.early_stopping
+        if asked is None or self.progress.epoch >= self.lock.training.epochs:
+            return False
+        better = 1.0 if self.task.metrics.get(asked.metric, LOSS).larger_is_better else -1.0
+        counted = [record for record in self.progress.history if record["epoch"] > self._pruned]
+        return without_improvement(
+            [record.get(f"val_{asked.metric}") for record in counted], better, asked.min_delta
+        ) >= (asked.patience)
+
     def ranking(self) -> list[Place]:
         """Return the places of the evaluated epochs by `checkpoint.best_metric`, best first; equal ones in order.
 
         Epochs whose score is missing or not finite come last, by validation loss. If training prunes weights, the
         epochs after all of them are pruned come first.
         """
-        name = self.lock.checkpoint.best_metric
+        name, pruned = self.lock.checkpoint.best_metric, self._pruned
         sign = -1.0 if self.task.metrics.get(name, LOSS).larger_is_better else 1.0
-
-        asked = self.lock.compression
-        pruned = (asked.end_epoch or 0) if asked is not None and asked.begin_epoch is not None else 0
 
         def key(record: dict[str, Any]) -> tuple[bool, bool, float]:
             value, loss = record.get(f"val_{name}"), record["val_loss"]
@@ -253,7 +276,7 @@ class Run:
         self._note_lost()
         best = [place.epoch for place in self.ranking()[: lock.checkpoint.keep_best]]
         progress.best_epoch = best[0]
-        due = progress.epoch % lock.checkpoint.every_epochs == 0 or progress.epoch == lock.training.epochs
+        due = progress.epoch % lock.checkpoint.every_epochs == 0 or self.trained
         if lock.checkpoint.every_steps and done % lock.checkpoint.every_steps == 0:
             due = True
         if due or progress.epoch in best:
@@ -261,6 +284,19 @@ class Run:
         self.tracker.flush()
         self.reporter.epoch(record, progress.best_epoch == progress.epoch)
         self.callbacks.epoch(self, record)
+
+
+def without_improvement(values: Sequence[float | None], sign: float, min_delta: float) -> int:
+    """Return the number of last values that are no improvement of the best before them by more than `min_delta`.
+
+    `sign` is 1 if larger is better, else -1. A value that is missing or not finite is no improvement.
+    """
+    best, since = -math.inf, 0
+    for value in values:
+        signed = sign * value if value is not None and math.isfinite(value) else -math.inf
+        improved = signed > best + min_delta
+        best, since = (signed, 0) if improved else (best, since + 1)
+    return since
 
 
 def seed_everything(lock: Lock, rank: int) -> None:

@@ -31,7 +31,14 @@ def whole() -> dict[str, Any]:
     part = {"folder": ".", "dataset": "isic", "args": {}, "num_classes": 1, "class_names": ["a"], "ignore_index": 0}
     head = {"queries": 10, "decoder_layers": 1}
     loss = {"name": "dice", "args": {}}
-    content["training"] |= {"allocator": "native", "optimizer": "sgd", "momentum": 0.9}
+    content["training"] |= {
+        "allocator": "native",
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "optimizer_args": {},
+        "frozen": [],
+    }
+    content["training"]["early_stopping"] = {"metric": "dice", "patience": 3, "min_delta": 0.01}
     content["model"]["output"] = "out"
     content["checkpoint"]["own_code"] = "warn"
     return {

@@ -194,12 +194,88 @@ def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
             engine.verify(with_training(lock, momentum=0.5))
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_sgd_continues_from_its_state(tmp_path: Path, momentum: float) -> None:
-    lock = with_training(lock_of(tmp_path), optimizer="sgd", learning_rate=0.1, momentum=momentum)
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("torch.optim:Optimists", "R509", "cannot be imported"),
+        ("torch.nn:ReLU", "R581", "a torch.optim.Optimizer"),
+        ("os:getcwd", "R580", "Python's own library"),
+        ("torch.optim:LBFGS", "R509", "cannot be called"),  # it takes no groups
+        ("none_optimizer:make", "R509", "returned NoneType"),
+    ],
+)
+def test_an_own_optimizer_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, words: str
+) -> None:
+    (tmp_path / "none_optimizer.py").write_text("def make(params):\n    return None\n")
+    monkeypatch.chdir(tmp_path)
+    lock = with_training(lock_of(tmp_path), optimizer=name)
+    with pytest.raises(RuntimeFinding, match=words) as raised:
+        make_optimizer(small_model(), lock)
+    assert raised.value.code == code
+
+
+def test_an_own_optimizer_gets_the_groups_and_its_arguments(tmp_path: Path) -> None:
+    arguments = {"momentum_decay": 0.01}
+    lock = with_training(lock_of(tmp_path), optimizer="torch.optim:NAdam", weight_decay=0.1, optimizer_args=arguments)
+    engine = TorchEngine(lock, small_model())
+    engine.verify(lock)
+    found = [(group["weight_decay"], group["lr"], group["momentum_decay"]) for group in engine.parameter_groups]
+    rate = lock.training.learning_rate
+    assert found == [(0.1, rate, 0.01), (0.0, rate, 0.01)]
+
+
+def test_muon_needs_a_matrix(tmp_path: Path) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer="muon", momentum=0.95)
+    with pytest.raises(RuntimeFinding, match="left for muon"):
+        make_optimizer(nn.Sequential(nn.Embedding(3, 2), nn.Conv1d(2, 2, 1)), lock)
+
+
+class Words(nn.Module):
+    """A model with a weight of each kind: embedding, convolution, matrix, bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(5, 4)
+        self.mixed = nn.Conv1d(4, 4, 3)
+        self.out = nn.Linear(4, 2)
+
+
+def test_muon_trains_matrices_and_adamw_the_others(tmp_path: Path) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer="muon", weight_decay=0.1, momentum=0.9, betas=[0.8, 0.95])
+    model, plain = Words(), Words()
+    made = make_optimizer(model, lock)
+    assert optimizer_facts(made)["optimizer"] == "muon"
+    assert {name: optimizer_facts(made)[name] for name in own_values(lock)} == {"momentum": 0.9, "betas": (0.8, 0.95)}
+    rate = lock.training.learning_rate
+    others = [
+        {"params": [plain.words.weight, plain.mixed.weight], "weight_decay": 0.1},
+        {"params": [plain.mixed.bias, plain.out.bias], "weight_decay": 0.0},
+    ]
+    apart = [
+        torch.optim.Muon([plain.out.weight], lr=rate, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.8, 0.95), fused=True),
+    ]
+    for number in range(3):
+        torch.manual_seed(number)
+        for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in (made, *apart):
+            optimizer.step()
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert [len(made.state[p]) for p in model.parameters()] == [3, 3, 3, 1, 3]
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("sgd", 0.0), ("adafactor", None), ("muon", 0.95)])
+def test_an_optimizer_continues_from_its_state(tmp_path: Path, optimizer: str, momentum: float | None) -> None:
+    lock = with_training(lock_of(tmp_path), optimizer=optimizer, learning_rate=0.1, momentum=momentum)
     first, second = (TorchEngine(lock, small_model()) for _ in range(2))
     training_step(first, loss_of, batches(2), 2, 0.01, LIMIT)
     second.load(copy.deepcopy(first.state()))
+    second.verify(lock)
     for engine in (first, second):
         training_step(engine, loss_of, batches(2), 2, 0.01, LIMIT)
     assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))

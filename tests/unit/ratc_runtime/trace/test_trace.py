@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -272,6 +273,34 @@ def test_the_fused_optimizer_makes_no_copies_of_the_weights(tmp_path: Path) -> N
 
     assert peak_in_optimizer(on_card) < 0.01 * weights
     assert peak_in_optimizer(on_host) < 0.01 * weights
+
+
+def states_by_hand(shape: tuple[int, ...], optimizer: str) -> int:
+    """Return the bytes of an optimizer's state of one weight on a card: numbers of 4 bytes, by torch's sources."""
+    count = math.prod(shape)
+    if optimizer == "adafactor":  # a mean of squares for each row and each column; its count of steps is on the host
+        return 4 * (sum(shape) if len(shape) == 2 else count)
+    if optimizer == "muon" and len(shape) == 2:  # one momentum
+        return 4 * count
+    if optimizer in ("sgd", "torch.optim:Adagrad"):  # a momentum; a sum of squares, with a count on the host
+        return 4 * count
+    return 4 * (2 * count + 1)  # two averages and a count of steps
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor", "muon", "torch.optim:Adagrad"])
+def test_an_optimizer_s_states_are_those_counted_by_hand(tmp_path: Path, optimizer: str) -> None:
+    made = trace(zoo("Mlp", args={"width": 24, "depth": 1}, training__optimizer=optimizer), tmp_path)
+    shapes = [(24, 3), (24,), (24,), (24,), (96, 24), (96,), (24, 96), (24,), (3, 24), (3,)]
+    assert made["parameters"]["count"] == sum(map(math.prod, shapes))
+    assert total(made, kind="optimizer") == (sum(states_by_hand(shape, optimizer) for shape in shapes), 0)
+
+
+def test_frozen_weights_have_no_gradients_and_no_states(tmp_path: Path) -> None:
+    made = trace(zoo("Mlp", args={"width": 24, "depth": 1}, training__frozen=["stem.*", "blocks.*"]), tmp_path)
+    shapes = [(3, 24), (3,)]
+    assert made["parameters"]["trainable"] == sum(map(math.prod, shapes))
+    assert total(made, kind="optimizer") == (sum(states_by_hand(shape, "adamw") for shape in shapes), 0)
+    assert {event[4] for event in allocations(made, kind="gradient")} == {"head"}
 
 
 def test_deepspeed_has_half_weights_and_no_optimizer(tmp_path: Path) -> None:

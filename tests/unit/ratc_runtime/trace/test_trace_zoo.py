@@ -75,6 +75,8 @@ CASES: dict[str, dict[str, Any]] = {
     "rat, sgd without momentum": request(
         model__args=RAT, data__image_size=[40, 56], training__optimizer="sgd", training__momentum=0.0
     ),
+    "vit, adafactor": zoo("vit", data__image_size=[64, 64], training__optimizer="adafactor"),
+    "bert, muon": zoo("LanguageModel", args={"kind": "bert", "tokens": 128, **SMALL_BERT}, training__optimizer="muon"),
     "mlp, shared, adam": zoo("Mlp", args={"shared": True}, training__optimizer="adam"),
     # The assignment of objects to queries needs values, which a trace has not: any has the same shapes.
     "rat, queries": request(

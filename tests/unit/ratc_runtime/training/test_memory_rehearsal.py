@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from ratc_runtime.training import memory_rehearsal, out_of_memory
 from torch import nn
 
 from tests.helpers.lockfile import write_lock
+from tests.processes.test_resume import same
 
 
 class Net(nn.Module):
@@ -123,6 +125,29 @@ def test_sgd_keeps_its_momentum_alone(lock: Lock, monkeypatch: pytest.MonkeyPatc
     training = lock.training.replace(optimizer="sgd", momentum=momentum)
     assert attempt(net, lock.replace(training=training))[0] == memory_rehearsal.FITS
     assert kept == [len(list(net.parameters())) if momentum else 0] * 3
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
+def test_other_optimizers_run_and_leave_no_trace(lock: Lock, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """Both without a state, as in a new run, and with one, as in a continued run."""
+    net = Net()
+    net.matrix = nn.Parameter(torch.zeros(2, 3))
+    momentum = 0.95 if optimizer == "muon" else None
+    lock = lock.replace(training=lock.training.replace(optimizer=optimizer, momentum=momentum))
+    engine = engine_of(net, lock)
+    steps: list[int] = []
+    engine.optimizer.register_step_post_hook(lambda made, *_: steps.append(len(made.state)))
+    for begun in (False, True):
+        if begun:
+            criterion(net(torch.rand(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]
+            engine.optimizer.step()
+            engine.optimizer.zero_grad()
+        steps.clear()
+        before = copy.deepcopy((net.state_dict(), engine.optimizer.state_dict()))
+        found = memory_rehearsal._attempt(engine, criterion, make_task(lock), lock)
+        assert found == (memory_rehearsal.FITS, "")
+        assert steps == [len(list(net.parameters())) - 1] * 3  # the matrix has no gradient
+        assert same(before, (net.state_dict(), engine.optimizer.state_dict()))
 
 
 def test_a_state_that_a_checkpoint_brought_is_not_made_again(lock: Lock) -> None:
