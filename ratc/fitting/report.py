@@ -94,7 +94,7 @@ def _step(plan: Plan, decision: Decision | None, searcher: Searcher) -> tuple[Ch
 
 def _time(plan: Plan, folder: str) -> str:
     """The time of the plan's step in a sentence."""
-    step, why = step_time.foresee(plan, folder)
+    step, why = step_time.predict_step(plan, folder)
     said = step.sentence() if step else f"the time of a step is not predicted: {why}"
     return f"{said[0].upper()}{said[1:]}."
 

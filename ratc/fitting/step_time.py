@@ -24,7 +24,7 @@ from ratc.timing.run import Links, Prediction, Prices, Run
 ADAMW_BYTES = 28
 
 
-def foresee(plan: Plan, folder: str) -> tuple[Prediction | None, str]:
+def predict_step(plan: Plan, folder: str) -> tuple[Prediction | None, str]:
     """The time of the plan's optimizer step; or None, and the reason. ``folder`` is the spec's."""
     values = plan.values
     if is_program(plan.settings):

@@ -177,7 +177,7 @@ def _time(plan: Plan, request: CompileRequest) -> tuple[Diagnostic, ...]:
     # Imported here: only a known card needs it.
     from ratc.fitting import step_time
 
-    step, why = step_time.foresee(plan, request.folder)
+    step, why = step_time.predict_step(plan, request.folder)
     if step is None:
         say(f"ratc: the time of a step is not predicted: {why}")
         return ()

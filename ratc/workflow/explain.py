@@ -245,5 +245,5 @@ def _time(plan: Plan, folder: str) -> list[str]:
     """The time of the plan's step, and the classes of kernels that it goes to; nothing if it is not predicted."""
     from ratc.fitting import step_time
 
-    step, _ = step_time.foresee(plan, folder)
+    step, _ = step_time.predict_step(plan, folder)
     return [] if step is None else ["", *step_time.lines(plan, step, None), *step_time.parts(step)]

@@ -27,7 +27,7 @@ class Block:
     sees_backward: bool = False
     scratch: Scratch | None = None  # its size follows from this instead
     optional: bool = False  # a step runs with half of it, too
-    sides: tuple[int, ...] = ()  # bytes of an element, then the tensor's shape; empty if its size is another
+    shape: tuple[int, ...] = ()  # bytes of an element, then the tensor's shape; empty if its size is another
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Ledger:
                 return known
             self._free(known, address)
         number = self.allocate(size, module, kind)
-        sides = tensor.element_size(), *tensor.shape
-        if math.prod(sides) == size:
-            self.blocks[number].sides = sides
+        shape = tensor.element_size(), *tensor.shape
+        if math.prod(shape) == size:
+            self.blocks[number].shape = shape
         self._live[address] = number
         # The finalizer runs when the last tensor, view or graph node that holds the storage lets go of it.
         self._watch[number] = weakref.ref(storage, lambda _: self._free(number, address))

@@ -58,7 +58,7 @@ def _described(number: int, small: Recording, large: Recording) -> list[Any]:
 
 def _product(number: int, small: Recording, large: Recording) -> list[Any] | None:
     """Return the description of a tensor of which several sides follow the batch; None for any other block."""
-    one, other = small.sides[number], large.sides[number]
+    one, other = small.shapes[number], large.shapes[number]
     if len(one) != len(other) or sum(a != b for a, b in zip(one, other, strict=True)) < 2:
         return None
     return [number, "product", *(list(_line(a, b, small, large)) for a, b in zip(one, other, strict=True))]
@@ -69,9 +69,9 @@ def is_uneven(small: Recording, large: Recording) -> bool:
 
     It is so if several sides of a tensor follow the batch, or one by fractions of an element (pairs of samples).
     """
-    if small.batch == large.batch or len(small.sides) != len(large.sides):
+    if small.batch == large.batch or len(small.shapes) != len(large.shapes):
         return False
-    for one, other in zip(small.sides, large.sides, strict=True):
+    for one, other in zip(small.shapes, large.shapes, strict=True):
         grown = [b - a for a, b in zip(one, other, strict=False) if a != b]
         if len(one) != len(other) or len(grown) > 1 or any(size % (large.batch - small.batch) for size in grown):
             return True

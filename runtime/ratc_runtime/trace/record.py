@@ -37,7 +37,7 @@ class Recording:
     batch: int
     events: list[tuple[int, bool]]
     blocks: list[tuple[int, str, str, str]]  # bytes, phase, module, kind
-    sides: list[tuple[int, ...]]  # by block: bytes of an element, then the shape; empty if unknown
+    shapes: list[tuple[int, ...]]  # by block: bytes of an element, then the shape; empty if unknown
     scratch: dict[int, Scratch]  # by block: the rule for its bytes
     optional: list[int]  # blocks that a step can do with half of
     estimates: list[str]
@@ -106,7 +106,7 @@ def record(request: Request, batch: int) -> Recording:
             batch,
             list(ledger.events),
             blocks,
-            [block.sides for block in ledger.blocks],
+            [block.shape for block in ledger.blocks],
             uneven,
             optional,
             sorted(estimates),

@@ -55,7 +55,7 @@ def plan():
 
 def test_a_step_is_its_micro_batches_at_a_share_of_the_peak(spec):
     spec()
-    found, why = step_time.foresee(plan(), ".")
+    found, why = step_time.predict_step(plan(), ".")
     assert why == ""
     assert found.seconds == pytest.approx(8 * (8 * 0.1 / 0.8 + 1e-5) + 0.00142)
     assert (found.samples, found.world_size, found.how) == (64, 1, "predicted")
@@ -71,7 +71,7 @@ def test_a_step_is_its_micro_batches_at_a_share_of_the_peak(spec):
 )
 def test_what_cannot_be_predicted_says_why(spec, given, why):
     spec(**given)
-    assert step_time.foresee(plan(), ".") == (None, why)
+    assert step_time.predict_step(plan(), ".") == (None, why)
 
 
 def test_a_measurement_of_the_very_step_is_taken_instead(spec):
@@ -81,7 +81,7 @@ def test_a_measurement_of_the_very_step_is_taken_instead(spec):
     wanted = from_measurement.conditions(made, variant(made, "8.0"), ".")
     entry = from_measurement.measured.entry(measurement(conditions=replace(wanted, allocator="native")))
     facts = made.facts.__class__({**made.facts, "measured": replace(made.settings["seed"], value=[entry])})
-    found, _ = step_time.foresee(replace(made, facts=facts), ".")
+    found, _ = step_time.predict_step(replace(made, facts=facts), ".")
     assert found.how == "measured"
     assert found.seconds == pytest.approx(0.8)
     assert found.why == "measured on 2026-11-23 with torch 2.13.0"
