@@ -113,8 +113,9 @@ def resolve_card(text: str, span: Span | None) -> tuple[Card | None, tuple[Diagn
     # Another number is another card, not a typing error: the name of a larger card is no help for a smaller one.
     alike = [name for name in spellings if len(wanted) > 3 and _numbers(name) == _numbers(wanted)]
     same_model = [name for name in card_names() if name.partition("-")[0] == wanted.partition("-")[0]]
-    helps = did_you_mean(wanted, alike) or ("cards: " + ", ".join(same_model or card_names()),)
-    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=(*helps, f"or {_DESCRIBE}")),)
+    named = "cards: " + ", ".join(same_model or card_names())
+    helps = did_you_mean(wanted, alike) or (named, f"or {_DESCRIBE}")
+    return None, (Diagnostic("R301", f"the catalogue has no card `{text}`", span, helps=helps),)
 
 
 def _numbers(name: str) -> list[str]:

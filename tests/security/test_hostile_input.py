@@ -87,7 +87,7 @@ BAD = {
     "a text is a date": ("R102", "experiment_name: 2024\ndata: {data_dir: data}\n"),
     "a boolean is a word": ("R102", HEAD + "debug: yes\n"),
     "a choice is a list": ("R102", HEAD + "training: {optimizer: [adamw]}\n"),
-    "a choice is a long text": ("R103", HEAD + f"training: {{optimizer: {'x' * 100_000}}}\n"),
+    "a choice is a long text": ("R103", HEAD + f"training: {{precision: {'x' * 100_000}}}\n"),
     "zero epochs": ("R104", HEAD + "training: {epochs: 0}\n"),
     "a missing section": ("R105", "experiment_name: demo\n"),
     "a name with a space": ("R106", "experiment_name: de mo\ndata: {data_dir: data}\n"),
@@ -246,7 +246,8 @@ def test_a_bad_assignment(arguments, refused):
         ("RAT_DATA_DIR", "", "R106"),
         ("RAT_DATA_DIR", "caf\udce9", "R107"),
         ("RAT_EXPERIMENT_NAME", "$(touch pwned)", "R106"),
-        ("RAT_TRAINING__OPTIMIZER", "adam\n", "R103"),
+        ("RAT_TRAINING__OPTIMIZER", "adam\n", "R106"),
+        ("RAT_TRAINING__PRECISION", "bf16\n", "R103"),
     ],
 )
 def test_a_bad_variable(name, value, code, refused, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def in_an_editor(folder: Path, visit: Callable[[Editor], Awaitable[None]], *opti
         editor.exit(None)
         await editor.stop()
 
-    asyncio.run(asyncio.wait_for(session(), HANGS_S))
+    # In a thread of its own: a browser of other tests leaves a running loop in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, asyncio.wait_for(session(), HANGS_S)).result()
 
 
 @pytest.fixture

@@ -313,7 +313,7 @@ def test_an_epoch_without_a_score_is_not_the_best_one() -> None:
             {"epoch": number, "val_dice": dice, "val_loss": loss} for number, (dice, loss) in enumerate(epochs, 1)
         ]
         progress = SimpleNamespace(history=history, lost=[])
-        run: Any = SimpleNamespace(lock=lock, task=make_task(lock), progress=progress)
+        run: Any = SimpleNamespace(lock=lock, task=make_task(lock), progress=progress, _pruned=0)
         return [place.epoch for place in Run.ranking(run)]
 
     assert best((nothing, 0.1), (0.0, 0.9), (0.3, 0.8)) == [3, 2, 1]
