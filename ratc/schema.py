@@ -6,7 +6,7 @@ Defaults come from the schema too, so that its readers know the value of a missi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -227,9 +227,16 @@ def _explain(error: Any, document: Document, schema: dict[str, Any]) -> list[Dia
     forms = tuple(one["form"] for one in (owner, *owner.get("anyOf", ())) if "form" in one)
     if ":" in owner.get("pattern", ""):  # the name of a callable was meant: a built-in one is no example of that
         example = [one for one in example if ":" in str(one)] or example
-    helps = helps or (*forms, *(f"write it like `{one}`" for one in example[:1]))
+    alike = did_you_mean(str(node.value), _words(owner))
+    helps = helps or alike or (*forms, *(f"write it like `{one}`" for one in example[:1]))
     notes = (owner["description"],) if owner.get("description") else ()
     return [Diagnostic("R106", f"`{name}` does not have the right form", span, notes, helps, fix=fix)]
+
+
+def _words(owner: Mapping[str, Any]) -> list[str]:
+    """The words that a value may be instead of a callable's name, from a pattern that begins with them."""
+    match = re.match(r"\^\(([a-z_0-9|]+)\)\$\|", owner.get("pattern", ""))
+    return match[1].split("|") if match else []
 
 
 def _time_readings(name: str, node: Node, owner: dict[str, Any]) -> Diagnostic | None:

@@ -165,6 +165,12 @@ def test_another_card_is_never_suggested_for_a_card_of_another_number(name):
     assert not any("did you mean" in text for item in found for text in item.helps)
 
 
+@pytest.mark.parametrize(("key", "slip", "meant"), [("loss", "dise", "dice"), ("optimizer", "admw", "adamw")])
+def test_a_slip_in_a_word_beside_which_callables_are_allowed_is_corrected(validate, key, slip, meant):
+    status, said = validate(None, "--set", f"training.{key}={slip}")
+    assert (status, f"did you mean `{meant}`?" in said) == (1, True), said
+
+
 def test_a_slip_in_the_letters_of_a_card_is_corrected():
     assert "rtx4090" in card_names()
     assert resolve_card("rxt4090", None)[1][0].helps == ("did you mean `rtx4090`?",)
