@@ -16,16 +16,18 @@ NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 #: Those that torch reads; the last one with ROCm alone, and only if the second is not set.
 READ = (*NAMES, "PYTORCH_HIP_ALLOC_CONF")
 
-_NUMBER, _FRACTION, _SWITCH = r"[0-9]{1,18}", r"[0-9]*\.?[0-9]+", "True|False"
-#: Options of torch 2.13 by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h): it refuses all others.
+_NUMBER, _FRACTION, _SWITCH = r"[0-9]{1,18}", r"0|1(?:\.0*)?|0?\.[0-9]+", "True|False"
+_POWER = f"(?:{'|'.join(str(1 << bits) for bits in range(17))})"
+#: Options of torch 2.13 by name (c10/core/AllocatorConfig.h, c10/cuda/CUDAAllocatorConfig.h), with the values that it
+#: takes; it refuses all others.
 _KNOWN = {
     "backend": "native|cudaMallocAsync",
     "expandable_segments": _SWITCH,
-    "garbage_collection_threshold": _FRACTION,
+    "garbage_collection_threshold": r"0?\.[0-9]*[1-9][0-9]*",
     "graph_capture_record_stream_reuse": _SWITCH,
-    "large_segment_size_mb": _NUMBER,
+    "large_segment_size_mb": r"1[1-9]|[2-9][0-9]|[0-9]{3,18}",
     "max_non_split_rounding_mb": _NUMBER,
-    "max_split_size_mb": _NUMBER,
+    "max_split_size_mb": r"[2-9][0-9]|[0-9]{3,18}",
     "per_process_memory_fraction": _FRACTION,
     "pinned_free_catch_all": _SWITCH,
     "pinned_max_cached_size_mb": _NUMBER,
@@ -37,7 +39,7 @@ _KNOWN = {
     "pinned_use_hip_host_register": _SWITCH,
     "release_lock_on_cudamalloc": _SWITCH,
     "release_lock_on_hipmalloc": _SWITCH,
-    "roundup_power2_divisions": r"[0-9]+|\[[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*(,>:[0-9]+)?\]",
+    "roundup_power2_divisions": rf"{_POWER}|\[{_POWER}:(0|{_POWER})(,{_POWER}:(0|{_POWER}))*(,>:(0|{_POWER}))?\]",
     "throw_on_cudamalloc_oom": _SWITCH,
 }
 #: Options that change how much is reserved, and that the replay of the allocator does not follow.

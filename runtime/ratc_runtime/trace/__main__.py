@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ratc_runtime.trace.request import Request
 
 
+#: The micro-batch that a trace is confirmed at.
+_MORE = 32
+
+
 def main(argv: list[str]) -> int:
     """Trace the request from standard input; return the exit status."""
     if len(argv) != 1:
@@ -62,16 +66,22 @@ def main(argv: list[str]) -> int:
 
 
 def _traced(request: Request, version: str) -> dict[str, object]:
-    """Return the trace of a request's two recordings, confirmed by a third one if they leave doubt. Raises TraceError,
-    and BadRequest.
+    """Return the trace of a request's two recordings, confirmed by a third one if they leave doubt, or if the model may
+    do something else with more samples. Raises TraceError, and BadRequest.
     """
+    from ratc_runtime.trace.failure import TraceError
     from ratc_runtime.trace.isolated import record_both
     from ratc_runtime.trace.match import is_uneven, match
 
     small, large = record_both(request)
-    third = None
-    if is_uneven(small, large):
-        third, _ = record_both(replace(request, batch_sizes=(2 * large.batch,)))
+    third, is_needed = None, is_uneven(small, large)
+    # RAT does the same for every batch. Compiling once more would take as long as all of the rest.
+    if is_needed or (request.lock.model.name != "rat" and not request.compiled and small.batch < large.batch):
+        try:
+            third, _ = record_both(replace(request, batch_sizes=(max(_MORE, 2 * large.batch),)))
+        except TraceError:  # such as a constant that is too large there for its values to be kept
+            if is_needed:
+                raise
     return match(small, large, request.content, version, third)
 
 

@@ -25,12 +25,12 @@ def _differs(small: Recording, large: Recording) -> Failure | None:
     for position, (one, other) in enumerate(zip(small.events, large.events, strict=False)):
         if one != other or (one[1] and small.blocks[one[0]][1:] != large.blocks[one[0]][1:]):
             _, phase, module, _ = small.blocks[one[0]]
-            place = f"module {module} " if module else ""
-            return _apart(small, large, f"{place}in {phase}, event {position}")
+            place = f"module {module} in {phase}" if module else phase
+            return _apart(small, large, f"{place}, event {position}")
     if {n: one.rule for n, one in small.scratch.items()} != {n: one.rule for n, one in large.scratch.items()}:
         return _apart(small, large, "what kernels take for themselves")
     if len(small.events) != len(large.events) or small.steps != large.steps:
-        return _apart(small, large, f"{len(small.events)} and {len(large.events)} events")
+        return _apart(small, large, f"their ends, {len(small.events)} and {len(large.events)} events")
     return None
 
 
@@ -85,6 +85,8 @@ def _unlike(small: Recording, large: Recording, third: Recording, products: dict
         return failure
     for number, (size, phase, module, _) in enumerate(third.blocks):
         if number in small.scratch:
+            if not _follows(number, small, large, third):
+                return _no_line(number, phase, module, small, large, third)
             continue
         lines = products[number][2:] if number in products else [_line_of(number, small, large)]
         if math.prod(fixed + per_sample * third.batch for fixed, per_sample in lines) != size:
@@ -92,13 +94,25 @@ def _unlike(small: Recording, large: Recording, third: Recording, products: dict
     return None
 
 
+def _follows(number: int, small: Recording, large: Recording, third: Recording) -> bool:
+    """Return whether the numbers of a kernel at a third micro-batch are those that two others tell. Partial sums of a
+    reduction are small in any case.
+    """
+    rule, *lines = _described(number, small, large)[1:]
+    told = [fixed + per_sample * third.batch for fixed, per_sample in lines]
+    return rule == "reduction" or told == list(third.scratch[number].numbers)
+
+
 def _line_of(number: int, small: Recording, large: Recording) -> tuple[int | float, int | float]:
     return _line(small.blocks[number][0], large.blocks[number][0], small, large)
 
 
 def _no_line(number: int, phase: str, module: str, *recordings: Recording) -> Failure:
-    sizes = ", ".join(f"{one.blocks[number][0]:,} at {one.batch}" for one in recordings)
     place = f"module {module} in {phase}" if module else phase
+    if number in recordings[0].scratch:
+        message = f"what a kernel takes for itself does not follow the micro-batch by a rule that ratc knows ({place})"
+        return Failure(NOT_TRACEABLE, message, place)
+    sizes = ", ".join(f"{one.blocks[number][0]:,} at {one.batch}" for one in recordings)
     message = f"the bytes of a tensor do not follow the micro-batch by a rule that ratc knows: {sizes} ({place})"
     return Failure(NOT_TRACEABLE, message, place)
 
@@ -174,7 +188,9 @@ def match(
             continue
         _, phase, module, kind = small.blocks[number]
         fixed, per_sample = (0, 0) if number in products else _line_of(number, small, large)
-        lines = products[number][2:] if number in products else [(fixed, per_sample)]
+        lines = [(fixed, per_sample)]
+        if number in products or number in small.scratch:
+            lines = (products[number] if number in products else _described(number, small, large))[2:]
         if any(growth < 0 or constant + growth < 0 for constant, growth in lines):
             raise TraceError(_no_line(number, phase, module, small, large))
         index = modules.setdefault(module, len(modules))
@@ -194,5 +210,6 @@ def match(
         "optional": small.optional,
         "estimates": sorted({*small.estimates, *large.estimates}),
         "scratch": [*described, *products.values()],
-        "work": work(small, large),
+        # With products the kernels' work is not linear either.
+        "work": [] if products else work(small, large),
     }

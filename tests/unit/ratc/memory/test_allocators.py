@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,32 @@ def test_variables_that_contradict_are_refused(compiled, training, variables, sa
 def test_what_torch_takes_is_left_alone(text):
     assert alloc_conf.fault(text) is None
     assert not alloc_conf.unknown(text)
+
+
+OPTIONS = [
+    "garbage_collection_threshold:1.0", "garbage_collection_threshold:0", "garbage_collection_threshold:.25",
+    "roundup_power2_divisions:3", "roundup_power2_divisions:0", "roundup_power2_divisions:[256:3]",
+    "roundup_power2_divisions:[255:2]", "roundup_power2_divisions:[256:0,512:2,>:4]", "large_segment_size_mb:10",
+    "large_segment_size_mb:11", "max_split_size_mb:10", "max_split_size_mb:20",
+]  # fmt: skip
+
+ASK_TORCH = """
+import contextlib, sys, torch
+
+for text in sys.argv[1:]:
+    with contextlib.suppress(Exception):
+        torch._C._accelerator_setAllocatorSettings(text)
+        print(text)
+"""
+
+
+def test_the_values_of_options_are_those_that_torch_takes():
+    """Asked of torch itself, in a process of its own: an accepted value is a setting of the process."""
+    pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_TORCH, *OPTIONS], capture_output=True, text=True, timeout=HANGS_S, check=True
+    )
+    assert done.stdout.split() == [text for text in OPTIONS if alloc_conf.fault(text) is None]
 
 
 def test_an_option_that_torch_does_not_know_is_a_warning(compiled):

@@ -337,9 +337,12 @@ def test_scales_and_checkpointing_count(tmp_path: Path) -> None:
         (
             "Triangle",
             "R315",
-            "by a rule that ratc knows: 404 at 2, 424 at 4, 512 at 8",
+            "by a rule that ratc knows: 404 at 2, 424 at 4, 2,384 at 32",
             "",
         ),
+        ("Padded", "R315", "do not follow the micro-batch by a rule that ratc knows: ", ""),
+        ("Branching", "R315", "micro-batches 2 and 32: they part at ", ""),
+        ("Triples", "R315", "what a kernel takes for itself does not follow the micro-batch", ""),
         ("Shrinking", "R315", "do not follow the micro-batch by a rule that ratc knows: 392 at 2, 384 at 4", ""),
         ("Overwritten", "R315", "reads a value", "in forward"),
         ("OverwrittenView", "R315", "reads a value", "in forward"),
