@@ -61,7 +61,7 @@ def test_a_slice_of_a_card_is_no_card_and_is_told_how_to_be_described(spelling):
 
 
 def test_an_unknown_card_may_be_described_instead():
-    [finding] = resolve_card("a200", None)[1]
+    [finding] = resolve_card("my-card", None)[1]
     assert "gpu_memory_mib" in finding.helps[-1]
     assert not finding.notes
 
