@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ratc_runtime.data.loading import Batch
     from ratc_runtime.debug.inspect import Inspector
     from ratc_runtime.training.components import Own
-    from ratc_runtime.training.open_run import Run
+    from ratc_runtime.training.run import Run
 
 
 def prepare_environment(lock: Lock) -> None:
