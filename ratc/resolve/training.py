@@ -24,7 +24,7 @@ _AS_GIVEN = (
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Derive the values of the optimizer. Code: R313."""
+    """Derive the values of the optimizer, and the weights that it starts from. Codes: R313, R363."""
     settings = context.settings
     debug = bool(settings["debug"].value)
     if debug:
@@ -50,6 +50,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
     if settings["training.frozen"].value:
         context.keep("training.frozen")
+    if "training.init_from.path" in settings:
+        yield from _init_from(context)
     if used.momentum is not None and settings["training.momentum"].value is None:
         why = f"the usual one of {used.title}"
         context.derive("training.momentum", used.momentum, why, "spec:training.optimizer")
@@ -92,6 +94,34 @@ def _early_stopping(context: Context) -> None:
     else:
         context.keep(f"{path}.metric")
     context.keep(f"{path}.patience", f"{path}.min_delta")
+
+
+def _init_from(context: Context) -> Iterator[Diagnostic]:
+    """Derive the file with the first weights, and its digest, which says in the lock which weights these are."""
+    at = "training.init_from"
+    path, asked = context.settings[f"{at}.path"], context.settings.maybe(str, f"{at}.sha256")
+    found = context.facts.get(f"weights:{path.value}")
+    if found is None and asked is None:
+        message = f"the weights of `{at}` are not there: `{path.value}`"
+        notes = ("the lock has the digest of the weights that a run starts from",)
+        helps = ("correct the path, which is relative to the spec's folder", "or give the digest of the file, `sha256`")
+        yield Diagnostic("R363", message, path.span, notes, helps)
+        return
+    file, digest = found.value if found is not None else (path.value, None)
+    if asked is not None and digest not in (None, f"sha256:{asked}"):
+        span = context.settings[f"{at}.sha256"].span
+        yield Diagnostic("R363", f"`{file}` has another digest than `sha256`", span, (f"it has `{digest[7:]}`",))
+        return
+    if file == path.value:
+        context.keep(f"{at}.path")
+    else:
+        context.derive(f"{at}.path", file, "the checkpoint of that folder", f"spec:{at}.path")
+    if asked is None:
+        context.derive(f"{at}.digest", digest, "of the file, when this was compiled", f"spec:{at}.path")
+    else:
+        why = "given" if digest is None else "given, and found"
+        context.derive(f"{at}.digest", f"sha256:{asked}", why, f"spec:{at}.sha256")
+    context.keep(*(f"{at}.{key}" for key in ("strict", "load", "skip")))
 
 
 def _checkpointing(context: Context) -> None:

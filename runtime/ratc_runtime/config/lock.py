@@ -90,6 +90,20 @@ class EarlyStopping(Section):
     )
 
 
+class InitFrom(Section):
+    """The weights that the first start of the run loads. It is there only if the spec has such a section."""
+
+    path: str = Field(
+        description="File of the weights, or folder of a DeepSpeed checkpoint, relative to the spec's folder."
+    )
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] = Field(
+        description="Digest of the file. The run is refused if it differs."
+    )
+    strict: bool = Field(description="Whether names that only the model or only the file has are refused.")
+    load: list[str] = Field(description="Patterns of the names that are loaded: `*`, `?`, `[…]`.")
+    skip: list[str] = Field(description="Patterns of names among these that are not loaded.")
+
+
 class Training(Section):
     """How weights are learnt, and in which pieces a global batch is computed."""
 
@@ -119,6 +133,7 @@ class Training(Section):
     frozen: list[str] = Field(
         default=[], description="Patterns of the names of parameters that are not trained: `*`, `?`, `[…]`."
     )
+    init_from: InitFrom | None = None
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
     min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
@@ -428,6 +443,10 @@ class Lock(Section):
             del training["momentum"]
         if self.training.early_stopping is None:
             del training["early_stopping"]
+        if self.training.init_from is None:
+            del training["init_from"]
+        else:  # the digest says which weights they are
+            del training["init_from"]["path"]
         for key in ("optimizer_args", "frozen"):
             if not training[key]:
                 del training[key]

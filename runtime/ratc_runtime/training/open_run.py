@@ -19,8 +19,10 @@ from ratc_runtime import debug
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
 from ratc_runtime.checkpoint.places import Place
+from ratc_runtime.checks import first_weights
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
+from ratc_runtime.config.yaml_file import sha256_of
 from ratc_runtime.data import record
 from ratc_runtime.data.cache import Cache, open_cache, wrap
 from ratc_runtime.data.folders import first_of
@@ -40,7 +42,6 @@ from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import prepare_output, read_results, set_aside, write_epochs
 from ratc_runtime.output.run_history import RunHistory
 from ratc_runtime.output.time_accounting import TimeAccounting
-from ratc_runtime.preflight import sha256_of
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker
@@ -96,6 +97,8 @@ class Run:
     callbacks: Callbacks
     cache: Cache
     compiling: compiling.Clock
+    #: What was loaded of other weights before the first step; "" for a run that began without, or is continued.
+    began_with: str = ""
     #: The starts so far and the state of the code, on the main process.
     history: RunHistory | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -130,6 +133,8 @@ class Run:
             sets = [one.dataset.parts[name] for one in (self.train, self.val, self.test) if one is not None]
             sizes = " + ".join(str(len(dataset)) for dataset in sets)
             lines.append(f"task {name}: {part.task_type}, weight {part.weight:g}, {sizes} samples")
+        if self.began_with:
+            lines.append(self.began_with)
         if self.compiling() >= 1:
             lines.append(f"kernels were compiled in {self.compiling():.0f} s")
         if self.progress.epoch or self.progress.step:
@@ -332,7 +337,7 @@ def open_run(
     `started` is the start time of the run's process, by `time.perf_counter`.
 
     The first start, and one with changed data, checks a few samples of each split. Raises RuntimeFinding: R502 to R506,
-    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573 and R575.
+    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573, R575, R594 and R595.
     """
     folder_lock = FolderLock(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -349,7 +354,8 @@ def open_run(
     seed_everything(lock, 0)
     lock_sha256, from_scratch = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
     split = Split(lock, lock_sha256, output_dir, from_scratch)
-    parts = make_parts(lock, datasets, own)
+    weights = first_weights.check(lock, Path()) if first_weights.are_needed(lock, output_dir, from_scratch) else None
+    parts = make_parts(lock, datasets, own, weights)
     model, task, criterion = parts.model, parts.task, parts.criterion
     # Counted here: ZeRO-3 leaves nothing of them in place.
     parameters = sum(p.numel() for p in model.parameters())
@@ -424,6 +430,7 @@ def open_run(
         callbacks=Callbacks(parts.callbacks),
         cache=cache,
         compiling=clock,
+        began_with=parts.began_with,
         history=history,
         sources=sources,
     )

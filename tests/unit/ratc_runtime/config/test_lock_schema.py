@@ -39,6 +39,13 @@ def whole() -> dict[str, Any]:
         "frozen": [],
     }
     content["training"]["early_stopping"] = {"metric": "dice", "patience": 3, "min_delta": 0.01}
+    content["training"]["init_from"] = {
+        "path": "weights.pt",
+        "digest": "sha256:" + "0" * 64,
+        "strict": True,
+        "load": ["*"],
+        "skip": ["head.*"],
+    }
     content["model"]["output"] = "out"
     content["checkpoint"]["own_code"] = "warn"
     return {
