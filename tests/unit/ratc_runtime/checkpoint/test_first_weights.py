@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, 
 def test_strict_refuses_names_of_one_side(tmp_path: Path) -> None:
     given = {f"module.{name}": value for name, value in model().state_dict().items()} | {"body.bias": torch.zeros(4)}
     path = saved(tmp_path, given)
-    with pytest.raises(RuntimeFinding, match="only the file has module.body.weight") as raised:
+    with pytest.raises(RuntimeFinding, match=r"only the file has module\.body\.weight") as raised:
         begin_with(model(), asked(path), path)
     assert raised.value.code == "R595"
 
