@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from ratc.catalog import optimizers
 from ratc.catalog.tasks import default_loss
@@ -24,7 +25,7 @@ _AS_GIVEN = (
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Derive the values of the optimizer, and the weights that it starts from. Codes: R313, R363."""
+    """Derive the values of the optimizer, and the weights that it starts from. Codes: R313, R363, R364."""
     settings = context.settings
     debug = bool(settings["debug"].value)
     if debug:
@@ -38,6 +39,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         _early_stopping(context)
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
+    if settings["training.extensions"].value and not debug:
+        yield from _extensions(context)
     used = optimizers.of(settings.get_as(str, "training.optimizer"))
     if used.trains:
         context.derive(
@@ -94,6 +97,46 @@ def _early_stopping(context: Context) -> None:
     else:
         context.keep(f"{path}.metric")
     context.keep(f"{path}.patience", f"{path}.min_delta")
+
+
+def _extensions(context: Context) -> Iterator[Diagnostic]:
+    """Derive the added epochs, with the learning rate of each."""
+    path = "training.extensions"
+    given, epochs = context.settings[path], context.settings["training.epochs"]
+    rate = context.value("training.learning_rate")
+    made = [
+        {
+            "after": one["after"],
+            "learning_rate": one.get("learning_rate"),
+            "warmup_epochs": one.get("warmup_epochs", 0.0),
+        }
+        for one in given.value
+    ]
+    bounds = [0, *(one["after"] for one in made), epochs.value]
+    warmups = [context.settings["training.warmup_epochs"].value, *(one["warmup_epochs"] for one in made)]
+    for warmup, (start, end) in zip(warmups, pairwise(bounds), strict=True):
+        if end <= start and end == epochs.value:
+            message = f"an extension that begins after epoch {start} has no epochs: the plan ends after {end}"
+            helps = (f"set `epochs` to more than {start}",)
+            yield Diagnostic("R364", message, given.span or epochs.span, helps=helps)
+            return
+        if end <= start:
+            yield Diagnostic("R364", "each extension begins after the one before it", given.span)
+            return
+        if warmup and warmup >= end - start:
+            message = f"{warmup:g} epochs of warm-up leave nothing of the {end - start} after epoch {start}"
+            yield Diagnostic("R364", message, given.span, helps=("warm up for less than these epochs",))
+            return
+    if any(name.startswith("compression.") for name in context.settings):
+        message = "a run with `compression` cannot be extended: its weights are pruned by a plan of all epochs"
+        yield Diagnostic("R364", message, given.span, helps=("start a new run from its weights: `training.init_from`",))
+        return
+    value = [{**one, "learning_rate": rate if one["learning_rate"] is None else one["learning_rate"]} for one in made]
+    if any(one["learning_rate"] is None for one in made):
+        why = "peaks at `learning_rate` if nothing else is said"
+        context.derive(path, value, why, f"spec:{path}", "training.learning_rate")
+    else:
+        context.derive(path, value, "as given", f"spec:{path}")
 
 
 def _init_from(context: Context) -> Iterator[Diagnostic]:

@@ -161,6 +161,18 @@ class InitFrom(Section):
     )
 
 
+class Extension(Section):
+    """More epochs after those of a finished run, with a learning-rate schedule of their own."""
+
+    after: PositiveInt = Field(
+        ..., description="Epochs before it: the `epochs` of the plan that it extends.", examples=[100]
+    )
+    learning_rate: Positive | None = Field(
+        None, description="Peak learning rate; `training.learning_rate` if absent.", examples=[1e-5]
+    )
+    warmup_epochs: NonNegative = Field(0.0, description="Linear warm-up, in epochs.")
+
+
 class Training(Section):
     """How long, how fast, in what batches and with what numbers."""
 
@@ -174,6 +186,16 @@ class Training(Section):
             order=6,
         ),
     ] = Field(100, description="Passes over the training split.", examples=[100])
+    extensions: Annotated[
+        list[Extension],
+        Key((*LEARNT, Effect.COST), "the learning rate follows another schedule", memory="apart", rate=False),
+    ] = Field(
+        [],
+        max_length=100,
+        description="Epochs that were added to a finished run, each with the schedule of the rest: the output folder "
+        "of the run before is continued.",
+        examples=[[{"after": 100, "learning_rate": 1e-5}]],
+    )
     early_stopping: Annotated[
         EarlyStopping | None,
         Key((*LEARNT, Effect.COST), "training ends after other epochs", memory="apart", rate=False),

@@ -376,6 +376,11 @@ def open_run(
     stop.listen()
     saved = checkpoints.load_last()
     progress = Progress(**saved) if saved is not None else Progress()
+    if checkpoints.extends:
+        # Trackers keep the values of a run: a plan of its own is a run of its own to them.
+        progress.tracking_id = None
+        if world.main:
+            set_aside(output_dir)
     other_data = _compare_data(datasets, data_dir, output_dir, world, progress if saved is not None else None)
     memory_rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
