@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ratc_runtime import atomic, preflight
+from ratc_runtime import preflight
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models.import_callable import name_of
+from ratc_runtime.output import atomic
 from ratc_runtime.output.results import prepare_output, read_results
 
 if TYPE_CHECKING:

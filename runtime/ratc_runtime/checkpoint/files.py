@@ -19,8 +19,8 @@ from typing import IO, Any
 
 import torch
 
-from ratc_runtime.atomic import replacing, sync_folder
 from ratc_runtime.config.yaml_file import open_regular
+from ratc_runtime.output.atomic import replacing, sync_folder
 
 BLOCK = 1 << 22
 _MARK = b"sha256:"

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.atomic import PREFIX, sync_folder
 from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
@@ -25,6 +24,7 @@ from ratc_runtime.checkpoint.random import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.atomic import PREFIX, sync_folder
 from ratc_runtime.output.folder_lock import FolderLock
 
 

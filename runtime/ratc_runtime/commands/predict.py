@@ -16,7 +16,8 @@ from pathlib import Path
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from ratc_runtime import inference, pytree
+from ratc_runtime import inference
+from ratc_runtime.data import pytree
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import OpenCheckpoint

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from ratc_runtime import pytree
+from ratc_runtime.data import pytree
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers
 from ratc_runtime.data.masks import foreground
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.atomic import replacing
 
 #: Version of the files' layout. Files of other versions are not read.
 VERSION = 2

@@ -65,8 +65,8 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
     """
     import torch
 
-    from ratc_runtime import pytree
     from ratc_runtime.checks import first_weights
+    from ratc_runtime.data import pytree
     from ratc_runtime.data.joint import open_data_set
     from ratc_runtime.data.loading import train_loader
     from ratc_runtime.engine import TorchEngine

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from ratc_runtime.training.open_run import Progress
+    from ratc_runtime.training.run import Progress
 
 Item = TypeVar("Item")
 #: Kinds of time; `loading` is a part of `training`. `startup` is the time before the run is opened, mostly imports.

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import Metric

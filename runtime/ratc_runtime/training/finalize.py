@@ -13,7 +13,7 @@ from ratc_runtime.output import memory_report, time_accounting
 from ratc_runtime.output.progress import say_score, say_scores
 from ratc_runtime.output.results import RESULTS_FILE, write_results
 from ratc_runtime.training.evaluation import Evaluation, evaluate
-from ratc_runtime.training.open_run import Run
+from ratc_runtime.training.run import Run
 
 OVERLAYS = 4
 
