@@ -14,7 +14,7 @@ The runtime does it: `python -m ratc_runtime {name}` with these words, in the Py
 Code that a checkpoint names is run only with --trust, or if its folder is trusted.
 """
 _EVALUATE = "Score a checkpoint on one split of its data, as training does, or on another data folder."
-_PREDICT = "Write the masks, boxes or classes that a trained model gives for a folder of images."
+_PREDICT = "Write the masks, boxes or classes that a trained model gives for images, or for a split of its data."
 
 
 def _parameters() -> list[click.Parameter]:
@@ -44,6 +44,7 @@ def evaluate(words: tuple[str, ...], dry_run: bool) -> int:
     {
         "ratc predict outputs/brain images -o masks": "by the best checkpoint of a run",
         "ratc predict outputs/shapes photo.png -o found --threshold 0.3": "boxes of one picture",
+        "ratc predict outputs/moles --split test -o masks --trust": "a data set of your own",
         "ratc predict -- --help": "all options",
     },
     context_settings={"ignore_unknown_options": True},

@@ -80,6 +80,8 @@ class Run:
     callbacks: Callbacks
     cache: Cache
     compiling: compiling.Clock
+    #: What was loaded of other weights before the first step; "" for a run that began without, or is continued.
+    began_with: str = ""
     #: The starts so far and the state of the code, on the main process.
     history: RunHistory | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -114,6 +116,8 @@ class Run:
             sets = [one.dataset.parts[name] for one in (self.train, self.val, self.test) if one is not None]
             sizes = " + ".join(str(len(dataset)) for dataset in sets)
             lines.append(f"task {name}: {part.task_type}, weight {part.weight:g}, {sizes} samples")
+        if self.began_with:
+            lines.append(self.began_with)
         if self.compiling() >= 1:
             lines.append(f"kernels were compiled in {self.compiling():.0f} s")
         if self.progress.epoch or self.progress.step:
