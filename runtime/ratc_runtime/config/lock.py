@@ -169,6 +169,9 @@ class Training(Section):
     )
     compile: bool = Field(description="Whether `torch.compile` compiles the model.")
     callbacks: list[str] = Field(description="`package.module:callable`s, each of which makes a callback.")
+    callback_args: list[dict[str, Any]] = Field(
+        default=[], description="Keyword arguments of each of `callbacks`, in their order; empty if none has any."
+    )
     allocator: Literal["native", "expandable_segments"] | None = Field(
         default=None,
         description="How torch's CUDA allocator takes memory; null on the CPU. Locks of earlier versions lack it.",
@@ -448,6 +451,7 @@ class Lock(Section):
             "compile",
             "tf32",
             "callbacks",
+            "callback_args",
             "allocator",
         ):
             del training[placement]

@@ -98,13 +98,13 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path 
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
-    callbacks = [*_callbacks(lock.training.callbacks), *own.callbacks]
+    callbacks = [*_callbacks(lock.training.callbacks, lock.training.callback_args), *own.callbacks]
     return Parts(model, task, criterion, datasets, callbacks, began_with)
 
 
-def _callbacks(names: Sequence[str]) -> list[Callback]:
+def _callbacks(names: Sequence[str], arguments: Sequence[dict[str, Any]]) -> list[Callback]:
     """Build the callbacks that a lock names; raise R509 if one cannot be built or is no `Callback`."""
-    made = [build("callback", name) for name in names]
+    made = [build("callback", name, **args) for name, args in zip(names, arguments or [{} for _ in names], strict=True)]
     for name, callback in zip(names, made, strict=True):
         if not isinstance(callback, Callback):
             raise RuntimeFinding(

@@ -46,6 +46,7 @@ def whole() -> dict[str, Any]:
         "load": ["*"],
         "skip": ["head.*"],
     }
+    content["training"]["callback_args"] = []
     content["training"]["extensions"] = [{"after": 1, "learning_rate": 0.1, "warmup_epochs": 0.0}]
     content["model"]["output"] = "out"
     content["checkpoint"]["own_code"] = "warn"
