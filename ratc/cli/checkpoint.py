@@ -14,7 +14,7 @@ The runtime does it: `python -m ratc_runtime {name}` with these words, in the Py
 Code that a checkpoint names is run only with --trust, or if its folder is trusted.
 """
 _EVALUATE = "Score a checkpoint on one split of its data, as training does, or on another data folder."
-_PREDICT = "Write the masks, boxes or classes that a model gives for a folder of images, or for a split of its data."
+_PREDICT = "Write the masks, boxes or classes that a trained model gives for images, or for a split of its data."
 
 
 def _parameters() -> list[click.Parameter]:

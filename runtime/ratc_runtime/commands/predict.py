@@ -30,6 +30,7 @@ from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.output.results import prepare_output, unwritable
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Writer
 
@@ -170,7 +171,9 @@ def _run(arguments: argparse.Namespace) -> int:
     model = model.of(arguments.task)
     images = find_images(arguments.images, model.lock)
     bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
-    say(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
+    say(
+        f"{len(images) - bad} of {counted(len(images), 'image')} predicted by {model.path}; written: {arguments.output}"
+    )
     return 1 if bad else 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 #: Weight of a new loss in the running mean, because steps see different samples.
 NEW = 0.1
@@ -119,7 +120,7 @@ def suggest(points: Sequence[Point]) -> tuple[float, str]:
     divergence does not represent a whole run. Raises R549 if the loss does not fall.
     """
     if len(points) < FEWEST:
-        raise _nothing(f"after {len(points)} step(s) the loss is not finite or has diverged")
+        raise _nothing(f"after {counted(len(points), 'step')} the loss is not finite or has diverged")
     least = min(range(len(points)), key=lambda index: points[index].mean)
     first = points[0].mean
     if first - points[least].mean < LEAST_FALL * abs(first):

@@ -24,6 +24,7 @@ from ratc_runtime.output.memory_report import allocated
 from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import write_epochs
 from ratc_runtime.output.run_history import RunHistory
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.output.time_accounting import TimeAccounting
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
@@ -108,8 +109,8 @@ class Run:
             f"{len(self.train)} train, {len(self.val)} val, {0 if self.test is None else len(self.test)} test samples;"
             " global batch"
             f" {training.global_batch_size} = {training.micro_batch_size} x"
-            f" {training.gradient_accumulation_steps} x {self.world.size}; {training.epochs} epochs of"
-            f" {self.steps} steps",
+            f" {training.gradient_accumulation_steps} x {self.world.size}; "
+            f"{counted(training.epochs, 'epoch')} of {counted(self.steps, 'step')}",
         ]
         for name, part in (lock.tasks or {}).items():
             sets = [one.dataset.parts[name] for one in (self.train, self.val, self.test) if one is not None]
@@ -123,7 +124,8 @@ class Run:
             lines.append(f"continuing after epoch {self.progress.epoch}, step {self.progress.step}")
         missing = self.skipped
         if missing:
-            lines.append(f"{len(missing)} sample(s) without image or mask are left out, {min(missing)} the first")
+            many = counted(len(missing), "sample")
+            lines.append(f"left out for want of an image or a mask: {many}, {min(missing)} the first")
         return "\n".join(lines)
 
     def reduce_micro_batch(self, when: str, error: str) -> None:

@@ -121,7 +121,7 @@ def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
     assert predict.main(command) == 1
     said = capsys.readouterr()
     assert "cut.png cannot be decoded" in said.err
-    assert "2 of 3 image(s) predicted" in said.out
+    assert "2 of 3 images predicted" in said.out
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
         "b_segmentation.png",
         "wide_segmentation.png",
