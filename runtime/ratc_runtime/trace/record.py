@@ -64,6 +64,8 @@ def record(request: Request, batch: int) -> Recording:
     with only_enough_for_memory(), fused_maps.instead(flex.attend), fake, mode, mode.ranges:
         model = _build(request)
         task = make_task(request.lock)
+        # Before the recording: the loader takes no memory of the card for single samples.
+        _guarded("asking the data set for an example", lambda: task.example(1, torch.device("cpu")))
         criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
         groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, mode, request))

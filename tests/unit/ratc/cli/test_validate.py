@@ -168,6 +168,7 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
         ("model: {name: 'nobody_has_this:Small'}", "warning", "R236", "nobody_has_this"),
         ("training: {loss: 'own:los'}", "error", "R236", "did you mean `loss`"),
         ("training: {callbacks: ['own:Freeze']}", "error", "R236", "no `Freeze`"),
+        ("training: {callbacks: [{'own:Small': {width: 1, depht: 3}}]}", "error", "R237", "did you mean `depth`"),
         ("model: {name: 'own:Small', args: {width: 1, depht: 3}}", "error", "R237", "did you mean `depth`"),
         ("model: {name: 'own:Small'}", "error", "R237", "needs an argument `width`"),
         ("model: {name: 'own:Plain', args: {width: 1}}", "error", "R237", "no argument `width`"),

@@ -484,3 +484,25 @@ def test_what_is_freed_in_two_orders_is_put_in_one() -> None:
     assert found[0] == found[1] == found[2]
     assert found[0][3:6] == [(0, False), (1, False), (2, False)]
     assert found[0][-3:] == [(4, False), (5, True), (3, False)]
+
+
+def custom(**data: Any) -> dict[str, Any]:
+    """A custom task of token ids in mappings."""
+    model = {"name": "zoo:Reader", "multi_scale": False, "args": {}}
+    made = request(model=model, training__loss={"name": "zoo:token_loss", "args": {}})
+    return {**made, "task_type": "custom", "data": {**made["data"], **data}}
+
+
+def test_a_custom_task_is_traced_by_the_example_of_its_data_set(tmp_path: Path) -> None:
+    made = trace(custom(dataset="zoo:Words", args={"length": 16}), tmp_path)
+    # Ids, mask and labels of 16 tokens, in int64, in each of the two steps.
+    assert total(made, phase="input") == (0, 2 * 3 * 16 * 8)
+    assert made["parameters"]["count"] == 50 * 8 + 8 * 50 + 50
+    # The logits of a sample, and nothing of the lock's images.
+    sizes = {event[2] for event in allocations(made, phase="forward")}
+    assert 16 * 50 * 4 in sizes
+
+
+def test_a_custom_task_without_an_example_says_what_to_add(tmp_path: Path) -> None:
+    found = failure(custom(dataset="zoo:NoExample", args={}), tmp_path)
+    assert "give zoo:NoExample a static method example" in json.dumps(found)
