@@ -39,6 +39,45 @@ class EarlyStopping(Section):
     )
 
 
+class InitFrom(Section):
+    """Weights of another run or file, with which the first start of a run begins."""
+
+    path: Annotated[Text, Key((Effect.PLACEMENT,), "the weights lie in another place", path="folder")] = Field(
+        ...,
+        description="Output folder of a run (its best checkpoint), a checkpoint, `.safetensors`, or a state dict that "
+        "`torch.save` wrote; relative to the spec's folder.",
+        examples=["outputs/pretrained", "weights/backbone.safetensors"],
+    )
+    sha256: Annotated[
+        Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None,
+        Key(LEARNT, "training starts from other weights", plan="training.init_from.digest"),
+    ] = Field(
+        None,
+        description="SHA-256 of the file, if it is not on the machine that compiles, or to be sure of it; otherwise "
+        "it is computed.",
+    )
+    strict: bool = Field(
+        True,
+        description="Refuse names that only the model or only the file has; otherwise they are listed and left out.",
+    )
+    load: list[Pattern] = Field(["*"], description="Patterns of the names that are loaded.", examples=[["encoder.*"]])
+    skip: list[Pattern] = Field(
+        [], description="Patterns of names among these that are not loaded.", examples=[["head.*"]]
+    )
+
+
+class Extension(Section):
+    """More epochs after those of a finished run, with a learning-rate schedule of their own."""
+
+    after: PositiveInt = Field(
+        ..., description="Epochs before it: the `epochs` of the plan that it extends.", examples=[100]
+    )
+    learning_rate: Positive | None = Field(
+        None, description="Peak learning rate; `training.learning_rate` if absent.", examples=[1e-5]
+    )
+    warmup_epochs: NonNegative = Field(0.0, description="Linear warm-up, in epochs.")
+
+
 class Training(Section):
     """How long, how fast, in what batches and with what numbers."""
 
@@ -52,6 +91,16 @@ class Training(Section):
             order=6,
         ),
     ] = Field(100, description="Passes over the training split.", examples=[100])
+    extensions: Annotated[
+        list[Extension],
+        Key((*LEARNT, Effect.COST), "the learning rate follows another schedule", memory="apart", rate=False),
+    ] = Field(
+        [],
+        max_length=100,
+        description="Epochs that were added to a finished run, each with the schedule of the rest: the output folder "
+        "of the run before is continued.",
+        examples=[[{"after": 100, "learning_rate": 1e-5}]],
+    )
     early_stopping: Annotated[
         EarlyStopping | None,
         Key((*LEARNT, Effect.COST), "training ends after other epochs", memory="apart", rate=False),
@@ -160,6 +209,14 @@ class Training(Section):
         "running means of batch norm, go on.",
         examples=[["backbone.*"]],
     )
+    init_from: Annotated[
+        InitFrom | None,
+        Key(LEARNT, "training starts from other weights", memory="apart", rate=True),
+    ] = Field(
+        None,
+        description="Start from the weights of another run or file.",
+        examples=[{"path": "outputs/pretrained", "skip": ["head.*"]}],
+    )
     scheduler: Annotated[Literal["cosine", "step", "none"], Key(memory="apart")] = Field(
         "cosine", description="Learning-rate schedule after warm-up."
     )
@@ -256,10 +313,14 @@ class Training(Section):
         False, description="Compile the model with torch.compile."
     )
     callbacks: Annotated[
-        list[Annotated[str, Field(pattern=CALLABLE)]],
+        list[
+            Annotated[str, Field(pattern=CALLABLE)]
+            | Annotated[dict[Annotated[str, Field(pattern=CALLABLE)], Arguments], Field(min_length=1, max_length=1)]
+        ],
         Key((Effect.TRAINING,), "other code of your own is called by the loop"),
     ] = Field(
         [],
-        description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`.",
-        examples=[["my_package.hooks:Freeze"]],
+        description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`; with "
+        "arguments, a mapping of one to them.",
+        examples=[["my_package.hooks:Report", {"my_package.hooks:Average": {"decay": 0.999}}]],
     )

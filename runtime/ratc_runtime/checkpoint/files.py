@@ -140,6 +140,13 @@ def _fault_of(path: Path) -> str | None:
     return None
 
 
+def is_sealed(path: Path) -> bool:
+    """Return whether a file ends with the digest of `write_file`, whole or not. Raises OSError if it cannot be read."""
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_LENGTH - _COUNT.size))
+        return file.read().startswith(_COUNT.pack(_SEAL_LENGTH) + _MARK)
+
+
 def digest_of(file: IO[bytes], length: int | None = None) -> str:
     """Return the SHA-256 of the next `length` bytes, or of the rest of the file, in hexadecimal digits."""
     digest = hashlib.sha256()

@@ -11,12 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import rat_patches
+from ratc_runtime.models import rat_patches, torchvision_operators
 from ratc_runtime.models.chunked_maps import Chunked
 from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
 from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.models.lean_attention import keep_no_maps
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 
@@ -42,7 +43,7 @@ def build_model(lock: Lock) -> nn.Module:
     Parameters that the lock freezes need no gradient. Raises R509 if the model cannot be built from the lock's
     arguments, R585 or R586 if they cannot be frozen.
     """
-    rat_patches.define_torchvision_operators()
+    torchvision_operators.define()
     if lock.model.name == "rat":
         model: Any = _rat(lock)
     else:
@@ -89,7 +90,7 @@ def _rat(lock: Lock) -> nn.Module:
     if channels != lock.data.channels or dims != lock.spatial_dims:
         raise RuntimeFinding(
             "R509",
-            f"model rat takes {channels} channel(s) in {dims}D,"
+            f"model rat takes {counted(channels, 'channel')} in {dims}D,"
             f" the data have {lock.data.channels} in {lock.spatial_dims}D",
             help="compile the spec again",
         )

@@ -15,8 +15,10 @@ import torch
 from ratc_runtime import debug
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
+from ratc_runtime.checks import first_weights
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
+from ratc_runtime.config.yaml_file import sha256_of
 from ratc_runtime.data import record
 from ratc_runtime.data.cache import open_cache, wrap
 from ratc_runtime.data.folders import first_of
@@ -35,7 +37,6 @@ from ratc_runtime.output.memory_report import start_measuring
 from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import prepare_output, read_results, set_aside
 from ratc_runtime.output.run_history import RunHistory
-from ratc_runtime.preflight import sha256_of
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tracking import Tracker
 from ratc_runtime.training import batch_norm, compiling, memory_rehearsal
@@ -77,7 +78,7 @@ def open_run(
     `started` is the start time of the run's process, by `time.perf_counter`.
 
     The first start, and one with changed data, checks a few samples of each split. Raises RuntimeFinding: R502 to R506,
-    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573 and R575.
+    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573, R575, R594 and R595.
     """
     folder_lock = FolderLock(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)
@@ -94,7 +95,8 @@ def open_run(
     seed_everything(lock, 0)
     lock_sha256, from_scratch = sha256_of(lock_path), fresh or lock.checkpoint.resume == "never"
     split = Split(lock, lock_sha256, output_dir, from_scratch)
-    parts = make_parts(lock, datasets, own)
+    weights = first_weights.check(lock, Path()) if first_weights.are_needed(lock, output_dir, from_scratch) else None
+    parts = make_parts(lock, datasets, own, weights)
     model, task, criterion = parts.model, parts.task, parts.criterion
     # Counted here: ZeRO-3 leaves nothing of them in place.
     parameters = sum(p.numel() for p in model.parameters())
@@ -115,6 +117,11 @@ def open_run(
     stop.listen()
     saved = checkpoints.load_last()
     progress = Progress(**saved) if saved is not None else Progress()
+    if checkpoints.extends:
+        # Trackers keep the values of a run: a plan of its own is a run of its own to them.
+        progress.tracking_id = None
+        if world.main:
+            set_aside(output_dir)
     other_data = _compare_data(datasets, data_dir, output_dir, world, progress if saved is not None else None)
     memory_rehearsal.settle(engine, criterion, task, split)
     start_measuring(world.device)
@@ -169,6 +176,7 @@ def open_run(
         callbacks=Callbacks(parts.callbacks),
         cache=cache,
         compiling=clock,
+        began_with=parts.began_with,
         history=history,
         sources=sources,
     )

@@ -24,6 +24,7 @@ from ratc_runtime.output.memory_report import allocated
 from ratc_runtime.output.progress import Reporter
 from ratc_runtime.output.results import write_epochs
 from ratc_runtime.output.run_history import RunHistory
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.output.time_accounting import TimeAccounting
 from ratc_runtime.tasks import LOSS
 from ratc_runtime.tasks.base import Task
@@ -79,6 +80,8 @@ class Run:
     callbacks: Callbacks
     cache: Cache
     compiling: compiling.Clock
+    #: What was loaded of other weights before the first step; "" for a run that began without, or is continued.
+    began_with: str = ""
     #: The starts so far and the state of the code, on the main process.
     history: RunHistory | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -106,20 +109,23 @@ class Run:
             f"{len(self.train)} train, {len(self.val)} val, {0 if self.test is None else len(self.test)} test samples;"
             " global batch"
             f" {training.global_batch_size} = {training.micro_batch_size} x"
-            f" {training.gradient_accumulation_steps} x {self.world.size}; {training.epochs} epochs of"
-            f" {self.steps} steps",
+            f" {training.gradient_accumulation_steps} x {self.world.size}; "
+            f"{counted(training.epochs, 'epoch')} of {counted(self.steps, 'step')}",
         ]
         for name, part in (lock.tasks or {}).items():
             sets = [one.dataset.parts[name] for one in (self.train, self.val, self.test) if one is not None]
             sizes = " + ".join(str(len(dataset)) for dataset in sets)
             lines.append(f"task {name}: {part.task_type}, weight {part.weight:g}, {sizes} samples")
+        if self.began_with:
+            lines.append(self.began_with)
         if self.compiling() >= 1:
             lines.append(f"kernels were compiled in {self.compiling():.0f} s")
         if self.progress.epoch or self.progress.step:
             lines.append(f"continuing after epoch {self.progress.epoch}, step {self.progress.step}")
         missing = self.skipped
         if missing:
-            lines.append(f"{len(missing)} sample(s) without image or mask are left out, {min(missing)} the first")
+            many = counted(len(missing), "sample")
+            lines.append(f"left out for want of an image or a mask: {many}, {min(missing)} the first")
         return "\n".join(lines)
 
     def reduce_micro_batch(self, when: str, error: str) -> None:
