@@ -12,7 +12,8 @@ from torch import nn
 
 from ratc_runtime.callbacks import HOOKS, Callback
 from ratc_runtime.checkpoint.first_weights import begin_with
-from ratc_runtime.config.lock import Lock, Loss, Memory
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Loss, Memory
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.errors import RuntimeFinding
