@@ -265,3 +265,12 @@ def test_a_path_without_one_is_not(validate, path):
 def test_a_variable_in_a_value_of_the_environment_is_said(validate):
     status, said = validate("environment: {variables: {CACHE: '$HOME/c'}}\nresources: {num_gpus: 0}")
     assert (status, ("warning", "R234") in codes(said)) == (0, True)
+
+
+def test_classes_that_look_alike_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for names in ("[tumour, 'tumour ']", "[grey matter, 'grey  matter']", "[a, a]"):
+        data = f"{{data_dir: data, num_classes: 2, class_names: {names}}}"
+        Path("spec.yaml").write_text(f"experiment_name: demo\ndata: {data}\nresources: {{num_gpus: 0}}\n")
+        assert main(["validate", "spec.yaml"]) == 1
+        assert "error[R211]: two classes are called" in capsys.readouterr().err

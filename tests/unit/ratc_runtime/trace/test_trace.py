@@ -369,6 +369,23 @@ def test_what_cannot_be_traced_is_a_finding(tmp_path: Path, name: str, code: str
     assert place in found["where"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optimizer", "torch.optim:LBFGS", "needs 'closure' in each step"),
+        ("optimizer", "hostile:Stepping", "a step of the optimizer failed: ValueError: no step"),
+        ("loss", {"name": "hostile:Scoring", "args": {}}, "calling the loss failed: ValueError: no score"),
+        ("frozen", ["nothing"], "no parameter of the model matches 'nothing'"),
+    ],
+)
+def test_what_cannot_be_traced_names_the_key_at_fault(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    content = zoo("Mlp", args={"width": 64, "depth": 1})
+    content["training"][key] = value
+    found = failure(content, tmp_path)
+    assert (found["code"], found["key"]) == ("R316", f"training.{key}")
+    assert message in found["message"]
+
+
 def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
     """Most tests here share one import of torch; this starts an interpreter as a user would."""
     output = tmp_path / "trace.json"
