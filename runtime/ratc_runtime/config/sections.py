@@ -215,6 +215,9 @@ class Evaluation(Section):
     """Scores on the val and test splits beside those of the task."""
 
     hausdorff: bool = Field(description="Whether Hausdorff distances are computed on val and test, too.")
+    scores: dict[str, str] = Field(
+        default={}, description="Scores of your own by name: `package.module:callable`s, each of which returns one."
+    )
 
 
 class Detection(Section):
