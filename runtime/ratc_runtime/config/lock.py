@@ -157,6 +157,26 @@ class Engine(Section):
     offload_optimizer: bool = Field(description="Whether the optimizer's states lie in host memory.")
 
 
+class Fsdp2(Section):
+    """How FSDP2 shards the model over processes. It is there only if FSDP2 does the step."""
+
+    shard: Literal["full", "grads", "hybrid"] = Field(
+        description="`full`: weights, gradients and the optimizer's states; `grads`: weights stay whole from the "
+        "forward pass to the end of the backward one; `hybrid`: as `full`, within groups of `shard_size` processes."
+    )
+    shard_size: Annotated[int, Field(ge=2)] = Field(
+        description="Processes over which one copy of the model is sharded; it divides `parallel.world_size`."
+    )
+    wrap: list[str] | None = Field(
+        description="Classes of the modules that are gathered each by itself; null: those of repeated layers, found "
+        "at the start."
+    )
+    offload: bool = Field(description="Whether shards lie in host memory, where the optimizer works.")
+    weights: Literal["fp32", "bf16"] = Field(
+        description="Precision in which weights are gathered. Gradients are reduced in fp32."
+    )
+
+
 class Data(Section):
     """The data set, and how samples are decoded, kept and loaded."""
 
@@ -359,6 +379,7 @@ class Lock(Section):
         description="Digests of the files that were compiled with it, by their path from the lock's folder. A start "
         "is refused if one differs."
     )
+    fsdp2: Fsdp2 | None = None
     detection: Detection | None = None
     tasks: dict[str, Part] | None = Field(
         default=None,
