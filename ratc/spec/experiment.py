@@ -296,7 +296,7 @@ class Training(Section):
             plan="engine.deepspeed",
             memory="depends",
         ),
-    ] = Field(None, description="Use DeepSpeed; if absent, only on several GPUs with Accelerate.")
+    ] = Field(None, description="As `parallel.strategy: deepspeed`; false excludes it.")
     zero_stage: Annotated[
         Annotated[int, Field(ge=0, le=3)] | None,
         Key(
@@ -620,6 +620,79 @@ class Distributed(Section):
     )
 
 
+class Parallel(Section):
+    """How model and optimizer are spread over the processes."""
+
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp2", "deepspeed"] | None,
+        Key(
+            (Effect.RESUME, Effect.MEMORY),
+            "checkpoints of one strategy are not read by another",
+            plan="parallel.strategy",
+            memory="decides",
+        ),
+    ] = Field(
+        None,
+        description="`ddp` keeps all states on each process, `fsdp2` and `deepspeed` (ZeRO) shard them; `auto` compares "
+        "the three by predicted memory and bytes on the wire. If absent, `deepspeed` on several GPUs with Accelerate, "
+        "else `ddp`.",
+        examples=["fsdp2", "auto"],
+    )
+    shard: Annotated[
+        Literal["full", "grads", "hybrid"],
+        Key((Effect.MEMORY, Effect.COST), "other states are sharded", plan="fsdp2.shard", memory="depends"),
+    ] = Field(
+        "full",
+        description="FSDP2: `full` shards weights, gradients and optimizer states; `grads` gathers weights once a step "
+        "instead of twice; `hybrid` shards within groups of `shard_size` processes, and the groups hold the same.",
+    )
+    shard_size: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "the same states on more or fewer processes",
+            plan="fsdp2.shard_size",
+            memory="depends",
+        ),
+    ] = Field(
+        None,
+        description="FSDP2: processes of a group of `shard: hybrid`; those of a node if absent. It divides the number of "
+        "all processes.",
+        examples=[8],
+    )
+    wrap: Annotated[
+        list[Text] | Annotated[str, Field(pattern="^auto$")],
+        Key((Effect.MEMORY, Effect.COST), "other modules are gathered together", plan="fsdp2.wrap", memory="depends"),
+    ] = Field(
+        "auto",
+        description="FSDP2: classes of the modules that are gathered each by itself; `auto` takes those of repeated "
+        "layers.",
+        examples=["auto", ["Block"]],
+    )
+    offload: Annotated[
+        bool,
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "shards lie in the host's memory, or in the GPU's",
+            plan="fsdp2.offload",
+            memory="depends",
+        ),
+    ] = Field(False, description="FSDP2: keep shards in host memory, where the optimizer works.")
+    mixed_precision: Annotated[
+        Literal["fp32", "bf16"],
+        Key(
+            (Effect.TRAINING, Effect.MEMORY),
+            "weights are gathered with another rounding",
+            plan="fsdp2.weights",
+            memory="depends",
+        ),
+    ] = Field(
+        "fp32",
+        description="FSDP2: precision in which weights are gathered. `fp32` computes what `ddp` does; `bf16` halves "
+        "the traffic, and needs `precision: bf16`.",
+    )
+
+
 class Resources(Section):
     """Resources of the job. Absent on `local`: all of the machine."""
 
@@ -878,6 +951,7 @@ class Spec(Section):
     logging: Annotated[Logging, Key((Effect.COSMETIC,), "other records of the same run", job=True)] = Field(
         Logging(), description="Tracking."
     )
+    parallel: Parallel = Field(Parallel(), description="Sharding.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Annotated[
         Literal["accelerate", "torchrun", "srun", "none"] | None,

@@ -43,7 +43,9 @@ class _Restricted(pickle.Unpickler):
     """Takes the classes of a list of contents, and torch's names of types."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if name in _KNOWN.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        if name in _KNOWN.get(module, ()) or (
+            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        ):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a list of tensors")
 

@@ -286,6 +286,9 @@ class Checkpoint(Section):
 class Parallel(Section):
     """The processes of the run."""
 
+    strategy: Literal["ddp", "fsdp2", "deepspeed"] | None = Field(
+        default=None, description="How states are spread over the processes; it is there only if the spec has the key."
+    )
     world_size: Positive = Field(description="Processes in all: `nodes` x `processes_per_node`.")
     nodes: int = Field(description="Machines.")
     processes_per_node: int = Field(description="Processes on each machine; on GPUs, one for each card.")
