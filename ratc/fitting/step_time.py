@@ -19,6 +19,7 @@ from ratc.program import is_program
 from ratc.timing import run
 from ratc.timing.roofline import FITTED, Rates, StepTime, step_time
 from ratc.timing.run import Links, Prediction, Prices, Run
+from ratc.units import counted
 
 #: Bytes that AdamW moves for each weight of its partition: it reads weight, gradient and two moments, and writes three.
 ADAMW_BYTES = 28
@@ -163,7 +164,8 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     many = "once" if again == 1 else f"{again} times"
     needed, given = run.span_text(whole.seconds), run.span_text(float(walltime.value))
     message = f"the training is {step.how} to take {needed}, and the job's walltime is {given}: it is requeued {many}"
-    note = f"{whole.steps_per_epoch:,} steps an epoch of {run.span_text(step.seconds)} each, {whole.epochs} epochs"
+    steps, epochs = counted(whole.steps_per_epoch, "step"), counted(whole.epochs, "epoch")
+    note = f"{steps} an epoch of {run.span_text(step.seconds)} each, {epochs}"
     longest = plan.facts.get("cluster.max_walltime_seconds")
     enough = longest is None or longest.value is None or longest.value > whole.seconds
     requeue = plan.values.get("job.requeue")

@@ -42,21 +42,21 @@ _COMMANDS = (
         "wandb",
         rf"\bwandb\s+login\s+(?:--?[\w-]+(?:=\S+)?\s+|https?://\S+\s+)*(?P<value>{_QUOTED}|[A-Za-z0-9_-]{{16,}})",
     ),
-    ("curl", rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)[ =]?(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
+    ("curl", rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-u|--user)=?[ ]{{0,20}}(?P<value>{_QUOTED}|[^\s:]+:\S+)"),
     ("aws", rf"\baws\s+configure\s+set\s+\S{{0,200}}?(?:secret|token)\S{{0,200}}\s+(?P<value>{_QUOTED}|\S+)"),
     ("<<<", rf"(?i)\bread\s[^|;&<\n]{{0,80}}(?:token|pass|secret|key)\w{{0,20}}\s*<<<\s*(?P<value>{_QUOTED}|\S+)"),
     ("--password-stdin", rf"\b(?:echo|printf)\s+(?P<value>{_QUOTED}|[^\s|]+)\s*\|[^;&\n]{{0,200}}--password-stdin"),
-    ("sshpass", rf"\bsshpass\s+-p\s?(?P<value>{_QUOTED}|\S+)"),
+    ("sshpass", rf"\bsshpass\s+-p\s{{0,20}}(?P<value>{_QUOTED}|\S+)"),
     (
         "login",
-        rf"\b(?:docker|podman|apptainer|singularity|az|oc|helm)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s?(?P<value>{_QUOTED}|\S+)",
+        rf"\b(?:docker|podman|apptainer|singularity|az|oc|helm)\s[^|;&\n]{{0,80}}?\blogin\b[^|;&\n]{{0,200}}?\s-p\s{{0,20}}(?P<value>{_QUOTED}|\S+)",
     ),
     ("mysql", rf"\bmysql\w{{0,20}}\s[^|;&\n]{{0,200}}?-p(?P<value>{_QUOTED}|[^\s-]\S*)"),
     ("authorization", r"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)(?P<value>[^\s'\"]+)"),
     ("bearer", r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9_.~+/=-]{16,})"),
     (
         "-H|header",
-        r"(?i)(?<!\S)(?:-H|--(?:\w{1,10}-)?header)[ =]?['\"]?[\w-]{0,40}(?:key|token|secret|passw\w{0,4}|auth)"
+        r"(?i)(?<!\S)(?:-H|--(?:\w{1,10}-)?header)=?[ ]{0,20}['\"]?[\w-]{0,40}(?:key|token|secret|passw\w{0,4}|auth)"
         r"[\w-]{0,20}\s{0,4}:\s{0,4}(?P<value>[^\s'\"]+)",
     ),
     ("machine", r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+(?P<value>\S+)"),
@@ -64,14 +64,20 @@ _COMMANDS = (
     ("login", r"\blogin\s*\(\s*(?P<value>\"[^\"\s]{8,200}\"|'[^'\s]{8,200}')"),
     ("[?&](?:sig|x-amz)", r"(?i)[?&](?:sig|signature|x-amz-(?:signature|security-token))=(?P<value>[^\s&'\"]+)"),
     ("7z|rar", rf"\b(?:7z|7za|rar|unrar)\s[^|;&\n]{{0,200}}?\s-h?p(?P<value>{_QUOTED}|[^\s-]\S*)"),
-    ("redis-cli", rf"\bredis-cli\s[^|;&\n]{{0,200}}?-a\s?(?P<value>{_QUOTED}|\S+)"),
-    ("ldap", rf"\bldap\w{{3,10}}\s[^|;&\n]{{0,200}}?-w\s?(?P<value>{_QUOTED}|\S+)"),
-    ("openssl", rf"\bopenssl\s[^|;&\n]{{0,200}}?\s(?:-k|-K|-pass(?:in|out)?)\s(?:pass:)?(?P<value>{_QUOTED}|\S+)"),
-    ("ftp", rf"\bl?ftp\s[^|;&\n]{{0,200}}?(?:-u|--user)[ =]?[^\s,:]+[,:](?P<value>{_QUOTED}|\S+)"),
+    ("redis-cli", rf"\bredis-cli\s[^|;&\n]{{0,200}}?-a\s{{0,20}}(?P<value>{_QUOTED}|\S+)"),
+    ("ldap", rf"\bldap\w{{3,10}}\s[^|;&\n]{{0,200}}?-w\s{{0,20}}(?P<value>{_QUOTED}|\S+)"),
+    (
+        "openssl",
+        rf"\bopenssl\s[^|;&\n]{{0,200}}?\s(?:-k|-K|-pass(?:in|out)?)\s{{1,20}}(?:pass:)?(?P<value>{_QUOTED}|\S+)",
+    ),
+    ("ftp", rf"\bl?ftp\s[^|;&\n]{{0,200}}?(?:-u|--user)=?[ ]{{0,20}}[^\s,:]+[,:](?P<value>{_QUOTED}|\S+)"),
     ("htpasswd", rf"\bhtpasswd\s[^|;&\n]{{0,80}}-\w{{0,3}}b\w{{0,3}}\s\S+\s\S+\s(?P<value>{_QUOTED}|\S+)"),
-    ("curl", rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-b|--cookie|-E|--cert)[ =]?(?P<value>{_QUOTED}|[^\s:]+[:=]\S+)"),
-    ("login", rf"\b(?:comet|mlflow|neptune|clearml)\s[^|;&\n]{{0,80}}?\blogin\s(?P<value>{_QUOTED}|[^\s-]\S*)"),
-    ("kaggle", rf"\bkaggle\sconfig\s[^|;&\n]{{0,80}}?\s-v\s(?P<value>{_QUOTED}|\S+)"),
+    (
+        "curl",
+        rf"\bcurl\b[^|;&\n]{{0,200}}?\s(?:-b|--cookie|-E|--cert)=?[ ]{{0,20}}(?P<value>{_QUOTED}|[^\s:]+[:=]\S+)",
+    ),
+    ("login", rf"\b(?:comet|mlflow|neptune|clearml)\s[^|;&\n]{{0,80}}?\blogin\s{{1,20}}(?P<value>{_QUOTED}|[^\s-]\S*)"),
+    ("kaggle", rf"\bkaggle\sconfig\s[^|;&\n]{{0,80}}?\s-v\s{{1,20}}(?P<value>{_QUOTED}|\S+)"),
     ("send", r"\bsend(?:_user)?\s(?:--\s)?(?P<value>\"(?=[^\"\n]{0,200}\\[rn])[^\"\n]{0,200}\")"),
     ("sqlplus", r"\bsqlplus\s[^|;&\n]{0,80}?[\w.]+/(?P<value>[^\s@]+)@"),
     ("/p(?:ass(?:word)?)?:", rf"(?<!\S)/p(?:ass(?:word)?)?:(?P<value>{_QUOTED}|\S+)"),
@@ -80,6 +86,8 @@ _COMMANDS = (
 )
 _ANY_COMMAND = re.compile("|".join(word for word, _ in _COMMANDS), re.I)
 _WORD = re.compile(r"[^\s'\"`]+")
+_CONTINUED = re.compile(r"\\\r?\n")
+_UNFINISHED = re.compile(r"(?<![\w.-])(?:--?(?P<option>[\w.-]{1,60})(?:=|\s)|(?P<name>\w{1,120})[+:]?=)\s{0,20}\\\Z")
 #: What stands for a secret and is none: stars, a variable of the shell, a place to fill in, a word of a vocabulary.
 _STAND_IN = re.compile(
     r"\**|\$[A-Z_][A-Z0-9_]*|\$\{[A-Za-z_]\w*(?::?\?[^}]*|:?-)?\}|\$\(.*|`.*|<[^<>]*>|\[[^\[\]]*\]|\{\{.*\}\}|\$\{\{.*\}\}|"
@@ -119,9 +127,15 @@ def _found(path: str, name: str, value: Any, strict: bool) -> Iterator[str]:
 
 
 def option_of(word: str) -> str:
-    """Return the name of an option such as `--token`, if the next word of the command is its secret value; else ""."""
+    """Return the name of an option such as `--token`, if the next word of the command is its secret value; else "".
+
+    The same for a line that ends in `MY_TOKEN=\\`, whose value begins the next one.
+    """
     name = word.lstrip("-")
-    return name if name != word and names_secret(name) else ""
+    if name == word:
+        unfinished = _UNFINISHED.search(word[-200:])
+        name = (unfinished["option"] or unfinished["name"]) if unfinished else ""
+    return name if names_secret(name) else ""
 
 
 def _is_secret(name: str, value: str | int | float, strict: bool) -> bool:
@@ -182,6 +196,18 @@ def shown(path: str, value: Any) -> str:
 
 def _spans(text: str, printed: bool = False) -> Iterator[tuple[int, int]]:
     """Yield the character ranges of secrets in a text. If it is only ``printed``, starring out too much is harmless."""
+    for reading in readings(text):
+        yield from _in_lines(reading, printed)
+
+
+def readings(text: str) -> Iterator[str]:
+    """Yield a text, and, if a shell would read some of its lines as one, the text with spaces between those."""
+    yield text
+    if _CONTINUED.search(text):
+        yield _CONTINUED.sub(lambda end: " " * len(end[0]), text)
+
+
+def _in_lines(text: str, printed: bool) -> Iterator[tuple[int, int]]:
     yield from shapes.spans(text)
     if "://" in text:
         yield from _in_urls(text)

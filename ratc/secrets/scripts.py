@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ratc.secrets.redact import starred
+from ratc.secrets.redact import readings, starred
 
 #: Words of prose for a secret, none of them a part of a name, of a path or of an option.
 _WORD = (
@@ -94,7 +94,7 @@ _PLAIN = re.compile(r"[0-9]{1,7}|[./~$\"']\S*|\w+/\S*")
 
 def shown(text: str) -> str:
     """A script as it may be shown, column for column."""
-    return starred(text, _spans(text))
+    return starred(text, (span for reading in readings(text) for span in _spans(reading)))
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from ratc.program import is_program
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
+from ratc.units import counted
 
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
@@ -39,9 +40,9 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
     """Return one sentence: the experiment, its processes and device, and its batch; or a study's number of trials."""
     values = plan.values
     if pool:
-        each = f"{pool.gpus} GPU{'s' if pool.gpus > 1 else ''} and " if pool.gpus else ""
-        cores = f"{pool.cpus} core{'s' if pool.cpus > 1 else ''}"
-        return f"Runs the study {values['experiment_name'].value} {where}: {pool.trials} trials, each on {each}{cores}."
+        each = f"{counted(pool.gpus, 'GPU')} and " if pool.gpus else ""
+        trials, cores = counted(pool.trials, "trial"), counted(pool.cpus, "core")
+        return f"Runs the study {values['experiment_name'].value} {where}: {trials}, each on {each}{cores}."
     world = values["parallel.world_size"].value
     device = values["hardware.card"].value or "the CPU"
     batch = " x ".join(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ratc.timing.roofline import MEASURED_ON, StepTime, spread
-from ratc.units import duration
+from ratc.units import counted, duration
 
 #: The factor around a step that was measured on its own card: nearby steps of one run differ by as much.
 MEASURED_SPREAD = 1.1
@@ -56,7 +56,7 @@ class Prediction:
         missing = f", {self.unknown}" if self.unknown else ""
         rate = self.samples_per_second
         return (
-            f"{self.how}: a step of {self.samples} samples takes {span_text(self.seconds)} "
+            f"{self.how}: a step of {counted(self.samples, 'sample')} takes {span_text(self.seconds)} "
             f"({span_text(self.low)} to {span_text(self.high)}, {self.why}), "
             f"{rate:{',.0f' if rate >= 100 else '.3g'}} samples/s{missing}"
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ratc_runtime.training.open_run import Run
+    from ratc_runtime.training.run import Run
 
 
 class Callback:

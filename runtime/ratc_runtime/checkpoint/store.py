@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.atomic import PREFIX, sync_folder
 from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
@@ -25,6 +24,7 @@ from ratc_runtime.checkpoint.random import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.atomic import PREFIX, sync_folder
 from ratc_runtime.output.folder_lock import FolderLock
 
 
@@ -44,6 +44,8 @@ class Checkpoints:
         self._lost: set[Place] = set()  # write failed; the ranks have not exchanged this yet
         self._failing = False
         self._warned_of_code = False
+        #: Whether the loaded checkpoint is of a plan of fewer epochs, which this one extends.
+        self.extends = False
 
     def path(self, name: str) -> Path:
         """Return the path of `last`, `best` or the checkpoint with that name."""
@@ -363,9 +365,11 @@ class Checkpoints:
     def _load(self, path: Path) -> dict[str, Any]:
         content = torch.load(self._header_file(path), map_location="cpu", weights_only=True)
         header.check_version(path, content)
-        found = header.differences(content, self.lock)
-        if found or content["fingerprint"] != self.lock.fingerprint():
-            raise header.changed(path, found)
+        asked = header.continued(content, self.lock)
+        found = header.differences(content, asked)
+        if found or content["fingerprint"] != asked.fingerprint():
+            raise header.changed(path, found, header.more_epochs(content, self.lock))
+        self.extends = asked is not self.lock
         moved = header.moved_code(content, self.lock)
         if moved and self.lock.checkpoint.own_code == "strict":
             raise header.code_changed(path, moved)

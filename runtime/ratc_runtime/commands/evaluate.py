@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ from ratc_runtime.training.evaluation import Evaluation, evaluate
 _PICTURES = 4
 
 
+def open_split(model: OpenCheckpoint, split: str, data_dir: Path, also: Sequence[str] = ()) -> Any:
+    """Return a split of the lock's data set, or of another folder for it. `also` are more names of code that is run.
+
+    Raises R506 and R536 to R541 for the data, R509 if the data set cannot be built, R584 if code is untrusted.
+    """
+    lock = model.lock
+    sets = [part.data.dataset for part in (lock.tasks or {}).values()] or [lock.data.dataset]
+    inference.check_trust([*also, *sets], model.path, model.trust)
+    dataset = open_data_set(lock, data_dir, split)
+    model.task.opened({split: dataset})
+    return dataset
+
+
 def score(
     model: OpenCheckpoint, split: str, data_dir: Path, pictures: Path | None = None
 ) -> tuple[Evaluation, list[Path]]:
@@ -36,10 +50,7 @@ def score(
     lock, task = model.lock, model.task
     parts = list((lock.tasks or {}).values())
     losses = [part.loss.name for part in parts] or [lock.training.loss.name]
-    sets = [part.data.dataset for part in parts] or [lock.data.dataset]
-    inference.check_trust([*losses, *sets], model.path, model.trust)
-    dataset = open_data_set(lock, data_dir, split)
-    task.opened({split: dataset})
+    dataset = open_split(model, split, data_dir, losses)
     criterion = task.loss()
     move = getattr(criterion, "to", None)
     if callable(move):

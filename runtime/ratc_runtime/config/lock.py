@@ -90,12 +90,38 @@ class EarlyStopping(Section):
     )
 
 
+class Extension(Section):
+    """Epochs that were added to a plan, with a schedule of their own."""
+
+    after: Positive = Field(description="Epochs before it.")
+    learning_rate: PositiveFloat = Field(description="Learning rate after its warm-up.")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(description="Length of its linear warm-up.")
+
+
+class InitFrom(Section):
+    """The weights that the first start of the run loads. It is there only if the spec has such a section."""
+
+    path: str = Field(
+        description="File of the weights, or folder of a DeepSpeed checkpoint, relative to the spec's folder."
+    )
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] = Field(
+        description="Digest of the file. The run is refused if it differs."
+    )
+    strict: bool = Field(description="Whether names that only the model or only the file has are refused.")
+    load: list[str] = Field(description="Patterns of the names that are loaded: `*`, `?`, `[…]`.")
+    skip: list[str] = Field(description="Patterns of names among these that are not loaded.")
+
+
 class Training(Section):
     """How weights are learnt, and in which pieces a global batch is computed."""
 
     epochs: Positive = Field(description="Passes over the training data.")
     max_steps_per_epoch: int | None = Field(
         description="Most optimizer steps of an epoch; null is no limit. Debug runs set it."
+    )
+    extensions: list[Extension] = Field(
+        default=[],
+        description="Epochs that were added to a finished run: each begins the schedule of the learning rate again.",
     )
     early_stopping: EarlyStopping | None = None
     learning_rate: float = Field(description="Learning rate after the warm-up.")
@@ -119,6 +145,7 @@ class Training(Section):
     frozen: list[str] = Field(
         default=[], description="Patterns of the names of parameters that are not trained: `*`, `?`, `[…]`."
     )
+    init_from: InitFrom | None = None
     scheduler: Literal["cosine", "step", "none"] = Field(description="Learning rate schedule after the warm-up.")
     warmup_epochs: float = Field(description="Length of the linear warm-up, counted in optimizer steps.")
     min_learning_rate: float = Field(description="Learning rate at the end of `cosine`.")
@@ -452,7 +479,11 @@ class Lock(Section):
             del training["momentum"]
         if self.training.early_stopping is None:
             del training["early_stopping"]
-        for key in ("optimizer_args", "frozen"):
+        if self.training.init_from is None:
+            del training["init_from"]
+        else:  # the digest says which weights they are
+            del training["init_from"]["path"]
+        for key in ("optimizer_args", "frozen", "extensions"):
             if not training[key]:
                 del training[key]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
@@ -480,6 +511,24 @@ class Lock(Section):
         """Return the hash of the values that decide the weights. A checkpoint is continued only under the same one."""
         parts = list(self.learnt().values())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def continues(self, fingerprint: str, epochs: int) -> Lock:
+        """Return the plan under whose `fingerprint` a checkpoint was made, of `epochs` epochs, if this one only adds
+        epochs to it; else this lock.
+
+        A plan of fewer epochs has the same schedule in these if an extension begins after them, or if the schedule does
+        not depend on their number (`step` and `none`).
+        """
+        training, earlier = self.training, list[Lock]()
+        if self.compression is None:
+            parts = training.extensions
+            earlier = [
+                self.replace(training=training.replace(epochs=part.after, extensions=parts[:number]))
+                for number, part in enumerate(parts)
+            ]
+            if training.scheduler != "cosine" and max([0, *(part.after for part in parts)]) < epochs < training.epochs:
+                earlier.append(self.replace(training=training.replace(epochs=epochs)))
+        return next((plan for plan in earlier if plan.fingerprint() == fingerprint), self)
 
     def code(self) -> str | None:
         """Return the hash of the user's own code, without comments and blank lines; None if there is none."""

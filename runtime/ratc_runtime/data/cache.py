@@ -25,7 +25,7 @@ from ratc_runtime.data.samples import Checked, checked, name_of
 from ratc_runtime.data.shared_cache import SharedCache, remove_unused
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import warn
-from ratc_runtime.sizes import size_text
+from ratc_runtime.output.sizes import size_text
 
 FOLDER_VARIABLE = "RAT_CACHE_DIR"
 SUFFIX = ".ratc-cache"

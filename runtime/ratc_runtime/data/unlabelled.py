@@ -82,8 +82,9 @@ def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
             "R542",
             f"images cannot be prepared as data set {lock.data.dataset} does it",
             "it reads images and targets together, in code of your own",
-            "write the loop yourself: ratc_runtime.inference.open_checkpoint returns the model, engine.predict(image)"
-            " its output",
+            "predict a split of its data: --split test\n"
+            "or write the loop yourself: ratc_runtime.inference.open_checkpoint returns the model, and"
+            " engine.predict(image) its output",
         )
     if lock.spatial_dims == 3:
         return _patches(paths, lock)

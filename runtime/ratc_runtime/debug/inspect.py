@@ -23,7 +23,7 @@ from ratc_runtime.output.results import finite
 from ratc_runtime.training.step import StepResult, training_step
 
 if TYPE_CHECKING:
-    from ratc_runtime.training.open_run import Run
+    from ratc_runtime.training.run import Run
 
 LOG, LINES = "debug.log", "debug.jsonl"
 #: Names in one line of a list that may be long.

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World
 from ratc_runtime.engine.optimizer import optimizer_facts, own_values
 from ratc_runtime.errors import RuntimeFinding

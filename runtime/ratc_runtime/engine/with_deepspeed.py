@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
 from ratc_runtime.engine.optimizer import make_optimizer

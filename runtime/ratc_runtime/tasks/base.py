@@ -104,7 +104,7 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, targets: Sequence[Any]) -> Any:
-        """Return the targets of a micro-batch as one: see `ratc_runtime.pytree` for its allowed types."""
+        """Return the targets of a micro-batch as one: see `ratc_runtime.data.pytree` for its allowed types."""
 
     @abstractmethod
     def example_target(self, count: int, device: torch.device) -> Any:

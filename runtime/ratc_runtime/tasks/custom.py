@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import Metric
+from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Task
 
 #: Returns a number for outputs and targets of one sample, as batches of one; larger is better.
@@ -43,6 +45,10 @@ class Custom(Task):
     def example_target(self, count: int, device: torch.device) -> Any:
         """Raise NotImplementedError. A rehearsal is then skipped, and a trace reports it."""
         raise NotImplementedError("the targets of a custom task are not known")
+
+    def writer(self, folder: Path, threshold: float) -> ArrayWriter:
+        """Return the writer of outputs as arrays; there is nothing to be cut at `threshold`."""
+        return ArrayWriter(folder)
 
     def scorer(self) -> Mean:
         """Return the mean over samples of each score."""

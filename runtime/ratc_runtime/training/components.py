@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ratc_runtime.callbacks import HOOKS, Callback
+from ratc_runtime.checkpoint.first_weights import begin_with
 from ratc_runtime.config.lock import Lock, Loss, Memory
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
@@ -54,13 +55,16 @@ class Own:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run. `datasets` has `train` and `val`, and `test` unless the caller passed none."""
+    """The parts of a run. `datasets` has `train` and `val`, and `test` unless the caller passed none. `began_with` says
+    which weights of a file were loaded, "" if there is none.
+    """
 
     model: nn.Module
     task: Task
     criterion: Any
     datasets: Mapping[str, Any]
     callbacks: Sequence[Callback]
+    began_with: str = ""
 
 
 def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
@@ -74,20 +78,28 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
     return own.datasets or {split: open_data_set(lock, data_dir, split) for split in SPLITS}
 
 
-def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
-    """Build the parts that the caller did not pass. The random state decides the weights. Raises R509, R545."""
+def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path | None = None) -> Parts:
+    """Build the parts that the caller did not pass. The random state decides the weights, and then the file of
+    `training.init_from`, `weights`.
+
+    Raises R509, R545, the errors of `load_weights`, and R595 if the file does not fit the model.
+    """
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
     model = own.model if own.model is not None else build_model(lock)
     if own.model is not None:
         freeze(model, lock.training.frozen)
+    began_with = ""
+    if weights is not None and lock.training.init_from is not None:
+        began_with = begin_with(model, lock.training.init_from, weights)
     if lock.compression is not None and lock.compression.aware:
         # Imported here: few runs need it.
         from ratc_runtime.extras.quantizing import make_aware
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
-    return Parts(model, task, criterion, datasets, [*_callbacks(lock.training.callbacks), *own.callbacks])
+    callbacks = [*_callbacks(lock.training.callbacks), *own.callbacks]
+    return Parts(model, task, criterion, datasets, callbacks, began_with)
 
 
 def _callbacks(names: Sequence[str]) -> list[Callback]:

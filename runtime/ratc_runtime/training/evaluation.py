@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ratc_runtime import pytree
+from ratc_runtime.data import pytree
 from ratc_runtime.data.joint import JointLoader
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed.phases import phase

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.unlabelled import Piece
 from ratc_runtime.data.volume_store import turned_back
+from ratc_runtime.output.atomic import replacing
 
 _COMPRESSED = ".nii.gz"
 

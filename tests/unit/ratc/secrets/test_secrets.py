@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ratc.cli import main
 from ratc.diagnostics import Source
-from ratc.secrets import excerpt, redact
+from ratc.secrets import excerpt, redact, scripts
 from ratc.secrets.names import names_secret
 
 SECRET = "sEcReT1"
@@ -347,6 +347,47 @@ def test_headers_and_cookies_are_secrets(name):
 def test_commands_that_take_a_secret_are_starred(command):
     assert "s3cr3t" not in redact.redact(command)
     assert redact.has_secret(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python train.py --password",
+        "python train.py --api-key",
+        "export DB_PASS=",
+        "setenv DB_PASS",
+        "aws configure set aws_secret_access_key",
+        "curl --user",
+        "sshpass -p",
+        "docker login -p",
+        "openssl enc -k",
+        "redis-cli -a",
+        "kaggle config set -n key -v",
+        "read -r TOKEN <<<",
+    ],
+)
+def test_a_secret_in_the_continued_line_of_a_command_is_starred(command):
+    for end in ("\\\n", " \\\n   ", " \\\r\n"):
+        text = f"{command}{end}me:s3cr3t --more"
+        if not (end == "\\\n" and command[-1] != "="):  # a shell would read one word
+            assert redact.has_secret(text)
+            assert "s3cr3t" not in redact.redact(text)
+            assert "s3cr3t" not in scripts.shown(redact.redact(text))
+            assert redact.redact(text).endswith(" --more")
+
+
+@pytest.mark.parametrize("line", ["export DB_PASS=", "python train.py --token ", "MY_PASSWORD=", "tool --api-key="])
+def test_a_secret_in_the_next_of_two_continued_lines_of_a_list_is_found(line, capsys):
+    Path("spec.yaml").write_text(f"{HEAD}environment:\n  setup:\n    - '{line}\\'\n    - {SECRET}\n")
+    status, said = told("validate", "spec.yaml", capsys=capsys)
+    assert (status, "`environment.setup[1]` looks like it holds a secret" in said, SECRET in said) == (1, True, False)
+
+
+@pytest.mark.parametrize(
+    "lines", [["export A=\\", "one1"], ["the mask token: \\", "one1"], ["--num-tokens \\", "one1"]]
+)
+def test_continued_lines_without_a_secret_are_none(lines):
+    assert not list(redact.found("environment.setup", lines))
 
 
 def test_a_here_string_of_something_else_is_none():

@@ -39,6 +39,14 @@ def whole() -> dict[str, Any]:
         "frozen": [],
     }
     content["training"]["early_stopping"] = {"metric": "dice", "patience": 3, "min_delta": 0.01}
+    content["training"]["init_from"] = {
+        "path": "weights.pt",
+        "digest": "sha256:" + "0" * 64,
+        "strict": True,
+        "load": ["*"],
+        "skip": ["head.*"],
+    }
+    content["training"]["extensions"] = [{"after": 1, "learning_rate": 0.1, "warmup_epochs": 0.0}]
     content["model"]["output"] = "out"
     content["checkpoint"]["own_code"] = "warn"
     return {
