@@ -74,6 +74,15 @@ def _refused(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("R363", message, span, helps=(instead, "or use `strategy: ddp`"))
 
 
+def group(context: Context) -> int | None:
+    """Return the processes that hold one copy of the states; None if they make no mesh of all."""
+    settings, world = context.settings, int(context.value("parallel.world_size"))
+    if settings["parallel.shard"].value != "hybrid":
+        return world
+    size = int(settings["parallel.shard_size"].value or context.value("parallel.processes_per_node"))
+    return size if 1 < size < world and world % size == 0 else None
+
+
 def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
     """Derive the processes of a group of shards: a true divisor of all with `hybrid`, else all."""
     shard, asked = context.settings["parallel.shard"], context.settings["parallel.shard_size"]
@@ -83,7 +92,7 @@ def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
         return
     size = int(asked.value or context.value("parallel.processes_per_node"))
     possible = [number for number in range(2, world) if world % number == 0]
-    if size in possible:
+    if group(context) == size:
         if asked.value is not None:
             context.keep("parallel.shard_size", under="fsdp2.shard_size")
         else:

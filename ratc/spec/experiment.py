@@ -4,8 +4,8 @@ The compiler itself reads the generated schema (importing pydantic costs more th
 these classes are for generating it, for tools that want a typed spec, and for the test that both accept the same.
 
 The sections are in files of their own: `model.py`, `training.py`, `data.py`, `tasks.py` (also `evaluation` and
-`detection`), `job.py` (`entrypoint`, `parallel`, `distributed`, `resources`, `environment`), `output.py` (`logging`, `checkpoint`),
-`compression.py` and `tuning.py`.
+`detection`), `job.py` (`entrypoint`, `parallel`, `distributed`, `resources`, `environment`), `output.py` (`logging`,
+`checkpoint`), `compression.py` and `tuning.py`.
 """
 
 from __future__ import annotations

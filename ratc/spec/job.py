@@ -80,9 +80,9 @@ class Parallel(Section):
         ),
     ] = Field(
         None,
-        description="`ddp` keeps all states on each process, `fsdp2` and `deepspeed` (ZeRO) shard them; `auto` compares "
-        "the three by predicted memory and bytes on the wire. If absent, `deepspeed` on several GPUs with Accelerate, "
-        "else `ddp`.",
+        description="`ddp` keeps all states on each process, `fsdp2` and `deepspeed` (ZeRO) shard them; `auto` "
+        "compares the three by predicted memory and bytes on the wire. If absent, `deepspeed` on several GPUs with "
+        "Accelerate, else `ddp`.",
         examples=["fsdp2", "auto"],
     )
     shard: Annotated[
@@ -103,8 +103,8 @@ class Parallel(Section):
         ),
     ] = Field(
         None,
-        description="FSDP2: processes of a group of `shard: hybrid`; those of a node if absent. It divides the number of "
-        "all processes.",
+        description="FSDP2: processes of a group of `shard: hybrid`; those of a node if absent. It divides the "
+        "number of all processes.",
         examples=[8],
     )
     wrap: Annotated[

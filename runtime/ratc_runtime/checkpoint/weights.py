@@ -1,7 +1,7 @@
 """The plain weights of any checkpoint.
 
-Of a file, only the model's part is read, and of the shards of FSDP2 too. DeepSpeed's own functions merge the shards of its ZeRO stages, in float32 and
-without a GPU. Objects in these files other than tensors are loaded only if that is known to run no code, or if the
+Of a file and of the shards of FSDP2, only the model's part is read. DeepSpeed's own functions merge the shards of its
+ZeRO stages, in float32 and without a GPU. Objects in these files other than tensors are loaded only if that is known to run no code, or if the
 checkpoint is trusted.
 """
 
