@@ -7,7 +7,7 @@ from dataclasses import replace
 from ratc import facts
 from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
-from ratc.diagnostics import Diagnostic, Severity
+from ratc.diagnostics import Diagnostic, Severity, did_you_mean
 from ratc.fitting import strategies
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
@@ -25,15 +25,15 @@ from ratc.units import size_text
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
 
-#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample: at any
-#: micro-batch.
-NO_USE = ("R574", "R575")
+#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, and for
+#: wrap names that match nothing: at any micro-batch.
+NO_USE = ("R365", "R574", "R575")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
-    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574, R575.
+    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R365, R574, R575.
     """
     values, settings = plan.values, plan.settings
     device = device_of(plan)
@@ -46,6 +46,7 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         stages = STAGES
     try:
         allowed = variants(plan, device)
+        check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
         candidates = _candidates(plan, device, strategy)
         compared = strategies.compare(candidates, allowed_allocators, device) if candidates else None
         if compared is not None:
@@ -98,6 +99,22 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
         allocator_reason=taken.reason,
         units=strategies.units(trace, estimate.strategy) if trace else (),
     )
+
+
+def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: int) -> None:
+    """Raise NoTrace with R365 if the spec has FSDP2 wrap classes that no module of the traced model has."""
+    settings = plan.settings
+    asked = settings["parallel.wrap"]
+    if asked.value == "auto" or settings["parallel.strategy"].value not in ("fsdp2", "auto"):
+        return
+    world = plan.values.get_as(int, "parallel.world_size")
+    strategy, step = _fsdp2(plan, world), replace(wanted, engine="torch")
+    known = sorted(set(searcher.predictor(step, strategy, micro_batch).trace.classes.values()))
+    missing = [name for name in asked.value if name not in known]
+    if missing and known:
+        message = f"`wrap` names classes that no module of the model has: {', '.join(missing)}"
+        helps = did_you_mean(missing[0], known) or (f"there are {', '.join(known)[:300]}",)
+        raise NoTrace((Diagnostic("R365", message, asked.span, helps=helps),))
 
 
 def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Candidate]:

@@ -34,7 +34,8 @@ class FullyShard(Engine):
         self.active: str | None = None
         self.order: list[str] = []  # of the forward pass
         self.gathered: dict[str, int] = {}
-        self.buffers: dict[str, int] = {}  # of all-gathers: the last, and one ahead
+        self.buffers: dict[str, int] = {}  # of all-gathers: the last of the forward pass, or one ahead
+        self.copied: str | None = None  # the unit whose buffer is kept although its weights are there
         self.whole: dict[str, list[int]] = {}  # gradients of this pass
         self.shards: list[int] = []  # of gradients, until the update
         self.reducing: int | None = None
@@ -81,7 +82,7 @@ class FullyShard(Engine):
         if self.active:
             self._reduce(self.active)
         self.active = unit
-        self._gather(unit)
+        self._gather(unit, keep=False)
         at = self.order.index(unit) if unit in self.order else 0
         if at and self.order[at - 1] not in self.gathered:  # `_backward_prefetch`
             self._start(self.order[at - 1])
@@ -93,14 +94,19 @@ class FullyShard(Engine):
                 "all-gathered unit", "bucket", self._gathered_bytes(unit), COMMUNICATION
             )
 
-    def _gather(self, unit: str) -> None:
-        """`unshard` and `wait_for_unshard`: the buffer is copied to the weights, and kept until the next one is."""
+    def _gather(self, unit: str, keep: bool = True) -> None:
+        """`unshard` and `wait_for_unshard`: a buffer is copied to the weights. In forward it is kept until the next one
+        is copied, so that the host need not wait; in backward it is freed.
+        """
         if unit in self.gathered or not self.bytes_of.get(unit):
             return
         self._start(unit)
         self.gathered[unit] = self.program.add("gathered weights", "parameter", self._gathered_bytes(unit))
-        for other in [name for name in self.buffers if (name != unit and name in self.gathered) or name == ""]:
-            self.program.drop(self.buffers.pop(other))
+        if self.copied in self.buffers:
+            self.program.drop(self.buffers.pop(self.copied))
+        self.copied = unit if keep else None
+        if not keep:
+            self.program.drop(self.buffers.pop(unit))
 
     def _gathered_bytes(self, unit: str) -> int:
         return self.bytes_of[unit] * BYTES[self.strategy.gathered] // WIDTH
@@ -151,7 +157,7 @@ class FullyShard(Engine):
             self.program.drop(op)
         if self.reducing is not None:
             self.program.drop(self.reducing)
-        self.buffers, self.reducing, self.active, self.order = {}, None, None, []
+        self.buffers, self.reducing, self.active, self.copied, self.order = {}, None, None, None, []
 
     def update(self) -> None:
         for op in self.shards:

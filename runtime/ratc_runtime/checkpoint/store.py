@@ -1,9 +1,9 @@
 """The checkpoints of one run: write, keep and find them.
 
 `checkpoints/epoch-0003-step-000120.pt` (with DeepSpeed and FSDP2 a folder with files of every rank) is written under a
-temporary name, synced, read back and renamed. Then the links `last` and `best` are updated, and only then old checkpoints are
-removed. A failed write loses the new checkpoint, never an old one, and does not stop the run. The names alone decide
-which checkpoint is the newest.
+temporary name, synced, read back and renamed. Then the links `last` and `best` are updated, and only then old
+checkpoints are removed. A failed write loses the new checkpoint, never an old one, and does not stop the run. The names
+alone decide which checkpoint is the newest.
 """
 
 from __future__ import annotations

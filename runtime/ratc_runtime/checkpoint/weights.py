@@ -1,8 +1,8 @@
 """The plain weights of any checkpoint.
 
 Of a file and of the shards of FSDP2, only the model's part is read. DeepSpeed's own functions merge the shards of its
-ZeRO stages, in float32 and without a GPU. Objects in these files other than tensors are loaded only if that is known to run no code, or if the
-checkpoint is trusted.
+ZeRO stages, in float32 and without a GPU. Objects in these files other than tensors are loaded only if that is known to
+run no code, or if the checkpoint is trusted.
 """
 
 from __future__ import annotations
