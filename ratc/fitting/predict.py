@@ -27,13 +27,13 @@ STAGES = (1, 2, 3)
 
 #: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, and for
 #: wrap names that match nothing: at any micro-batch.
-NO_USE = ("R365", "R574", "R575")
+NO_USE = ("R366", "R574", "R575")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
-    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R365, R574, R575.
+    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R366, R574, R575.
     """
     values, settings = plan.values, plan.settings
     device = device_of(plan)
@@ -102,7 +102,7 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
 
 
 def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: int) -> None:
-    """Raise NoTrace with R365 if the spec has FSDP2 wrap classes that no module of the traced model has."""
+    """Raise NoTrace with R366 if the spec has FSDP2 wrap classes that no module of the traced model has."""
     settings = plan.settings
     asked = settings["parallel.wrap"]
     if asked.value == "auto" or settings["parallel.strategy"].value not in ("fsdp2", "auto"):
@@ -114,7 +114,7 @@ def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: in
     if missing and known:
         message = f"`wrap` names classes that no module of the model has: {', '.join(missing)}"
         helps = did_you_mean(missing[0], known) or (f"there are {', '.join(known)[:300]}",)
-        raise NoTrace((Diagnostic("R365", message, asked.span, helps=helps),))
+        raise NoTrace((Diagnostic("R366", message, asked.span, helps=helps),))
 
 
 def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Candidate]:

@@ -69,6 +69,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
             "scales": values["data.scales"].value,
             "num_classes": values["data.num_classes"].value,
             "ignore_index": values["data.ignore_index"].value,
+            **_example(plan),
         },
         "engine": wanted.engine,
         "accumulation": accumulation,
@@ -87,6 +88,13 @@ def _part(plan: Plan, at: str, kind: str) -> dict[str, Any]:
         "data": {key: values[f"{at}.data.{key}"].value for key in ("num_classes", "ignore_index")},
         **({"detection": _under(plan, f"{at}.detection")} if kind == "detection" else {}),
     }
+
+
+def _example(plan: Plan) -> dict[str, Any]:
+    """Return the data set of a custom task, whose `example` has the form of its inputs and targets."""
+    if plan.values["task_type"].value != "custom":
+        return {}
+    return {"dataset": plan.values["data.dataset"].value, "args": _under(plan, "data.args")}
 
 
 def _is_own(plan: Plan) -> bool:

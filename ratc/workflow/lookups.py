@@ -46,9 +46,11 @@ def _callables(settings: Values, folder: str) -> Iterator[Diagnostic]:
         named.append(("loss", settings[f"{prefix}loss"], settings[f"{prefix}loss_args"], ()))
         own = settings[f"{prefix}data.dataset"], settings[f"{prefix}data.args"]
         named.append(("data.dataset", *own, ("data_dir", "split")))
-    nothing = Value({}, "default")
-    callbacks = settings["training.callbacks"]
-    named += [("callbacks", Value(name, "spec", span=callbacks.span), nothing, ()) for name in callbacks.value or []]
+    listed = settings["training.callbacks"]
+    named += [
+        ("callbacks", Value(name, "spec", span=listed.span), Value(args, "spec", span=listed.span), ())
+        for name, args in callables.callbacks(listed)
+    ]
     for key, name, args, given in named:
         if isinstance(name.value, str) and ":" in name.value:
             yield from _callable(name, args, given, folder, (_LOSS,) if key.endswith("loss") else ())

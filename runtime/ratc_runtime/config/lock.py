@@ -169,6 +169,9 @@ class Training(Section):
     )
     compile: bool = Field(description="Whether `torch.compile` compiles the model.")
     callbacks: list[str] = Field(description="`package.module:callable`s, each of which makes a callback.")
+    callback_args: list[dict[str, Any]] = Field(
+        default=[], description="Keyword arguments of each of `callbacks`, in their order; empty if none has any."
+    )
     allocator: Literal["native", "expandable_segments"] | None = Field(
         default=None,
         description="How torch's CUDA allocator takes memory; null on the CPU. Locks of earlier versions lack it.",
@@ -204,6 +207,20 @@ class Fsdp2(Section):
     )
 
 
+class Folds(Section):
+    """The fold of a cross-validation. It is there only if the spec has such a section."""
+
+    number: Annotated[int, Field(ge=2)] = Field(description="Folds into which train and val are divided together.")
+    index: Annotated[int, Field(ge=0)] = Field(
+        description="The fold that validates, from 0; the others are trained on."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(description="Seed of the division.")
+    group: str | None = Field(
+        description="Regular expression of names: samples with equal matches are in one fold; null if each sample, or "
+        "each volume, is by itself."
+    )
+
+
 class Data(Section):
     """The data set, and how samples are decoded, kept and loaded."""
 
@@ -229,6 +246,7 @@ class Data(Section):
     scales: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         min_length=1, max_length=8, description="Image pyramid; more than one scale needs `model.multi_scale`."
     )
+    folds: Folds | None = None
     on_bad_sample: Literal["fail", "skip"] = Field(description="Reaction to a sample that cannot be read.")
     augmentations: list[dict[str, Any]] = Field(
         description="Augmentations of the training split in their order, such as `{RandomHorizontalFlip: {p: 0.5}}`."
@@ -472,6 +490,7 @@ class Lock(Section):
             "compile",
             "tf32",
             "callbacks",
+            "callback_args",
             "allocator",
         ):
             del training[placement]
@@ -487,6 +506,8 @@ class Lock(Section):
             if not training[key]:
                 del training[key]
         data = {key: getattr(self.data, key) for key in _LEARNT_DATA}
+        if self.data.folds is not None:
+            data["folds"] = self.data.folds.model_dump()
         # The same model, computed with less memory.
         model = {key: value for key, value in self.model.model_dump().items() if key != "attention_memory"}
         if self.model.output is None:  # as before this key existed

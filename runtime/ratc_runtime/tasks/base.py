@@ -110,6 +110,12 @@ class Task(ABC):
     def example_target(self, count: int, device: torch.device) -> Any:
         """Return random targets for `count` samples, in the form of `collate`, for rehearsal and trace."""
 
+    def example(self, count: int, device: torch.device) -> tuple[Any, Any] | None:
+        """Return the model's input and the target of `count` samples if the lock does not give their form; else None:
+        the input is then images of the lock's size, and the target that of `example_target`.
+        """
+        return None
+
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
         """Return the number of pixels or objects of each class in a sample; empty if the task has no classes.
 

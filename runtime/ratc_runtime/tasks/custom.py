@@ -14,6 +14,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.models.import_callable import call, resolve
 from ratc_runtime.tasks import Metric
 from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Task
@@ -30,6 +31,7 @@ class Custom(Task):
     def __init__(self, lock: Lock, scores: Mapping[str, Score] | None = None) -> None:
         super().__init__(lock)
         self._scores = dict(scores or {})
+        self._sample: tuple[Any, Any] | None = None
         self.metrics = {name: Metric(name) for name in self._scores}
 
     def model(self, backbone: nn.Module) -> nn.Module:
@@ -43,8 +45,32 @@ class Custom(Task):
         return default_collate(list(targets))
 
     def example_target(self, count: int, device: torch.device) -> Any:
-        """Raise NotImplementedError. A rehearsal is then skipped, and a trace reports it."""
-        raise NotImplementedError("the targets of a custom task are not known")
+        """Raise NotImplementedError: `example` gives targets together with their inputs."""
+        raise NotImplementedError
+
+    def example(self, count: int, device: torch.device) -> tuple[Any, Any]:
+        """Return `count` times the sample that the data set's `example(**args)` gives, without reading data.
+
+        Raises NotImplementedError if the data set has none: a rehearsal is then skipped, and a trace reports it.
+        """
+        if self._sample is None:
+            self._sample = self._asked()
+        image, target = self._sample
+        batch = default_collate([image] * count), self.collate([target] * count)
+        return pytree.to_device(batch[0], device), pytree.to_device(batch[1], device)
+
+    def _asked(self) -> tuple[Any, Any]:
+        """Return the input and the target of the data set's example."""
+        data = self.lock.data
+        dataset = resolve("dataset", data.dataset) if ":" in (data.dataset or "") else None
+        function = getattr(dataset, "example", None)
+        if not callable(function):
+            raise NotImplementedError(
+                f"the inputs of a custom task are not known: give {data.dataset} a static method example, which takes"
+                " `data.args` and returns one sample"
+            )
+        sample = call("dataset", f"{data.dataset}.example", function, **(data.args or {}))
+        return (sample["image"], sample["target"]) if isinstance(sample, Mapping) else tuple(sample)
 
     def writer(self, folder: Path, threshold: float) -> ArrayWriter:
         """Return the writer of outputs as arrays; there is nothing to be cut at `threshold`."""

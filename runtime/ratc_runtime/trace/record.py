@@ -67,6 +67,8 @@ def record(request: Request, batch: int) -> Recording:
     with only_enough_for_memory(), fused_maps.instead(flex.attend), fake, mode, mode.ranges:
         model = _build(request)
         task = make_task(request.lock)
+        # Before the recording: the loader takes no memory of the card for single samples.
+        _guarded("asking the data set for an example", lambda: task.example(1, torch.device("cpu")))
         criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
         groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, mode, request))
@@ -89,7 +91,7 @@ def record(request: Request, batch: int) -> Recording:
             ledger.start_step()
 
         _guarded(
-            "calling the model",
+            lambda: _step(ledger.phase, request),
             lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
             model,
         )
@@ -132,13 +134,20 @@ def _compile(request: Request, model: nn.Module, task: Task, batch: int, mode: R
     compiled.compile_model(model, image, mode, AUTOCAST.get(request.lock.training.precision))
 
 
-def _guarded(doing: str, call: Callable[[], Any], model: nn.Module | None = None) -> Any:
+def _step(phase: str, request: Request) -> str:
+    """Say whose code a phase of the step runs."""
+    if phase == "optimizer":
+        return "a step of the optimizer"
+    return "calling the loss" if phase == "loss" and ":" in request.lock.training.loss.name else "calling the model"
+
+
+def _guarded(doing: str | Callable[[], str], call: Callable[[], Any], model: nn.Module | None = None) -> Any:
     try:
         return call()
     except TraceError:
         raise
     except BaseException as error:  # the user's code may raise anything, SystemExit too
-        raise TraceError(explain(error, doing, model)) from error
+        raise TraceError(explain(error, doing if isinstance(doing, str) else doing(), model)) from error
 
 
 def _build(request: Request) -> nn.Module:

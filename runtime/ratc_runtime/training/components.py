@@ -75,6 +75,12 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
             "several tasks take no data set, loss or scores from a caller",
             help="name them for each task in the spec, `package.module:callable`",
         )
+    if own.datasets and lock.data.folds is not None:
+        raise RuntimeFinding(
+            "R509",
+            "the lock has folds, and the data sets come from a caller",
+            help="divide them yourself, or name the data set in the spec, `package.module:callable`",
+        )
     return own.datasets or {split: open_data_set(lock, data_dir, split) for split in SPLITS}
 
 
@@ -98,13 +104,13 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path 
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
-    callbacks = [*_callbacks(lock.training.callbacks), *own.callbacks]
+    callbacks = [*_callbacks(lock.training.callbacks, lock.training.callback_args), *own.callbacks]
     return Parts(model, task, criterion, datasets, callbacks, began_with)
 
 
-def _callbacks(names: Sequence[str]) -> list[Callback]:
+def _callbacks(names: Sequence[str], arguments: Sequence[dict[str, Any]]) -> list[Callback]:
     """Build the callbacks that a lock names; raise R509 if one cannot be built or is no `Callback`."""
-    made = [build("callback", name) for name in names]
+    made = [build("callback", name, **args) for name, args in zip(names, arguments or [{} for _ in names], strict=True)]
     for name, callback in zip(names, made, strict=True):
         if not isinstance(callback, Callback):
             raise RuntimeFinding(

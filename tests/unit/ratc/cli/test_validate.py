@@ -168,6 +168,7 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
         ("model: {name: 'nobody_has_this:Small'}", "warning", "R236", "nobody_has_this"),
         ("training: {loss: 'own:los'}", "error", "R236", "did you mean `loss`"),
         ("training: {callbacks: ['own:Freeze']}", "error", "R236", "no `Freeze`"),
+        ("training: {callbacks: [{'own:Small': {width: 1, depht: 3}}]}", "error", "R237", "did you mean `depth`"),
         ("model: {name: 'own:Small', args: {width: 1, depht: 3}}", "error", "R237", "did you mean `depth`"),
         ("model: {name: 'own:Small'}", "error", "R237", "needs an argument `width`"),
         ("model: {name: 'own:Plain', args: {width: 1}}", "error", "R237", "no argument `width`"),
@@ -262,3 +263,12 @@ def test_a_path_without_one_is_not(validate, path):
 def test_a_variable_in_a_value_of_the_environment_is_said(validate):
     status, said = validate("environment: {variables: {CACHE: '$HOME/c'}}\nresources: {num_gpus: 0}")
     assert (status, ("warning", "R234") in codes(said)) == (0, True)
+
+
+def test_classes_that_look_alike_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for names in ("[tumour, 'tumour ']", "[grey matter, 'grey  matter']", "[a, a]"):
+        data = f"{{data_dir: data, num_classes: 2, class_names: {names}}}"
+        Path("spec.yaml").write_text(f"experiment_name: demo\ndata: {data}\nresources: {{num_gpus: 0}}\n")
+        assert main(["validate", "spec.yaml"]) == 1
+        assert "error[R211]: two classes are called" in capsys.readouterr().err

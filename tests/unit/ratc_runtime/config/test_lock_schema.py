@@ -46,6 +46,8 @@ def whole() -> dict[str, Any]:
         "load": ["*"],
         "skip": ["head.*"],
     }
+    content["training"]["callback_args"] = []
+    content["data"]["folds"] = {"number": 5, "index": 0, "seed": 0, "group": "^P[0-9]+"}
     content["training"]["extensions"] = [{"after": 1, "learning_rate": 0.1, "warmup_epochs": 0.0}]
     content["model"]["output"] = "out"
     content["checkpoint"]["own_code"] = "warn"

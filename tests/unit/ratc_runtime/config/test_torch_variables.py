@@ -69,7 +69,7 @@ def test_compiler_and_runtime_know_the_same_words() -> None:
     assert torch_variables.WORDS == launch_variables.WORDS
 
 
-def test_names_that_say_where_something_lies_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_and_what_launchers_and_lightning_set_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ratc_runtime.config.torch_variables._failure", lambda _: pytest.fail("torch was asked"))
     names = ("TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_ALLOC_CONF", "TORCHELASTIC_RUN_ID")
-    assert refused(**dict.fromkeys(names, "x")) is None
+    assert refused(**dict.fromkeys(names, "x"), PYTORCH_NVML_BASED_CUDA_CHECK="1") is None
