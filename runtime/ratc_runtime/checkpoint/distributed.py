@@ -7,6 +7,7 @@ takes the classes of that list alone.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ MODEL, OPTIMIZER = "model.", "optimizer."
 _LIST = ".metadata"
 #: The classes of a list of contents, by module.
 _KNOWN = {
+    "pathlib": ("PosixPath",),
+    "pathlib._local": ("PosixPath",),  # from Python 3.13 on
     "torch": ("Size",),
     "torch.serialization": ("_get_layout",),
     "torch.distributed.checkpoint.filesystem": ("_StorageInfo", "_StoragePrefix"),
@@ -89,7 +92,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         for name, entry in entries.items()
         if name.startswith(MODEL) and isinstance(entry, TensorStorageMetadata)
     }
-    _checked(lambda: dcp.load(dict(whole), storage_reader=_Reader(folder), no_dist=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant
+        _checked(lambda: dcp.load(dict(whole), storage_reader=_Reader(folder), no_dist=True))
     return {name.removeprefix(MODEL): value for name, value in whole.items()}
 
 

@@ -6,6 +6,7 @@ here, and everything else is its own. The layers of `units.py` are the units; wh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Fsdp2Engine(AccelerateEngine):
                 f"the model's classes with parameters: {', '.join(known)[:400]}",
                 "name classes of the model's layers, or leave `wrap` out",
             )
+        # Accelerate's own slice of its mesh; nothing that a user could change.
+        warnings.filterwarnings("ignore", message="Slicing a flattened dim from root mesh")
         self.wrapped = units.repeated(model) if asked.wrap is None else list(asked.wrap)
         self._names = sorted(units.units(model, self.wrapped))
         self._unsynced = True
