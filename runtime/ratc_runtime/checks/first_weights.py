@@ -27,7 +27,7 @@ def are_needed(lock: Lock, output_dir: Path, fresh: bool) -> bool:
 def check(lock: Lock, base: Path) -> Path:
     """Return the file or folder of the weights; its path in the lock is relative to `base`, the spec's folder.
 
-    Raises R594 if it is not there, or has another digest than in the lock.
+    Raises R596 if it is not there, or has another digest than in the lock.
     """
     wanted = lock.training.init_from
     assert wanted is not None
@@ -36,14 +36,14 @@ def check(lock: Lock, base: Path) -> Path:
         found = sha256_of(path / _HEADER if path.is_dir() else path)
     except OSError as error:
         raise RuntimeFinding(
-            "R594",
+            "R596",
             "the weights that the run starts from cannot be read",
             f"{path}: {error.strerror or error}",
             "copy them to that place, or correct `training.init_from` in the spec and compile again",
         ) from None
     if found != wanted.digest:
         raise RuntimeFinding(
-            "R594",
+            "R596",
             "the weights that the run starts from are not those that were compiled",
             f"{path}\nlock:  {wanted.digest}\nfound: {found}",
             "put the old file back, or compile again to start from the new one",

@@ -62,7 +62,7 @@ def rates(low: float, high: float, steps: int) -> list[float]:
 def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> Iterator[Point]:
     """Train with growing rates and yield every step. Ends early if the loss diverges.
 
-    Raises the findings of opening a run (R503, R504, R506, R509, R594, R595), and R506 for a bad sample.
+    Raises the findings of opening a run (R503, R504, R506, R509, R595, R596), and R506 for a bad sample.
     """
     import torch
 

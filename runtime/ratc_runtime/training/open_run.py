@@ -78,7 +78,7 @@ def open_run(
     `started` is the start time of the run's process, by `time.perf_counter`.
 
     The first start, and one with changed data, checks a few samples of each split. Raises RuntimeFinding: R502 to R506,
-    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573, R575, R594 and R595.
+    R508 to R511, R517, R518, R536, R541, R552, R570, R571, R573, R575, R595 and R596.
     """
     folder_lock = FolderLock(output_dir)
     began, clock = time.perf_counter(), compiling.Clock(lock)

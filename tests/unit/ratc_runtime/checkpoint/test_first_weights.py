@@ -147,7 +147,7 @@ def test_a_run_starts_from_another_runs_weights(trained: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch 1" in done.stdout
     done = run_training(more, "--output-dir", "again", "--fresh")
-    assert "error[R594]: the weights that the run starts from cannot be read" in done.stderr
+    assert "error[R596]: the weights that the run starts from cannot be read" in done.stderr
     (trained / "copy.pt").write_bytes(b"others")
     done = run_training(more, "--output-dir", "third")
-    assert "error[R594]: the weights that the run starts from are not those that were compiled" in done.stderr
+    assert "error[R596]: the weights that the run starts from are not those that were compiled" in done.stderr
