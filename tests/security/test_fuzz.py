@@ -517,16 +517,6 @@ def accounted(text: str, err: Callable[[], str]) -> None:
                 assert record.end
 
 
-@target(
-    "job-log",
-    texts("error[R506]: data/a.png cannot be read\n  note: no\nslurmstepd: error: Detected 1 oom_kill event\n"),
-)
-def explained(data: bytes, err: Callable[[], str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")  # no scheduler is asked
-        command(main, ["why", ".", "--log", write("demo-12.out", data)], err)
-
-
 @target("corrections", mutated(("1:00:00", "3 h", "64x64", "a.b.c", "net.py:Net", "yes", "1e-3")))
 def corrected(text: str, err: Callable[[], str]) -> None:
     properties = resources.schema("experiment")["properties"]
