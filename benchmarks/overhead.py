@@ -208,7 +208,7 @@ def ratc(size: str, steps: int, device: str, watch: Stopwatch) -> None:
     from ratc_runtime.config.lock import read_lock
     from ratc_runtime.training import loop
     from ratc_runtime.training.components import Own
-    from ratc_runtime.training.open_run import Run
+    from ratc_runtime.training.run import Run
 
     from tests.helpers.lockfile import write_lock
 

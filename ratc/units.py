@@ -34,6 +34,12 @@ def size_text(size: int, fine: bool = False) -> str:
     return f"{size} B"
 
 
+def counted(number: int, word: str) -> str:
+    """A number of things for people: ``1 step``, ``2,000 steps``, ``3 classes``."""
+    plural = f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{number:,} {word if number == 1 else plural}"
+
+
 def walltime_seconds(text: str) -> int:
     """Seconds of ``HH:MM``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``.
 

@@ -113,7 +113,7 @@ class Step:
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """Yield images and targets as the loader does; the sizes are those of the trace."""
-        from ratc_runtime import pytree
+        from ratc_runtime.data import pytree
         from ratc_runtime.training.memory_rehearsal import noise
 
         while True:

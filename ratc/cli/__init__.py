@@ -43,6 +43,7 @@ GROUPS = {
     "Use a model": {
         "predict": "write masks, boxes or classes for a folder of images",
         "evaluate": "score a checkpoint on a split of the data",
+        "summary": "mean and deviation of the scores of several runs, as of folds",
     },
     "Review": {
         "diff": "show the differences between two specs, and their consequences",
@@ -68,10 +69,15 @@ _EXAMPLES = {
     "ratc explain config.yaml training.precision": "show the reason of a value",
 }
 
-#: Commands of two words, and their modules. The first word alone is a command, too: `ratc tune SPEC`.
-_TWO_WORDS = {"tune lr": "tune_lr"}
-#: Commands with a name that no module can have.
-_MODULES = {"import": "import_"}
+#: The modules and names of commands that do not stand as `command` in a module of their own name. Those of two words
+#: are found by both; the first word alone is a command, too: `ratc tune SPEC`.
+_PLACES = {
+    "import": ("import_", "command"),
+    "evaluate": ("checkpoint", "evaluate"),
+    "predict": ("checkpoint", "predict"),
+    "summary": ("checkpoint", "summary"),
+    "tune lr": ("tune", "learning_rate"),
+}
 #: Shells ask for completions with this variable; click reads it.
 COMPLETE = "_RATC_COMPLETE"
 
@@ -85,14 +91,17 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of one or two words; None if there is none."""
-        module = _TWO_WORDS.get(name) or (_MODULES.get(name, name.replace("-", "_")) if name in COMMANDS else None)
-        return import_module(f"ratc.cli.{module}").command if module else None
+        if name not in COMMANDS and name not in _PLACES:
+            return None
+        module, attribute = _PLACES.get(name, (name.replace("-", "_"), "command"))
+        found: click.Command = getattr(import_module(f"ratc.cli.{module}"), attribute)
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the words begin with, and the words after it. Raises click.UsageError."""
-        count = 2 if " ".join(args[:2]) in _TWO_WORDS else 1
+        count = 2 if " ".join(args[:2]) in _PLACES else 1
         name = " ".join(args[:count])
         found = self.get_command(ctx, name)
         if found is None and not ctx.resilient_parsing:

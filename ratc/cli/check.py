@@ -17,6 +17,7 @@ from ratc.console import say
 from ratc.diagnostics import Diagnostic, Severity, has_errors
 from ratc.sweep import once
 from ratc.targets.artifact import Artifact
+from ratc.units import counted
 from ratc.workflow import findings
 from ratc.workflow.check import checked
 from ratc.workflow.inputs import Known
@@ -54,6 +55,5 @@ def command(paths: tuple[str, ...], form: str, verify: bool, strict: bool, this_
     if verify:
         found += consumers.verify(made)
     failed = findings.show(once(found), "ratc check", form)
-    many = f"{folders} compiled spec{'' if folders == 1 else 's'} checked"
-    say(f"{many}: {differ or 'none'} differ{'s' if differ < 2 else ''}")
+    say(f"{counted(folders, 'compiled spec')} checked: {differ or 'none'} differ{'s' if differ < 2 else ''}")
     return 1 if failed else 0

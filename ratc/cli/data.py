@@ -17,6 +17,7 @@ import click
 from ratc.cli import options
 from ratc.cli.command import PATH, declare
 from ratc.console import would
+from ratc.units import counted
 from ratc.workflow import check_data, findings
 from ratc.workflow.request import CompileRequest
 
@@ -56,7 +57,7 @@ def check(request: CompileRequest, every: bool, samples: int, pictures: str, dry
         findings.show(found, "ratc data check")
         return 1
     if dry_run:
-        would("read", "every sample" if every else f"{samples} samples of each split")
+        would("read", "every sample" if every else f"{counted(samples, 'sample')} of each split")
         would("write", os.path.join(pictures, "samples.png"))
         return 0
     return check_data.read_data(plan, folder, None if every else samples, pictures)

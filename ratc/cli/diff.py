@@ -78,7 +78,7 @@ def command(
 ) -> int:
     """Exit status 0 same, 1 different, 2 trouble; as git's driver always 0."""
     if git_driver:
-        from ratc.cli import diff_driver
+        from ratc.workflow import diff_driver
 
         return diff_driver.run(
             sides, (old_target or target, old_facts or facts), (new_target or target, new_facts or facts)

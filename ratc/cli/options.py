@@ -128,10 +128,3 @@ def request(given: dict[str, Any]) -> CompileRequest:
 
 def _key(name: str) -> str:
     return f"short_{name.replace('-', '_')}"
-
-
-def of_the_runtime() -> list[click.Parameter]:
-    """Return the parameters of a command that hands its words to the runtime's command on a checkpoint."""
-    help = "a checkpoint or output folder, and the runtime's options"
-    words = Argument("words", "CHECKPOINT|OPTION", help, nargs=-1, type=click.UNPROCESSED)
-    return [words, dry_run("show the command, and run nothing")]

@@ -7,24 +7,55 @@ compares the two for every path of a lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from ratc.plan import Value
 from ratc.spec import keys
 from ratc.spec.keys import Effect
 
-
-def _sharded(values: Mapping[str, Value]) -> bool:
-    stage = values.get("engine.zero_stage")
-    return stage is not None and bool(stage.value)
+_Plan: TypeAlias = Mapping[str, Value]
 
 
-#: Paths with more effects if both plans are of a kind; these take precedence over the declarations.
-_WHERE: dict[str, tuple[Callable[[Mapping[str, Value]], bool], tuple[Effect, ...], str]] = {
+def _of(values: _Plan, path: str, absent: Any = None) -> Any:
+    return values[path].value if path in values else absent
+
+
+def _sharded(old: _Plan, new: _Plan) -> bool:
+    return bool(_of(old, "engine.zero_stage") and _of(new, "engine.zero_stage"))
+
+
+def _extends(old: _Plan, new: _Plan) -> bool:
+    """Whether the new plan adds epochs to the old one, and leaves the schedule of those before as it is. The runtime
+    continues such a run (`Lock.continues`).
+    """
+    epochs, parts = "training.epochs", "training.extensions"
+    if not (_of(old, epochs) and _of(new, epochs)) or any(path.startswith("compression.") for path in new):
+        return False
+    before, after = _of(old, parts, []), _of(new, parts, [])
+    added = after[len(before) :]
+    if not added:
+        same = before == after and _of(new, "training.scheduler") != "cosine"
+        return bool(same and _of(old, epochs) < _of(new, epochs))
+    return bool(after[: len(before)] == before and added[0]["after"] == _of(old, epochs))
+
+
+#: Paths with other effects if both plans are of a kind; these take precedence over the declarations.
+_WHERE: dict[str, tuple[Callable[[_Plan, _Plan], bool], tuple[Effect, ...], str]] = {
     # DeepSpeed refuses another number of processes when it loads ZeRO's optimizer states.
     "parallel.world_size": (
         _sharded,
         (Effect.RESUME, Effect.COST),
         "ZeRO's shards are read by as many processes as wrote them",
+    ),
+    "training.epochs": (
+        _extends,
+        (Effect.TRAINING, Effect.COST),
+        "a finished run is continued: the epochs before stay as they are",
+    ),
+    "training.extensions": (
+        _extends,
+        (Effect.TRAINING, Effect.COST),
+        "the added epochs have a schedule of their own",
     ),
 }
 
@@ -38,7 +69,7 @@ def of_plan(
     """
     if path in _WHERE:
         holds, effects, meaning = _WHERE[path]
-        if holds(old or {}) and holds(new or {}):
+        if holds(old or {}, new or {}):
             return effects, meaning
     key = keys.of_plan(path)
     if key is None:

@@ -11,7 +11,7 @@ from ratc.facts import limits, policy
 from ratc.facts.cards import MIB, Card, card_names, describe_card, find_card, resolve_card
 from ratc.facts.cluster import LAUNCHERS, Choice, Cluster, Part, card_of, contradictions, gpus_asked, where
 from ratc.plan import Origin, Value, Values
-from ratc.units import memory_bytes
+from ratc.units import counted, memory_bytes
 
 __all__ = [
     "MIB",
@@ -203,7 +203,7 @@ def _from_spec(settings: Values, machine: Machine | None) -> tuple[Values | None
                 "resources.gpus_per_node" if settings["resources.gpus_per_node"].value else "resources.num_gpus"
             ]
             wanted = f"{asked} GPU{'s are' if asked > 1 else ' is'}"
-            has = f"this machine has {machine.gpus or 'no'} GPU{'' if machine.gpus == 1 else 's'}"
+            has = f"this machine has {counted(machine.gpus, 'GPU') if machine.gpus else 'no GPUs'}"
             helps = (
                 "name the card of the machine that will run this: `resources.gpu`",
                 "or train on the CPU: `num_gpus: 0`",

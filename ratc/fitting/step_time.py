@@ -8,6 +8,7 @@ from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import from_measurement
 from ratc.fitting.predict import device_of, own_searcher, strategy_of
+from ratc.fitting.strategies import sent_bytes
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
@@ -19,6 +20,7 @@ from ratc.program import is_program
 from ratc.timing import run
 from ratc.timing.roofline import FITTED, Rates, StepTime, step_time
 from ratc.timing.run import Links, Prediction, Prices, Run
+from ratc.units import counted
 
 #: Bytes that AdamW moves for each weight of its partition: it reads weight, gradient and two moments, and writes three.
 ADAMW_BYTES = 28
@@ -70,7 +72,7 @@ def of_trace(
     world = strategy.world_size
     if strategy.engine == "deepspeed":
         step = _with_optimizer(step, trace, strategy.zero_stage, world, rates)
-    sent = run.sent_bytes(strategy.engine, strategy.zero_stage, trace.trainable, world, accumulation)
+    sent = sent_bytes(strategy, trace.trainable, accumulation)
     nodes = values.get_as(int, "parallel.nodes")
     samples = micro * accumulation * world
     return run.predicted(step, card.id, samples, world, nodes, sent, links_of(plan)), ""
@@ -163,7 +165,8 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     many = "once" if again == 1 else f"{again} times"
     needed, given = run.span_text(whole.seconds), run.span_text(float(walltime.value))
     message = f"the training is {step.how} to take {needed}, and the job's walltime is {given}: it is requeued {many}"
-    note = f"{whole.steps_per_epoch:,} steps an epoch of {run.span_text(step.seconds)} each, {whole.epochs} epochs"
+    steps, epochs = counted(whole.steps_per_epoch, "step"), counted(whole.epochs, "epoch")
+    note = f"{steps} an epoch of {run.span_text(step.seconds)} each, {epochs}"
     longest = plan.facts.get("cluster.max_walltime_seconds")
     enough = longest is None or longest.value is None or longest.value > whole.seconds
     requeue = plan.values.get("job.requeue")

@@ -7,7 +7,7 @@ from math import prod
 
 from ratc.memory.images import sides
 from ratc.plan import Values
-from ratc.units import size_text
+from ratc.units import counted, size_text
 
 
 def shrink(length: int, kernel: int, stride: int) -> int:
@@ -55,8 +55,9 @@ def maps_alone(least: int, memory: int, samples: int) -> str:
     """Why `full` attention is out of the question: the bytes it takes at the least for so many samples, and those of
     the card or the machine.
     """
-    number = "1 sample" if samples == 1 else f"{samples} samples"
-    return f"one block's maps alone would take {size_text(least)} of {size_text(memory)} with {number}"
+    return (
+        f"one block's maps alone would take {size_text(least)} of {size_text(memory)} with {counted(samples, 'sample')}"
+    )
 
 
 def map_bytes(sides: Sequence[int], kernel: int, stride: int, heads: int, iters: int) -> int:

@@ -8,6 +8,7 @@ from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.markup import visible
 from ratc.secrets import excerpt
 from ratc.secrets.redact import redact
+from ratc.units import counted
 
 _COLOURS = {
     "error": "\x1b[1;31m",
@@ -81,4 +82,4 @@ def _cells(text: str) -> int:
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}" if number else ""
+    return counted(number, word) if number else ""

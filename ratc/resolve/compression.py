@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ratc.diagnostics import Diagnostic
 from ratc.resolve.context import Context
+from ratc.units import counted
 
 _AT = "compression"
 
@@ -55,7 +56,9 @@ def _schedule(context: Context) -> Iterator[Diagnostic]:
         return
     if end.value is None:
         last = max(begin.value, -(-3 * epochs // 4))
-        context.derive(path, last, f"three quarters of {epochs} epochs", "training.epochs", f"spec:{_AT}.begin_epoch")
+        context.derive(
+            path, last, f"three quarters of {counted(epochs, 'epoch')}", "training.epochs", f"spec:{_AT}.begin_epoch"
+        )
     else:
         context.keep(path)
     last = context.value(path)

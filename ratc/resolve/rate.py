@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.rates import conditions
 from ratc.resolve.context import Context
+from ratc.units import counted
 
 _PATH = "training.learning_rate"
 
@@ -63,7 +64,7 @@ def _measured(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("R344", message, asked.span, notes, helps)
         return
     day, steps, size = (facts[f"rate.{key}"].value for key in ("date", "steps", "global_batch_size"))
-    why = f"measured on {day} over {steps} steps of {size} samples"
+    why = f"measured on {day} over {counted(steps, 'step')} of {counted(size, 'sample')}"
     context.derive(_PATH, facts["rate.learning_rate"].value, why, "facts:rate.learning_rate", f"spec:{_PATH}")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from ratc.catalog import optimizers
 from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
+from ratc.own_code import callables
 from ratc.resolve.context import Context
 from ratc.units import size_text
 
@@ -24,7 +26,7 @@ _AS_GIVEN = (
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Derive the values of the optimizer. Code: R313."""
+    """Derive the values of the optimizer, and the weights that it starts from. Codes: R313, R363, R364."""
     settings = context.settings
     debug = bool(settings["debug"].value)
     if debug:
@@ -38,6 +40,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         _early_stopping(context)
     # Derived before; it stands among the numbers of the optimizer.
     context.values["training.learning_rate"] = context.values.pop("training.learning_rate")
+    if settings["training.extensions"].value and not debug:
+        yield from _extensions(context)
     used = optimizers.of(settings.get_as(str, "training.optimizer"))
     if used.trains:
         context.derive(
@@ -50,6 +54,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     context.keep(*(f"training.{key}" for key in _AS_GIVEN))
     if settings["training.frozen"].value:
         context.keep("training.frozen")
+    if "training.init_from.path" in settings:
+        yield from _init_from(context)
     if used.momentum is not None and settings["training.momentum"].value is None:
         why = f"the usual one of {used.title}"
         context.derive("training.momentum", used.momentum, why, "spec:training.optimizer")
@@ -61,7 +67,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("training.compile", False, "debug: compiled code has no modules to name", "spec:debug")
     else:
         context.keep("training.compile")
-    context.keep("training.callbacks")
+    _callbacks(context)
     if settings["task_type"].value == "multi":
         context.derive("training.loss.name", "weighted_sum", "of the losses of `tasks`", "spec:tasks")
     elif settings["training.loss"].value is None:
@@ -84,6 +90,17 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         )
 
 
+def _callbacks(context: Context) -> None:
+    """Derive the names of the callbacks and, if one has any, their arguments."""
+    path = "training.callbacks"
+    found = callables.callbacks(context.settings[path])
+    if not any(arguments for _, arguments in found):
+        context.keep(path)
+        return
+    context.derive(path, [name for name, _ in found], "the names", f"spec:{path}")
+    context.derive("training.callback_args", [arguments for _, arguments in found], "of each", f"spec:{path}")
+
+
 def _early_stopping(context: Context) -> None:
     path = "training.early_stopping"
     if context.settings[f"{path}.metric"].value is None:
@@ -92,6 +109,74 @@ def _early_stopping(context: Context) -> None:
     else:
         context.keep(f"{path}.metric")
     context.keep(f"{path}.patience", f"{path}.min_delta")
+
+
+def _extensions(context: Context) -> Iterator[Diagnostic]:
+    """Derive the added epochs, with the learning rate of each."""
+    path = "training.extensions"
+    given, epochs = context.settings[path], context.settings["training.epochs"]
+    rate = context.value("training.learning_rate")
+    made = [
+        {
+            "after": one["after"],
+            "learning_rate": one.get("learning_rate"),
+            "warmup_epochs": one.get("warmup_epochs", 0.0),
+        }
+        for one in given.value
+    ]
+    bounds = [0, *(one["after"] for one in made), epochs.value]
+    warmups = [context.settings["training.warmup_epochs"].value, *(one["warmup_epochs"] for one in made)]
+    for warmup, (start, end) in zip(warmups, pairwise(bounds), strict=True):
+        if end <= start and end == epochs.value:
+            message = f"an extension that begins after epoch {start} has no epochs: the plan ends after {end}"
+            helps = (f"set `epochs` to more than {start}",)
+            yield Diagnostic("R364", message, given.span or epochs.span, helps=helps)
+            return
+        if end <= start:
+            yield Diagnostic("R364", "each extension begins after the one before it", given.span)
+            return
+        if warmup and warmup >= end - start:
+            message = f"{warmup:g} epochs of warm-up leave nothing of the {end - start} after epoch {start}"
+            yield Diagnostic("R364", message, given.span, helps=("warm up for less than these epochs",))
+            return
+    if any(name.startswith("compression.") for name in context.settings):
+        message = "a run with `compression` cannot be extended: its weights are pruned by a plan of all epochs"
+        yield Diagnostic("R364", message, given.span, helps=("start a new run from its weights: `training.init_from`",))
+        return
+    value = [{**one, "learning_rate": rate if one["learning_rate"] is None else one["learning_rate"]} for one in made]
+    if any(one["learning_rate"] is None for one in made):
+        why = "peaks at `learning_rate` if nothing else is said"
+        context.derive(path, value, why, f"spec:{path}", "training.learning_rate")
+    else:
+        context.derive(path, value, "as given", f"spec:{path}")
+
+
+def _init_from(context: Context) -> Iterator[Diagnostic]:
+    """Derive the file with the first weights, and its digest, which says in the lock which weights these are."""
+    at = "training.init_from"
+    path, asked = context.settings[f"{at}.path"], context.settings.maybe(str, f"{at}.sha256")
+    found = context.facts.get(f"weights:{path.value}")
+    if found is None and asked is None:
+        message = f"the weights of `{at}` are not there: `{path.value}`"
+        notes = ("the lock has the digest of the weights that a run starts from",)
+        helps = ("correct the path, which is relative to the spec's folder", "or give the digest of the file, `sha256`")
+        yield Diagnostic("R363", message, path.span, notes, helps)
+        return
+    file, digest = found.value if found is not None else (path.value, None)
+    if asked is not None and digest not in (None, f"sha256:{asked}"):
+        span = context.settings[f"{at}.sha256"].span
+        yield Diagnostic("R363", f"`{file}` has another digest than `sha256`", span, (f"it has `{digest[7:]}`",))
+        return
+    if file == path.value:
+        context.keep(f"{at}.path")
+    else:
+        context.derive(f"{at}.path", file, "the checkpoint of that folder", f"spec:{at}.path")
+    if asked is None:
+        context.derive(f"{at}.digest", digest, "of the file, when this was compiled", f"spec:{at}.path")
+    else:
+        why = "given" if digest is None else "given, and found"
+        context.derive(f"{at}.digest", f"sha256:{asked}", why, f"spec:{at}.sha256")
+    context.keep(*(f"{at}.{key}" for key in ("strict", "load", "skip")))
 
 
 def _checkpointing(context: Context) -> None:

@@ -31,7 +31,7 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     folders = (path for path in settings if path.startswith("tasks.") and path.endswith(".data.folder"))
     paths |= {path: f'--set "{path}={{}}"' for path in folders}
     for path, option in paths.items():
-        text = settings[path].value
+        text = settings[path].value if path in settings else None
         if not isinstance(text, str):
             continue
         if path in keys.paths("folder") and (match := _ADDRESS.search(text)):

@@ -1,6 +1,6 @@
 """The declarations of the spec's keys for the rest of ratc: made once, on a pydantic field, and queried here.
 
-A field of `ratc/spec/experiment.py` carries a :class:`Key` in its `Annotated`; a section carries one for all its keys;
+A field of a spec's model carries a :class:`Key` in its `Annotated`; a section carries one for all its keys;
 `ratc/spec/derived.py` has those of the plan's values that no key gives. `python -m ratc.spec.generate` writes all of
 them to ``ratc/spec/keys.json``, which the queries below read: the compiler never imports pydantic.
 """

@@ -10,6 +10,7 @@ from ratc.program import is_program
 from ratc.shell import quote, render
 from ratc.targets import accelerate, deepspeed
 from ratc.targets.artifact import Artifact, Place, Pool, Shape
+from ratc.units import counted
 
 NODE = "node.sh"
 #: The table of an array's points, and the folder of their locks.
@@ -39,9 +40,9 @@ def title(plan: Plan, where: str, pool: Pool | None = None) -> str:
     """Return one sentence: the experiment, its processes and device, and its batch; or a study's number of trials."""
     values = plan.values
     if pool:
-        each = f"{pool.gpus} GPU{'s' if pool.gpus > 1 else ''} and " if pool.gpus else ""
-        cores = f"{pool.cpus} core{'s' if pool.cpus > 1 else ''}"
-        return f"Runs the study {values['experiment_name'].value} {where}: {pool.trials} trials, each on {each}{cores}."
+        each = f"{counted(pool.gpus, 'GPU')} and " if pool.gpus else ""
+        trials, cores = counted(pool.trials, "trial"), counted(pool.cpus, "core")
+        return f"Runs the study {values['experiment_name'].value} {where}: {trials}, each on {each}{cores}."
     world = values["parallel.world_size"].value
     device = values["hardware.card"].value or "the CPU"
     batch = " x ".join(
@@ -83,7 +84,7 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
     if values["hardware.device"].value == "cpu":
         # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
         own["OMP_WAIT_POLICY"] = "passive"
-    variables = {**own, **_network(plan), **{key: str(value) for key, value in given["variables"].items()}}
+    variables = {**own, **_network(plan), **plan.variables}
     allocator = values.get("training.allocator")
     setting = None
     if allocator is not None and allocator.value is not None:
@@ -102,12 +103,11 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
 
 
 def _network(plan: Plan) -> dict[str, str]:
-    """Return the cluster's own variables: its network interface for NCCL and gloo, and those in its facts."""
+    """Return the cluster's network interface for NCCL and gloo."""
     if "cluster.scheduler" not in plan.facts:
         return {}
     interface, several = plan.facts["cluster.interface"].value, plan.values["parallel.nodes"].value > 1
-    names = {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface} if interface and several else {}
-    return {**names, **{key: str(value) for key, value in plan.facts["cluster.variables"].value.items()}}
+    return {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface} if interface and several else {}
 
 
 def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None, given: bool = False) -> Artifact:

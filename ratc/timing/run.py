@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ratc.timing.roofline import MEASURED_ON, StepTime, spread
-from ratc.units import duration
+from ratc.units import counted, duration
 
 #: The factor around a step that was measured on its own card: nearby steps of one run differ by as much.
 MEASURED_SPREAD = 1.1
@@ -56,7 +56,7 @@ class Prediction:
         missing = f", {self.unknown}" if self.unknown else ""
         rate = self.samples_per_second
         return (
-            f"{self.how}: a step of {self.samples} samples takes {span_text(self.seconds)} "
+            f"{self.how}: a step of {counted(self.samples, 'sample')} takes {span_text(self.seconds)} "
             f"({span_text(self.low)} to {span_text(self.high)}, {self.why}), "
             f"{rate:{',.0f' if rate >= 100 else '.3g'}} samples/s{missing}"
         )
@@ -73,6 +73,21 @@ def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, 
         return 2 * share * DDP_BYTES * trainable
     passes = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[zero_stage]
     return passes * share * 2 * trainable
+
+
+def sent_by_shards(
+    shard: str, shards: int, trainable: int, world_size: int, accumulation: int, gathered_bytes: int
+) -> float:
+    """Bytes that a process sends in an optimizer step with FSDP2, by rings.
+
+    Weights are gathered for forward and, unless `shard` is `grads`, for backward again, at ``gathered_bytes`` an
+    element, and fp32 gradients are reduced, all in every micro-batch. Groups of ``shards`` processes then add their
+    shards of gradients up.
+    """
+    gathers, groups = (1 if shard == "grads" else 2), world_size // shards
+    within = (gathers * gathered_bytes + DDP_BYTES) * trainable * (shards - 1) / shards
+    between = 2 * DDP_BYTES * trainable / shards * (groups - 1) / groups
+    return accumulation * (within + between)
 
 
 def predicted(

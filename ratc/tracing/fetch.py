@@ -79,12 +79,12 @@ def key(request: Mapping[str, Any], folder: str) -> str:
 
 def own_names(request: Mapping[str, Any]) -> list[str]:
     """The callables that a trace of the request may call and that are not built in: the model's, the
-    optimizer's, and every loss's."""
+    optimizer's, every loss's, and the data set of a custom task."""
     found: list[str] = []
     for key, value in request.items():
         if isinstance(value, Mapping) and key != "args":
             found += (name for name in own_names(value) if name not in found)
-        elif key in ("name", "optimizer") and ":" in str(value) and value not in found:
+        elif key in ("name", "optimizer", "dataset") and ":" in str(value) and value not in found:
             found.append(str(value))
     return found
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ratc.diagnostics import Diagnostic, Severity, Span
 from ratc.scheduler.dialect import End
-from ratc.units import duration, size_text, walltime_text
+from ratc.units import counted, duration, size_text, walltime_text
 from ratc.why.evidence import Evidence, Finding, place
 
 #: Findings that follow from another one, which is the cause if it is there.
@@ -132,7 +132,8 @@ def _time_needed(evidence: Evidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
     one = sum(took) / len(took)
     # A tenth more, for what is not in an epoch: the start, the last checkpoint, a slower node.
     needed = int(wanted * one * 1.1) + 120
-    note = f"{len(took)} of {wanted} epochs were done, {one:.1f} s each: all of them take {duration(int(wanted * one))}"
+    done, whole = f"{len(took)} of {counted(wanted, 'epoch')}", duration(int(wanted * one))
+    note = f"{done} were done, {one:.1f} s each: all of them take {whole}"
     rounded = walltime_text(-(-needed // 60) * 60)
     return (note,), (f"`{rounded}` in {where} has room for a tenth more than that, {ways}",)
 

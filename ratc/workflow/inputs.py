@@ -13,6 +13,7 @@ from ratc.compiler import File, Inputs
 from ratc.diagnostics import Diagnostic, has_errors
 from ratc.fitting.open_batch import is_open, predicted_from
 from ratc.plan import Plan, Values
+from ratc.workflow import start_weights
 from ratc.workflow.read import read
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import Document
@@ -111,6 +112,7 @@ class Gathered:
     target: str = "local"
     rate: Values | None = None
     rate_file: File | None = None
+    weights: Values | None = None
 
     def plan(self, settings: Values, decision: Decision | None = None) -> tuple[Plan | None, tuple[Diagnostic, ...]]:
         """Resolve settings on this hardware. Codes: R3xx."""
@@ -121,13 +123,16 @@ class Gathered:
         return plan, (*found, *more)
 
     def settled(self, settings: Values) -> tuple[Values | None, tuple[Diagnostic, ...]]:
-        """The hardware facts for a spec's settings, and the learning rate that was measured. Codes: R3xx."""
+        """The hardware facts for a spec's settings, the learning rate that was measured, and the digests of weights.
+        Codes: R3xx.
+        """
         from ratc import facts
 
         hardware, found = facts.hardware(settings, self.values, self.machine, self.cluster, self.target)
-        if hardware is None or self.rate is None:
-            return hardware, found
-        return Values({**hardware, **{f"rate.{path}": self.rate[path] for path in self.rate}}), found
+        if hardware is None:
+            return None, found
+        rate = {f"rate.{path}": self.rate[path] for path in self.rate or ()} if self.rate else {}
+        return Values({**hardware, **rate, **(self.weights or {})}), found
 
 
 def gather(request: CompileRequest, settings: Values) -> tuple[Gathered | None, tuple[Diagnostic, ...]]:
@@ -151,14 +156,15 @@ def gather(request: CompileRequest, settings: Values) -> tuple[Gathered | None, 
     rate, rate_file, found = _rate(request, settings)
     if has_errors(found):
         return None, found
+    weights = start_weights.digests(settings, request.folder)
     if target == "local":
-        return Gathered(values, machine, file, rate=rate, rate_file=rate_file), ()
+        return Gathered(values, machine, file, rate=rate, rate_file=rate_file, weights=weights), ()
     from ratc.workflow import find_cluster
 
     cluster_file, cluster, found = find_cluster.load(settings, request.folder)
     if has_errors(found):
         return None, found
-    return Gathered(values, machine, file, cluster, cluster_file, target, rate, rate_file), found
+    return Gathered(values, machine, file, cluster, cluster_file, target, rate, rate_file, weights), found
 
 
 def _rate(request: CompileRequest, settings: Values) -> tuple[Values | None, File | None, tuple[Diagnostic, ...]]:

@@ -26,6 +26,7 @@ from ratc.tuning import share as shares
 from ratc.tuning.outcome import Trial
 from ratc.tuning.points import Study
 from ratc.tuning.share import Share
+from ratc.units import counted
 from ratc.workflow import findings, inputs, require_trust
 from ratc.workflow.findings import FindingsPrinter
 from ratc.workflow.inputs import Loaded
@@ -111,7 +112,7 @@ def _read(
 def _foretell(study: Study, prepared: Prepared, out: TextIO) -> None:
     """Print the trials that would run."""
     if study.adaptive:
-        say(f"{study.trials} trials, each chosen from what is known by then", out)
+        say(f"{counted(study.trials, 'trial')}, each chosen from what is known by then", out)
         return
     for trial in prepared.ready:
         say(f"{trial.point.name}  {trial.point.text}", out)

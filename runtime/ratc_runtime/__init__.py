@@ -7,7 +7,7 @@ if sys.argv[:1] == ["-m"] and not getattr(sys.flags, "safe_path", False) and sys
     # `python -m` puts the working folder first, where a spec's `random.py` would hide Python's.
     sys.path.append(sys.path.pop(0))
 
-from ratc_runtime.skipped_imports import skip_imports
+from ratc_runtime.config.skipped_imports import skip_imports
 
 __version__ = "0.1.0"
 

@@ -23,6 +23,7 @@ from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models import trusted
 from ratc_runtime.output.results import RESULTS_FILE
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.training.out_of_memory import explain
@@ -181,7 +182,7 @@ def check_room(lock: Lock) -> None:
         size = " x ".join(map(str, data.image_size))
         raise RuntimeFinding(
             "R511",
-            f"memory does not hold one image of {size} with {data.channels} channel(s), as the lock has them",
+            f"memory does not hold one image of {size} with {counted(data.channels, 'channel')}, as the lock has them",
             f"it takes {needed:,} bytes; {free:,} are free, and {_MOST_BYTES:,} are taken at most",
         )
 

@@ -8,7 +8,6 @@ start is refused within a second. run.sh calls `python -m ratc_runtime.preflight
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,12 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.checks import first_weights
 from ratc_runtime.checks.card import check_card
 from ratc_runtime.checks.imports import check_entrypoint_imports, check_imports, is_found
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.program_lock import ProgramLock, read_any
-from ratc_runtime.config.yaml_file import load_yaml, open_regular
+from ratc_runtime.config.yaml_file import load_yaml, open_regular, sha256_of
 from ratc_runtime.data.lengths import check_listed
 from ratc_runtime.distributed import launch_environment
 from ratc_runtime.errors import RuntimeFinding, warn
@@ -32,15 +32,6 @@ from ratc_runtime.models import allowed
 # Read when compiling; at run time they have no effect.
 COMPILE_TIME_PREFIX = "RAT_"
 RUN_TIME_VARIABLES = frozenset({"RAT_DATA_DIR", "RAT_OUTPUT_DIR"})
-
-
-def sha256_of(path: Path) -> str:
-    """Return `sha256:<hex>` of a file's bytes. Raises OSError for anything but a regular file."""
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def check_artifacts(lock: Lock | ProgramLock, folder: Path) -> None:
@@ -320,6 +311,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("lock", type=Path, help="the compiled lock.yaml")
     parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")
+    parser.add_argument("--fresh", action="store_true", help="the run starts again instead of continuing")
     # The script's other arguments are for training.
     arguments, _ = parser.parse_known_args(argv)
     try:
@@ -329,6 +322,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         lock = check(arguments.lock, os.environ, launched=False)
         check_listed(lock, arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or lock.data.data_dir))
+        output_dir = arguments.output_dir or Path(os.environ.get("RAT_OUTPUT_DIR") or lock.output_dir)
+        if first_weights.are_needed(lock, output_dir, arguments.fresh):
+            first_weights.check(lock, Path())
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ratc_runtime import atomic, preflight
+from ratc_runtime import preflight
 from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.models.import_callable import name_of
+from ratc_runtime.output import atomic
 from ratc_runtime.output.results import prepare_output, read_results
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ratc_runtime.callbacks import Callback
-    from ratc_runtime.tasks.custom import Score
+    from ratc_runtime.tasks.own_scores import Score
 
 LOCK = "lock.yaml"
 
@@ -96,6 +97,10 @@ class UnifiedTrainer:
         # Torch is imported from here on.
         from ratc_runtime.training.components import Own
 
+        first = lock.training.init_from
+        if first is not None:  # from here on relative to the working folder
+            first = first.replace(path=os.fspath(base / Path(first.path).expanduser()))
+            lock = lock.replace(training=lock.training.replace(init_from=first))
         own = Own(self._model, self._datasets, self._criterion, self._scores, self._callbacks)
         data_dir = self.data_dir or base / _folder("RAT_DATA_DIR", lock.data.data_dir)
         output_dir = self.output_dir or base / _folder("RAT_OUTPUT_DIR", lock.output_dir)

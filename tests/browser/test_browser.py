@@ -25,6 +25,8 @@ from tests.helpers import pages
 from tests.helpers.pages import ratc
 from tests.places import ROOT
 
+pytestmark = pytest.mark.slow(every=True)  # they share the start of a browser
+
 WISH = os.environ.get("RATC_TEST_BROWSER", "")
 IMAGES = os.environ.get("RATC_TEST_IMAGES")
 

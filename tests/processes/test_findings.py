@@ -25,7 +25,7 @@ def refused(done: subprocess.CompletedProcess[str], code: str) -> str:
 def test_r503_for_too_few_samples(tmp_path: Path) -> None:
     write_data(tmp_path / "data", train=3)
     said = refused(run_training(write_lock(tmp_path / "compiled")), "R503")
-    assert "3 sample(s), fewer than one global batch of 4" in said
+    assert "3 samples, fewer than one global batch of 4" in said
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_bad_samples_are_skipped_and_counted_if_asked(project: Path) -> None:
     found = results(project / "out")
     assert found["skipped_samples"] == ["test2", "train4", "val1"]
     assert found["test"]["samples"] == 2
-    assert "1 sample(s) without image or mask are left out, val1" in done.stdout
+    assert "left out for want of an image or a mask: 1 sample, val1" in done.stdout
 
 
 def test_r507_names_the_samples_of_a_loss_that_is_not_finite(project: Path) -> None:
@@ -226,7 +226,7 @@ def test_checkpoints_of_another_lock_and_damaged_ones_are_refused(project: Path)
         ({"model__name": "own:needs"}, "model own:needs cannot be called"),
         ({"model__name": "own:text", "model__args": {}}, "returned str, not a torch.nn.Module"),
         ({"model__args": {"num_heads": 3, "input_features": 1}}, "model rat cannot be called"),
-        ({"model__args": {"input_features": 3}}, "takes 3 channel(s)"),
+        ({"model__args": {"input_features": 3}}, "takes 3 channels"),
         ({"training__loss": {"name": "bce", "args": {"weight": 1}}}, "loss bce cannot be called"),
         ({"training__loss": {"name": "focal", "args": {}}}, "no loss is called 'focal'"),
         ({"data__dataset": "own:text"}, "dataset own:text cannot be called"),

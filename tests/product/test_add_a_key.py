@@ -41,7 +41,7 @@ def test_a_key_that_changes_only_the_script_needs_two_edits(tmp_path):
         (work / f"{name}.yaml").write_text(SPEC % mask)
     assert "R101" in run(copy, work, "-m", "ratc", "validate", "new.yaml").stderr
 
-    assert re.findall(r"^\+\+\+ b/(.*)$", edits(), re.M) == ["ratc/spec/experiment.py", "templates/_environment.sh.j2"]
+    assert re.findall(r"^\+\+\+ b/(.*)$", edits(), re.M) == ["ratc/spec/job.py", "templates/_environment.sh.j2"]
     subprocess.run(["git", "apply", "-"], input=edits(), cwd=copy, text=True, check=True)
     for arguments in (("-m", "ratc.spec.generate"), ("docs/generate.py",)):
         made = run(copy, copy, *arguments)

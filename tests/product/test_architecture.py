@@ -1,6 +1,7 @@
 """Who may know whom: read from the sources' imports, so that data keeps flowing one way."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ WORLDLY |= {
 WORLDLY |= {"spec/generate", "secrets/generate", "console", "__main__"}
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, anywhere in it, under its full name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -46,7 +48,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def sources(folder: Path = PACKAGE) -> list[Path]:

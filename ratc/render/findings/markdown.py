@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.markup import code, escape
 from ratc.secrets.redact import redact
+from ratc.units import counted
 
 #: Platforms cut long comments off; this many stay well below that.
 _MOST = 100
@@ -16,8 +17,8 @@ _MARKS = {Severity.ERROR: "🔴", Severity.WARNING: "🟡", Severity.NOTE: "🔵
 def document(items: Sequence[Diagnostic], command: str) -> str:
     """A heading with the counts, and a list."""
     errors, notes = (sum(item.severity is kind for item in items) for kind in (Severity.ERROR, Severity.NOTE))
-    head = f"### `{command}`: {_count(errors, 'error')}, {_count(len(items) - errors - notes, 'warning')}"
-    head += f", {_count(notes, 'note')}\n" if notes else "\n"
+    head = f"### `{command}`: {counted(errors, 'error')}, {counted(len(items) - errors - notes, 'warning')}"
+    head += f", {counted(notes, 'note')}\n" if notes else "\n"
     more = f"\n… and {len(items) - _MOST} more.\n" if len(items) > _MOST else ""
     return head + "".join(f"\n{_entry(item)}" for item in items[:_MOST]) + more
 
@@ -29,7 +30,3 @@ def _entry(item: Diagnostic) -> str:
     lines += [f"  - note: {escape(redact(note))}\n" for note in item.notes if note]
     lines += [f"  - help: {escape(redact(text))}\n" for text in item.helps if text]
     return "".join(lines)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

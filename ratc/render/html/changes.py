@@ -9,6 +9,7 @@ from ratc.comparison import words
 from ratc.comparison.model import Change, Comparison
 from ratc.comparison.order import Line, lines
 from ratc.spec.keys import Effect
+from ratc.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Node:
     def follows(self) -> str:
         """How many changes follow; empty for none."""
         many = len(self._all()) - 1
-        return f"{many} more value{'' if many == 1 else 's'} follow{'s' if many == 1 else ''}" if many else ""
+        return f"{counted(many, 'more value')} follow{'s' if many == 1 else ''}" if many else ""
 
     def _all(self) -> list[Node]:
         return [self, *(node for child in self.below for node in child._all())]

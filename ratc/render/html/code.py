@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ratc.secrets import excerpt
+from ratc.units import counted
 
 #: Comments that a scheduler reads.
 _DIRECTIVE = re.compile(r"#(SBATCH|BSUB)\b")
@@ -34,7 +35,7 @@ def file(path: str, text: str, note: str = "") -> File:
     # Only the ends that editors count: a form feed is part of a line.
     lines = redact_lines(text)
     keyed = path.endswith((".yaml", ".json"))
-    many = f"{len(lines)} line{'' if len(lines) == 1 else 's'}"
+    many = counted(len(lines), "line")
     return File(path, f"{many}, {note}" if note else many, tuple(_pieces(line, keyed) for line in lines))
 
 

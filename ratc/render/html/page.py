@@ -23,6 +23,7 @@ from ratc.render.html import changes, code, memory, values
 from ratc.render.timeline import Drawing
 from ratc.secrets import excerpt
 from ratc.secrets.redact import redact
+from ratc.units import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -147,7 +148,7 @@ def _batch(plan: Plan) -> Tile | None:
     world = _value(plan, "parallel.world_size")
     if None in (micro, steps, total, world):
         return None
-    anchor, processes = _at("training.micro_batch_size"), _many(world, "process")
+    anchor, processes = _at("training.micro_batch_size"), counted(world, "process")
     return Tile(
         "Global batch", str(total), f"micro-batch {micro}{_TIMES}{steps} accumulated{_TIMES}{processes}", anchor
     )
@@ -158,9 +159,11 @@ def _hardware(plan: Plan) -> Tile | None:
     if world is None or nodes is None:
         return None
     if _value(plan, "hardware.device") != "cuda":
-        return Tile("Hardware", "CPU", f"{_many(world, 'process')} on {_many(nodes, 'node')}", _at("hardware.device"))
+        return Tile(
+            "Hardware", "CPU", f"{counted(world, 'process')} on {counted(nodes, 'node')}", _at("hardware.device")
+        )
     card = _value(plan, "hardware.card") or "a GPU that is not known"
-    return Tile("Hardware", f"{world}{_TIMES}{card}", f"on {_many(nodes, 'node')}", _at("hardware.card"))
+    return Tile("Hardware", f"{world}{_TIMES}{card}", f"on {counted(nodes, 'node')}", _at("hardware.card"))
 
 
 def _precision(plan: Plan) -> Tile | None:
@@ -204,7 +207,7 @@ def _model(plan: Plan) -> Tile | None:
     sides = _TIMES.join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
     channels = _value(plan, "data.channels")
     holds = "images" if not isinstance(size, (list, tuple)) or len(size) == 2 else "patches"
-    detail = f"{holds} of {sides}, {_many(channels, 'channel')}" if size and channels else ""
+    detail = f"{holds} of {sides}, {counted(channels, 'channel')}" if size and channels else ""
     return Tile("Model", redact(str(model)), detail, _at("model.name"))
 
 
@@ -215,7 +218,7 @@ def _schedule(plan: Plan) -> Tile | None:
     keys = ("optimizer", "learning_rate", "scheduler")
     optimizer, rate, scheduler = (_value(plan, f"training.{key}") for key in keys)
     how = f"{optimizer} at {rate}, {scheduler}" if optimizer else f"learning rate {rate}"
-    return Tile("Training", _many(epochs, "epoch"), how, _at("training.epochs"))
+    return Tile("Training", counted(epochs, "epoch"), how, _at("training.epochs"))
 
 
 def _time(plan: Plan) -> Tile | None:
@@ -235,7 +238,7 @@ def _head(report: Report) -> list[tuple[str, str]]:
 
 def _verdict(findings: Sequence[Diagnostic]) -> str:
     many = len(findings)
-    return "Nothing was found to warn of." if not many else f"{_many(many, 'warning')}."
+    return "Nothing was found to warn of." if not many else f"{counted(many, 'warning')}."
 
 
 def _finding(item: Diagnostic) -> Finding:
@@ -267,11 +270,6 @@ def _value(plan: Plan, path: str) -> Any:
 
 def _at(path: str) -> str:
     return values.anchor(path)
-
-
-def _many(number: int, word: str) -> str:
-    plural = f"{word}es" if word.endswith("s") else f"{word}s"
-    return f"{number:,} {word if number == 1 else plural}"
 
 
 def _size(text: str) -> str:

@@ -11,6 +11,7 @@ from ratc.explain import Link, source, tree
 from ratc.plan import Plan, Value
 from ratc.secrets import excerpt
 from ratc.secrets.redact import redact, shown
+from ratc.units import counted
 
 #: The section of the values without a section.
 EXPERIMENT = "experiment"
@@ -64,7 +65,7 @@ class Section:
     def note(self) -> str:
         """The number of values, and the number that ratc derived."""
         worked_out = sum(row.origin == "derived" for row in self.rows)
-        many = f"{len(self.rows)} value{'' if len(self.rows) == 1 else 's'}"
+        many = counted(len(self.rows), "value")
         return f"{many}, {worked_out} worked out" if worked_out else many
 
 

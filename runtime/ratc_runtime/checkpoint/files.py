@@ -19,8 +19,8 @@ from typing import IO, Any
 
 import torch
 
-from ratc_runtime.atomic import replacing, sync_folder
 from ratc_runtime.config.yaml_file import open_regular
+from ratc_runtime.output.atomic import replacing, sync_folder
 
 BLOCK = 1 << 22
 _MARK = b"sha256:"
@@ -138,6 +138,13 @@ def _fault_of(path: Path) -> str | None:
         if end[-64:].decode("ascii", "replace") != digest_of(file, covered):
             return "its content is not that of its digest"
     return None
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a file ends with the digest of `write_file`, whole or not. Raises OSError if it cannot be read."""
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_LENGTH - _COUNT.size))
+        return file.read().startswith(_COUNT.pack(_SEAL_LENGTH) + _MARK)
 
 
 def digest_of(file: IO[bytes], length: int | None = None) -> str:

@@ -130,10 +130,34 @@ def lock_of(header: dict[str, Any]) -> Lock:
         ) from None
 
 
+def continued(header: dict[str, Any], lock: Lock) -> Lock:
+    """Return the plan that a checkpoint was made under, if `lock` only adds epochs to it; else `lock`."""
+    try:
+        return lock.continues(header["fingerprint"], lock_of(header).training.epochs)
+    except RuntimeFinding:
+        return lock
+
+
+def more_epochs(header: dict[str, Any], lock: Lock) -> str:
+    """Return what to write if the number of epochs is all that differs, and is larger; else ""."""
+    try:
+        before, now = lock_of(header).training, lock.training
+    except RuntimeFinding:
+        return ""
+    as_before = lock.replace(training=now.replace(epochs=before.epochs)).fingerprint()
+    if lock.compression is not None or before.epochs >= now.epochs or as_before != header["fingerprint"]:
+        return ""
+    return (
+        f"add `training.extensions: [{{after: {before.epochs}}}]` and compile again: the epochs after that get a"
+        f" {now.scheduler} schedule of their own\n"
+    )
+
+
 def differences(header: dict[str, Any], lock: Lock) -> list[str]:
     """Return the differences that forbid continuing a checkpoint under `lock`: a line per value with path, old and new.
 
-    With DeepSpeed the number of processes and the ZeRO stage count too, because its shards depend on them.
+    With DeepSpeed the number of processes and the ZeRO stage count too, because its shards depend on them; those of
+    FSDP2 are read by any number.
     """
     try:
         old = lock_of(header)
@@ -150,6 +174,7 @@ def differences(header: dict[str, Any], lock: Lock) -> list[str]:
 
 def _decisive(lock: Lock, sharded: bool) -> dict[str, str]:
     values = _flat(lock.learnt()) | _flat({"engine": {"deepspeed": lock.engine.deepspeed}})
+    values["parallel.strategy"] = "fsdp2" if lock.fsdp2 is not None else "another"
     if sharded:
         values |= {
             "engine.zero_stage": str(lock.engine.zero_stage),
@@ -206,13 +231,13 @@ def unusable(path: Path, reason: str | None, help: str = "") -> RuntimeFinding:
     return RuntimeFinding("R508", f"checkpoint {path} cannot be read", reason or "", help or fresh)
 
 
-def changed(path: Path, found: list[str]) -> RuntimeFinding:
-    """Return R518: the lock has changed since a checkpoint was made."""
+def changed(path: Path, found: list[str], help: str = "") -> RuntimeFinding:
+    """Return R518: the lock has changed since a checkpoint was made. `help` comes before the usual one."""
     return RuntimeFinding(
         "R518",
         f"the lock has changed since checkpoint {path} was made",
         "\n".join(found) or "the values that decide the weights are others",
-        "compile with the old values to continue this run\n"
+        f"{help}compile with the old values to continue this run\n"
         "name another output folder for the new ones, or start again with --fresh (the old checkpoints are kept as"
         " checkpoints.previous)",
     )

@@ -1,4 +1,4 @@
-"""A checkpoint folder with files from every rank (DeepSpeed). One file lists the digests of all others.
+"""A checkpoint folder with files from every rank (DeepSpeed, FSDP2). One file lists the digests of all others.
 
 `progress.pt` is written last and holds the header, this list and its own digest. The ranks share the reading.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ratc_runtime.atomic import sync_folder
 from ratc_runtime.checkpoint.files import digest_of, fault_of
 from ratc_runtime.config.yaml_file import open_regular
+from ratc_runtime.output.atomic import sync_folder
 
 HEADER_FILE = "progress.pt"
 

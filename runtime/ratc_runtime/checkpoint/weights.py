@@ -1,8 +1,8 @@
 """The plain weights of any checkpoint.
 
-Of a file, only the model's part is read. DeepSpeed's own functions merge the shards of its ZeRO stages, in float32 and
-without a GPU. Objects in these files other than tensors are loaded only if that is known to run no code, or if the
-checkpoint is trusted.
+Of a file and of the shards of FSDP2, only the model's part is read. DeepSpeed's own functions merge the shards of its
+ZeRO stages, in float32 and without a GPU. Objects in these files other than tensors are loaded only if that is known to
+run no code, or if the checkpoint is trusted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ratc_runtime.checkpoint.files import is_sealed
 from ratc_runtime.checkpoint.header import UNREADABLE, open_content, unusable
 from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
@@ -35,11 +36,13 @@ _WRITTEN = {
 TAG, WHOLE = "pytorch_model", "mp_rank_00_model_states.pt"
 
 
-def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
+def load_weights(path: Path, trust: bool = False, plain: bool = False) -> dict[str, torch.Tensor]:
     """Return the model's weights and buffers by name, on the CPU, from a checkpoint or an exported file.
 
-    Shards may hold objects that only a pickle which runs code can load: these need trust (`trusted.allows`). Raises
-    R508 if it is damaged, R520 if the shards of a folder cannot be merged, R584 without trust.
+    With `plain`, a file of another program is taken, too: a state dict that `torch.save` wrote, alone or under `model`
+    or `state_dict`. Shards may hold objects that only a pickle which runs code can load: these need trust
+    (`trusted.allows`). Raises R508 if it is damaged, R520 if the shards of a folder cannot be merged, R584 without
+    trust.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -50,6 +53,8 @@ def load_weights(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
             return load_file(path)  # type: ignore[no-any-return]
         except (OSError, SafetensorError) as error:
             raise RuntimeFinding("R508", f"weights {path} cannot be read", str(error)) from None
+    if plain and path.is_file() and not is_sealed(path):
+        return _tensors(path, _plain(path))
     content = open_content(path)
     return _tensors(path, _consolidated(path, content, trust) if path.is_dir() else content.get("model"))
 
@@ -71,6 +76,19 @@ def load_into(model: nn.Module, name: str, path: Path, trust: bool = False) -> N
         ) from None
 
 
+def _plain(path: Path) -> Any:
+    """Return the state dict of a file that another program wrote. Raises R508 if that takes running code."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        help = "save the weights alone: `torch.save(model.state_dict(), …)`, or as .safetensors"
+        raise unusable(path, f"{type(error).__name__}: {error}"[:600], help) from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content
+
+
 def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
     """Return the weights; raise R508 unless they are dense tensors by name."""
     if not isinstance(weights, dict):
@@ -82,6 +100,8 @@ def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
 
 
 def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, torch.Tensor]:
+    if json.loads(header["lock"]).get("fsdp2") is not None:
+        return _of_fsdp2(path)
     trust = trusted.allows(path, trust)
     try:
         stage = json.loads(header["lock"])["engine"]["zero_stage"]
@@ -99,6 +119,15 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
     except (*UNREADABLE, ImportError) as error:
         raise _apart(path, error) from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _of_fsdp2(path: Path) -> dict[str, torch.Tensor]:
+    from ratc_runtime.checkpoint import distributed
+
+    try:
+        return distributed.read_weights(path / distributed.FOLDER)
+    except UNREADABLE as error:
+        raise _apart(path, error) from error
 
 
 def _whole(path: Path) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.config.program_lock import ProgramLock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 # Drivers report less than the nominal memory (ECC, reserved pages): a T4 of 16 GiB shows 15.0. Cards of one
 # name differ by half or more (V100 16/32, A100 40/80), so a tenth tells them apart and lets the driver be.
@@ -28,7 +29,7 @@ def check_card(lock: Lock | ProgramLock, environment: Mapping[str, str]) -> None
     if len(cards) < needed:
         raise RuntimeFinding(
             "R504",
-            f"the lock needs {needed} card(s) on this node, {len(cards)} are visible",
+            f"the lock needs {counted(needed, 'card')} on this node, {len(cards)} are visible",
             f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', '(not set)')}",
             "ask the scheduler for the cards of the lock, or compile for these",
         )

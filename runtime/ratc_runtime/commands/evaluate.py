@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,24 @@ from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.output.progress import say_scores
 from ratc_runtime.output.results import finite, unwritable
+from ratc_runtime.tasks.own_scores import build_scores
 from ratc_runtime.training.evaluation import Evaluation, evaluate
 
 #: Samples that are drawn.
 _PICTURES = 4
+
+
+def open_split(model: OpenCheckpoint, split: str, data_dir: Path, also: Sequence[str] = ()) -> Any:
+    """Return a split of the lock's data set, or of another folder for it. `also` are more names of code that is run.
+
+    Raises R506 and R536 to R541 for the data, R509 if the data set cannot be built, R584 if code is untrusted.
+    """
+    lock = model.lock
+    sets = [part.data.dataset for part in (lock.tasks or {}).values()] or [lock.data.dataset]
+    inference.check_trust([*also, *sets], model.path, model.trust)
+    dataset = open_data_set(lock, data_dir, split)
+    model.task.opened({split: dataset})
+    return dataset
 
 
 def score(
@@ -36,10 +51,8 @@ def score(
     lock, task = model.lock, model.task
     parts = list((lock.tasks or {}).values())
     losses = [part.loss.name for part in parts] or [lock.training.loss.name]
-    sets = [part.data.dataset for part in parts] or [lock.data.dataset]
-    inference.check_trust([*losses, *sets], model.path, model.trust)
-    dataset = open_data_set(lock, data_dir, split)
-    task.opened({split: dataset})
+    dataset = open_split(model, split, data_dir, [*losses, *lock.evaluation.scores.values()])
+    task.own_scores = build_scores(lock.evaluation.scores)
     criterion = task.loss()
     move = getattr(criterion, "to", None)
     if callable(move):

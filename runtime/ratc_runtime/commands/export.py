@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.checkpoint.header import lock_of, read
 from ratc_runtime.checkpoint.weights import load_weights
 from ratc_runtime.errors import RuntimeFinding, say
+from ratc_runtime.output.atomic import replacing
 
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:

@@ -1,40 +1,62 @@
-"""Predictions of a checkpoint for images without labels: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR`.
+"""Predictions of a checkpoint: `python -m ratc_runtime predict CHECKPOINT IMAGES -o DIR` for images without labels, and
+with `--split` in place of the images for a split of the run's data set, which may be the user's own.
 
 Segmentation writes a mask for each image, detection one file of boxes in the COCO layout, both in the pixels of the
-images' own files; classification writes one table of classes and their probabilities. An unreadable image gives a
+images' own files; classification writes one table of classes and their probabilities, and a custom task the arrays of
+each sample. An unreadable image gives a
 warning and is left out; the exit status is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from ratc_runtime import inference, pytree
+from ratc_runtime import inference
+from ratc_runtime.commands.evaluate import open_split
+from ratc_runtime.data import pytree
+from ratc_runtime.data.folders import SPLITS
+from ratc_runtime.data.joint import open_evaluation
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.output.results import prepare_output, unwritable
+from ratc_runtime.output.sizes import counted
+from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Writer
+from ratc_runtime.tasks.segmentation.writing import MaskWriter
 
 
 def predict(
-    model: OpenCheckpoint, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False
+    model: OpenCheckpoint,
+    images: Sequence[Path],
+    output: Path,
+    threshold: float = 0.5,
+    force: bool = False,
+    overlap: float = 0.0,
 ) -> int:
-    """Predict images into a folder; return the number of unreadable images.
+    """Predict images into a folder; return the number of unreadable images. With `overlap`, from 0 to below 1, the
+    patches of volumes cover that share of one another, and are blended.
 
     Raises R510 if the folder cannot be written, R542 if the form of images or outputs is the user's own, R543 if a file
     would be overwritten (unless `force`) or two images have one name.
     """
     writer = model.task.writer(output, threshold)
+    if overlap:
+        if not isinstance(writer, MaskWriter) or model.lock.spatial_dims != 3:
+            raise RuntimeFinding("R542", "only the patches of volumes overlap", help="leave --overlap out")
+        writer.blended = True
     _check_names(images, writer, force)
-    found = pieces(images, model.lock)
+    found = pieces(images, model.lock, overlap)
     prepare_output(output)
     bad = 0
     with tqdm(total=len(images), unit="image", disable=None, leave=False) as bar:
@@ -44,7 +66,8 @@ def predict(
                 if piece.problem is not None:
                     bad += 1
                     warn(f"[{piece.problem.code}] {piece.problem.message}: {piece.problem.note}; left out")
-            _write(model, good, writer)
+            if good:
+                _write(model, good, writer, default_collate([piece.image for piece in good]))
             bar.update(sum(piece.last for piece in group))
     try:
         writer.close()
@@ -53,16 +76,61 @@ def predict(
     return bad
 
 
+def predict_split(
+    model: OpenCheckpoint, split: str, data_dir: Path, output: Path, threshold: float = 0.5, force: bool = False
+) -> int:
+    """Predict the samples of a split into a folder, in files by the samples' names; return their number.
+
+    Masks and boxes are in the pixels that the data set gives. Patches of volumes are written as arrays of logits.
+    Raises the errors of `open_split`, R506 for a bad sample, R510 if the folder cannot be written, R543 if a file would
+    be overwritten (unless `force`) or two samples have one name.
+    """
+    lock, task = model.lock, model.task
+    if task.parts:
+        raise RuntimeFinding("R542", "a split of several tasks is not predicted", help="give images of one --task")
+    dataset = open_split(model, split, data_dir)
+    patches = lock.task_type == "segmentation" and lock.spatial_dims == 3
+    writer: Writer = ArrayWriter(output) if patches else task.writer(output, threshold)
+    prepare_output(output)
+    seen: set[Path] = set()
+    loader = open_evaluation(dataset, lock, 0, task)
+    with tqdm(total=len(dataset), unit="sample", disable=None, leave=False) as bar:
+        for batch in loader:
+            size = tuple(next(pytree.tensors(batch.image)).shape[2:])
+            for name in batch.names:
+                _check_free(writer.path_of(Path(_file_name(name))), name, seen, writer, force)
+            group = [Piece(Path(_file_name(name)), size=size) for name in batch.names]
+            _write(model, group, writer, batch.image)
+            bar.update(len(group))
+    try:
+        writer.close()
+    except OSError as error:
+        raise unwritable(output, error) from None
+    return len(dataset)
+
+
+def _file_name(name: str) -> str:
+    """Return a sample's name as that of a file: without folders and without signs that a shell reads."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "_"
+
+
+def _check_free(path: Path, name: str, seen: set[Path], writer: Writer, force: bool) -> None:
+    """Raise R543 if a sample's file is there, or is another sample's."""
+    if path in seen and not writer.together:
+        raise RuntimeFinding("R543", f"two samples would have one file, {path.name}", f"the second is {name:.200}")
+    if path not in seen and path.exists() and not force:
+        raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
+    seen.add(path)
+
+
 def _groups(found: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
     while group := list(islice(found, size)):
         yield group
 
 
-def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer) -> None:
-    if not group:
-        return
-    device = model.engine.world.device
-    batch = pytree.to_device(default_collate([piece.image for piece in group]), device)
+def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer, images: Any) -> None:
+    """Predict a batch of images, those of the pieces, and write the outputs."""
+    batch = pytree.to_device(images, model.engine.world.device)
     outputs = pytree.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
     for row, piece in enumerate(group):
         try:
@@ -99,6 +167,12 @@ def _run(arguments: argparse.Namespace) -> int:
     model = inference.open_checkpoint(
         arguments.checkpoint, arguments.lock, arguments.device, arguments.batch_size, arguments.trust
     )
+    if arguments.split is not None:
+        data_dir = arguments.data_dir or Path(os.environ.get("RAT_DATA_DIR") or model.lock.data.data_dir)
+        place = arguments.output, arguments.threshold, arguments.force
+        number = predict_split(model, arguments.split, data_dir, *place)
+        say(f"{number} samples of {arguments.split} predicted by {model.path}; written: {arguments.output}")
+        return 0
     if arguments.task is None and model.task.parts:
         raise RuntimeFinding(
             "R542",
@@ -107,8 +181,11 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     model = model.of(arguments.task)
     images = find_images(arguments.images, model.lock)
-    bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
-    say(f"{len(images) - bad} of {len(images)} image(s) predicted by {model.path}; written: {arguments.output}")
+    place = arguments.output, arguments.threshold, arguments.force
+    bad = predict(model, images, *place, arguments.overlap)
+    say(
+        f"{len(images) - bad} of {counted(len(images), 'image')} predicted by {model.path}; written: {arguments.output}"
+    )
     return 1 if bad else 0
 
 
@@ -118,7 +195,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m ratc_runtime predict", description="Write a checkpoint's predictions for images."
     )
     inference.add_arguments(parser)
-    parser.add_argument("images", type=Path, help="a folder of images, or one image")
+    parser.add_argument("images", type=Path, nargs="?", help="a folder of images, or one image")
+    parser.add_argument("--split", choices=SPLITS, help="a split of the run's data set, in place of images")
+    parser.add_argument(
+        "--data-dir", type=Path, help="with --split, where the data lie (default: RAT_DATA_DIR, else the lock's)"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument(
         "--threshold",
@@ -126,10 +207,22 @@ def main(argv: list[str] | None = None) -> int:
         default=0.5,
         help="of one foreground class, or of a box's score (default: 0.5)",
     )
+    parser.add_argument(
+        "--overlap",
+        type=_share,
+        default=0.0,
+        help="share of a patch that the next one covers, too: the patches of a volume are blended (default: none)",
+    )
     parser.add_argument("--task", help="which of several tasks")
     parser.add_argument("--force", action="store_true", help="write over files that are there")
+    # Intermixed: images may stand behind an option.
+    arguments = parser.parse_intermixed_args(argv)
+    if (arguments.images is None) == (arguments.split is None):
+        parser.error("name either images or a --split")
+    if arguments.split is not None and arguments.overlap:
+        parser.error("--overlap is of the patches of images, and a --split has its data set's own")
     try:
-        return _run(parser.parse_args(argv))
+        return _run(arguments)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tracking import mlflow
 from ratc_runtime.tracking.interface import About, Backend, reason
 from ratc_runtime.tracking.journal import Busy, Journal
@@ -71,10 +72,10 @@ def _send_mlflow(journal: Journal, number: int, about: About) -> int:
         raise RuntimeFinding(
             "R523",
             f"MLflow at {mlflow.without_secrets(backend.uri)} has not taken everything",
-            f"{reason(error)}\n{journal.waiting()} of {number} record(s) are still to be sent",
+            f"{reason(error)}\nstill to be sent: {journal.waiting()} of {counted(number, 'record')}",
             "run the same command again when the server answers, or name another with MLFLOW_TRACKING_URI",
         ) from None
-    print(f"{number} record(s) sent: {backend.describe()}", flush=True)
+    print(f"{counted(number, 'record')} sent: {backend.describe()}", flush=True)
     return number
 
 
@@ -91,11 +92,11 @@ def _write_wandb(journal: Journal, number: int, about: About) -> int:
         raise RuntimeFinding(
             "R523",
             "Weights & Biases has not taken everything",
-            f"{reason(error)}\n{number} record(s) are still to be sent",
+            f"{reason(error)}\nstill to be sent: {counted(number, 'record')}",
             "run the same command again; the package is installed with: pip install wandb",
         ) from None
     journal.settle()
-    print(f"{number} record(s) written: {backend.describe()}", flush=True)
+    print(f"{counted(number, 'record')} written: {backend.describe()}", flush=True)
     return number
 
 
@@ -121,7 +122,7 @@ def sync_wandb(output_dir: Path) -> int:
             said[-300:],
             "log in with WANDB_API_KEY or `wandb login`, and run the same command again",
         )
-    print(f"{len(folders)} run(s) handed to wandb sync", flush=True)
+    print(f"{counted(len(folders), 'run')} handed to wandb sync", flush=True)
     return len(folders)
 
 

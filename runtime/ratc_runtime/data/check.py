@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.data import near
 from ratc_runtime.data.copies import between_splits
@@ -34,6 +33,7 @@ from ratc_runtime.data.survey import (
     survey,
 )
 from ratc_runtime.errors import RuntimeFinding, say, warn, warn_of
+from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
 

@@ -10,6 +10,7 @@ from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.labelled import SUFFIXES, Labelled, numbered
 from ratc_runtime.data.near import shown
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.sizes import counted
 
 LAYOUT = "train/CLASS/NAME.png, val/CLASS/NAME.png and test/CLASS/NAME.png"
 
@@ -47,8 +48,9 @@ class ClassFolders(Labelled):
         names = [f"{path.parent.name}/{path.name}" for path in files]
         super().__init__("folders", image_size, channels, scales, files, labels, names, class_names)
         if others and os.environ.get("RANK", "0") == "0":
+            many = counted(len(others), "file")
             warn(
-                f"{len(others)} file(s) in {shown(str(data_dir / split))} are left out, {shown(others[0])} for one:"
+                f"left out of {shown(str(data_dir / split))}: {many}, {shown(others[0])} for one:"
                 f" names of images end in {', '.join(SUFFIXES)}"
             )
 

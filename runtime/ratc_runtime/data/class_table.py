@@ -13,6 +13,7 @@ from ratc_runtime.data.folders import SKIP_HELP, SPLITS
 from ratc_runtime.data.labelled import Labelled, numbered
 from ratc_runtime.data.near import is_possible, listed, nearest, shown
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 FILE = "labels.csv"
 FORM = "the first line is `path,label,split`, each other one an image: `images/a.png,cat,train`"
@@ -100,7 +101,9 @@ def read(path: Path) -> list[Row]:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
-                raise _wrong(path, table.line_num, f"has {len(cells)} cell(s), the first line has {len(header)}")
+                raise _wrong(
+                    path, table.line_num, f"has {counted(len(cells), 'cell')}, the first line has {len(header)}"
+                )
             row = _row(path, table.line_num, [cells[column].strip() if column >= 0 else "" for column in columns])
             if row.path in found:
                 raise _wrong(path, row.line, f"lists {shown(row.path)}, as line {found[row.path].line} does")

@@ -11,6 +11,7 @@ from typing import Any
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 #: The data sets whose first file is the image, one of its own for each sample or volume.
 _KNOWN = tuple(known.made for known in BUILT_IN.values())
@@ -74,5 +75,6 @@ def _digest(path: Path) -> bytes | None:
 def _finding(one: str, other: str, pairs: list[tuple[Path, Path]]) -> RuntimeFinding:
     return RuntimeFinding(
         "R578",
-        f"{len(pairs)} image(s) of {other} are in {one}, too: {shown(str(pairs[0][1]))} is {shown(str(pairs[0][0]))}",
+        f"{counted(len(pairs), 'image')} of {other} in {one}, too: {shown(str(pairs[0][1]))} is"
+        f" {shown(str(pairs[0][0]))}",
     )

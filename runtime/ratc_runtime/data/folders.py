@@ -13,6 +13,7 @@ import numpy as np
 from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import ANOTHER_ENDING, nearest, shown
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 SPLITS = ("train", "val", "test")
 SKIP_HELP = "repair or remove it, or set `data.on_bad_sample: skip` in the spec and compile again"
@@ -145,7 +146,7 @@ def split_names(data_dir: Path, split: str) -> list[str]:
             raise RuntimeFinding(
                 "R506",
                 f"{path} has {shown(min(shared))} in both {split} and {other}",
-                f"{len(shared)} name(s) in both: a score on them would be worthless",
+                f"{counted(len(shared), 'name')} in both: a score on them would be worthless",
             )
     if len(set(names)) != len(names):
         raise RuntimeFinding("R506", f"{path} names a sample twice in {split}")

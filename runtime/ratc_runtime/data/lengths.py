@@ -9,6 +9,7 @@ from typing import Any
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 #: Size limit in bytes of a list that preflight reads: parsing a larger one takes too long.
 _MOST_BYTES = 8 << 20
@@ -20,7 +21,7 @@ def check_length(length: int, lock: Lock) -> None:
     if length < (1 if keep else batch):
         raise RuntimeFinding(
             "R503",
-            f"the train split has {length} sample(s), fewer than one global batch of {batch}",
+            f"the train split has {counted(length, 'sample')}, fewer than one global batch of {batch}",
             "with `last_batch: drop` every optimizer step takes a full global batch" if not keep else "",
             "set a smaller training.target_batch_size, or `training.last_batch: keep`, or give more samples",
         )

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.data.samples import name_of
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output import atomic
 
 FILE = "data.json"
 VERSION = 1

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 HELP = "repair it, or set `data.on_bad_sample: skip` in the spec and compile again"
 
@@ -148,7 +149,7 @@ def _as_tensors(value: Any, where: str) -> Any:
         if value.is_floating_point() and not math.isfinite(float(value.sum())):
             bad = int((~torch.isfinite(value)).sum())
             if bad:
-                raise ValueError(f"{where} has {bad} number(s) of {value.numel()} that are not finite")
+                raise ValueError(f"{where} has {counted(bad, 'number')} of {value.numel()} that are not finite")
         return value
     if isinstance(value, Mapping):
         return {key: _as_tensors(item, f"{where} {key}") for key, item in value.items()}

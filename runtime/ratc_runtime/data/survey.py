@@ -17,12 +17,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from ratc_runtime import pytree
+from ratc_runtime.data import pytree
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
 from ratc_runtime.distributed import watchdog
 from ratc_runtime.errors import RuntimeFinding, warn_of
+from ratc_runtime.output.sizes import counted
 
 if TYPE_CHECKING:
     from ratc_runtime.distributed.world import World
@@ -256,7 +257,7 @@ def nothing_there(split: str, samples: int) -> RuntimeFinding:
     return RuntimeFinding(
         "R571",
         f"no sample of {split} has any foreground or object",
-        f"{samples} sample(s) were read; a model would learn to predict nothing, and scores would mean nothing",
+        f"read: {counted(samples, 'sample')}; a model would learn to predict nothing, and scores would mean nothing",
         "look at the masks or annotations: `ratc data check SPEC --all` draws some of them; see to it that"
         " data.num_classes, data.ignore_index and the files' values fit each other",
     )

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers
 from ratc_runtime.data.masks import foreground
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.atomic import replacing
+from ratc_runtime.output.sizes import counted
 
 #: Version of the files' layout. Files of other versions are not read.
 VERSION = 2
@@ -101,7 +102,7 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
     if len(shape) not in (3, 4) or (*shape, 1)[3] != channels:
         raise RuntimeFinding(
             "R537",
-            f"{path} has the shape {_spelled(shape)}, which is no volume of {channels} channel(s)",
+            f"{path} has the shape {_spelled(shape)}, which is no volume of {counted(channels, 'channel')}",
             "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
             "set data.channels to the number that the files have",
             everywhere=False,

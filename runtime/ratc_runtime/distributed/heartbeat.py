@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ratc_runtime import atomic
+from ratc_runtime.output import atomic
 
 FOLDER = "watchdog"
 _ENDED = "ended.json"

@@ -17,6 +17,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed import watchdog
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 #: Parameters of mallopt(3), from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -75,7 +76,7 @@ def local_device(lock: Lock) -> torch.device:
     if not torch.cuda.is_available() or local_rank >= torch.cuda.device_count():
         raise RuntimeFinding(
             "R504",
-            f"the lock says cuda, and torch {torch.__version__} sees {torch.cuda.device_count()} device(s)",
+            f"the lock says cuda, and torch {torch.__version__} sees {counted(torch.cuda.device_count(), 'device')}",
             f"this process needs device {local_rank}",
             "install the CUDA build of torch, and ask the scheduler for the cards of the lock",
         )

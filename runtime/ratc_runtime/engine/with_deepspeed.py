@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ratc_runtime import pytree
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data import pytree
 from ratc_runtime.distributed.world import World, check_world, group_timeout, local_device
 from ratc_runtime.engine.base import AUTOCAST, BaseEngine
 from ratc_runtime.engine.optimizer import make_optimizer
@@ -30,7 +30,7 @@ TAG = "pytorch_model"
 class DeepSpeedEngine(BaseEngine):
     """DeepSpeed without Accelerate, started by torchrun."""
 
-    deepspeed = True
+    deepspeed = sharded = True
 
     def __init__(self, lock: Lock, model: nn.Module, folder: Path, reduced: bool) -> None:
         device = local_device(lock)

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from ratc_runtime import inference
-from ratc_runtime.atomic import replacing, write_text
 from ratc_runtime.checkpoint.files import fault_of, write_file
 from ratc_runtime.checkpoint.header import UNREADABLE
 from ratc_runtime.commands.evaluate import score
@@ -31,6 +30,7 @@ from ratc_runtime.extras.pruning import PRUNED, prune_weights
 from ratc_runtime.extras.quantizing import MODES, quantize, torchao
 from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.models.build import build_model
+from ratc_runtime.output.atomic import replacing, write_text
 from ratc_runtime.output.results import finite, prepare_output, unwritable
 from ratc_runtime.training.memory_rehearsal import noise
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ratc_runtime import inference
-from ratc_runtime.atomic import replacing
 from ratc_runtime.checkpoint.restored import restored
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks import make_task
 from ratc_runtime.training.memory_rehearsal import noise
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 
 #: Weight of a new loss in the running mean, because steps see different samples.
 NEW = 0.1
@@ -61,11 +62,12 @@ def rates(low: float, high: float, steps: int) -> list[float]:
 def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> Iterator[Point]:
     """Train with growing rates and yield every step. Ends early if the loss diverges.
 
-    Raises the findings of opening a run (R503, R504, R506, R509), and R506 for a bad sample.
+    Raises the findings of opening a run (R503, R504, R506, R509, R594, R595), and R506 for a bad sample.
     """
     import torch
 
-    from ratc_runtime import pytree
+    from ratc_runtime.checks import first_weights
+    from ratc_runtime.data import pytree
     from ratc_runtime.data.joint import open_data_set
     from ratc_runtime.data.loading import train_loader
     from ratc_runtime.engine import TorchEngine
@@ -77,7 +79,8 @@ def measure(lock: Lock, data_dir: Path, low: float, high: float, steps: int) -> 
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     torch.backends.cudnn.allow_tf32 = training.tf32
     seed_everything(lock, 0)
-    parts = make_parts(lock, {"train": open_data_set(lock, data_dir, "train")}, Own())
+    weights = first_weights.check(lock, Path()) if lock.training.init_from is not None else None
+    parts = make_parts(lock, {"train": open_data_set(lock, data_dir, "train")}, Own(), weights)
     engine = TorchEngine(lock, parts.model)
     device = engine.world.device
     if isinstance(parts.criterion, torch.nn.Module):
@@ -117,7 +120,7 @@ def suggest(points: Sequence[Point]) -> tuple[float, str]:
     divergence does not represent a whole run. Raises R549 if the loss does not fall.
     """
     if len(points) < FEWEST:
-        raise _nothing(f"after {len(points)} step(s) the loss is not finite or has diverged")
+        raise _nothing(f"after {counted(len(points), 'step')} the loss is not finite or has diverged")
     least = min(range(len(points)), key=lambda index: points[index].mean)
     first = points[0].mean
     if first - points[least].mean < LEAST_FALL * abs(first):

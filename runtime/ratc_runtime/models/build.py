@@ -17,6 +17,7 @@ from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
 from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.models.lean_attention import keep_no_maps
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.outputs import entry_of
 
@@ -89,7 +90,7 @@ def _rat(lock: Lock) -> nn.Module:
     if channels != lock.data.channels or dims != lock.spatial_dims:
         raise RuntimeFinding(
             "R509",
-            f"model rat takes {channels} channel(s) in {dims}D,"
+            f"model rat takes {counted(channels, 'channel')} in {dims}D,"
             f" the data have {lock.data.channels} in {lock.spatial_dims}D",
             help="compile the spec again",
         )

@@ -12,7 +12,7 @@ import torch
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
-from ratc_runtime.sizes import size_text
+from ratc_runtime.output.sizes import size_text
 
 GIB = 2**30
 

@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.near import drawn
+from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks import Metric
 
 

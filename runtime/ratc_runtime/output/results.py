@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.config.yaml_file import open_regular
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output import atomic
 
 RESULTS_FILE = "results.json"
 #: The results of an earlier run of the same folder, kept while another one trains from the start.

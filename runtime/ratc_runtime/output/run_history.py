@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.errors import warn
+from ratc_runtime.output import atomic
 
 FILE = "starts.jsonl"
 #: Number of starts in results.json; a job that is preempted for weeks has hundreds.

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ratc_runtime.output.sizes import counted
+
 if TYPE_CHECKING:
-    from ratc_runtime.training.open_run import Progress
+    from ratc_runtime.training.run import Progress
 
 Item = TypeVar("Item")
 #: Kinds of time; `loading` is a part of `training`. `startup` is the time before the run is opened, mostly imports.
@@ -161,7 +163,9 @@ def rows(account: dict[str, Any], starts: dict[str, Any], damaged: int) -> list[
         if seconds[kind] >= 0.5 and kind != "startup"
     )
     begun = (
-        "1 start" if starts["number"] == 1 else f"{starts['number']} starts, continued {starts['number'] - 1} time(s)"
+        "1 start"
+        if starts["number"] == 1
+        else f"{starts['number']} starts, continued {counted(starts['number'] - 1, 'time')}"
     )
     startup = f"{duration(seconds['startup'])} ({shares['startup']:.0%})"
     return [

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ratc_runtime import atomic
+from ratc_runtime.output import atomic
 
 if TYPE_CHECKING:
     from ratc_runtime.trace.request import Request

@@ -34,7 +34,15 @@ _DEFAULTS: dict[str, Any] = {
 }
 _NEEDED = {"model": ("name",), "training": ("optimizer", "precision"), "data": ("image_size", "channels")}
 #: Keys of a request that are none of a lock; `micro_batch` is read by `commands.measure_step`.
-_OWN = ("batch_sizes", "semantics", "engine", "accumulation", "compute_capability", "micro_batch")
+_OWN = (
+    "batch_sizes",
+    "semantics",
+    "engine",
+    "accumulation",
+    "compute_capability",
+    "cublas_workspace",
+    "micro_batch",
+)
 
 
 class BadRequest(ValueError):
@@ -46,7 +54,8 @@ class Request:
     """A request for a trace. `capability` is None for the CPU's semantics (tests), else major and minor.
 
     `batch_sizes` are two micro-batches, the smaller first, or one: the trace is then valid for it alone. `compiled`
-    says whether the model is followed as `torch.compile` runs it; the lock's own `compile` is off.
+    says whether the model is followed as `torch.compile` runs it; the lock's own `compile` is off. `cublas_workspace`
+    is the size of a workspace in bytes if it is not torch's default.
     """
 
     lock: locks.Lock
@@ -56,6 +65,7 @@ class Request:
     batch_sizes: tuple[int, ...]
     content: dict[str, Any]
     compiled: bool = False
+    cublas_workspace: int | None = None
 
     def uncompiled(self) -> Request:
         """Return the same request for the model as it runs uncompiled."""
@@ -118,6 +128,7 @@ def read(content: Any) -> Request:
         batch_sizes=tuple(sizes),
         content=content,
         compiled=compiled,
+        cublas_workspace=_workspace(content),
     )
 
 
@@ -168,6 +179,13 @@ def _one_of(content: dict[str, Any], key: str, choices: tuple[Any, ...], default
         expected = ", ".join(map(str, choices))
         raise BadRequest(f"the request's {key} is {value!r:.60}, expected one of {expected}")
     return value
+
+
+def _workspace(content: dict[str, Any]) -> int | None:
+    size = content.get("cublas_workspace")
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**60):
+        return size
+    raise BadRequest(f"the request's cublas_workspace is {size!r:.60}, expected bytes")
 
 
 def _capability(content: dict[str, Any]) -> tuple[int, int] | None:

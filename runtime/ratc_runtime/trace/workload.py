@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ratc_runtime import pytree
+from ratc_runtime.data import pytree
 from ratc_runtime.engine import AUTOCAST, TorchEngine
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.trace.request import Request

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.config.yaml_file import open_regular
+from ratc_runtime.output import atomic
 from ratc_runtime.tracking.interface import Record
 
 #: Unsent records beyond this are not kept: some 200,000 points of six curves.

@@ -11,6 +11,7 @@ from typing import Any
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import warn
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tracking.delivery_thread import DeliveryThread
 from ratc_runtime.tracking.interface import About, Backend, Record
 from ratc_runtime.tracking.journal import Busy, Journal
@@ -172,7 +173,7 @@ class Tracker:
         self.flush()
         left = {delivery.backend.name: number for delivery in self._deliveries if (number := delivery.close())}
         if left:
-            counts = ", ".join(f"{number} record(s) for {name}" for name, number in left.items())
+            counts = ", ".join(f"{counted(number, 'record')} for {name}" for name, number in left.items())
             warn(f"not sent: {counts}. Send them with: python -m ratc_runtime sync {self._output_dir}")
 
     def describe(self) -> list[str]:

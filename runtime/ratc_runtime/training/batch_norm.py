@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from ratc_runtime import pytree
 from ratc_runtime.checkpoint import rng_state, set_rng_state
+from ratc_runtime.data import pytree
 from ratc_runtime.data.loading import TrainOrder
 from ratc_runtime.data.samples import checked, name_of
 from ratc_runtime.data.survey import each

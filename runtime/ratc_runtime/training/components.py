@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from ratc_runtime.callbacks import HOOKS, Callback
-from ratc_runtime.config.lock import Lock, Loss, Memory
+from ratc_runtime.checkpoint.first_weights import begin_with
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Loss, Memory
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.errors import RuntimeFinding
@@ -20,7 +22,8 @@ from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.import_callable import build, name_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
-from ratc_runtime.tasks.custom import Custom, Score
+from ratc_runtime.tasks.custom import Custom
+from ratc_runtime.tasks.own_scores import Score, build_scores
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,16 @@ class Own:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run. `datasets` has `train` and `val`, and `test` unless the caller passed none."""
+    """The parts of a run. `datasets` has `train` and `val`, and `test` unless the caller passed none. `began_with` says
+    which weights of a file were loaded, "" if there is none.
+    """
 
     model: nn.Module
     task: Task
     criterion: Any
     datasets: Mapping[str, Any]
     callbacks: Sequence[Callback]
+    began_with: str = ""
 
 
 def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
@@ -71,28 +77,43 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
             "several tasks take no data set, loss or scores from a caller",
             help="name them for each task in the spec, `package.module:callable`",
         )
+    if own.datasets and lock.data.folds is not None:
+        raise RuntimeFinding(
+            "R509",
+            "the lock has folds, and the data sets come from a caller",
+            help="divide them yourself, or name the data set in the spec, `package.module:callable`",
+        )
     return own.datasets or {split: open_data_set(lock, data_dir, split) for split in SPLITS}
 
 
-def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own) -> Parts:
-    """Build the parts that the caller did not pass. The random state decides the weights. Raises R509, R545."""
+def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path | None = None) -> Parts:
+    """Build the parts that the caller did not pass. The random state decides the weights, and then the file of
+    `training.init_from`, `weights`.
+
+    Raises R509, R545, the errors of `load_weights`, and R595 if the file does not fit the model.
+    """
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
+    task.own_scores = build_scores(lock.evaluation.scores)
     model = own.model if own.model is not None else build_model(lock)
     if own.model is not None:
         freeze(model, lock.training.frozen)
+    began_with = ""
+    if weights is not None and lock.training.init_from is not None:
+        began_with = begin_with(model, lock.training.init_from, weights)
     if lock.compression is not None and lock.compression.aware:
         # Imported here: few runs need it.
         from ratc_runtime.extras.quantizing import make_aware
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
-    return Parts(model, task, criterion, datasets, [*_callbacks(lock.training.callbacks), *own.callbacks])
+    callbacks = [*_callbacks(lock.training.callbacks, lock.training.callback_args), *own.callbacks]
+    return Parts(model, task, criterion, datasets, callbacks, began_with)
 
 
-def _callbacks(names: Sequence[str]) -> list[Callback]:
+def _callbacks(names: Sequence[str], arguments: Sequence[dict[str, Any]]) -> list[Callback]:
     """Build the callbacks that a lock names; raise R509 if one cannot be built or is no `Callback`."""
-    made = [build("callback", name) for name in names]
+    made = [build("callback", name, **args) for name, args in zip(names, arguments or [{} for _ in names], strict=True)]
     for name, callback in zip(names, made, strict=True):
         if not isinstance(callback, Callback):
             raise RuntimeFinding(

@@ -12,8 +12,9 @@ from ratc_runtime.errors import RuntimeFinding, warn
 from ratc_runtime.output import memory_report, time_accounting
 from ratc_runtime.output.progress import say_score, say_scores
 from ratc_runtime.output.results import RESULTS_FILE, write_results
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.training.evaluation import Evaluation, evaluate
-from ratc_runtime.training.open_run import Run
+from ratc_runtime.training.run import Run
 
 OVERLAYS = 4
 
@@ -139,7 +140,10 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
         return f"finished; best epoch {best}, scored on the validation split only"
     compared = f"; the trivial baseline has {say_scores(baseline, labels)}" if baseline else ""
     scored = say_scores({**test.scores, "loss": test.loss}, labels or {"loss": "loss"})
-    lines = [f"test {scored}  ({test.samples} samples, best epoch {best}){compared}", *run.task.remarks(test.scores)]
+    lines = [
+        f"test {scored}  ({counted(test.samples, 'sample')}, best epoch {best}){compared}",
+        *run.task.remarks(test.scores),
+    ]
     return "\n".join(lines)
 
 

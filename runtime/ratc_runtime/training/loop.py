@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ratc_runtime.data.loading import Batch
     from ratc_runtime.debug.inspect import Inspector
     from ratc_runtime.training.components import Own
-    from ratc_runtime.training.open_run import Run
+    from ratc_runtime.training.run import Run
 
 
 def prepare_environment(lock: Lock) -> None:
@@ -39,6 +39,8 @@ def prepare_environment(lock: Lock) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if not lock.engine.deepspeed:
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    if lock.fsdp2 is None:
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
     allocator.prepare(lock, os.environ)
     if lock.debug:
         debug.prepare(os.environ, lock.parallel.backend)
@@ -262,7 +264,7 @@ def feed(run: Run, batches: Iterator[Batch], names: list[list[str]]) -> Iterator
 
     Raises R503 if a micro-batch from the loader has another size than the lock's, or than the last step's share.
     """
-    from ratc_runtime import pytree
+    from ratc_runtime.data import pytree
 
     training = run.lock.training
     full = [training.micro_batch_size] * training.gradient_accumulation_steps

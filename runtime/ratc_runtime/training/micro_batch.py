@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output import atomic
 from ratc_runtime.training import out_of_memory
 
 FILE = "micro_batch.json"

@@ -1,7 +1,7 @@
 """Sizes as people read them: no unit that shows 0.0."""
 
 import pytest
-from ratc_runtime import sizes
+from ratc_runtime.output import sizes
 
 from ratc.units import size_text
 

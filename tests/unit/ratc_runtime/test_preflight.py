@@ -250,7 +250,7 @@ def test_r503_looks_where_the_script_was_told_that_the_data_lie(
     few, many = (str(tmp_path / name) for name in ("few", "many"))
     monkeypatch.setenv("RAT_DATA_DIR", few)
     assert main([str(lock)]) == 1
-    assert "error[R503]: the train split has 1 sample(s)" in capsys.readouterr().err
+    assert "error[R503]: the train split has 1 sample," in capsys.readouterr().err
     assert main([str(lock), f"--data-dir={few}", "--fresh", "--data-dir", many, "--output-dir", "out"]) == 0
     monkeypatch.setenv("RAT_DATA_DIR", many)
     assert main([str(lock)]) == 0

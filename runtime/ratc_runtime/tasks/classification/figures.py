@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.near import drawn
+from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks.classification.picture import Matrix, Picture
 
 DPI = 100

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ratc_runtime.errors import RuntimeFinding
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.classification.metrics import check_logits
 
 
@@ -58,7 +59,7 @@ def _check_weights(weights: Sequence[float], classes: int) -> None:
         and any(found)
     ):
         return
-    given = f"{len(found)} value(s)" if found is not None and len(found) != classes else f"{weights!r:.60}"
+    given = counted(len(found), "value") if found is not None and len(found) != classes else f"{weights!r:.60}"
     raise RuntimeFinding(
         "R509",
         f"loss cross_entropy: class_weights has {given}, expected {classes} numbers from 0 on",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.data.unlabelled import Piece
+from ratc_runtime.output import atomic
 
 FILE = "predictions.csv"
 

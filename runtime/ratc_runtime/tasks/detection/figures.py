@@ -16,8 +16,8 @@ import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.near import drawn
+from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks.detection.picture import Picture
 
 # Okabe and Ito's colours, distinguishable with colour blindness; the box also has the name of the class.

@@ -16,6 +16,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data.near import shown
 from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.detection import baseline
 from ratc_runtime.tasks.detection.boxes import to_centres
@@ -182,7 +183,7 @@ def _check_apart(datasets: Mapping[str, Any]) -> None:
             raise RuntimeFinding(
                 "R506",
                 f"the annotations of {one} and of {other} both name {shown(str(min(shared)))}",
-                f"{len(shared)} image(s) in both: a score on them would be worthless",
+                f"{counted(len(shared), 'image')} in both: a score on them would be worthless",
                 "take the images out of one of the files, with their annotations",
             )
 

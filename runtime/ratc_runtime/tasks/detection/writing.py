@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ratc_runtime import atomic
 from ratc_runtime.data.unlabelled import Piece
+from ratc_runtime.output import atomic
 from ratc_runtime.tasks.detection.metrics import detections
 
 FILE = "detections.json"

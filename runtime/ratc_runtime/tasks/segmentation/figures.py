@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
-from ratc_runtime.atomic import replacing
 from ratc_runtime.data.near import drawn
+from ratc_runtime.output.atomic import replacing
 from ratc_runtime.tasks.segmentation.picture import Picture
 
 Colour = tuple[float, float, float]

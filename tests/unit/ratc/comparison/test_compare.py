@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -60,11 +61,16 @@ def pairs(draw):
 def turned(change: Change) -> tuple[Any, ...]:
     """A change the other way round, without what no direction has."""
     path = change.formerly or change.path
-    return path, change.new, change.old, change.effects, change.path if change.formerly else None
+    return path, change.new, change.old, of_both_ways(change.effects), change.path if change.formerly else None
 
 
 def told(change: Change) -> tuple[Any, ...]:
-    return change.path, change.old, change.new, change.effects, change.formerly
+    return change.path, change.old, change.new, of_both_ways(change.effects), change.formerly
+
+
+def of_both_ways(found: Iterable[Effect]) -> set[Effect]:
+    """The effects without that on a finished run: epochs can be added to it, and not taken away."""
+    return {effect for effect in found if effect is not Effect.RESUME}
 
 
 @settings(max_examples=examples(20))
@@ -84,7 +90,7 @@ def test_the_other_way_round_everything_is_mirrored(both):
     for ours, theirs in ((there.sources, back.sources), (there.changes, back.changes)):
         assert sorted(map(str, map(turned, ours))) == sorted(map(str, map(told, theirs)))
     assert [(row.what, row.new, row.old) for row in there.amounts] == [tuple(vars_of(row)) for row in back.amounts]
-    assert there.effects == back.effects
+    assert of_both_ways(there.effects) == of_both_ways(back.effects)
 
 
 def vars_of(row: Any) -> tuple[Any, ...]:
@@ -239,6 +245,37 @@ def test_every_path_of_a_lock_has_a_row(name):
     for path in leaves({key: value for key, value in tree.items() if key not in BESIDE}):
         if path not in ("lock_version", "ratc_version", "target"):
             assert effects.of_plan(path)[0], path
+
+
+MORE_EPOCHS = """
+experiment_name: demo
+data: {{data_dir: data}}
+training: {{batch_size: 2, epochs: {epochs}, {more}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "breaks"),
+    [
+        ((4, "scheduler: none"), (6, "scheduler: none"), False),
+        ((6, "scheduler: none"), (4, "scheduler: none"), True),
+        ((4, "scheduler: cosine"), (6, "scheduler: cosine"), True),
+        ((4, ""), (6, "extensions: [{after: 4}]"), False),
+        ((4, ""), (6, "extensions: [{after: 3}]"), True),
+        ((4, ""), (6, "seed_: 1, extensions: [{after: 4}]"), True),
+        ((6, "extensions: [{after: 4}]"), (8, "extensions: [{after: 4}, {after: 6, learning_rate: 1.0e-6}]"), False),
+        ((6, "extensions: [{after: 4}]"), (8, "extensions: [{after: 4, learning_rate: 1.0}, {after: 6}]"), True),
+    ],
+)
+def test_more_epochs_break_resume_unless_they_are_added(old, new, breaks):
+    def plan(epochs: int, more: str) -> Plan:
+        text = MORE_EPOCHS.format(epochs=epochs, more=more.replace("seed_: 1, ", ""))
+        found = resolved(yaml.safe_load(text + ("seed: 1" if "seed_" in more else "")))
+        assert found is not None
+        return found
+
+    comparison = compare(side("old", plan(*old)), side("new", plan(*new)))
+    assert (Effect.RESUME in comparison.effects) == breaks
 
 
 @pytest.mark.parametrize(

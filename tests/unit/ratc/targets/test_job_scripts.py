@@ -293,10 +293,10 @@ def test_a_start_that_never_trained_does_not_count(target: str, tmp_path: Path) 
 def test_the_findings_of_a_node_that_fails_are_shown_though_its_log_goes_on(tmp_path: Path) -> None:
     job = make(tmp_path / "project", "slurm", HOSTS, **TWO)
     job.stub("srun", '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nSLURM_NODEID=1 exec "$@"\n')
-    said = "echo 'error[R504]: the lock needs 1 card(s)'; echo '  note: none'; for i in {1..60}; do echo line $i; done"
+    said = "echo 'error[R504]: the lock needs 1 card'; echo '  note: none'; for i in {1..60}; do echo line $i; done"
     job.stub("python3", f"#!/bin/bash\n{said}\nexit 1\n")
     done = job.run()
-    assert "error[R504]: the lock needs 1 card(s)" in done.stderr
+    assert "error[R504]: the lock needs 1 card" in done.stderr
     assert "line 60" in done.stderr
     assert "line 30" not in done.stderr
 

@@ -121,7 +121,7 @@ def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
     assert predict.main(command) == 1
     said = capsys.readouterr()
     assert "cut.png cannot be decoded" in said.err
-    assert "2 of 3 image(s) predicted" in said.out
+    assert "2 of 3 images predicted" in said.out
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
         "b_segmentation.png",
         "wide_segmentation.png",
@@ -168,7 +168,7 @@ def test_a_volume_is_put_together_as_it_lies_in_its_file(itself: Any, tmp_path: 
         "data__args": {"window": [0.0, 1.0]},
     }
     command = [*itself(**changes), str(tmp_path / "volumes"), "-o", str(tmp_path / "masks"), "--batch-size", "5"]
-    assert predict.main(command) == 0
+    assert predict.main([*command, "--overlap", "0.5"] if axes == "SAR" else command) == 0
     written = nibabel.load(tmp_path / "masks/scan_segmentation.nii.gz")
     assert (np.asarray(written.dataobj) == (voxels > 0.5)).all()
     assert np.allclose(written.affine, affine)
@@ -231,3 +231,102 @@ def test_files_of_a_folder_that_are_no_images_are_counted(tmp_path: Path, capsys
     found = find_images(tmp_path, lock_from(lock_content()))
     assert [path.name for path in found] == ["a.PNG", "b.JPEG"]
     assert "2 of 4 files" in capsys.readouterr().err
+
+
+OWN = """\
+import torch
+
+
+class Words:
+    names = ["one/1", "two/2", "three"]
+
+    def __init__(self, data_dir, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        ids = torch.arange(4) + index
+        return {"image": {"ids": ids, "mask": ids > 1}, "target": {"labels": ids}, "name": self.names[index]}
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, batch):
+        logits = batch["ids"] * self.scale * batch["mask"]
+        return {"logits": logits, "states": [logits + 1]}
+
+
+def loss():
+    return lambda output, target: ((output["logits"] - target["labels"]) ** 2).mean()
+
+
+def agreement():
+    return lambda output, target: float((output["logits"] == target["labels"]).all())
+
+
+class Images:
+    def __init__(self, data_dir, split):
+        pass
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        image = torch.zeros(1, 24, 40)
+        image[:, :, 20:] = 1
+        return {"image": image, "target": image, "name": f"case {index}"}
+"""
+
+
+def test_a_custom_task_is_predicted_and_scored_with_mappings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words_of_mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    net = {**BASE["model"], "name": "words_of_mine:Net", "args": {}}
+    lock = write_lock(
+        tmp_path / "compiled",
+        task_type="custom",
+        model=net,
+        data__dataset="words_of_mine:Words",
+        training__loss={"name": "words_of_mine:loss", "args": {}},
+        evaluation={"hausdorff": False, "scores": {"agreement": "words_of_mine:agreement"}},
+        checkpoint__best_metric="agreement",
+    )
+    save_file({"scale": torch.ones(())}, tmp_path / "weights.safetensors")
+    words = ["weights.safetensors", "--lock", str(lock), "--split", "test", "--trust"]
+    assert predict.main([*words, "-o", "found"]) == 0
+    assert "3 samples of test predicted" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["one_1.npz", "three.npz", "two_2.npz"]
+    found = np.load(tmp_path / "found/two_2.npz")
+    assert found["logits"].tolist() == [0, 2, 3, 4]
+    assert found["states.0"].tolist() == [1, 3, 4, 5]
+    assert evaluate.main([*words, "-o", "scores.json"]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"] == {
+        "agreement": pytest.approx(1 / 3),
+        "loss": pytest.approx(1 / 6),
+    }
+    assert predict.main([*words, "-o", "found"]) == 1
+    assert "error[R543]" in capsys.readouterr().err
+    monkeypatch.delenv("RATC_TRUST")
+    assert predict.main([word for word in words if word != "--trust"] + ["-o", "other"]) == 1
+    assert "error[R584]" in capsys.readouterr().err
+
+
+def test_an_own_data_set_of_masks_is_predicted_by_its_split(itself: Any, tmp_path: Path) -> None:
+    (tmp_path / "images_of_mine.py").write_text(OWN)
+    words = [*itself(data__dataset="images_of_mine:Images"), "--split", "val", "--trust"]
+    assert predict.main([*words, "-o", str(tmp_path / "masks")]) == 0
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        "case_0_segmentation.png",
+        "case_1_segmentation.png",
+    ]
+    mask = np.asarray(Image.open(tmp_path / "masks/case_0_segmentation.png"))
+    assert mask.shape == (24, 40)
+    assert (mask == np.where(np.arange(40) >= 20, 255, 0)).all()

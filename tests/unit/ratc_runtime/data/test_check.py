@@ -45,7 +45,7 @@ def test_the_check_names_images_that_are_in_two_splits(project: Path, capsys: py
     (images / "test0.png").symlink_to("train4.png")
     status, _, err = checked(lock_with(), project, capsys)
     assert status == 0, err
-    assert "[R578] 1 image(s) of val are in train, too: " in err
+    assert "[R578] 1 image of val in train, too: " in err
     assert err.count("[R578]") == 2
     assert "images/test0.png is " in err
 

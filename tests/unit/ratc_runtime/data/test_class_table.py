@@ -64,7 +64,7 @@ def test_folders_say_the_split_if_the_table_does_not(tmp_path: Path) -> None:
         ("path;label;split\na.png;1;val\n", "has no column `path`"),
         ("file,label\n", "has no column `path`"),
         ("path,label,path\n", "the column `path` twice"),
-        ("path,label,split\na.png,1\n", "labels.csv:2 has 2 cell(s)"),
+        ("path,label,split\na.png,1\n", "labels.csv:2 has 2 cells"),
         ("path,label,split\na.png,,val\n", "labels.csv:2 has no label"),
         ("path,label,split\n,1,val\n", "labels.csv:2 has the path"),
         ("path,label,split\n/a.png,1,val\n", "no path below the data folder"),

@@ -288,11 +288,11 @@ def passed(folder: Path, special: dict[int, Any], policy: str = "fail", **change
     [
         (
             {"image": np.full((1, 4, 4), np.nan, np.float32), "target": torch.ones(1, 4, 4)},
-            "image has 16 number(s) of 16",
+            "image has 16 numbers of 16",
         ),
         (
             {"image": torch.ones(1, 4, 4), "target": torch.tensor([[[1.0, float("inf")]]])},
-            "target has 1 number(s) of 2",
+            "target has 1 number of 2",
         ),
         ({"picture": torch.ones(1, 4, 4)}, "no 'image'"),
         ([1, 2, 3], "an item is a mapping with image and target, or a pair of them, not list"),

@@ -27,7 +27,7 @@ from ratc_runtime.output.progress import say_scores
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.segmentation import baseline
 from ratc_runtime.tracking.interface import finite_only
-from ratc_runtime.training.open_run import Run
+from ratc_runtime.training.run import Run
 
 from tests.helpers.lockfile import lock_content, run_forked, run_training, write_lock
 

@@ -460,7 +460,7 @@ def test_an_image_is_in_one_split_and_once(tmp_path: Path) -> None:
     data = {split: open_split(lock, tmp_path, split) for split in ("train", "val")}
     with pytest.raises(RuntimeFinding, match=r"R506.*train and of val both name .*3\.png") as raised:
         make_task(lock).opened(data)
-    assert "2 image(s) in both" in raised.value.note
+    assert "2 images in both" in raised.value.note
 
 
 def test_boxes_that_may_be_two_corners_or_copies_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from ratc_runtime.debug.inspect import Inspector
 from ratc_runtime.engine import TorchEngine
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks.segmentation.losses import Combined
-from ratc_runtime.training.open_run import Progress
+from ratc_runtime.training.run import Progress
 
 from tests.effort import HANGS_S
 from tests.helpers.lockfile import BASE, environment, results, run_training, write_data, write_lock

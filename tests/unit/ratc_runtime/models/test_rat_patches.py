@@ -58,7 +58,7 @@ def test_a_package_is_imported_without_what_takes_longer_than_itself(imported: s
         f"assert importlib.util.find_spec({left_out!r})\n"
         f"sys.modules[{left_out!r}] = there = type(sys)({left_out!r})\n"
         "import importlib\n"
-        "from ratc_runtime.skipped_imports import SKIPPED\n"
+        "from ratc_runtime.config.skipped_imports import SKIPPED\n"
         f"module = next(name for name, package in SKIPPED.items() if package == {left_out!r})\n"
         "importlib.reload(sys.modules[module])\n"
         f"assert sys.modules[{left_out!r}] is there\n"

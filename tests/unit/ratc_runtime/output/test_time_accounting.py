@@ -20,7 +20,7 @@ from ratc_runtime.output import provenance, time_accounting
 from ratc_runtime.output.progress import Eta, Reporter
 from ratc_runtime.output.run_history import RunHistory
 from ratc_runtime.output.time_accounting import TimeAccounting, duration
-from ratc_runtime.training.open_run import Progress
+from ratc_runtime.training.run import Progress
 
 from tests.helpers.lockfile import environment, results, run_alone, train_command, write_data, write_lock
 

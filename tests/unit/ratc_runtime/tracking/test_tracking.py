@@ -43,7 +43,7 @@ def test_a_server_that_answers_500_loses_nothing(
         tracker.close("FINISHED", [])
     said = capfd.readouterr().err
     assert said.count("MLflow does not take curves: ") == 1
-    assert "not sent: 8 record(s) for MLflow" in said  # five points, the lock, that it runs, that it has ended
+    assert "not sent: 8 records for MLflow" in said  # five points, the lock, that it runs, that it has ended
 
 
 @pytest.mark.slow

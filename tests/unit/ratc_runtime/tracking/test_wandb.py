@@ -163,7 +163,7 @@ def test_sync_writes_what_a_killed_run_left_for_weights_and_biases(
     monkeypatch.setattr(sync, "_run_wandb", wandb_sync)
     assert sync.main([str(tmp_path)]) == 0
     assert wandb_steps(tmp_path) == [1, 2]
-    assert "2 record(s) written: Weights & Biases" in capfd.readouterr().out
+    assert "2 records written: Weights & Biases" in capfd.readouterr().out
     assert len(handed) == 1
     assert str(tmp_path / "wandb" / "offline-run-") in handed[0][-1]
     assert Journal(folder / "wandb").waiting() == 0

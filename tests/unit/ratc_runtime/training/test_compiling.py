@@ -13,7 +13,7 @@ from ratc_runtime.engine.base import BaseEngine
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output.time_accounting import TimeAccounting
 from ratc_runtime.training import compiling
-from ratc_runtime.training.open_run import Progress
+from ratc_runtime.training.run import Progress
 
 from tests.helpers.lockfile import write_lock
 

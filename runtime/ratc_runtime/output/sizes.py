@@ -1,4 +1,4 @@
-"""Human-readable sizes."""
+"""Sizes and numbers for people."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def size_text(size: int) -> str:
         if size >= unit // 10:
             return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
     return f"{size} B"
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number of things: `1 step`, `2,000 steps`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ratc_runtime.atomic import PREFIX, replacing, write_text
+from ratc_runtime.output.atomic import PREFIX, replacing, write_text
 
 from tests.helpers.lockfile import environment
 
@@ -59,7 +59,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 def test_processes_that_write_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom ratc_runtime.atomic import write_text\n"
+        "import sys\nfrom pathlib import Path\nfrom ratc_runtime.output.atomic import write_text\n"
         "for _ in range(200):\n    write_text(Path(sys.argv[1]), sys.argv[2] * 100_000, shared=True)\n"
     )
     path = tmp_path / "a.txt"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ratc_runtime.training.open_run import without_improvement
+from ratc_runtime.training.run import without_improvement
 
 NAN = float("nan")
 
