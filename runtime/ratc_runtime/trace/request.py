@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from ratc_runtime.config import lock as locks
+from ratc_runtime.config import sections
 from ratc_runtime.config.refusal import not_plain, wrong_values
 
 #: Micro-batches of a trace. Whether a compiler saves a value or computes it again depends on sizes: at 2 and 4 samples
@@ -80,7 +81,7 @@ def _open(section: Any, **types: Any) -> Any:
     fields: dict[str, Any] = {}
     for name, known in section.model_fields.items():
         kind, field = types.get(name, known.annotation), copy.copy(known)
-        if isinstance(kind, type) and issubclass(kind, locks.Section) and kind is not locks.Loss:
+        if isinstance(kind, type) and issubclass(kind, sections.Section) and kind is not sections.Loss:
             kind = kind if name in types else _open(kind)
             field.default_factory = kind
         else:
@@ -89,7 +90,7 @@ def _open(section: Any, **types: Any) -> Any:
     return create_model(section.__name__, __base__=section, **fields)
 
 
-_LOCK = _open(locks.Lock, training=_open(locks.Training), tasks=dict[str, _open(locks.Part)] | None)
+_LOCK = _open(locks.Lock, training=_open(sections.Training), tasks=dict[str, _open(sections.Part)] | None)
 
 
 def read(content: Any) -> Request:
