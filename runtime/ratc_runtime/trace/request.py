@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from ratc_runtime.config import lock as locks
+from ratc_runtime.config import sections
+from ratc_runtime.config.lock import Lock
 from ratc_runtime.config.refusal import not_plain, wrong_values
 
 #: Micro-batches of a trace. Whether a compiler saves a value or computes it again depends on sizes: at 2 and 4 samples
@@ -49,7 +50,7 @@ class Request:
     says whether the model is followed as `torch.compile` runs it; the lock's own `compile` is off.
     """
 
-    lock: locks.Lock
+    lock: Lock
     engine: str
     accumulation: int
     capability: tuple[int, int] | None
@@ -70,7 +71,7 @@ def _open(section: Any, **types: Any) -> Any:
     fields: dict[str, Any] = {}
     for name, known in section.model_fields.items():
         kind, field = types.get(name, known.annotation), copy.copy(known)
-        if isinstance(kind, type) and issubclass(kind, locks.Section) and kind is not locks.Loss:
+        if isinstance(kind, type) and issubclass(kind, sections.Section) and kind is not sections.Loss:
             kind = kind if name in types else _open(kind)
             field.default_factory = kind
         else:
@@ -79,7 +80,7 @@ def _open(section: Any, **types: Any) -> Any:
     return create_model(section.__name__, __base__=section, **fields)
 
 
-_LOCK = _open(locks.Lock, training=_open(locks.Training), tasks=dict[str, _open(locks.Part)] | None)
+_LOCK = _open(Lock, training=_open(sections.Training), tasks=dict[str, _open(sections.Part)] | None)
 
 
 def read(content: Any) -> Request:
@@ -121,10 +122,10 @@ def read(content: Any) -> Request:
     )
 
 
-def _lock(asked: dict[str, Any]) -> locks.Lock:
+def _lock(asked: dict[str, Any]) -> Lock:
     wrong = list(not_plain(asked))
     try:
-        lock: locks.Lock = _LOCK.model_validate(_over(asked, _DEFAULTS))
+        lock: Lock = _LOCK.model_validate(_over(asked, _DEFAULTS))
     except ValidationError as error:
         wrong += wrong_values(error.errors(include_url=False))
     if wrong:
