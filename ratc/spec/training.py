@@ -258,7 +258,7 @@ class Training(Section):
             plan="engine.deepspeed",
             memory="depends",
         ),
-    ] = Field(None, description="Use DeepSpeed; if absent, only on several GPUs with Accelerate.")
+    ] = Field(None, description="As `parallel.strategy: deepspeed`; false excludes it.")
     zero_stage: Annotated[
         Annotated[int, Field(ge=0, le=3)] | None,
         Key(

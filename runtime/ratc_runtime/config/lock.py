@@ -24,6 +24,7 @@ from ratc_runtime.config.sections import (
     Detection,
     Engine,
     Evaluation,
+    Fsdp2,
     Hardware,
     Logging,
     Memory,
@@ -88,6 +89,7 @@ class Lock(Section):
         description="Digests of the files that were compiled with it, by their path from the lock's folder. A start "
         "is refused if one differs."
     )
+    fsdp2: Fsdp2 | None = None
     detection: Detection | None = None
     tasks: dict[str, Part] | None = Field(
         default=None,

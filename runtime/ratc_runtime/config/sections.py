@@ -157,6 +157,26 @@ class Engine(Section):
     offload_optimizer: bool = Field(description="Whether the optimizer's states lie in host memory.")
 
 
+class Fsdp2(Section):
+    """How FSDP2 shards the model over processes. It is there only if FSDP2 does the step."""
+
+    shard: Literal["full", "grads", "hybrid"] = Field(
+        description="`full`: weights, gradients and the optimizer's states; `grads`: weights stay whole from the "
+        "forward pass to the end of the backward one; `hybrid`: as `full`, within groups of `shard_size` processes."
+    )
+    shard_size: Annotated[int, Field(ge=2)] = Field(
+        description="Processes over which one copy of the model is sharded; it divides `parallel.world_size`."
+    )
+    wrap: list[str] | None = Field(
+        description="Classes of the modules that are gathered each by itself; null: those of repeated layers, found "
+        "at the start."
+    )
+    offload: bool = Field(description="Whether shards lie in host memory, where the optimizer works.")
+    weights: Literal["fp32", "bf16"] = Field(
+        description="Precision in which weights are gathered. Gradients are reduced in fp32."
+    )
+
+
 class Folds(Section):
     """The fold of a cross-validation. It is there only if the spec has such a section."""
 
@@ -215,6 +235,9 @@ class Evaluation(Section):
     """Scores on the val and test splits beside those of the task."""
 
     hausdorff: bool = Field(description="Whether Hausdorff distances are computed on val and test, too.")
+    scores: dict[str, str] = Field(
+        default={}, description="Scores of your own by name: `package.module:callable`s, each of which returns one."
+    )
 
 
 class Detection(Section):
@@ -281,6 +304,9 @@ class Checkpoint(Section):
 class Parallel(Section):
     """The processes of the run."""
 
+    strategy: Literal["ddp", "fsdp2", "deepspeed"] | None = Field(
+        default=None, description="How states are spread over the processes; it is there only if the spec has the key."
+    )
     world_size: Positive = Field(description="Processes in all: `nodes` x `processes_per_node`.")
     nodes: int = Field(description="Machines.")
     processes_per_node: int = Field(description="Processes on each machine; on GPUs, one for each card.")

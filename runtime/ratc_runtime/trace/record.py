@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ratc_runtime.engine import units
 from ratc_runtime.models import fused_maps
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
@@ -44,6 +45,8 @@ class Recording:
     steps: list[int]
     parameters: dict[str, Any]
     kernels: list[Kernel]  # of the last step, in order
+    classes: dict[str, str]  # of modules with parameters, by their names
+    wrap: list[str]  # the classes of repeated layers
 
 
 def record(request: Request, batch: int) -> Recording:
@@ -56,7 +59,8 @@ def record(request: Request, batch: int) -> Recording:
         kernels.install(request.capability)
     ledger, owners = Ledger(), Owners()
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
-    mode = RecordingMode(fake, ledger, owners, request.capability, request.lock.training.tf32)
+    tf32, workspace = request.lock.training.tf32, request.cublas_workspace
+    mode = RecordingMode(fake, ledger, owners, request.capability, tf32, workspace)
     work.listen(mode.library)
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()
@@ -115,6 +119,8 @@ def record(request: Request, batch: int) -> Recording:
             list(ledger.steps),
             _parameters(model, groups if request.engine == "deepspeed" else None),
             mode.work.kernels,
+            {name: type(module).__name__ for name, module in model.named_modules() if name and units.elements(module)},
+            units.repeated(model),
         )
         ledger.close()
     owners.forget()
