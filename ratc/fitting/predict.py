@@ -160,7 +160,7 @@ def _fsdp2(plan: Plan, size: int) -> Strategy:
 def asked_allocator(plan: Plan) -> str:
     """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open."""
     asked = plan.settings.get_as(str, "training.allocator")
-    return asked if asked != "auto" else by_variables(plan.settings["environment.variables"].value or {}) or asked
+    return asked if asked != "auto" else by_variables(plan.variables) or asked
 
 
 def own_searcher(plan: Plan, library: Library) -> Searcher:
@@ -192,7 +192,7 @@ def device_for(plan: Plan, card: facts.Card) -> Device:
 
 
 def _fraction(plan: Plan) -> float:
-    return fraction(plan.settings["environment.variables"].value or {})
+    return fraction(plan.variables)
 
 
 def strategy_of(plan: Plan) -> Strategy:

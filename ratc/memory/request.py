@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratc.catalog import cublas
 from ratc.memory.choose import Variant
 from ratc.plan import Plan
 
@@ -58,6 +59,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
     several = {name: _part(plan, f"tasks.{name}", kind) for name, kind in kinds.items()}
     head: dict[str, Any] = {"tasks": several} if several else {}
     head |= {"detection": _under(plan, "detection")} if task == "detection" else {}
+    workspace = cublas.workspace_bytes(plan.variables)
     return {
         "task_type": task,
         **head,
@@ -74,6 +76,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
         "engine": wanted.engine,
         "accumulation": accumulation,
         "compute_capability": wanted.kernels,
+        **({"cublas_workspace": workspace} if workspace is not None else {}),
         **({"batch_sizes": [1]} if one_sample else {}),
     }
 

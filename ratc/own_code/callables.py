@@ -22,6 +22,9 @@ def named(settings: Values) -> Iterator[tuple[str, Value]]:
     for path, value in settings.items():
         if (path in _KEYS or _OF_A_TASK.fullmatch(path)) and isinstance(value.value, str) and ":" in value.value:
             yield path, value
+        elif path == "evaluation.scores":
+            for name in (value.value or {}).values():
+                yield path, Value(name, value.origin, span=value.span)
         elif path == "training.callbacks":
             for name, _ in callbacks(value):
                 yield path, Value(name, value.origin, span=value.span)

@@ -22,6 +22,8 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
         yield Wrong("training.momentum", "goes with optimizer sgd or muon, and only with them")
     if lock.training.optimizer_args and ":" not in lock.training.optimizer:
         yield Wrong("training.optimizer_args", "go with an optimizer of your own, and only with it")
+    if lock.tasks and lock.evaluation.scores:
+        yield Wrong("evaluation.scores", "are of one task, and the lock has several")
     if lock.training.callback_args and len(lock.training.callback_args) != len(lock.training.callbacks):
         yield Wrong("training.callback_args", "has not as many values as training.callbacks")
     if lock.engine.deepspeed and lock.training.optimizer not in ("adamw", "adam"):

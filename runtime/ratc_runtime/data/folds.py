@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ratc_runtime.config.lock import Folds
+from ratc_runtime.config.sections import Folds
 from ratc_runtime.data.samples import name_of
 from ratc_runtime.errors import RuntimeFinding
 

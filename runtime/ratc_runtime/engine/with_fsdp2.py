@@ -21,7 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from ratc_runtime.checkpoint import distributed
-from ratc_runtime.config.lock import Fsdp2, Lock
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Fsdp2
 from ratc_runtime.engine import units
 from ratc_runtime.engine.base import AUTOCAST
 from ratc_runtime.engine.optimizer import innermost

@@ -19,6 +19,7 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.tasks import Metric, metrics
+from ratc_runtime.tasks.own_scores import Score
 
 
 class Scorer(Protocol):
@@ -58,6 +59,9 @@ class Task(ABC):
 
     #: The tasks that this one is made of, by name; none if it is one by itself.
     parts: Mapping[str, Task] = {}
+
+    #: The scores that the lock names, built by those who evaluate.
+    own_scores: Mapping[str, Score] = {}
 
     @property
     def class_labels(self) -> Mapping[int, str]:

@@ -12,15 +12,12 @@ from torch.utils.data import default_collate
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import pytree
-from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import call, resolve
 from ratc_runtime.tasks import Metric
 from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Task
-
-#: Returns a number for outputs and targets of one sample, as batches of one; larger is better.
-Score = Callable[[Any, Any], float]
+from ratc_runtime.tasks.own_scores import Mean, Score
 
 
 class Custom(Task):
@@ -32,7 +29,7 @@ class Custom(Task):
         super().__init__(lock)
         self._scores = dict(scores or {})
         self._sample: tuple[Any, Any] | None = None
-        self.metrics = {name: Metric(name) for name in self._scores}
+        self.metrics = {name: Metric(name) for name in (*lock.evaluation.scores, *self._scores)}
 
     def model(self, backbone: nn.Module) -> nn.Module:
         """Raise R509: there is no head for RAT's features."""
@@ -79,24 +76,3 @@ class Custom(Task):
     def scorer(self) -> Mean:
         """Return the mean over samples of each score."""
         return Mean(self._scores)
-
-
-class Mean:
-    """The mean of scores over the samples of a split."""
-
-    def __init__(self, scores: Mapping[str, Score]) -> None:
-        self._functions = scores
-        self._totals = torch.zeros(len(scores) + 1, dtype=torch.float64)
-
-    def add(self, output: Any, target: Any) -> None:
-        """Score each sample separately, so that padding and batch sizes do not matter."""
-        count = next(len(tensor) for tensor in pytree.tensors(output))
-        for row in range(count):
-            one = pytree.select(output, [row]), pytree.select(target, [row])
-            values = [float(function(*one)) for function in self._functions.values()]
-            self._totals += torch.tensor([*values, 1.0], dtype=torch.float64)
-
-    def scores(self, world: World) -> dict[str, float]:
-        """Return the means over all ranks."""
-        *sums, count = world.sum(self._totals).tolist()
-        return {name: total / max(1.0, count) for name, total in zip(self._functions, sums, strict=True)}

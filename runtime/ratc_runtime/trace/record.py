@@ -59,7 +59,8 @@ def record(request: Request, batch: int) -> Recording:
         kernels.install(request.capability)
     ledger, owners = Ledger(), Owners()
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
-    mode = RecordingMode(fake, ledger, owners, request.capability, request.lock.training.tf32)
+    tf32, workspace = request.lock.training.tf32, request.cublas_workspace
+    mode = RecordingMode(fake, ledger, owners, request.capability, tf32, workspace)
     work.listen(mode.library)
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()

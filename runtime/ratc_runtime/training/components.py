@@ -12,7 +12,8 @@ from torch import nn
 
 from ratc_runtime.callbacks import HOOKS, Callback
 from ratc_runtime.checkpoint.first_weights import begin_with
-from ratc_runtime.config.lock import Lock, Loss, Memory
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Loss, Memory
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.errors import RuntimeFinding
@@ -21,7 +22,8 @@ from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.import_callable import build, name_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
-from ratc_runtime.tasks.custom import Custom, Score
+from ratc_runtime.tasks.custom import Custom
+from ratc_runtime.tasks.own_scores import Score, build_scores
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path 
     """
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
+    task.own_scores = build_scores(lock.evaluation.scores)
     model = own.model if own.model is not None else build_model(lock)
     if own.model is not None:
         freeze(model, lock.training.frozen)

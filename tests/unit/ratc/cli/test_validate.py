@@ -174,6 +174,8 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
         ("model: {name: 'own:Plain', args: {width: 1}}", "error", "R237", "no argument `width`"),
         ("model: {name: 'own:Free'}", "error", "R237", "needs an argument `first`"),
         ("training: {loss: 'own:loss', loss_args: {alpha: 1}}", "error", "R237", "no argument `alpha`"),
+        ("evaluation: {scores: {mine: 'own:dice'}}", "error", "R237", "a function that returns the score"),
+        ("evaluation: {scores: {dice: 'own:Free'}}", "error", "R225", "is a score of segmentation already"),
         ("training: {loss: 'own:dice'}", "error", "R237", "name a class, or a function"),
         ("data: {data_dir: data, dataset: 'own:Pairs', args: {lvl: 1}}", "error", "R237", "no argument `lvl`"),
         ("data: {data_dir: data, dataset: 'own:loss'}", "error", "R237", "no argument `data_dir`"),

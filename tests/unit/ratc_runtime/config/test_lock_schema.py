@@ -48,6 +48,7 @@ def whole() -> dict[str, Any]:
     }
     content["training"]["callback_args"] = []
     content["data"]["folds"] = {"number": 5, "index": 0, "seed": 0, "group": "^P[0-9]+"}
+    content["evaluation"]["scores"] = {}
     content["training"]["extensions"] = [{"after": 1, "learning_rate": 0.1, "warmup_epochs": 0.0}]
     content["model"]["output"] = "out"
     content["parallel"]["strategy"] = "fsdp2"

@@ -11,6 +11,9 @@ from ratc_runtime.errors import RuntimeFinding
 
 from ratc.catalog import launch_variables
 
+#: Torch is asked in the same way, in two processes that import it.
+ASKED = pytest.mark.slow(every=True)
+
 
 @pytest.fixture(autouse=True)
 def _none_of_another_test_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,10 +38,10 @@ def refused(**variables: str) -> RuntimeFinding | None:
         {"TORCH_DISTRIBUTED_DEBUG": "BAD"},
         {"TORCH_DISTRIBUTED_DEBUG": ""},
         {"PYTORCH_JIT": "BAD", "TORCH_SHOW_CPP_STACKTRACES": "1"},
-        {"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"},
+        pytest.param({"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"}, marks=ASKED),
         {"TORCHINDUCTOR_COMPILE_THREADS": "BAD"},
-        {"AOTINDUCTOR_REPRO_LEVEL": "BAD"},
-        {"NUMPY_MADVISE_HUGEPAGE": "BAD"},
+        pytest.param({"AOTINDUCTOR_REPRO_LEVEL": "BAD"}, marks=ASKED),
+        pytest.param({"NUMPY_MADVISE_HUGEPAGE": "BAD"}, marks=ASKED),
         {"TORCH_NCCL_BLOCKING_WAIT": "BAD"},
     ],
     ids=lambda variables: next(iter(variables)),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ratc_runtime.commands import summary
-from ratc_runtime.config.lock import Folds
+from ratc_runtime.config.sections import Folds
 from ratc_runtime.data.folds import divide
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.errors import RuntimeFinding

@@ -247,8 +247,9 @@ def test_which_attention_kernel() -> None:
 
 
 def test_each_thread_has_a_workspace(tmp_path: Path) -> None:
-    for capability, size in (("8.0", 8_519_680), ("9.0", 32 * 2**20)):
-        made = trace(request(compute_capability=capability), tmp_path)
+    given = {"cublas_workspace": 4096}
+    for capability, asked, size in (("8.0", {}, 8_519_680), ("9.0", {}, 32 * 2**20), ("9.0", given, 4096)):
+        made = trace(request(compute_capability=capability, **asked), tmp_path)
         # Those of convolutions and reductions are their modules'.
         found = [(event[1], event[3]) for event in allocations(made, kind="workspace") if not event[4]]
         assert found == [(size, "forward"), (size, "backward")]
