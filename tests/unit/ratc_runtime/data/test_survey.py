@@ -61,6 +61,16 @@ def test_good_data_pass_and_the_random_state_stays_as_it_was(project: Path) -> N
     assert before[1:] == after[1:]
 
 
+def test_a_run_names_images_that_are_in_two_splits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    look(project / "data")
+    assert "R578" not in capsys.readouterr().err
+    images = project / "data/images"
+    for number in range(3):
+        (images / f"test{number}.png").write_bytes((images / f"train{number}.png").read_bytes())
+    look(project / "data")
+    assert "warning: [R578] 3 images of test in train, too: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_without_foreground_is_refused(project: Path, split: str) -> None:
     blank(project / "data", split)
