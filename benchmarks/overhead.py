@@ -262,9 +262,9 @@ def one(contender: str, size: str, device: str) -> None:
         ratc(size, steps, device, watch)
     else:
         # Lightning and transformers import torchvision, whose wheels do not load beside a CPU build of torch.
-        from ratc_runtime.models.rat_patches import define_torchvision_operators
+        from ratc_runtime.models import torchvision_operators
 
-        define_torchvision_operators()
+        torchvision_operators.define()
         data = Images("", "train", side, MICRO * ACCUMULATION * steps)
         {"bare": bare, "lightning": lightning, "hf": hf}[contender](
             make_model(width, layers), data, steps, device, watch

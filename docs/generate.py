@@ -71,7 +71,7 @@ _LOCK = """# The lock
 concrete; nothing in it is worked out later. It is YAML that reads the same under YAML 1.1 and 1.2. For an example, see
 [the lock of `specs/brain`](../../specs/brain/compiled/brain/local/lock.yaml). This page is generated from
 `schemas/lock.schema.json` (`ratc schema lock` prints it), which is made of the runtime's model of it,
-`runtime/ratc_runtime/config/lock.py`.
+`runtime/ratc_runtime/config/lock.py` and `sections.py`.
 
 The runtime refuses a lock with [R505](codes.md) if
 

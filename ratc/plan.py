@@ -61,6 +61,13 @@ class Values(Mapping[str, Value]):
         return self[path].origin in ("spec", "layer")
 
 
+def job_variables(settings: Values, facts: Values) -> dict[str, str]:
+    """The variables of a job's environment: those of the cluster's facts and, over them, the spec's."""
+    cluster, own = facts.get("cluster.variables"), settings["environment.variables"]
+    given = {**(cluster.value if cluster is not None else {}), **(own.value or {})}
+    return {name: str(value) for name, value in given.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A resolved run: the values of the lock (``values``), and its inputs (``settings`` and ``facts``)."""
@@ -68,6 +75,11 @@ class Plan:
     values: Values
     settings: Values
     facts: Values = field(default_factory=lambda: Values({}))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of a job's environment that the cluster's facts and the spec set."""
+        return job_variables(self.settings, self.facts)
 
     def lookup(self, path: str) -> Value | None:
         """The value behind an input path: ``spec:…`` and ``facts:…`` name the inputs, anything else the plan."""

@@ -15,6 +15,9 @@ from ratc.fitting.check_batch import SKIP
 from ratc.own_code import trust
 from tests.effort import LATE, part_of, skip_if_late
 
+#: The names of variables before any test's module is imported.
+_SHELL = frozenset(os.environ)
+
 # On a slow machine an example may take seconds, and so may its making.
 settings.register_profile(
     "ratc",
@@ -75,6 +78,14 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_runtest_setup():
     skip_if_late()
+
+
+def pytest_collection_finish():
+    """Take back what imports of the tests' modules have set: with a variable of torch's that it has to be asked about,
+    each start of the runtime imports torch twice."""
+    for name in os.environ.keys() - _SHELL:
+        if not name.startswith("PYTEST_"):
+            del os.environ[name]
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m: who names a test gets it

@@ -15,22 +15,24 @@ class Optimizer:
     """An optimizer: its name for people, the keys that it reads, and its largest usual learning rate.
 
     ``momentum`` is the default of that key, None if the optimizer has none. ``zero`` says that the memory of its
-    states under DeepSpeed's ZeRO is known. ``trains`` names the weights that it trains if those are not all.
+    states under DeepSpeed's ZeRO is known, ``elementwise`` that its update of a shard is the shard of its update.
+    ``trains`` names the weights that it trains if those are not all.
     """
 
     title: str
     betas: bool = False
     momentum: float | None = None
     zero: bool = False
+    elementwise: bool = False
     largest_rate: float = 0.1
     rates: str = _OF_ADAM
     trains: str = ""
 
 
 OPTIMIZERS = {
-    "adamw": Optimizer("AdamW", betas=True, zero=True),
-    "adam": Optimizer("Adam", betas=True, zero=True),
-    "sgd": Optimizer("SGD", momentum=0.9, largest_rate=10.0, rates=_OF_SGD),
+    "adamw": Optimizer("AdamW", betas=True, zero=True, elementwise=True),
+    "adam": Optimizer("Adam", betas=True, zero=True, elementwise=True),
+    "sgd": Optimizer("SGD", elementwise=True, momentum=0.9, largest_rate=10.0, rates=_OF_SGD),
     "adafactor": Optimizer(
         "Adafactor", rates="{} moves weights by the learning rate times their size; 1e-3 to 1e-2 is usual"
     ),

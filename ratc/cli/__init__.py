@@ -43,6 +43,7 @@ GROUPS = {
     "Use a model": {
         "predict": "write masks, boxes or classes for a folder of images",
         "evaluate": "score a checkpoint on a split of the data",
+        "summary": "mean and deviation of the scores of several runs, as of folds",
     },
     "Review": {
         "diff": "show the differences between two specs, and their consequences",
@@ -74,6 +75,7 @@ _PLACES = {
     "import": ("import_", "command"),
     "evaluate": ("checkpoint", "evaluate"),
     "predict": ("checkpoint", "predict"),
+    "summary": ("checkpoint", "summary"),
     "tune lr": ("tune", "learning_rate"),
 }
 #: Shells ask for completions with this variable; click reads it.

@@ -1,4 +1,6 @@
-"""The commands on a checkpoint, `ratc evaluate` and `ratc predict`: the runtime's own, with the words that they get."""
+"""The commands on finished runs, `ratc evaluate`, `predict` and `summary`: the runtime's own, with the words that they
+get.
+"""
 
 from __future__ import annotations
 
@@ -52,3 +54,23 @@ def evaluate(words: tuple[str, ...], dry_run: bool) -> int:
 def predict(words: tuple[str, ...], dry_run: bool) -> int:
     """The exit status of the runtime's command."""
     return runtime_command.run("predict", words, dry_run)
+
+
+_SUMMARY = """Print mean and standard deviation of the scores of several runs, as of the folds of a cross-validation.
+
+The runtime does it: `python -m ratc_runtime summary` with these words, in the Python of `RATC_PYTHON` or in this one.
+"""
+
+
+@declare(
+    _SUMMARY,
+    _parameters(),
+    {
+        "ratc summary outputs/brain": "the points of an array",
+        "ratc summary outputs/seed1 outputs/seed2 -o scores.json": "runs by name",
+    },
+    context_settings={"ignore_unknown_options": True},
+)
+def summary(words: tuple[str, ...], dry_run: bool) -> int:
+    """The exit status of the runtime's command."""
+    return runtime_command.run("summary", words, dry_run)

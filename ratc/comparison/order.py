@@ -122,8 +122,8 @@ def _repeats(source: Change, child: Change) -> bool:
 
 
 def _stands(given: Value | None, kept: Value | None) -> bool:
-    if kept is None:
-        return given is None
+    if kept is None:  # the plan leaves an empty list out
+        return given is None or given.value == []
     return given is None or given.value is None or _kept(given.value, kept.value)
 
 

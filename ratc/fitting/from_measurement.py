@@ -86,6 +86,7 @@ def step_digest(plan: Plan, wanted: Variant, folder: str) -> str:
     training |= {key: asked["training"][key] for key in ("optimizer_args", "frozen") if key in asked["training"]}
     clipped = asked["training"]["gradient_clipping"] is not None
     data = {key: asked["data"][key] for key in ("channels", "scales", "num_classes", "ignore_index")}
+    data |= {key: asked["data"][key] for key in ("dataset", "args") if key in asked["data"]}
     data |= asked.get("detection", {})
     # The losses of the others tell them apart; this one shares `cross_entropy` with segmentation.
     data |= {"task_type": asked["task_type"]} if asked["task_type"] == "classification" else {}

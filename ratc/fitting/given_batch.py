@@ -16,7 +16,8 @@ from ratc.units import size_text
 def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     """Return the verdict on the plan's own micro-batch; or None, and the reason. ``folder`` is the spec's.
 
-    Raises NoTrace if the model's output is of no use to its task, or no sample can be normalised.
+    Raises NoTrace if the model's output is of no use to its task, no sample can be normalised, or wrap names match
+    nothing.
     """
     device, strategy = predict.device_of(plan), predict.strategy_of(plan)
     wanted = variant(plan, device.kernels)
@@ -31,6 +32,7 @@ def judge(plan: Plan, folder: str) -> tuple[Verdict | None, str]:
     searcher = predict.own_searcher(plan, Library(plan, folder, None))
     higher = [stage for stage in predict.STAGES if strategy.engine == "deepspeed" and stage > strategy.zero_stage]
     try:
+        predict.check_units(plan, searcher, wanted, micro)
         others = [one for one in predict.variants(plan, device) if one != wanted]
 
         def with_size(size: int) -> Variant:

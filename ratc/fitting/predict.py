@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ratc import facts
+from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
-from ratc.diagnostics import Diagnostic, Severity
+from ratc.diagnostics import Diagnostic, Severity, did_you_mean
+from ratc.fitting import strategies
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory.allocators import Taken, choose, searchers
 from ratc.memory.choose import Nothing, Searcher, Variant, WayOut, in_order
@@ -16,20 +18,22 @@ from ratc.memory.request import variant
 from ratc.memory.terms import Device
 from ratc.memory.zero import Strategy
 from ratc.plan import Plan
+from ratc.resolve import sharding
+from ratc.resolve.context import Context
 from ratc.units import size_text
 
 #: Stages that DeepSpeed is used for; the lowest that needs no more accumulation is taken.
 STAGES = (1, 2, 3)
 
-#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample: at any
-#: micro-batch.
-NO_USE = ("R574", "R575")
+#: The codes for a model with an output that its task cannot use, or that normalises one value of each sample, and for
+#: wrap names that match nothing: at any micro-batch.
+NO_USE = ("R366", "R574", "R575")
 
 
 def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, ...]]:
     """Return the decision for a plan with an open micro-batch; None if there is no trace (a warning) or nothing fits.
 
-    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R574, R575.
+    ``folder`` is the spec's. Codes: R315 and R316 (as warnings), R317, R366, R574, R575.
     """
     values, settings = plan.values, plan.settings
     device = device_of(plan)
@@ -42,6 +46,14 @@ def decide(plan: Plan, folder: str) -> tuple[Decision | None, tuple[Diagnostic, 
         stages = STAGES
     try:
         allowed = variants(plan, device)
+        check_units(plan, next(iter(allowed_allocators.values())), allowed[0], share)
+        candidates = _candidates(plan, device, strategy)
+        compared = strategies.compare(candidates, allowed_allocators, device) if candidates else None
+        if compared is not None:
+            best, of_best, why = compared
+            searcher = allowed_allocators[of_best.allocator]
+            made = _decision(plan, searcher, of_best, list(best.variants), best.strategy)
+            return replace(made, strategy=best.name, strategy_reason=why), ()
         taken = choose(allowed_allocators, allowed, strategy, device, stages)
         if taken:
             return _decision(plan, allowed_allocators[taken.allocator], taken, allowed, strategy), ()
@@ -74,6 +86,9 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
         why = maps_alone(full_at_least(plan.settings), device.memory_bytes, 1)
     # Of the steps without checkpointing the last is the leanest.
     plain = [one for one in allowed if not one.activation_checkpointing][-1:] if used.activation_checkpointing else []
+    estimate = taken.choice.estimate
+    sharded = estimate.strategy.engine == "fsdp2"
+    trace = searcher.predictor(used, estimate.strategy, estimate.micro_batch).trace if sharded else None
     return Decision(
         taken.choice,
         used.attention_memory,
@@ -82,13 +97,70 @@ def _decision(plan: Plan, searcher: Searcher, taken: Taken, allowed: list[Varian
         need(plain[0]) if plain else None,
         allocator=taken.allocator,
         allocator_reason=taken.reason,
+        units=strategies.units(trace, estimate.strategy) if trace else (),
+    )
+
+
+def check_units(plan: Plan, searcher: Searcher, wanted: Variant, micro_batch: int) -> None:
+    """Raise NoTrace with R366 if the spec has FSDP2 wrap classes that no module of the traced model has."""
+    settings = plan.settings
+    asked = settings["parallel.wrap"]
+    if asked.value == "auto" or settings["parallel.strategy"].value not in ("fsdp2", "auto"):
+        return
+    world = plan.values.get_as(int, "parallel.world_size")
+    strategy, step = _fsdp2(plan, world), replace(wanted, engine="torch")
+    known = sorted(set(searcher.predictor(step, strategy, micro_batch).trace.classes.values()))
+    missing = [name for name in asked.value if name not in known]
+    if missing and known:
+        message = f"`wrap` names classes that no module of the model has: {', '.join(missing)}"
+        helps = did_you_mean(missing[0], known) or (f"there are {', '.join(known)[:300]}",)
+        raise NoTrace((Diagnostic("R366", message, asked.span, helps=helps),))
+
+
+def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Candidate]:
+    """Return the strategies that `auto` may take, the simplest first; none if the spec names one, or nothing is to be
+    divided.
+    """
+    settings, values = plan.settings, plan.values
+    if settings["parallel.strategy"].value != "auto" or own.world_size == 1:
+        return []
+    steps = [replace(one, engine="torch") for one in variants(plan, device)]
+    found = [strategies.Candidate("ddp", Strategy("torch", own.world_size, precision=own.precision), steps)]
+    context = Context(settings, plan.facts, None, dict(values))
+    size = sharding.group(context)
+    if size is not None and not list(sharding.conflicts(context)):
+        found.append(strategies.Candidate("fsdp2", _fsdp2(plan, size), steps))
+    known = optimizers.of(settings.get_as(str, "training.optimizer")).zero
+    if known and device.compute_capability and settings["training.use_accelerate"].value:
+        stage = settings["training.zero_stage"].value
+        stages = STAGES if stage is None else (int(stage),)
+        offload = bool(settings["training.offload_optimizer"].value)
+        strategy = Strategy("deepspeed", own.world_size, stages[0], offload, own.precision)
+        theirs = [replace(one, engine="deepspeed") for one in steps]
+        found.append(strategies.Candidate("deepspeed", strategy, theirs, stages))
+    return found
+
+
+def _fsdp2(plan: Plan, size: int) -> Strategy:
+    """Return FSDP2 as the spec asks for it, in groups of that many processes."""
+    settings, wrap = plan.settings, plan.settings["parallel.wrap"].value
+    return Strategy(
+        "fsdp2",
+        plan.values.get_as(int, "parallel.world_size"),
+        0,
+        bool(settings["parallel.offload"].value),
+        plan.values.get_as(str, "training.precision"),
+        shard=settings.get_as(str, "parallel.shard"),
+        shards=size,
+        wrap=None if wrap == "auto" else tuple(wrap),
+        gathered=settings.get_as(str, "parallel.mixed_precision"),
     )
 
 
 def asked_allocator(plan: Plan) -> str:
     """Return the allocator of the spec, by its key or by a variable of its environment; `auto` leaves it open."""
     asked = plan.settings.get_as(str, "training.allocator")
-    return asked if asked != "auto" else by_variables(plan.settings["environment.variables"].value or {}) or asked
+    return asked if asked != "auto" else by_variables(plan.variables) or asked
 
 
 def own_searcher(plan: Plan, library: Library) -> Searcher:
@@ -120,12 +192,14 @@ def device_for(plan: Plan, card: facts.Card) -> Device:
 
 
 def _fraction(plan: Plan) -> float:
-    return fraction(plan.settings["environment.variables"].value or {})
+    return fraction(plan.variables)
 
 
 def strategy_of(plan: Plan) -> Strategy:
     """How the plan spreads a step over its processes."""
     values = plan.values
+    if "fsdp2.shard_size" in values:
+        return _fsdp2(plan, values.get_as(int, "fsdp2.shard_size"))
     return Strategy(
         "deepspeed" if values["engine.deepspeed"].value else "torch",
         values.get_as(int, "parallel.world_size"),

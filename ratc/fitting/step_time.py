@@ -8,6 +8,7 @@ from ratc import facts
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.fitting import from_measurement
 from ratc.fitting.predict import device_of, own_searcher, strategy_of
+from ratc.fitting.strategies import sent_bytes
 from ratc.fitting.traces import Library, NoTrace
 from ratc.memory import measured
 from ratc.memory.measured import Measurement
@@ -71,7 +72,7 @@ def of_trace(
     world = strategy.world_size
     if strategy.engine == "deepspeed":
         step = _with_optimizer(step, trace, strategy.zero_stage, world, rates)
-    sent = run.sent_bytes(strategy.engine, strategy.zero_stage, trace.trainable, world, accumulation)
+    sent = sent_bytes(strategy, trace.trainable, accumulation)
     nodes = values.get_as(int, "parallel.nodes")
     samples = micro * accumulation * world
     return run.predicted(step, card.id, samples, world, nodes, sent, links_of(plan)), ""

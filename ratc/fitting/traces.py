@@ -32,11 +32,15 @@ class _Fetched:
         key = accumulating, one_sample
         if key not in self._traces:
             asked = request(self._plan, self._variant, 2 if accumulating else 1, one_sample)
-            trace, found = fetch.fetch(asked, self._folder, self._span, _progress)
+            trace, found = fetch.fetch(asked, self._folder, self._place, _progress)
             if trace is None:
                 raise NoTrace(found)
             self._traces[key] = trace
         return self._traces[key]
+
+    def _place(self, key: str) -> Span | None:
+        given = self._plan.settings.get(key) if self._span else None
+        return given.span if given and given.span else self._span
 
 
 class Library(Mapping[Variant, Traces]):

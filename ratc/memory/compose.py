@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ratc.memory.fsdp2_events import FullyShard
 from ratc.memory.trace import KINDS, Program, Trace
 from ratc.memory.zero import Layout
 from ratc.memory.zero_events import Engine, StagesOneAndTwo, StageThree, Unpartitioned
@@ -66,6 +67,8 @@ class _Composer:
                 if index >= last:
                     marks.append((len(self.ops), now))
                 phase = now
+            if self.engine.watches:
+                self.engine.allocated(op, ALL_KINDS[self.kind[op]], now, self.modules[self.module[op]])
             self.live.add(op)
             self.ops.append(op)
             if stepping and self.kind[op] == _GRADIENT:
@@ -151,6 +154,8 @@ class _Composer:
 
 def _engine(composer: _Composer, layout: Layout) -> Engine:
     strategy = layout.strategy
+    if strategy.engine == "fsdp2":
+        return FullyShard(composer, layout)
     if strategy.engine == "torch":
         return Engine(composer, layout)
     return (Unpartitioned, StagesOneAndTwo, StagesOneAndTwo, StageThree)[strategy.zero_stage](composer, layout)

@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratc.memory.choose import Choice
+from ratc.units import size_text
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The modules of one class that FSDP2 gathers each by itself: how many, and the bytes of the largest."""
+
+    name: str
+    count: int
+    largest_bytes: int
+
+    @property
+    def text(self) -> str:
+        """The unit for people."""
+        return f"{self.count} x {self.name} of up to {size_text(self.largest_bytes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,11 @@ class Decision:
     #: The kind of allocator, and the reason for it.
     allocator: str = "native"
     allocator_reason: str = ""
+    #: The strategy that `auto` takes, and the reason for it.
+    strategy: str = ""
+    strategy_reason: str = ""
+    #: The units of FSDP2.
+    units: tuple[Unit, ...] = ()
 
     @property
     def zero_stage(self) -> int:

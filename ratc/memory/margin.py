@@ -39,6 +39,7 @@ ESTIMATES = {
 #: If one of them takes more than this share of all that is alive at the peak.
 UNMEASURED, LEAST = Part(0.025, "convolutions like which none were measured"), 0.02
 DEEPSPEED = Part(0.005, "DeepSpeed's buffers")
+FSDP2 = Part(0.02, "FSDP2's units and shards, which were never measured")
 SEVERAL = Part(0.01, "several processes, which were never measured")
 CARD = Part(0.015, "a compute capability that was never measured")
 VERSION = Part(0.005, "a version of torch that was never measured")
@@ -54,6 +55,8 @@ def parts(trace: Trace, strategy: Strategy, device: Device, unmeasured: float = 
         found.append(UNMEASURED)
     if strategy.engine == "deepspeed":
         found.append(DEEPSPEED)
+    if strategy.engine == "fsdp2":
+        found.append(FSDP2)
     if strategy.world_size > 1:
         found.append(SEVERAL)
     if device.kernels != CAPABILITY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratc.catalog import cublas
 from ratc.memory.choose import Variant
 from ratc.plan import Plan
 
@@ -58,6 +59,7 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
     several = {name: _part(plan, f"tasks.{name}", kind) for name, kind in kinds.items()}
     head: dict[str, Any] = {"tasks": several} if several else {}
     head |= {"detection": _under(plan, "detection")} if task == "detection" else {}
+    workspace = cublas.workspace_bytes(plan.variables)
     return {
         "task_type": task,
         **head,
@@ -69,10 +71,12 @@ def request(plan: Plan, wanted: Variant, accumulation: int, one_sample: bool = F
             "scales": values["data.scales"].value,
             "num_classes": values["data.num_classes"].value,
             "ignore_index": values["data.ignore_index"].value,
+            **_example(plan),
         },
         "engine": wanted.engine,
         "accumulation": accumulation,
         "compute_capability": wanted.kernels,
+        **({"cublas_workspace": workspace} if workspace is not None else {}),
         **({"batch_sizes": [1]} if one_sample else {}),
     }
 
@@ -87,6 +91,13 @@ def _part(plan: Plan, at: str, kind: str) -> dict[str, Any]:
         "data": {key: values[f"{at}.data.{key}"].value for key in ("num_classes", "ignore_index")},
         **({"detection": _under(plan, f"{at}.detection")} if kind == "detection" else {}),
     }
+
+
+def _example(plan: Plan) -> dict[str, Any]:
+    """Return the data set of a custom task, whose `example` has the form of its inputs and targets."""
+    if plan.values["task_type"].value != "custom":
+        return {}
+    return {"dataset": plan.values["data.dataset"].value, "args": _under(plan, "data.args")}
 
 
 def _is_own(plan: Plan) -> bool:

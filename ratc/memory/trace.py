@@ -100,6 +100,9 @@ class Trace:
     groups: tuple[int, ...] = ()
     work: tuple[Kernel, ...] = ()
     micro_batches: int = 1
+    #: The class of each module with parameters, by its name, and the classes of repeated layers (`engine/units.py`).
+    classes: Mapping[str, str] = field(default_factory=dict)
+    wrap: tuple[str, ...] = ()
 
     def convolutions(self, micro_batch: int) -> list[tuple[Convolution, Direction]]:
         """The passes of all convolutions at a micro-batch."""
@@ -124,6 +127,8 @@ def parse(data: Any) -> Trace:
         processors = of_capability(str(data["request"].get("compute_capability", "9.0")))
         micro_batches = 2 if data["request"].get("accumulation", 1) == 2 else 1
         work = read_work(data["work"], len(tables[0]))
+        classes = {str(name): str(of) for name, of in data.get("classes", {}).items()}
+        wrap = tuple(str(name) for name in data.get("wrap", ()))
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BadTrace(f"{type(error).__name__}: {str(error)[:80]}") from error
     phases, modules, kinds = tables
@@ -158,6 +163,8 @@ def parse(data: Any) -> Trace:
         groups,
         work,
         micro_batches,
+        classes,
+        wrap,
     )
 
 

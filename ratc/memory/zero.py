@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from ratc.memory.trace import Trace
 
-Engine: TypeAlias = Literal["torch", "deepspeed"]
+Engine: TypeAlias = Literal["torch", "deepspeed", "fsdp2"]
 
 #: Elements of a DeepSpeed bucket, as the emitted deepspeed.json has them (ratc/targets/deepspeed.py) before clamping.
 BUCKET = 50_000_000
@@ -31,7 +31,12 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """How a step is spread over ranks. ``bucket`` is in elements; ``overlap`` is `overlap_comm`."""
+    """How a step is spread over ranks. ``bucket`` is in elements; ``overlap`` is `overlap_comm`.
+
+    Of FSDP2 are ``shard`` (`full`, `grads` or `hybrid`), ``shards`` (processes of a group), ``wrap`` (classes of the
+    units, None for those of repeated layers) and ``gathered`` (precision of gathered weights); ``offload_optimizer`` is
+    of all shards.
+    """
 
     engine: Engine = "torch"
     world_size: int = 1
@@ -41,6 +46,10 @@ class Strategy:
     bucket: int = BUCKET
     overlap: bool = True
     accumulates: bool = False
+    shard: str = "full"
+    shards: int = 1
+    wrap: tuple[str, ...] | None = None
+    gathered: str = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,14 @@ class Block:
 
     name: str
     kind: str
+    bytes_: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedUnit:
+    """A module that FSDP2 gathers by itself, by its name ("" is the model's own rest), and the bytes of its weights."""
+
+    name: str
     bytes_: int
 
 
@@ -73,7 +90,7 @@ class Layout:
     Without ZeRO ``persistent`` lives from before the first step, ``update`` at the end of each one. With it ``groups``
     are the flattened weights; ``owned`` are the elements of all parameters of which the rank with most has a share;
     ``frozen`` are the traced allocations of parameters that are not trained. ``host_bytes`` is page-locked or plain
-    host memory of this rank.
+    host memory of this rank. ``units`` are those of FSDP2.
     """
 
     strategy: Strategy
@@ -84,6 +101,7 @@ class Layout:
     owned: int = 0
     host_bytes: int = 0
     notes: tuple[str, ...] = ()
+    units: tuple[ShardedUnit, ...] = ()
 
 
 def bucket_elements(trainable: int, most: int = BUCKET) -> int:
@@ -123,6 +141,8 @@ def owned_elements(parameters: Sequence[int], world_size: int, round_robin: bool
 
 def layout(trace: Trace, strategy: Strategy) -> Layout:
     """The layout of an engine for a model. Raises ValueError for a combination that DeepSpeed does not have."""
+    if strategy.engine == "fsdp2":
+        return _sharded(trace, strategy)
     if strategy.engine == "torch":
         return _ddp(trace, strategy) if strategy.world_size > 1 else Layout(strategy)
     if strategy.zero_stage not in (0, 1, 2, 3):
@@ -130,6 +150,23 @@ def layout(trace: Trace, strategy: Strategy) -> Layout:
     if strategy.offload_optimizer and strategy.zero_stage == 0:
         raise ValueError("the optimizer is offloaded from ZeRO stage 1 on")
     return _partitioned(trace, strategy) if strategy.zero_stage else _unpartitioned(trace, strategy)
+
+
+def _sharded(trace: Trace, strategy: Strategy) -> Layout:
+    classes = trace.wrap if strategy.wrap is None else strategy.wrap
+    names = sorted((name for name, of in trace.classes.items() if of in classes), key=len, reverse=True)
+    sizes = dict.fromkeys((*names, ""), 0.0)
+    program = trace.program
+    kind = program.kinds.index("parameter")
+    for op in program.ops[: trace.steps[0]]:
+        if op >= 0 and program.kind[op] == kind:
+            module = program.modules[program.module[op]]
+            inside = (name for name in names if module == name or module.startswith(f"{name}."))
+            sizes[next(inside, "")] += program.fixed[op]
+    units = tuple(ShardedUnit(name, round(size)) for name, size in sizes.items())
+    part = -(-trace.parameter_bytes // strategy.shards)
+    host = 2 * pinned(part) + 2 * part if strategy.offload_optimizer else 0
+    return Layout(strategy, units=units, host_bytes=host)
 
 
 def gradient_sizes(trace: Trace) -> list[int]:

@@ -38,6 +38,8 @@ class Engine:
 
     #: Gradients are freed by the engine, not where the trace frees them.
     owns_gradients = False
+    #: The engine is told of every traced block before it is allocated, by `allocated`.
+    watches = False
 
     def __init__(self, program: Composer, layout: Layout) -> None:
         self.program, self.layout, self.strategy = program, layout, layout.strategy
@@ -50,6 +52,9 @@ class Engine:
 
     def step(self) -> None:
         """A step begins."""
+
+    def allocated(self, op: int, kind: str, phase: str, module: str) -> None:
+        """A traced block is about to be allocated, in a phase and by a module."""
 
     def gradient(self, op: int, number: int) -> None:
         """A gradient is complete, in backward pass ``number`` of the step: the moment of its hook."""

@@ -22,9 +22,18 @@ def named(settings: Values) -> Iterator[tuple[str, Value]]:
     for path, value in settings.items():
         if (path in _KEYS or _OF_A_TASK.fullmatch(path)) and isinstance(value.value, str) and ":" in value.value:
             yield path, value
-        elif path == "training.callbacks":
-            for name in value.value or ():
+        elif path == "evaluation.scores":
+            for name in (value.value or {}).values():
                 yield path, Value(name, value.origin, span=value.span)
+        elif path == "training.callbacks":
+            for name, _ in callbacks(value):
+                yield path, Value(name, value.origin, span=value.span)
+
+
+def callbacks(value: Value) -> list[tuple[str, dict[str, Any]]]:
+    """Return the name and the arguments of each entry of `training.callbacks`."""
+    entries = ({entry: {}} if isinstance(entry, str) else entry for entry in value.value or ())
+    return [(str(name), dict(args or {})) for entry in entries for name, args in entry.items()]
 
 
 def of_all_points(settings: Values) -> list[str]:

@@ -22,21 +22,22 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if any(named(context.settings)):
         context.keep("checkpoint.own_code")
     asked = context.settings[_PATH]
-    if context.value("engine.deepspeed"):
+    shards = "DeepSpeed" if context.value("engine.deepspeed") else "FSDP2" if "fsdp2.shard" in context.values else None
+    if shards is not None:
         context.derive(
             _PATH,
             False,
-            "DeepSpeed writes the shards of all ranks together",
+            f"{shards} writes the shards of all ranks together",
             "engine.deepspeed",
             f"spec:{_PATH}",
         )
         if asked.value is True:
             yield Diagnostic(
                 "R223",
-                "`asynchronous` has no effect: DeepSpeed is used",
+                f"`asynchronous` has no effect: {shards} is used",
                 asked.span,
                 ("its ranks write their shards together, while training waits",),
-                ("leave it at `auto`, or set `deepspeed: false`",),
+                ("leave it at `auto`, or use `parallel.strategy: ddp`",),
                 Severity.WARNING,
             )
     elif asked.value != "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ratc.catalog.tasks import class_names
@@ -18,7 +19,7 @@ CACHE_SHARE, CACHE_UNKNOWN_BYTES, CACHE_DISK_BYTES = 3, 4 << 30, 64 << 30
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Take most values from the spec; derive names of classes, sizes of crops and of the cache."""
+    """Take most values from the spec; derive names of classes, sizes of crops and of the cache. Code: R365."""
     settings = context.settings
     if settings["task_type"].value == "multi":
         context.derive("data.dataset", "joint", "a sample of each of `tasks` at every position", "spec:tasks")
@@ -38,9 +39,32 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("data.scales", [1.0], "the image itself", "spec:data.scales")
     else:
         context.keep("data.scales")
+    if "data.folds.number" in settings:
+        yield from _folds(context)
     _augmentations(context)
     _cache(context)
-    yield from ()
+
+
+def _folds(context: Context) -> Iterator[Diagnostic]:
+    """Take the fold, if there is one of that number and the data can be divided."""
+    settings, at = context.settings, "data.folds"
+    number, index, group = (settings[f"{at}.{key}"] for key in ("number", "index", "group"))
+    span = number.span
+    if index.value >= number.value:
+        message = f"there is no fold {index.value}: {number.value} folds are counted from 0"
+        yield Diagnostic("R365", message, index.span or span, helps=(f"use 0 to {number.value - 1}",))
+    if settings["task_type"].value == "multi":
+        helps = ("make a spec for each task",)
+        yield Diagnostic("R365", "the samples of several tasks are not divided into folds", span, helps=helps)
+    if settings["data.dataset"].value == "volumes" and settings["data.args"].value.get("overlap"):
+        note = "the patches of val never do, and a fold's patches may be of either"
+        message = "with folds the patches of volumes do not overlap"
+        yield Diagnostic("R365", message, settings["data.args"].span or span, (note,), ("leave `overlap` out",))
+    try:
+        re.compile(group.value or "")
+    except re.error as error:
+        yield Diagnostic("R365", f"`group` is no regular expression: {error}", group.span)
+    context.keep(*(f"{at}.{key}" for key in ("number", "index", "seed", "group")))
 
 
 def _augmentations(context: Context) -> None:

@@ -21,15 +21,21 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     """Use DeepSpeed if there is more than one process to partition over, unless the spec decides."""
     settings, world = context.settings, int(context.value("parallel.world_size"))
     asked, accelerate = settings["training.deepspeed"], settings["training.use_accelerate"]
+    strategy = settings["parallel.strategy"]
+    chosen = context.decision.strategy if context.decision and strategy.value == "auto" else strategy.value
     cuda = context.value("hardware.device") == "cuda"
     context.keep("training.use_accelerate", under="engine.use_accelerate")
     inputs: tuple[str, ...] = ("parallel.world_size", "hardware.device", "spec:training.deepspeed")
     optimizer = settings.get_as(str, "training.optimizer")
     apart = not optimizers.of(optimizer).zero
-    if asked.value and world == 1:
+    wanted = asked.value or chosen == "deepspeed"
+    if wanted and world == 1:
         context.derive("engine.deepspeed", False, "one process: ZeRO has nothing to partition over", *inputs)
         message = "`deepspeed` is not used with one process: ZeRO has nothing to partition over"
-        yield Diagnostic("R307", message, asked.span, severity=Severity.WARNING)
+        yield Diagnostic("R307", message, (asked if asked.value else strategy).span, severity=Severity.WARNING)
+    elif chosen in ("ddp", "fsdp2", "deepspeed"):
+        why = f"the strategy is {chosen}"
+        context.derive("engine.deepspeed", chosen == "deepspeed", why, "spec:parallel.strategy")
     elif asked.value is not None:
         context.keep("training.deepspeed", under="engine.deepspeed")
     else:
@@ -42,7 +48,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     used = bool(context.value("engine.deepspeed"))
     if used and apart:
         note = "ZeRO's memory is known for the two averages of Adam"
-        span = settings["training.optimizer"].span or asked.span
+        span = settings["training.optimizer"].span or asked.span or strategy.span
         helps = ("use `adamw` or `adam`, or set `deepspeed: false`",)
         yield Diagnostic("R362", f"`optimizer: {optimizer}` does not go with DeepSpeed", span, (note,), helps)
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog import alloc_conf, launch_variables
+from ratc.catalog import alloc_conf, cublas, launch_variables
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Value
 from ratc.resolve.context import Context
@@ -120,6 +120,9 @@ def _variables(context: Context) -> Iterator[Diagnostic]:
             yield Diagnostic("R353", message, fact.span, helps=("remove it from the cluster's facts",))
         value = str(fact.value[name])
         wrong = alloc_conf.fault(value) if name in alloc_conf.READ else launch_variables.fault(name, value)
+        if name == cublas.NAME and (odd := cublas.fault(value)):
+            message = f"the cluster's variable `{name}` {odd}"
+            yield Diagnostic("R353", message, fact.span, severity=Severity.WARNING)
         if wrong:
             message = f"the cluster's variable `{name}` {wrong}: runs would end as soon as torch reads it"
             yield Diagnostic("R353", message, fact.span, helps=("correct it in the cluster's facts",))

@@ -31,6 +31,8 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         else:
             context.keep(path)
     context.keep("evaluation.hausdorff")
+    if settings["evaluation.scores"].value:
+        context.keep_arguments("evaluation.scores")
     if settings["checkpoint.best_metric"].value is None:
         task, several = settings.get_as(str, "task_type"), kinds(settings)
         why = "the sum that is trained on" if several else f"the first score of {task}"

@@ -8,6 +8,7 @@ from itertools import pairwise
 from ratc.catalog import optimizers
 from ratc.catalog.tasks import default_loss
 from ratc.diagnostics import Diagnostic
+from ratc.own_code import callables
 from ratc.resolve.context import Context
 from ratc.units import size_text
 
@@ -66,7 +67,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.derive("training.compile", False, "debug: compiled code has no modules to name", "spec:debug")
     else:
         context.keep("training.compile")
-    context.keep("training.callbacks")
+    _callbacks(context)
     if settings["task_type"].value == "multi":
         context.derive("training.loss.name", "weighted_sum", "of the losses of `tasks`", "spec:tasks")
     elif settings["training.loss"].value is None:
@@ -87,6 +88,17 @@ def derive(context: Context) -> Iterator[Diagnostic]:
             warmup.span or settings["training.epochs"].span,
             helps=("warm up for less than the whole run",),
         )
+
+
+def _callbacks(context: Context) -> None:
+    """Derive the names of the callbacks and, if one has any, their arguments."""
+    path = "training.callbacks"
+    found = callables.callbacks(context.settings[path])
+    if not any(arguments for _, arguments in found):
+        context.keep(path)
+        return
+    context.derive(path, [name for name, _ in found], "the names", f"spec:{path}")
+    context.derive("training.callback_args", [arguments for _, arguments in found], "of each", f"spec:{path}")
 
 
 def _early_stopping(context: Context) -> None:

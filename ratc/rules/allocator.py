@@ -1,9 +1,10 @@
-"""R227: variables that set PyTorch's CUDA allocator differently from the plan, or in a way that a plan cannot hold."""
+"""R227: variables that set PyTorch's CUDA allocator, or the workspaces of cuBLAS, otherwise than a plan can hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratc.catalog import cublas
 from ratc.catalog.alloc_conf import EXPANDABLE, READ, fault, implied, options, unfollowed, unknown
 from ratc.diagnostics import Diagnostic, Severity
 from ratc.plan import Values
@@ -32,6 +33,13 @@ def check(settings: Values) -> Iterator[Diagnostic]:
             message = f"no prediction of memory follows {', '.join(f'`{one}`' for one in moved)}, set by `{name}`"
             note = "the run may need more than is predicted"
             yield Diagnostic("R227", message, variables.span, (note,), severity=Severity.WARNING)
+    own = variables.value or {}
+    if cublas.NAME in own and (wrong := cublas.fault(str(own[cublas.NAME]))):
+        yield Diagnostic("R227", f"`{cublas.NAME}` {wrong}", variables.span, severity=Severity.WARNING)
+    if cublas.unfollowed(own):
+        message = f"no prediction of memory follows `{cublas.UNIFIED}: 0`"
+        note = "the run may need more than is predicted"
+        yield Diagnostic("R227", message, variables.span, (note,), severity=Severity.WARNING)
     said = {allocator for text in given.values() if (allocator := implied(text))}
     if asked == "auto" and len(said) > 1:
         message = f"{' and '.join(f'`{name}`' for name in given)} contradict each other in `{EXPANDABLE}`"

@@ -78,7 +78,8 @@ def _names(settings: Values, classes: int) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "R211", message, names.span, (note,), (f"give {classes}, or `num_classes: {len(names.value)}`",)
         )
-    double = next((name for number, name in enumerate(names.value) if name in names.value[:number]), None)
+    looks = [" ".join(name.split()) for name in names.value]
+    double = next((look for number, look in enumerate(looks) if look in looks[:number]), None)
     if double is not None:
         message = f"two classes are called `{double}`"
         yield Diagnostic("R211", message, names.span, helps=("give each a name of its own",))

@@ -9,7 +9,7 @@ from ratc.diagnostics import Diagnostic, Severity, Span, did_you_mean
 from ratc.plan import Value, Values
 
 #: Keys that only the built-in loop implements: a spec with one of them and an entrypoint is refused.
-_ONLY_THE_LOOP = ("tuning", "tasks", "compression", "training.deepspeed", "training.zero_stage")
+_ONLY_THE_LOOP = ("tuning", "tasks", "compression", "parallel", "training.deepspeed", "training.zero_stage")
 _QUOTES = ("'", '"')
 
 

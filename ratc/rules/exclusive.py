@@ -20,6 +20,11 @@ def check(settings: Values) -> Iterator[Diagnostic]:
     if launcher.value == "accelerate" and not accelerate.value:
         message = "`launcher: accelerate` excludes `use_accelerate: false`"
         yield Diagnostic("R201", message, launcher.span, helps=("use `launcher: torchrun`",))
+    strategy, deepspeed = settings["parallel.strategy"], settings["training.deepspeed"]
+    if strategy.value is not None and deepspeed.value not in (None, strategy.value == "deepspeed"):
+        word = str(deepspeed.value).lower()
+        message = f"`strategy: {strategy.value}` and `deepspeed: {word}` do not agree"
+        yield Diagnostic("R201", message, strategy.span, helps=("keep `parallel.strategy`",))
     total, per_node = settings["resources.num_gpus"], settings["resources.gpus_per_node"]
     nodes = settings.get_as(int, "resources.nodes")
     if total.value is not None and per_node.value is not None and total.value != per_node.value * nodes:

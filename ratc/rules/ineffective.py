@@ -11,18 +11,30 @@ from ratc.plan import Values
 
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Yield a finding for each key that has no effect because of another one."""
-    deepspeed = settings["training.deepspeed"].value is not False
+    strategy = settings["parallel.strategy"].value
+    deepspeed = settings["training.deepspeed"].value is not False and strategy not in ("ddp", "fsdp2")
+    other = f"`strategy` is {strategy}" if strategy in ("ddp", "fsdp2") else "`deepspeed` is false"
+    sharded = strategy in ("auto", "fsdp2")
     optimizer = settings.get_as(str, "training.optimizer")
     known = optimizers.of(optimizer)
     patience = settings.get("training.early_stopping.patience")
     scheduler = settings["training.scheduler"].value
     sparse = settings["model.sga_attention_type"].value == "sparse"
     cases = (
-        (not deepspeed, "training.zero_stage", "`deepspeed` is false"),
+        (not deepspeed, "training.zero_stage", other),
         (
             not deepspeed and settings["training.offload_optimizer"].value,
             "training.offload_optimizer",
-            "`deepspeed` is false",
+            other,
+        ),
+        *(
+            (not sharded, f"parallel.{key}", f"`strategy` is {strategy or 'not given'}")
+            for key in ("shard", "shard_size", "wrap", "offload", "mixed_precision")
+        ),
+        (
+            sharded and settings["parallel.shard"].value != "hybrid",
+            "parallel.shard_size",
+            f"`shard` is {settings['parallel.shard'].value}",
         ),
         (not known.betas, "training.betas", f"the optimizer is `{optimizer}`"),
         (

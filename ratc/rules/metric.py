@@ -13,7 +13,15 @@ from ratc.plan import Values
 def check(settings: Values) -> Iterator[Diagnostic]:
     """Check that every key that names a metric names `loss` or a score of `task_type`."""
     task = settings.get_as(str, "task_type")
-    known = metrics(task, kinds(settings))
+    known: tuple[str, ...] = metrics(task, kinds(settings))
+    own = settings["evaluation.scores"]
+    if twice := [name for name in own.value or {} if name in known]:
+        message = f"`{twice[0]}` is a score of {task} already"
+        yield Diagnostic("R225", message, own.span, helps=("give yours another name",))
+    if own.value and task == "multi":
+        message = "several tasks take no scores of your own"
+        yield Diagnostic("R225", message, own.span, helps=("make a spec for each task",))
+    known = (*known, *(own.value or {}))
     # The others are there if the spec has such sections.
     others = (settings.get(path) for path in ("training.early_stopping.metric", "compression.metric"))
     for asked in (settings["checkpoint.best_metric"], *others):

@@ -20,6 +20,22 @@ from ratc.spec.base import (
 from ratc.spec.keys import LEARNT, Effect, Key
 
 
+class Folds(Section):
+    """A fold of a cross-validation: train and val are put together and divided by a seed. The test split stays."""
+
+    number: Annotated[int, Field(ge=2, le=1000)] = Field(..., description="Folds.", examples=[5])
+    index: Annotated[int, Field(ge=0, le=999)] = Field(
+        0, description="The fold that validates, from 0; an array has a point for each."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of the division, the same for all folds.")
+    group: Text | None = Field(
+        None,
+        description="Regular expression of samples' names: those with equal matches, or equal first groups, are in one "
+        "fold, as the images of a patient. Patches of a volume always are.",
+        examples=["^(P[0-9]+)_"],
+    )
+
+
 class Data(Section):
     """What is trained on and how it is loaded."""
 
@@ -90,6 +106,9 @@ class Data(Section):
         None,
         description="Image pyramid for `model.multi_scale`: factors of `image_size`, the first is 1.",
         examples=[[1.0, 0.5]],
+    )
+    folds: Annotated[Folds | None, Key(LEARNT, "other samples are trained on", memory="apart", rate=True)] = Field(
+        None, description="One fold of a cross-validation.", examples=[{"number": 5, "index": 0}]
     )
     on_bad_sample: Literal["fail", "skip"] = Field("fail", description="Reaction to a missing or corrupt image.")
     augmentations: Annotated[

@@ -9,6 +9,7 @@ DERIVED: dict[str, Key] = {
     "training.tf32": Key((Effect.TRAINING,), "other rounding of float32 products", memory="depends"),
     "training.max_steps_per_epoch": Key((*LEARNT, Effect.COST), "another number of steps in an epoch"),
     "training.optimizer_args.*": Key((*LEARNT, Effect.MEMORY), "other arguments of the optimizer", memory="depends"),
+    "training.callback_args": Key((Effect.TRAINING,), "your callbacks are made with other arguments"),
     "training.loss.*": Key(LEARNT, "other training", memory="depends"),
     "data.persistent_workers": Key((Effect.PLACEMENT,), "loader processes live on between epochs, or not"),
     "data.cache_size_bytes": Key(

@@ -4,8 +4,8 @@ The compiler itself reads the generated schema (importing pydantic costs more th
 these classes are for generating it, for tools that want a typed spec, and for the test that both accept the same.
 
 The sections are in files of their own: `model.py`, `training.py`, `data.py`, `tasks.py` (also `evaluation` and
-`detection`), `job.py` (`entrypoint`, `distributed`, `resources`, `environment`), `output.py` (`logging`, `checkpoint`),
-`compression.py` and `tuning.py`.
+`detection`), `job.py` (`entrypoint`, `parallel`, `distributed`, `resources`, `environment`), `output.py` (`logging`,
+`checkpoint`), `compression.py` and `tuning.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 from ratc.spec.base import KeyPath, Name, PositiveInt, Section, TaskName, Text
 from ratc.spec.compression import Compression
 from ratc.spec.data import Data
-from ratc.spec.job import Distributed, Entrypoint, Environment, Resources
+from ratc.spec.job import Distributed, Entrypoint, Environment, Parallel, Resources
 from ratc.spec.keys import LEARNT, Effect, Key
 from ratc.spec.model import Model
 from ratc.spec.output import Checkpoint, Logging
@@ -152,6 +152,7 @@ class Spec(Section):
     logging: Annotated[Logging, Key((Effect.COSMETIC,), "other records of the same run", job=True)] = Field(
         Logging(), description="Tracking."
     )
+    parallel: Parallel = Field(Parallel(), description="Sharding.")
     distributed: Distributed = Field(Distributed(), description="Communication.")
     launcher: Annotated[
         Literal["accelerate", "torchrun", "srun", "none"] | None,

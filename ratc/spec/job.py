@@ -1,4 +1,4 @@
-"""The sections of a spec about its job: `entrypoint`, `distributed`, `resources` and `environment`."""
+"""The sections of a spec about its job: `entrypoint`, `parallel`, `distributed`, `resources` and `environment`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,79 @@ class Distributed(Section):
         1800,
         description="Seconds without progress after which a run ends and names the hanging process; null: never.",
         examples=[1800, 600],
+    )
+
+
+class Parallel(Section):
+    """How model and optimizer are spread over the processes."""
+
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp2", "deepspeed"] | None,
+        Key(
+            (Effect.RESUME, Effect.MEMORY),
+            "checkpoints of one strategy are not read by another",
+            plan="parallel.strategy",
+            memory="decides",
+        ),
+    ] = Field(
+        None,
+        description="`ddp` keeps all states on each process, `fsdp2` and `deepspeed` (ZeRO) shard them; `auto` "
+        "compares the three by predicted memory and bytes on the wire. If absent, `deepspeed` on several GPUs with "
+        "Accelerate, else `ddp`.",
+        examples=["fsdp2", "auto"],
+    )
+    shard: Annotated[
+        Literal["full", "grads", "hybrid"],
+        Key((Effect.MEMORY, Effect.COST), "other states are sharded", plan="fsdp2.shard", memory="depends"),
+    ] = Field(
+        "full",
+        description="FSDP2: `full` shards weights, gradients and optimizer states; `grads` gathers weights once a step "
+        "instead of twice; `hybrid` shards within groups of `shard_size` processes, and the groups hold the same.",
+    )
+    shard_size: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "the same states on more or fewer processes",
+            plan="fsdp2.shard_size",
+            memory="depends",
+        ),
+    ] = Field(
+        None,
+        description="FSDP2: processes of a group of `shard: hybrid`; those of a node if absent. It divides the "
+        "number of all processes.",
+        examples=[8],
+    )
+    wrap: Annotated[
+        list[Text] | Annotated[str, Field(pattern="^auto$")],
+        Key((Effect.MEMORY, Effect.COST), "other modules are gathered together", plan="fsdp2.wrap", memory="depends"),
+    ] = Field(
+        "auto",
+        description="FSDP2: classes of the modules that are gathered each by itself; `auto` takes those of repeated "
+        "layers.",
+        examples=["auto", ["Block"]],
+    )
+    offload: Annotated[
+        bool,
+        Key(
+            (Effect.MEMORY, Effect.COST),
+            "shards lie in the host's memory, or in the GPU's",
+            plan="fsdp2.offload",
+            memory="depends",
+        ),
+    ] = Field(False, description="FSDP2: keep shards in host memory, where the optimizer works.")
+    mixed_precision: Annotated[
+        Literal["fp32", "bf16"],
+        Key(
+            (Effect.TRAINING, Effect.MEMORY),
+            "weights are gathered with another rounding",
+            plan="fsdp2.weights",
+            memory="depends",
+        ),
+    ] = Field(
+        "fp32",
+        description="FSDP2: precision in which weights are gathered. `fp32` computes what `ddp` does; `bf16` halves "
+        "the traffic, and needs `precision: bf16`.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratc.spec.base import DATASET, LOSS, Arguments, ClassName, Positive, Section, Text
+from ratc.spec.base import CALLABLE, DATASET, LOSS, Arguments, ClassName, Positive, Section, TaskName, Text
 from ratc.spec.keys import LEARNT, Effect, Key
 
 
@@ -17,6 +17,13 @@ class Evaluation(Section):
         False,
         description="Also Hausdorff distances on val and test (95th percentile and maximum), in units of "
         "`model.spacing`; they take the CPU's time.",
+    )
+    scores: dict[TaskName, Annotated[str, Field(pattern=CALLABLE)]] = Field(
+        {},
+        description="Scores of your own beside those of the task, by names of your choice: each "
+        "`package.module:callable` returns a function of the outputs and targets of one sample that gives a number, "
+        "larger being better.",
+        examples=[{"mae": "my_package.scores:Closeness"}],
     )
 
 

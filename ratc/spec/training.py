@@ -258,7 +258,7 @@ class Training(Section):
             plan="engine.deepspeed",
             memory="depends",
         ),
-    ] = Field(None, description="Use DeepSpeed; if absent, only on several GPUs with Accelerate.")
+    ] = Field(None, description="As `parallel.strategy: deepspeed`; false excludes it.")
     zero_stage: Annotated[
         Annotated[int, Field(ge=0, le=3)] | None,
         Key(
@@ -313,10 +313,14 @@ class Training(Section):
         False, description="Compile the model with torch.compile."
     )
     callbacks: Annotated[
-        list[Annotated[str, Field(pattern=CALLABLE)]],
+        list[
+            Annotated[str, Field(pattern=CALLABLE)]
+            | Annotated[dict[Annotated[str, Field(pattern=CALLABLE)], Arguments], Field(min_length=1, max_length=1)]
+        ],
         Key((Effect.TRAINING,), "other code of your own is called by the loop"),
     ] = Field(
         [],
-        description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`.",
-        examples=[["my_package.hooks:Freeze"]],
+        description="`package.module:callable`s, each of which returns a `ratc_runtime.callbacks.Callback`; with "
+        "arguments, a mapping of one to them.",
+        examples=[["my_package.hooks:Report", {"my_package.hooks:Average": {"decay": 0.999}}]],
     )

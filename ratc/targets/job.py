@@ -84,7 +84,7 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
     if values["hardware.device"].value == "cpu":
         # Threads that wait actively slow a CPU run several times over as soon as anything else wants a core.
         own["OMP_WAIT_POLICY"] = "passive"
-    variables = {**own, **_network(plan), **{key: str(value) for key, value in given["variables"].items()}}
+    variables = {**own, **_network(plan), **plan.variables}
     allocator = values.get("training.allocator")
     setting = None
     if allocator is not None and allocator.value is not None:
@@ -103,12 +103,11 @@ def environment(plan: Plan, modules: bool = True) -> dict[str, Any]:
 
 
 def _network(plan: Plan) -> dict[str, str]:
-    """Return the cluster's own variables: its network interface for NCCL and gloo, and those in its facts."""
+    """Return the cluster's network interface for NCCL and gloo."""
     if "cluster.scheduler" not in plan.facts:
         return {}
     interface, several = plan.facts["cluster.interface"].value, plan.values["parallel.nodes"].value > 1
-    names = {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface} if interface and several else {}
-    return {**names, **{key: str(value) for key, value in plan.facts["cluster.variables"].value.items()}}
+    return {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface} if interface and several else {}
 
 
 def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool | None, given: bool = False) -> Artifact:

@@ -23,6 +23,7 @@ SECTIONS = (
     "model",
     "training",
     "engine",
+    "fsdp2",
     "data",
     "evaluation",
     "detection",

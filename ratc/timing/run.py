@@ -75,6 +75,21 @@ def sent_bytes(strategy: str, zero_stage: int, trainable: int, world_size: int, 
     return passes * share * 2 * trainable
 
 
+def sent_by_shards(
+    shard: str, shards: int, trainable: int, world_size: int, accumulation: int, gathered_bytes: int
+) -> float:
+    """Bytes that a process sends in an optimizer step with FSDP2, by rings.
+
+    Weights are gathered for forward and, unless `shard` is `grads`, for backward again, at ``gathered_bytes`` an
+    element, and fp32 gradients are reduced, all in every micro-batch. Groups of ``shards`` processes then add their
+    shards of gradients up.
+    """
+    gathers, groups = (1 if shard == "grads" else 2), world_size // shards
+    within = (gathers * gathered_bytes + DDP_BYTES) * trainable * (shards - 1) / shards
+    between = 2 * DDP_BYTES * trainable / shards * (groups - 1) / groups
+    return accumulation * (within + between)
+
+
 def predicted(
     step: StepTime, card: str, samples: int, world_size: int, nodes: int, sent: float, links: Links
 ) -> Prediction:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +30,9 @@ MEMORY_BYTES = 12 << 30
 POLL_S = 0.5
 #: The help for a met limit.
 WITHOUT = "if `batch_size` is not set, set it: training then needs no prediction"
+#: The place of a key in the spec.
+Spans = Callable[[str], Span | None]
+MODEL = "model.name"
 _TAIL = 1 << 16
 #: Runs a module as `python -m` does, but for the working folder on the path: that is a spec's, and anybody's.
 _ALONE = """import sys
@@ -95,12 +98,13 @@ def run(
     runtime: str | None,
     folder: str,
     output: str,
-    span: Span | None,
+    spans: Spans,
     limits: Limits,
 ) -> Diagnostic | None:
     """Do a piece of work in the spec's ``folder``, with the package ``runtime``. Return None, or a finding on its
-    failure: a limit that was met, or the runtime's own report.
+    failure: a limit that was met, or the runtime's own report. ``spans`` gives the place of a key of the spec.
     """
+    span = spans(MODEL)
     if runtime is None:
         helps = ("install ratc with its runtime: `pip install 'ratc[runtime]'`",)
         known = "measured" if work.gpu else "predicted"
@@ -118,7 +122,7 @@ def run(
         with open(streams[2], "rb") as errors:
             errors.seek(max(0, os.fstat(errors.fileno()).st_size - _TAIL))
             said = errors.read().decode("utf-8", "replace")
-    return None if status == 0 else _failure(work, status, said, span)
+    return None if status == 0 else _failure(work, status, said, spans)
 
 
 def _environment(work: Work, runtime: str) -> dict[str, str]:
@@ -253,8 +257,9 @@ def _end(process: Process) -> None:
     process.wait()
 
 
-def _failure(work: Work, status: int, said: str, span: Span | None) -> Diagnostic:
+def _failure(work: Work, status: int, said: str, spans: Spans) -> Diagnostic:
     """Return the runtime's report in its last line, or else the exit status or signal of the process."""
+    span = spans(MODEL)
     lines = [line for line in said.splitlines() if line.strip()]
     for line in reversed(lines):
         try:
@@ -266,6 +271,7 @@ def _failure(work: Work, status: int, said: str, span: Span | None) -> Diagnosti
             where = f"at {told['where']}" if told.get("where") else ""
             helps = tuple(str(text) for text in [told.get("help")] if text)
             known = re.fullmatch(r"R[35]\d\d", code)
-            return Diagnostic(code if known else work.code, told["message"], span, (where,), helps)
+            place = (spans(str(told["key"])) if told.get("key") else None) or span
+            return Diagnostic(code if known else work.code, told["message"], place, (where,), helps)
     how = f"with signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
     return Diagnostic(work.code, f"{work.doing} the model ended {how}", span, (lines[-1][:300] if lines else "",))

@@ -16,7 +16,7 @@ from ratc import cache_folder, files
 from ratc.diagnostics import Diagnostic, Span
 from ratc.memory.trace import VERSION, BadTrace, Trace, parse
 from ratc.own_code import digests, trust
-from ratc.tracing.child_process import Limits, Work, run
+from ratc.tracing.child_process import MODEL, Limits, Spans, Work, run
 
 #: Traces kept; the oldest go first.
 KEPT = 300
@@ -28,7 +28,7 @@ LIMITS = Limits(cpu_s=360.0, idle_s=120.0, wall_s=1800.0)
 def fetch(
     request: Mapping[str, Any],
     folder: str,
-    span: Span | None = None,
+    spans: Spans = lambda _: None,
     progress: Callable[[str], None] | None = None,
     limits: Limits = LIMITS,
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
@@ -42,17 +42,17 @@ def fetch(
             os.utime(path)
         return known, ()
     if (own := own_names(request)) and not trust.allows(folder, ", ".join(own)):
-        return None, (untrusted(own, span),)
+        return None, (untrusted(own, spans(MODEL)),)
     if progress:
         progress(_describe(request))
     with files.temporary_folder() as place:
         fresh = os.path.join(place, "trace.json")
-        problem = run(TRACING, request, runtime_folder(), folder, fresh, span, limits)
+        problem = run(TRACING, request, runtime_folder(), folder, fresh, spans, limits)
         if problem:
             return None, (problem,)
         trace = _read(fresh)
         if not isinstance(trace, Trace):
-            return None, (Diagnostic("R315", f"the runtime wrote a trace that cannot be used: {trace}", span),)
+            return None, (Diagnostic("R315", f"the runtime wrote a trace that cannot be used: {trace}", spans(MODEL)),)
         with open(fresh, "rb") as file:
             cache_folder.keep(path, file.read(), KEPT)
         return trace, ()
@@ -79,12 +79,12 @@ def key(request: Mapping[str, Any], folder: str) -> str:
 
 def own_names(request: Mapping[str, Any]) -> list[str]:
     """The callables that a trace of the request may call and that are not built in: the model's, the
-    optimizer's, and every loss's."""
+    optimizer's, every loss's, and the data set of a custom task."""
     found: list[str] = []
     for key, value in request.items():
         if isinstance(value, Mapping) and key != "args":
             found += (name for name in own_names(value) if name not in found)
-        elif key in ("name", "optimizer") and ":" in str(value) and value not in found:
+        elif key in ("name", "optimizer", "dataset") and ":" in str(value) and value not in found:
             found.append(str(value))
     return found
 

@@ -27,8 +27,11 @@ _CALLABLES = (
     ("training.loss", "training.loss_args", ()),
     ("training.optimizer", "training.optimizer_args", ("params",)),
 )
-#: The usual slip: the loss itself is named, with outputs and targets as its arguments.
-_LOSS = "name a class, or a function that takes `loss_args` and returns the loss"
+#: The usual slip: the loss or score itself is named, with outputs and targets as its arguments.
+_SLIPS = {
+    "loss": ("name a class, or a function that takes `loss_args` and returns the loss",),
+    "score": ("name a class, or a function that returns the score",),
+}
 #: The largest module that is read.
 _MAX_BYTES = 4 << 20
 
@@ -46,12 +49,17 @@ def _callables(settings: Values, folder: str) -> Iterator[Diagnostic]:
         named.append(("loss", settings[f"{prefix}loss"], settings[f"{prefix}loss_args"], ()))
         own = settings[f"{prefix}data.dataset"], settings[f"{prefix}data.args"]
         named.append(("data.dataset", *own, ("data_dir", "split")))
+    listed = settings["training.callbacks"]
+    named += [
+        ("callbacks", Value(name, "spec", span=listed.span), Value(args, "spec", span=listed.span), ())
+        for name, args in callables.callbacks(listed)
+    ]
+    scores = settings["evaluation.scores"]
     nothing = Value({}, "default")
-    callbacks = settings["training.callbacks"]
-    named += [("callbacks", Value(name, "spec", span=callbacks.span), nothing, ()) for name in callbacks.value or []]
+    named += [("score", Value(name, "spec", span=scores.span), nothing, ()) for name in (scores.value or {}).values()]
     for key, name, args, given in named:
         if isinstance(name.value, str) and ":" in name.value:
-            yield from _callable(name, args, given, folder, (_LOSS,) if key.endswith("loss") else ())
+            yield from _callable(name, args, given, folder, _SLIPS.get(key.rpartition(".")[2], ()))
 
 
 def refused(loaded: Loaded) -> tuple[Diagnostic, ...]:

@@ -245,8 +245,9 @@ def _run(plan: Plan, used: Variant, size: int, folder: str) -> dict[str, Any]:
     work = Work("ratc_runtime.commands.measure_step", "measuring", "R515", True, interpreter, variables)
     with files.temporary_folder() as place:
         output = os.path.join(place, "measured.json")
-        span = plan.settings["model.name"].span
-        problem = child_process.run(work, asked, fetch.runtime_folder(), folder, output, span, LIMITS)
+        problem = child_process.run(
+            work, asked, fetch.runtime_folder(), folder, output, lambda key: plan.settings[key].span, LIMITS
+        )
         if problem:
             raise _Failed(problem)
         with open(output, encoding="utf-8") as file:

@@ -123,8 +123,10 @@ def _writers(output: str) -> Iterator[Compiled]:
     above = [os.path.abspath(output)]
     for _ in range(4):
         above.append(os.path.dirname(above[-1]))
-    for near in dict.fromkeys((*above, os.getcwd())):
-        for folder in find.compiled((os.path.join(near, "compiled"),)) if near != os.sep else ():
+    places = [os.path.join(near, "compiled") for near in dict.fromkeys((*above, os.getcwd())) if near != os.sep]
+    # Of a path that is no folder, `find` would look through all that lies beside it.
+    for place in filter(os.path.isdir, places):
+        for folder in find.compiled((place,)):
             compiled, _ = read_lock.read(folder)
             if compiled is None:
                 continue

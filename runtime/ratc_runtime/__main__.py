@@ -10,6 +10,7 @@ from ratc_runtime.errors import visible
 COMMANDS = {
     "evaluate": ("ratc_runtime.commands.evaluate", "score a checkpoint on one split of the data"),
     "predict": ("ratc_runtime.commands.predict", "write masks or boxes for a folder of images"),
+    "summary": ("ratc_runtime.commands.summary", "mean and deviation of the scores of several runs, as of folds"),
     "export": ("ratc_runtime.commands.export", "write plain weights, or the model as ONNX"),
     "compress": ("ratc_runtime.extras.compress", "prune and quantize a checkpoint, and measure both"),
     "sync": ("ratc_runtime.commands.sync", "send curves that wait in the output folder"),

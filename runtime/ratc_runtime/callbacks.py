@@ -1,8 +1,8 @@
 """Callbacks of the user's: at the start, after a step, after an epoch, and with the results.
 
-A spec names them (`training.callbacks: ["package.module:callable"]`, called without arguments), `UnifiedTrainer` takes
-objects. Every rank calls all of them, at the same points: a callback that prints or writes checks `run.world.main`
-first. An exception in a callback ends the run like one in any other code of the user's.
+A spec names them (`training.callbacks: ["package.module:callable"]`, or `{"package.module:callable": {…}}` with
+arguments), `UnifiedTrainer` takes objects. Every rank calls all of them, at the same points: a callback that prints or
+writes checks `run.world.main` first. An exception in a callback ends the run like one in any other code of the user's.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ratc_runtime.callbacks import Callback
-    from ratc_runtime.tasks.custom import Score
+    from ratc_runtime.tasks.own_scores import Score
 
 LOCK = "lock.yaml"
 

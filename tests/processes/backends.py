@@ -33,7 +33,9 @@ TOLERANCE = {"fp32": 2e-5, "bf16": 1e-2, "fp16": 5e-3}
 
 @dataclass(frozen=True)
 class Case:
-    """One backend and the values it is tried with; `stage` is DeepSpeed's."""
+    """One backend and the values it is tried with; `stage` is DeepSpeed's, `fsdp2` what is sharded, `shards` its
+    groups.
+    """
 
     world: int
     accelerate: bool = False
@@ -44,6 +46,8 @@ class Case:
     compile: bool = False
     last_batch: str = "drop"
     offload: bool = False
+    fsdp2: str | None = None
+    shards: int = 0
 
     @property
     def reference(self) -> str:
@@ -74,6 +78,11 @@ CASES = {
     "accelerate-zero0-bf16": Case(2, accelerate=True, stage=0, precision="bf16"),
     "accelerate-zero1": Case(2, accelerate=True, stage=1, checkpointing=True),
     "accelerate-zero2-offload": Case(2, accelerate=True, stage=2, offload=True),
+    "fsdp2": Case(2, accelerate=True, fsdp2="full"),
+    "fsdp2-grads-bf16": Case(2, accelerate=True, fsdp2="grads", precision="bf16", checkpointing=True),
+    "fsdp2-keep": Case(2, accelerate=True, fsdp2="full", last_batch="keep", checkpointing=True),
+    "fsdp2-of-four": Case(4, accelerate=True, fsdp2="full", accumulation=1),
+    "hsdp": Case(4, accelerate=True, fsdp2="hybrid", shards=2, accumulation=1),
     "accelerate-zero3-bf16": Case(2, accelerate=True, stage=3, precision="bf16", accumulation=1),
 }
 
@@ -89,11 +98,19 @@ def write_case(folder: Path, name: str, case: Case, device: str = "cpu") -> Path
         "offload_optimizer": case.offload,
     }
     backend = "nccl" if device == "cuda" else "gloo"
+    fsdp2 = {
+        "shard": case.fsdp2,
+        "shard_size": case.shards or case.world,
+        "wrap": None,
+        "offload": False,
+        "weights": "fp32",
+    }
     return write_lock(
         folder / name,
         artifacts,
         engine=engine,
         parallel={**BASE["parallel"], "world_size": case.world, "processes_per_node": case.world, "backend": backend},
+        **({"fsdp2": fsdp2} if case.fsdp2 else {}),
         hardware__device=device,
         model__args={**BASE["model"]["args"], "mlp_dropout": 0.0},
         training__micro_batch_size=micro,
@@ -219,7 +236,7 @@ def regenerate() -> None:
         folder = Path(name)
         prepare(folder)
         found = {}
-        for names in (names_of(1), names_of(2), names_of(1, compiled=True)):
+        for names in (names_of(1), names_of(2), names_of(4), names_of(1, compiled=True)):
             found |= train_cases(folder, names)
     import torch
 

@@ -13,10 +13,10 @@ from tests.helpers.lockfile import results
 from tests.processes.backends import CASES, GOLDEN, TOLERANCE, names_of, prepare, train_cases
 from tests.processes.test_distributed import score_of_exported
 
-pytestmark = pytest.mark.slow(every=True)  # they share two launches
+pytestmark = pytest.mark.slow(every=True)  # they share three launches
 
 #: Those that others are compared with, those that have tests of their own, and a part of the others.
-OWN = ("torch", "torch-keep", "ddp-keep", "zero2-keep", "zero3")
+OWN = ("torch", "torch-keep", "ddp-keep", "zero2-keep", "zero3", "fsdp2", "hsdp")
 COMMON = [*OWN, *part_of([name for name, case in CASES.items() if not case.compile and name not in OWN])]
 GOLDENS: dict[str, list[float]] = json.loads(GOLDEN.read_text())["losses"]
 
@@ -30,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def losses(folder: Path) -> dict[str, list[float]]:
-    worlds = [[name for name in COMMON if CASES[name].world == world] for world in (1, 2)]
-    return train_cases(folder, worlds[0]) | train_cases(folder, worlds[1])
+    worlds = [[name for name in COMMON if CASES[name].world == world] for world in (1, 2, 4)]
+    return {name: found for names in worlds for name, found in train_cases(folder, names).items()}
 
 
 @pytest.mark.parametrize("name", COMMON)
@@ -66,7 +66,9 @@ def test_gradients_are_reduced_once_a_step(losses: dict[str, list[float]], folde
     assert found == [steps, steps]
 
 
-@pytest.mark.parametrize("name", [name for name in ("zero2-keep", "zero2-bf16", "zero3") if name in COMMON])
+@pytest.mark.parametrize(
+    "name", [name for name in ("zero2-keep", "zero2-bf16", "zero3", "fsdp2", "hsdp") if name in COMMON]
+)
 def test_exported_weights_have_the_scores_of_the_shards(
     losses: dict[str, list[float]], folder: Path, name: str
 ) -> None:

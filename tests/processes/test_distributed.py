@@ -110,10 +110,11 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def alone(header: dict[str, Any], folder: Path) -> tuple[Lock, Any]:
-    """The lock of a checkpoint with one process of plain torch instead of DeepSpeed's, and its engine."""
+    """The lock of a checkpoint with one process of plain torch instead of shards, and its engine."""
     lock = lock_of(header)
     lock = lock.replace(
         engine=lock.engine.replace(use_accelerate=False, deepspeed=False, zero_stage=0),
+        fsdp2=None,
         parallel=lock.parallel.replace(world_size=1, processes_per_node=1),
     )
     return lock, make_engine(lock, build_model(lock), folder)

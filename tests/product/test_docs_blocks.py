@@ -72,7 +72,7 @@ def options_of(name: str, second: str | None) -> set[str]:
     assert found is not None
     context = click.Context(found, context)
     own = {option for parameter in found.get_params(context) for option in parameter.opts}
-    return own | runtime_options(name) if name in ("predict", "evaluate") else own
+    return own | runtime_options(name) if name in ("predict", "evaluate", "summary") else own
 
 
 @functools.cache

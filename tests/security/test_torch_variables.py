@@ -38,7 +38,11 @@ def test_tracing_does_not_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "TORCH_LOGS" not in child_process._environment(work, "runtime")
 
 
-@pytest.mark.parametrize("name", ["train", "data.check", "preflight", "commands.predict", "extras.range_test"])
+#: They are started like `train`; each takes two imports of torch.
+LIKE_TRAIN = [pytest.param(name, marks=pytest.mark.slow(every=True)) for name in ("data.check", "extras.range_test")]
+
+
+@pytest.mark.parametrize("name", ["train", "preflight", "commands.predict", *LIKE_TRAIN])
 def test_a_module_that_is_started_directly_refuses_it(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"ratc_runtime.{name}", "--help"],

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ratc_runtime.checkpoint.weights import load_weights
-from ratc_runtime.config.lock import InitFrom
+from ratc_runtime.config.sections import InitFrom
 from ratc_runtime.errors import RuntimeFinding
 
 #: Names in a message.

@@ -156,7 +156,8 @@ def more_epochs(header: dict[str, Any], lock: Lock) -> str:
 def differences(header: dict[str, Any], lock: Lock) -> list[str]:
     """Return the differences that forbid continuing a checkpoint under `lock`: a line per value with path, old and new.
 
-    With DeepSpeed the number of processes and the ZeRO stage count too, because its shards depend on them.
+    With DeepSpeed the number of processes and the ZeRO stage count too, because its shards depend on them; those of
+    FSDP2 are read by any number.
     """
     try:
         old = lock_of(header)
@@ -173,6 +174,7 @@ def differences(header: dict[str, Any], lock: Lock) -> list[str]:
 
 def _decisive(lock: Lock, sharded: bool) -> dict[str, str]:
     values = _flat(lock.learnt()) | _flat({"engine": {"deepspeed": lock.engine.deepspeed}})
+    values["parallel.strategy"] = "fsdp2" if lock.fsdp2 is not None else "another"
     if sharded:
         values |= {
             "engine.zero_stage": str(lock.engine.zero_stage),

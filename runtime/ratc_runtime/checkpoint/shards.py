@@ -1,4 +1,4 @@
-"""A checkpoint folder with files from every rank (DeepSpeed). One file lists the digests of all others.
+"""A checkpoint folder with files from every rank (DeepSpeed, FSDP2). One file lists the digests of all others.
 
 `progress.pt` is written last and holds the header, this list and its own digest. The ranks share the reading.
 """

@@ -1,9 +1,9 @@
 """The checkpoints of one run: write, keep and find them.
 
-`checkpoints/epoch-0003-step-000120.pt` (with DeepSpeed a folder of one file per rank) is written under a temporary
-name, synced, read back and renamed. Then the links `last` and `best` are updated, and only then old checkpoints are
-removed. A failed write loses the new checkpoint, never an old one, and does not stop the run. The names alone decide
-which checkpoint is the newest.
+`checkpoints/epoch-0003-step-000120.pt` (with DeepSpeed and FSDP2 a folder with files of every rank) is written under a
+temporary name, synced, read back and renamed. Then the links `last` and `best` are updated, and only then old
+checkpoints are removed. A failed write loses the new checkpoint, never an old one, and does not stop the run. The names
+alone decide which checkpoint is the newest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Checkpoints:
     def __init__(self, output_dir: Path, engine: Any, lock: Lock, folder_lock: FolderLock | None = None) -> None:
         self.folder = output_dir / "checkpoints"
         self.engine, self.world, self.lock = engine, engine.world, lock
-        self.suffix = "" if engine.deepspeed else ".pt"
+        self.suffix = "" if engine.sharded else ".pt"
         self._folder_lock = folder_lock or FolderLock(output_dir)
         self._background = Background()
         self._writing: Place | None = None
@@ -94,7 +94,7 @@ class Checkpoints:
         place = Place.of(progress)
         self.finish_write()
         content = header.make(self.lock, progress, self.world.gather(rng_state()))
-        if self.engine.deepspeed:
+        if self.engine.sharded:
             return self._save_shards(place, content, best)
         asynchronous = self.lock.checkpoint.asynchronous and not wait
         if self.world.main and self._is_there(place):
@@ -328,7 +328,7 @@ class Checkpoints:
         """Return a description of a checkpoint's damage, the same on every rank. Each rank checks its share."""
         path, fault, readable = self.path(name), None, True
         try:
-            if self.engine.deepspeed:
+            if self.engine.sharded:
                 fault = shards.fault_of_share(path, self.world.rank, self.world.size)
             elif self.world.main:
                 fault = files.fault_of(path)
@@ -345,7 +345,7 @@ class Checkpoints:
         return found[0][0] if found else None
 
     def _header_file(self, path: Path) -> Path:
-        return path / shards.HEADER_FILE if self.engine.deepspeed else path
+        return path / shards.HEADER_FILE if self.engine.sharded else path
 
     def _take(self, path: Path) -> dict[str, Any]:
         """Load a whole checkpoint. If one rank fails, every rank raises its error: R508, R518 or R583."""
@@ -376,7 +376,7 @@ class Checkpoints:
         if moved and self.world.main and not self._warned_of_code:
             self._warned_of_code = True
             warn(f"own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
-        if self.engine.deepspeed:
+        if self.engine.sharded:
             self.engine.load_shards(path)
         else:
             self.engine.load(content)
@@ -388,7 +388,7 @@ class Checkpoints:
 
     def _refuse_others(self) -> None:
         """Raise R508 or R518 if the folder holds only checkpoints that this engine does not read."""
-        suffix = ".pt" if self.engine.deepspeed else ""
+        suffix = ".pt" if self.engine.sharded else ""
         names = [one.name for one in places_in(self.folder, suffix)][:1] or ["last"]
         other = self.folder / f"{names[0]}{suffix}"
         finding = None

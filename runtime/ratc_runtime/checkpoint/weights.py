@@ -1,8 +1,8 @@
 """The plain weights of any checkpoint.
 
-Of a file, only the model's part is read. DeepSpeed's own functions merge the shards of its ZeRO stages, in float32 and
-without a GPU. Objects in these files other than tensors are loaded only if that is known to run no code, or if the
-checkpoint is trusted.
+Of a file and of the shards of FSDP2, only the model's part is read. DeepSpeed's own functions merge the shards of its
+ZeRO stages, in float32 and without a GPU. Objects in these files other than tensors are loaded only if that is known to
+run no code, or if the checkpoint is trusted.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ def _tensors(path: Path, weights: Any) -> dict[str, torch.Tensor]:
 
 
 def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, torch.Tensor]:
+    if json.loads(header["lock"]).get("fsdp2") is not None:
+        return _of_fsdp2(path)
     trust = trusted.allows(path, trust)
     try:
         stage = json.loads(header["lock"])["engine"]["zero_stage"]
@@ -117,6 +119,15 @@ def _consolidated(path: Path, header: dict[str, Any], trust: bool) -> dict[str, 
     except (*UNREADABLE, ImportError) as error:
         raise _apart(path, error) from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _of_fsdp2(path: Path) -> dict[str, torch.Tensor]:
+    from ratc_runtime.checkpoint import distributed
+
+    try:
+        return distributed.read_weights(path / distributed.FOLDER)
+    except UNREADABLE as error:
+        raise _apart(path, error) from error
 
 
 def _whole(path: Path) -> Any:

@@ -76,7 +76,13 @@ def _require(wanted: Mapping[str, str], folder: Path) -> None:
 def _callables(lock: Lock) -> list[str]:
     parts = [lock.part(name) for name in lock.tasks or {}] or [lock]
     names = [name for part in parts for name in (part.data.dataset, part.training.loss.name)]
-    return [lock.model.name, *names, lock.training.optimizer, *lock.training.callbacks]
+    return [
+        lock.model.name,
+        *names,
+        lock.training.optimizer,
+        *lock.training.callbacks,
+        *lock.evaluation.scores.values(),
+    ]
 
 
 def _parsed(path: Path) -> ast.Module | None:

@@ -20,6 +20,7 @@ from ratc_runtime.errors import RuntimeFinding, say
 from ratc_runtime.inference import OpenCheckpoint
 from ratc_runtime.output.progress import say_scores
 from ratc_runtime.output.results import finite, unwritable
+from ratc_runtime.tasks.own_scores import build_scores
 from ratc_runtime.training.evaluation import Evaluation, evaluate
 
 #: Samples that are drawn.
@@ -50,7 +51,8 @@ def score(
     lock, task = model.lock, model.task
     parts = list((lock.tasks or {}).values())
     losses = [part.loss.name for part in parts] or [lock.training.loss.name]
-    dataset = open_split(model, split, data_dir, losses)
+    dataset = open_split(model, split, data_dir, [*losses, *lock.evaluation.scores.values()])
+    task.own_scores = build_scores(lock.evaluation.scores)
     criterion = task.loss()
     move = getattr(criterion, "to", None)
     if callable(move):

@@ -33,19 +33,30 @@ from ratc_runtime.output.results import prepare_output, unwritable
 from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Writer
+from ratc_runtime.tasks.segmentation.writing import MaskWriter
 
 
 def predict(
-    model: OpenCheckpoint, images: Sequence[Path], output: Path, threshold: float = 0.5, force: bool = False
+    model: OpenCheckpoint,
+    images: Sequence[Path],
+    output: Path,
+    threshold: float = 0.5,
+    force: bool = False,
+    overlap: float = 0.0,
 ) -> int:
-    """Predict images into a folder; return the number of unreadable images.
+    """Predict images into a folder; return the number of unreadable images. With `overlap`, from 0 to below 1, the
+    patches of volumes cover that share of one another, and are blended.
 
     Raises R510 if the folder cannot be written, R542 if the form of images or outputs is the user's own, R543 if a file
     would be overwritten (unless `force`) or two images have one name.
     """
     writer = model.task.writer(output, threshold)
+    if overlap:
+        if not isinstance(writer, MaskWriter) or model.lock.spatial_dims != 3:
+            raise RuntimeFinding("R542", "only the patches of volumes overlap", help="leave --overlap out")
+        writer.blended = True
     _check_names(images, writer, force)
-    found = pieces(images, model.lock)
+    found = pieces(images, model.lock, overlap)
     prepare_output(output)
     bad = 0
     with tqdm(total=len(images), unit="image", disable=None, leave=False) as bar:
@@ -170,7 +181,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     model = model.of(arguments.task)
     images = find_images(arguments.images, model.lock)
-    bad = predict(model, images, arguments.output, arguments.threshold, arguments.force)
+    place = arguments.output, arguments.threshold, arguments.force
+    bad = predict(model, images, *place, arguments.overlap)
     say(
         f"{len(images) - bad} of {counted(len(images), 'image')} predicted by {model.path}; written: {arguments.output}"
     )
@@ -195,12 +207,20 @@ def main(argv: list[str] | None = None) -> int:
         default=0.5,
         help="of one foreground class, or of a box's score (default: 0.5)",
     )
+    parser.add_argument(
+        "--overlap",
+        type=_share,
+        default=0.0,
+        help="share of a patch that the next one covers, too: the patches of a volume are blended (default: none)",
+    )
     parser.add_argument("--task", help="which of several tasks")
     parser.add_argument("--force", action="store_true", help="write over files that are there")
     # Intermixed: images may stand behind an option.
     arguments = parser.parse_intermixed_args(argv)
     if (arguments.images is None) == (arguments.split is None):
         parser.error("name either images or a --split")
+    if arguments.split is not None and arguments.overlap:
+        parser.error("--overlap is of the patches of images, and a --split has its data set's own")
     try:
         return _run(arguments)
     except RuntimeFinding as finding:

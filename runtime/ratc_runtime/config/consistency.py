@@ -22,6 +22,10 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
         yield Wrong("training.momentum", "goes with optimizer sgd or muon, and only with them")
     if lock.training.optimizer_args and ":" not in lock.training.optimizer:
         yield Wrong("training.optimizer_args", "go with an optimizer of your own, and only with it")
+    if lock.tasks and lock.evaluation.scores:
+        yield Wrong("evaluation.scores", "are of one task, and the lock has several")
+    if lock.training.callback_args and len(lock.training.callback_args) != len(lock.training.callbacks):
+        yield Wrong("training.callback_args", "has not as many values as training.callbacks")
     if lock.engine.deepspeed and lock.training.optimizer not in ("adamw", "adam"):
         yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and DeepSpeed takes adamw and adam")
     if len(lock.data.scales) > 1 and not lock.model.multi_scale:
@@ -42,10 +46,37 @@ def _of_processes(lock: Lock) -> Iterator[Wrong]:
     parallel, engine = lock.parallel, lock.engine
     if parallel.nodes * parallel.processes_per_node != parallel.world_size:
         yield Wrong("parallel.nodes", "x processes_per_node is not its world_size")
+    if lock.fsdp2 is not None:
+        yield from _of_shards(lock)
     if engine.deepspeed and lock.checkpoint.asynchronous:
         yield Wrong("checkpoint.asynchronous", "is true, and engine.deepspeed writes shards itself")
     if engine.deepspeed and parallel.world_size == 1 and not engine.use_accelerate:
         yield Wrong("engine.deepspeed", "without use_accelerate needs more than one process")
+
+
+def _of_shards(lock: Lock) -> Iterator[Wrong]:
+    asked, size = lock.fsdp2, lock.parallel.world_size
+    assert asked is not None
+    if size % asked.shard_size:
+        yield Wrong("fsdp2.shard_size", f"is {asked.shard_size}, which does not divide parallel.world_size {size}")
+    elif (asked.shard == "hybrid") != (asked.shard_size < size):
+        yield Wrong("fsdp2.shard_size", f"is {asked.shard_size} of {size} processes with shard {asked.shard}")
+    if lock.engine.deepspeed or not lock.engine.use_accelerate:
+        yield Wrong("fsdp2", "goes with engine.use_accelerate, and not with engine.deepspeed")
+    if lock.training.optimizer not in ("adamw", "adam", "sgd"):
+        yield Wrong("training.optimizer", f"is {lock.training.optimizer:.80}, and FSDP2 takes adamw, adam and sgd")
+    if lock.training.precision == "fp16":
+        yield Wrong("training.precision", "is fp16, and fsdp2 takes fp32 and bf16")
+    if asked.weights == "bf16" and lock.training.precision != "bf16":
+        yield Wrong("fsdp2.weights", "are bf16, and training.precision is not")
+    if lock.training.compile:
+        yield Wrong("training.compile", "does not go with fsdp2")
+    if asked.offload and lock.hardware.device == "cpu":
+        yield Wrong("fsdp2.offload", "needs a GPU to offload from")
+    if lock.checkpoint.asynchronous:
+        yield Wrong("checkpoint.asynchronous", "is true, and fsdp2 writes shards itself")
+    if lock.compression is not None and (lock.compression.begin_epoch is not None or lock.compression.aware):
+        yield Wrong("compression", "while training does not go with fsdp2")
 
 
 def _of_task(lock: Lock, at: str) -> Iterator[Wrong]:

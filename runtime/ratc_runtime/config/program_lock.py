@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from ratc_runtime.config.lock import Hardware, Lock, OwnModule, Parallel, Positive, Section, load, lock_from
+from ratc_runtime.config.lock import Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
+from ratc_runtime.config.sections import Hardware, OwnModule, Parallel, Positive, Section
 
 #: More than any machine has: the first node waits for the word of each.
 MOST_PROCESSES = 1_000_000

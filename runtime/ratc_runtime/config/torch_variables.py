@@ -13,9 +13,11 @@ from ratc_runtime.errors import RuntimeFinding
 
 #: How the names begin of what torch's modules, and NumPy for them, read when they are imported.
 _READ = ("AOTINDUCTOR_", "COMPILE_STROBELIGHT_", "NUMPY_", "PYTORCH_", "TORCH", "TRITON_")
-#: Of these, what a launcher or a script sets, what is read later (see `_MEETING`), and paths: they cost no time.
+#: Of these, what a launcher, a script or an import of Lightning sets, what is read later (see `_MEETING`), and paths:
+#: they cost no time.
 _NOT_ASKED = re.compile(
-    r"PYTORCH_(CUDA_|HIP_)?ALLOC_CONF|TORCH_?ELASTIC_\w+|TORCH_NCCL_\w+|\w+_(DIR|DIRS|HOME|PATH|FILE)|TORCH_CUDA_ARCH_LIST"
+    r"PYTORCH_(CUDA_|HIP_)?ALLOC_CONF|PYTORCH_NVML_BASED_CUDA_CHECK|TORCH_?ELASTIC_\w+|TORCH_NCCL_\w+"
+    r"|\w+_(DIR|DIRS|HOME|PATH|FILE)|TORCH_CUDA_ARCH_LIST"
 )
 #: The words of some, in any case (`ratc.catalog.launch_variables`; a test compares them).
 WORDS = {"TORCH_DISTRIBUTED_DEBUG": ("OFF", "INFO", "DETAIL")}

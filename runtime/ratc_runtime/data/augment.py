@@ -14,7 +14,7 @@ import torch
 
 from ratc_runtime.data.randomness import torch_seeded
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import rat_patches
+from ratc_runtime.models import torchvision_operators
 
 #: Photometric transforms that clip values to [0, 1]; GaussianNoise only if `clip`.
 BOUNDED = frozenset(
@@ -147,7 +147,7 @@ def _step(name: str, arguments: dict[str, Any]) -> _Step:
     if name not in GEOMETRIC | PHOTOMETRIC:
         known = ", ".join(sorted(GEOMETRIC | PHOTOMETRIC | {DEPTH_FLIP}))
         raise RuntimeFinding("R532", f"no augmentation is called {name}", help=f"there are {known}")
-    rat_patches.define_torchvision_operators()
+    torchvision_operators.define()
     from torchvision.transforms import InterpolationMode, v2
 
     # It warns at each call that masks stay unchanged, as intended here.

@@ -235,9 +235,9 @@ def _key(lock: Lock, datasets: Mapping[str, Any], data_dir: Path, passed: bool) 
 
 
 def _source(dataset: Any) -> str | None:
-    """Return a digest of the source file of the data set's class."""
+    """Return a digest of the source file of the data set's class; of a fold, of the data set that it divides."""
     try:
-        path = inspect.getsourcefile(type(dataset))
+        path = inspect.getsourcefile(type(getattr(dataset, "sources", [dataset])[0]))
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
     except (OSError, TypeError):
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratc_runtime.config.lock import Lock
+from ratc_runtime.data.folds import divide
 from ratc_runtime.data.loading import Loader, evaluation_loader
 from ratc_runtime.data.samples import Checked, as_finding, checked, name_of
 from ratc_runtime.data.sources import open_split
@@ -86,7 +87,13 @@ class JointLoader:
 
 
 def open_data_set(lock: Lock, data_dir: Path, split: str) -> Any:
-    """Return the data set of a split, of one task or joined of several. Raises the errors of `sources.open_split`."""
+    """Return the data set of a split, of one task or joined of several. With folds, train and val are
+    those of the lock's fold. Raises the errors of `sources.open_split` and `folds.divide`.
+    """
+    folds = lock.data.folds
+    if folds is not None and split != "test":
+        both = [open_split(lock, data_dir, one) for one in ("train", "val")]
+        return divide(both, folds, by_file=lock.data.dataset == "volumes")[split == "val"]
     if not lock.tasks:
         return open_split(lock, data_dir, split)
     return Joint(

@@ -72,8 +72,9 @@ def find_images(place: Path, lock: Lock) -> list[Path]:
     return found
 
 
-def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
-    """Yield the pieces of the images in order. An unreadable image gives a piece with a problem.
+def pieces(paths: Sequence[Path], lock: Lock, overlap: float = 0.0) -> Iterator[Piece]:
+    """Yield the pieces of the images in order. An unreadable image gives a piece with a problem. `overlap` is the share
+    of a patch's side that the next one covers, too.
 
     Raises R542 if the lock's data set is the user's own: its preparation of images is unknown.
     """
@@ -87,7 +88,7 @@ def pieces(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
             " engine.predict(image) its output",
         )
     if lock.spatial_dims == 3:
-        return _patches(paths, lock)
+        return _patches(paths, lock, overlap)
     loader: DataLoader[Piece] = DataLoader(
         _Pictures(paths, lock), batch_size=None, num_workers=lock.data.num_workers, collate_fn=_as_it_is
     )
@@ -123,7 +124,7 @@ class _Pictures(Dataset[Piece]):
             return Piece(path, problem=RuntimeFinding("R506", f"{path} cannot be resized to {self.sizes}", note))
 
 
-def _patches(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
+def _patches(paths: Sequence[Path], lock: Lock, overlap: float) -> Iterator[Piece]:
     """Yield the patches volume by volume, with one decoded volume in memory."""
     size = tuple(lock.data.image_size)
     sizes = [tuple(max(1, round(side * scale)) for side in size) for scale in lock.data.scales]
@@ -136,7 +137,7 @@ def _patches(paths: Sequence[Path], lock: Lock) -> Iterator[Piece]:
             yield Piece(path, problem=finding)
             continue
         whole = voxels.shape[-3:]
-        grid = corners(whole, size, 0.0)
+        grid = corners(whole, size, overlap)
         for number, corner in enumerate(grid, 1):
             patch = torch.from_numpy(cut(voxels, corner, size))
             levels = [patch if level == size else averaged(patch, level) for level in sizes]

@@ -213,7 +213,7 @@ class Inspector:
 
     def _gradient(self, parameter: torch.Tensor) -> torch.Tensor | None:
         if not self.run.engine.deepspeed:
-            return parameter.grad
+            return None if parameter.grad is None else _whole(parameter.grad)
         from deepspeed.utils import safe_get_full_grad
 
         return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
@@ -224,7 +224,7 @@ class Inspector:
             from deepspeed.utils import safe_get_full_fp32_param
 
             found = safe_get_full_fp32_param(parameter)
-        return (parameter if found is None else found).detach()
+        return _whole((parameter if found is None else found).detach())
 
     # Output
 
@@ -246,6 +246,11 @@ class Inspector:
                 file.write(text)
         except OSError as error:
             warn(f"{path} not written: {error.strerror or error}")
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of which each rank may hold a shard (FSDP2). Every rank calls this."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _at_boundary(engine: Any) -> bool:

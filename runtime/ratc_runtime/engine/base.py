@@ -27,6 +27,8 @@ class BaseEngine:
     """An engine of training_step: its model, optimizer and processes."""
 
     deepspeed = False
+    #: Whether each rank writes its own part of a checkpoint, a folder.
+    sharded = False
     #: The model that the step calls; `module` is the same one without collectives.
     model: Any
     module: nn.Module
@@ -138,7 +140,7 @@ class BaseEngine:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """Return the weights and the state of optimizer and loss scale (not with DeepSpeed)."""
+        """Return the weights and the state of optimizer and loss scale (not if `sharded`)."""
         raise NotImplementedError
 
     def load(self, state: dict[str, Any]) -> None:
@@ -146,7 +148,7 @@ class BaseEngine:
         raise NotImplementedError
 
     def save_shards(self, folder: Path) -> None:
-        """Write each rank's part into `folder` (DeepSpeed alone). Every rank calls this."""
+        """Write each rank's part into `folder` (`sharded`). Every rank calls this."""
         raise NotImplementedError
 
     def load_shards(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models.import_callable import build
+from ratc_runtime.models.import_callable import call, resolve
 
 _MADE: dict[str, Any] = {
     "adamw": torch.optim.AdamW,
@@ -67,18 +68,41 @@ def _groups(parameters: Sequence[nn.Parameter], lock: Lock) -> list[dict[str, An
 def _own_optimizer(parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
     """Return the optimizer of the lock's callable, from groups with `params`, `weight_decay` and `lr`.
 
-    Raises R509 if the callable fails or returns another object, R580 or R581 if it is not allowed.
+    Raises R509 if the callable fails, returns another object, or makes an optimizer whose step needs an argument, R580
+    or R581 if it is not allowed.
     """
     training = lock.training
     groups = [{**group, "lr": training.learning_rate} for group in _groups(parameters, lock)]
-    made = build("optimizer", training.optimizer, **{**training.optimizer_args, "params": groups})
+    target = resolve("optimizer", training.optimizer)
+    _check_step(target, training.optimizer)
+    made = call("optimizer", training.optimizer, target, **{**training.optimizer_args, "params": groups})
     if not isinstance(made, torch.optim.Optimizer):
         raise RuntimeFinding(
             "R509",
             f"optimizer {training.optimizer} returned {type(made).__name__}",
             help="return a torch.optim.Optimizer of the groups in `params`",
         )
+    _check_step(type(made), training.optimizer)
     return made
+
+
+def _check_step(kind: Any, name: str) -> None:
+    """Raise R509 if a class of optimizers calls the model by itself, as LBFGS does: its step needs a closure."""
+    if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer):
+        return
+    needed = [
+        parameter.name
+        for parameter in list(inspect.signature(inspect.unwrap(kind.step)).parameters.values())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise RuntimeFinding(
+            "R509",
+            f"optimizer {name} needs {needed[0]!r} in each step",
+            "a run calls `step()` after the gradients of a whole batch are there",
+            "name an optimizer that does not call the model by itself",
+        )
 
 
 def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:

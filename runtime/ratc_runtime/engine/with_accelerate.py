@@ -21,11 +21,10 @@ class AccelerateEngine(BaseEngine):
 
     def __init__(self, lock: Lock, model: nn.Module) -> None:
         device = local_device(lock)
-        self.accelerator = make_accelerator(lock)
+        self.accelerator = self._accelerate(lock, model)
         check_world(lock, self.accelerator.num_processes)
         super().__init__(lock, World(self.accelerator.process_index, self.accelerator.num_processes, device))
-        # On the device first: which kernels the optimizer may use depends on where its parameters lie.
-        model.to(device)
+        self._place(model, device)
         optimizer = make_optimizer(model, lock)
         if lock.training.compile:
             model.compile()
@@ -33,6 +32,13 @@ class AccelerateEngine(BaseEngine):
         self.module = self.accelerator.unwrap_model(self.model)
         self._skipped = SkipCounter()
         self._last = True
+
+    def _accelerate(self, lock: Lock, model: nn.Module) -> Any:
+        return make_accelerator(lock)
+
+    def _place(self, model: nn.Module, device: torch.device) -> None:
+        # Before the optimizer is made: which kernels it may use depends on where its parameters lie.
+        model.to(device)
 
     @property
     def skipped_steps(self) -> int:
@@ -106,7 +112,9 @@ def accelerator_facts(accelerator: Any) -> dict[str, Any]:
 
 
 def make_accelerator(lock: Lock, **options: Any) -> Any:
-    """Return the Accelerator of a lock. `options` are for DeepSpeed, whose configuration holds the precision."""
+    """Return the Accelerator of a lock. `options` are for DeepSpeed, whose configuration holds the precision, and for
+    FSDP2, which has the accumulation among them.
+    """
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if lock.parallel.world_size > 1 or lock.engine.deepspeed:
         # Without a name CPU processes stay apart; with one a single process looks for a group it has not.
@@ -114,6 +122,6 @@ def make_accelerator(lock: Lock, **options: Any) -> Any:
     if not lock.engine.deepspeed:
         precision = lock.training.precision
         options |= {"cpu": lock.hardware.device == "cpu", "mixed_precision": "no" if precision == "fp32" else precision}
-    return Accelerator(
-        gradient_accumulation_steps=lock.training.gradient_accumulation_steps, kwargs_handlers=handlers, **options
-    )
+    if "gradient_accumulation_plugin" not in options:
+        options["gradient_accumulation_steps"] = lock.training.gradient_accumulation_steps
+    return Accelerator(kwargs_handlers=handlers, **options)

@@ -30,7 +30,7 @@ TAG = "pytorch_model"
 class DeepSpeedEngine(BaseEngine):
     """DeepSpeed without Accelerate, started by torchrun."""
 
-    deepspeed = True
+    deepspeed = sharded = True
 
     def __init__(self, lock: Lock, model: nn.Module, folder: Path, reduced: bool) -> None:
         device = local_device(lock)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ratc_runtime.config.lock import Compression, Lock
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Compression
 
 #: Layers to prune. Norms and biases have few values, and matter more.
 PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

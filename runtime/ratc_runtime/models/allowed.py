@@ -219,7 +219,7 @@ def _fits_annotation(role: str, returned: Any) -> bool:
         return all(_fits_annotation(role, part) for part in parts)
     kind = origin or returned
     if kind is Callable:
-        return role == "loss"
+        return role in ("loss", "score")
     return inspect.isclass(kind) and _fits(role, kind)
 
 
@@ -232,6 +232,7 @@ _WANTED = {
     "dataset": "a data set, with __len__ and __getitem__",
     "optimizer": "a torch.optim.Optimizer",
     "callback": "a ratc_runtime.callbacks.Callback",
+    "score": "a score, which can be called with output and target",
     "loss": "a loss, which can be called with output and target",
 }
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import rat_patches
+from ratc_runtime.models import rat_patches, torchvision_operators
 from ratc_runtime.models.chunked_maps import Chunked
 from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.fused_maps import Fused
@@ -43,7 +43,7 @@ def build_model(lock: Lock) -> nn.Module:
     Parameters that the lock freezes need no gradient. Raises R509 if the model cannot be built from the lock's
     arguments, R585 or R586 if they cannot be frozen.
     """
-    rat_patches.define_torchvision_operators()
+    torchvision_operators.define()
     if lock.model.name == "rat":
         model: Any = _rat(lock)
     else:

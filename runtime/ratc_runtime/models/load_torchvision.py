@@ -1,5 +1,5 @@
 """Importing this module lets torchvision load beside a CPU build of torch. Import it before torchvision."""
 
-from ratc_runtime.models import rat_patches
+from ratc_runtime.models import torchvision_operators
 
-rat_patches.define_torchvision_operators()
+torchvision_operators.define()

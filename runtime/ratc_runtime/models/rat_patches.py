@@ -1,37 +1,18 @@
-"""Patches for published packages: torchvision on CPU torch, RAT under autocast."""
+"""Patches for RAT as published: its rotary embedding under autocast."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import nn
 
-# Kept for the life of the process: dropping the Library would take the definitions back.
-_libraries: list[torch.library.Library] = []
-
-
-def define_torchvision_operators() -> None:
-    """Make `import torchvision` (by timm, and so RAT) work if its C++ operators cannot load.
-
-    torchvision's wheels are CUDA builds. Beside a CPU build of torch its library does not load, and its Python part
-    fails at import because it registers fake kernels for missing operators. Defining these two is enough for everything
-    except calls of `torchvision.ops.nms` itself.
-    """
-    if _libraries or importlib.util.find_spec("torchvision") is None:
-        return
-    if torch.version.cuda is not None or torch.version.hip is not None:
-        return  # the wheel matches this torch and brings its own operators
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _libraries.append(library)
+from ratc_runtime.models import torchvision_operators
 
 
 def import_rat() -> Any:
     """Import RAT and return its class."""
-    define_torchvision_operators()
+    torchvision_operators.define()
     from resolution_aware_transformer import ResolutionAwareTransformer
 
     return ResolutionAwareTransformer

@@ -58,7 +58,8 @@ def metrics(lock: Lock) -> dict[str, Metric]:
             for score, metric in metrics(lock.part(name)).items()
         }
     known = METRICS[lock.task_type].items()
-    return {name: metric for name, metric in known if lock.evaluation.hausdorff or name not in DISTANCES}
+    made = {name: metric for name, metric in known if lock.evaluation.hausdorff or name not in DISTANCES}
+    return made | {name: Metric(name) for name in lock.evaluation.scores or {}}
 
 
 def make_task(lock: Lock) -> Task:

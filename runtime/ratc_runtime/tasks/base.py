@@ -19,6 +19,7 @@ from ratc_runtime.distributed.world import World
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.models.import_callable import build, call
 from ratc_runtime.tasks import Metric, metrics
+from ratc_runtime.tasks.own_scores import Score
 
 
 class Scorer(Protocol):
@@ -58,6 +59,9 @@ class Task(ABC):
 
     #: The tasks that this one is made of, by name; none if it is one by itself.
     parts: Mapping[str, Task] = {}
+
+    #: The scores that the lock names, built by those who evaluate.
+    own_scores: Mapping[str, Score] = {}
 
     @property
     def class_labels(self) -> Mapping[int, str]:
@@ -109,6 +113,12 @@ class Task(ABC):
     @abstractmethod
     def example_target(self, count: int, device: torch.device) -> Any:
         """Return random targets for `count` samples, in the form of `collate`, for rehearsal and trace."""
+
+    def example(self, count: int, device: torch.device) -> tuple[Any, Any] | None:
+        """Return the model's input and the target of `count` samples if the lock does not give their form; else None:
+        the input is then images of the lock's size, and the target that of `example_target`.
+        """
+        return None
 
     def amounts(self, image: Any, target: Any, name: str) -> dict[int, int]:
         """Return the number of pixels or objects of each class in a sample; empty if the task has no classes.

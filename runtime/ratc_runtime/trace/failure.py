@@ -6,7 +6,7 @@ import json
 import os
 import sysconfig
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 NOT_TRACEABLE, FAILED, OUTPUT, ONE_VALUE = "R315", "R316", "R574", "R575"
 # Their frames are ours or torch's: whoever reads the finding looks for a line of the model.
+#: The key of the spec whose code a piece of work runs, if it is not `model.name`.
+_KEYS = {
+    "building the loss": "training.loss",
+    "calling the loss": "training.loss",
+    "making the optimizer": "training.optimizer",
+    "a step of the optimizer": "training.optimizer",
+}
 _MACHINERY = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdlib") + os.sep)
 
 
@@ -30,6 +37,7 @@ class Failure:
     where: str = ""
     traceback: str = ""
     help: str = ""
+    key: str = ""  # the key of the spec at fault, if it is not `model.name`
 
     def line(self) -> str:
         """Return the finding as one line of JSON."""
@@ -79,6 +87,11 @@ def where(error: BaseException) -> str:
 
 def explain(error: BaseException, doing: str, model: nn.Module | None = None) -> Failure:
     """Return the finding for an error while `doing` (building the model, calling it)."""
+    frozen = doing == "building the model" and getattr(error, "code", "") in ("R585", "R586")
+    return replace(_explain(error, doing, model), key="training.frozen" if frozen else _KEYS.get(doing, ""))
+
+
+def _explain(error: BaseException, doing: str, model: nn.Module | None) -> Failure:
     from torch._subclasses import fake_tensor
 
     from ratc_runtime.errors import RuntimeFinding

@@ -202,6 +202,8 @@ def match(
         "request": request,
         "batch_sizes": sorted({small.batch, large.batch}),
         "parameters": small.parameters,
+        "classes": small.classes,
+        "wrap": small.wrap,
         "modules": list(modules),
         "phases": list(PHASES),
         "kinds": list(KINDS),

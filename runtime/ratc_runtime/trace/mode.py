@@ -88,7 +88,10 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
 
 
 class RecordingMode(TorchDispatchMode):
-    """Records storages in a ledger. With `capability` None the CPU's own semantics stay unchanged."""
+    """Records storages in a ledger. With `capability` None the CPU's own semantics stay unchanged.
+
+    `workspace` is the size of a workspace of cuBLAS in bytes; None for torch's default on the card.
+    """
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class RecordingMode(TorchDispatchMode):
         owners: Owners,
         capability: tuple[int, int] | None,
         tf32: bool = False,
+        workspace: int | None = None,
     ) -> None:
         super().__init__()
         self.tf32 = tf32 and capability is not None and capability >= (8, 0)
@@ -106,6 +110,9 @@ class RecordingMode(TorchDispatchMode):
         self.recording = False
         self.work = Work(self.tf32)
         self.estimates: set[str] = set()
+        if workspace is None and capability is not None:
+            workspace = kernels.workspace_bytes(capability)
+        self._workspace = workspace or 0
         self._workspaces: set[bool] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -239,10 +246,9 @@ class RecordingMode(TorchDispatchMode):
         if func in kernels.PRODUCTS:
             # A workspace belongs to a cuBLAS handle, a handle to a thread, and backward has a thread of its own.
             backward = torch._C._current_autograd_node() is not None
-            if backward not in self._workspaces:
+            if self._workspace and backward not in self._workspaces:
                 self._workspaces.add(backward)
-                assert self.capability is not None
-                self.ledger.allocate(kernels.workspace_bytes(self.capability), "", "workspace")
+                self.ledger.allocate(self._workspace, "", "workspace")
             return
         sizes = attention.backward_scratch(func, args)
         uneven = scratch.described(func, args)

@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ratc_runtime.engine import units
 from ratc_runtime.models import fused_maps
 from ratc_runtime.models.build import build_model
 from ratc_runtime.models.chunked_maps import only_enough_for_memory
@@ -44,6 +45,8 @@ class Recording:
     steps: list[int]
     parameters: dict[str, Any]
     kernels: list[Kernel]  # of the last step, in order
+    classes: dict[str, str]  # of modules with parameters, by their names
+    wrap: list[str]  # the classes of repeated layers
 
 
 def record(request: Request, batch: int) -> Recording:
@@ -56,7 +59,8 @@ def record(request: Request, batch: int) -> Recording:
         kernels.install(request.capability)
     ledger, owners = Ledger(), Owners()
     fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
-    mode = RecordingMode(fake, ledger, owners, request.capability, request.lock.training.tf32)
+    tf32, workspace = request.lock.training.tf32, request.cublas_workspace
+    mode = RecordingMode(fake, ledger, owners, request.capability, tf32, workspace)
     work.listen(mode.library)
     # Garbage cycles are freed between steps, not at some allocation of Python's choosing: the order must hold.
     gc.disable()
@@ -64,6 +68,8 @@ def record(request: Request, batch: int) -> Recording:
     with only_enough_for_memory(), fused_maps.instead(flex.attend), fake, mode, mode.ranges:
         model = _build(request)
         task = make_task(request.lock)
+        # Before the recording: the loader takes no memory of the card for single samples.
+        _guarded("asking the data set for an example", lambda: task.example(1, torch.device("cpu")))
         criterion = _guarded("building the loss", task.loss)
         dtype = AUTOCAST.get(request.lock.training.precision) if request.engine == "deepspeed" else None
         groups = _guarded("moving the model to the device", lambda: _place(model, criterion, dtype, mode, request))
@@ -86,7 +92,7 @@ def record(request: Request, batch: int) -> Recording:
             ledger.start_step()
 
         _guarded(
-            "calling the model",
+            lambda: _step(ledger.phase, request),
             lambda: run_steps(request, engine, task, criterion, batch, STEPS, ledger.start_phase, before),
             model,
         )
@@ -113,6 +119,8 @@ def record(request: Request, batch: int) -> Recording:
             list(ledger.steps),
             _parameters(model, groups if request.engine == "deepspeed" else None),
             mode.work.kernels,
+            {name: type(module).__name__ for name, module in model.named_modules() if name and units.elements(module)},
+            units.repeated(model),
         )
         ledger.close()
     owners.forget()
@@ -127,13 +135,20 @@ def _compile(request: Request, model: nn.Module, task: Task, batch: int, mode: R
     compiled.compile_model(model, image, mode, AUTOCAST.get(request.lock.training.precision))
 
 
-def _guarded(doing: str, call: Callable[[], Any], model: nn.Module | None = None) -> Any:
+def _step(phase: str, request: Request) -> str:
+    """Say whose code a phase of the step runs."""
+    if phase == "optimizer":
+        return "a step of the optimizer"
+    return "calling the loss" if phase == "loss" and ":" in request.lock.training.loss.name else "calling the model"
+
+
+def _guarded(doing: str | Callable[[], str], call: Callable[[], Any], model: nn.Module | None = None) -> Any:
     try:
         return call()
     except TraceError:
         raise
     except BaseException as error:  # the user's code may raise anything, SystemExit too
-        raise TraceError(explain(error, doing, model)) from error
+        raise TraceError(explain(error, doing if isinstance(doing, str) else doing(), model)) from error
 
 
 def _build(request: Request) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from ratc_runtime.config import lock as locks
+from ratc_runtime.config import sections
 from ratc_runtime.config.refusal import not_plain, wrong_values
 
 #: Micro-batches of a trace. Whether a compiler saves a value or computes it again depends on sizes: at 2 and 4 samples
@@ -34,7 +35,15 @@ _DEFAULTS: dict[str, Any] = {
 }
 _NEEDED = {"model": ("name",), "training": ("optimizer", "precision"), "data": ("image_size", "channels")}
 #: Keys of a request that are none of a lock; `micro_batch` is read by `commands.measure_step`.
-_OWN = ("batch_sizes", "semantics", "engine", "accumulation", "compute_capability", "micro_batch")
+_OWN = (
+    "batch_sizes",
+    "semantics",
+    "engine",
+    "accumulation",
+    "compute_capability",
+    "cublas_workspace",
+    "micro_batch",
+)
 
 
 class BadRequest(ValueError):
@@ -46,7 +55,8 @@ class Request:
     """A request for a trace. `capability` is None for the CPU's semantics (tests), else major and minor.
 
     `batch_sizes` are two micro-batches, the smaller first, or one: the trace is then valid for it alone. `compiled`
-    says whether the model is followed as `torch.compile` runs it; the lock's own `compile` is off.
+    says whether the model is followed as `torch.compile` runs it; the lock's own `compile` is off. `cublas_workspace`
+    is the size of a workspace in bytes if it is not torch's default.
     """
 
     lock: locks.Lock
@@ -56,6 +66,7 @@ class Request:
     batch_sizes: tuple[int, ...]
     content: dict[str, Any]
     compiled: bool = False
+    cublas_workspace: int | None = None
 
     def uncompiled(self) -> Request:
         """Return the same request for the model as it runs uncompiled."""
@@ -70,7 +81,7 @@ def _open(section: Any, **types: Any) -> Any:
     fields: dict[str, Any] = {}
     for name, known in section.model_fields.items():
         kind, field = types.get(name, known.annotation), copy.copy(known)
-        if isinstance(kind, type) and issubclass(kind, locks.Section) and kind is not locks.Loss:
+        if isinstance(kind, type) and issubclass(kind, sections.Section) and kind is not sections.Loss:
             kind = kind if name in types else _open(kind)
             field.default_factory = kind
         else:
@@ -79,7 +90,7 @@ def _open(section: Any, **types: Any) -> Any:
     return create_model(section.__name__, __base__=section, **fields)
 
 
-_LOCK = _open(locks.Lock, training=_open(locks.Training), tasks=dict[str, _open(locks.Part)] | None)
+_LOCK = _open(locks.Lock, training=_open(sections.Training), tasks=dict[str, _open(sections.Part)] | None)
 
 
 def read(content: Any) -> Request:
@@ -118,6 +129,7 @@ def read(content: Any) -> Request:
         batch_sizes=tuple(sizes),
         content=content,
         compiled=compiled,
+        cublas_workspace=_workspace(content),
     )
 
 
@@ -168,6 +180,13 @@ def _one_of(content: dict[str, Any], key: str, choices: tuple[Any, ...], default
         expected = ", ".join(map(str, choices))
         raise BadRequest(f"the request's {key} is {value!r:.60}, expected one of {expected}")
     return value
+
+
+def _workspace(content: dict[str, Any]) -> int | None:
+    size = content.get("cublas_workspace")
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**60):
+        return size
+    raise BadRequest(f"the request's cublas_workspace is {size!r:.60}, expected bytes")
 
 
 def _capability(content: dict[str, Any]) -> tuple[int, int] | None:

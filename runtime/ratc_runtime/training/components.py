@@ -12,7 +12,8 @@ from torch import nn
 
 from ratc_runtime.callbacks import HOOKS, Callback
 from ratc_runtime.checkpoint.first_weights import begin_with
-from ratc_runtime.config.lock import Lock, Loss, Memory
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Loss, Memory
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.joint import open_data_set
 from ratc_runtime.errors import RuntimeFinding
@@ -21,7 +22,8 @@ from ratc_runtime.models.frozen import freeze
 from ratc_runtime.models.import_callable import build, name_of
 from ratc_runtime.tasks import make_task
 from ratc_runtime.tasks.base import Task
-from ratc_runtime.tasks.custom import Custom, Score
+from ratc_runtime.tasks.custom import Custom
+from ratc_runtime.tasks.own_scores import Score, build_scores
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def open_data(lock: Lock, data_dir: Path, own: Own) -> Mapping[str, Any]:
             "several tasks take no data set, loss or scores from a caller",
             help="name them for each task in the spec, `package.module:callable`",
         )
+    if own.datasets and lock.data.folds is not None:
+        raise RuntimeFinding(
+            "R509",
+            "the lock has folds, and the data sets come from a caller",
+            help="divide them yourself, or name the data set in the spec, `package.module:callable`",
+        )
     return own.datasets or {split: open_data_set(lock, data_dir, split) for split in SPLITS}
 
 
@@ -86,6 +94,7 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path 
     """
     task = make_task(lock) if own.scores is None else Custom(lock, own.scores)
     task.opened(datasets)
+    task.own_scores = build_scores(lock.evaluation.scores)
     model = own.model if own.model is not None else build_model(lock)
     if own.model is not None:
         freeze(model, lock.training.frozen)
@@ -98,13 +107,13 @@ def make_parts(lock: Lock, datasets: Mapping[str, Any], own: Own, weights: Path 
 
         make_aware(model)
     criterion = own.criterion if own.criterion is not None else task.loss()
-    callbacks = [*_callbacks(lock.training.callbacks), *own.callbacks]
+    callbacks = [*_callbacks(lock.training.callbacks, lock.training.callback_args), *own.callbacks]
     return Parts(model, task, criterion, datasets, callbacks, began_with)
 
 
-def _callbacks(names: Sequence[str]) -> list[Callback]:
+def _callbacks(names: Sequence[str], arguments: Sequence[dict[str, Any]]) -> list[Callback]:
     """Build the callbacks that a lock names; raise R509 if one cannot be built or is no `Callback`."""
-    made = [build("callback", name) for name in names]
+    made = [build("callback", name, **args) for name, args in zip(names, arguments or [{} for _ in names], strict=True)]
     for name, callback in zip(names, made, strict=True):
         if not isinstance(callback, Callback):
             raise RuntimeFinding(

@@ -15,6 +15,7 @@ from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.world import World
 from ratc_runtime.tasks.base import Task
+from ratc_runtime.tasks.own_scores import Mean
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def _score(
     task: Task,
     count: int,
 ) -> Evaluation:
-    scorer, pictures = task.scorer(), chosen(len(loader), count) if count else frozenset()
+    scorer, own = task.scorer(), Mean(task.own_scores)
+    pictures = chosen(len(loader), count) if count else frozenset()
     totals = torch.zeros(2, dtype=torch.float64)  # loss, samples
     kept: list[tuple[int, Any]] = []
     for batch in loader:
@@ -85,6 +87,7 @@ def _score(
         output = pytree.select(output, rows)
         target = pytree.select(pytree.to_device(batch.target, world.device), rows)
         scorer.add(output, target)
+        own.add(output, target)
         totals += torch.tensor([float(criterion(output, target)) * len(rows), len(rows)], dtype=torch.float64)
         for number, row in enumerate(rows):
             position = int(batch.position[row])
@@ -100,4 +103,4 @@ def _score(
     loss, samples = totals.tolist()
     drawn = task.overview(scorer, world) if count else []
     drawn += [picture for _, picture in sorted(gathered, key=lambda found: found[0])]
-    return Evaluation(loss / max(1.0, samples), scorer.scores(world), int(samples), drawn)
+    return Evaluation(loss / max(1.0, samples), {**scorer.scores(world), **own.scores(world)}, int(samples), drawn)

@@ -39,6 +39,8 @@ def prepare_environment(lock: Lock) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if not lock.engine.deepspeed:
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    if lock.fsdp2 is None:
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
     allocator.prepare(lock, os.environ)
     if lock.debug:
         debug.prepare(os.environ, lock.parallel.backend)

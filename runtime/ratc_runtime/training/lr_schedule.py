@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ratc_runtime.config.lock import Training
+from ratc_runtime.config.sections import Training
 
 
 def learning_rate(training: Training, step: int, steps_per_epoch: int) -> float:

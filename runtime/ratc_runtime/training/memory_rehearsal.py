@@ -198,11 +198,14 @@ def _run(engine: Any, criterion: Callable[..., torch.Tensor], task: Task, lock: 
 def noise(task: Task, lock: Lock, count: int, device: torch.device) -> tuple[Any, Any]:
     """Return image (list of images with `multi_scale`) and target of `count` samples, in the loader's shapes.
 
-    With several tasks both are mappings by task.
+    Those of a custom task are its data set's example. With several tasks both are mappings by task.
     """
     if task.parts:
         made = {name: noise(part, part.lock, count, device) for name, part in task.parts.items()}
         return {name: image for name, (image, _) in made.items()}, {name: target for name, (_, target) in made.items()}
+    known = task.example(count, device)
+    if known is not None:
+        return known
     data = lock.data
     sizes = [[max(1, round(side * scale)) for side in data.image_size] for scale in data.scales]
     levels = [torch.rand(count, data.channels, *size, device=device) for size in sizes]

@@ -263,3 +263,17 @@ def numbers() -> nn.Module:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 3))
     model[0].weight.data /= model[0].weight.abs().max().item()
     return model
+
+
+class Stepping(torch.optim.SGD):
+    """An optimizer that fails in its step."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise ValueError("no step")
+
+
+class Scoring(nn.Module):
+    """A loss that fails when it is called."""
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no score")

@@ -234,3 +234,40 @@ class Pairs(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found = torch.cat([self.prototypes, self.layer(image.mean((2, 3)))])
         return (found[:, None] - found[None]).pow(2).mean()
+
+
+class NoExample:
+    """A data set that does not say what a sample is like."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> object:
+        raise AssertionError("a prediction reads no data")
+
+
+class Words(NoExample):
+    """A data set of token ids for a custom task, which says what a sample is like."""
+
+    @staticmethod
+    def example(length: int) -> dict[str, object]:
+        ids = torch.zeros(length, dtype=torch.int64)
+        return {"image": {"input_ids": ids, "attention_mask": ids}, "target": {"labels": ids}}
+
+
+class Reader(nn.Module):
+    """Logits (B, L, 50) of token ids in a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 8), nn.Linear(8, 50)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"logits": self.head(self.embed(batch["input_ids"]) * batch["attention_mask"][..., None])}
+
+
+def token_loss() -> object:
+    def loss(output: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.cross_entropy(output["logits"].flatten(0, 1), target["labels"].flatten())
+
+    return loss

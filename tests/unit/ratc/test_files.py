@@ -144,13 +144,25 @@ def test_killed_at_any_moment_a_compile_leaves_nothing_for_ever(here):
     assert sorted(os.listdir("out")) == ["accelerate.yaml", "lock.yaml", "run.sh"]
 
 
+SMALL = [
+    "--image-size",
+    "64",
+    "--batch-size",
+    "1",
+    "--set",
+    "model.feature_dims=16",
+    "--set",
+    "model.num_heads=2",
+    "--set",
+    "model.num_blocks=1",
+]
 WRITING = {
     "init": ["init", "there"],
     "init --force": ["init", "there", "--force"],
     "import": ["import", "ds.json", "-o", "there"],
     "import --force": ["import", "ds.json", "-o", "there", "--force"],
     "probe": ["probe", "local", "-o", "there", "--force"],
-    "fit": ["fit", "spec.yaml", "--card", "h100", "--plot", "there.svg"],
+    "fit": ["fit", "spec.yaml", "--card", "h100", "--plot", "there.svg", *SMALL],
 }
 
 

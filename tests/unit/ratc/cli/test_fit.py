@@ -10,6 +10,7 @@ import pytest
 
 from ratc import cache_folder
 from ratc.cli import main
+from ratc.diagnostics import Source, Span
 from ratc.memory.trace import Trace
 from ratc.render import fit as render
 from ratc.tracing import child_process, fetch
@@ -98,6 +99,15 @@ def test_a_corrupt_cache_is_made_again(runtime, tmp_path, damage):
     assert isinstance(trace, Trace)
     assert not found
     assert calls.read_text() == "xx"
+
+
+def test_what_goes_wrong_is_shown_at_the_key_at_fault(runtime, tmp_path):
+    told = "print(json.dumps({'code': 'R316', 'message': 'no', 'key': '%s'}), file=sys.stderr); sys.exit(1)"
+    places = {name: Span(Source("spec.yaml", name), 1, 1, 1, 2) for name in ("model.name", "training.loss")}
+    for key, place in (("training.loss", "training.loss"), ("", "model.name"), ("training.frozen", "model.name")):
+        runtime(told % key)
+        _, found = fetch.fetch(REQUEST, str(tmp_path), places.get)
+        assert found[0].span == places[place]
 
 
 @pytest.mark.parametrize(

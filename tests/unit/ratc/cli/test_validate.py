@@ -168,11 +168,14 @@ def test_that_this_machine_lacks_the_gpus_is_no_fault_of_the_spec(validate, monk
         ("model: {name: 'nobody_has_this:Small'}", "warning", "R236", "nobody_has_this"),
         ("training: {loss: 'own:los'}", "error", "R236", "did you mean `loss`"),
         ("training: {callbacks: ['own:Freeze']}", "error", "R236", "no `Freeze`"),
+        ("training: {callbacks: [{'own:Small': {width: 1, depht: 3}}]}", "error", "R237", "did you mean `depth`"),
         ("model: {name: 'own:Small', args: {width: 1, depht: 3}}", "error", "R237", "did you mean `depth`"),
         ("model: {name: 'own:Small'}", "error", "R237", "needs an argument `width`"),
         ("model: {name: 'own:Plain', args: {width: 1}}", "error", "R237", "no argument `width`"),
         ("model: {name: 'own:Free'}", "error", "R237", "needs an argument `first`"),
         ("training: {loss: 'own:loss', loss_args: {alpha: 1}}", "error", "R237", "no argument `alpha`"),
+        ("evaluation: {scores: {mine: 'own:dice'}}", "error", "R237", "a function that returns the score"),
+        ("evaluation: {scores: {dice: 'own:Free'}}", "error", "R225", "is a score of segmentation already"),
         ("training: {loss: 'own:dice'}", "error", "R237", "name a class, or a function"),
         ("data: {data_dir: data, dataset: 'own:Pairs', args: {lvl: 1}}", "error", "R237", "no argument `lvl`"),
         ("data: {data_dir: data, dataset: 'own:loss'}", "error", "R237", "no argument `data_dir`"),
@@ -262,3 +265,12 @@ def test_a_path_without_one_is_not(validate, path):
 def test_a_variable_in_a_value_of_the_environment_is_said(validate):
     status, said = validate("environment: {variables: {CACHE: '$HOME/c'}}\nresources: {num_gpus: 0}")
     assert (status, ("warning", "R234") in codes(said)) == (0, True)
+
+
+def test_classes_that_look_alike_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for names in ("[tumour, 'tumour ']", "[grey matter, 'grey  matter']", "[a, a]"):
+        data = f"{{data_dir: data, num_classes: 2, class_names: {names}}}"
+        Path("spec.yaml").write_text(f"experiment_name: demo\ndata: {data}\nresources: {{num_gpus: 0}}\n")
+        assert main(["validate", "spec.yaml"]) == 1
+        assert "error[R211]: two classes are called" in capsys.readouterr().err

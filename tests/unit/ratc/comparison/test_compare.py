@@ -278,6 +278,17 @@ def test_more_epochs_break_resume_unless_they_are_added(old, new, breaks):
     assert (Effect.RESUME in comparison.effects) == breaks
 
 
+@pytest.mark.parametrize(
+    "more", [{"training": {"frozen": ["a"]}}, {"training": {"optimizer": "a:B", "optimizer_args": {"c": 1}}}]
+)
+def test_a_setting_that_the_plan_leaves_out_if_it_is_empty_is_told_once(more):
+    before = {"experiment_name": "demo", "data": {"data_dir": "data"}, "resources": {"num_gpus": 0}}
+    old, new = (side(name, resolved(tree)) for name, tree in (("old", before), ("new", {**before, **more})))
+    for one, other in ((old, new), (new, old)):
+        told = [line.change.name for line in lines(compare(one, other))]
+        assert len(told) == len(set(told))
+
+
 def test_sizes_that_round_alike_are_shown_finer_and_then_in_full():
     for old, new, shown in (
         (1_789_691_904, 1_839_761_408, ("1.67 GiB", "1.71 GiB")),

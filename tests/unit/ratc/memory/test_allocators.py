@@ -319,6 +319,22 @@ def test_an_option_that_moves_memory_and_is_not_followed_is_a_warning(compiled, 
     assert (f"no prediction of memory follows `{option.partition(':')[0]}`" in err) == warned
 
 
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("CUBLAS_WORKSPACE_CONFIG: '4096:8'", "is `4096:8`, and cuBLAS takes `:SIZE:COUNT` in KiB"),
+        (
+            "TORCH_CUBLASLT_UNIFIED_WORKSPACE: 0",
+            "no prediction of memory follows `TORCH_CUBLASLT_UNIFIED_WORKSPACE: 0`",
+        ),
+    ],
+)
+def test_workspaces_of_cublas_that_no_prediction_follows_are_a_warning(compiled, variable, said):
+    status, _, _, err = compiled(ALIKE, "", variable)
+    assert status == 0
+    assert f"warning[R227]: {said}" in err or f"warning[R227]: `CUBLAS_WORKSPACE_CONFIG` {said}" in err
+
+
 def test_the_share_of_a_card_is_the_least_that_a_variable_gives():
     assert alloc_conf.fraction({}) == 1
     given = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.5", "PYTORCH_CUDA_ALLOC_CONF": "backend:native"}

@@ -38,7 +38,7 @@ def ended(tmp_path, monkeypatch, request):
         work = child_process.Work(name, "tracing", "R315", warm=request.param == "warm")
         output = str(tmp_path / "out")
         found = child_process.run(
-            work, {"asked": 1}, str(tmp_path), str(tmp_path), output, None, child_process.Limits(**limits)
+            work, {"asked": 1}, str(tmp_path), str(tmp_path), output, lambda _: None, child_process.Limits(**limits)
         )
         return found, time.monotonic() - start
 
@@ -82,5 +82,5 @@ def test_without_a_fork_server_an_interpreter_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr(child_process.warm, "start", gone)
     work = child_process.Work("reads", "tracing", "R315", warm=True)
     place, output = str(tmp_path), str(tmp_path / "out")
-    assert child_process.run(work, {"asked": 1}, place, place, output, None, child_process.Limits()) is None
+    assert child_process.run(work, {"asked": 1}, place, place, output, lambda _: None, child_process.Limits()) is None
     assert (tmp_path / "out").read_text() == '{"asked": 1}'

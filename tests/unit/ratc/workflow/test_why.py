@@ -89,6 +89,14 @@ def test_what_is_no_run_is_refused(job: Place, what: str) -> None:
     assert found.code in ("R001", "R422")
 
 
+def test_only_folders_that_may_have_written_it_are_looked_through(job: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all that lies beside the folders above, which may be a home or a scratch space."""
+    walk, seen = os.walk, []
+    monkeypatch.setattr(os, "walk", lambda start: seen.append(Path(start).name) or walk(start))
+    why(Asked("moved"))
+    assert set(seen) == {"moved", "compiled"}
+
+
 def test_lines_have_their_numbers_when_only_the_end_of_a_log_is_read(
     job: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ratc_runtime.checkpoint.first_weights import begin_with
 from ratc_runtime.checkpoint.weights import load_weights
-from ratc_runtime.config.lock import InitFrom
+from ratc_runtime.config.sections import InitFrom
 from ratc_runtime.errors import RuntimeFinding
 from safetensors.torch import save_file
 from torch import nn

@@ -168,7 +168,7 @@ def test_a_volume_is_put_together_as_it_lies_in_its_file(itself: Any, tmp_path: 
         "data__args": {"window": [0.0, 1.0]},
     }
     command = [*itself(**changes), str(tmp_path / "volumes"), "-o", str(tmp_path / "masks"), "--batch-size", "5"]
-    assert predict.main(command) == 0
+    assert predict.main([*command, "--overlap", "0.5"] if axes == "SAR" else command) == 0
     written = nibabel.load(tmp_path / "masks/scan_segmentation.nii.gz")
     assert (np.asarray(written.dataobj) == (voxels > 0.5)).all()
     assert np.allclose(written.affine, affine)
@@ -265,6 +265,10 @@ def loss():
     return lambda output, target: ((output["logits"] - target["labels"]) ** 2).mean()
 
 
+def agreement():
+    return lambda output, target: float((output["logits"] == target["labels"]).all())
+
+
 class Images:
     def __init__(self, data_dir, split):
         pass
@@ -292,7 +296,8 @@ def test_a_custom_task_is_predicted_and_scored_with_mappings(
         model=net,
         data__dataset="words_of_mine:Words",
         training__loss={"name": "words_of_mine:loss", "args": {}},
-        checkpoint__best_metric="loss",
+        evaluation={"hausdorff": False, "scores": {"agreement": "words_of_mine:agreement"}},
+        checkpoint__best_metric="agreement",
     )
     save_file({"scale": torch.ones(())}, tmp_path / "weights.safetensors")
     words = ["weights.safetensors", "--lock", str(lock), "--split", "test", "--trust"]
@@ -303,7 +308,10 @@ def test_a_custom_task_is_predicted_and_scored_with_mappings(
     assert found["logits"].tolist() == [0, 2, 3, 4]
     assert found["states.0"].tolist() == [1, 3, 4, 5]
     assert evaluate.main([*words, "-o", "scores.json"]) == 0
-    assert json.loads((tmp_path / "scores.json").read_text())["scores"] == {"loss": pytest.approx(1 / 6)}
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"] == {
+        "agreement": pytest.approx(1 / 3),
+        "loss": pytest.approx(1 / 6),
+    }
     assert predict.main([*words, "-o", "found"]) == 1
     assert "error[R543]" in capsys.readouterr().err
     monkeypatch.delenv("RATC_TRUST")

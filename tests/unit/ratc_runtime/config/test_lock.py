@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 import yaml
 from pydantic import ValidationError
-from ratc_runtime.config.lock import Lock, Part, read_lock
+from ratc_runtime.config.lock import Lock, read_lock
+from ratc_runtime.config.sections import Part
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.tasks import METRICS, PARTS
 

@@ -46,8 +46,12 @@ def whole() -> dict[str, Any]:
         "load": ["*"],
         "skip": ["head.*"],
     }
+    content["training"]["callback_args"] = []
+    content["data"]["folds"] = {"number": 5, "index": 0, "seed": 0, "group": "^P[0-9]+"}
+    content["evaluation"]["scores"] = {}
     content["training"]["extensions"] = [{"after": 1, "learning_rate": 0.1, "warmup_epochs": 0.0}]
     content["model"]["output"] = "out"
+    content["parallel"]["strategy"] = "fsdp2"
     content["checkpoint"]["own_code"] = "warn"
     return {
         **content,
@@ -63,6 +67,7 @@ def whole() -> dict[str, Any]:
             "metric": "dice",
             "tolerance": 0.1,
         },
+        "fsdp2": {"shard": "full", "shard_size": 2, "wrap": ["Block"], "offload": False, "weights": "fp32"},
         "job": {"nodes": 1},
         "own_code": {"losses.py": {"digest": "sha256:0", "parts": {"f": "0"}}},
         "point": "0001",

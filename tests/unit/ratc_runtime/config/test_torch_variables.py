@@ -11,6 +11,9 @@ from ratc_runtime.errors import RuntimeFinding
 
 from ratc.catalog import launch_variables
 
+#: Torch is asked in the same way, in two processes that import it.
+ASKED = pytest.mark.slow(every=True)
+
 
 @pytest.fixture(autouse=True)
 def _none_of_another_test_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,10 +38,10 @@ def refused(**variables: str) -> RuntimeFinding | None:
         {"TORCH_DISTRIBUTED_DEBUG": "BAD"},
         {"TORCH_DISTRIBUTED_DEBUG": ""},
         {"PYTORCH_JIT": "BAD", "TORCH_SHOW_CPP_STACKTRACES": "1"},
-        {"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"},
+        pytest.param({"COMPILE_STROBELIGHT_SAMPLE_RATE": "BAD"}, marks=ASKED),
         {"TORCHINDUCTOR_COMPILE_THREADS": "BAD"},
-        {"AOTINDUCTOR_REPRO_LEVEL": "BAD"},
-        {"NUMPY_MADVISE_HUGEPAGE": "BAD"},
+        pytest.param({"AOTINDUCTOR_REPRO_LEVEL": "BAD"}, marks=ASKED),
+        pytest.param({"NUMPY_MADVISE_HUGEPAGE": "BAD"}, marks=ASKED),
         {"TORCH_NCCL_BLOCKING_WAIT": "BAD"},
     ],
     ids=lambda variables: next(iter(variables)),
@@ -69,7 +72,7 @@ def test_compiler_and_runtime_know_the_same_words() -> None:
     assert torch_variables.WORDS == launch_variables.WORDS
 
 
-def test_names_that_say_where_something_lies_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_and_what_launchers_and_lightning_set_cost_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ratc_runtime.config.torch_variables._failure", lambda _: pytest.fail("torch was asked"))
     names = ("TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_ALLOC_CONF", "TORCHELASTIC_RUN_ID")
-    assert refused(**dict.fromkeys(names, "x")) is None
+    assert refused(**dict.fromkeys(names, "x"), PYTORCH_NVML_BASED_CUDA_CHECK="1") is None

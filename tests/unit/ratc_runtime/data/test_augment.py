@@ -13,7 +13,7 @@ from ratc_runtime.data import augment
 from ratc_runtime.data.augment import Augmentation
 from ratc_runtime.data.randomness import sample_seed
 from ratc_runtime.errors import RuntimeFinding
-from ratc_runtime.models import rat_patches
+from ratc_runtime.models import torchvision_operators
 
 from ratc.catalog.augmentations import ELSEWHERE, TORCHVISION, TRANSFORMS
 
@@ -67,7 +67,7 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def test_the_compilers_table_is_of_the_torchvision_installed() -> None:
-    rat_patches.define_torchvision_operators()
+    torchvision_operators.define()
     import torchvision
     from torchvision.transforms import v2
 

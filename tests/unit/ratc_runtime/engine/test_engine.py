@@ -200,14 +200,21 @@ def test_updates_are_those_of_the_formulas_and_norms_do_not_decay(
         ("torch.optim:Optimists", "R509", "cannot be imported"),
         ("torch.nn:ReLU", "R581", "a torch.optim.Optimizer"),
         ("os:getcwd", "R580", "Python's own library"),
-        ("torch.optim:LBFGS", "R509", "cannot be called"),  # it takes no groups
+        ("torch.optim:LBFGS", "R509", "needs 'closure' in each step"),
+        ("none_optimizer:makes_lbfgs", "R509", "needs 'closure' in each step"),
+        ("none_optimizer:Fails", "R509", "cannot be called"),
         ("none_optimizer:make", "R509", "returned NoneType"),
     ],
 )
 def test_an_own_optimizer_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, words: str
 ) -> None:
-    (tmp_path / "none_optimizer.py").write_text("def make(params):\n    return None\n")
+    (tmp_path / "none_optimizer.py").write_text(
+        "import torch\n"
+        "def make(params):\n    return None\n"
+        "def makes_lbfgs(params):\n    return torch.optim.LBFGS(params[0]['params'])\n"
+        "class Fails(torch.optim.SGD):\n    def __init__(self, params): raise ValueError\n"
+    )
     monkeypatch.chdir(tmp_path)
     lock = with_training(lock_of(tmp_path), optimizer=name)
     with pytest.raises(RuntimeFinding, match=words) as raised:

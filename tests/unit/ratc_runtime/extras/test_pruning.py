@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ratc_runtime.config.lock import Compression, lock_from
+from ratc_runtime.config.lock import lock_from
+from ratc_runtime.config.sections import Compression
 from ratc_runtime.extras import compress, quantizing
 from ratc_runtime.extras.pruning import PRUNED, Pruning, prune_weights, share
 from torch import nn

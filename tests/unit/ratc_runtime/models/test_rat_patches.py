@@ -52,8 +52,7 @@ def test_a_package_is_imported_without_what_takes_longer_than_itself(imported: s
     """In a model's own code, too. What was left out can be imported later; what is there already stays."""
     code = (
         "import importlib.util, sys\n"
-        "from ratc_runtime.models.build import rat_patches as compat\n"
-        "compat.define_torchvision_operators()\n"
+        "from ratc_runtime.models import load_torchvision\n"
         f"import {imported}\n"
         f"assert {left_out!r} not in sys.modules\n"
         f"assert importlib.util.find_spec({left_out!r})\n"

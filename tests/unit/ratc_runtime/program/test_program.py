@@ -18,6 +18,7 @@ from tests.effort import HANGS_S
 
 SPEC = """experiment_name: demo
 entrypoint: {entrypoint}
+launcher: none
 training: {{target_batch_size: 16, batch_size: 4}}
 resources: {{num_gpus: 0}}
 """
@@ -190,7 +191,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_is_not_finished(start: Any, tmp_p
     start("{command: ['true']}")
     (tmp_path / "outputs/demo/results.json").unlink()
     (tmp_path / "train.py").write_text(STOPS)
-    (tmp_path / "spec.yaml").write_text(SPEC.format(entrypoint="{script: train.py}"))
+    launched = SPEC.replace("launcher: none", "launcher: torchrun")
+    (tmp_path / "spec.yaml").write_text(launched.format(entrypoint="{script: train.py}"))
     assert ratc(["compile", "spec.yaml", "-o", "out"]) == 0
     with subprocess.Popen(["out/run.sh"], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None

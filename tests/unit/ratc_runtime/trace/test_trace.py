@@ -247,8 +247,9 @@ def test_which_attention_kernel() -> None:
 
 
 def test_each_thread_has_a_workspace(tmp_path: Path) -> None:
-    for capability, size in (("8.0", 8_519_680), ("9.0", 32 * 2**20)):
-        made = trace(request(compute_capability=capability), tmp_path)
+    given = {"cublas_workspace": 4096}
+    for capability, asked, size in (("8.0", {}, 8_519_680), ("9.0", {}, 32 * 2**20), ("9.0", given, 4096)):
+        made = trace(request(compute_capability=capability, **asked), tmp_path)
         # Those of convolutions and reductions are their modules'.
         found = [(event[1], event[3]) for event in allocations(made, kind="workspace") if not event[4]]
         assert found == [(size, "forward"), (size, "backward")]
@@ -369,6 +370,23 @@ def test_what_cannot_be_traced_is_a_finding(tmp_path: Path, name: str, code: str
     assert place in found["where"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optimizer", "torch.optim:LBFGS", "needs 'closure' in each step"),
+        ("optimizer", "hostile:Stepping", "a step of the optimizer failed: ValueError: no step"),
+        ("loss", {"name": "hostile:Scoring", "args": {}}, "calling the loss failed: ValueError: no score"),
+        ("frozen", ["nothing"], "no parameter of the model matches 'nothing'"),
+    ],
+)
+def test_what_cannot_be_traced_names_the_key_at_fault(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    content = zoo("Mlp", args={"width": 64, "depth": 1})
+    content["training"][key] = value
+    found = failure(content, tmp_path)
+    assert (found["code"], found["key"]) == ("R316", f"training.{key}")
+    assert message in found["message"]
+
+
 def test_the_tracer_is_a_command_of_its_own(tmp_path: Path) -> None:
     """Most tests here share one import of torch; this starts an interpreter as a user would."""
     output = tmp_path / "trace.json"
@@ -467,3 +485,25 @@ def test_what_is_freed_in_two_orders_is_put_in_one() -> None:
     assert found[0] == found[1] == found[2]
     assert found[0][3:6] == [(0, False), (1, False), (2, False)]
     assert found[0][-3:] == [(4, False), (5, True), (3, False)]
+
+
+def custom(**data: Any) -> dict[str, Any]:
+    """A custom task of token ids in mappings."""
+    model = {"name": "zoo:Reader", "multi_scale": False, "args": {}}
+    made = request(model=model, training__loss={"name": "zoo:token_loss", "args": {}})
+    return {**made, "task_type": "custom", "data": {**made["data"], **data}}
+
+
+def test_a_custom_task_is_traced_by_the_example_of_its_data_set(tmp_path: Path) -> None:
+    made = trace(custom(dataset="zoo:Words", args={"length": 16}), tmp_path)
+    # Ids, mask and labels of 16 tokens, in int64, in each of the two steps.
+    assert total(made, phase="input") == (0, 2 * 3 * 16 * 8)
+    assert made["parameters"]["count"] == 50 * 8 + 8 * 50 + 50
+    # The logits of a sample, and nothing of the lock's images.
+    sizes = {event[2] for event in allocations(made, phase="forward")}
+    assert 16 * 50 * 4 in sizes
+
+
+def test_a_custom_task_without_an_example_says_what_to_add(tmp_path: Path) -> None:
+    found = failure(custom(dataset="zoo:NoExample", args={}), tmp_path)
+    assert "give zoo:NoExample a static method example" in json.dumps(found)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ratc_runtime.config.lock import Extension, Lock
+from ratc_runtime.config.lock import Lock
+from ratc_runtime.config.sections import Extension
 from ratc_runtime.training.lr_schedule import learning_rate
 
 from tests.helpers.lockfile import lock_with

@@ -1,0 +1,121 @@
+"""The strategy, and the shards of FSDP2. Codes: R307, R363, R364."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratc.catalog import optimizers
+from ratc.diagnostics import Diagnostic, Severity
+from ratc.plan import Value
+from ratc.resolve.context import Context
+
+
+def derive(context: Context) -> Iterator[Diagnostic]:
+    """Settle the strategy if the spec has one, and with FSDP2 its mesh, its units and their precision."""
+    asked = context.settings["parallel.strategy"]
+    if asked.value is None:
+        return
+    world, decision = int(context.value("parallel.world_size")), context.decision
+    if asked.value != "auto":
+        context.keep("parallel.strategy")
+    elif decision is not None:
+        path = "spec:parallel.strategy"
+        context.derive("parallel.strategy", decision.strategy, decision.strategy_reason, path)
+    else:
+        used = "deepspeed" if context.value("engine.deepspeed") else "ddp"
+        why = "nothing was predicted to compare: as without the key"
+        context.derive("parallel.strategy", used, why, "spec:parallel.strategy", "engine.deepspeed")
+    if context.value("parallel.strategy") != "fsdp2":
+        return
+    if world == 1:
+        message = "`fsdp2` is not used with one process: there is nothing to shard over"
+        yield Diagnostic("R307", message, asked.span, severity=Severity.WARNING)
+        context.derive("parallel.strategy", "ddp", "one process: nothing to shard over", "parallel.world_size")
+        return
+    found = list(_refused(context))
+    yield from found
+    if not found:
+        yield from _mesh(context, world)
+    if "fsdp2.shard_size" not in context.values:
+        return
+    _units(context)
+    context.keep("parallel.offload", under="fsdp2.offload")
+    context.keep("parallel.mixed_precision", under="fsdp2.weights")
+
+
+def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:
+    """Yield what FSDP2 does not go with: the key, the reason, and the help."""
+    settings, precision = context.settings, context.value("training.precision")
+    optimizer = settings.get_as(str, "training.optimizer")
+    if not optimizers.of(optimizer).elementwise:
+        yield "training.optimizer", f"`optimizer: {optimizer}` needs whole weights", "use `adamw`, `adam` or `sgd`"
+    if precision == "fp16":
+        yield "training.precision", "the loss scale of fp16 is not kept over shards", "use `bf16` or `fp32`"
+    if settings["parallel.mixed_precision"].value == "bf16" and precision != "bf16":
+        why = f"weights cannot be gathered in bf16 for a training in {precision}"
+        yield "parallel.mixed_precision", why, "set `precision: bf16`, or leave `mixed_precision` out"
+    if not settings["training.use_accelerate"].value:
+        yield "training.use_accelerate", "ratc shards through Accelerate alone", "leave `use_accelerate` out"
+    if settings["training.compile"].value:
+        yield "training.compile", "compiled graphs would hold the gathered weights", "leave `compile` out"
+    if settings["parallel.offload"].value and context.value("hardware.device") == "cpu":
+        yield "parallel.offload", "there is no GPU to offload from", "leave `offload` out"
+    begin, aware = settings.get("compression.begin_epoch"), settings.get("compression.aware")
+    if (begin is not None and begin.value is not None) or (aware is not None and aware.value):
+        path = "compression.begin_epoch" if begin is not None and begin.value is not None else "compression.aware"
+        yield path, "weights are pruned and rounded while training", "prune and quantize after training"
+
+
+def _refused(context: Context) -> Iterator[Diagnostic]:
+    for path, why, instead in conflicts(context):
+        given = context.settings[path]
+        span = given.span or context.settings["parallel.strategy"].span
+        message = f"`strategy: fsdp2` does not go with this spec: {why}"
+        yield Diagnostic("R363", message, span, helps=(instead, "or use `strategy: ddp`"))
+
+
+def group(context: Context) -> int | None:
+    """Return the processes that hold one copy of the states; None if they make no mesh of all."""
+    settings, world = context.settings, int(context.value("parallel.world_size"))
+    if settings["parallel.shard"].value != "hybrid":
+        return world
+    size = int(settings["parallel.shard_size"].value or context.value("parallel.processes_per_node"))
+    return size if 1 < size < world and world % size == 0 else None
+
+
+def _mesh(context: Context, world: int) -> Iterator[Diagnostic]:
+    """Derive the processes of a group of shards: a true divisor of all with `hybrid`, else all."""
+    shard, asked = context.settings["parallel.shard"], context.settings["parallel.shard_size"]
+    context.keep("parallel.shard", under="fsdp2.shard")
+    if shard.value != "hybrid":
+        context.derive("fsdp2.shard_size", world, "all processes", "parallel.world_size", "fsdp2.shard")
+        return
+    size = int(asked.value or context.value("parallel.processes_per_node"))
+    possible = [number for number in range(2, world) if world % number == 0]
+    if group(context) == size:
+        if asked.value is not None:
+            context.keep("parallel.shard_size", under="fsdp2.shard_size")
+        else:
+            context.derive("fsdp2.shard_size", size, "those of a node", "parallel.processes_per_node", "fsdp2.shard")
+        return
+    whose = "`shard_size`" if asked.value is not None else "a node"
+    copies = f"groups of {size} processes ({whose}) make no mesh of {world}"
+    why = f"{world} is not divisible by {size}" if world % size else "hybrid sharding needs several groups of several"
+    sizes = ", ".join(map(str, possible))
+    helps = (
+        (f"use `shard_size: {sizes}`" if len(possible) == 1 else f"`shard_size` may be {sizes}",) if possible else ()
+    )
+    yield Diagnostic("R364", copies, asked.span or shard.span, (why,), (*helps, "or use `shard: full`"))
+
+
+def _units(context: Context) -> None:
+    asked, decision = context.settings["parallel.wrap"], context.decision
+    if asked.value != "auto":
+        given = Value(list(asked.value), asked.origin, asked.reason, ("spec:parallel.wrap",), asked.span)
+        context.values["fsdp2.wrap"] = given
+    elif decision is not None and decision.units:
+        names = [unit.name for unit in decision.units]
+        why = "; ".join(unit.text for unit in decision.units)
+        context.derive("fsdp2.wrap", names, why, "spec:parallel.wrap", "spec:training.batch_size")
+    else:
+        context.derive("fsdp2.wrap", None, "the repeated layers, found at the start", "spec:parallel.wrap")

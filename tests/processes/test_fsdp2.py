@@ -1,0 +1,91 @@
+"""FSDP2 through `accelerate launch` on CPU processes: killed and continued, by as many processes and by others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.lockfile import BASE, results, write_lock
+from tests.places import CASES
+from tests.processes.test_distributed import NO_DROPOUT, accelerate_command, run, score_of_exported
+from tests.processes.test_resume import slow_project, stop_midway
+
+pytestmark = pytest.mark.slow
+
+
+def write_sharded(project: Path, name: str, world: int, shards: int) -> Path:
+    """Write a lock for so many processes in groups of `shards`, beside the accelerate.yaml of a golden case."""
+    golden = "fsdp2" if world == shards else "hsdp-two-nodes"
+    launcher = yaml.safe_load((CASES / golden / "expected" / "accelerate.yaml").read_text())
+    launcher |= {"num_processes": world, "num_machines": 1, "main_process_port": 0, "mixed_precision": "no"}
+    launcher["fsdp_config"] |= {"fsdp_offload_params": False}
+    if "parallelism_config" in launcher:
+        launcher["parallelism_config"] = {
+            "parallelism_config_dp_replicate_size": world // shards,
+            "parallelism_config_dp_shard_size": shards,
+        }
+    return write_lock(
+        project / name,
+        {"accelerate.yaml": yaml.safe_dump(launcher)},
+        engine={**BASE["engine"], "use_accelerate": True},
+        fsdp2={
+            "shard": "full" if world == shards else "hybrid",
+            "shard_size": shards,
+            "wrap": None,
+            "offload": False,
+            "weights": "fp32",
+        },
+        parallel={**BASE["parallel"], "world_size": world, "processes_per_node": world},
+        training__micro_batch_size=1,
+        training__gradient_accumulation_steps=4 // world,
+        checkpoint__every_steps=2,
+        model__args=NO_DROPOUT,
+        data__dataset="mine:open_slow",
+        output_dir=f"out-{name}",
+    )
+
+
+def test_killed_and_continued_and_by_twice_the_processes(tmp_path: Path) -> None:
+    """Continued by as many processes, losses are the same to the last bit; by others within the order of sums."""
+    slow_project(tmp_path)
+
+    def kill(_: subprocess.Popen[str]) -> None:
+        """Kill the launcher and its processes, which have groups of their own."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "cwd").resolve() == tmp_path:
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    lock = write_sharded(tmp_path, "two", 2, 2)
+    killed = stop_midway(accelerate_command(lock), tmp_path, kill, "epoch 1/2  step 3/6")
+    assert killed.returncode != 0
+    (tmp_path / "slow").unlink()
+    saved = tmp_path / "out-two/checkpoints"
+    assert (saved / "epoch-0000-step-000002").is_dir()
+    shutil.copytree(tmp_path / "out-two", tmp_path / "out-four", symlinks=True)
+    whole = run(accelerate_command(write_sharded(tmp_path, "whole", 2, 2)), tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    continued = run(accelerate_command(lock), tmp_path)
+    assert continued.returncode == 0, continued.stderr
+    assert "continuing after epoch 0, step 2" in continued.stdout
+    expected = results(tmp_path / "out-whole")
+    found = results(tmp_path / "out-two")
+    assert found["test"] == expected["test"]
+    for one, other in zip(found["epochs"], expected["epochs"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    moved = run(accelerate_command(write_sharded(tmp_path, "four", 4, 2)), tmp_path)
+    assert moved.returncode == 0, moved.stderr
+    assert "continuing after epoch 0, step 2" in moved.stdout
+    there = results(tmp_path / "out-four")
+    for key in ("train_loss", "val_loss"):
+        losses = [epoch[key] for epoch in expected["epochs"]]
+        assert [epoch[key] for epoch in there["epochs"]] == pytest.approx(losses, rel=2e-5)
+    score = score_of_exported(tmp_path / "out-four/checkpoints/best", tmp_path)
+    assert score == pytest.approx(there["test"]["loss"], rel=1e-4)
