@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.data.cache import CachedSplit
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.errors import RuntimeFinding
@@ -24,7 +25,8 @@ def between_splits(datasets: Mapping[str, Any], seconds: float | None) -> list[R
     Only files with the same size as one of another split are read.
     """
     end = None if seconds is None else time.monotonic() + seconds
-    files = {split: _images(data, end) for split, data in datasets.items() if isinstance(data, _KNOWN)}
+    bare = {split: data.dataset if isinstance(data, CachedSplit) else data for split, data in datasets.items()}
+    files = {split: _images(data, end) for split, data in bare.items() if isinstance(data, _KNOWN)}
     holders: dict[int, set[str]] = {}
     for split, sizes in files.items():
         for size in sizes.values():
