@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratc_runtime.data.cache import CachedSplit
 from ratc_runtime.data.near import shown
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.errors import RuntimeFinding
@@ -23,12 +24,13 @@ def between_splits(datasets: Mapping[str, Any], seconds: float | None) -> list[R
 
     Only files with the same size as one of another split are read.
     """
-    files = {split: _images(data) for split, data in datasets.items() if isinstance(data, _KNOWN)}
+    end = None if seconds is None else time.monotonic() + seconds
+    bare = {split: data.dataset if isinstance(data, CachedSplit) else data for split, data in datasets.items()}
+    files = {split: _images(data, end) for split, data in bare.items() if isinstance(data, _KNOWN)}
     holders: dict[int, set[str]] = {}
     for split, sizes in files.items():
         for size in sizes.values():
             holders.setdefault(size, set()).add(split)
-    end = None if seconds is None else time.monotonic() + seconds
     seen: dict[bytes, tuple[str, Path]] = {}
     found: dict[tuple[str, str], list[tuple[Path, Path]]] = {}
     for split, path in _shared_sizes(files, holders):
@@ -41,10 +43,12 @@ def between_splits(datasets: Mapping[str, Any], seconds: float | None) -> list[R
     return [_finding(*splits, pairs) for splits, pairs in found.items()]
 
 
-def _images(dataset: Any) -> dict[Path, int]:
-    """Return the sizes of a data set's image files."""
-    sizes = {}
+def _images(dataset: Any, end: float | None) -> dict[Path, int]:
+    """Return the sizes of a data set's image files, of those that are reached before the monotonic time `end`."""
+    sizes: dict[Path, int] = {}
     for index in range(len(dataset)):
+        if end is not None and time.monotonic() > end:
+            break
         path = dataset.files(index)[0]
         if path not in sizes:
             try:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from ratc_runtime.data import pytree
+from ratc_runtime.data.copies import between_splits
 from ratc_runtime.data.loading import ignore_stop_signals, worker_gone
 from ratc_runtime.data.randomness import all_kept, sample_seed, seed_all
 from ratc_runtime.data.samples import as_finding, checked, name_of
@@ -315,7 +316,8 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
     """Check a few samples of each split before the first step. Every rank calls this, and reads its share.
 
     `datasets` are by split, with several tasks by `split/task`. Raises on every rank the finding of the first bad
-    sample (unless bad samples are skipped and some are good), and R571 for a split without any foreground.
+    sample (unless bad samples are skipped and some are good), and R571 for a split without any foreground. Warns of
+    images that are in two splits, as far as they are compared within the time limit.
     """
     for name, dataset in datasets.items():
         part = task.parts.get(name.partition("/")[2], task)
@@ -338,6 +340,10 @@ def first_look(datasets: Mapping[str, Any], task: Task, world: World, foreign: b
             absent = never_there(name, seen, part)
             if absent is not None:
                 warn_of(absent)
+    for kind in (task.parts or {"": task}) if world.main else ():
+        of_part = {name: one for name, one in datasets.items() if name.partition("/")[2] == kind}
+        for copies in between_splits(of_part, FIRST_SECONDS):
+            warn_of(copies)
 
 
 def _search_everywhere(name: str, dataset: Any, task: Task, world: World, apart: bool) -> None:

@@ -18,9 +18,11 @@ from PIL import Image
 from ratc_runtime import preflight
 from ratc_runtime.config.lock import Lock, lock_from
 from ratc_runtime.data import survey as survey_module
+from ratc_runtime.data.cache import Cache, wrap
 from ratc_runtime.data.coco import CocoDetection
 from ratc_runtime.data.folders import SPLITS, find_files
 from ratc_runtime.data.loading import left_out
+from ratc_runtime.data.shared_cache import SharedCache
 from ratc_runtime.data.sources import open_split
 from ratc_runtime.data.survey import Survey, first_look, never_there, search, spread, survey
 from ratc_runtime.distributed.world import World
@@ -59,6 +61,24 @@ def test_good_data_pass_and_the_random_state_stays_as_it_was(project: Path) -> N
     after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_names_images_that_are_in_two_splits(
+    cached: bool, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look(project / "data")
+    assert "R578" not in capsys.readouterr().err
+    images = project / "data/images"
+    for number in range(3):
+        (images / f"test{number}.png").write_bytes((images / f"train{number}.png").read_bytes())
+    lock = lock_with()
+    datasets = opened(project / "data", lock)
+    if cached:
+        records = sum(len(dataset) for dataset in datasets.values())
+        datasets = dict(wrap(Cache("memory", SharedCache.in_memory(records, 1 << 20), "memory"), datasets, False))
+    first_look(datasets, make_task(lock), ALONE, False)
+    assert "warning: [R578] 3 images of test in train, too: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", SPLITS)
