@@ -117,7 +117,6 @@ def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
         sentences.append(breakdown.more(choice.next_larger))
     if found.host_bytes:
         sentences.append(f"Beside it, {breakdown.size_text(found.host_bytes)} of host memory for what is offloaded.")
-    sentences.append(time)
     return CardMemory(
         found.device.name,
         found.device.memory_bytes,
@@ -128,6 +127,7 @@ def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
         left,
         found.fits,
         sentences,
+        time=time,
     )
 
 

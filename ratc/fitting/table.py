@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ratc import facts
-from ratc.fitting.predict import device_for, variants
+from ratc.fitting.predict import device_for, strategy_of, variants
 from ratc.memory.allocators import Taken, choose
 from ratc.memory.choose import Choice, Searcher, Variant
 from ratc.memory.estimate import timeline
@@ -33,6 +34,7 @@ def table(
     deepspeed = bool(plan.values["engine.deepspeed"].value)
     offload = bool(plan.values["engine.offload_optimizer"].value)
     stages: list[int | None] = [stage for stage in _STAGES if stage or not offload] if deepspeed else [None]
+    own = strategy_of(plan)
     rows: list[Row] = []
     first: tuple[Taken, Drawing] | None = None
     least = next(iter(allowed.values()))
@@ -42,6 +44,8 @@ def table(
             ways = variants(plan, device, precision)
             for stage in stages:
                 strategy = Strategy("torch" if stage is None else "deepspeed", world, stage or 0, offload, precision)
+                if own.engine == "fsdp2":
+                    strategy = replace(own, precision=precision)
                 taken = choose(allowed, ways, strategy, device, (strategy.zero_stage,))
                 if taken is None:
                     rows.append(_without(card, stage, least, ways[-1], strategy, device))

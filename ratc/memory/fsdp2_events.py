@@ -16,6 +16,8 @@ REDUCTION = 2
 LARGEST_NUMBER = 8
 #: Gradients are reduced in fp32, and so are the shards.
 WIDTH = 4
+#: The key of a buffer of a unit that is gathered again.
+_OLD = "(before)"
 
 
 class FullyShard(Engine):
@@ -32,6 +34,7 @@ class FullyShard(Engine):
         self.part = 0.0 if strategy.offload_optimizer else 1 / strategy.shards
         self.unit_of_module: dict[str, str] = {}
         self.active: str | None = None
+        self.is_forward = False
         self.order: list[str] = []  # of the forward pass
         self.gathered: dict[str, int] = {}
         self.buffers: dict[str, int] = {}  # of all-gathers: the last of the forward pass, or one ahead
@@ -65,6 +68,7 @@ class FullyShard(Engine):
                 self.whole.setdefault(self.unit(module), []).append(op)
 
     def _forward(self, unit: str) -> None:
+        self.is_forward = True
         self._gather("")
         if unit == self.active:
             return
@@ -77,6 +81,11 @@ class FullyShard(Engine):
             self._gather(unit)
 
     def _backward(self, unit: str) -> None:
+        if self.is_forward:
+            self.is_forward = False
+            if self.active and self.strategy.shard != "grads":
+                self._reshard(self.active)
+            self.active = None
         if unit in ("", self.active):
             return
         if self.active:
@@ -89,6 +98,9 @@ class FullyShard(Engine):
 
     def _start(self, unit: str) -> None:
         """`foreach_all_gather`: one buffer for the whole unit."""
+        if unit == self.copied:  # its buffer of the forward pass is not used again
+            self.copied = _OLD
+            self.buffers[_OLD] = self.buffers.pop(unit)
         if unit not in self.buffers and self.bytes_of[unit]:
             self.buffers[unit] = self.program.add(
                 "all-gathered unit", "bucket", self._gathered_bytes(unit), COMMUNICATION

@@ -95,7 +95,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (group_signal(signal.SIGTERM), 1, False),
         (group_signal(signal.SIGUSR2), 0, False),
         (lambda process: (Path(f"/proc/{process.pid}/cwd") / "out/STOP").touch(), 0, False),
-        # Three quarters of its time is MLflow's import and its database.
+        # Each of its starts imports MLflow and makes or opens its database.
         pytest.param(group_signal(signal.SIGTERM), 0, True, marks=pytest.mark.slow),
     ],
     ids=["term", "usr2", "file", "mlflow"],

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from ratc import compiler, corrections, resources
 from ratc.cli import main
 from ratc.compiler import File
+from ratc.lsp import analysis
 from ratc.memory import trace
-from ratc.own_code import signatures
+from ratc.own_code import signatures, trust
 from ratc.probe import lsf, slurm
 from ratc.probe.inventory import text as facts_text
 from ratc.scheduler import DIALECTS, history
@@ -33,6 +34,8 @@ from ratc.tuning import outcome
 from tests.effort import examples
 from tests.places import TESTS
 from tests.security.fuzz import command, lawful, mutated, texts
+from tests.unit.ratc.scheduler.test_lsf import BACCT
+from tests.unit.ratc.scheduler.test_slurm import REQUEUED, SHOW
 from tests.unit.ratc.tuning.test_tuning import PRODUCT, read
 
 SPEC = """\
@@ -465,6 +468,53 @@ def checkpoint(data: bytes, err: Callable[[], str]) -> None:
     with pytest.raises(RuntimeFinding) as caught:
         header.read(Path(write("some.pt", data)))
     assert caught.value.code == "R508"
+
+
+@target(
+    "class-table", texts('path,label,split\na.png,oak,train\n"b, c.png",ash,val\n', "\ufeffpath;label\r\na.png;1\r\n")
+)
+def tabled(data: bytes, err: Callable[[], str]) -> None:
+    from ratc_runtime.data.class_table import ClassTable
+    from ratc_runtime.errors import RuntimeFinding
+
+    write("a.png", picture("PNG"))
+    write("labels.csv", data)
+    for skip in (True, False):
+        with contextlib.suppress(RuntimeFinding):
+            found = ClassTable(Path(), "train", (6, 8), 1, num_classes=2, skip_missing=skip)
+            [found[number] for number in range(len(found))]
+
+
+@target("trust", texts("/work/one\n/work/two \n", "relative\n/\n", "/a\r\n/b\x00\n"))
+def trusted(data: bytes, err: Callable[[], str]) -> None:
+    """Nobody's list trusts a folder that it does not name, and a folder is taken off it again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RATC_CONFIG", os.getcwd())
+        write("trusted", data)
+        assert not trust.is_listed("/nowhere") or any(line in (b"/", b"/nowhere") for line in data.split(b"\n"))
+        command(main, ["trust"], err)
+        command(main, ["trust", "."], err)
+        assert trust.is_listed(".")
+        command(main, ["trust", "--remove", "."], err)
+        assert not trust.is_entry(".")
+        assert os.stat("trusted").st_mode & 0o077 == 0
+
+
+@target("editor", st.tuples(texts(SPEC, SWEPT), st.integers(0, 12), st.integers(0, 40)))
+def edited(data: tuple[bytes, int, int], err: Callable[[], str]) -> None:
+    text, line, column = data[0].decode("utf-8", "surrogateescape"), data[1], data[2]
+    analysis.is_spec(text)
+    analysis.hover(analysis.analyse("spec.yaml", text), line + 1, column + 1)
+    analysis.completions(text, line + 1, column + 1)
+    err()
+
+
+@target("accounting", mutated((REQUEUED, SHOW.format(state="FAILED", reason="x", code="1:0", nodes="n[1-2]"), BACCT)))
+def accounted(text: str, err: Callable[[], str]) -> None:
+    for dialect in DIALECTS.values():
+        for commands in dialect.record_commands("12"):
+            for record in dialect.records(Answer(commands[0], 0, text)):
+                assert record.end
 
 
 @target("corrections", mutated(("1:00:00", "3 h", "64x64", "a.b.c", "net.py:Net", "yes", "1e-3")))

@@ -29,7 +29,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class CardMemory:
-    """Memory in use at the peak of a step, and the rest of the card. ``how`` is predicted, or names the measurement."""
+    """Memory in use at the peak of a step, and the rest of the card. ``how`` is predicted, or names the measurement.
+    ``time`` is a sentence about the time of the step.
+    """
 
     card: str
     card_bytes: int
@@ -41,6 +43,7 @@ class CardMemory:
     fits: bool = True
     sentences: Sequence[str] = ()
     host_bytes: int = 0
+    time: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ def spec_page(report: Report) -> str:
         points=[(name, redact(text)) for name, text in report.points.items()],
         report=report,
         bar=memory.bar(report.account) if report.account else None,
+        time=report.account.time if report.account else "",
         cards=memory.by_card(report.cards),
         phases=memory.phases(report.drawing) if report.drawing else [],
         timeline=_timeline(report.drawing),

@@ -12,7 +12,8 @@ from ratc.units import size_text
 GIB = 1 << 30
 
 #: From the bottom of the stack up, the permanent kinds first. Label, colour, kinds of the trace. The colours are those
-#: of Okabe and Ito (Color Universal Design, jfly.uni-koeln.de/color), which differ with any colour vision.
+#: of Okabe and Ito (Color Universal Design, jfly.uni-koeln.de/color), which differ with any colour vision, and the wine
+#: of Paul Tol's muted scheme in place of their black, which is for lines.
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("parameters", "#0072b2", ("parameter", "buffer")),
     ("optimizer state", "#56b4e9", ("optimizer",)),
@@ -20,7 +21,8 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("communication", "#f0e442", ("bucket",)),
     ("inputs", "#009e73", ("input",)),
     ("activations", "#d55e00", ("activation",)),
-    ("temporaries", "#cc79a7", ("temporary", "workspace")),
+    ("temporaries", "#cc79a7", ("temporary",)),
+    ("workspaces", "#882255", ("workspace",)),
 )
 #: Phases of the trace, as the stretches of a step that people speak of.
 _STRETCHES = {

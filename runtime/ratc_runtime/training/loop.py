@@ -39,6 +39,7 @@ def prepare_environment(lock: Lock) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     if not lock.engine.deepspeed:
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    os.environ.pop("ACCELERATE_USE_PARALLELISM_CONFIG", None)  # the mesh is the lock's
     if lock.fsdp2 is None:
         os.environ.pop("ACCELERATE_USE_FSDP", None)
     allocator.prepare(lock, os.environ)

@@ -199,6 +199,9 @@ CHOICES = {
     "data.augmentations": ([], [{"RandomVerticalFlip": {"p": 0.5}}]),
     "checkpoint.resume": ("auto", "never"),
     "parallel.backend": ("gloo", "nccl"),
+    "parallel.strategy": ("ddp", "fsdp2"),
+    "fsdp2.shard": ("full", "grads"),
+    "fsdp2.weights": ("fp32", "bf16"),
     "hardware.device": ("cpu", "cuda"),
     "logging.wandb_mode": ("online", "offline"),
     "compression.sparsity": (0.5, 0.4),
@@ -209,7 +212,7 @@ CHOICES = {
 #: What is no value of the plan. Own code breaks resume by a rule beside the fingerprint: `runtime/test_allowed.py`.
 BESIDE = ("inputs", "artifacts", "own_code")
 #: What no checkpoint survives for other reasons than its fingerprint: the engine's files.
-ENGINE = {"engine.deepspeed", "engine.zero_stage"}
+ENGINE = {"engine.deepspeed", "engine.zero_stage", "parallel.strategy"}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:

@@ -197,6 +197,14 @@ def test_backticks_are_code_and_one_alone_is_itself():
     assert prose("one ` alone") == "one ` alone"
 
 
+def test_the_time_of_a_step_has_a_section_of_its_own(tmp_path):
+    page = spec_page(pages.whole(tmp_path))
+    parts = [page.partition(f'<section aria-labelledby="{name}">')[2] for name in ("memory", "time")]
+    memory_part, time_part = (part.partition("</section>")[0] for part in parts)
+    assert "A step takes about 0.42 s" in time_part
+    assert "A step takes" not in memory_part
+
+
 def test_a_page_without_a_prediction_says_why(tmp_path):
     (tmp_path / "spec.yaml").write_text(pages.SPEC)
     assert ratc("report", "spec.yaml", folder=tmp_path)[:2] == (0, "report.html\n")

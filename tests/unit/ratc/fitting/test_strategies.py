@@ -1,0 +1,88 @@
+"""The choice between DDP, FSDP2 and ZeRO, on real traces of a small RAT and on a card that facts describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ratc.cli import main
+from ratc.fitting.strategies import sent_bytes
+from ratc.memory.zero import Strategy
+
+SPEC = """experiment_name: small
+data: {data_dir: data, image_size: 32, channels: 1}
+model: {feature_dims: 16, num_blocks: 2, num_heads: 2, iters: 1, sga_kernel_size: 5, stride: 4}
+training: {target_batch_size: 512}
+"""
+FACTS = "gpus_per_node: 4\ngpu: made-up\ngpu_memory_mib: 80000\ncompute_capability: '8.0'\ncpus: 16\n"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch, capsys, cache):
+    """Compile SPEC with a section `parallel`; returns the status, the lock's values and text, and the messages."""
+
+    def run(parallel):
+        monkeypatch.setenv("RATC_CACHE", str(cache))
+        monkeypatch.chdir(tmp_path)
+        Path("spec.yaml").write_text(f"{SPEC}parallel: {{{parallel}}}\n")
+        Path("facts.yaml").write_text(FACTS)
+        status = main(["compile", "spec.yaml", "--facts", "facts.yaml", "-o", "out"])
+        text = Path("out/lock.yaml").read_text() if status == 0 else ""
+        return status, yaml.safe_load(text), text, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.slow
+def test_auto_says_what_each_strategy_needs_and_sends(compiled):
+    status, lock, text, said = compiled("strategy: auto")
+    assert status == 0, said
+    (why,) = re.findall(r"strategy: \w+  # (.*)", text)
+    rows = dict(row.split(" ", 1) for row in why.split("; "))
+    assert list(rows) == ["ddp", "fsdp2", "deepspeed"]
+    assert all(re.fullmatch(r"(1 )?128 x 1, [\d.]+ [MG]iB, [\d.]+ [KM]iB sent a step", row) for row in rows.values())
+    assert lock["parallel"]["strategy"] == "deepspeed"  # it sends the least, in 16 bits
+    assert lock["engine"]["deepspeed"] is True
+
+
+@pytest.mark.slow
+def test_the_lock_has_the_units_that_the_trace_saw(compiled):
+    status, lock, text, said = compiled("strategy: fsdp2")
+    assert status == 0, said
+    wrap = lock["fsdp2"]["wrap"]
+    assert wrap
+    assert re.search(rf"wrap: \[.*\]  # 2 x {wrap[0]} of up to [\d.]+ [KM]iB", text)
+    assert ",".join(wrap) in Path("out/accelerate.yaml").read_text()
+    assert "FSDP2's units and shards, which were never measured" in text
+
+
+@pytest.mark.slow
+def test_wrap_names_that_match_nothing_are_refused(compiled):
+    status, _, _, said = compiled("strategy: fsdp2, wrap: [MultiRes_RoSE_Blok]")
+    assert status == 1
+    assert "error[R366]: `wrap` names classes that no module of the model has: MultiRes_RoSE_Blok" in said
+    assert "help: did you mean `MultiRes_RoSE_Block`?" in said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "elements"),
+    [
+        (Strategy("torch", 4), 2 * 4 * 3 / 4),
+        (Strategy("fsdp2", 4, shards=4), (2 * 4 + 4) * 3 / 4 * 2),
+        (Strategy("fsdp2", 4, shard="grads", shards=4), (4 + 4) * 3 / 4 * 2),
+        (Strategy("fsdp2", 4, shards=4, gathered="bf16"), (2 * 2 + 4) * 3 / 4 * 2),
+        # Within groups of 2, and half of the gradients between the two groups.
+        (Strategy("fsdp2", 4, shard="hybrid", shards=2), ((2 * 4 + 4) / 2 + 2 * 4 / 2 / 2) * 2),
+    ],
+)
+def test_bytes_on_the_wire(strategy, elements):
+    """Two micro-batches: only DDP waits with its gradients for the last one."""
+    assert sent_bytes(strategy, 1000, 2) == pytest.approx(1000 * elements)
