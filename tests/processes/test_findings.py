@@ -204,6 +204,30 @@ def test_r507_names_the_samples_of_a_loss_that_is_not_finite(project: Path) -> N
     assert (project / "out/checkpoints/last.pt").exists()
 
 
+def test_outputs_of_nan_are_no_predictions_of_nothing(project: Path) -> None:
+    """Training is sound, and one sample of val and test gets NaN, as by a damaged running mean."""
+    (project / "own.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.last = torch.nn.Conv2d(1, 1, 3, padding=1)\n"
+        "    def forward(self, image):\n"
+        "        output = self.last(image)\n"
+        "        if not self.training:\n"
+        "            output = torch.cat([output[:1] * float('nan'), output[1:]])\n"
+        "        return output\n"
+    )
+    model = {"name": "own:Net", "multi_scale": False, "args": {}, "attention_memory": "full"}
+    done = run_training(write_lock(project / "compiled", model=model, training__epochs=1))
+    assert done.returncode == 0, done.stderr
+    assert "the model's outputs for 2 samples of 3 hold NaN, so there are no scores: test0, test2" in done.stderr
+    assert "outputs for 2 samples of 3 hold NaN, so there are no scores: val0, val2" in done.stderr
+    assert "no foreground" not in done.stdout
+    told = results(project / "out")
+    assert (told["test"]["dice"], told["epochs"][0]["val_dice"], told["epochs"][0]["val_loss"]) == (None, None, None)
+
+
 def test_checkpoints_of_another_lock_and_damaged_ones_are_refused(project: Path) -> None:
     one = {"training__epochs": 1}
     assert run_training(write_lock(project / "compiled", **one)).returncode == 0

@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
     labels = {name: metric.label for name, metric in model.task.metrics.items()}
     said = say_scores({**found.scores, "loss": found.loss}, labels or {"loss": "loss"})
     say(f"{arguments.split} {said}  ({found.samples} samples, {model.path})")
-    for line in [*model.task.remarks(found.scores), *(f"written: {path}" for path in drawn)]:
+    for line in [*found.remarks(model.task), *(f"written: {path}" for path in drawn)]:
         say(line)
     if arguments.output is not None:
         say(f"written: {arguments.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 
 from ratc_runtime.data import pytree
+from ratc_runtime.data.folders import first_of
 from ratc_runtime.data.joint import JointLoader
 from ratc_runtime.data.loading import Loader
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.distributed.world import World
+from ratc_runtime.errors import warn
+from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.base import Task
 from ratc_runtime.tasks.own_scores import Mean
 
@@ -24,12 +28,20 @@ class Evaluation:
 
     With several tasks the loss is the weighted sum, each score is named `task/score`, and each picture comes with its
     task's name.
+
+    `not_numbers` names the samples whose outputs hold NaN, on every rank. If there are any, loss and scores are NaN:
+    comparisons with NaN are false, so a score would take such an output for a prediction of nothing.
     """
 
     loss: float
     scores: dict[str, float]
     samples: int
     pictures: list[Any] = field(default_factory=list)
+    not_numbers: list[str] = field(default_factory=list)
+
+    def remarks(self, task: Task) -> list[str]:
+        """Return the task's additional lines about the scores; none if outputs hold NaN."""
+        return [] if self.not_numbers else task.remarks(self.scores)
 
 
 def chosen(length: int, count: int) -> frozenset[int]:
@@ -57,6 +69,7 @@ def evaluate(engine: Any, loader: Loader | JointLoader, criterion: Any, task: Ta
         {**scores, **{f"{name}/loss": one.loss for name, one in found.items()}},
         sum(one.samples for one in found.values()),
         [(name, picture) for name, one in found.items() for picture in one.pictures],
+        [f"{name} {sample}" for name, one in found.items() for sample in one.not_numbers],
     )
 
 
@@ -76,6 +89,7 @@ def _score(
     pictures = chosen(len(loader), count) if count else frozenset()
     totals = torch.zeros(2, dtype=torch.float64)  # loss, samples
     kept: list[tuple[int, Any]] = []
+    not_numbers: list[str] = []
     for batch in loader:
         image = pytree.to_device(batch.image, world.device)
         # Every rank makes as many calls, padding included: under ZeRO-3 they meet in each.
@@ -86,6 +100,9 @@ def _score(
             continue
         output = pytree.select(output, rows)
         target = pytree.select(pytree.to_device(batch.target, world.device), rows)
+        if _holds_nan(output):
+            bad = [row for number, row in enumerate(rows) if _holds_nan(pytree.select(output, [number]))]
+            not_numbers += [batch.names[row] for row in bad]
         scorer.add(output, target)
         own.add(output, target)
         totals += torch.tensor([float(criterion(output, target)) * len(rows), len(rows)], dtype=torch.float64)
@@ -103,4 +120,15 @@ def _score(
     loss, samples = totals.tolist()
     drawn = task.overview(scorer, world) if count else []
     drawn += [picture for _, picture in sorted(gathered, key=lambda found: found[0])]
-    return Evaluation(loss / max(1.0, samples), {**scorer.scores(world), **own.scores(world)}, int(samples), drawn)
+    scores = {**scorer.scores(world), **own.scores(world)}
+    not_numbers = [name for part in world.gather(not_numbers) for name in part]
+    if not_numbers:
+        loss, scores = math.nan, dict.fromkeys(scores, math.nan)
+        if world.main:
+            many = f"{counted(len(not_numbers), 'sample')} of {samples:.0f}"
+            warn(f"the model's outputs for {many} hold NaN, so there are no scores: {first_of(not_numbers)}")
+    return Evaluation(loss / max(1.0, samples), scores, int(samples), drawn, not_numbers)
+
+
+def _holds_nan(output: Any) -> bool:
+    return any(bool(tensor.isnan().any()) for tensor in pytree.tensors(output) if tensor.is_floating_point())

@@ -142,7 +142,7 @@ def _told(run: Run, test: Evaluation | None, baseline: dict[str, float]) -> str:
     scored = say_scores({**test.scores, "loss": test.loss}, labels or {"loss": "loss"})
     lines = [
         f"test {scored}  ({counted(test.samples, 'sample')}, best epoch {best}){compared}",
-        *run.task.remarks(test.scores),
+        *test.remarks(run.task),
     ]
     return "\n".join(lines)
 
