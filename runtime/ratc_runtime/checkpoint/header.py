@@ -111,8 +111,11 @@ def check_version(path: Path, content: Any) -> None:
     for key, kind in _KINDS.items():
         if not isinstance(content.get(key), kind):
             raise unusable(path, f"its {key} is {type(content.get(key)).__name__}, expected {kind.__name__}")
-    if not all(isinstance(content["progress"].get(name), int) for name in _COUNTS):
+    counts = [content["progress"].get(name) for name in _COUNTS]
+    if not all(type(number) is int and number >= 0 for number in counts):
         raise unusable(path, "its progress does not say its epoch and step in whole numbers")
+    if type(content["world_size"]) is not int or content["world_size"] < 1:
+        raise unusable(path, f"it says that {content['world_size']!r:.40} processes made it")
 
 
 def lock_of(header: dict[str, Any]) -> Lock:

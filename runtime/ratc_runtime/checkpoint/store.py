@@ -20,6 +20,7 @@ import torch
 from ratc_runtime.checkpoint import files, header, shards
 from ratc_runtime.checkpoint.background import Background, snapshot
 from ratc_runtime.checkpoint.places import Place, place_of, places_in, to_keep
+from ratc_runtime.checkpoint.progress import check_optimizer, checked
 from ratc_runtime.checkpoint.random import rng_state, set_rng_state
 from ratc_runtime.config.lock import Lock
 from ratc_runtime.distributed.phases import phase
@@ -376,15 +377,19 @@ class Checkpoints:
         if moved and self.world.main and not self._warned_of_code:
             self._warned_of_code = True
             warn(f"own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
+        progress = checked(content["progress"], self.lock.training.epochs)
+        states = content["rng"]
+        if not isinstance(states, list) or len(states) != content["world_size"]:
+            raise ValueError(f"it has the random states of other processes than its {content['world_size']}")
         if self.engine.sharded:
             self.engine.load_shards(path)
         else:
+            check_optimizer(content, self.lock.training.optimizer)
             self.engine.load(content)
-        states = content["rng"]
         # With another number of processes there is no state to take over for every rank.
         if len(states) == self.world.size:
             set_rng_state(states[self.world.rank])
-        return dict(content["progress"])
+        return progress
 
     def _refuse_others(self) -> None:
         """Raise R508 or R518 if the folder holds only checkpoints that this engine does not read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ _OWN: dict[str, tuple[str, ...]] = {
     "adafactor": (),
     "muon": ("momentum", "betas"),
 }
+#: States of torch's optimizers that have the shape of their parameter.
+_ALIKE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
 def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
@@ -215,9 +218,37 @@ def with_own_kernels(saved: dict[str, Any], optimizer: torch.optim.Optimizer) ->
     """Return an optimizer's saved state with this process's implementation. torch would use the saved one.
 
     So a checkpoint can move to another kind of device: the step counts are then on the device that the kernels need.
+    Raises ValueError if the states are not those of the optimizer's parameters: kernels would read beyond their ends.
     """
+    _check_states(saved, optimizer)
     groups = [
         {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
         for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
     ]
     return {**saved, "param_groups": groups}
+
+
+def _check_states(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = dict(zip(numbers, parameters, strict=True))
+    # What the states of other optimizers are is theirs to know.
+    known = type(innermost(optimizer)).__module__.startswith(("torch.", "ratc_runtime."))
+    for number, state in saved["state"].items():
+        if number not in own:
+            raise ValueError(f"its optimizer has a state of a parameter {number!r:.40}, which is none")
+        for name, value in state.items():
+            if not known:
+                continue
+            alike = isinstance(value, torch.Tensor) and value.layout == torch.strided
+            if name in _ALIKE and not (value is None or (alike and value.shape == own[number].shape)):
+                shape = f"the shape {tuple(value.shape)}" if alike else f"{type(value).__name__}"
+                raise ValueError(f"its optimizer's {name} of a parameter {tuple(own[number].shape)} has {shape}")
+            if name == "step" and not _is_count(value):
+                raise ValueError(f"its optimizer has done {value!r:.60} steps")
+
+
+def _is_count(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        value = value.item() if value.numel() == 1 else None
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0

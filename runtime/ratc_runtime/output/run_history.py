@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import socket
 from datetime import datetime, timezone
@@ -19,6 +20,8 @@ from ratc_runtime.output import atomic
 FILE = "starts.jsonl"
 #: Number of starts in results.json; a job that is preempted for weeks has hundreds.
 SHOWN = 20
+#: The identifier of a run: it is the name of a folder of trackers' records, and a tag on their servers.
+RUN_ID = "^[0-9a-f]{32}$"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -49,6 +52,8 @@ class RunHistory:
         path = output_dir / FILE
         earlier = [] if from_scratch else [start for start in read(path) if start.get("fingerprint") == fingerprint]
         last = earlier[-1].get("run_id") if earlier else None
+        if not (isinstance(last, str) and re.fullmatch(RUN_ID, last)):
+            last = None  # it is the name of a folder
         self.run_id: str = checkpoint_id or last or secrets.token_hex(16)
         this = {
             "run_id": self.run_id,

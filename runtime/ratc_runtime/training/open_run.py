@@ -15,6 +15,7 @@ import torch
 from ratc_runtime import debug
 from ratc_runtime.callbacks import Callbacks
 from ratc_runtime.checkpoint import Checkpoints
+from ratc_runtime.checkpoint.header import unusable
 from ratc_runtime.checks import first_weights
 from ratc_runtime.config import allocator
 from ratc_runtime.config.lock import Lock, lock_digest
@@ -133,6 +134,8 @@ def open_run(
             first_look(flat(datasets), task, world, is_foreign(lock), lock.data.num_workers > 0)
     train = train_loader(datasets["train"], lock, world.rank, task.collate)
     steps = train.order.steps
+    if saved is not None and not other_data and progress.step > steps:
+        raise unusable(checkpoints.folder, f"it says that {progress.step} steps of an epoch of {steps} are done")
     left = left_out(len(datasets["train"]), lock) if world.main else None
     if left is not None:
         warn_of(left)
