@@ -63,12 +63,12 @@ def is_spec(text: str) -> bool:
 
 def analyse(path: str, text: str, target: str = "local") -> Analysis:
     """Check a text as the spec at a path. Variables of the environment do not lie over it."""
-    request = CompileRequest(path, target, text=text.encode(), predict=False)
+    request = CompileRequest(path, target, text=_bytes(text), predict=False)
     with silence():
         loaded = inputs.load(request)
         found = validate(loaded, request)
         plan = _plan(request, loaded) if not any(item.severity is Severity.ERROR for item in found) else None
-    document, _ = parse(path, text.encode())
+    document, _ = parse(path, _bytes(text))
     return Analysis(found, document, plan)
 
 
@@ -197,3 +197,8 @@ def _values(described: dict[str, Any]) -> Iterator[Completion]:
         shown = {True: "true", False: "false"}.get(word, str(word)) if isinstance(word, bool) else str(word)
         default = " (default)" if word == described.get("default") else ""
         yield Completion(shown, shown, f"{_kind(described)}{default}", redact(described.get("description", "")), False)
+
+
+def _bytes(text: str) -> bytes:
+    """The text as a file would hold it. An editor may send half of a surrogate pair, which then is no UTF-8: R001."""
+    return text.encode("utf-8", "surrogatepass")

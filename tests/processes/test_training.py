@@ -110,7 +110,7 @@ def test_folders_come_from_options_before_variables_before_the_lock(tmp_path: Pa
         lock, "--output-dir", "named", RAT_DATA_DIR=str(tmp_path / "elsewhere"), RAT_OUTPUT_DIR="variable"
     )
     assert done.returncode == 0, done.stderr
-    assert "epochs of 1 step" in done.stdout
+    assert "1 epoch of 1 step" in done.stdout
     assert results(tmp_path / "named")["status"] == "finished"
     assert not (tmp_path / "variable").exists()
     assert not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ WRITING = {
     "compile": (["compile", "spec.yaml"], ["would write: compiled/demo/local/lock.yaml"]),
     "predict": (["predict", "out", "images", "-o", "masks"], ["ratc_runtime predict out images -o masks"]),
     "evaluate": (["evaluate", "out"], ["ratc_runtime evaluate out"]),
+    "summary": (["summary", "out", "-o", "scores.json"], ["ratc_runtime summary out -o scores.json"]),
     "train": (["train", "spec.yaml", "--", "--fresh"], ["would run: compiled/demo/local/run.sh --fresh"]),
     "submit": (
         ["submit", "spec.yaml", "--target", "slurm"],

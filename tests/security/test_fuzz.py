@@ -491,7 +491,7 @@ def trusted(data: bytes, err: Callable[[], str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RATC_CONFIG", os.getcwd())
         write("trusted", data)
-        assert not trust.is_listed("/nowhere") or any(line in (b"/", b"/nowhere") for line in data.split(b"\n"))
+        assert not trust.is_listed("/nowhere") or any(line in (b"/", b"/nowhere") for line in data.splitlines())
         command(main, ["trust"], err)
         command(main, ["trust", "."], err)
         assert trust.is_listed(".")

@@ -210,7 +210,7 @@ def test_what_memory_decides_is_predicted_however_it_is_called(path, predicted, 
 
 def test_a_value_is_found_by_the_end_of_the_specs_name_and_a_section_of_the_spec_is_told(spec, capsys):
     assert told(capsys, spec, "batch_size")[1].startswith("training.micro_batch_size = 2 ")
-    assert told(capsys, spec, "mixed_precision")[1].startswith("training.precision = ")
+    assert told(capsys, spec, "training.mixed_precision")[1].startswith("training.precision = ")
     rows = {line.split()[0] for line in told(capsys, spec, "resources")[1].splitlines()}
     assert {"resources.cpus", "resources.walltime"} <= rows
 
