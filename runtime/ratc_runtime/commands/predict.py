@@ -129,12 +129,16 @@ def _groups(found: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
 
 
 def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer, images: Any) -> None:
-    """Predict a batch of images, those of the pieces, and write the outputs."""
+    """Predict a batch of images, those of the pieces, and write the outputs. Raises R597 if they are NaN."""
     batch = pytree.to_device(images, model.engine.world.device)
     outputs = pytree.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
     for row, piece in enumerate(group):
+        output = pytree.select(outputs, [row])
+        if pytree.hold_nan(output):
+            help = "take an earlier checkpoint, or look at the values of this image"
+            raise RuntimeFinding("R597", f"the model's outputs for {piece.path} are NaN", help=help)
         try:
-            writer.add(piece, pytree.select(outputs, [row]))
+            writer.add(piece, output)
         except OSError as error:
             raise unwritable(writer.path_of(piece.path), error) from None
 

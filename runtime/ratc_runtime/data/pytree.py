@@ -49,3 +49,8 @@ def select(value: Any, rows: list[int]) -> Any:
     if isinstance(value, Mapping):
         return {key: select(item, rows) for key, item in value.items()}
     return apply(lambda tensor: tensor[rows], value)
+
+
+def hold_nan(value: Any) -> bool:
+    """Return whether any of the tensors holds NaN."""
+    return any(bool(tensor.isnan().any()) for tensor in tensors(value) if tensor.is_floating_point())

@@ -100,8 +100,8 @@ def _score(
             continue
         output = pytree.select(output, rows)
         target = pytree.select(pytree.to_device(batch.target, world.device), rows)
-        if _holds_nan(output):
-            bad = [row for number, row in enumerate(rows) if _holds_nan(pytree.select(output, [number]))]
+        if pytree.hold_nan(output):
+            bad = [row for number, row in enumerate(rows) if pytree.hold_nan(pytree.select(output, [number]))]
             not_numbers += [batch.names[row] for row in bad]
         scorer.add(output, target)
         own.add(output, target)
@@ -128,7 +128,3 @@ def _score(
             many = f"{counted(len(not_numbers), 'sample')} of {samples:.0f}"
             warn(f"the model's outputs for {many} hold NaN, so there are no scores: {first_of(not_numbers)}")
     return Evaluation(loss / max(1.0, samples), scores, int(samples), drawn, not_numbers)
-
-
-def _holds_nan(output: Any) -> bool:
-    return any(bool(tensor.isnan().any()) for tensor in pytree.tensors(output) if tensor.is_floating_point())

@@ -225,6 +225,15 @@ def test_images_of_a_data_set_of_ones_own_are_refused(itself: Any, tmp_path: Pat
         predict.predict(model, [tmp_path / "a.png"], tmp_path / "masks")
 
 
+def test_outputs_of_nan_are_no_masks(itself: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = itself()
+    save_file({"scale": torch.full((), float("nan"))}, command[0])
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "one.png")
+    assert predict.main([*command, str(tmp_path / "one.png"), "-o", str(tmp_path / "masks")]) == 1
+    assert "error[R597]: the model's outputs for " in capsys.readouterr().err
+    assert not list((tmp_path / "masks").iterdir())
+
+
 def test_files_of_a_folder_that_are_no_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.PNG", "b.JPEG", "c.tif", ".DS_Store", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"")
