@@ -52,11 +52,13 @@ class Launch:
 
 
 def split(command: Command, span: Span) -> Launch:
-    """A launching command in its parts; all of it is the launcher's if the program cannot be told."""
+    """A launching command in its parts; all of it is the launcher's if the program cannot be told, or if there are
+    several: `srun` and `mpirun` start another one behind a `:`.
+    """
     words = list(command.words or ())
     text = re.sub(r"\\\n", " ", command.text)
     found = _program(words)
-    if found is None or found[1] in command.dynamic:
+    if found is None or found[1] in command.dynamic or ":" in words:
         return Launch(text, span, tuple(words))
     kind, at, launcher = found
     args = [None if number in command.dynamic else word for number, word in enumerate(words)]

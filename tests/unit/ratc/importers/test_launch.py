@@ -129,6 +129,13 @@ def test_of_several_programs_the_one_of_a_launcher_is_taken(commands: list[str],
     assert all("as `entrypoint`" in item.why for item in lost)
 
 
+@pytest.mark.parametrize(
+    "colon", ["srun --het-group=0 python a.py : --het-group=1 python b.py", "mpirun -n 1 a.py : b"]
+)
+def test_of_several_programs_of_one_command_none_is_taken(colon: str) -> None:
+    assert not [path for path in carried(colon) if path.startswith("entrypoint")]
+
+
 def test_beside_files_of_the_built_in_loop_no_program_is_carried() -> None:
     items = batch.read("slurm", "run.sbatch", "#SBATCH -N 1\naccelerate launch train.py\n")
     where = items[0].span
