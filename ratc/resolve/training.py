@@ -26,7 +26,7 @@ _AS_GIVEN = (
 
 
 def derive(context: Context) -> Iterator[Diagnostic]:
-    """Derive the values of the optimizer, and the weights that it starts from. Codes: R313, R363, R364."""
+    """Derive the values of the optimizer, and the weights that it starts from. Codes: R313, R367, R368."""
     settings = context.settings
     debug = bool(settings["debug"].value)
     if debug:
@@ -130,18 +130,18 @@ def _extensions(context: Context) -> Iterator[Diagnostic]:
         if end <= start and end == epochs.value:
             message = f"an extension that begins after epoch {start} has no epochs: the plan ends after {end}"
             helps = (f"set `epochs` to more than {start}",)
-            yield Diagnostic("R364", message, given.span or epochs.span, helps=helps)
+            yield Diagnostic("R368", message, given.span or epochs.span, helps=helps)
             return
         if end <= start:
-            yield Diagnostic("R364", "each extension begins after the one before it", given.span)
+            yield Diagnostic("R368", "each extension begins after the one before it", given.span)
             return
         if warmup and warmup >= end - start:
             message = f"{warmup:g} epochs of warm-up leave nothing of the {end - start} after epoch {start}"
-            yield Diagnostic("R364", message, given.span, helps=("warm up for less than these epochs",))
+            yield Diagnostic("R368", message, given.span, helps=("warm up for less than these epochs",))
             return
     if any(name.startswith("compression.") for name in context.settings):
         message = "a run with `compression` cannot be extended: its weights are pruned by a plan of all epochs"
-        yield Diagnostic("R364", message, given.span, helps=("start a new run from its weights: `training.init_from`",))
+        yield Diagnostic("R368", message, given.span, helps=("start a new run from its weights: `training.init_from`",))
         return
     value = [{**one, "learning_rate": rate if one["learning_rate"] is None else one["learning_rate"]} for one in made]
     if any(one["learning_rate"] is None for one in made):
@@ -160,12 +160,12 @@ def _init_from(context: Context) -> Iterator[Diagnostic]:
         message = f"the weights of `{at}` are not there: `{path.value}`"
         notes = ("the lock has the digest of the weights that a run starts from",)
         helps = ("correct the path, which is relative to the spec's folder", "or give the digest of the file, `sha256`")
-        yield Diagnostic("R363", message, path.span, notes, helps)
+        yield Diagnostic("R367", message, path.span, notes, helps)
         return
     file, digest = found.value if found is not None else (path.value, None)
     if asked is not None and digest not in (None, f"sha256:{asked}"):
         span = context.settings[f"{at}.sha256"].span
-        yield Diagnostic("R363", f"`{file}` has another digest than `sha256`", span, (f"it has `{digest[7:]}`",))
+        yield Diagnostic("R367", f"`{file}` has another digest than `sha256`", span, (f"it has `{digest[7:]}`",))
         return
     if file == path.value:
         context.keep(f"{at}.path")

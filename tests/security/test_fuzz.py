@@ -485,7 +485,7 @@ def tabled(data: bytes, err: Callable[[], str]) -> None:
             [found[number] for number in range(len(found))]
 
 
-@target("trust", texts("/work/one\n/work/two \n", "relative\n/\n", "/a\r\n/b\x00\n"))
+@target("trust", texts("/data/one\n/data/two \n", "relative\n/\n", "/a\r\n/b\x00\n"))
 def trusted(data: bytes, err: Callable[[], str]) -> None:
     """Nobody's list trusts a folder that it does not name, and a folder is taken off it again."""
     with pytest.MonkeyPatch.context() as patch:

@@ -82,7 +82,7 @@ def test_a_digest_stands_for_a_file_that_is_elsewhere(capsys: pytest.CaptureFixt
     assert started_from()["digest"] == f"sha256:{digest}"
     Path("weights.pt").write_bytes(b"others")
     assert main(["compile", write("weights.pt", f', sha256: "{digest}"')]) == 1
-    assert "R363" in capsys.readouterr().err
+    assert "R367" in capsys.readouterr().err
     assert main(["compile", write("nowhere.pt")]) == 1
     assert "the weights of `training.init_from` are not there: `nowhere.pt`" in capsys.readouterr().err
 
