@@ -212,7 +212,7 @@ def checkpoint(own: Path) -> Any:
 
     def made(name: str = "some.pt", **changes: Any) -> Path:
         lock = lock_from(lock_content(**changes))
-        content = header.make(lock, {"epoch": 1, "step": 0, "history": []}, [])
+        content = header.make(lock, {"epoch": 1, "step": 0, "history": []}, [{}])
         net = nn.Conv2d(1, 1, 1)
         files.write_file(own / name, {**content, "model": net.state_dict()})
         return own / name
