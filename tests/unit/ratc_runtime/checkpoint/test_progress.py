@@ -14,7 +14,8 @@ from ratc_runtime.checkpoint import Checkpoints, files
 from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.output import run_history
 
-from tests.unit.ratc_runtime.checkpoint.test_checkpoint import make, save
+from tests.helpers.lockfile import BASE
+from tests.unit.ratc_runtime.checkpoint.test_checkpoint import make, save, train
 
 NAN = float("nan")
 RECORD = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "learning_rate": 0.1, "seconds": 1.0}
@@ -89,3 +90,27 @@ def test_the_starts_of_a_folder_name_no_other_folder(name: Any, tmp_path: Path) 
     again = run_history.RunHistory(tmp_path, "f", False, None, 0, 0)
     assert again.run_id != name
     assert len(again.run_id) == 32
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "sgd", "momentum": 0.9},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw"},
+        {"optimizer": "adafactor"},
+        {"optimizer": "muon", "momentum": 0.95},
+        {"optimizer": "torch.optim:Rprop"},
+        {"optimizer": "torch.optim:Adam", "optimizer_args": {"amsgrad": True}},
+    ],
+)
+def test_what_a_run_has_written_is_continued(training: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"training": {**BASE["training"], **training}}
+    checkpoints = make(tmp_path, **changes)
+    train(checkpoints, 2)
+    for place in ((0, 1), (1, 0), (1, 1)):
+        assert save(checkpoints, *place)
+        found = make(tmp_path, **changes).load_last()
+        assert found is not None
+        assert (found["epoch"], found["step"]) == place
