@@ -59,7 +59,7 @@ def metrics(lock: Lock) -> dict[str, Metric]:
         }
     known = METRICS[lock.task_type].items()
     made = {name: metric for name, metric in known if lock.evaluation.hausdorff or name not in DISTANCES}
-    return made | {name: Metric(name) for name in lock.evaluation.scores or {}}
+    return made | {name: Metric(name) for name in lock.evaluation.scores}
 
 
 def make_task(lock: Lock) -> Task:

@@ -32,6 +32,7 @@ _DEFAULTS: dict[str, Any] = {
         "loss": {"args": {}},
     },
     "data": {"scales": [1.0], "num_classes": 1},
+    "evaluation": {"scores": {}},
 }
 _NEEDED = {"model": ("name",), "training": ("optimizer", "precision"), "data": ("image_size", "channels")}
 #: Keys of a request that are none of a lock; `micro_batch` is read by `commands.measure_step`.
