@@ -61,8 +61,8 @@ _CLUSTERS = """# Clusters
 
 One YAML file describes a Slurm or LSF cluster: its nodes, its partitions and their limits. With this file, `ratc
 compile --target slurm` (or `lsf`) plans for the cluster's own nodes, and writes requests in the form that the site
-expects. ratc refuses a request that the queue would refuse: too many nodes, GPUs or cores, too much memory or time, a
-partition or a card that does not exist. This page is generated from `schemas/cluster.schema.json`
+expects. ratc refuses a request that the queue would refuse. Examples are too many nodes, too much time, and a card
+that the cluster does not have. This page is generated from `schemas/cluster.schema.json`
 (`ratc schema cluster` prints it).
 
 To write and use such a file, see the guide [A cluster of yours](../guides/cluster.md).
