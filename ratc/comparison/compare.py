@@ -260,9 +260,10 @@ def _remarks(old: Side, new: Side) -> list[str]:
 
 
 def _amounts(old: Side, new: Side, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Amount]:
-    """Return the sums that differ: predicted memory of the card, GPU-hours, and points of the array."""
+    """Return the sums that differ: predicted memory, time of a step, GPU-hours, and points of the array."""
     rows = (
         ("predicted peak of PyTorch's memory, of the card", _memory(before), _memory(after)),
+        ("time of an optimizer step", old.step or None, new.step or None),
         ("GPU-hours at most", _gpu_hours(before, old), _gpu_hours(after, new)),
         ("points of the array", _count(old.points), _count(new.points)),
     )
