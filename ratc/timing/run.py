@@ -124,9 +124,9 @@ def predicted(
     )
 
 
-def measured(seconds: float, samples: int, world_size: int, source: str) -> Prediction:
-    """The step as it was measured by one process."""
-    unknown = "without communication" if world_size > 1 else ""
+def measured(seconds: float, samples: int, world_size: int, source: str, alone: bool = True) -> Prediction:
+    """The step as it was measured, by one process ``alone`` or by all of them together."""
+    unknown = "without communication" if alone and world_size > 1 else ""
     low, high = seconds / MEASURED_SPREAD, seconds * MEASURED_SPREAD
     return Prediction(seconds, low, high, samples, world_size, source, "measured", unknown)
 

@@ -138,7 +138,8 @@ def _step(plan: Plan, folder: str) -> str:
     # Imported here: only a predicted plan has a trace.
     from ratc.fitting import step_time
 
-    step, _ = step_time.predict_step(plan, folder)
+    # A revision has no output folder, so the speed of a run would stand beside a prediction.
+    step, _ = step_time.predict_step(plan, folder, earlier=False)
     return step.short() if step else ""
 
 

@@ -227,7 +227,7 @@ def _account(plan: Plan, decision: Decision | None, folder: str) -> list[str]:
     if is_program(plan.settings):
         return [OF_A_PROGRAM]
     if plan.values["hardware.device"].value != "cuda":
-        return ["No memory is predicted: it trains on the CPU."]
+        return ["No memory is predicted: it trains on the CPU.", *_time(plan, folder)]
     if open_batch.is_given(plan):
         from ratc.fitting import breakdown, given_batch
 

@@ -176,6 +176,7 @@ def _common(run: Run) -> dict[str, Any]:
     return {
         "experiment_name": run.lock.experiment_name,
         "lock_sha256": run.lock_sha256,
+        "lock": run.lock.model_dump(mode="json"),
         "fingerprint": run.lock.fingerprint(),
         "own_code": run.lock.code(),
         "batch": run.split.record(),
