@@ -411,7 +411,7 @@ def test_a_ledger_survives_a_line_that_is_cut_off_and_forgets_another_space(tmp_
     assert len((tmp_path / "proposals.jsonl.old").read_text().splitlines()) == 4
 
 
-def test_a_budget_counts_all_starts(tmp_path, monkeypatch):
+def test_a_budget_counts_all_starts(tmp_path, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
     first = budget.Budget(str(tmp_path), 100.0)
@@ -425,8 +425,10 @@ def test_a_budget_counts_all_starts(tmp_path, monkeypatch):
     now[0] = 1041.0
     assert second.is_spent()
     assert not budget.Budget(str(tmp_path), None).is_spent()
+    assert capsys.readouterr().err == ""
     (tmp_path / "spent.json").write_text("{")
     assert budget.Budget(str(tmp_path), 1.0).spent == 0.0
+    assert "spent.json cannot be read" in capsys.readouterr().err
 
 
 def test_ray_that_is_not_there_is_said_with_what_to_do(tmp_path, capsys, monkeypatch):
