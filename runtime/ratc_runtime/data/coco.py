@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -303,12 +303,16 @@ def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
             )
         if not is_possible(name):
             raise _damaged(path, f"{where} has the file name {shown(name)}, which no file can have")
-        if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in (width, height)):
+        if not _is_side(width) or not _is_side(height):
             raise _damaged(path, f"{where} ({shown(name)}) has the size {width!r:.20} x {height!r:.20}")
         if entry["id"] in found:
             raise _damaged(path, f"{where} ({shown(name)}) has the id {entry['id']} a second time")
         found[entry["id"]] = (name, width, height)
     return found
+
+
+def _is_side(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= MOST_PIXELS
 
 
 def _annotation(path: Path, number: int, entry: Any, labels: dict[int, int]) -> tuple[int, list[float], int, bool]:

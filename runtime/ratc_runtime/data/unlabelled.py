@@ -95,7 +95,8 @@ def pieces(paths: Sequence[Path], lock: Lock, overlap: float = 0.0) -> Iterator[
     return iter(loader)
 
 
-def _as_it_is(piece: Piece) -> Piece:
+def _as_it_is(piece: Any) -> Any:
+    """Return a piece unchanged. Without batches a loader calls this with one sample, not with a list."""
     return piece
 
 
