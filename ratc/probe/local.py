@@ -12,8 +12,9 @@ from ratc.facts import Card, Machine, describe_card, find_card
 def machine(environment: Mapping[str, str]) -> Machine:
     """Return the GPUs that CUDA shows a process here, the cores it may run on, and the memory in bytes.
 
-    Without a driver there are no GPUs; nor with one that fails, which the source then says. Of several kinds of cards, those like the first count. A slice of a card (MIG)
-    is a card of its own, with its own memory, and counts once: CUDA shows a process one slice.
+    Without a driver there are no GPUs; nor with one that fails, which the source then says. Of several kinds of cards,
+    those like the first count. A slice of a card (MIG) is a card of its own, with its own memory, and counts once: CUDA
+    shows a process one slice.
     """
     import pynvml  # here: a tenth of the time of a whole compile
 
