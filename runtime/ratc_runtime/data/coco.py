@@ -17,7 +17,7 @@ import torch
 from ratc_runtime.data.folders import SKIP_HELP, first_of
 from ratc_runtime.data.json_file import read_json
 from ratc_runtime.data.near import is_file, is_possible, listed, nearest, shown
-from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid
+from ratc_runtime.data.pictures import Header, look_at, open_picture, pyramid, sizes_of
 from ratc_runtime.errors import RuntimeFinding, warn
 
 LAYOUT = (
@@ -60,7 +60,7 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
         if mode is None:
             raise RuntimeFinding("R506", f"the coco dataset has 1 or 3 channels, not {channels}")
         self.mode = mode
-        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
+        self.sizes = sizes_of(image_size, scales)
         self.data_dir = Path(data_dir)
         path = self._annotations = _annotations(self.data_dir, split)
         content = _read(path)
