@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -112,7 +112,7 @@ def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.op
     # A trace cannot follow torch's fused SGD, which has no kernel for fake tensors (torch 2.13).
     fused = name not in ("sgd", "adafactor") and fused_for(parameters)
     kernels = {"foreach": False} if name == "adafactor" else {"fused": fused, "foreach": not fused}
-    return _MADE[name](  # type: ignore[no-any-return]
+    return _MADE[name](
         _groups(parameters, lock),
         lr=lock.training.learning_rate,
         **kernels,
@@ -168,10 +168,21 @@ class Muon(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    def step(self, closure: Any = None) -> None:
-        """Update all weights. Takes no closure."""
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights. `closure` computes the loss again, and the gradients with it, as for any optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for part in self._parts:
             part.step()
+        return loss
 
 
 def own_values(lock: Lock) -> dict[str, Any]:
