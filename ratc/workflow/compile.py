@@ -212,7 +212,7 @@ def _emit(
     written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
     if not problems:
         many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
-        say(f"written: {many or 'nothing: all is as it was'}")
+        say(f"written: {many or 'nothing: all files are up to date'}")
     return (*refused, *problems)
 
 
