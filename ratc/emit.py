@@ -54,7 +54,7 @@ def write(
         name = os.path.basename(str(error.filename or folder)).split(".ratc-", maxsplit=1)[0].lstrip(".")
         message = f"cannot write `{name}` into `{folder}`: {error.strerror}"
         note = f"written before that: {', '.join(done)}" if done else "nothing was written"
-        helps = ("`-o DIR` puts the files into another folder",)
+        helps = ("use `-o DIR` to write the files to another folder",)
         return done, (Diagnostic("R403", message, notes=(note,), helps=helps),)
     return done, ()
 

@@ -34,7 +34,7 @@ def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> li
     """Return all bytes in use on the card at the peak, from the parameters to those outside the allocator."""
     said = []
     if measured:
-        said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, of which kinds was not measured"))
+        said.append(Part("allocated", found.peak_allocated_bytes, "of tensors, whose kinds were not measured"))
     for kind, word in () if measured else _WORDS.items():
         size = broken.by_kind.get(kind, 0)
         if size or kind in _ALWAYS:
@@ -110,7 +110,7 @@ def nothing(result: Nothing) -> list[str]:
     said += [_line(size, name or "the model") for name, size in result.breakdown.largest()]
     if not result.ways_out:
         said.append(
-            "No single change of precision, checkpointing, image size, ZeRO stage or card was found that would do."
+            "No single change of precision, activation checkpointing, image size, ZeRO stage or card would make it fit."
         )
     return said + [_way(way) for way in result.ways_out]
 
@@ -153,7 +153,7 @@ def taken(choice: Choice) -> str:
 def more(larger: Estimate | None) -> str:
     """Return why the next larger divisor does not fit: too many bytes in use, or no contiguous room for them."""
     if larger is None:
-        return "A larger one would be more than the global batch."
+        return "A larger micro-batch would be more than the global batch."
     cap = f"the {size_text(larger.cap_bytes)} that the allocator may reserve"
     alive, reserved = size_text(larger.peak_allocated_bytes), size_text(larger.peak_reserved_bytes)
     if larger.peak_allocated_bytes > larger.cap_bytes:

@@ -41,7 +41,7 @@ def fit_report(plan: Plan, decision: Decision | None, folder: str, cards: Sequen
     be traced.
     """
     if is_program(plan.settings):
-        return FitReport(unpredicted=OF_A_PROGRAM, no_cards="What fits on other cards only the program can tell.")
+        return FitReport(unpredicted=OF_A_PROGRAM, no_cards="ratc cannot predict which cards the program fits on.")
     library = Library(plan, folder, plan.settings["model.name"].span)
     searcher = own_searcher(plan, library)
     why = _unpredictable(plan)
@@ -133,7 +133,7 @@ def _cards(
 ) -> tuple[list[CardRow], str, tuple[Diagnostic, ...]]:
     """Return the table of cards: the plan's own, and the named ones or a few common ones. Code: R301."""
     if cards is None:
-        return [], "It was asked for no other cards (`--no-cards`).", ()
+        return [], "No other cards were asked for (`--no-cards`).", ()
     own = table.own_card(plan)
     if not cards and _unpredictable(plan):
         return [], "The plan names no NVIDIA card. `--card CARD` shows what would fit on one.", ()
@@ -141,7 +141,7 @@ def _cards(
     for name in cards or table.COMMON:
         card, problems = facts.resolve_card(name, None)
         if problems:
-            return [], "A card is not known.", problems
+            return [], "One of the cards is not known.", problems
         shown += [card] if card else []
     shown = [card for card in dict.fromkeys(shown) if not table.unpredictable(plan, card)]
     try:

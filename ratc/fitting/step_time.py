@@ -175,8 +175,8 @@ def too_long(plan: Plan, step: Prediction, samples: int | None) -> tuple[Diagnos
     longest = plan.facts.get("cluster.max_walltime_seconds")
     enough = longest is None or longest.value is None or longest.value > whole.seconds
     requeue = plan.values.get("job.requeue")
-    helps = ["ask for a longer `walltime`"] if enough else ["a job of this partition cannot be long enough"]
+    helps = ["ask for a longer `resources.walltime`"] if enough else ["no job of this partition may run that long"]
     if requeue is not None and not requeue.value:
-        helps.append("jobs are not requeued here: submit it again each time")
+        helps.append("jobs are not requeued here: submit the job again each time")
     span = plan.settings["resources.walltime"].span
     return (Diagnostic("R354", message, span, (note,), tuple(helps), Severity.WARNING),)

@@ -79,7 +79,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its
         """Wait after the run has saved on request: the study will end soon. Raises RuntimeError if it does not."""
         assert self._stopped_at is not None
         if time.monotonic() - self._stopped_at > _STOPPED:
-            raise RuntimeError("stopped by somebody else")
+            raise RuntimeError("stopped by another process or person")
         time.sleep(1.0)
         return self._result(results, False)
 

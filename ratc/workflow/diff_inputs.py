@@ -155,8 +155,8 @@ def _of_lock(asked: Asked, read: Compiled) -> tuple[Side | None, tuple[Diagnosti
     """Return a lock alone. Code: R450 for an edited lock."""
     odd = [path for path in read.values if not effects.is_known(path)]
     if odd:
-        message = f"`{read.path}` holds what no lock of ratc's holds: `{odd[0]}`"
-        helps = ("compile the spec again: a lock is not edited",)
+        message = f"`{read.path}` holds a value that no lock of ratc holds: `{odd[0]}`"
+        helps = ("compile the spec again, instead of editing the lock",)
         return None, (Diagnostic("R450", message, read.values[odd[0]].span, helps=helps),)
     points = {name: f"{text} ({read.point_locks[name][7:19]})" for name, text in read.points.items()}
     side = Side(asked.text, read.target, read.values, {}, {}, read.inputs, read.ratc_version, points)

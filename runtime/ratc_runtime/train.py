@@ -25,9 +25,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line. Data and output folders default to RAT_DATA_DIR and RAT_OUTPUT_DIR."""
     parser = argparse.ArgumentParser(prog="python -m ratc_runtime.train", description="Train according to a lock.")
     parser.add_argument("--lock", type=Path, required=True, help="the compiled lock.yaml")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
-    parser.add_argument("--output-dir", type=Path, help="where results go (default: RAT_OUTPUT_DIR, else the lock's)")
-    parser.add_argument("--fresh", action="store_true", help="start again instead of continuing the last checkpoint")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, help="folder of the results (default: RAT_OUTPUT_DIR, or the folder in the lock)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start from the beginning instead of continuing the last checkpoint"
+    )
     return parser.parse_args(argv)
 
 

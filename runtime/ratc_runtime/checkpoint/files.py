@@ -139,7 +139,7 @@ def _fault_of(path: Path) -> str | None:
             return f"it ends after {size} bytes without its digest"
         file.seek(0)
         if end[-64:].decode("ascii", "replace") != digest_of(file, covered):
-            return "its content is not that of its digest"
+            return "its content does not match its digest"
     return None
 
 

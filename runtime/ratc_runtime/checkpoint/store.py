@@ -192,7 +192,7 @@ class Checkpoints:
 
     def _report(self, place: Place, reason: str) -> None:
         there = self._present()
-        kept = "there is none before it"
+        kept = "there is no earlier checkpoint"
         if there:
             kept = f"{self.path(there[0].name)} is kept"
         elif self._newest is not None:
@@ -385,11 +385,11 @@ class Checkpoints:
             raise header.code_changed(path, moved)
         if moved and self.world.main and not self._warned_of_code:
             self._warned_of_code = True
-            warn(f"own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
+            warn(f"your own code has changed since checkpoint {path} was made: {'; '.join(moved)}")
         progress = checked(content["progress"], self.lock.training.epochs)
         states = content["rng"]
         if not isinstance(states, list) or len(states) != content["world_size"]:
-            raise ValueError(f"it has the random states of other processes than its {content['world_size']}")
+            raise ValueError(f"it lacks random states of some of its {content['world_size']}")
         if self.engine.sharded:
             self.engine.load_shards(path)
         else:

@@ -69,7 +69,7 @@ def _require(wanted: Mapping[str, str], folder: Path) -> None:
             "R509",
             "modules that the run needs are not found",
             "\n".join([*missing, f"looked for in {folder.resolve()} and by {sys.executable}"]),
-            "install them into the environment of the run, or correct the names",
+            "install them in the environment of the run, or correct the names in the spec and compile again",
         )
 
 

@@ -173,9 +173,9 @@ class CocoDetection(torch.utils.data.Dataset[dict[str, Any]]):
             raise RuntimeFinding(
                 "R506",
                 f"{self._files[index]} has {look_at(self._files[index])} pixels, the annotations say {wide} x {high}",
-                "its boxes are in pixels of the size that is listed, and would lie elsewhere",
-                "make boxes, width and height again for this file as it is shown upright, or give the file that they"
-                " were made for",
+                "its boxes are in pixels of the listed size, and would lie in the wrong place",
+                "make boxes, width and height for this file as it is shown upright, or use the file that they were "
+                "made for",
                 everywhere=False,
             )
         return {
@@ -282,7 +282,7 @@ def _categories(path: Path, content: Any) -> list[tuple[int, str]]:
             "R539",
             f"{path} has several categories of the name {shown(twice[0])}",
             f"their ids are {ids}; scores are listed by name, and one would stand for all",
-            "give each category a name of its own, or give their annotations one category",
+            "give each category its own name, or merge the categories",
         )
     return classes
 
@@ -302,7 +302,7 @@ def _images(path: Path, content: Any) -> dict[int, tuple[str, int, int]]:
                 help="write file_name from the folder of the split's images on, as `0001.jpg`",
             )
         if not is_possible(name):
-            raise _damaged(path, f"{where} has the file name {shown(name)}, which no file can have")
+            raise _damaged(path, f"{where} has the file name {shown(name)}, which is not a valid file name")
         if not _is_side(width) or not _is_side(height):
             raise _damaged(path, f"{where} ({shown(name)}) has the size {width!r:.20} x {height!r:.20}")
         if entry["id"] in found:

@@ -64,7 +64,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
             raise RuntimeFinding(
                 "R506",
                 f"{mask_path} has {look_at(mask_path)} pixels, its image {look_at(image_path)}",
-                f"the image is {image_path}; resized to one size they would not lie on one another",
+                f"the image is {image_path}; resized to one size they would not match",
                 SKIP_HELP,
                 everywhere=False,
             )

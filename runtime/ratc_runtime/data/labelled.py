@@ -131,7 +131,7 @@ def _listed(place: str, found: Collection[str], classes: int, given: Any) -> tup
         raise RuntimeFinding(
             "R539",
             f"data.args.classes lists {len(names)} class(es), data.num_classes is {classes}",
-            help="let both say the same, and compile again",
+            help="make both agree, and compile again",
         )
     other = sorted(set(found) - set(names))
     if other:

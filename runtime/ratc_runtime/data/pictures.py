@@ -138,7 +138,7 @@ def _opened(path: Path) -> Iterator[Any]:
     # A named pipe would be waited for, and a device may never end; a folder is refused by the system itself.
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     # Given a name, Pillow maps some TIFFs into memory, and with an orientation gets their rows wrong.
     with path.open("rb") as stream:
         try:

@@ -81,8 +81,8 @@ def pieces(paths: Sequence[Path], lock: Lock, overlap: float = 0.0) -> Iterator[
     if lock.data.dataset not in BUILT_IN:
         raise RuntimeFinding(
             "R542",
-            f"images cannot be prepared as data set {lock.data.dataset} does it",
-            "it reads images and targets together, in code of your own",
+            f"images cannot be prepared in the way of the data set {lock.data.dataset}",
+            "the data set is your own code, which reads images and targets together",
             "predict a split of its data: --split test\n"
             "or write the loop yourself: ratc_runtime.inference.open_checkpoint returns the model, and"
             " engine.predict(image) its output",

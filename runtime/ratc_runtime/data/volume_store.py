@@ -102,9 +102,9 @@ def _check_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
     if len(shape) not in (3, 4) or (*shape, 1)[3] != channels:
         raise RuntimeFinding(
             "R537",
-            f"{path} has the shape {_spelled(shape)}, which is no volume of {counted(channels, 'channel')}",
+            f"{path} has the shape {_spelled(shape)}, which is not a volume of {counted(channels, 'channel')}",
             "a volume is (X, Y, Z), with several channels (X, Y, Z, C)",
-            "set data.channels to the number that the files have",
+            "set data.channels to the number of channels of the files",
             everywhere=False,
         )
 

@@ -52,7 +52,7 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     if not of_muon:
         raise RuntimeFinding(
             "R585",
-            "no weight of the model is left for muon",
+            "the model has no weight that muon can train",
             "it trains weights with two dimensions that are no embeddings; adamw trains all others",
             "use `optimizer: adamw`",
         )
@@ -103,7 +103,7 @@ def _check_step(kind: Any, name: str) -> None:
         raise RuntimeFinding(
             "R509",
             f"optimizer {name} needs {needed[0]!r} in each step",
-            "a run calls `step()` after the gradients of a whole batch are there",
+            "a run calls `step()` when the gradients of a whole batch are ready",
             "name an optimizer that does not call the model by itself",
         )
 

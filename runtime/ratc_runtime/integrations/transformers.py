@@ -66,7 +66,7 @@ def last_checkpoint(plan: ProgramPlan) -> str | None:
         try:
             json.loads((path / TRAINER_STATE_NAME).read_bytes())
         except (OSError, ValueError):
-            warn(f"{path} is passed over: it is not whole")  # the Trainer writes this file last
+            warn(f"{path} is skipped: it is not complete")  # the Trainer writes this file last
             continue
         return str(path)
     return None

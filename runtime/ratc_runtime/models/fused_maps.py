@@ -146,7 +146,7 @@ def _by_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torc
             "R553",
             "FlexAttention's kernels cannot be compiled here",
             f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-            "mend Triton, or compile the spec with model.attention_memory: chunked",
+            "repair the installation of Triton, or compile the spec with model.attention_memory: chunked",
         ) from error
 
 

@@ -32,7 +32,7 @@ class Custom(Task):
     def model(self, backbone: nn.Module) -> nn.Module:
         """Raise R509: there is no head for RAT's features."""
         raise RuntimeFinding(
-            "R509", "a custom task has no head for RAT", help="name a model of your own, package.module:callable"
+            "R509", "a custom task cannot use the model `rat`", help="name a model of your own, package.module:callable"
         )
 
     def collate(self, targets: Sequence[Any]) -> Any:

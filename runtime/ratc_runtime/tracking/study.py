@@ -124,10 +124,10 @@ def _copy(source: Any, run: str, client: Any, where: str, run_id: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Gather a study; return 1, with a warning, on failure."""
     parser = argparse.ArgumentParser(
-        prog="python -m ratc_runtime.tracking.study", description="Put a study's trials below one run of MLflow's."
+        prog="python -m ratc_runtime.tracking.study", description="Group the trials of a study below one run of MLflow."
     )
     parser.add_argument("folder", type=Path, help="the study's folder, which holds study.json")
-    parser.add_argument("--experiment", required=True, help="the experiment of MLflow's")
+    parser.add_argument("--experiment", required=True, help="the experiment of MLflow")
     arguments = parser.parse_args(argv)
     tracking.prepare()
     try:

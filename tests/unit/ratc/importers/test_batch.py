@@ -41,7 +41,7 @@ def test_the_last_of_repeated_options_counts():
     script = "#SBATCH --time=1:00:00 -N 1\n#SBATCH --time=5:00:00\n#SBATCH --nodes=3\nhostname\n"
     assert carried(script) == {"resources.walltime": "0-05:00:00", "resources.nodes": 3}
     whys = [item.why for item in batch.read("slurm", "f", script) if isinstance(item, Left)]
-    assert "f:2:1 says it again, and the last counts" in whys
+    assert "f:2:1 sets it again, and the last one wins" in whys
     assert carried("#BSUB -W 1:00\n#BSUB -q a\n#BSUB -W 2:00\n", "lsf")["resources.walltime"] == "0-02:00:00"
 
 
@@ -215,7 +215,7 @@ def test_the_nodes_follow_from_all_gpus_and_those_of_the_launcher(tmp_path, monk
 def test_gpus_of_unknown_nodes_are_told(tmp_path, monkeypatch, capsys):
     found, said = imported(tmp_path, monkeypatch, capsys, "#!/bin/bash\n#SBATCH --gpus=16\nsrun python train.py\n")
     assert found == {"num_gpus": 16}
-    assert "on how many nodes they lie is up to Slurm: say `resources.nodes`" in said
+    assert "Slurm chooses on how many nodes they run: set `resources.nodes`" in said
 
 
 @pytest.mark.parametrize(
