@@ -67,7 +67,7 @@ def checked(progress: dict[str, Any], epochs: int) -> dict[str, Any]:
         raise ValueError(f"its history is not that of {found.epoch} epochs")
     named = (*found.lost, *([] if found.best_epoch is None else [found.best_epoch]))
     if any(not 1 <= epoch <= found.epoch for epoch in named):
-        raise ValueError("it names epochs that are not done")
+        raise ValueError("it names epochs that were not done")
     return dict(progress)
 
 
@@ -76,4 +76,4 @@ def check_optimizer(content: dict[str, Any], optimizer: str) -> None:
     progress, state = content["progress"], content["optimizer"]
     done = progress["epoch"] or progress["step"]
     if optimizer in _STATEFUL and done and not content.get("skipped_steps") and not state["state"]:
-        raise ValueError("its optimizer has no states, though steps are done")
+        raise ValueError("its optimizer has no states, although steps were done")

@@ -112,8 +112,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m ratc_runtime evaluate", description="Score a checkpoint on one split of the data."
     )
     inference.add_arguments(parser)
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which part of the data (default: test)")
-    parser.add_argument("--data-dir", type=Path, help="where the data lie (default: RAT_DATA_DIR, else the lock's)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split of the data to score (default: test)")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the data (default: RAT_DATA_DIR, or the folder in the lock)"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the scores as JSON, too")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw a few samples with truth and prediction")
     try:

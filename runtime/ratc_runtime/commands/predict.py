@@ -25,7 +25,7 @@ from ratc_runtime import inference
 from ratc_runtime.commands.evaluate import open_split
 from ratc_runtime.data import pytree
 from ratc_runtime.data.folders import SPLITS
-from ratc_runtime.data.joint import open_evaluation
+from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import OpenCheckpoint
@@ -53,7 +53,9 @@ def predict(
     writer = model.task.writer(output, threshold)
     if overlap:
         if not isinstance(writer, MaskWriter) or model.lock.spatial_dims != 3:
-            raise RuntimeFinding("R542", "only the patches of volumes overlap", help="leave --overlap out")
+            raise RuntimeFinding(
+                "R542", "--overlap needs volumes: only their patches can overlap", help="remove --overlap"
+            )
         writer.blended = True
     _check_names(images, writer, force)
     found = pieces(images, model.lock, overlap)
@@ -87,13 +89,15 @@ def predict_split(
     """
     lock, task = model.lock, model.task
     if task.parts:
-        raise RuntimeFinding("R542", "a split of several tasks is not predicted", help="give images of one --task")
+        raise RuntimeFinding(
+            "R542", "a split of several tasks cannot be predicted", help="give images and choose one --task"
+        )
     dataset = open_split(model, split, data_dir)
     patches = lock.task_type == "segmentation" and lock.spatial_dims == 3
     writer: Writer = ArrayWriter(output) if patches else task.writer(output, threshold)
     prepare_output(output)
     seen: set[Path] = set()
-    loader = open_evaluation(dataset, lock, 0, task)
+    loader = evaluation_loader(dataset, lock, 0, task.collate)
     with tqdm(total=len(dataset), unit="sample", disable=None, leave=False) as bar:
         for batch in loader:
             size = tuple(next(pytree.tensors(batch.image)).shape[2:])
@@ -117,9 +121,11 @@ def _file_name(name: str) -> str:
 def _check_free(path: Path, name: str, seen: set[Path], writer: Writer, force: bool) -> None:
     """Raise R543 if a sample's file is there, or is another sample's."""
     if path in seen and not writer.together:
-        raise RuntimeFinding("R543", f"two samples would have one file, {path.name}", f"the second is {name:.200}")
+        raise RuntimeFinding(
+            "R543", f"two samples would be written to the same file, {path.name}", f"the second is {name:.200}"
+        )
     if path not in seen and path.exists() and not force:
-        raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
+        raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or add --force")
     seen.add(path)
 
 
@@ -135,7 +141,7 @@ def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer, images: An
     for row, piece in enumerate(group):
         output = pytree.select(outputs, [row])
         if pytree.hold_nan(output):
-            help = "take an earlier checkpoint, or look at the values of this image"
+            help = "use an earlier checkpoint, or check the values of this image"
             raise RuntimeFinding("R597", f"the model's outputs for {piece.path} are NaN", help=help)
         try:
             writer.add(piece, output)
@@ -150,11 +156,13 @@ def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
         path = writer.path_of(image)
         if path in seen and not writer.together:
             raise RuntimeFinding(
-                "R543", f"{seen[path]} and {image} would have one file, {path.name}", help="rename one of them"
+                "R543",
+                f"{seen[path]} and {image} would be written to the same file, {path.name}",
+                help="rename one of them",
             )
         seen[path] = image
         if path.exists() and not force:
-            raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or give --force")
+            raise RuntimeFinding("R543", f"{path} exists", help="name another folder with -o, or add --force")
 
 
 def _share(text: str) -> float:
@@ -180,7 +188,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.task is None and model.task.parts:
         raise RuntimeFinding(
             "R542",
-            "an image is of one task, and the checkpoint has several",
+            "the checkpoint has several tasks, and an image needs one of them",
             help=f"--task {' or '.join(model.task.parts)}",
         )
     model = model.of(arguments.task)
@@ -200,38 +208,40 @@ def main(argv: list[str] | None = None) -> int:
     )
     inference.add_arguments(parser)
     parser.add_argument("images", type=Path, nargs="?", help="a folder of images, or one image")
-    parser.add_argument("--split", choices=SPLITS, help="a split of the run's data set, in place of images")
+    parser.add_argument("--split", choices=SPLITS, help="a split of the run's data set, instead of images")
     parser.add_argument(
-        "--data-dir", type=Path, help="with --split, where the data lie (default: RAT_DATA_DIR, else the lock's)"
+        "--data-dir",
+        type=Path,
+        help="with --split, folder of the data (default: RAT_DATA_DIR, or the folder in the lock)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write into")
     parser.add_argument(
         "--threshold",
         type=_share,
         default=0.5,
-        help="of one foreground class, or of a box's score (default: 0.5)",
+        help="threshold for the probability of one foreground class, or for the score of a box (default: 0.5)",
     )
     parser.add_argument(
         "--overlap",
         type=_share,
         default=0.0,
-        help="share of a patch that the next one covers, too: the patches of a volume are blended (default: none)",
+        help="share of a volume's patch that overlaps with the next one; overlaps are blended (default: none)",
     )
-    parser.add_argument("--task", help="which of several tasks")
-    parser.add_argument("--force", action="store_true", help="write over files that are there")
+    parser.add_argument("--task", help="the task to predict, if the checkpoint has several")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     # Intermixed: images may stand behind an option.
     arguments = parser.parse_intermixed_args(argv)
     if (arguments.images is None) == (arguments.split is None):
         parser.error("name either images or a --split")
     if arguments.split is not None and arguments.overlap:
-        parser.error("--overlap is of the patches of images, and a --split has its data set's own")
+        parser.error("--overlap works with images only; with --split the data set decides")
     try:
         return _run(arguments)
     except RuntimeFinding as finding:
         print(finding.render(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the files written so far are whole", file=sys.stderr)
+        print("interrupted; the files written so far are complete", file=sys.stderr)
         return 130
 
 

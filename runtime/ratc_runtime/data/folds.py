@@ -54,7 +54,9 @@ def divide(sources: Sequence[Any], folds: Folds, by_file: bool) -> tuple[Part, P
             groups.setdefault(_group(source, number, index, folds, by_file), []).append((number, index))
     if len(groups) < folds.number:
         raise RuntimeFinding(
-            "R506", f"{len(groups)} groups of samples cannot be divided into {folds.number} folds", help="ask for fewer"
+            "R506",
+            f"{len(groups)} groups of samples cannot be divided into {folds.number} folds",
+            help="set a smaller `data.folds.number`",
         )
     names = sorted(groups)
     random.Random(folds.seed).shuffle(names)
@@ -69,7 +71,9 @@ def _group(source: Any, number: int, index: int, folds: Folds, by_file: bool) ->
         found = re.search(folds.group, name)
         if found is None:
             raise RuntimeFinding(
-                "R506", f"the sample {name!r:.200} is of no group", f"data.folds.group: {folds.group} does not match"
+                "R506",
+                f"the sample {name!r:.200} belongs to no group",
+                f"data.folds.group: {folds.group} does not match",
             )
         return found[1] if found.re.groups else found[0]
     return str(source.files(index)[0]) if by_file else f"{name} {number} {index}"

@@ -37,6 +37,12 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 
 
+def sizes_of(image_size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Return height and width of an image at each scale."""
+    height, width = image_size
+    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
+
+
 class Header(NamedTuple):
     """The header of a picture: upright width and height, Pillow's mode, the EXIF orientation (1: upright).
 
@@ -132,7 +138,7 @@ def _opened(path: Path) -> Iterator[Any]:
     # A named pipe would be waited for, and a device may never end; a folder is refused by the system itself.
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     # Given a name, Pillow maps some TIFFs into memory, and with an orientation gets their rows wrong.
     with path.open("rb") as stream:
         try:

@@ -17,7 +17,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import labelled
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
-from ratc_runtime.data.pictures import open_picture, pyramid
+from ratc_runtime.data.pictures import open_picture, pyramid, sizes_of
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.data.volume_store import Recipe, checked_fill, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, averaged, corners, cut
@@ -81,8 +81,8 @@ def pieces(paths: Sequence[Path], lock: Lock, overlap: float = 0.0) -> Iterator[
     if lock.data.dataset not in BUILT_IN:
         raise RuntimeFinding(
             "R542",
-            f"images cannot be prepared as data set {lock.data.dataset} does it",
-            "it reads images and targets together, in code of your own",
+            f"images cannot be prepared in the way of the data set {lock.data.dataset}",
+            "the data set is your own code, which reads images and targets together",
             "predict a split of its data: --split test\n"
             "or write the loop yourself: ratc_runtime.inference.open_checkpoint returns the model, and"
             " engine.predict(image) its output",
@@ -95,7 +95,8 @@ def pieces(paths: Sequence[Path], lock: Lock, overlap: float = 0.0) -> Iterator[
     return iter(loader)
 
 
-def _as_it_is(piece: Piece) -> Piece:
+def _as_it_is(piece: Any) -> Any:
+    """Return a piece unchanged. Without batches a loader calls this with one sample, not with a list."""
     return piece
 
 
@@ -103,7 +104,7 @@ class _Pictures(Dataset[Piece]):
     def __init__(self, paths: Sequence[Path], lock: Lock) -> None:
         self.paths = list(paths)
         height, width = lock.data.image_size
-        self.sizes = [(max(1, round(height * s)), max(1, round(width * s))) for s in lock.data.scales]
+        self.sizes = sizes_of((height, width), lock.data.scales)
         self.mode = "L" if lock.data.channels == 1 else "RGB"
         # A JPEG is decoded to less than its own size exactly where training did that.
         self.wanted = max(self.sizes) if lock.data.dataset != "coco" else None

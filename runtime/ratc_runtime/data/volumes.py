@@ -136,24 +136,26 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
 
 def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> list[tuple[int, int, int]]:
     """Return the corners of a grid of patches that covers a volume, centred on it."""
-    along = []
+    along: list[list[int]] = []
     for length, side in zip(shape, size, strict=True):
         step = max(1, round(side * (1 - overlap)))
         count = 1 + max(0, -(-(length - side) // step))
         first = -(((count - 1) * step + side - length) // 2)
         along.append([first + step * number for number in range(count)])
-    return list(itertools.product(*along))  # type: ignore[arg-type]
+    depths, heights, widths = along
+    return list(itertools.product(depths, heights, widths))
 
 
 def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
     """Return the patch of an array (..., D, H, W) as a copy, with 0 outside the array."""
     patch = np.zeros((*array.shape[:-3], *size), dtype=array.dtype)
-    inside, source = [], []
+    inside: tuple[Any, ...] = (...,)
+    source: tuple[Any, ...] = (...,)
     for first, side, length in zip(corner, size, array.shape[-3:], strict=True):
         low, high = max(0, first), min(length, first + side)
-        source.append(slice(low, high))
-        inside.append(slice(low - first, high - first))
-    patch[(..., *inside)] = array[(..., *source)]
+        source += (slice(low, high),)
+        inside += (slice(low - first, high - first),)
+    patch[inside] = array[source]
     return patch
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -52,7 +52,7 @@ def make_optimizer(model: nn.Module, lock: Lock) -> torch.optim.Optimizer:
     if not of_muon:
         raise RuntimeFinding(
             "R585",
-            "no weight of the model is left for muon",
+            "the model has no weight that muon can train",
             "it trains weights with two dimensions that are no embeddings; adamw trains all others",
             "use `optimizer: adamw`",
         )
@@ -103,7 +103,7 @@ def _check_step(kind: Any, name: str) -> None:
         raise RuntimeFinding(
             "R509",
             f"optimizer {name} needs {needed[0]!r} in each step",
-            "a run calls `step()` after the gradients of a whole batch are there",
+            "a run calls `step()` when the gradients of a whole batch are ready",
             "name an optimizer that does not call the model by itself",
         )
 
@@ -112,7 +112,7 @@ def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.op
     # A trace cannot follow torch's fused SGD, which has no kernel for fake tensors (torch 2.13).
     fused = name not in ("sgd", "adafactor") and fused_for(parameters)
     kernels = {"foreach": False} if name == "adafactor" else {"fused": fused, "foreach": not fused}
-    return _MADE[name](  # type: ignore[no-any-return]
+    return _MADE[name](
         _groups(parameters, lock),
         lr=lock.training.learning_rate,
         **kernels,
@@ -168,10 +168,21 @@ class Muon(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    def step(self, closure: Any = None) -> None:
-        """Update all weights. Takes no closure."""
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights. `closure` computes the loss again, and the gradients with it, as for any optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for part in self._parts:
             part.step()
+        return loss
 
 
 def own_values(lock: Lock) -> dict[str, Any]:

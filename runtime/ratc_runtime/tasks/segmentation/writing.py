@@ -73,7 +73,8 @@ class MaskWriter:
             self._weights = torch.zeros(piece.size)
         inside, source = _overlap(corner, self._patch, piece.size)
         weight = gaussian(self._patch)[source]
-        self._volume[(slice(None), *inside)] += _resized(output, self._patch)[0][(slice(None), *source)] * weight
+        into, of = (slice(None), *inside), (slice(None), *source)
+        self._volume[into] += _resized(output, self._patch)[0][of] * weight
         self._weights[inside] += weight
         if piece.last:
             logits, self._volume = self._volume / self._weights, None
@@ -97,7 +98,7 @@ class MaskWriter:
 
         path = self.path_of(piece.path)
         with replacing(path) as work:
-            nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)  # type: ignore
+            nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)
 
 
 def _resized(output: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -224,7 +224,7 @@ def test_an_overlay_that_appears_or_goes_is_the_cause(tmp_path, capsys, monkeypa
         "experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
     )
     overlay = Path("slurm_spec.yaml")
-    for before, after, words in ((None, "seed: 1\n", "came into use"), ("seed: 1\n", None, "went out of use")):
+    for before, after, words in ((None, "seed: 1\n", "is newly used"), ("seed: 1\n", None, "went out of use")):
         for text in (before, after):
             overlay.unlink(missing_ok=True)
             if text:

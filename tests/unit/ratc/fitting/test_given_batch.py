@@ -354,7 +354,7 @@ def test_of_many_different_points_some_are_checked_and_the_last(compiled):
     status, _, said = compiled("batch_size: 8", "--target", "slurm", spec=spec)
     assert status == 0, said
     assert compiled.traces() == MOST + 1
-    assert f"ratc: the micro-batches of {MOST} different points are checked, and that of the last" in said
+    assert f"ratc: the micro-batches of {MOST} different points and of the last point are checked" in said
 
 
 def test_a_point_that_does_not_fit_is_named(compiled):

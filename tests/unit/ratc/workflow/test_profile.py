@@ -167,7 +167,7 @@ def test_where_memory_runs_out_smaller_sizes_are_measured(folder, monkeypatch, c
     [
         ("data.image_size=48", "image size 32 x 32, the step has 48 x 48"),
         ("training.precision=fp32", "precision bf16, the step has fp32"),
-        ("training.loss=dice", "the model, its code, the loss, the optimizer, the channels or the classes are others"),
+        ("training.loss=dice", "it is of another model, code, loss or optimizer, or of other channels or classes"),
     ],
 )
 def test_another_step_is_predicted_and_a_warning_says_why(folder, capsys, option, reason):

@@ -343,7 +343,7 @@ def test_waiting_for_the_end(slurm: Place) -> None:
 
 
 def test_a_job_that_is_forgotten_while_waiting(slurm: Place) -> None:
-    assert "has forgotten it" in slurm.submit("--wait")[2]
+    assert "no longer knows it" in slurm.submit("--wait")[2]
 
 
 def test_interrupting_the_wait_leaves_the_job(slurm: Place) -> None:

@@ -201,7 +201,7 @@ def test_boxes_are_in_pixels_of_the_file_and_read_as_a_data_set(tmp_path: Path) 
         (["weights.safetensors"], "R508", "holds no lock"),
         (["weights.safetensors", "--lock", "nowhere.yaml"], "R505", "nowhere.yaml"),
         (["weights.safetensors", "--lock", "compiled/lock.yaml", "--device", "tpu9"], "R504", "no device tpu9"),
-        (["other.safetensors", "--lock", "compiled/lock.yaml"], "R509", "are not those of model net:Itself"),
+        (["other.safetensors", "--lock", "compiled/lock.yaml"], "R509", "do not fit the model net:Itself"),
     ],
 )
 def test_what_cannot_be_opened_is_named(

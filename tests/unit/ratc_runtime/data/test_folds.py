@@ -66,7 +66,7 @@ def test_groups_stay_together_and_seeds_differ() -> None:
             assert not trained & validated
             divisions.add(tuple(sorted(validated)))
     assert len(divisions) > 3
-    with pytest.raises(RuntimeFinding, match="is of no group"):
+    with pytest.raises(RuntimeFinding, match="belongs to no group"):
         divide([Named(["other"] * 5)], folds(2, 0, "^P")[0], by_file=False)
 
 
