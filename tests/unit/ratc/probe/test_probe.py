@@ -256,7 +256,7 @@ def test_the_command_writes_a_file_that_a_spec_can_name(what, recording, tmp_pat
     assert "warning[R329]" in capsys.readouterr().err, "the network between the nodes is not known"
     before = Path("clusters/ours.yaml").read_text()
     assert main(arguments) == 1
-    assert "`clusters/ours.yaml` is there already" in capsys.readouterr().err
+    assert "`clusters/ours.yaml` exists already" in capsys.readouterr().err
     assert main([*arguments, "--force"]) == 0
     assert Path("clusters/ours.yaml").read_text() == before
 
