@@ -77,7 +77,10 @@ def test_the_slurm_of_the_tests():
     }
     # Its nodes are switched off, and Slurm does not show such nodes.
     assert "large" not in cluster.partitions
-    assert any(question.startswith("partitions.large: the scheduler shows none of its nodes") for question in questions(cluster))
+    assert any(
+        question.startswith("partitions.large: the scheduler shows none of its nodes")
+        for question in questions(cluster)
+    )
 
 
 def test_nodes_that_differ_become_node_types():
