@@ -152,7 +152,7 @@ def _bad_splits(project: Path) -> str:
 def _escape(project: Path) -> str:
     path = project / "data/splits.json"
     path.write_text(path.read_text().replace("train0", "../train0"))
-    return "no plain name"
+    return "not a plain name"
 
 
 def _empty_test(project: Path) -> str:

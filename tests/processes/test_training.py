@@ -80,7 +80,7 @@ def test_a_run_from_lock_to_results(project: Path) -> None:
     without = run_training(lock)
     assert without.returncode == 0, without.stderr
     assert "already finished" in without.stdout
-    assert "its data are not needed any more" in without.stdout
+    assert "its data is no longer needed" in without.stdout
 
 
 def test_fresh_trains_again_and_keeps_the_old_checkpoints(project: Path) -> None:

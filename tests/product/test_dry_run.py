@@ -122,7 +122,7 @@ def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):
 @pytest.mark.parametrize("words", [["init", "spec.yaml"], ["import", "ds.json", "-o", "spec.yaml"]])
 def test_what_would_be_refused_is_refused(folder, capsys, words):
     assert main([*words, "--dry-run"]) == 1
-    assert "error[R403]: `spec.yaml` is there already" in capsys.readouterr().err
+    assert "error[R403]: `spec.yaml` exists already" in capsys.readouterr().err
 
 
 def test_trust_that_would_be_taken_away(folder, capsys):

@@ -111,7 +111,7 @@ def test_what_cannot_be_taken(tmp_path, capsys):
     assert "measured_spec.yaml:1" in capsys.readouterr().err
     (tmp_path / "measured_spec.yaml").unlink()
     assert main(["compile", str(path)]) == 1
-    assert "`ratc tune lr` measures it" in capsys.readouterr().err
+    assert "run `ratc tune lr SPEC`, which measures it" in capsys.readouterr().err
     path.write_text(SPEC.format(size=8, more="learning_rate: automatic"))
     assert main(["validate", str(path)]) == 1
     path.write_text(SPEC.format(size=8, more="learning_rate: 1e-3, learning_rate_scaling: sqrt"))

@@ -83,7 +83,7 @@ def test_a_missing_file_is_said_once(folder, name, capsys):
 def test_a_spec_that_is_gone_or_renamed(folder, capsys):
     Path("spec.yaml").rename("new name ü.yaml")
     status, said = check(capsys)
-    assert (status, "R427" in said, "is gone" in said) == (1, True, True)
+    assert (status, "R427" in said, "does not exist any more" in said) == (1, True, True)
     Path("new name ü.yaml").write_text(SPEC.replace("demo", "other"))
     assert main(["compile", "new name ü.yaml"]) == 0
     assert "2 compiled specs checked: 1 differs" in check(capsys)[1]
@@ -224,7 +224,7 @@ def test_an_overlay_that_appears_or_goes_is_the_cause(tmp_path, capsys, monkeypa
         "experiment_name: demo\ntraining: {batch_size: 8}\ndata: {data_dir: data}\nresources: {num_gpus: 0, cpus: 4}\n"
     )
     overlay = Path("slurm_spec.yaml")
-    for before, after, words in ((None, "seed: 1\n", "is newly used"), ("seed: 1\n", None, "went out of use")):
+    for before, after, words in ((None, "seed: 1\n", "came into use"), ("seed: 1\n", None, "went out of use")):
         for text in (before, after):
             overlay.unlink(missing_ok=True)
             if text:

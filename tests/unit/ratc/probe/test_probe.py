@@ -77,7 +77,10 @@ def test_the_slurm_of_the_tests():
     }
     # Its nodes are switched off, and Slurm does not show such nodes.
     assert "large" not in cluster.partitions
-    assert any(question.startswith("partitions.large: none of its nodes") for question in questions(cluster))
+    assert any(
+        question.startswith("partitions.large: the scheduler shows none of its nodes")
+        for question in questions(cluster)
+    )
 
 
 def test_nodes_that_differ_become_node_types():
@@ -256,7 +259,7 @@ def test_the_command_writes_a_file_that_a_spec_can_name(what, recording, tmp_pat
     assert "warning[R329]" in capsys.readouterr().err, "the network between the nodes is not known"
     before = Path("clusters/ours.yaml").read_text()
     assert main(arguments) == 1
-    assert "`clusters/ours.yaml` is there already" in capsys.readouterr().err
+    assert "`clusters/ours.yaml` exists already" in capsys.readouterr().err
     assert main([*arguments, "--force"]) == 0
     assert Path("clusters/ours.yaml").read_text() == before
 

@@ -92,7 +92,7 @@ def test_a_mesh_that_does_not_divide_the_processes(asked, gpus, help):
         ("strategy: fsdp2", "optimizer: adafactor", "optimizer"),
         ("strategy: fsdp2", "precision: fp16", "fp16"),
         ("strategy: fsdp2", "compile: true", "compiled graphs"),
-        ("strategy: fsdp2", "use_accelerate: false", "Accelerate alone"),
+        ("strategy: fsdp2", "use_accelerate: false", "needs Accelerate to shard"),
         ("strategy: fsdp2, mixed_precision: bf16", "precision: fp32", "fp32"),
         ("strategy: fsdp2, offload: true", "", ""),
     ],

@@ -90,15 +90,15 @@ def test_they_are_spread_evenly():
 @pytest.mark.parametrize(
     ("space", "code", "words"),
     [
-        ("{}", "R336", "without keys"),
+        ("{}", "R336", "has no keys"),
         ("{learning_rate: []}", "R336", "no values to choose from"),
         ("{learning_rate: [1e-3, 1e-5]}", "R336", "is reversed"),
         ("{learning_rate: {range: [1e-3, 1e-5]}}", "R336", "is reversed"),
         ("{learning_rate: {range: [1, 2, 3]}}", "R336", "not [low, high]"),
-        ("{learning_rate: {range: [1e-3, 1e-3]}}", "R336", "holds one value"),
-        ("{weight_decay: {range: [0, 1], scale: log}}", "R336", "logarithmic scale has no such number"),
+        ("{learning_rate: {range: [1e-3, 1e-3]}}", "R336", "holds only one value"),
+        ("{weight_decay: {range: [0, 1], scale: log}}", "R336", "logarithmic scale needs numbers above 0"),
         ("{model.num_blocks: {range: [1, 2.5]}}", "R336", "takes whole numbers"),
-        ("{model.num_blocks: [1, 1]}", "R336", "a choice of `model.num_blocks` twice"),
+        ("{model.num_blocks: [1, 1]}", "R336", "given twice as a choice of `model.num_blocks`"),
         ("{learning_rate: {}}", "R336", "needs either"),
         ("{learning_rate: {range: [1, 2], choices: [1]}}", "R336", "needs either"),
         ("{learning_rate: [1, 2], training.learning_rate: [1, 2]}", "R336", "is in the search space twice"),
@@ -111,7 +111,7 @@ def test_they_are_spread_evenly():
         ("{learning_rate: {range: [a, b]}}", "R102", "range"),
         ("{learning_rate: {ranges: [1, 2]}}", "R101", "did you mean `range`"),
         ('{"0": 3}', "R102", "must be"),
-        ('{"": {"0": 1}}', "R106", "is not the name"),
+        ('{"": {"0": 1}}', "R106", "is not a valid name"),
     ],
 )
 def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code, words):
@@ -130,7 +130,7 @@ def test_bad_search_spaces_are_shown_at_their_line(tmp_path, capsys, space, code
     [
         ("target_batch_size: 32", "batch_size: [2, 4]", "`target_batch_size` stays 32"),
         ("target_batch_size: 32", "batch_size: [2, 4], learning_rate: [1.0e-4, 1.0e-2]", "the accumulation differs"),
-        ("epochs: 1", "batch_size: [2, 4], target_batch_size: [8, 16]", "beside `target_batch_size`"),
+        ("epochs: 1", "batch_size: [2, 4], target_batch_size: [8, 16]", "as well as `target_batch_size`"),
         ("epochs: 1", "batch_size: [2, 4]", None),
         ("target_batch_size: 32", "learning_rate: [1.0e-4, 1.0e-2]", None),
     ],

@@ -252,7 +252,7 @@ def test_two_at_once_submit_one(slurm: Place) -> None:
 def test_a_job_on_another_cluster_cannot_be_asked_about(slurm: Place) -> None:
     assert slurm.submit()[0] == 0
     slurm.program("scontrol", SCONTROL.replace("fake", "green"))
-    assert "on the cluster fake, and cannot be asked about from here" in slurm.refused("R412")
+    assert "on the cluster fake, so its state is not known here" in slurm.refused("R412")
     assert slurm.submit("--again")[0] == 0
     assert slurm.submit()[0] == 0
 

@@ -137,7 +137,7 @@ def test_masks_have_the_size_of_the_picture_and_bad_ones_are_named(
     assert predict.main([*command, "--force"]) == 1
     shutil.copy(images / "wide.png", images / "b.png")
     assert predict.main([*command, "--force"]) == 1
-    assert "would have one file, b_segmentation.png" in capsys.readouterr().err
+    assert "would be written to the same file, b_segmentation.png" in capsys.readouterr().err
 
 
 def test_two_classes_are_numbers(itself: Any, tmp_path: Path) -> None:

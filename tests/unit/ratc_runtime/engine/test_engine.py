@@ -234,7 +234,7 @@ def test_an_own_optimizer_gets_the_groups_and_its_arguments(tmp_path: Path) -> N
 
 def test_muon_needs_a_matrix(tmp_path: Path) -> None:
     lock = with_training(lock_of(tmp_path), optimizer="muon", momentum=0.95)
-    with pytest.raises(RuntimeFinding, match="left for muon"):
+    with pytest.raises(RuntimeFinding, match="that muon can train"):
         make_optimizer(nn.Sequential(nn.Embedding(3, 2), nn.Conv1d(2, 2, 1)), lock)
 
 
