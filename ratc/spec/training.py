@@ -178,9 +178,10 @@ class Training(Section):
     ] = Field(
         "adamw",
         description="Optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
-        "others. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` and `adam` "
-        "only.",
-        examples=["adamw", "my_package.optimizers:Lion"],
+        "others. `adamw_8bit` and `lion_8bit` keep their averages in 8 bits, with bitsandbytes, which `pip install "
+        "'ratc[8bit]'` brings. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` "
+        "and `adam` only, with FSDP2 also `sgd` and `lion`.",
+        examples=["adamw", "my_package.optimizers:Sophia"],
     )
     optimizer_args: Annotated[
         Arguments, Key((*LEARNT, Effect.MEMORY), "other arguments of the optimizer", memory="depends", rate=True)
@@ -198,7 +199,9 @@ class Training(Section):
         examples=[0.01],
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
-        [0.9, 0.999], description="Decay rates of the two averages of `adamw`, also beside `muon`, and of `adam`."
+        [0.9, 0.999],
+        description="Decay rates of the two averages of `adamw`, also beside `muon`, and of `adam`. Those of `lion`, "
+        "`[0.9, 0.99]` if absent, are for its update and its average.",
     )
     frozen: Annotated[
         list[Pattern],
