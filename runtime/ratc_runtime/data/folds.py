@@ -12,7 +12,6 @@ from ratc_runtime.config.sections import Folds
 from ratc_runtime.data.samples import name_of
 from ratc_runtime.errors import RuntimeFinding
 
-
 #: Methods of data sets that are asked for one sample.
 _OF_A_SAMPLE = ("files", "header", "target", "whole")
 

@@ -123,6 +123,7 @@ class Segmentation(Task):
             ignored = true == self.ignore_index
             predicted, true = predicted.masked_fill(ignored, 0), true.masked_fill(ignored, 0)
         masks = (mask[0].to(torch.uint8).cpu() for mask in (true, predicted))
+        image = image / 255 if image.dtype == torch.uint8 else image  # a whole picture
         return Picture(index, name, image.cpu(), *masks, dice, tuple(self._foreground))
 
     def writer(self, folder: Path, threshold: float) -> MaskWriter:
