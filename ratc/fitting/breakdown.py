@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ratc import units
 from ratc.memory.choose import Choice, Nothing, WayOut
 from ratc.memory.estimate import Breakdown, Estimate
 from ratc.memory.given import Verdict
 from ratc.memory.margin import text
+from ratc.render.html.memory import Part
 
 #: Kinds of the trace in the order in which people ask for them, with their names.
 _WORDS = {
@@ -29,16 +28,6 @@ _WORDS = {
 _ALWAYS = ("parameter", "gradient", "optimizer", "activation")
 #: Modules named for each kind, and the share of the kind below which a module is not worth its line.
 _MODULES, _SHARE = 3, 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Bytes of one kind in use at the peak. ``kind`` is one of the trace's, ``reserved`` or ``outside``."""
-
-    kind: str
-    bytes_: int
-    name: str
-    detail: str = ""
 
 
 def parts(found: Estimate, broken: Breakdown, measured: str | None = None) -> list[Part]:

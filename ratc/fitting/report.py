@@ -101,10 +101,7 @@ def _time(plan: Plan, folder: str) -> str:
 
 def _account(choice: Choice, measured: str | None, time: str) -> CardMemory:
     found = choice.estimate
-    used = [
-        Part(part.kind, part.bytes_, part.name, part.detail)
-        for part in breakdown.parts(found, choice.breakdown, measured)
-    ]
+    used = breakdown.parts(found, choice.breakdown, measured)
     left = []
     if found.fits:
         margin = breakdown.margin_text(found)

@@ -133,7 +133,10 @@ def read(kind: str, name: str, text: str) -> tuple[Item, ...]:
             items.append(Left(line.strip(), _span(source, number), why))
         elif directive:
             for item in _directive(kind, directive[1], _span(source, number)):
-                (items if isinstance(item, Left) else options).append(item)  # type: ignore[arg-type]
+                if isinstance(item, Left):
+                    items.append(item)
+                else:
+                    options.append(item)
     items += _requested(kind, options)
     done = _Environment()
     language = _language(lines[0])

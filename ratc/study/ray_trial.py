@@ -25,7 +25,7 @@ _PAUSE, _PATIENCE, _STOPPED = 0.2, 60.0, 120.0
 WORST = -1e30
 
 
-class TrialRun(tune.Trainable):  # type: ignore[misc]
+class TrialRun(tune.Trainable):  # type: ignore[misc]  # Ray is read without its types
     """``config`` has the trial's ``folder`` and ``output``, and the ``metric`` with ``larger_is_better``."""
 
     def setup(self, config: dict[str, Any]) -> None:

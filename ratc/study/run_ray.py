@@ -49,7 +49,7 @@ class _Stopped(Exception):
     """The study ends before its trials: it was asked to stop, or its budget is spent."""
 
 
-class Source(Searcher):  # type: ignore[misc]
+class Source(Searcher):  # type: ignore[misc]  # Ray is read without its types
     """Gives Ray one compiled trial after the other: those of a spread in their order, or TPE's proposals."""
 
     def __init__(self, study: Study, prepared: Prepared, book: Ledger) -> None:
@@ -134,7 +134,7 @@ def _optuna(study: Study, book: Ledger) -> Any:
     return OptunaSearch(space, metric="score", mode="max", seed=study.seed, points_to_evaluate=known)
 
 
-class Watch(tune.Callback):  # type: ignore[misc]
+class Watch(tune.Callback):  # type: ignore[misc]  # Ray is read without its types
     """Follows the study from Ray's loop: the table, trials that end, the budget, and being asked to stop.
 
     ``reason`` is why the study ends before its trials, if it does.

@@ -175,11 +175,17 @@ def _entry(path: str, node: Node, whole: bool) -> tuple[Choices | Range | None, 
     return _of_range(path, ends, scale is not None and scale.value == "log", whole)
 
 
+def _numbers(items: list[Node]) -> list[float]:
+    """Return the numbers among the items."""
+    values = [item.value for item in items]
+    return [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+
+
 def _of_list(path: str, node: Node, items: list[Node], whole: bool) -> tuple[Choices | Range | None, list[Diagnostic]]:
-    numbers = [item.value for item in items if type(item.value) in (int, float)]
+    numbers = _numbers(items)
     if whole or len(items) != 2 or len(numbers) != 2:
         return _of_choices(path, node, items)
-    low, high = (float(number) for number in numbers)  # type: ignore[arg-type]
+    low, high = numbers
     if low > high:
         helps = ("a range is [low, high]; `{choices: […]}` tries the two values alone",)
         return None, [Diagnostic("R336", f"the range of `{path}` is reversed", node.span, helps=helps)]
@@ -189,8 +195,8 @@ def _of_list(path: str, node: Node, items: list[Node], whole: bool) -> tuple[Cho
 def _of_choices(path: str, node: Node, items: list[Node]) -> tuple[Choices | None, list[Diagnostic]]:
     if not items:
         return None, [Diagnostic("R336", f"`{path}` has no values to choose from", node.span)]
-    seen: set[str] = set()
-    twice = [item for item in items if repr(item.data()) in seen or seen.add(repr(item.data()))]  # type: ignore[func-returns-value]
+    first: dict[str, Node] = {}
+    twice = [item for item in items if first.setdefault(repr(item.data()), item) is not item]
     found = [Diagnostic("R336", f"`{inline(item.data())}` is a choice of `{path}` twice", item.span) for item in twice]
     return Choices(path, tuple(items)), found
 
@@ -200,17 +206,17 @@ def _of_range(path: str, node: Node, log: bool, whole: bool) -> tuple[Range | No
     if found:
         return None, found
     assert isinstance(node.value, list)
-    low, high = (float(item.value) for item in node.value)  # type: ignore[arg-type]
+    low, high = _numbers(node.value)
     return Range(path, low, high, log, whole, node), []
 
 
 def _range_problems(path: str, node: Node, log: bool, whole: bool) -> Iterator[Diagnostic]:
     assert isinstance(node.value, list)
-    ends = [item.value for item in node.value]
-    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in ends):
+    ends = _numbers(node.value)
+    if not len(ends) == len(node.value) == 2:
         yield Diagnostic("R336", f"the range of `{path}` is not [low, high], two numbers", node.span)
         return
-    low, high = (float(end) for end in ends)  # type: ignore[arg-type]
+    low, high = ends
     if low == high:
         yield Diagnostic("R336", f"the range of `{path}` holds one value", node.span, helps=("set it in its section",))
     if low > high:

@@ -144,12 +144,12 @@ def check_batch(lock: Lock | ProgramLock, folder: Path) -> None:
         )
     # A section the target has no use for is absent; a file the lock lists was found by check_artifacts.
     deepspeed, accelerate = lock.file("deepspeed.json"), lock.file("accelerate.yaml")
-    if deepspeed:
+    if deepspeed and isinstance(lock, Lock):
         expected: dict[str, Any] = {
             "train_batch_size": training.global_batch_size,
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": training.gradient_clipping or 0.0,
+            "gradient_clipping": lock.training.gradient_clipping or 0.0,
             "zero_optimization.stage": lock.engine.zero_stage,
         }
         _compare("deepspeed.json", _read_json(folder / deepspeed), expected)

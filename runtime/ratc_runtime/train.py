@@ -31,8 +31,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _open_streams() -> None:
+    """Open /dev/null as a standard stream that this process was started without (`2>&-`).
+
+    Python has None for it, and the next file that is opened would get its number, and the messages of C code.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0 if finished or stopped on request, 1 after a finding."""
+    _open_streams()
     arguments = parse(argv)
     status = 0
     try:

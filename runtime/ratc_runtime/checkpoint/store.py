@@ -43,7 +43,7 @@ class Checkpoints:
         self._unreadable: set[Place] = set()  # may be whole: it could not be read
         self._damaged: set[Place] = set()
         self._lost: set[Place] = set()  # write failed; the ranks have not exchanged this yet
-        self._failing = False
+        self._failing = self._remains = False
         self._warned_of_code = False
         #: Whether the loaded checkpoint is of a plan of fewer epochs, which this one extends.
         self.extends = False
@@ -146,8 +146,17 @@ class Checkpoints:
         keep = to_keep(past, best, self.lock.checkpoint.keep_last, self.lock.checkpoint.keep_best)
         for one in places_in(self.folder, self.suffix):
             if one not in keep and one not in self._unreadable:
-                with contextlib.suppress(OSError):
-                    files.remove(self.path(one.name))
+                self._remove(one)
+
+    def _remove(self, place: Place) -> None:
+        """Remove a checkpoint that is not kept. Warn once if that fails, because the disk will fill up."""
+        try:
+            files.remove(self.path(place.name))
+        except OSError as error:
+            if not self._remains:
+                path = self.path(place.name)
+                warn(f"checkpoint {path} is not kept, and cannot be removed: {error.strerror or error}")
+            self._remains = True
 
     @phase("checkpoint")
     def tidy(self, best: Sequence[Place]) -> None:

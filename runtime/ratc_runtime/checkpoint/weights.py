@@ -50,7 +50,7 @@ def load_weights(path: Path, trust: bool = False, plain: bool = False) -> dict[s
 
         try:
             open_regular(path).close()
-            return load_file(path)  # type: ignore[no-any-return]
+            return load_file(path)
         except (OSError, SafetensorError) as error:
             raise RuntimeFinding("R508", f"weights {path} cannot be read", str(error)) from None
     if plain and path.is_file() and not is_sealed(path):

@@ -26,7 +26,7 @@ from ratc_runtime import inference
 from ratc_runtime.commands.evaluate import check_slides, open_split, outputs_of, overlap_share
 from ratc_runtime.data import pytree
 from ratc_runtime.data.folders import SPLITS
-from ratc_runtime.data.joint import open_evaluation
+from ratc_runtime.data.loading import evaluation_loader
 from ratc_runtime.data.unlabelled import Piece, find_images, pieces
 from ratc_runtime.errors import RuntimeFinding, say, warn
 from ratc_runtime.inference import OpenCheckpoint
@@ -94,7 +94,7 @@ def predict_split(
     writer: Writer = ArrayWriter(output) if patches else task.writer(output, threshold)
     prepare_output(output)
     seen: set[Path] = set()
-    loader = open_evaluation(dataset, lock, 0, task)
+    loader = evaluation_loader(dataset, lock, 0, task.collate)
     with tqdm(total=len(dataset), unit="sample", disable=None, leave=False) as bar:
         for batch in loader:
             size = tuple(next(pytree.tensors(batch.image)).shape[2:])

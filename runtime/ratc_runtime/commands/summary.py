@@ -64,7 +64,8 @@ def summarise(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _scores(results: dict[str, Any]) -> dict[str, float | None]:
-    best = next((one for one in results.get("epochs", []) if one["epoch"] == results.get("best_epoch")), {})
+    epochs: list[dict[str, Any]] = results.get("epochs", [])
+    best = next((one for one in epochs if one["epoch"] == results.get("best_epoch")), {})
     val = {f"val/{key[4:]}": value for key, value in best.items() if key.startswith("val_")}
     test = {f"test/{key}": value for key, value in (results.get("test") or {}).items() if key != "samples"}
     return {**val, **test}

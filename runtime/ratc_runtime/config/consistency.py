@@ -20,8 +20,8 @@ def contradictions(lock: Lock) -> Iterator[Wrong]:
     for name in lock.tasks or {}:
         yield from _of_task(lock.part(name), f"tasks.{name}.")
     if ("momentum" in optimizers.of(lock.training.optimizer).arguments) != (lock.training.momentum is not None):
-        known = " or ".join(optimizers.names("momentum"))
-        yield Wrong("training.momentum", f"goes with optimizer {known}, and only with them")
+        names = " or ".join(optimizers.names("momentum"))
+        yield Wrong("training.momentum", f"goes with optimizer {names}, and only with them")
     if lock.training.optimizer_args and ":" not in lock.training.optimizer:
         yield Wrong("training.optimizer_args", "go with an optimizer of your own, and only with it")
     if lock.tasks and lock.evaluation.scores:

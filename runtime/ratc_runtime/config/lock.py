@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
@@ -55,7 +55,34 @@ _LEARNT_DATA = (
 )
 
 
-class Lock(Section):
+class _Listed(Protocol):
+    @property
+    def artifacts(self) -> dict[str, str]: ...
+
+    @property
+    def own_code(self) -> dict[str, OwnModule] | None: ...
+
+
+class Files:
+    """The files that a lock lists, whether it is of the built-in loop or of a program."""
+
+    def file(self: _Listed, name: str) -> str | None:
+        """Return the path, relative to the lock's folder, of the artifact of that name; None if the lock has none.
+
+        A point's own file takes precedence over the shared one.
+        """
+        found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
+        return min(found, key=len) if found else None
+
+    def code(self: _Listed) -> str | None:
+        """Return the hash of the user's own code, without comments and blank lines; None if there is none."""
+        if self.own_code is None:
+            return None
+        parts = {path: module.parts or module.digest for path, module in self.own_code.items()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Lock(Files, Section):
     """One run, every value concrete."""
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
@@ -129,14 +156,6 @@ class Lock(Section):
             detection=found.detection,
             tasks=None,
         )
-
-    def file(self, name: str) -> str | None:
-        """Return the path, relative to the lock's folder, of the artifact of that name; None if the lock has none.
-
-        A point's own file takes precedence over the shared one.
-        """
-        found = [path for path in self.artifacts if path.rpartition("/")[2] == name]
-        return min(found, key=len) if found else None
 
     def learnt(self) -> dict[str, Any]:
         """Return the values that decide the weights: task, seed, model, training and data.
@@ -212,13 +231,6 @@ class Lock(Section):
             if training.scheduler != "cosine" and max([0, *(part.after for part in parts)]) < epochs < training.epochs:
                 earlier.append(self.replace(training=training.replace(epochs=epochs)))
         return next((plan for plan in earlier if plan.fingerprint() == fingerprint), self)
-
-    def code(self) -> str | None:
-        """Return the hash of the user's own code, without comments and blank lines; None if there is none."""
-        if self.own_code is None:
-            return None
-        parts = {path: module.parts or module.digest for path, module in self.own_code.items()}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _learnt_parts(tasks: dict[str, Part]) -> dict[str, Any]:

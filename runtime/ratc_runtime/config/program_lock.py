@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from ratc_runtime.config.lock import Lock, load, lock_from
+from ratc_runtime.config.lock import Files, Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
 from ratc_runtime.config.sections import Hardware, OwnModule, Parallel, Positive, Section
 
@@ -92,7 +92,7 @@ class ProgramCheckpoint(Section):
     resume: Literal["auto", "never"] = Field(description="Whether the program is asked to go on where it stopped.")
 
 
-class ProgramLock(Section):
+class ProgramLock(Files, Section):
     """One run of a program of the spec's own."""
 
     lock_version: int = Field(ge=LOCK_VERSION, le=LOCK_VERSION, description="Version of this format.")
@@ -117,9 +117,6 @@ class ProgramLock(Section):
         default=None, description="The program's own files, by their path from the spec's folder, if there are some."
     )
     point: str | None = Field(default=None, description="Name of this point of an array.")
-
-    file = Lock.file
-    code = Lock.code
 
     def handed(self) -> dict[str, Any]:
         """Return the values that the program is told, by name."""

@@ -233,7 +233,7 @@ def _wrap(value: Any, spatial: tuple[int, ...], geometric: bool, key: str = "") 
     if key == "boxes" and value.dim() == 2 and value.shape[-1] == 4:
         if len(spatial) != 2:
             raise RuntimeFinding("R534", "boxes of volumes cannot be moved by augmentations")
-        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=spatial)  # type: ignore[call-overload]
+        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=spatial)
     if value.dim() >= len(spatial) and tuple(value.shape[-len(spatial) :]) == spatial:
         return tv_tensors.Mask(value)
     if value.dim() >= 2 and geometric:

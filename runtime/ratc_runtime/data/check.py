@@ -154,7 +154,7 @@ def _tell(finding: RuntimeFinding, severity: str = "error") -> int:
 
 
 def _table(datasets: dict[str, Any], seen: dict[str, Survey]) -> str:
-    rows = [("split", "samples", "read", "bad", "missing", "size", "channels", "values")]
+    rows: list[tuple[str, ...]] = [("split", "samples", "read", "bad", "missing", "size", "channels", "values")]
     for name, found in seen.items():
         missing = len(getattr(datasets[name], "missing", ()))
         values = f"{found.low:.3g} to {found.high:.3g}" if found.low <= found.high else "-"

@@ -76,7 +76,8 @@ def _folders(split: Path) -> list[str]:
 
 def _images(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the images of a class by name, and the names of other files, hidden ones aside."""
-    found, others = [], []
+    found: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers, find_files
 from ratc_runtime.data.masks import checked_threshold, foreground, numbers_of
-from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pixels, pyramid
+from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pixels, pyramid, sizes_of
 from ratc_runtime.errors import RuntimeFinding
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
@@ -48,7 +48,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         self.mode = {1: "L", 3: "RGB"}.get(channels)
         if self.mode is None:
             raise RuntimeFinding("R506", f"the isic dataset has 1 or 3 channels, not {channels}")
-        self.sizes = [(max(1, round(image_size[0] * s)), max(1, round(image_size[1] * s))) for s in scales]
+        self.sizes = sizes_of(image_size, scales)
         files = find_files(Path(data_dir), split, IMAGE_SUFFIXES, (".png",), skip_missing)
         self.names, self.missing = [name for name, _, _ in files.found], files.missing
         self._files = [(image, mask) for _, image, mask in files.found]

@@ -198,7 +198,7 @@ class Loader:
         workers = data.num_workers
         self._loader = DataLoader(
             Guarded(dataset, data.on_bad_sample == "skip", lock.seed, augment, is_foreign(lock)),
-            batch_sampler=_Draws(order),  # type: ignore[arg-type]
+            batch_sampler=_Draws(order),
             num_workers=workers,
             collate_fn=_Collate(targets),
             pin_memory=data.pin_memory and torch.cuda.is_available(),

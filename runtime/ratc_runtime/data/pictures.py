@@ -37,6 +37,12 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 
 
+def sizes_of(image_size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Return height and width of an image at each scale."""
+    height, width = image_size
+    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
+
+
 class Header(NamedTuple):
     """The header of a picture: upright width and height, Pillow's mode, the EXIF orientation (1: upright).
 

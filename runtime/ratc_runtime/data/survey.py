@@ -240,7 +240,7 @@ def search(
 
 
 def _has_foreground(task: Task, dataset: Any, position: int) -> bool:
-    reads = [lambda index: checked(dataset[index], "")["target"]]
+    reads: list[Callable[[int], Any]] = [lambda index: checked(dataset[index], "")["target"]]
     own = getattr(dataset, "target", None)
     if callable(own):  # of the user's it may be anything
         reads.insert(0, own)

@@ -18,7 +18,7 @@ from ratc_runtime.config.lock import Lock
 from ratc_runtime.data import labelled
 from ratc_runtime.data.isic import IMAGE_SUFFIXES
 from ratc_runtime.data.near import shown
-from ratc_runtime.data.pictures import open_picture, pixels, pyramid
+from ratc_runtime.data.pictures import open_picture, pixels, pyramid, sizes_of
 from ratc_runtime.data.sources import BUILT_IN
 from ratc_runtime.data.volume_store import Recipe, checked_fill, decode_image
 from ratc_runtime.data.volumes import SUFFIXES, corners
@@ -97,7 +97,8 @@ def pieces(paths: Sequence[Path], lock: Lock, whole: bool = False) -> Iterator[P
     return iter(loader)
 
 
-def _as_it_is(piece: Piece) -> Piece:
+def _as_it_is(piece: Any) -> Any:
+    """Return a piece unchanged. Without batches a loader calls this with one sample, not with a list."""
     return piece
 
 
@@ -105,7 +106,7 @@ class _Pictures(Dataset[Piece]):
     def __init__(self, paths: Sequence[Path], lock: Lock, whole: bool) -> None:
         self.paths, self.whole = list(paths), whole
         height, width = lock.data.image_size
-        self.sizes = [(max(1, round(height * s)), max(1, round(width * s))) for s in lock.data.scales]
+        self.sizes = sizes_of((height, width), lock.data.scales)
         self.mode = "L" if lock.data.channels == 1 else "RGB"
         # A JPEG is decoded to less than its own size exactly where training did that.
         self.wanted = max(self.sizes) if lock.data.dataset != "coco" and not whole else None

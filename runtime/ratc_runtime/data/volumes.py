@@ -146,7 +146,7 @@ class VolumePatches(torch.utils.data.Dataset[dict[str, Any]]):
 
 def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> list[Any]:
     """Return the corners of a grid of patches that covers a volume, or a picture, centred on it."""
-    along = []
+    along: list[list[int]] = []
     for length, side in zip(shape, size, strict=True):
         step = max(1, round(side * (1 - overlap)))
         count = 1 + max(0, -(-(length - side) // step))
@@ -158,12 +158,13 @@ def corners(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> li
 def cut(array: Any, corner: tuple[int, ...], size: tuple[int, ...]) -> Any:
     """Return the patch of an array (..., D, H, W) or (..., H, W) as a copy, with 0 outside the array."""
     patch = np.zeros((*array.shape[: -len(size)], *size), dtype=array.dtype)
-    inside, source = [], []
+    inside: tuple[Any, ...] = (...,)
+    source: tuple[Any, ...] = (...,)
     for first, side, length in zip(corner, size, array.shape[-len(size) :], strict=True):
         low, high = max(0, first), min(length, first + side)
-        source.append(slice(low, high))
-        inside.append(slice(low - first, high - first))
-    patch[(..., *inside)] = array[(..., *source)]
+        source += (slice(low, high),)
+        inside += (slice(low - first, high - first),)
+    patch[inside] = array[source]
     return patch
 
 

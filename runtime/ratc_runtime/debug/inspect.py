@@ -216,7 +216,7 @@ class Inspector:
             return None if parameter.grad is None else _whole(parameter.grad)
         from deepspeed.utils import safe_get_full_grad
 
-        return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
+        return safe_get_full_grad(parameter)
 
     def _weight(self, parameter: torch.Tensor) -> torch.Tensor:
         found = None

@@ -160,7 +160,8 @@ class Watchdog:
         """Reset faulthandler's timer, well before it would fire."""
         if now - self._armed > self.usual / 8:
             self._armed = now
-            faulthandler.dump_traceback_later(1.5 * self.seconds + 2 * GROUP_MARGIN, exit=True, file=sys.__stderr__)
+            seconds, file = 1.5 * self.seconds + 2 * GROUP_MARGIN, sys.__stderr__ or sys.stderr
+            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
 
     def _beat(self) -> None:
         assert self.hearts is not None

@@ -44,7 +44,7 @@ class BaseEngine:
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups. The step sets their `lr`."""
-        return self.optimizer.param_groups  # type: ignore[no-any-return]
+        return self.optimizer.param_groups
 
     @property
     def skipped_steps(self) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -113,7 +113,7 @@ def _made(name: str, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.op
     kernels = {"foreach": False} if name in ("adafactor", "lion") else {"fused": fused, "foreach": not fused}
     arguments = {key: value for key, value in own_values(lock).items() if key in optimizers.of(name).arguments}
     groups = _groups(parameters, lock)
-    return kind(groups, lr=lock.training.learning_rate, **kernels, **arguments)  # type: ignore[no-any-return]
+    return kind(groups, lr=lock.training.learning_rate, **kernels, **arguments)
 
 
 def _of_8_bits(model: nn.Module, parameters: Sequence[nn.Parameter], lock: Lock) -> torch.optim.Optimizer:
@@ -130,7 +130,7 @@ def _of_8_bits(model: nn.Module, parameters: Sequence[nn.Parameter], lock: Lock)
     manager.initialize()
     for parameter in embeddings(model):
         manager.override_config(parameter, "optim_bits", 32)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def embeddings(model: nn.Module) -> list[nn.Parameter]:
@@ -186,10 +186,21 @@ class Muon(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    def step(self, closure: Any = None) -> None:
-        """Update all weights. Takes no closure."""
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights. `closure` computes the loss again, and the gradients with it, as for any optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for part in self._parts:
             part.step()
+        return loss
 
 
 def own_values(lock: Lock) -> dict[str, Any]:
@@ -283,16 +294,16 @@ def _check_packed(state: dict[str, Any], parameter: nn.Parameter, optimizer: Any
             wanted |= {f"qmap{number}": ((256,), torch.float32), f"absmax{number}": (blocks, torch.float32)}
     for name, (shape, dtype) in wanted.items():
         value = inside.get(name)
-        if not _has(value, shape) or value.dtype != dtype:
+        if not _has(value, shape, dtype):
             raise _wrong(name, parameter, value)
     more = [*(inside.keys() - wanted.keys()), *(state.keys() - {_PACKED, "step"})]
     if more or type(state.get("step")) is not int:
         raise ValueError(f"its optimizer's state of a parameter {tuple(parameter.shape)} is not that of its optimizer")
 
 
-def _has(value: Any, shape: Sequence[int]) -> bool:
+def _has(value: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> bool:
     alike = isinstance(value, torch.Tensor) and value.layout == torch.strided
-    return alike and tuple(value.shape) == tuple(shape)
+    return alike and tuple(value.shape) == tuple(shape) and dtype in (None, value.dtype)
 
 
 def _wrong(name: str, parameter: torch.Tensor, value: Any) -> ValueError:

@@ -191,7 +191,7 @@ def _from_lock(arguments: argparse.Namespace, model: OpenCheckpoint) -> None:
 
 
 def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
-    rows = [("", "before", "after"), ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}")]
+    rows: list[tuple[str, ...]] = [("", "before", "after"), ("bytes", f"{before['bytes']:,}", f"{after['bytes']:,}")]
     zeros = (f"{_mean_sparsity(side['sparsity']):.1%}" for side in (before, after))
     rows.append(("zeros", *zeros))
     rows.append((name, *(str(side["scores"][name])[:8] for side in (before, after))))

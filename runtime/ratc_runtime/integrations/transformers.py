@@ -72,7 +72,7 @@ def last_checkpoint(plan: ProgramPlan) -> str | None:
     return None
 
 
-class PlanCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+class PlanCallback(TrainerCallback):
     """Holds the Trainer to the plan, and takes word between it and the job."""
 
     def __init__(self, plan: ProgramPlan) -> None:

@@ -158,7 +158,7 @@ def variables(lock: ProgramLock, given: argparse.Namespace, told: Mapping[str, s
     environment = dict(os.environ)
     # What keeps a launcher from importing a file of the spec's folder would keep a script from importing its own.
     environment.pop("PYTHONSAFEPATH", None)
-    for name, value in (lock.handed() | told).items():
+    for name, value in {**lock.handed(), **told}.items():
         environment[f"RATC_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
     output = Path(told["output_dir"])
     environment[plan.STOP], environment[plan.STOPPED] = str(output / STOP_FILE), str(output / STOPPED_FILE)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +22,6 @@ from ratc_runtime.tasks.own_scores import Mean, Score
 
 class Custom(Task):
     """Model, data and loss are the user's. Targets are anything that `default_collate` accepts."""
-
-    losses: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}
 
     def __init__(self, lock: Lock, scores: Mapping[str, Score] | None = None) -> None:
         super().__init__(lock)

@@ -40,7 +40,7 @@ def gather(folder: Path, experiment: str) -> str:
         output = folder.parent / trial["name"]
         for run_id in _known(output):
             source = client if given else _own(output)
-            found = source and _find(source, f"tags.`{tracking.RUN_TAG}` = '{run_id}'")
+            found = None if source is None else _find(source, f"tags.`{tracking.RUN_TAG}` = '{run_id}'")
             if found is not None:
                 child = found if given else _copy(source, found, client, where, run_id)
                 client.set_tag(child, PARENT_TAG, parent)

@@ -36,7 +36,8 @@ def slide(predict: Callable[[Any], Any], image: torch.Tensor, lock: Lock, overla
             logits = torch.zeros(outputs.shape[1], *whole)
         for corner, output in zip(group, outputs, strict=True):
             inside, source = overlapping(corner, size, whole)
-            logits[(slice(None), *inside)] += output[(slice(None), *source)] * weight[source]
+            into, of = (slice(None), *inside), (slice(None), *source)
+            logits[into] += output[of] * weight[source]
             weights[inside] += weight[source]
     assert logits is not None
     return (logits / weights)[None]

@@ -77,4 +77,4 @@ class MaskWriter:
 
         path = self.path_of(piece.path)
         with replacing(path) as work:
-            nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)  # type: ignore
+            nibabel.save(nibabel.Nifti1Image(turned_back(labels, piece.affine), piece.affine), work)

@@ -284,6 +284,22 @@ def test_muon_trains_matrices_and_adamw_the_others(tmp_path: Path) -> None:
     assert [len(made.state[p]) for p in model.parameters()] == [3, 3, 3, 1, 3]
 
 
+def test_muon_calls_a_closure_as_any_optimizer(tmp_path: Path) -> None:
+    model = Words()
+    made = make_optimizer(model, with_training(lock_of(tmp_path), optimizer="muon", momentum=0.9))
+    before = model.out.weight.detach().clone()
+
+    def closure() -> torch.Tensor:
+        loss = (model.out.weight**2).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = made.step(closure)
+    assert loss == (before**2).sum()
+    assert not torch.equal(model.out.weight, before)
+
+
 class Large(nn.Module):
     """A model with weights of more than 4096 numbers, which bitsandbytes packs, and an embedding, which it does not."""
 
