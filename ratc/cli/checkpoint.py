@@ -46,6 +46,7 @@ def evaluate(words: tuple[str, ...], dry_run: bool) -> int:
     _parameters(),
     {
         "ratc predict outputs/brain images -o masks": "masks by the best checkpoint of a run",
+        "ratc predict outputs/cells slides -o masks --overlap 0.5": "large pictures, in patches that overlap",
         "ratc predict outputs/shapes photo.png -o found --threshold 0.3": "boxes for one picture",
         "ratc predict outputs/moles --split test -o masks --trust": "a data set of your own",
         "ratc predict -- --help": "all options",

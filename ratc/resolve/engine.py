@@ -49,7 +49,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
     if used and apart:
         note = "ratc knows the memory of ZeRO only for Adam's optimizer states"
         span = settings["training.optimizer"].span or asked.span or strategy.span
-        helps = ("use `adamw` or `adam`, or set `deepspeed: false`",)
+        helps = (f"use {optimizers.names(zero=True)}, or set `deepspeed: false`",)
         yield Diagnostic("R362", f"`optimizer: {optimizer}` does not work with DeepSpeed", span, (note,), helps)
         return
     if used and context.value("training.precision") == "fp16" and not cuda:

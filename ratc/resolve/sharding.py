@@ -47,8 +47,8 @@ def conflicts(context: Context) -> Iterator[tuple[str, str, str]]:
     """Yield what FSDP2 does not go with: the key, the reason, and the help."""
     settings, precision = context.settings, context.value("training.precision")
     optimizer = settings.get_as(str, "training.optimizer")
-    if not optimizers.of(optimizer).elementwise:
-        yield "training.optimizer", f"`optimizer: {optimizer}` needs whole weights", "use `adamw`, `adam` or `sgd`"
+    if why := optimizers.of(optimizer).unsharded:
+        yield "training.optimizer", f"`optimizer: {optimizer}` {why}", f"use {optimizers.names(sharded=True)}"
     if precision == "fp16":
         yield "training.precision", "ratc cannot scale the loss of fp16 over shards", "use `bf16` or `fp32`"
     if settings["parallel.mixed_precision"].value == "bf16" and precision != "bf16":

@@ -184,10 +184,11 @@ class Training(Section):
         Key((*LEARNT, Effect.MEMORY), "another optimizer, with another state", memory="depends", rate=True),
     ] = Field(
         "adamw",
-        description="Optimizer. `muon` trains weights with two dimensions that are no embeddings, and `adamw` all "
-        "others. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` and `adam` "
-        "only.",
-        examples=["adamw", "my_package.optimizers:Lion"],
+        description="Optimizer. `muon` trains weights with two dimensions except embeddings; `adamw` then trains all "
+        "others. `adamw_8bit` and `lion_8bit` keep their averages in 8 bits, with bitsandbytes, which `pip install "
+        "'ratc[8bit]'` brings. `package.module:callable` returns a `torch.optim.Optimizer`. With DeepSpeed `adamw` "
+        "and `adam` only, with FSDP2 also `sgd` and `lion`.",
+        examples=["adamw", "my_package.optimizers:Sophia"],
     )
     optimizer_args: Annotated[
         Arguments, Key((*LEARNT, Effect.MEMORY), "the optimizer gets other arguments", memory="depends", rate=True)
@@ -210,7 +211,8 @@ class Training(Section):
     )
     betas: Annotated[Annotated[list[Probability], Field(min_length=2, max_length=2)], Key(rate=True)] = Field(
         [0.9, 0.999],
-        description="Decay rates of the two moment averages of `adam` and `adamw` (also of the `adamw` beside `muon`).",
+        description="Decay rates of the two moment averages of `adam` and `adamw` (also of the `adamw` beside `muon`). "
+        "Those of `lion`, `[0.9, 0.99]` if absent, are for its update and its average.",
     )
     frozen: Annotated[
         list[Pattern],

@@ -20,7 +20,7 @@ from typing import Any
 from ratc_runtime.checks import first_weights
 from ratc_runtime.checks.card import check_card
 from ratc_runtime.checks.imports import check_entrypoint_imports, check_imports, is_found
-from ratc_runtime.config import allocator
+from ratc_runtime.config import allocator, optimizers
 from ratc_runtime.config.lock import Lock, read_lock
 from ratc_runtime.config.program_lock import ProgramLock, read_any
 from ratc_runtime.config.yaml_file import load_yaml, open_regular, sha256_of
@@ -250,6 +250,7 @@ def check(lock_path: Path, environment: Mapping[str, str], launched: bool, own_f
     if launched:
         allocator.check_variables(lock, environment)
     check_trackers(lock)
+    optimizers.check_package(lock.training.optimizer)
     return lock
 
 

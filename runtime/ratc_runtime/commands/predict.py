@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ratc_runtime import inference
-from ratc_runtime.commands.evaluate import open_split
+from ratc_runtime.commands.evaluate import check_slides, open_split, outputs_of, overlap_share
 from ratc_runtime.data import pytree
 from ratc_runtime.data.folders import SPLITS
 from ratc_runtime.data.loading import evaluation_loader
@@ -33,7 +34,7 @@ from ratc_runtime.output.results import prepare_output, unwritable
 from ratc_runtime.output.sizes import counted
 from ratc_runtime.tasks.arrays import ArrayWriter
 from ratc_runtime.tasks.base import Writer
-from ratc_runtime.tasks.segmentation.writing import MaskWriter
+from ratc_runtime.tasks.segmentation.sliding import slide
 
 
 def predict(
@@ -42,33 +43,31 @@ def predict(
     output: Path,
     threshold: float = 0.5,
     force: bool = False,
-    overlap: float = 0.0,
+    overlap: float | None = None,
 ) -> int:
-    """Predict images into a folder; return the number of unreadable images. With `overlap`, from 0 to below 1, the
-    patches of volumes cover that share of one another, and are blended.
+    """Predict images into a folder; return the number of unreadable images. With `overlap`, from 0 to below 1, masks
+    are made of patches in the resolution of the files, which cover that share of one another and are blended (`slide`).
 
     Raises R510 if the folder cannot be written, R542 if the form of images or outputs is the user's own, R543 if a file
     would be overwritten (unless `force`) or two images have one name.
     """
     writer = model.task.writer(output, threshold)
-    if overlap:
-        if not isinstance(writer, MaskWriter) or model.lock.spatial_dims != 3:
-            raise RuntimeFinding(
-                "R542", "--overlap needs volumes: only their patches can overlap", help="remove --overlap"
-            )
-        writer.blended = True
+    if overlap is not None:
+        check_slides(model)
     _check_names(images, writer, force)
-    found = pieces(images, model.lock, overlap)
+    found = pieces(images, model.lock, whole=overlap is not None)
     prepare_output(output)
     bad = 0
     with tqdm(total=len(images), unit="image", disable=None, leave=False) as bar:
-        for group in _groups(found, model.lock.training.micro_batch_size):
+        for group in _groups(found, model.lock.training.micro_batch_size if overlap is None else 1):
             good = [piece for piece in group if piece.problem is None]
             for piece in group:
                 if piece.problem is not None:
                     bad += 1
                     warn(f"[{piece.problem.code}] {piece.problem.message}: {piece.problem.note}; left out")
-            if good:
+            if good and overlap is not None:
+                _add(good[0], slide(partial(outputs_of, model), good[0].image, model.lock, overlap), writer)
+            elif good:
                 _write(model, good, writer, default_collate([piece.image for piece in good]))
             bar.update(sum(piece.last for piece in group))
     try:
@@ -136,17 +135,19 @@ def _groups(found: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
 
 def _write(model: OpenCheckpoint, group: list[Piece], writer: Writer, images: Any) -> None:
     """Predict a batch of images, those of the pieces, and write the outputs. Raises R597 if they are NaN."""
-    batch = pytree.to_device(images, model.engine.world.device)
-    outputs = pytree.apply(lambda tensor: tensor.cpu(), model.engine.predict(batch))
+    outputs = outputs_of(model, images)
     for row, piece in enumerate(group):
-        output = pytree.select(outputs, [row])
-        if pytree.hold_nan(output):
-            help = "use an earlier checkpoint, or check the values of this image"
-            raise RuntimeFinding("R597", f"the model's outputs for {piece.path} are NaN", help=help)
-        try:
-            writer.add(piece, output)
-        except OSError as error:
-            raise unwritable(writer.path_of(piece.path), error) from None
+        _add(piece, pytree.select(outputs, [row]), writer)
+
+
+def _add(piece: Piece, output: Any, writer: Writer) -> None:
+    if pytree.hold_nan(output):
+        help = "use an earlier checkpoint, or check the values of this image"
+        raise RuntimeFinding("R597", f"the model's outputs for {piece.path} are NaN", help=help)
+    try:
+        writer.add(piece, output)
+    except OSError as error:
+        raise unwritable(writer.path_of(piece.path), error) from None
 
 
 def _check_names(images: Sequence[Path], writer: Writer, force: bool) -> None:
@@ -223,9 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--overlap",
-        type=_share,
-        default=0.0,
-        help="share of a volume's patch that overlaps with the next one; overlaps are blended (default: none)",
+        type=overlap_share,
+        help="predict patches of the training's size at the resolution of the file, and blend them; each covers this "
+        "share of the next one (0 to below 1); for large pictures and volumes",
     )
     parser.add_argument("--task", help="the task to predict, if the checkpoint has several")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
@@ -233,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if (arguments.images is None) == (arguments.split is None):
         parser.error("name either images or a --split")
-    if arguments.split is not None and arguments.overlap:
+    if arguments.split is not None and arguments.overlap is not None:
         parser.error("--overlap works with images only; with --split the data set decides")
     try:
         return _run(arguments)

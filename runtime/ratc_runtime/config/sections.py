@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ratc_runtime.config import optimizers
+
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 _Self = TypeVar("_Self", bound="Section")
@@ -97,22 +99,24 @@ class Training(Section):
     )
     early_stopping: EarlyStopping | None = None
     learning_rate: float = Field(description="Learning rate after the warm-up.")
-    optimizer: Annotated[str, Field(pattern="^(adamw|adam|sgd|adafactor|muon)$|:")] = Field(
-        description="`adamw`, `adam`, `sgd`, `adafactor`, `muon` or `package.module:callable`. `muon` trains weights "
-        "with two dimensions except embeddings; `adamw` then trains all others."
+    optimizer: Annotated[str, Field(pattern=optimizers.PATTERN)] = Field(
+        description=f"{', '.join(f'`{name}`' for name in optimizers.OPTIMIZERS)} or `package.module:callable`. `muon` "
+        "trains weights with two dimensions except embeddings; `adamw` then trains all others."
     )
     optimizer_args: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the callable, beside `params`, the parameter groups."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        default=None, description="Momentum of `sgd` and `muon`; null with other optimizers."
+        default=None,
+        description=f"Momentum of {' and '.join(f'`{name}`' for name in optimizers.names('momentum'))}; null with "
+        "other optimizers.",
     )
     weight_decay: float = Field(
         description="Weight decay. `adam` and `sgd` add it to the gradient; with the others it is decoupled. Biases "
         "and norms have none."
     )
     betas: list[float] = Field(
-        min_length=2, max_length=2, description="Decay rates of the two moments of `adamw` and `adam`."
+        min_length=2, max_length=2, description="Decay rates of the two averages of Adam, or of Lion's average."
     )
     frozen: list[str] = Field(
         default=[], description="Patterns (`*`, `?`, `[…]`) of the names of parameters that are not trained."

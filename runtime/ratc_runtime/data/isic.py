@@ -11,7 +11,7 @@ from PIL import Image
 
 from ratc_runtime.data.folders import SKIP_HELP, class_numbers, find_files
 from ratc_runtime.data.masks import checked_threshold, foreground, numbers_of
-from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pyramid, sizes_of
+from ratc_runtime.data.pictures import Header, look_at, open_numbers, open_picture, pixels, pyramid, sizes_of
 from ratc_runtime.errors import RuntimeFinding
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
@@ -57,8 +57,25 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        picture, numbers = self._pair(index, max(self.sizes))
+        return {
+            "image": pyramid(picture, self.sizes),
+            "target": self._target(numbers, self._files[index][1], self.image_size),
+            "name": self.names[index],
+        }
+
+    def whole(self, index: int) -> dict[str, Any]:
+        """Return image and target of one sample in the size of their files: uint8 (C, H, W), and the target as in an
+        item.
+        """
+        picture, numbers = self._pair(index, None)
+        size = (picture.size[1], picture.size[0])
+        return {"image": pixels(picture), "target": self._target(numbers, self._files[index][1], size)}
+
+    def _pair(self, index: int, wanted: tuple[int, int] | None) -> tuple[Image.Image, Any]:
+        """Return the decoded picture, which may be reduced to the `wanted` size at least, and the mask's numbers."""
         image_path, mask_path = self._files[index]
-        picture, size = open_picture(image_path, self.mode or "L", max(self.sizes))
+        picture, size = open_picture(image_path, self.mode or "L", wanted)
         numbers, mask_size = self._numbers(mask_path)
         if mask_size != size:
             raise RuntimeFinding(
@@ -68,11 +85,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
                 SKIP_HELP,
                 everywhere=False,
             )
-        return {
-            "image": pyramid(picture, self.sizes),
-            "target": self._target(numbers, mask_path),
-            "name": self.names[index],
-        }
+        return picture, numbers
 
     def files(self, index: int) -> tuple[Path, Path]:
         """Return the source files of one sample: image and mask."""
@@ -85,7 +98,7 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
     def target(self, index: int) -> torch.Tensor:
         """Return the target of one sample without decoding its image."""
         path = self._files[index][1]
-        return self._target(self._numbers(path)[0], path)
+        return self._target(self._numbers(path)[0], path, self.image_size)
 
     def _numbers(self, path: Path) -> tuple[Any, tuple[int, int]]:
         if self.num_classes > 1:
@@ -93,8 +106,8 @@ class IsicSegmentation(torch.utils.data.Dataset[dict[str, Any]]):
         mask, size = open_picture(path, None)
         return numbers_of(mask, path), size
 
-    def _target(self, numbers: Any, path: Path) -> torch.Tensor:
-        height, width = self.image_size
+    def _target(self, numbers: Any, path: Path, size: tuple[int, int]) -> torch.Tensor:
+        height, width = size
         if self.num_classes > 1:
             numbers = class_numbers(numbers, path, self.num_classes, self.ignore_index)
         else:

@@ -184,3 +184,9 @@ def pyramid(picture: Image.Image, sizes: Sequence[tuple[int, int]]) -> torch.Ten
     ]
     levels = [level.permute(2, 0, 1).contiguous() if level.dim() == 3 else level[None] for level in levels]
     return levels if len(levels) > 1 else levels[0]
+
+
+def pixels(picture: Image.Image) -> torch.Tensor:
+    """Return a decoded grey or RGB picture as uint8 (C, H, W)."""
+    values = torch.from_numpy(np.array(picture, dtype=np.uint8))
+    return values[None] if values.dim() == 2 else values.permute(2, 0, 1).contiguous()

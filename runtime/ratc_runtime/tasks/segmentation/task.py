@@ -122,6 +122,7 @@ class Segmentation(Task):
         if self.ignore_index is not None:
             ignored = true == self.ignore_index
             predicted, true = predicted.masked_fill(ignored, 0), true.masked_fill(ignored, 0)
+        image = image / 255 if image.dtype == torch.uint8 else image  # a whole picture
         truth, prediction = (mask[0].to(torch.uint8).cpu() for mask in (true, predicted))
         return Picture(index, name, image.cpu(), truth, prediction, dice, tuple(self._foreground))
 
