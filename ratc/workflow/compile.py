@@ -25,7 +25,7 @@ from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
 
-UNCHANGED = "nothing: all files are up to date"
+UNCHANGED = "nothing, all files are up to date"
 #: Called before a file is written, with the spec, the folder and its artifacts: an error stops the command.
 Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
