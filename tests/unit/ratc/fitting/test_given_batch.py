@@ -231,7 +231,7 @@ def test_without_the_runtime_the_compiler_compiles_as_before_and_says_so_in_a_li
     status, files, said = compiled("batch_size: 8, target_batch_size: 64")
     assert status == 0
     assert files == with_it
-    assert "is not checked against a100-40: memory cannot be predicted: the runtime is not installed here" in said
+    assert "is not checked against a100-40: memory cannot be predicted: ratc's runtime is not installed here" in said
     assert "warning" not in said
 
 
