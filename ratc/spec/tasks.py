@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from ratc.catalog.tasks import PartType
 from ratc.spec.base import CALLABLE, DATASET, LOSS, Arguments, ClassName, Positive, Section, TaskName, Text
 from ratc.spec.keys import LEARNT, Effect, Key
 
@@ -66,7 +67,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
-    task_type: Literal["segmentation", "detection", "classification"] = Field(..., description="The kind of task.")
+    task_type: PartType = Field(..., description="The kind of task.")
     weight: Annotated[Positive, Key(LEARNT, "another weight of the task's loss")] = Field(
         1.0, description="Factor of its loss in the sum that is trained on.", examples=[0.5]
     )
