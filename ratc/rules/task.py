@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratc.catalog.tasks import DATASETS, LOSSES, WITHOUT_BACKGROUND
+from ratc.catalog.tasks import DATASETS, LOSSES, TASKS, WITHOUT_BACKGROUND
 from ratc.diagnostics import Diagnostic
 from ratc.memory.images import dims
 from ratc.plan import Values
-
-#: What the classes of a task are of, and the number of what they are as many as.
-_CLASSES = {
-    "detection": ("objects", "`categories` in the annotations"),
-    "classification": ("images", "folders of classes, or of labels in the table"),
-}
 
 
 def check(settings: Values) -> Iterator[Diagnostic]:
@@ -41,7 +35,7 @@ def _number(settings: Values, task: str) -> Iterator[Diagnostic]:
     """Check that the number of classes is given, and that classification has two or more."""
     number = settings["data.num_classes"]
     if not settings.given("data.num_classes"):
-        of, counted = _CLASSES[task]
+        of, counted = TASKS[task].counts or ("", "")
         message = f"{task} needs `data.num_classes`, the number of classes of {of}"
         yield Diagnostic("R217", message, settings["task_type"].span, helps=(f"set it to the number of {counted}",))
     elif task == "classification" and number.value < 2:

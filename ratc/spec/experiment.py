@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from ratc.catalog.tasks import TaskType
 from ratc.spec.base import KeyPath, Name, PositiveInt, Section, TaskName, Text
 from ratc.spec.compression import Compression
 from ratc.spec.data import Data
@@ -90,7 +91,7 @@ class Spec(Section):
         "", description="One line that tells people what the run is for."
     )
     task_type: Annotated[
-        Literal["segmentation", "detection", "classification", "custom", "multi"],
+        TaskType,
         Key(LEARNT, "another task", memory="depends", rate=True, option="experiment-type", order=20),
     ] = Field(
         "segmentation",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from ratc.catalog.tasks import PartType
 from ratc.spec.base import CALLABLE, DATASET, LOSS, Arguments, ClassName, Positive, Section, TaskName, Text
 from ratc.spec.keys import LEARNT, Effect, Key
 
@@ -68,7 +69,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks: its head, its loss and its data."""
 
-    task_type: Literal["segmentation", "detection", "classification"] = Field(..., description="Kind of task.")
+    task_type: PartType = Field(..., description="Kind of task.")
     weight: Annotated[Positive, Key(LEARNT, "the task's loss has another weight")] = Field(
         1.0, description="Factor of the task's loss in the sum of all losses.", examples=[0.5]
     )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError
 
@@ -36,6 +36,7 @@ from ratc_runtime.config.sections import (
     Training,
 )
 from ratc_runtime.config.yaml_file import MAX_LOCK_BYTES, load_yaml, open_regular
+from ratc_runtime.tasks import TaskType
 
 #: An artifact's path from its lock's folder: nothing outside of that folder.
 _ARTIFACT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -90,7 +91,7 @@ class Lock(Files, Section):
     target: str = Field(description="The target of compilation: `local`, `slurm` or `lsf`.")
     experiment_name: str = Field(description="Name of the run.")
     description: str = Field(description="Purpose of the run, in words; it has no effect.")
-    task_type: Literal["segmentation", "detection", "classification", "custom", "multi"] = Field(
+    task_type: TaskType = Field(
         description="Kind of task. With `custom`, the model, the data set and the loss are your own; `multi` has "
         "several `tasks`."
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ratc_runtime.config import optimizers
+from ratc_runtime.tasks import PartType
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -284,7 +285,7 @@ class PartData(Section):
 class Part(Section):
     """One of several tasks of a run."""
 
-    task_type: Literal["segmentation", "detection", "classification"] = Field(description="Kind of task.")
+    task_type: PartType = Field(description="Kind of task.")
     weight: PositiveFloat = Field(description="Factor of the task's loss in the sum of all.")
     loss: Loss
     data: PartData
