@@ -235,5 +235,5 @@ def _fact(value: Any, source: Value) -> Value:
 
 
 def _card_values(card: Card | None, source: str, span: Span | None, origin: Origin = "hardware") -> Mapping[str, Value]:
-    names = ("id", "name", "memory_bytes", "compute_capability", "bf16", "fp16", "tf32", "fp8")
+    names = ("id", "name", "memory_bytes", "compute_capability", "bf16", "fp16", "tf32", "fp8", "peaks")
     return {f"card.{name}": Value(getattr(card, name) if card else None, origin, source, span=span) for name in names}

@@ -173,6 +173,13 @@ class Cluster(Section):
         description="First and last port that the system gives away; the rendezvous avoids them.",
     )
     lsf: Lsf = Field(Lsf(), description="How this LSF site reads a request.")
+    health_check: bool = Field(
+        False, description="Whether jobs test their nodes before training, if the spec says `health_check: auto`."
+    )
+    expedited_requeue: bool = Field(
+        False,
+        description="Slurm 25.11 or later: jobs ask with `--requeue=expedite`, and start again first if a node fails.",
+    )
     questions: list[Line] = Field(
         [],
         description="Values unknown to a probe, each `KEY: question`. Answer it under the key, then remove it.",

@@ -22,6 +22,7 @@ DERIVED: dict[str, Key] = {
     "hardware.device": Key((Effect.COST, Effect.MEMORY), "another kind of device"),
     "hardware.memory_bytes": Key((Effect.MEMORY,), "another limit for what fits"),
     "hardware.*": Key((Effect.PLACEMENT,), "other hardware", memory="depends", job=True),
+    "health.*": Key((Effect.PLACEMENT,), "another check of the nodes before training"),
     "memory.*": Key((Effect.MEMORY,)),
     "job.walltime_seconds": Key((Effect.COST,), "another time limit"),
     "job.cpus_per_node": Key((Effect.COST,), "other cores are asked for"),

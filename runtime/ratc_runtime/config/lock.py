@@ -26,6 +26,7 @@ from ratc_runtime.config.sections import (
     Evaluation,
     Fsdp2,
     Hardware,
+    Health,
     Logging,
     Memory,
     Model,
@@ -97,6 +98,7 @@ class Lock(Section):
         "then `joint`.",
     )
     compression: Compression | None = None
+    health: Health | None = None
     job: dict[str, Any] | None = Field(
         default=None,
         description="The request to a scheduler, and how the job is started, stopped and started again. It is not "

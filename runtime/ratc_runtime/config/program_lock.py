@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from ratc_runtime.config.lock import Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
-from ratc_runtime.config.sections import Hardware, OwnModule, Parallel, Positive, Section
+from ratc_runtime.config.sections import Hardware, Health, OwnModule, Parallel, Positive, Section
 
 #: More than any machine has: the first node waits for the word of each.
 MOST_PROCESSES = 1_000_000
@@ -112,6 +112,7 @@ class ProgramLock(Section):
     hardware: Hardware
     inputs: dict[str, str] = Field(description="Digests of the files this was compiled from, by their path.")
     artifacts: dict[str, str] = Field(description="Digests of the files that were compiled with it, by their path.")
+    health: Health | None = None
     job: dict[str, Any] | None = Field(default=None, description="Request to a scheduler.")
     own_code: dict[str, OwnModule] | None = Field(
         default=None, description="The program's own files, by their path from the spec's folder, if there are some."
