@@ -35,15 +35,12 @@ def derive(context: Context) -> Iterator[Diagnostic]:
 
 def _rates(context: Context) -> None:
     """Take the rates of the card's data sheet and of the network."""
-    peaks = context.facts["card.peaks"].value if context.value("hardware.device") == "cuda" else None
-    inputs = ("facts:card.peaks", "training.precision")
-    reason = f"the data sheet of {context.facts['card.name'].value}" if peaks else "no data sheet is known"
-    rates = dict(peaks.operations) if peaks else {}
-    matrix = rates.get(context.value("training.precision"), rates.get("fp32"))
-    matrix = matrix / 1e12 if matrix is not None else None
-    bandwidth = peaks.bandwidth / 1e9 if peaks else None
-    context.derive("health.matrix_tflops", matrix, reason, *inputs)
-    context.derive("health.memory_gb_s", bandwidth, reason, *inputs)
+    cuda = context.value("hardware.device") == "cuda"
+    rates, bandwidth = (context.facts[f"card.{key}"].value if cuda else None for key in ("tflops", "bandwidth_gb_s"))
+    matrix = rates.get(context.value("training.precision"), rates["fp32"]) if rates else None
+    reason = f"the data sheet of {context.facts['card.name'].value}" if rates else "no data sheet is known"
+    context.derive("health.matrix_tflops", matrix, reason, "facts:card.tflops", "training.precision")
+    context.derive("health.memory_gb_s", bandwidth, reason, "facts:card.bandwidth_gb_s")
     several = context.value("parallel.nodes") > 1
     network = context.facts.get("cluster.network_gb_s") if several else None
     if network is None or network.value is None:

@@ -149,7 +149,7 @@ def _lead(node: Node, start: Start, health: Health, device: str, output_dir: Pat
         raise RuntimeFinding(
             "R622", f"the first node cannot listen on port {start.port}", error.strerror or str(error)
         ) from None
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # the script has removed it, too
         (output_dir / record.UNHEALTHY).unlink()
     head.wait(until)
     begin = time.monotonic()
