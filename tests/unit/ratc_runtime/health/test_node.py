@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,36 @@ def test_a_node_tests_itself_and_sums_alone() -> None:
         assert device.memory_gb_s
         found = node.together(0, 1, f"localhost:{port}/1", end)
         assert (found.problem, found.link_gb_s, found.network_gb_s) == (None, None, None)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_devices_sum_within_themselves_and_together() -> None:
+    nodes, end = [Node("here", "cpu", 2, "fp32") for _ in range(2)], time.monotonic() + 120
+    try:
+        with Child("store") as store, ThreadPoolExecutor(2) as pool:
+            port = next(word["port"] for word in store.words(end) if "port" in word)
+            asked = [
+                pool.submit(node.together, place, 2, f"localhost:{port}/1", end) for place, node in enumerate(nodes)
+            ]
+            found = [one.result() for one in asked]
+    finally:
+        for node in nodes:
+            node.close()
+    assert [one.problem for one in found] == [None, None]
+    assert all(one.link_gb_s and one.network_gb_s for one in found)
+
+
+@pytest.mark.slow
+def test_a_partner_that_does_not_come_is_a_problem() -> None:
+    node, end = Node("here", "cpu", 1, "fp32"), time.monotonic() + 60
+    try:
+        with Child("store") as store:
+            port = next(word["port"] for word in store.words(end) if "port" in word)
+            found = node.together(0, 2, f"localhost:{port}/1", time.monotonic() + 12)
+    finally:
+        node.close()
+    assert found.problem
+    assert "joining the others" in found.problem
 
 
 SPOILT = "import time\nfrom ratc_runtime.health import measure\n{what}\n"
