@@ -156,7 +156,9 @@ def _lead(node: Node, start: Start, health: Health, device: str, output_dir: Pat
     verdict = _tests(node, start, health, device, head.lines, begin)
     head.close_door()
     seconds = time.monotonic() - begin
-    left = health.max_excluded_nodes - len(record.excluded_by(output_dir, start.job))
+    # A node that comes again, as its exclusion failed, is counted once.
+    again = {start.names[rank] for rank in verdict.excluded}
+    left = health.max_excluded_nodes - len(record.excluded_by(output_dir, start.job) - again)
     excluded = verdict.excluded if len(verdict.excluded) <= left else []
     names = [start.names[rank] for rank in excluded]
     reasons = {start.names[rank]: why for rank, why in sorted(verdict.bad.items())}

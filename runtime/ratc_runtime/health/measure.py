@@ -77,7 +77,8 @@ def memory(device: torch.device) -> tuple[float, list[str]]:
     """Return 10^9 bytes a second that a copy reads and writes, and problems: memory must keep its values."""
     import torch
 
-    size = COPIED[device.type]
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    size = COPIED[device.type] if free is None else min(COPIED["cuda"], free // 8)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     seconds = best_seconds(partial(target.copy_, source), waiter(device), BEST_OF[device.type])

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ratc_runtime.health.report import LONGEST, Device, NetworkReport, NodeReport, clipped
+from ratc_runtime.health.report import Device, NetworkReport, NodeReport, clipped
 
 #: Longest line of a test.
 _LINE = 2**16
@@ -122,7 +122,7 @@ class Node:
         missing = [index for index in range(self.count) if index not in {one.index for one in devices}]
         if missing and not problems:
             problems.append(f"no result of the devices {', '.join(map(str, missing))}")
-        return NodeReport(host=self.host[:LONGEST], devices=devices, problems=problems)
+        return NodeReport(host=clipped(self.host), devices=devices, problems=problems)
 
     def together(self, place: int, members: int, store: str, deadline: float) -> NetworkReport:
         """Return the report on an all-reduce, as number `place` of `members` nodes. The slowest card counts."""

@@ -12,7 +12,8 @@ from ratc_runtime.config.sections import Section
 MOST_CARDS, LONGEST = 64, 300
 
 Rate = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Words = Annotated[str, Field(max_length=LONGEST)]
+#: One line: a report cannot write lines of its own into a log.
+Words = Annotated[str, Field(max_length=LONGEST, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Device(Section):
@@ -52,4 +53,5 @@ class NetworkReport(Section):
 
 def clipped(text: object) -> str:
     """Return text of one line that fits a report."""
-    return " ".join(str(text).split())[:LONGEST]
+    line = " ".join(str(text).split())[:LONGEST]
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -16,7 +16,7 @@ from ratc_runtime.errors import RuntimeFinding
 from ratc_runtime.health import check, record
 from ratc_runtime.health.check import Start
 from ratc_runtime.health.exchange import Head, Silence, join
-from ratc_runtime.health.report import Device, NetworkReport, NodeReport
+from ratc_runtime.health.report import Device, NetworkReport, NodeReport, clipped
 
 from tests.helpers.lockfile import lock_with
 
@@ -195,14 +195,43 @@ def test_no_more_nodes_are_left_out_than_a_job_may(make: Callable[..., Nodes]) -
     nodes = make(4, max_excluded_nodes=2)
     nodes.rates[3] = 0.1
     assert nodes.run("7.0")[0] == "R617"
-    nodes.rates[2] = 0.1
+    nodes.rates = [1.0, 0.1, 0.1, 1.0]
     assert nodes.run("7.1")[0] == "R621"
     assert nodes.excluded() == []
     assert "2 nodes of this job are not healthy, and 1 more may be left out" in str(nodes.ends[0])
-    assert "--exclude=n2,n3" in str(nodes.ends[0])
+    assert "--exclude=n1,n2" in str(nodes.ends[0])
     # Another job has a limit of its own.
     assert nodes.run("8.0")[0] == "R617"
-    assert nodes.excluded() == ["2", "3"]
+    assert nodes.excluded() == ["1", "2"]
+
+
+def test_a_node_that_comes_again_is_counted_once(make: Callable[..., Nodes]) -> None:
+    nodes = make(3, max_excluded_nodes=1)
+    nodes.rates[1] = 0.1
+    assert [nodes.run(f"7.{number}")[0] for number in range(3)] == ["R617"] * 3
+    assert nodes.excluded() == ["1"]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{"host": "n1\nerror[R617]"}, {"host": "n1", "problems": ["\x1b[2J"]}, {"host": "n1", "more": 1}, [], None],
+)
+def test_a_report_that_makes_no_sense_is_no_answer(make: Callable[..., Nodes], report: Any) -> None:
+    nodes = make(2)
+
+    class Strange:
+        def model_dump(self) -> Any:
+            return report
+
+    usual = nodes.alone
+    nodes.alone = lambda rank: usual(rank) if rank == 0 else Strange()  # type: ignore[method-assign,assignment,return-value]
+    assert nodes.run() == {0: "R618", 1: "R617"}
+    assert nodes.excluded() == ["1"]
+
+
+def test_words_of_a_report_are_one_line_that_can_be_read() -> None:
+    assert clipped("a\n\x1b[2J  b" + "x" * 400) == ("a ?[2J b" + "x" * 400)[:300]
+    NodeReport(host=clipped("\x00\n\x7f"))
 
 
 @pytest.mark.parametrize(("count", "sick"), [(3, {2}), (5, {1}), (5, {4}), (6, {0, 3}), (4, {2, 3})])
