@@ -24,6 +24,8 @@ _PLAIN = (
     "variables",
     "scratch",
     "ephemeral_ports",
+    "health_check",
+    "expedited_requeue",
     "lsf.limit_unit",
     "lsf.rusage_unit",
     "lsf.memory_limit",
@@ -36,6 +38,8 @@ _UNKNOWN: dict[str, Any] = {
     "container_options": [],
     "variables": {},
     "ephemeral_ports": [32768, 60999],
+    "health_check": False,
+    "expedited_requeue": False,
     "lsf.limit_unit": "KB",
     "lsf.memory_limit": "process",
     "lsf.rusage": "host",
@@ -54,10 +58,11 @@ _OF_A_PART = (
     "requeue",
     "preemption",
     "grace_seconds",
+    "part_nodes",
 )
 
 
-#: Facts of a node type for predicted times and costs. No file of a compilation depends on them.
+#: Facts of a node type for predicted times and costs. In a lock is only the network's rate, if the nodes are tested.
 _COSTS = ("gpu_link_gb_s", "network_gb_s", "price_per_gpu_hour", "currency", "watts_per_gpu")
 
 
@@ -109,9 +114,11 @@ def _partition(cluster: Cluster, choice: Choice) -> Iterator[tuple[str, Value]]:
 
 def _node_type(choice: Choice, settings: Values) -> Iterator[tuple[str, Value]]:
     if choice.node_type is None:
-        for key in ("node_type", "gpu_type", "constraint"):
+        for key in ("node_type", "gpu_type", "constraint", "part_nodes"):
             yield key, Value(None, "default", "the facts file describes the nodes")
         return
+    count = choice.partition.nodes[choice.node_type.name]
+    yield "part_nodes", _fact(count, f"nodes of type `{choice.node_type.name}` in `{choice.partition.name}`")
     asked = settings["resources.node_type"]
     chosen = Value(choice.node_type.name, "cluster", choice.why, span=choice.node_type.span)
     yield "node_type", asked if asked.value is not None else chosen

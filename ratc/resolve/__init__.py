@@ -22,6 +22,7 @@ from ratc.resolve import (
     data,
     engine,
     experiment,
+    health,
     launch,
     loader,
     memory,
@@ -64,11 +65,12 @@ DERIVATIONS = (
     checkpoints,
     memory,
     launch,
+    health,
 )
 #: If a program of the spec's own trains (`entrypoint`).
-PROGRAM = (experiment, parallelism, request, precision, batch, rate, workers, program, launch)
+PROGRAM = (experiment, parallelism, request, precision, batch, rate, workers, program, launch, health)
 #: For the request of a job in which Ray runs a study: each trial's training is resolved by itself.
-ALLOCATION = (experiment, task, parallelism, request, allocation, launch)
+ALLOCATION = (experiment, task, parallelism, request, allocation, launch, health)
 
 
 def resolve(

@@ -1,10 +1,12 @@
-"""A job's request to the scheduler, and how it is started, stopped and requeued. Codes: R353, R401, R406.
+"""A job's request to the scheduler, and how it is started, stopped and requeued. Codes: R353, R384, R401,
+R406.
 
 Only if the facts are a cluster's; `local` has no request.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ratc.catalog import alloc_conf, cublas, launch_variables
@@ -16,6 +18,8 @@ from ratc.units import duration, walltime_seconds
 #: Ports of the rendezvous, tried in this order: none is privileged, and the first holds for Linux's default ephemeral
 #: range, 32768 to 60999 (ip(7), ip_local_port_range).
 PORTS = ((10_000, 28_999), (61_000, 65_000), (1_024, 9_999), (29_000, 60_999))
+#: `sbatch --requeue=expedite` is new in it (Slurm's release notes, 25.11).
+EXPEDITED_SINCE = (25, 11)
 #: Fewer ports than this would collide between the jobs of one node.
 FEWEST_PORTS = 500
 
@@ -30,6 +34,7 @@ def derive(context: Context) -> Iterator[Diagnostic]:
         context.keep(f"resources.{key}", under=f"job.{key}")
     yield from _walltime(context)
     _requeue(context)
+    yield from _expedite(context)
     _launcher(context)
     start = context.facts["cluster.launcher"]
     context.values["job.start"] = Value(
@@ -108,6 +113,21 @@ def _requeue(context: Context) -> None:
             *inputs,
         )
     context.keep("checkpoint.max_restarts", under="job.max_restarts")
+
+
+def _expedite(context: Context) -> Iterator[Diagnostic]:
+    """Take Slurm's expedited requeue, if the cluster has it and the job may be requeued."""
+    fact, version = context.facts["cluster.expedited_requeue"], context.facts["cluster.version"]
+    if not fact.value or context.facts["cluster.scheduler"].value != "slurm":
+        return
+    known = re.match(r"(\d+)\.(\d+)", str(version.value or ""))
+    if known and (int(known[1]), int(known[2])) < EXPEDITED_SINCE:
+        since = ".".join(map(str, EXPEDITED_SINCE))
+        message = f"`expedited_requeue` needs Slurm {since}, and `version` is {version.value}"
+        helps = ("remove it from the cluster's facts, or correct `version`",)
+        yield Diagnostic("R384", message, fact.span, helps=helps)
+    elif context.value("job.requeue"):
+        context.derive("job.expedited_requeue", True, fact.reason, "facts:cluster.expedited_requeue", "job.requeue")
 
 
 def _launcher(context: Context) -> None:

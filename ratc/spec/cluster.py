@@ -204,6 +204,13 @@ class Cluster(Section):
         "job's rendezvous lies outside of it.",
     )
     lsf: Lsf = Field(Lsf(), description="How LSF reads a job's request at this site.")
+    health_check: bool = Field(
+        False, description="Whether jobs test their nodes before training, if the spec says `health_check: auto`."
+    )
+    expedited_requeue: bool = Field(
+        False,
+        description="Slurm 25.11 or later: jobs ask with `--requeue=expedite`, and start again first if a node fails.",
+    )
     questions: list[Line] = Field(
         [],
         description="Questions that `ratc probe` could not answer, each `KEY: question`. Write the answer under the "

@@ -24,6 +24,7 @@ DERIVED: dict[str, Key] = {
     "hardware.device": Key((Effect.COST, Effect.MEMORY), "another kind of device"),
     "hardware.memory_bytes": Key((Effect.MEMORY,), "another limit for the memory of a step"),
     "hardware.*": Key((Effect.PLACEMENT,), "other hardware", memory="depends", job=True),
+    "health.*": Key((Effect.PLACEMENT,), "another check of the nodes before training"),
     "memory.*": Key((Effect.MEMORY,)),
     "job.walltime_seconds": Key((Effect.COST,), "another time limit"),
     "job.cpus_per_node": Key((Effect.COST,), "the job asks for another number of CPU cores"),

@@ -211,6 +211,17 @@ class Resources(Section):
     job_name: Line | None = Field(
         None, description="Name of the job in the queue; if absent, `experiment_name`.", examples=["RAT on ISIC"]
     )
+    health_check: Annotated[
+        Literal["auto", "always", "never"],
+        Key((Effect.PLACEMENT,), "whether the nodes are tested before training", script=True),
+    ] = Field(
+        "auto",
+        description="Test the nodes for a minute at most before each start trains, and leave out the bad ones; `auto`: "
+        "if the cluster's facts ask for it.",
+    )
+    max_excluded_nodes: Annotated[
+        Count, Key((Effect.PLACEMENT,), "how many nodes may be left out", plan="health.max_excluded_nodes")
+    ] = Field(2, description="Nodes that one job may leave out by `health_check`; the job ends if there are more.")
 
 
 class Environment(Section):

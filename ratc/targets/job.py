@@ -151,6 +151,7 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         expandable=alloc_conf.settings(alloc_conf.EXPANDABLE, {"PYTORCH_ALLOC_CONF": around["allocator"] or ""}),
         program=is_program(plan.settings),
         each=starts_each(plan),
+        health=checks_health(plan),
         direct=launcher in ("srun", "none") or (single and launcher == "torchrun"),
         accelerate=launcher == "accelerate",
         processes=str(values["parallel.processes_per_node"].value),
@@ -159,6 +160,11 @@ def node(plan: Plan, place: Place, caller: str, rank: str, shape: Shape | Pool |
         **head,
     )
     return Artifact(NODE, text, consumer="bash", executable=True)
+
+
+def checks_health(plan: Plan) -> bool:
+    """Whether the nodes are tested before training."""
+    return "health.max_excluded_nodes" in plan.values
 
 
 def starts_each(plan: Plan) -> bool:

@@ -61,5 +61,6 @@ def _script(plan: Plan, place: Place) -> str:
         accelerate_file=accelerate.NAME,
         processes=str(values["parallel.processes_per_node"].value),
         single=single,
+        health=job.checks_health(plan),
         **job.environment(plan),
     )

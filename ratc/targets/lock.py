@@ -35,6 +35,7 @@ SECTIONS = (
     "parallel",
     "hardware",
     "memory",
+    "health",
     "job",
 )
 

@@ -59,6 +59,7 @@ def _script(plan: Plan, place: Place, node: Artifact, shape: Shape | Pool | None
         container=job.container(plan),
         jsrun=plan.values["job.start"].value == "jsrun",
         blaunch=plan.values["job.start"].value == "blaunch" and plan.values["parallel.nodes"].value > 1,
+        health=job.checks_health(plan),
         given=(*plan.settings["environment.secrets"].value, *job.GIVEN),
     )
 

@@ -40,6 +40,7 @@ def _script(plan: Plan, place: Place, shape: Shape | Pool | None) -> str:
         directives=[(title, _aligned(lines)) for title, lines in _directives(plan, array)],
         container=plan.settings["environment.container"].value is not None,
         start=_start(plan),
+        health=job.checks_health(plan),
         task='"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' if array else "$SLURM_JOB_ID",
     )
 
@@ -72,6 +73,8 @@ def _directives(plan: Plan, shape: Shape | None) -> list[tuple[str, list[tuple[s
     ]
     signal = f"B:USR2@{lead}" if walltime.value else None
     requeue = "--requeue" if values["job.requeue"].value else "--no-requeue"
+    if "job.expedited_requeue" in values:
+        requeue = "--requeue=expedite"
     end = [
         ("--export", "ALL", "pass on the variables of the submitting shell: path of Python, secrets, trackers"),
         ("--signal", signal, f"{duration(lead)} before the end of the walltime, this script asks the run to save"),

@@ -34,6 +34,7 @@ _KEYS = {
     "R560": ("environment.modules", "environment.venv", "environment.conda", "environment.setup"),
     "R562": ("output_dir",),
     "R566": ("checkpoint.every_steps", "resources.walltime"),
+    "R621": ("resources.max_excluded_nodes",),
 }
 #: The last line of a traceback; Accelerate and torchrun put the rank before it.
 _RAISED = r"^(?:\[\w+\d+\]:\s?)?((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$"

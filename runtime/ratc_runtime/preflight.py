@@ -304,6 +304,14 @@ def check_entrypoint(lock: ProgramLock, own_folder: Path) -> None:
         )
 
 
+def _check_health(lock: Lock | ProgramLock, given: argparse.Namespace) -> None:
+    """Raise R617, R618, R620, R621 or R622 unless the nodes of this start are healthy."""
+    from ratc_runtime.health import check as health  # only here: the other checks take two tenths of a second
+
+    start = health.start_of(lock, os.environ, given.start, given.node, given.head, given.port)
+    health.check(lock, start, given.output_dir or Path(os.environ.get("RAT_OUTPUT_DIR") or lock.output_dir))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check a lock against its files and this machine; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -318,10 +326,18 @@ def main(argv: list[str] | None = None) -> int:
         "--output-dir", type=Path, help="folder of the results (default: RAT_OUTPUT_DIR, or the folder in the lock)"
     )
     parser.add_argument("--fresh", action="store_true", help="start from the beginning instead of continuing")
+    parser.add_argument("--health", action="store_true", help="test the nodes of this start instead, all at once")
+    parser.add_argument("--start", default="", help="with --health: id of this start of the job")
+    parser.add_argument("--node", type=int, default=0, help="with --health: rank of this node")
+    parser.add_argument("--head", default="localhost", help="with --health: name of the first node")
+    parser.add_argument("--port", type=int, default=0, help="with --health: port that is free on the first node")
     # The script's other arguments are for training.
     arguments, _ = parser.parse_known_args(argv)
     try:
         lock = read_any(arguments.lock)
+        if arguments.health:
+            _check_health(lock, arguments)
+            return 0
         if isinstance(lock, ProgramLock):
             check_program(lock, arguments.lock, os.environ)
             return 0

@@ -37,7 +37,7 @@ MACHINE = facts.Machine(gpus=0, card=None, cpus=8, memory_bytes=16 << 30, source
 #: R411-R419 need a scheduler:
 #: `tests/unit/ratc/workflow/test_submit.py` provokes them; so does R435, `tests/unit/ratc/probe`. R440 needs two specs:
 #: `tests/unit/ratc/cli/test_diff.py`. R5xx but R515: the runtime's; they need torch, data or GPUs, and the runtime's
-#: own tests provoke them. R6xx: causes of `ratc why`, `tests/unit/ratc/why`.
+#: own tests provoke them. R6xx: causes of `ratc why`, `tests/unit/ratc/why`, and the runtime's test of the nodes.
 IN_WORDS = (
     {"R317", "R345", "R366", "R361", "R402", "R435", "R440", "R441", "R451", "R452"}
     | {f"R41{number}" for number in range(1, 10)}
@@ -63,10 +63,17 @@ def title(text: str) -> str:
     return text.split("\n", 1)[0].partition(": ")[2]
 
 
+@functools.cache
+def stage(code: str) -> str:
+    """The stage that gives a code: that of its first digit. Of R6xx some are the run's own."""
+    health = (path.read_text() for path in (ROOT / "runtime" / "ratc_runtime" / "health").glob("*.py"))
+    return "run" if any(f'"{code}"' in text for text in health) else STAGES[int(code[1])]
+
+
 def table() -> str:
     """What `docs/reference/codes.md` must hold."""
     rows = [
-        f"| [{code}](../../ratc/codes/{code}.md) | {STAGES[int(code[1])]} | {title(text)} |\n"
+        f"| [{code}](../../ratc/codes/{code}.md) | {stage(code)} | {title(text)} |\n"
         for code, text in explanations().items()
     ]
     head = "# Codes\n\nThe codes of all diagnostics. `ratc explain R304` explains one, with an example and its fix.\n"

@@ -76,20 +76,25 @@ def _visible_cards(environment: Mapping[str, str]) -> list[tuple[str, str, int, 
             "run on a machine with the lock's card, or compile for the CPU",
         ) from None
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        # Of a slice the card knows the compute capability.
-        whole = [(one, handle) for handle in handles for one in _devices(pynvml, handle)]
-        visible = environment.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            whole = select(whole, [pynvml.nvmlDeviceGetUUID(handle) for handle, _ in whole], visible)
         cards = []
-        for handle, card in whole:
+        for handle, card in visible_handles(pynvml, environment):
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
             cards.append((str(pynvml.nvmlDeviceGetName(handle)), f"{major}.{minor}", memory, handle is not card))
         return cards
     finally:
         pynvml.nvmlShutdown()
+
+
+def visible_handles(pynvml: Any, environment: Mapping[str, str]) -> list[tuple[Any, Any]]:
+    """Return NVML's handles of each visible device and of its card, which differ for a slice (MIG)."""
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    # Of a slice the card knows the compute capability.
+    whole = [(one, handle) for handle in handles for one in _devices(pynvml, handle)]
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return whole
+    return select(whole, [pynvml.nvmlDeviceGetUUID(handle) for handle, _ in whole], visible)
 
 
 def _devices(pynvml: Any, card: Any) -> list[Any]:

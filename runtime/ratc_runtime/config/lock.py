@@ -26,6 +26,7 @@ from ratc_runtime.config.sections import (
     Evaluation,
     Fsdp2,
     Hardware,
+    Health,
     Logging,
     Memory,
     Model,
@@ -126,6 +127,7 @@ class Lock(Files, Section):
         "`joint`.",
     )
     compression: Compression | None = None
+    health: Health | None = None
     job: dict[str, Any] | None = Field(
         default=None,
         description="Request to the scheduler, and how the job is started, stopped and requeued. Absent with the "

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from ratc_runtime.config.lock import Files, Lock, load, lock_from
 from ratc_runtime.config.refusal import LOCK_VERSION, Wrong, not_plain, refuse_all, wrong_values
-from ratc_runtime.config.sections import Hardware, OwnModule, Parallel, Positive, Section
+from ratc_runtime.config.sections import Hardware, Health, OwnModule, Parallel, Positive, Section
 
 #: More than any machine has: the first node waits for the word of each.
 MOST_PROCESSES = 1_000_000
@@ -120,6 +120,7 @@ class ProgramLock(Files, Section):
     artifacts: dict[str, str] = Field(
         description="Digests of the files that were compiled together with the lock, by their path."
     )
+    health: Health | None = None
     job: dict[str, Any] | None = Field(default=None, description="Request to the scheduler.")
     own_code: dict[str, OwnModule] | None = Field(
         default=None,

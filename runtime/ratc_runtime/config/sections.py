@@ -356,6 +356,18 @@ class Hardware(Section):
     memory_bytes: int | None = Field(description="Memory of each card.")
 
 
+class Health(Section):
+    """The check of the nodes before training. It is there only if nodes are checked.
+
+    The rates are those of the card's data sheet and of the cluster's facts; null if they are not known.
+    """
+
+    matrix_tflops: PositiveFloat | None = Field(description="10^12 operations a second of a matrix product.")
+    memory_gb_s: PositiveFloat | None = Field(description="Bandwidth of the card's memory, in GB/s.")
+    network_gb_s: PositiveFloat | None = Field(description="GB/s that a node sends to the others.")
+    max_excluded_nodes: Annotated[int, Field(ge=0)] = Field(description="Nodes that one job may leave out.")
+
+
 class Memory(Section):
     """Predicted memory of one process on the card; null if nothing was predicted."""
 

@@ -24,6 +24,7 @@ from ratc_runtime.config.lock import lock_digest
 from ratc_runtime.config.program_lock import ProgramLock, fill, read_any
 from ratc_runtime.distributed.stop import STOP_FILE, STOPPED_FILE
 from ratc_runtime.errors import RuntimeFinding, say, warn
+from ratc_runtime.health import record as health
 from ratc_runtime.output import results
 from ratc_runtime.output.folder_lock import FolderLock
 from ratc_runtime.program import plan
@@ -267,7 +268,7 @@ def _finish(lock: ProgramLock, output: Path, digest: str) -> None:
     if wrong:
         raise RuntimeFinding("R503", "the program ran with other values than the lock", "\n".join(wrong))
     head = {"experiment_name": lock.experiment_name, "status": "finished", "lock_sha256": f"sha256:{digest}"}
-    results.write_results(output, {**found, **head})
+    results.write_results(output, {**found, **head, "health": health.summary(output)})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from ratc_runtime.distributed import launch_environment
 from ratc_runtime.distributed.phases import phase
 from ratc_runtime.errors import RuntimeFinding, warn
+from ratc_runtime.health import record as health
 from ratc_runtime.output import memory_report, time_accounting
 from ratc_runtime.output.progress import say_score, say_scores
 from ratc_runtime.output.results import RESULTS_FILE, write_results
@@ -181,6 +182,7 @@ def _common(run: Run) -> dict[str, Any]:
         "own_code": run.lock.code(),
         "batch": run.split.record(),
         "job": launch_environment.record(os.environ),
+        "health": health.summary(run.output_dir),
         "epochs": progress.history,
         "best_epoch": progress.best_epoch,
         "parameters": run.parameters,

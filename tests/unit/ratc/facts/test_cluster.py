@@ -92,7 +92,7 @@ def test_the_defaults_without_a_cluster_are_those_of_the_schema():
     text = "name: t\nscheduler: lsf\nnode_types: {n: {gpus_per_node: 0, cpus: 4}}\nqueues: {q: {nodes: {n: 1}}}\n"
     known, _ = resolve([WALL], cluster(text), "lsf")
     unknown, _ = facts.hardware(settings([WALL]), None, None, None, "lsf")
-    own = ("name", "partition", "node_type")
+    own = ("name", "partition", "node_type", "part_nodes")
     assert {key for key in known if key.startswith("cluster.")} == {
         key for key in unknown if key.startswith("cluster.")
     }

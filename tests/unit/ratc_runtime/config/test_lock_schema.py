@@ -68,6 +68,7 @@ def whole() -> dict[str, Any]:
             "tolerance": 0.1,
         },
         "fsdp2": {"shard": "full", "shard_size": 2, "wrap": ["Block"], "offload": False, "weights": "fp32"},
+        "health": {"matrix_tflops": 989.4, "memory_gb_s": 3350.0, "network_gb_s": None, "max_excluded_nodes": 2},
         "job": {"nodes": 1},
         "own_code": {"losses.py": {"digest": "sha256:0", "parts": {"f": "0"}}},
         "point": "0001",
