@@ -23,6 +23,8 @@ DERIVED: dict[str, Key] = {
     "hardware.memory_bytes": Key((Effect.MEMORY,), "another limit for what fits"),
     "hardware.*": Key((Effect.PLACEMENT,), "other hardware", memory="depends", job=True),
     "memory.*": Key((Effect.MEMORY,)),
+    "elastic.*.peak_*": Key((Effect.MEMORY,)),
+    "elastic.*": Key((Effect.COST,), "the same step on another number of nodes"),
     "job.walltime_seconds": Key((Effect.COST,), "another time limit"),
     "job.cpus_per_node": Key((Effect.COST,), "other cores are asked for"),
     "job.memory_bytes_per_node": Key((Effect.COST,), "other memory is asked for"),
