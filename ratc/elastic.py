@@ -39,11 +39,5 @@ def fewest(settings: Values) -> int:
 
 
 def at(settings: Values, nodes: int) -> Values:
-    """The settings for so many nodes. Without a word on DeepSpeed it is not used: its checkpoints are read by as many
-    processes as wrote them.
-    """
-    told = {path: value for path, value in settings.items() if path != FEWEST}
-    told[NODES] = replace(settings[NODES], value=nodes)
-    if told["training.deepspeed"].value is None:
-        told["training.deepspeed"] = Value(False, "default", "DeepSpeed does not go with a range of nodes")
-    return Values(told)
+    """The settings of a range for one number of its nodes. They still say that there is a range."""
+    return Values({**settings, NODES: replace(settings[NODES], value=nodes)})

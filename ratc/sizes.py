@@ -23,6 +23,7 @@ OWN = {
     "world_size": "parallel.world_size",
     "micro_batch_size": "training.micro_batch_size",
     "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "prefetch_factor": "data.prefetch_factor",
     "peak_allocated_bytes": "memory.peak_allocated_bytes",
     "peak_reserved_bytes": "memory.peak_reserved_bytes",
 }
@@ -87,8 +88,8 @@ def _others(plans: Mapping[int, Plan], settings: Values) -> list[tuple[int, Diag
         return []
     found, most = [], plans[max(plans)].values
     for nodes, plan in plans.items():
-        both = {*most, *plan.values} - {*_FOLLOW}
-        odd = sorted(path for path in both if _bare(most, path) != _bare(plan.values, path))
+        both = [path for path in {**most, **plan.values} if path not in _FOLLOW]
+        odd = [path for path in both if _bare(most, path) != _bare(plan.values, path)]
         if odd:
             value = _bare(plan.values, odd[0])
             message = f"`{odd[0]}` would be {value} instead of {_bare(most, odd[0])}"
@@ -112,7 +113,9 @@ def _missing(
 ) -> Diagnostic:
     """Return the warning that names the counts of the range that are left out, each reason once."""
     out = sorted(left_out)
-    message = f"of {counts[0]} to {counts[-1]} nodes, {_listed(out)} cannot train this step: a job that is given so many "
+    message = (
+        f"of {counts[0]} to {counts[-1]} nodes, {_listed(out)} cannot train this step: a job that is given so many "
+    )
     message += f"leaves some of them idle, and uses {_listed(sorted(plans))}"
     reasons: dict[str, list[int]] = {}
     for nodes in out:

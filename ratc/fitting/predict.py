@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratc import facts
+from ratc import elastic, facts
 from ratc.catalog import optimizers
 from ratc.catalog.alloc_conf import EXPANDABLE, by_variables, fraction
 from ratc.diagnostics import Diagnostic, Severity, did_you_mean
@@ -164,7 +164,7 @@ def _candidates(plan: Plan, device: Device, own: Strategy) -> list[strategies.Ca
     if size is not None and not list(sharding.conflicts(context)):
         found.append(strategies.Candidate("fsdp2", _fsdp2(plan, size), steps))
     known = optimizers.of(settings.get_as(str, "training.optimizer")).zero
-    known = known and settings["training.deepspeed"].value is not False
+    known = known and settings["training.deepspeed"].value is not False and not elastic.is_range(settings)
     if known and device.compute_capability and settings["training.use_accelerate"].value:
         stage = settings["training.zero_stage"].value
         stages = STAGES if stage is None else (int(stage),)

@@ -23,6 +23,7 @@ DERIVED: dict[str, Key] = {
     "hardware.memory_bytes": Key((Effect.MEMORY,), "another limit for what fits"),
     "hardware.*": Key((Effect.PLACEMENT,), "other hardware", memory="depends", job=True),
     "memory.*": Key((Effect.MEMORY,)),
+    "elastic.*.prefetch_factor": Key((Effect.PLACEMENT,), "other batches are prepared ahead"),
     "elastic.*.peak_*": Key((Effect.MEMORY,)),
     "elastic.*": Key((Effect.COST,), "the same step on another number of nodes"),
     "job.walltime_seconds": Key((Effect.COST,), "another time limit"),

@@ -139,7 +139,7 @@ def lock_content(**changes: Any) -> dict[str, Any]:
         target = content
         for parent in parents:
             target = target[parent]
-        assert parents == ["artifacts"] or last in target or dotted in ("compression", "fsdp2"), dotted
+        assert parents == ["artifacts"] or last in target or dotted in ("compression", "elastic", "fsdp2"), dotted
         target[last] = value
     return content
 
