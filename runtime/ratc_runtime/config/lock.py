@@ -85,8 +85,8 @@ class Lock(Section):
     parallel: Parallel
     elastic: dict[str, Size] | None = Field(
         default=None,
-        description="The split of the batch by number of nodes. It is there only if `resources.nodes` is a range; a start "
-        "takes the row of the nodes that it was given.",
+        description="The split of the batch by number of nodes. It is there only if `resources.nodes` is a range; a "
+        "start takes the row of the nodes that it was given.",
     )
     hardware: Hardware
     memory: Memory

@@ -114,8 +114,8 @@ class ProgramLock(Section):
     parallel: Parallel
     elastic: dict[str, ProgramSize] | None = Field(
         default=None,
-        description="The split of the batch by number of nodes. It is there only if `resources.nodes` is a range; a start "
-        "takes the row of the nodes that it was given.",
+        description="The split of the batch by number of nodes. It is there only if `resources.nodes` is a range; a "
+        "start takes the row of the nodes that it was given.",
     )
     hardware: Hardware
     inputs: dict[str, str] = Field(description="Digests of the files this was compiled from, by their path.")
