@@ -1,4 +1,4 @@
-"""How long `ratc validate` and `ratc compile` take to answer, as ratios to a bare Python and to hydra: `make bench`.
+"""How long `ratc validate`, `ratc compile` and preflight take, as ratios to a bare Python and to hydra: `make bench`.
 
 Each command is a whole process; the commands take turns, so that a machine's moods meet all of them. `hydra --cfg job`
 composes a configuration of the same keys from the same spec and prints it, which is its part of the same work.
@@ -34,13 +34,16 @@ def commands(folder: Path) -> dict[str, list[str]]:
     spec = folder / "config.yaml"
     shutil.copy(SPEC, spec)
     ratc = [sys.executable, "-m", "ratc"]
+    subprocess.run([*ratc, "sample-data", "brain", folder / "data"], check=True, capture_output=True)
     subprocess.run([*ratc, "compile", spec], check=True, capture_output=True)
+    lock = folder / "compiled" / "brain" / "local" / "lock.yaml"
     timed = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "ratc validate": [*ratc, "validate", str(spec)],
         "ratc compile --check": [*ratc, "compile", str(spec), "--check"],
         "ratc compile (unchanged)": [*ratc, "compile", str(spec)],
         "ratc compile -o (new files)": [*ratc, "compile", str(spec), "-o", str(folder / "new")],
+        "preflight": [sys.executable, "-m", "ratc_runtime.preflight", str(lock), f"--data-dir={folder / 'data'}"],
     }
     if find_spec("hydra"):
         (folder / "hydra_main.py").write_text(HYDRA)

@@ -25,6 +25,7 @@ from ratc.workflow.inputs import Gathered, Known, Loaded
 from ratc.workflow.request import CompileRequest
 from ratc.yaml.parse import MAX_BYTES, parse
 
+UNCHANGED = "nothing, because no file has changed"
 #: Called before a file is written, with the spec, the folder and its artifacts: an error stops the command.
 Before: TypeAlias = Callable[[Loaded, str, Sequence[Artifact]], tuple[Diagnostic, ...]]
 
@@ -204,16 +205,17 @@ def _emit(
     if has_errors(refused):
         return refused
     if dry_run:
-        would(
-            "write", *(os.path.relpath(os.path.join(folder, one.path)) for one in emit.changed(folder, made.artifacts))
-        )
+        changed = [one.path for one in emit.changed(folder, made.artifacts)]
         stale = emit.stale(folder, made.artifacts, former(folder))
+        would("write", *(os.path.relpath(os.path.join(folder, name)) for name in changed))
         would("remove", *(os.path.relpath(os.path.join(folder, name)) for name in stale))
+        if not (changed or stale):
+            say(f"would write: {UNCHANGED}")
         return refused
     written, problems = emit.write(folder, made.artifacts, lambda: former(folder))
     if not problems:
         many = f"{len(written)} files" if len(written) > 8 else ", ".join(written)
-        say(f"written: {many or 'nothing: all is as it was'}")
+        say(f"written: {many or UNCHANGED}")
     return (*refused, *problems)
 
 

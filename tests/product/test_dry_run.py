@@ -114,7 +114,7 @@ def test_a_dry_run_of_what_was_compiled_says_only_what_differs(folder, capsys):
     assert main(["compile", "spec.yaml"]) == 0
     capsys.readouterr()
     assert main(["compile", "spec.yaml", "--dry-run"]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "would write: nothing, because no file has changed\n")
     assert main(["compile", "spec.yaml", "--seed", "3", "--dry-run"]) == 0
     assert "would write: compiled/demo/local/lock.yaml\n" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.walkthrough import any_number, pattern, run, steps
 from tests.places import ROOT
 
-TRAINS = ("ratc train", "python -m ratc_runtime")
+TRAINS = ("ratc train", "ratc evaluate", "python -m ratc_runtime")
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_cached_prediction_gives_the_same_bytes_without_a_trace(compiled):
     first, again = compiled(2000), compiled(2000)
     assert again[2] == first[2]
     assert "tracing" not in again[3]
-    assert "nothing: all is as it was" in again[3]
+    assert "nothing, because no file has changed" in again[3]
 
 
 @pytest.mark.slow
